@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` (train and look at digits) and `make test` (everything that CI checks).
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+EDITABLE := $(foreach p,$(PLUGINS),-e $(dir $(p)))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test setup lint types docs nightly clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e ".[test,docs]" $(EDITABLE)
+	touch $@
+
+setup: $(VENV)/.installed
+
+demo: setup
+	$(BIN)/diffkit run digits
+	@echo "report: $(CURDIR)/runs/digits/report.html"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/mkdocs build --strict -q
+
+test: lint types docs
+	$(BIN)/pytest -n 2
+
+nightly: setup
+	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --slow
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

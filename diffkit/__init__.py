@@ -1,0 +1,1 @@
+"""diffkit: an extensible plugin framework for diffusion variants."""

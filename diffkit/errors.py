@@ -1,0 +1,155 @@
+"""Errors. Whatever a user can cause is a `DiffkitError`: it says where, what, which values are allowed, and the fix.
+
+Every error carries a code (DKnnn, one page each under docs/errors/) and the exit status of the command line.
+Torch is not imported here, so that listing commands stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A place in a text the user wrote: file, 1-based line and column, the path of the value, the line itself."""
+
+    file: str
+    line: int
+    column: int = 1
+    path: str = ""
+    text: str = ""
+    width: int = 1
+
+    def render(self, hint: str | None = None) -> str:
+        """The place, the line, and a caret under the value; `hint` is written behind the caret."""
+        gutter = f"{self.line:>3}"
+        lines = [f"  --> {self.file}:{self.line}:{self.column}   {self.path}".rstrip()]
+        if self.text:
+            caret = " " * (self.column - 1) + "^" * max(1, self.width)
+            lines += [f"{gutter} | {self.text}", f"{' ' * len(gutter)} | {caret} {hint or ''}".rstrip()]
+        elif hint:
+            lines.append(f"      {hint}")
+        return "\n".join(lines)
+
+
+class DiffkitError(Exception):
+    """Base of every error that a user can cause; `render()` is what the command line prints.
+
+    `hint` is a guess at what was meant, `choices` the allowed values, `fix` the next thing to do,
+    `notes` whatever else explains the failure. `exit_code` is documented in docs/reference/cli.md.
+    """
+
+    code = "DK001"
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        where: Mark | None = None,
+        hint: str | None = None,
+        choices: str | Sequence[str] = (),
+        fix: str | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.where = where
+        self.hint = hint
+        self.choices = choices
+        self.fix = fix
+        self.notes = tuple(notes)
+
+    def render(self) -> str:
+        """The whole message in the one style of the house."""
+        parts = [f"error[{self.code}] {self.message}"]
+        if self.where is not None:
+            parts.append(self.where.render(self.hint))
+        elif self.hint:
+            parts.append(f"  {self.hint}")
+        if self.choices:
+            allowed = self.choices if isinstance(self.choices, str) else ", ".join(self.choices)
+            parts.append(f"  allowed: {allowed}")
+        if self.fix:
+            parts.append(f"  fix: {self.fix}")
+        parts += [f"  note: {note}" for note in self.notes]
+        return "\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.message if self.fix is None else f"{self.message}; fix: {self.fix}"
+
+
+class UsageError(DiffkitError):
+    """The command line or a function was called in a way that makes no sense."""
+
+    code, exit_code = "DK010", 2
+
+
+class RecipeError(DiffkitError):
+    """A recipe is invalid. `errors` holds every fault found, each a `RecipeError` with its own place."""
+
+    code, exit_code = "DK100", 3
+
+    def __init__(self, message: str, *, errors: Sequence[DiffkitError] = (), **kwargs: object) -> None:
+        super().__init__(message, **kwargs)  # type: ignore[arg-type]
+        self.errors = tuple(errors)
+
+    def render(self) -> str:
+        return "\n\n".join(error.render() for error in self.errors) if self.errors else super().render()
+
+
+class PluginError(DiffkitError):
+    """A plugin is missing, broken or built for another version of the interface."""
+
+    code, exit_code = "DK200", 4
+
+
+class DataError(DiffkitError):
+    """A data set cannot be read, or holds what it must not."""
+
+    code, exit_code = "DK300", 5
+
+
+class ResourceError(DiffkitError):
+    """The disk, the memory or the device does not suffice."""
+
+    code, exit_code = "DK400", 6
+
+
+class LevelError(DiffkitError, ValueError):
+    """A quantity was asked for at a noise level where the theory leaves it undefined."""
+
+    code, exit_code = "DK500", 3
+
+
+class DivergedError(DiffkitError):
+    """The loss or the gradient stopped being finite."""
+
+    code, exit_code = "DK510", 7
+
+
+class CheckpointError(DiffkitError):
+    """A checkpoint cannot be loaded, or none can where one must."""
+
+    code, exit_code = "DK600", 8
+
+
+class LockedError(DiffkitError):
+    """Another process writes to this run directory."""
+
+    code, exit_code = "DK610", 9
+
+
+class ViolationError(DiffkitError):
+    """`diffkit check` found a component that breaks a law."""
+
+    code, exit_code = "DK700", 10
+
+
+class Interrupted(DiffkitError):
+    """Stopped early by a signal; a checkpoint is saved, and the same command continues."""
+
+    code, exit_code = "DK620", 75
