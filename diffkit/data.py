@@ -108,6 +108,22 @@ class Data(ABC):
         return f"{type(self).__name__}:{len(self.split('train'))}:{len(self.split('held-out'))}"
 
 
+class Augmentation(ABC):
+    """A random change of training examples; what was done may be told to the network through `cond`."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+        """x: (B, C, *S) decoded, uniform: (B, draws) in [0, 1) -> x and cond, of the same shapes.
+
+        Entries that it adds to `cond` reach the network by their names; the caller leaves them out when sampling.
+        """
+
+    @property
+    def draws(self) -> int:
+        """How many uniform numbers it needs for each example."""
+        return 1
+
+
 def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
     """Raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""
     if isinstance(split, Resident):
