@@ -1,0 +1,173 @@
+"""The strict YAML reader: YAML 1.2 scalars, no tags, anchors, aliases, merge keys or duplicate keys, bounded in size
+and depth, and a place kept for every key and value. It reads parser events and constructs nothing but plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from ..errors import Mark, RecipeError
+from .scalars import resolve
+from .tree import Node, Scalar
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_FAULTS = 50
+LINE_SHOWN = 200
+
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse(text: str, file: str, *, prefix: str = "") -> Node:
+    """The tree of one YAML document. `prefix` is what stands before `text` on its only line (for `--set a=`).
+
+    Raises RecipeError with every fault that can be found; after a syntax error nothing more can be.
+    """
+    if len(text) > MAX_BYTES:
+        raise RecipeError(f"the recipe is larger than {MAX_BYTES >> 20} MiB", code="DK102", where=Mark(file, 1))
+    reader = _Reader(text, file, prefix)
+    root = reader.read()
+    if reader.faults:
+        raise RecipeError(f"{file} is not a valid recipe", errors=reader.faults)
+    return root
+
+
+class _Reader:
+    """One pass over the events of one text."""
+
+    def __init__(self, text: str, file: str, prefix: str) -> None:
+        self.text, self.file, self.prefix = text, file, prefix
+        self.lines = text.splitlines()
+        self.faults: list[RecipeError] = []
+
+    def mark(self, start: Any, end: Any, path: str) -> Mark:
+        line = self.lines[start.line] if start.line < len(self.lines) else ""
+        shift = self.prefix if start.line == 0 else ""
+        stop = end.column if end.line == start.line else len(line)
+        shown, column = (shift + line).rstrip(), len(shift) + start.column + 1
+        width = max(1, stop - start.column)
+        if len(shown) > LINE_SHOWN:
+            shown = "" if column + width > LINE_SHOWN else shown[:LINE_SHOWN] + " ..."
+        return Mark(self.file, start.line + 1, column, path, shown, width)
+
+    def fault(self, message: str, mark: Mark, fix: str | None = None) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(RecipeError(message, code="DK102", where=mark, fix=fix))
+
+    def read(self) -> Node:
+        """Drive the parser; its own complaints become faults with their place."""
+        try:
+            return self._document(self._events())
+        except _Stop:
+            pass
+        except yaml.MarkedYAMLError as error:
+            at = error.problem_mark or error.context_mark
+            said = ", ".join(part for part in (error.problem, error.context) if part)
+            self.fault(f"this is not YAML: {said}", self._point(at), "check the indentation, colons, brackets and quotes nearby")
+        except (yaml.YAMLError, UnicodeError) as error:
+            self.fault(f"this is not YAML: {_first_line(error)}", Mark(self.file, 1), "save the file as UTF-8 text")
+        return Node(None, Mark(self.file, 1))
+
+    def _point(self, at: Any) -> Mark:
+        """Where the parser stood; a complaint about the end of the text points at its last line."""
+        if at is None or not self.lines:
+            return Mark(self.file, 1)
+        if at.line < len(self.lines):
+            return self.mark(at, at, "")
+        last = self.lines[-1].rstrip()
+        shown = last if len(last) <= LINE_SHOWN else ""
+        return Mark(self.file, len(self.lines), len(self.prefix) + len(last) + 1, "", shown and self.prefix + shown)
+
+    def _events(self) -> Iterator[Any]:
+        if "\0" in self.text:
+            line = self.text[: self.text.index("\0")].count("\n") + 1
+            self.fault("a recipe must not hold NUL characters", Mark(self.file, line), "save the file as UTF-8 text")
+            raise _Stop
+        yield from yaml.parse(self.text, Loader=_PARSER)
+
+    def _document(self, events: Iterator[Any]) -> Node:
+        root: Node | None = None
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    where = self.mark(event.start_mark, event.end_mark, "")
+                    self.fault("a recipe is one YAML document", where, 'remove everything from this "---" on')
+                    raise _Stop
+            elif isinstance(event, yaml.NodeEvent):
+                root = self._node(event, events, "", None, 0)
+        return root if root is not None else Node(None, Mark(self.file, 1))
+
+    def _node(self, event: Any, events: Iterator[Any], path: str, key: Mark | None, depth: int) -> Node:
+        mark = self.mark(event.start_mark, event.end_mark, path)
+        if isinstance(event, yaml.AliasEvent):
+            self.fault("a recipe holds no aliases (*name)", mark, "write the value out")
+            return Node(None, mark, key)
+        if event.anchor is not None:
+            self.fault("a recipe holds no anchors (&name)", mark, "write the value without it")
+        if event.tag is not None:
+            self.fault("a recipe holds no tags (!name)", mark, "write the value without it; components go by `name:`")
+        if isinstance(event, yaml.ScalarEvent):
+            return Node(self._scalar(event, mark), mark, key)
+        if depth >= MAX_DEPTH:
+            self.fault(f"a recipe is at most {MAX_DEPTH} levels deep", mark)
+            raise _Stop
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Node(self._list(events, path, depth), mark, key)
+        return Node(self._mapping(events, path, depth), mark, key)
+
+    def _scalar(self, event: Any, mark: Mark) -> Scalar:
+        if event.style:
+            return str(event.value)
+        try:
+            return resolve(event.value)
+        except ValueError as error:
+            self.fault(str(error), mark)
+            return None
+
+    def _list(self, events: Iterator[Any], path: str, depth: int) -> list[Node]:
+        items: list[Node] = []
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            items.append(self._node(event, events, _join(path, str(len(items))), None, depth + 1))
+        return items
+
+    def _mapping(self, events: Iterator[Any], path: str, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            node = self._node(event, events, path, None, depth + 1)
+            name = self._key(event, node, path)
+            mark = Mark(**{**vars(node.mark), "path": _join(path, name)})
+            value = self._node(next(events), events, _join(path, name), mark, depth + 1)
+            if (first := entries.get(name)) is not None and first.key is not None:
+                said = f'"{name}" is given twice, first on line {first.key.line}'
+                self.fault(said, mark, "keep one of them")
+            entries[name] = value
+        return entries
+
+    def _key(self, event: Any, node: Node, path: str) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            self.fault("a key must be a word", node.mark)
+            return ""
+        if event.value == "<<" and not event.style:
+            self.fault("a recipe holds no merge keys (<<)", node.mark, "write the entries out")
+        elif not isinstance(node.value, str):
+            self.fault(f"a key must be text, this is {event.value or 'nothing'}", node.mark, "put the key in quotes")
+        return str(event.value)
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: it ends reading after a fault that is already recorded
+    """Reading cannot go on."""
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
