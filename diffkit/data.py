@@ -90,14 +90,24 @@ class Data(ABC):
         """The examples of `part`; the two parts share none. `Resident` if small, any `Split` otherwise."""
 
     def decode(self, raw: Tensor) -> Tensor:
-        """Raw values to what the model sees: uint8 k -> k / 127.5 - 1, anything else to float32 as it is."""
-        return raw.float().div_(127.5).sub_(1.0) if raw.dtype == torch.uint8 else raw.float()
+        """Raw values to what the model sees: integers k to 2 k / (bins - 1) - 1, anything else to float32 as it is.
+
+        `bins` is that of `spec`, 256 where it has none: uint8 images become k / 127.5 - 1.
+        """
+        if raw.is_floating_point():
+            return raw.float()
+        return raw.float().div_(((self.spec.bins or 256) - 1) / 2).sub_(1.0)
 
     def encode(self, x: Tensor) -> Tensor:
-        """What a sample is stored as: the nearest of the 256 values for images, the value itself otherwise."""
-        if self.spec.bins != 256:
+        """What a sample is stored as: the nearest of the `bins` values where there are such, else x itself.
+
+        The inverse of `decode` on data; whatever leaves [-1, 1] becomes the first or the last value.
+        """
+        bins = self.spec.bins
+        if bins is None:
             return x
-        return x.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+        k = x.float().add(1.0).mul_((bins - 1) / 2).round_().clamp_(0, bins - 1)
+        return k.to(torch.uint8 if bins <= 256 else torch.int32)
 
     def truth(self) -> Denoiser | None:
         """The exact denoiser of the distribution, where it is known in closed form."""

@@ -1,0 +1,84 @@
+"""The usual grids of times. They differ in which end they favour; on a discrete schedule all answer whole times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from diffkit.grid import Grid
+from diffkit.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Linspace(Grid):
+    """n times from T to 1, both included, then clean: t_j = T - (T - 1) j / (n - 1).
+
+    On a schedule without steps, from t_noise in equal parts, the last of which ends clean (or at t_clean, where the
+    schedule still holds noise there). Source: Ho et al. 2020 (arXiv:2006.11239), with n = T.
+    Differs: diffusers' "linspace" numbers from 0 and steps by T // n, not to the next point.
+    """
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        low = 1.0 if schedule.steps is not None else schedule.t_clean
+        high = schedule.t_noise
+        if n == 1:
+            return [high]
+        open_end = schedule.steps is None and schedule.level(schedule.t_clean).is_clean
+        parts = n if open_end else n - 1
+        return [high + (low - high) * j / parts for j in range(n)]
+
+
+@dataclass(frozen=True)
+class Trailing(Grid):
+    """t_j = T (1 - j / n): equal parts of the whole schedule, starting at its end.
+
+    Source: Lin et al. 2023 (arXiv:2305.08891), sec. 3.3.
+    Differs: exact for every n, where diffusers' arange gives n + 1 times for 62 values of n <= 1000.
+    """
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        span = schedule.t_noise - schedule.t_clean
+        return [schedule.t_noise - span * j / n for j in range(n)]
+
+
+@dataclass(frozen=True)
+class Leading(Grid):
+    """t_j = (n - 1 - j) floor(T / n) + 1: multiples of a whole stride. Starts before T, at less than full noise.
+
+    Source: Song et al. 2021 (arXiv:2010.02502), code; the default of most samplers there and in diffusers.
+    """
+
+    discrete_only = True
+    declares_deficit = True
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        assert schedule.steps is not None
+        stride = schedule.steps // n
+        return [float((n - 1 - j) * stride + 1) for j in range(n)]
+
+
+@dataclass(frozen=True)
+class Quadratic(Grid):
+    """sqrt(t) in equal parts: t_j = 1 + (end T - 1) ((n - 1 - j) / (n - 1))^2, more of them near clean data.
+
+    Source: Song et al. 2021 (arXiv:2010.02502), app. D.2. Differs: ends at T; their code stops at end = 0.8.
+    """
+
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def declares_deficit(self) -> bool:  # type: ignore[override]
+        return self.end < 1.0
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        span = schedule.t_noise - schedule.t_clean
+        high = schedule.t_clean + self.end * span
+        if n == 1:
+            return [high]
+        if schedule.steps is not None:
+            return [1.0 + (max(high, 1.0) - 1.0) * ((n - 1 - j) / (n - 1)) ** 2 for j in range(n)]
+        if schedule.level(schedule.t_clean).is_clean:
+            return [schedule.t_clean + (high - schedule.t_clean) * ((n - j) / n) ** 2 for j in range(n)]
+        return [schedule.t_clean + (high - schedule.t_clean) * ((n - 1 - j) / (n - 1)) ** 2 for j in range(n)]

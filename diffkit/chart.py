@@ -1,0 +1,77 @@
+"""Charts: coordinates in which the probability-flow ODE is an ordinary differential equation with a simple slope.
+
+In a chart, d(x / scale) / d clock = slope(estimate). A Runge-Kutta or Adams-Bashforth method is a tableau and a chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import scalar
+from .estimate import Estimate
+from .level import Level, broadcast
+from .scalar import Scalar
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`scale(level)`, `clock(level)` and `slope(estimate)`; `reaches_noise` says whether alpha = 0 has finite ones."""
+
+    name: str
+    scale: Callable[[Level], Scalar]
+    clock: Callable[[Level], Scalar]
+    slope: Callable[[Estimate], Tensor]
+    level: Callable[[float], Level]
+    reaches_noise: bool = True
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+
+def _flow_scale(level: Level) -> Scalar:
+    return level.alpha + level.sigma
+
+
+def _rotation(estimate: Estimate) -> Tensor:
+    angle = broadcast(estimate.level.angle, estimate.x0)
+    return scalar.cos(angle) * estimate.eps - scalar.sin(angle) * estimate.x0
+
+
+SIGMA = Chart(
+    "sigma",
+    scale=lambda level: level.alpha,
+    clock=lambda level: scalar.divide(level.sigma, level.alpha),
+    slope=lambda estimate: estimate.eps,
+    level=lambda clock: Level(1.0, clock),
+    reaches_noise=False,
+)
+"""d(x / alpha) / d(sigma / alpha) = eps. Euler here is DDIM. Source: Karras et al. 2022 (arXiv:2206.00364), eq. 4."""
+
+FLOW = Chart(
+    "flow",
+    scale=_flow_scale,
+    clock=lambda level: scalar.divide(level.sigma, _flow_scale(level)),
+    slope=lambda estimate: estimate.eps - estimate.x0,
+    level=lambda clock: Level(1.0 - clock, clock),
+)
+"""d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is DDIM too, and starts at alpha = 0.
+
+Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1.
+"""
+
+ANGLE = Chart(
+    "angle",
+    scale=lambda level: level.scale,
+    clock=lambda level: level.angle,
+    slope=_rotation,
+    level=lambda clock: Level(scalar.cos(clock), scalar.sin(clock)),
+)
+"""d(x / r) / d angle = cos(angle) eps - sin(angle) x0 = v, r = hypot(alpha, sigma).
+
+Source: Salimans & Ho 2022 (arXiv:2202.00512), app. D.
+"""
+
+CHARTS = {chart.name: chart for chart in (SIGMA, FLOW, ANGLE)}

@@ -1,0 +1,84 @@
+"""The two losses of the paper: the simple one, and the variational bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from diffkit.data import Data
+from diffkit.denoiser import Model
+from diffkit.level import broadcast
+from diffkit.noise import Draws
+from diffkit.objective import Loss, Objective, Weighting
+from diffkit.times import UNIFORM, Times
+
+from .bound import Variance, term
+
+
+@dataclass(frozen=True)
+class Simple(Objective):
+    """w |y - target|^2 at random times, averaged (or summed) over the dimensions of an example.
+
+    Without a `weighting` the error of the network's own output counts as it is: with eps this is L_simple. With one,
+    w(level) on |x0 - x0_hat|^2, the same loss in every parameterization.
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
+    """
+
+    weighting: Weighting | None = None
+    times: Times = UNIFORM
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        start = noise.start
+        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        level = model.schedule.level(t)
+        eps = noise.normal("noise", x0)
+        y = model.output(level.mix(x0, eps), level, t, **cond)
+        error = (y.float() - model.parameterization.target(x0, eps, level)).square().flatten(1)
+        each = error.mean(1) if self.reduction == "mean" else error.sum(1)
+        if self.weighting is not None:
+            each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)
+        correction = self.times.correction(t, model.schedule)
+        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
+        return Loss(mean, each.detach(), t)
+
+    def update(self, t: Tensor, each: Tensor) -> None:
+        self.times.update(t, each)
+
+
+@dataclass(frozen=True)
+class VLB(Objective):
+    """T times the term of the variational bound at a random time, in nats per dimension.
+
+    For t > 1 the term is KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)), at t = 1 it is -log p(x0 | x_1): the
+    discretised decoder where the data has bins, else the density. The prior term has no parameters; `bound.exact`
+    adds it. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5, 13.
+    """
+
+    data: Data
+    variance: Variance = "small"
+    times: Times = UNIFORM
+    discrete_only = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Entries of `Estimate.aux` that the variance is made from."""
+        return ("frac",) if self.variance == "learned" else ()
+
+    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        start, steps = noise.start, model.schedule.steps
+        assert steps is not None
+        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        level = model.schedule.level(t)
+        x = level.mix(x0, noise.normal("noise", x0))
+        y = model.output(x, level, t, **cond).float()
+        estimate = model.parameterization.decode(y, x, level)
+        each = term(x0, t, estimate, model.schedule, self.variance, self.data.spec.bins) * steps
+        correction = self.times.correction(t, model.schedule)
+        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
+        return Loss(mean, each.detach(), t)
+
+    def update(self, t: Tensor, each: Tensor) -> None:
+        self.times.update(t, each)

@@ -1,0 +1,45 @@
+"""Ancestral sampling: the reverse chain, one posterior step at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffkit import scalar, transition
+from diffkit.denoiser import Denoiser
+from diffkit.level import Level
+from diffkit.sampler import Noise, Sampler
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler[None]):
+    """x_s = posterior mean of (x_t, x0_hat) + std z, on the full grid or any part of it.
+
+    variance `small`: std^2 = beta tilde = sigma_s^2 (1 - exp(-2h)), exact where the data is one point;
+    `large`: std^2 = beta = sigma_t^2 (1 - exp(-2h)), exact where the data is N(0, I);
+    `learned`: log std^2 = frac log beta + (1 - frac) log beta tilde, frac in [0, 1] from the network.
+    The last step, to clean data, adds no noise. Source: Ho et al. 2020 (arXiv:2006.11239), Algorithm 2 and sec. 3.2;
+    Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15 and 19.
+    """
+
+    variance: Literal["small", "large", "learned"] = "small"
+    order = 1
+    stochastic = True
+
+    @property
+    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("frac",) if self.variance == "learned" else ()
+
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
+        estimate = denoise(x, t)
+        if s.is_clean:
+            return estimate.at(s), None
+        small, large = transition.posterior(t, s), transition.spread(t, s)
+        if self.variance == "learned":
+            frac = estimate.aux["frac"]
+            std = torch.exp(frac * scalar.log(large) + (1.0 - frac) * scalar.log(small))
+            return estimate.at(s, small, noise, std), None
+        return estimate.at(s, small, noise, small if self.variance == "small" else large), None

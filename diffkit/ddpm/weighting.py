@@ -1,0 +1,63 @@
+"""Weightings of the error of x0 that the paper compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffkit import scalar
+from diffkit.level import Level
+from diffkit.objective import Weighting
+from diffkit.scalar import Scalar
+from diffkit.schedule import Schedule, sde
+
+
+@dataclass(frozen=True)
+class Uniform(Weighting):
+    """w = 1 on |x0 - x0_hat|^2."""
+
+    def __call__(self, level: Level) -> Scalar:
+        return torch.ones_like(level.sigma) if isinstance(level.sigma, Tensor) else 1.0
+
+
+@dataclass(frozen=True)
+class SNR(Weighting):
+    """w = snr on |x0 - x0_hat|^2, a unit weight on eps: L_simple in every parameterization.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
+    """
+
+    def __call__(self, level: Level) -> Scalar:
+        return level.snr
+
+
+@dataclass(frozen=True)
+class VLBWeight(Weighting):
+    """w = (snr_{t-1} - snr_t) / 2 on |x0 - x0_hat|^2, the KL terms of the bound with variance beta tilde, in nats.
+
+    At t = 1, where snr_0 is infinite, the variance of t = 2 is used: w = 1 / (2 beta tilde_2), as the decoder does. On
+    a schedule without steps w = -(1/2) d snr / dt. Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 13, 17.
+    """
+
+    schedule: Schedule
+
+    def __call__(self, level: Level) -> Scalar:
+        t = torch.as_tensor(self.schedule.time(level), dtype=torch.float64)
+        if self.schedule.steps is None:
+            return self._rate(t)
+        at = self.schedule.level(t)
+        before = self.schedule.level((t - 1).clamp(min=0))
+        first, second = self.schedule.level(1.0), self.schedule.level(min(2.0, self.schedule.t_noise))
+        floor = float(first.sigma) ** 2 * -scalar.expm1(2.0 * (float(second.half_logsnr) - float(first.half_logsnr)))
+        start = 1.0 / (2.0 * floor) if floor > 0 else 1.0 / (2.0 * float(first.sigma) ** 2)
+        assert isinstance(at.snr, Tensor)
+        assert isinstance(before.snr, Tensor)
+        return torch.where(t <= 1, torch.full_like(t, start), 0.5 * (before.snr - at.snr))
+
+    def _rate(self, t: Tensor) -> Tensor:
+        """-(1/2) d snr / dt = g^2 snr / (2 sigma^2), as g^2 = -2 sigma^2 d half_logsnr / dt."""
+        level = self.schedule.level(t)
+        _, g2 = sde(self.schedule, t.reshape(-1))
+        return g2.reshape(t.shape) * level.snr / (2.0 * level.sigma**2)

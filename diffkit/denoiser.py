@@ -1,0 +1,105 @@
+"""Denoisers: whoever estimates x0 and eps from a noisy x at a level.
+
+A `Denoiser` is any function (x, level, **cond) -> Estimate. `Model` makes one of a network, a parameterization and
+the schedule it was trained on; guidance makes one of another; oracles are ones in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import scalar
+from .errors import LevelError
+from .estimate import Estimate
+from .level import Level, broadcast
+from .network import Network
+from .parameterization import Parameterization
+from .scalar import Scalar
+from .schedule import Schedule
+
+SLACK = 1e-5
+"""How far outside of its schedule, in relative angle, a level is taken for rounding: SLACK clean, SLACK^2 noisy."""
+
+
+class Denoiser(Protocol):
+    """x: (B, C, *S) at `level`, cond: one row for each example -> the estimate of x0 and eps."""
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network, what its output means, and the curve it was trained on.
+
+    The curve need not be the sampler's: (x0, eps) survives rescaling, so x is carried to the point of the own curve
+    that has the same signal-to-noise ratio, and the level is never rounded. Only the network runs in the type of its
+    weights (or under autocast); decoding happens in the type of x.
+    """
+
+    network: Network
+    parameterization: Parameterization
+    schedule: Schedule
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        """The estimate at `level`, of any scale. Raises LevelError outside of the levels of the schedule."""
+        t = self._time(level)
+        own = self._own(level, t)
+        z = x if own is level else x * broadcast(own.scale / level.scale, x)
+        y = self.output(z, own, t, **cond)
+        if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
+            raise LevelError(
+                f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
+                "the division amplifies its rounding",
+                code="DK505",
+                fix="run the network in float32 (train.precision: fp32), or use eps, x0 or v",
+            )
+        estimate = self.parameterization.decode(y.to(x.dtype), z, own)
+        return estimate if own is level else replace(estimate, level=level)
+
+    def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
+        """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""
+        c_noise = self.parameterization.c_noise(level)
+        if c_noise is None:
+            c_noise = self.schedule.index(self.schedule.time(level) if t is None else t)
+            if self.network.integer_time:
+                c_noise = c_noise.round() if isinstance(c_noise, Tensor) else round(c_noise)
+        c_in = broadcast(self.parameterization.c_in(level), x)
+        if isinstance(c_in, Tensor) or c_in != 1.0:
+            x = c_in * x
+        dtype = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+        return self.network(x.to(dtype), self._column(c_noise, x), **cond)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _column(value: Scalar, x: Tensor) -> Tensor:
+        """One float32 number for each example."""
+        if isinstance(value, Tensor):
+            return value.to(device=x.device, dtype=torch.float32).expand(len(x))
+        return torch.full((len(x),), value, device=x.device, dtype=torch.float32)
+
+    def _time(self, level: Level) -> Scalar:
+        """Where the own curve has the signal-to-noise ratio of `level`. Raises LevelError outside of it."""
+        if not isinstance(level.sigma, Tensor):
+            clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
+            if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
+                raise LevelError(
+                    f"a level with sigma/alpha = {_ratio(level):.6g} lies outside of what the model was trained on, "
+                    f"[{_ratio(clean):.6g}, {_ratio(noise):.6g}]",
+                    code="DK506",
+                    fix="let the grid start and end inside (sample.grid, sample.start), or lower the sampler's churn",
+                )
+        return self.schedule.time(level)
+
+    def _own(self, level: Level, t: Scalar) -> Level:
+        """The level of the same signal-to-noise ratio on the own curve; `level` itself where it lies on it."""
+        scale = self.schedule.level(t).scale
+        if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
+            return level
+        return level.rescaled(scale)
+
+
+def _ratio(level: Level) -> float:
+    return float(scalar.divide(float(level.sigma), float(level.alpha)))

@@ -1,0 +1,23 @@
+"""Guidance: from a denoiser to another one. It composes with every sampler, parameterization and other guidance."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from .denoiser import Denoiser
+
+
+class Guidance(ABC):
+    """Implement `__call__`."""
+
+    @abstractmethod
+    def __call__(self, denoise: Denoiser) -> Denoiser:
+        """The guided denoiser; it calls `denoise` as often as it needs."""
+
+
+def guide(denoise: Denoiser, guidance: Sequence[Guidance]) -> Denoiser:
+    """The denoiser under all of `guidance`; the last one listed acts last on the estimate."""
+    for wrap in guidance:
+        denoise = wrap(denoise)
+    return denoise

@@ -1,0 +1,88 @@
+"""Noise levels. A level is the pair (alpha, sigma) of x = alpha x0 + sigma eps, eps ~ N(0, I)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import scalar
+from .scalar import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How much signal and noise there is: x = alpha x0 + sigma eps.
+
+    `alpha` and `sigma` are Python floats while sampling, and tensors while training: (B,), one for each example, or
+    any shape that broadcasts to x (one for each pixel or frame).
+    """
+
+    alpha: Scalar
+    sigma: Scalar
+
+    @property
+    def snr(self) -> Scalar:
+        """Signal-to-noise ratio alpha^2 / sigma^2; inf where clean."""
+        return scalar.divide(self.alpha, self.sigma) ** 2
+
+    @property
+    def half_logsnr(self) -> Scalar:
+        """log(alpha / sigma); inf where clean, -inf where noise."""
+        return scalar.log(self.alpha) - scalar.log(self.sigma)
+
+    @property
+    def angle(self) -> Scalar:
+        """atan2(sigma, alpha), in [0, pi/2]: 0 where clean, pi/2 where noise; unchanged when x is rescaled."""
+        return scalar.atan2(self.sigma, self.alpha)
+
+    @property
+    def scale(self) -> Scalar:
+        """hypot(alpha, sigma): 1 on variance-preserving curves."""
+        return scalar.hypot(self.alpha, self.sigma)
+
+    @property
+    def is_clean(self) -> bool:
+        """sigma == 0. Raises TypeError on tensors, whose value would have to come from the device."""
+        return self._host(self.sigma) == 0.0
+
+    @property
+    def is_noise(self) -> bool:
+        """alpha == 0. Raises TypeError on tensors, whose value would have to come from the device."""
+        return self._host(self.alpha) == 0.0
+
+    @staticmethod
+    def _host(value: Scalar) -> float:
+        if isinstance(value, Tensor):
+            raise TypeError("is_clean and is_noise are for levels of Python floats, not of tensors")
+        return value
+
+    def like(self, x: Tensor) -> Level:
+        """The same level, ready to multiply x: (B, *S).
+
+        Floats stay floats. Tensors move to the device of x, take its type (float32 at least), and (B,) becomes
+        (B, 1, ..., 1); any other shape already broadcasts and is kept.
+        """
+        return Level(broadcast(self.alpha, x), broadcast(self.sigma, x))
+
+    def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """x = alpha x0 + sigma eps; x0, eps: (B, *S) -> (B, *S)."""
+        level = self.like(x0)
+        return level.alpha * x0 + level.sigma * eps
+
+    def rescaled(self, scale: Scalar) -> Level:
+        """The level of the same signal-to-noise ratio with hypot(alpha, sigma) = scale."""
+        factor = scalar.divide(scale, self.scale)
+        return Level(self.alpha * factor, self.sigma * factor)
+
+
+def broadcast(value: Scalar, x: Tensor) -> Scalar:
+    """A coefficient ready to multiply x: floats as they are, (B,) as (B, 1, ..., 1), in the type of x or float32."""
+    if not isinstance(value, Tensor):
+        return value
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    value = value.to(device=x.device, dtype=dtype)
+    if value.ndim == 1 and x.ndim > 1:
+        value = value.reshape(-1, *(1,) * (x.ndim - 1))
+    return value

@@ -1,0 +1,134 @@
+"""Mathematics on floats or tensors alike, with the ends that IEEE arithmetic gives.
+
+Levels hold Python floats while sampling and tensors while training. With these functions a formula is written once:
+log(0) is -inf and 1/0 is inf for a float too, so that the signal-to-noise ratio of clean data is inf, not an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol, cast, overload
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor
+
+
+class Function(Protocol):
+    """A function of one number that works on floats and on tensors."""
+
+    @overload
+    def __call__(self, x: float, /) -> float: ...
+    @overload
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+    @overload
+    def __call__(self, x: Scalar, /) -> Scalar: ...
+
+
+def _both(on_float: Callable[[float], float], on_tensor: Callable[[Tensor], Tensor], doc: str) -> Function:
+    def function(x: Scalar, /) -> Scalar:
+        return on_tensor(x) if isinstance(x, Tensor) else on_float(float(x))
+
+    function.__doc__ = doc
+    return cast(Function, function)
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+
+
+def _log1p(x: float) -> float:
+    return math.log1p(x) if x > -1 else -math.inf if x == -1 else math.nan
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709.0 else math.inf
+
+
+def _expm1(x: float) -> float:
+    return math.expm1(x) if x < 709.0 else math.inf
+
+
+def _sqrt(x: float) -> float:
+    return math.sqrt(x) if x >= 0 else math.nan
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + _exp(-x)) if x >= 0 else _exp(x) / (1.0 + _exp(x))
+
+
+def _logit(x: float) -> float:
+    return _log(x) - _log1p(-x)
+
+
+sqrt = _both(_sqrt, torch.sqrt, "Square root; nan below zero.")
+log = _both(_log, torch.log, "Natural logarithm; log(0) = -inf.")
+log1p = _both(_log1p, torch.log1p, "log(1 + x), exact near zero; log1p(-1) = -inf.")
+exp = _both(_exp, torch.exp, "Exponential; inf on overflow.")
+expm1 = _both(_expm1, torch.expm1, "exp(x) - 1, exact near zero; expm1(-inf) = -1.")
+cos = _both(math.cos, torch.cos, "Cosine.")
+sin = _both(math.sin, torch.sin, "Sine.")
+tan = _both(math.tan, torch.tan, "Tangent.")
+acos = _both(math.acos, torch.acos, "Inverse cosine.")
+atan = _both(math.atan, torch.atan, "Inverse tangent.")
+sigmoid = _both(_sigmoid, torch.sigmoid, "1 / (1 + exp(-x)).")
+logit = _both(_logit, torch.logit, "log(x / (1 - x)), the inverse of sigmoid.")
+
+
+def hypot(x: Scalar, y: Scalar) -> Scalar:
+    """sqrt(x^2 + y^2) without overflow."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        a, b = _tensors(x, y)
+        return torch.hypot(a, b)
+    return math.hypot(x, y)
+
+
+def atan2(y: Scalar, x: Scalar) -> Scalar:
+    """The angle of the point (x, y)."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        a, b = _tensors(y, x)
+        return torch.atan2(a, b)
+    return math.atan2(y, x)
+
+
+def divide(x: Scalar, y: Scalar) -> Scalar:
+    """x / y; for floats too, x / 0 is inf with the sign of x, and 0 / 0 is nan."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor) or y != 0:
+        return x / y
+    return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1.0, y)
+
+
+def minimum(x: Scalar, y: Scalar) -> Scalar:
+    """The smaller of the two, element by element."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        a, b = _tensors(x, y)
+        return torch.minimum(a, b)
+    return min(x, y)
+
+
+def maximum(x: Scalar, y: Scalar) -> Scalar:
+    """The larger of the two, element by element."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        a, b = _tensors(x, y)
+        return torch.maximum(a, b)
+    return max(x, y)
+
+
+@overload
+def where(condition: bool, x: float, y: float) -> float: ...
+@overload
+def where(condition: Scalar | bool, x: Scalar, y: Scalar) -> Scalar: ...
+def where(condition: Scalar | bool, x: Scalar, y: Scalar) -> Scalar:
+    """x where the condition holds, else y."""
+    if isinstance(condition, Tensor):
+        return torch.where(condition, x, y)
+    return x if condition else y
+
+
+def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
+    """Both as tensors; a float takes the type and device of the other."""
+    like = x if isinstance(x, Tensor) else y
+    assert isinstance(like, Tensor)
+    return tuple(v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (x, y))  # type: ignore[return-value]

@@ -1,0 +1,164 @@
+"""Schedules: a curve of levels and its inverse.
+
+t runs from t_clean (data) to t_noise; the signal-to-noise ratio falls strictly along it. Formulas are computed in
+float64; a `Discrete` schedule is the curve through a table, t = 0 being clean data and t = 1..T the paper's steps.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import scalar
+from .level import Level
+from .scalar import Scalar
+
+SNAP = 2e-3
+
+
+class Schedule(ABC):
+    """Implement `level` and `time`, each float to float and tensor to tensor."""
+
+    t_clean: float = 0.0
+    t_noise: float = 1.0
+    steps: int | None = None
+
+    @abstractmethod
+    def level(self, t: Scalar) -> Level:
+        """The level at time t: float, or (B,) tensor."""
+
+    @abstractmethod
+    def time(self, level: Level) -> Scalar:
+        """The time at which the curve has the signal-to-noise ratio of `level`, which may have any scale."""
+
+    def index(self, t: Scalar) -> Scalar:
+        """What a network is told: 1000 (t - t_clean) / (t_noise - t_clean); t - 1 on discrete schedules."""
+        return 1000.0 * (t - self.t_clean) / (self.t_noise - self.t_clean)
+
+    @property
+    def clean(self) -> Level:
+        """Where sampling ends: the level at t_clean, without its noise."""
+        return Level(self.level(self.t_clean).alpha, 0.0)
+
+    @property
+    def noise(self) -> Level:
+        """Where sampling starts: the level at t_noise."""
+        return self.level(self.t_noise)
+
+
+class Discrete(Schedule):
+    """The curve through alpha_bar_t = prod_{i <= t} (1 - beta_i), t in {0..T}, variance preserving.
+
+    alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), tables in float64. Between integers the angle
+    atan2(sigma, alpha) is interpolated linearly, which keeps the variance and reaches alpha = 0 where beta_T = 1.
+    `time` returns the integer where it is within 2e-3 of it. Raises ValueError unless every beta is in (0, 1), the
+    last one in (0, 1]. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2.
+    """
+
+    t_clean = 0.0
+    steps: int
+    betas: Tensor
+    _host: tuple[list[float], list[float], list[float]]
+    _on: dict[torch.device, tuple[Tensor, Tensor, Tensor]]
+
+    def __init__(self, betas: Sequence[float] | Tensor) -> None:
+        table = torch.as_tensor(betas, dtype=torch.float64)
+        if table.ndim != 1 or len(table) == 0:
+            raise ValueError("betas must be a list of at least one number")
+        if not (bool((table > 0).all()) and bool((table[:-1] < 1).all()) and float(table[-1]) <= 1):
+            raise ValueError("every beta must lie in (0, 1); only the last may be 1")
+        log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-table).cumsum(0)])
+        alpha, sigma = torch.exp(0.5 * log_alpha_bar), torch.sqrt(-torch.expm1(log_alpha_bar))
+        tables = (alpha, sigma, torch.atan2(sigma, alpha))
+        # A subclass may be a frozen dataclass, which refuses assignment; these are no fields of it.
+        vars(self).update(
+            steps=len(table),
+            t_noise=float(len(table)),
+            betas=table,
+            _host=tuple(values.tolist() for values in tables),
+            _on={table.device: tables},
+        )
+
+    def level(self, t: Scalar) -> Level:
+        """t in [0, T]: float, or (B,) integers or floats; tensors give float64 levels."""
+        if isinstance(t, Tensor):
+            return self._level_of_tensor(t)
+        alphas, sigmas, angles = self._host
+        low = min(int(t), self.steps - 1)
+        fraction = t - low
+        if not 0.0 <= t <= self.steps:
+            raise ValueError(f"t = {t} lies outside of [0, {self.steps}]")
+        if fraction in (0.0, 1.0):
+            at = low + int(fraction)
+            return Level(alphas[at], sigmas[at])
+        angle = angles[low] + fraction * (angles[low + 1] - angles[low])
+        return Level(math.cos(angle), math.sin(angle))
+
+    def time(self, level: Level) -> Scalar:
+        """The inverse of `level`, at any scale; levels beyond the ends give the ends."""
+        angle = level.angle
+        if isinstance(angle, Tensor):
+            return self._time_of_tensor(angle)
+        angles = self._host[2]
+        low = min(max(bisect.bisect_right(angles, angle) - 1, 0), self.steps - 1)
+        t = low + (angle - angles[low]) / (angles[low + 1] - angles[low])
+        t = min(max(t, 0.0), self.t_noise)
+        return float(round(t)) if abs(t - round(t)) <= SNAP else t
+
+    def index(self, t: Scalar) -> Scalar:
+        """t - 1: networks count from 0, the papers from 1."""
+        return t - 1
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        if device not in self._on:
+            alpha, sigma, angle = self._on[self.betas.device]
+            self._on[device] = (alpha.to(device), sigma.to(device), angle.to(device))
+        return self._on[device]
+
+    def _level_of_tensor(self, t: Tensor) -> Level:
+        alphas, sigmas, angles = self._tables(t.device)
+        if not t.is_floating_point():
+            return Level(alphas[t], sigmas[t])
+        wide = t.double()
+        low = wide.detach().floor().clamp(0, self.steps - 1).long()
+        angle = torch.lerp(angles[low], angles[low + 1], wide - low)
+        if t.requires_grad:
+            return Level(torch.cos(angle), torch.sin(angle))
+        whole = wide.round()
+        exact = wide == whole
+        at = whole.long()
+        return Level(torch.where(exact, alphas[at], torch.cos(angle)), torch.where(exact, sigmas[at], torch.sin(angle)))
+
+    def _time_of_tensor(self, angle: Tensor) -> Tensor:
+        _, _, angles = self._tables(angle.device)
+        angle = angle.double()
+        low = (torch.searchsorted(angles, angle.detach().contiguous(), right=True) - 1).clamp(0, self.steps - 1)
+        t = (low + (angle - angles[low]) / (angles[low + 1] - angles[low])).clamp(0.0, self.t_noise)
+        return torch.where((t - t.round()).abs() <= SNAP, t.round(), t)
+
+
+def sde(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """(f, g^2) of the forward process dx = f x dt + g dw at t: (B,), by automatic differentiation.
+
+    f = d log(alpha) / dt, g^2 = d(sigma^2) / dt - 2 f sigma^2.
+    Source: Song et al. 2021 (arXiv:2011.13456), eq. 29; Kingma et al. 2021 (arXiv:2107.00630), app. A.
+    """
+    with torch.enable_grad():
+        t = t.detach().double().requires_grad_()
+        level = schedule.level(t)
+        log_alpha, variance = scalar.log(level.alpha), level.sigma**2
+        f = _slope(log_alpha, t)
+        g2 = _slope(variance, t) - 2.0 * f * variance
+    return f.detach(), g2.detach()
+
+
+def _slope(value: Scalar, t: Tensor) -> Tensor:
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return torch.zeros_like(t)
+    (slope,) = torch.autograd.grad(value.sum(), t, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return slope

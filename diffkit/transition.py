@@ -1,0 +1,48 @@
+"""Transitions: what lies between two levels, t noisier than s.
+
+Everything is written with the difference of log-SNR, h = half_logsnr(s) - half_logsnr(t) > 0, so that no variance is
+the small difference of two large numbers.
+"""
+
+from __future__ import annotations
+
+from . import scalar
+from .level import Level
+from .scalar import Scalar
+
+
+def step(t: Level, s: Level) -> Scalar:
+    """h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t), the length of the step; inf where s is clean."""
+    return s.half_logsnr - t.half_logsnr
+
+
+def decay(t: Level, s: Level) -> Scalar:
+    """alpha_{t|s} = alpha_t / alpha_s: what is left at t of the signal at s."""
+    return scalar.divide(t.alpha, s.alpha)
+
+
+def spread(t: Level, s: Level) -> Scalar:
+    """sigma_{t|s}: standard deviation of q(x_t | x_s); sigma_{t|s}^2 = sigma_t^2 (1 - exp(-2h)).
+
+    On a full discrete variance-preserving grid this is sqrt(beta_t). Source: Kingma et al. 2021 (arXiv:2107.00630),
+    app. A: sigma_t^2 - alpha_{t|s}^2 sigma_s^2.
+    """
+    return t.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))
+
+
+def posterior(t: Level, s: Level) -> Scalar:
+    """Standard deviation of q(x_s | x_t, x0): sigma_s sqrt(1 - exp(-2h)), the square root of beta tilde.
+
+    0 where s is clean. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 7, between any two levels.
+    """
+    return s.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))
+
+
+def posterior_mean(t: Level, s: Level) -> tuple[Scalar, Scalar]:
+    """(P, Q) with E[x_s | x_t, x0] = P x_t + Q x0.
+
+    P = alpha_{t|s} sigma_s^2 / sigma_t^2, Q = alpha_s (1 - exp(-2h)).
+    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 7, between any two levels.
+    """
+    shrink = scalar.divide(s.sigma, t.sigma)
+    return decay(t, s) * shrink * shrink, s.alpha * -scalar.expm1(-2.0 * step(t, s))
