@@ -1,0 +1,112 @@
+"""Blocks: the residual block that a U-Net is built of, and its changes of resolution."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from .initialisation import Initialisation
+
+Time = Literal["add", "scale-shift"]
+Down = Literal["conv-asymmetric", "conv", "average", "resblock"]
+Up = Literal["nearest", "bilinear", "transposed", "resblock"]
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x))) + W emb))), the first x through a 1 x 1 conv where channels change.
+
+    `time="scale-shift"` modulates after the second norm instead: norm(h) (1 + scale) + shift, [scale, shift] = W emb.
+    `resample` changes the resolution inside the block, before its first conv and on the way around it.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), appendix B; scale-shift: Nichol & Dhariwal 2021 (arXiv:2102.09672),
+    section 3; resampling inside: Dhariwal & Nichol 2021 (arXiv:2105.05233), section 3.1, after BigGAN.
+    """
+
+    def __init__(
+        self,
+        norm1: nn.GroupNorm,
+        norm2: nn.GroupNorm,
+        embedding: int,
+        dropout: float,
+        time: Time,
+        init: Initialisation,
+        resample: Literal["down", "up"] | None = None,
+    ) -> None:
+        super().__init__()
+        inside, outside = norm1.num_channels, norm2.num_channels
+        self.scale_shift, self.resample = time == "scale-shift", resample
+        self.norm1, self.norm2 = norm1, norm2
+        self.conv1 = init.layer(nn.Conv2d(inside, outside, 3, padding=1))
+        pieces = 2 if self.scale_shift else 1
+        self.time = init.layer(nn.Linear(embedding, pieces * outside), pieces)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = init.last(nn.Conv2d(outside, outside, 3, padding=1))
+        self.shortcut = nn.Identity() if inside == outside else init.layer(nn.Conv2d(inside, outside, 1))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, C, H, W), emb: (B, E) -> (B, C', H', W')."""
+        h = fn.silu(self.norm1(x))
+        if self.resample == "down":
+            h, x = fn.avg_pool2d(h, 2), fn.avg_pool2d(x, 2)
+        elif self.resample == "up":
+            h, x = fn.interpolate(h, scale_factor=2.0), fn.interpolate(x, scale_factor=2.0)
+        h = self.conv1(h)
+        time = self.time(emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = time.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + time)
+        h = self.conv2(self.dropout(fn.silu(h)))
+        out: Tensor = self.shortcut(x) + h
+        return out
+
+
+class Downsample(nn.Module):
+    """Halves height and width, (B, C, H, W) -> (B, C, H/2, W/2).
+
+    `conv-asymmetric`: 3 x 3 conv of stride 2, padded at the right and bottom only, which is what TensorFlow's SAME
+    does for even sizes and what DDPM was trained with; `conv`: padded on all sides; `average`: mean of 2 x 2.
+    """
+
+    def __init__(self, channels: int, kind: Literal["conv-asymmetric", "conv", "average"], init: Initialisation):
+        super().__init__()
+        self.pad = kind == "conv-asymmetric"
+        self.conv = (
+            None
+            if kind == "average"
+            else init.layer(nn.Conv2d(channels, channels, 3, stride=2, padding=0 if self.pad else 1))
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C, H/2, W/2); `emb` is not used."""
+        if self.conv is None:
+            return fn.avg_pool2d(x, 2)
+        out: Tensor = self.conv(fn.pad(x, (0, 1, 0, 1)) if self.pad else x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Doubles height and width, (B, C, H, W) -> (B, C, 2H, 2W).
+
+    `nearest`, `bilinear`: interpolation, then a 3 x 3 conv; `transposed`: a 4 x 4 transposed conv of stride 2.
+    DDPM's authors call nearest with align_corners=True; at factor two that picks the same pixels.
+    """
+
+    def __init__(self, channels: int, kind: Literal["nearest", "bilinear", "transposed"], init: Initialisation):
+        super().__init__()
+        self.kind = kind
+        self.conv: nn.Conv2d | nn.ConvTranspose2d
+        if kind == "transposed":
+            self.conv = init.layer(nn.ConvTranspose2d(channels, channels, 4, stride=2, padding=1))
+        else:
+            self.conv = init.layer(nn.Conv2d(channels, channels, 3, padding=1))
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, C, H, W) -> (B, C, 2H, 2W); `emb` is not used."""
+        if self.kind != "transposed":
+            x = fn.interpolate(x, scale_factor=2.0, mode=self.kind)
+        out: Tensor = self.conv(x)
+        return out

@@ -1,0 +1,68 @@
+"""Embedding: how a network is told the noise level and the label.
+
+One number becomes a vector of sines and cosines of geometrically spaced frequencies, then a small MLP makes of it
+the one vector that every residual block reads. A label adds a learned vector to it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from diffkit.errors import UsageError
+
+from .initialisation import Initialisation
+
+Order = Literal["ho", "openai"]
+
+
+def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
+    """Features of a number, t: (B,) -> (B, channels), with half = channels / 2 frequencies 10000^(-k/d), k < half.
+
+    `ho`: [sin, cos] with d = half - 1; `openai`: [cos, sin] with d = half. Weights trained with one are useless
+    with the other. Computed in float32, or in float64 where t is, whatever the type of the network.
+
+    Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; `ho` from Ho et al. 2020 (arXiv:2006.11239).
+    """
+    half = channels // 2
+    t = t if t.dtype == torch.float64 else t.float()
+    k = torch.arange(half, dtype=t.dtype, device=t.device)
+    frequency = torch.exp(-math.log(10000.0) * k / (half - 1 if order == "ho" else half))
+    angle = t[:, None] * frequency
+    sin, cos = angle.sin(), angle.cos()
+    return torch.cat([sin, cos] if order == "ho" else [cos, sin], dim=1)
+
+
+class Embedding(nn.Module):
+    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label]): (B,) -> (B, width), ready for the blocks' linear layers.
+
+    Where `classes` is K the table has K + 1 rows and row K is the null class, also taken where no label is given.
+    """
+
+    def __init__(self, channels: int, width: int, order: Order, classes: int | None, init: Initialisation) -> None:
+        super().__init__()
+        self.channels, self.order, self.classes = channels, order, classes
+        self.linear1 = init.layer(nn.Linear(channels, width))
+        self.linear2 = init.layer(nn.Linear(width, width))
+        self.table = None if classes is None else nn.Embedding(classes + 1, width)
+
+    def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """c_noise: (B,), label: (B,) long or None -> (B, width)."""
+        features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
+        h = self.linear2(fn.silu(self.linear1(features)))
+        if self.table is None:
+            if label is not None:
+                raise UsageError(
+                    "this network was built without classes, but a label was given",
+                    code="DK041",
+                    fix="leave the label out, or train on data with labels (shape.classes)",
+                )
+        elif label is None:
+            h = h + self.table.weight[-1]
+        else:
+            h = h + self.table(label)
+        return fn.silu(h)

@@ -1,0 +1,65 @@
+"""Initialisation: how the weights of the default networks start.
+
+DDPM draws every weight uniformly with variance 1 / fan_avg and starts each residual branch, and the output, at
+nearly nothing, so that the untrained network passes its input on and predicts about zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from torch import Tensor, nn
+
+Style = Literal["ddpm", "ddpm-zero", "openai", "torch"]
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True)
+class Initialisation:
+    """Starts a layer and hands it back; `last` is for the layer that ends a residual branch or the network.
+
+    ============ =========================== ===================== =====================================
+    style        weights                     last layers           used by
+    ============ =========================== ===================== =====================================
+    `ddpm`       variance 1 / fan_avg        variance 1e-10 / ...  Ho et al. 2020, authors' code
+    `ddpm-zero`  variance 1 / fan_avg        0                     the same as written in most rewritings
+    `openai`     PyTorch's default           0                     Nichol & Dhariwal 2021, authors' code
+    `torch`      PyTorch's default           PyTorch's default     diffusers
+    ============ =========================== ===================== =====================================
+
+    Biases start at 0 wherever the weights are drawn or zeroed here.
+    """
+
+    style: Style = "ddpm"
+
+    def layer(self, layer: Layer, pieces: int = 1) -> Layer:
+        """A layer amid the network; `pieces` layers fused along the outputs are drawn as if they were apart."""
+        if self.style in ("ddpm", "ddpm-zero"):
+            for weight in layer.weight.detach().chunk(pieces):
+                variance_scaling_(weight, 1.0)
+            _zero_bias(layer)
+        return layer
+
+    def last(self, layer: Layer) -> Layer:
+        """A layer that starts silent."""
+        if self.style != "torch":
+            variance_scaling_(layer.weight, 1e-10 if self.style == "ddpm" else 0.0)
+            _zero_bias(layer)
+        return layer
+
+
+def variance_scaling_(weight: Tensor, scale: float) -> None:
+    """Uniform with variance scale / fan_avg, fan_avg = (fan_in + fan_out) / 2; weight: (out, in, *kernel).
+
+    Source: Glorot & Bengio 2010, eq. 16 (scale 1).
+    """
+    fan_avg = (weight.shape[0] + weight.shape[1]) / 2 * weight[0, 0].numel()
+    bound = math.sqrt(3.0 * scale / fan_avg)
+    nn.init.uniform_(weight, -bound, bound)
+
+
+def _zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,167 @@
+"""The U-Net of DDPM: down to coarse maps, through a middle, up again, with a skip from every map on the way down."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as fn
+
+from diffkit.errors import UsageError
+from diffkit.network import Network, Shape
+
+from .attention import SelfAttention
+from .blocks import Down, Downsample, ResidualBlock, Time, Up, Upsample
+from .embedding import Embedding, Order
+from .fit import check_attention, check_choices, group_count, head_count, resolutions
+from .initialisation import Initialisation, Style
+
+Positive = Annotated[int, Field(ge=1)]
+DEFAULT_ATTENTION = (16,)
+
+
+class UNet(Network):
+    """x (B, C, H, W), c_noise (B,), label (B,) long -> (B, C', H, W), every level of `multipliers` at half the size.
+
+    A level is `blocks` residual blocks (one more on the way up, each fed a skip), with attention after each where
+    the larger side of the map is in `attention`; the middle is block, attention, block at the coarsest size. The
+    default `attention` is skipped where no map is 16 wide; any other size that does not occur is an error.
+
+    channels           width of the finest level, and of the sinusoid; the embedding is four times as wide
+    multipliers        width of each level, finest first, in units of `channels`
+    heads              attention heads; or `head_channels`, the width of one head, instead
+    middle_attention   attention in the middle
+    dropout            probability, before the second conv of each block
+    time               how a block reads the embedding: added, or as scale and shift of its norm
+    embedding          `ho` [sin, cos] or `openai` [cos, sin]; see `sinusoid`
+    downsample         `conv-asymmetric` (TensorFlow's SAME), `conv`, `average`, or `resblock` (inside a block)
+    upsample           `nearest` or `bilinear` and a conv, `transposed` conv, or `resblock`
+    initialisation     `ddpm`, `ddpm-zero`, `openai` or `torch`; see `Initialisation`
+    groups             of GroupNorm; None: as many as 32, of at least four channels each
+    norm_eps           added to the variance in GroupNorm
+
+    The defaults are DDPM's for CIFAR-10: 35,746,307 parameters. For LSUN and CelebA-HQ at 256 x 256:
+    multipliers (1, 1, 2, 2, 4, 4), 113,673,219 parameters.
+
+    Raises: RecipeError (DK140) where the options do not fit the shape or each other; UsageError (DK040, DK041)
+    where an input does not fit the network.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), appendix B, and the authors' code.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        channels: Annotated[int, Field(ge=4, multiple_of=2)] = 128,
+        multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 2, 2),
+        blocks: Positive = 2,
+        attention: tuple[Positive, ...] = DEFAULT_ATTENTION,
+        heads: Positive = 1,
+        head_channels: Positive | None = None,
+        middle_attention: bool = True,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        time: Time = "add",
+        embedding: Order = "ho",
+        downsample: Down = "conv-asymmetric",
+        upsample: Up = "nearest",
+        initialisation: Style = "ddpm",
+        groups: Positive | None = None,
+        norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
+    ) -> None:
+        super().__init__()
+        check_choices(
+            time=(time, Time),
+            embedding=(embedding, Order),
+            downsample=(downsample, Down),
+            upsample=(upsample, Up),
+            initialisation=(initialisation, Style),
+        )
+        sizes = resolutions(shape.size, len(multipliers))
+        check_attention(attention, sizes, default=DEFAULT_ATTENTION)
+        init = Initialisation(initialisation)
+        width = 4 * channels
+
+        def norm(channels: int) -> nn.GroupNorm:
+            return nn.GroupNorm(group_count(channels, groups), channels, eps=norm_eps)
+
+        def block(inside: int, outside: int, resample: Literal["down", "up"] | None = None) -> ResidualBlock:
+            return ResidualBlock(norm(inside), norm(outside), width, dropout, time, init, resample)
+
+        def attentive(inside: int, outside: int, wanted: bool) -> AttentiveBlock:
+            if not wanted:
+                return AttentiveBlock(block(inside, outside), nn.Identity())
+            count = head_count(outside, heads, head_channels)
+            return AttentiveBlock(block(inside, outside), SelfAttention(norm(outside), count, init))
+
+        self.shape, self.stride = shape, 2 ** (len(multipliers) - 1)
+        self.embedding = Embedding(channels, width, embedding, shape.classes, init)
+        self.enter = init.layer(nn.Conv2d(shape.in_channels, channels, 3, padding=1))
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+
+        h, skips = channels, [channels]  # channels of the map and of what the way up will be handed
+        for level, multiplier in enumerate(multipliers):
+            for _ in range(blocks):
+                self.down.append(attentive(h, channels * multiplier, sizes[level] in attention))
+                h = channels * multiplier
+                skips.append(h)
+            if level < len(multipliers) - 1:
+                self.down.append(block(h, h, "down") if downsample == "resblock" else Downsample(h, downsample, init))
+                skips.append(h)
+
+        self.middle.extend([attentive(h, h, middle_attention), block(h, h)])
+
+        for level, multiplier in reversed(list(enumerate(multipliers))):
+            for _ in range(blocks + 1):
+                self.up.append(attentive(h + skips.pop(), channels * multiplier, sizes[level] in attention))
+                h = channels * multiplier
+            if level > 0:
+                self.up.append(block(h, h, "up") if upsample == "resblock" else Upsample(h, upsample, init))
+
+        self.norm = norm(h)
+        self.leave = init.last(nn.Conv2d(h, shape.out_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W), c_noise: (B,), label: (B,) long; without a label every example is of the null class."""
+        self._check(x, c_noise)
+        emb = self.embedding(c_noise, label)
+        h = self.enter(x)
+        skips = [h]
+        for step in self.down:
+            h = step(h, emb)
+            skips.append(h)
+        for step in self.middle:
+            h = step(h, emb)
+        for step in self.up:
+            if isinstance(step, AttentiveBlock):
+                h = torch.cat([h, skips.pop()], dim=1)
+            h = step(h, emb)
+        out: Tensor = self.leave(fn.silu(self.norm(h)))
+        return out
+
+    def _check(self, x: Tensor, c_noise: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
+            raise UsageError(
+                f"network unet takes x (B, {self.shape.in_channels}, H, W) and c_noise (B,), "
+                f"not {tuple(x.shape)} and {tuple(c_noise.shape)}",
+                code="DK040",
+            )
+        for size in x.shape[2:]:
+            if size % self.stride:
+                raise UsageError(
+                    f"network unet needs sizes that {self.stride} divides; {size} is not one", code="DK040"
+                )
+
+
+class AttentiveBlock(nn.Module):
+    """A residual block, then attention or nothing."""
+
+    def __init__(self, block: ResidualBlock, attention: nn.Module) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x: (B, C, H, W), emb: (B, E) -> (B, C', H, W)."""
+        out: Tensor = self.attention(self.block(x, emb))
+        return out
