@@ -1,1 +1,100 @@
-"""diffkit: an extensible plugin framework for diffusion variants."""
+"""diffkit: an extensible plugin framework for diffusion variants.
+
+Importing this package imports no torch: every public name is loaded from its module on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "chart": "ANGLE CHARTS FLOW SIGMA Chart",
+    "codec": "Codec Identity",
+    "data": "Augmentation Data DataSpec Resident Split",
+    "denoiser": "Denoiser Model",
+    "errors": "DiffkitError LevelError",
+    "estimate": "Estimate",
+    "grid": "Grid",
+    "guidance": "Guidance guide",
+    "host": "Entry Kind hookimpl",
+    "level": "Level",
+    "metric": "Evaluation Metric",
+    "network": "Network Shape",
+    "noise": "Draws SampleNoise",
+    "objective": "Loss Objective Weighting",
+    "parameterization": "Parameterization",
+    "recipe": "assemble build entries load_recipe",
+    "sampler": "Progress Sampler sample",
+    "schedule": "Discrete Schedule",
+    "stages": "Run open_run run",
+    "times": "Times",
+    "tracker": "Tracker",
+}
+_WHERE = {name: f"diffkit.{module}" for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted([*_WHERE, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from .chart import ANGLE as ANGLE
+    from .chart import CHARTS as CHARTS
+    from .chart import FLOW as FLOW
+    from .chart import SIGMA as SIGMA
+    from .chart import Chart as Chart
+    from .codec import Codec as Codec
+    from .codec import Identity as Identity
+    from .data import Augmentation as Augmentation
+    from .data import Data as Data
+    from .data import DataSpec as DataSpec
+    from .data import Resident as Resident
+    from .data import Split as Split
+    from .denoiser import Denoiser as Denoiser
+    from .denoiser import Model as Model
+    from .errors import DiffkitError as DiffkitError
+    from .errors import LevelError as LevelError
+    from .estimate import Estimate as Estimate
+    from .grid import Grid as Grid
+    from .guidance import Guidance as Guidance
+    from .guidance import guide as guide
+    from .host import Entry as Entry
+    from .host import Kind as Kind
+    from .host import hookimpl as hookimpl
+    from .level import Level as Level
+    from .metric import Evaluation as Evaluation
+    from .metric import Metric as Metric
+    from .network import Network as Network
+    from .network import Shape as Shape
+    from .noise import Draws as Draws
+    from .noise import SampleNoise as SampleNoise
+    from .objective import Loss as Loss
+    from .objective import Objective as Objective
+    from .objective import Weighting as Weighting
+    from .parameterization import Parameterization as Parameterization
+    from .recipe import assemble as assemble
+    from .recipe import build as build
+    from .recipe import entries as entries
+    from .recipe import load_recipe as load_recipe
+    from .sampler import Progress as Progress
+    from .sampler import Sampler as Sampler
+    from .sampler import sample as sample
+    from .schedule import Discrete as Discrete
+    from .schedule import Schedule as Schedule
+    from .stages import Run as Run
+    from .stages import open_run as open_run
+    from .stages import run as run
+    from .times import Times as Times
+    from .tracker import Tracker as Tracker

@@ -42,6 +42,7 @@ class DiffkitError(Exception):
 
     code = "DK001"
     exit_code = 1
+    listing = "allowed"  # what `choices` are called in the message
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class DiffkitError(Exception):
             parts.append(f"  {self.hint}")
         if self.choices:
             allowed = self.choices if isinstance(self.choices, str) else ", ".join(self.choices)
-            parts.append(f"  allowed: {allowed}")
+            parts.append(f"  {self.listing}: {allowed}")
         if self.fix:
             parts.append(f"  fix: {self.fix}")
         parts += [f"  note: {note}" for note in self.notes]
@@ -149,7 +150,7 @@ class ViolationError(DiffkitError):
     code, exit_code = "DK700", 10
 
 
-class Interrupted(DiffkitError):
+class StoppedError(DiffkitError):
     """Stopped early by a signal; a checkpoint is saved, and the same command continues."""
 
     code, exit_code = "DK620", 75

@@ -21,7 +21,7 @@ NO_AUX: Mapping[str, Tensor] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says, such as frac of a learned variance."""
+    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: frac of a learned variance."""
 
     level: Level
     x0: Tensor

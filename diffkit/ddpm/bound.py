@@ -38,7 +38,7 @@ def term(x0: Tensor, t: Tensor, estimate: Estimate, schedule: Schedule, variance
     error = broadcast(q, x0) * (x0 - estimate.x0)
     kl = torch.log(std / small) + 0.5 * ((small**2 + error**2) / std**2 - 1.0)
     decoder = density(error, std) if bins is None else discretised(x0, estimate.x0, std, bins)
-    return torch.where(broadcast(first.to(x0.dtype), x0) > 0, decoder, kl).flatten(1).mean(1)
+    return torch.where(first.reshape(-1, *(1,) * (x0.ndim - 1)), decoder, kl).flatten(1).mean(1)
 
 
 def deviation(
@@ -81,8 +81,9 @@ def discretised(x0: Tensor, mean: Tensor, std: Tensor, bins: int) -> Tensor:
     inf = torch.full_like(x0, torch.inf)
     lower = torch.where(torch.where(mirror, last, first), -inf, lower)
     upper = torch.where(torch.where(mirror, first, last), inf, upper)
-    log_upper, log_lower = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    gap = torch.where(torch.isinf(log_lower), torch.full_like(x0, -torch.inf), log_lower - log_upper)
+    log_upper: Tensor = torch.special.log_ndtr(upper)
+    log_lower: Tensor = torch.special.log_ndtr(lower)
+    gap = torch.where(torch.isinf(log_lower), -inf, log_lower - log_upper)
     return -(log_upper + torch.log(-torch.expm1(gap)))
 
 
