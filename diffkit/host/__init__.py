@@ -1,1 +1,29 @@
-"""TODO"""
+"""The plugin host: what plugins are, how they are found and isolated, and what their names resolve to.
+
+Nothing here imports torch or the algebra. Plugin authors need `Entry`, `Kind` and `hookimpl` only.
+"""
+
+from .bibliography import bibtex
+from .entry import Entry, Kind
+from .hookspecs import hookimpl
+from .lookup import UnknownNameError
+from .plugin import Plugin
+from .process import configure, entries, load_file, registry
+from .registered import LoadError, Registered
+from .registry import Registry
+
+__all__ = [
+    "Entry",
+    "Kind",
+    "LoadError",
+    "Plugin",
+    "Registered",
+    "Registry",
+    "UnknownNameError",
+    "bibtex",
+    "configure",
+    "entries",
+    "hookimpl",
+    "load_file",
+    "registry",
+]

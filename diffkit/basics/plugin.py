@@ -1,0 +1,69 @@
+"""What every diffusion model needs and no paper owns: data, grids, times, guidance, codecs, metrics, a tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffkit.host import Entry, hookimpl
+
+DIFFKIT_API = 1
+HERE = "diffkit.basics"
+
+
+@hookimpl
+def diffkit_components() -> Iterator[Entry]:
+    yield from _data()
+    yield from _levels()
+    yield Entry("guidance", "clip", f"{HERE}.guidance:Clip", "x0 clamped to the range of the data", "ho2020denoising")
+    yield Entry(
+        "guidance", "threshold", f"{HERE}.guidance:Threshold", "dynamic thresholding", "saharia2022photorealistic"
+    )
+    yield Entry("guidance", "cfg", f"{HERE}.guidance:ClassifierFree", "classifier-free guidance", "ho2022classifier")
+    yield Entry("codec", "identity", "diffkit.codec:Identity", "the data itself diffuses")
+    yield Entry("codec", "affine", f"{HERE}.codec:Affine", "z = (x - shift) / scale", "rombach2022high")
+    yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "mirrored with probability 1/2")
+    yield from _metrics()
+    yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "event files for TensorBoard")
+
+
+def _data() -> Iterator[Entry]:
+    here = f"{HERE}.data"
+    yield Entry("data", "digits", f"{here}.digits:Digits", "1797 digits of 8x8, in scikit-learn", "alpaydin1998optical")
+    yield Entry("data", "gaussian", f"{here}.gaussian:Gaussian", "a normal law, with its exact denoiser")
+    yield Entry("data", "mixture", f"{here}.mixture:Mixture", "a mixture of normal laws, with its exact denoiser")
+    yield Entry("data", "arrays", f"{here}.arrays:Arrays", "a .npy or .npz file")
+    yield Entry("data", "images", f"{here}.images:Images", "a folder of images")
+    yield Entry("data", "mnist", f"{here}.mnist:MNIST", "60000 digits of 28x28", "lecun1998gradient")
+    yield Entry("data", "fashion-mnist", f"{here}.mnist:FashionMNIST", "60000 garments of 28x28", "xiao2017fashion")
+    yield Entry("data", "cifar10", f"{here}.cifar10:CIFAR10", "50000 photographs of 32x32", "krizhevsky2009learning")
+
+
+def _levels() -> Iterator[Entry]:
+    grid, times, lin = f"{HERE}.grid", f"{HERE}.times", "lin2024common"
+    yield Entry("grid", "linspace", f"{grid}:Linspace", "evenly spaced times, both ends included", lin)
+    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of T/n, without the noisiest time", lin)
+    yield Entry("grid", "trailing", f"{grid}:Trailing", "evenly spaced from the noisiest time", lin)
+    yield Entry("grid", "quadratic", f"{grid}:Quadratic", "squares: denser near the data", "song2021denoising")
+    yield Entry("times", "uniform", f"{times}:Uniform", "every time alike", "ho2020denoising")
+    yield Entry("times", "stratified", f"{times}:Stratified", "one per stratum of the batch", "kingma2021variational")
+
+
+def _metrics() -> Iterator[Entry]:
+    here = f"{HERE}.metrics"
+    yield Entry("metric", "frechet", f"{here}.frechet:Frechet", "distance of fitted normal laws", "heusel2017gans")
+    yield Entry(
+        "metric",
+        "sliced-wasserstein",
+        f"{here}.sliced_wasserstein:SlicedWasserstein",
+        "mean distance of random projections",
+        "bonneel2015sliced",
+    )
+    yield Entry("metric", "mmd", f"{here}.mmd:MMD", "maximum mean discrepancy", "gretton2012kernel")
+    yield Entry(
+        "metric",
+        "nearest-neighbour",
+        f"{here}.nearest_neighbour:NearestNeighbour",
+        "whether samples copy training examples",
+        "meehan2020nonparametric",
+    )
+    yield Entry("metric", "classifier", f"{here}.classifier:Classifier", "accuracy of labels, seen by a classifier")

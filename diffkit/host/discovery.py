@@ -1,0 +1,104 @@
+"""Finding plugins: the entry points of group `diffkit`, read one distribution at a time.
+
+`importlib.metadata.entry_points` gives up as a whole where one distribution is damaged; here only that one is lost,
+and it is reported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import Distribution, EntryPoint, distributions
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import PluginError
+from .entry import TARGET
+
+GROUP = "diffkit"
+DEFAULTS = {"ddpm": "diffkit.ddpm.plugin", "basics": "diffkit.basics.plugin"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plugin that was found and not yet imported; `fault` says why it cannot be."""
+
+    name: str
+    origin: str
+    distribution: str | None = None
+    version: str | None = None
+    essential: bool = False
+    path: Path | None = None
+    fault: BaseException | None = field(default=None, compare=False)
+
+    def load(self) -> ModuleType:
+        """Imports the plugin module. This and `Registered.load` are the only places that import what others wrote."""
+        if self.fault is not None:
+            raise self.fault
+        if self.path is not None:
+            from .files import import_file
+
+            return import_file(self.path)
+        if not TARGET.fullmatch(f"{self.origin}:x"):
+            raise PluginError(f'entry point "{self.name} = {self.origin}" does not name a module', code="DK201")
+        return importlib.import_module(self.origin)
+
+
+def candidates() -> list[Candidate]:
+    """The defaults, then all others by name and distribution, whatever the order in which they were installed.
+
+    The defaults are there even where diffkit itself has no entry points: not installed, or in an archive.
+    """
+    defaults = {name: Candidate(name, module, "diffkit", essential=True) for name, module in DEFAULTS.items()}
+    others: list[Candidate] = []
+    for candidate in _installed():
+        default = defaults.get(candidate.name)
+        if default is not None and (candidate.distribution, candidate.origin) == ("diffkit", default.origin):
+            defaults[candidate.name] = Candidate(default.name, default.origin, "diffkit", candidate.version, True)
+        else:
+            others.append(candidate)
+    others.sort(key=lambda candidate: (candidate.name, candidate.distribution or "", candidate.origin))
+    return [*defaults.values(), *others]
+
+
+def _installed() -> Iterator[Candidate]:
+    seen: set[str] = set()
+    for distribution in distributions():
+        try:
+            points = _points(distribution)
+            if not points:
+                continue
+            name, version = _identity(distribution)
+        except Exception as error:  # noqa: BLE001 - damaged metadata raises whatever its parser stumbles over
+            folder = str(getattr(distribution, "_path", "a distribution"))
+            fault = PluginError(f"the entry points of {folder} cannot be read", code="DK201")
+            fault.__cause__ = error
+            yield Candidate(Path(folder).stem, folder, fault=fault)
+            continue
+        if name in seen:  # an older copy further down the path, which Python does not import either
+            continue
+        seen.add(name)
+        for point in points:
+            yield Candidate(point.name, point.value, name, version)
+
+
+def _points(distribution: Distribution) -> list[EntryPoint]:
+    text = distribution.read_text("entry_points.txt")
+    if not text or GROUP not in text:
+        return []
+    return [point for point in distribution.entry_points if point.group == GROUP]
+
+
+def _identity(distribution: Distribution) -> tuple[str, str | None]:
+    """Name and version from the head of the metadata; parsing all of it costs a millisecond for each plugin."""
+    text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
+    head: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line:
+            break
+        key, _, value = line.partition(":")
+        head.setdefault(key.lower(), value.strip())
+    folder = Path(str(getattr(distribution, "_path", "unknown"))).stem
+    name = head.get("name") or folder.partition("-")[0]
+    return name.lower().replace("_", "-"), head.get("version") or folder.partition("-")[2] or None

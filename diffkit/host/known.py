@@ -1,0 +1,18 @@
+"""What the first-party plugins register, so that a name that is not installed can say how to install it.
+
+A plugin `diffkit-edm` has the entry point `edm`. tests/unit/host/test_known.py holds this against plugins/.
+"""
+
+from __future__ import annotations
+
+FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {}
+
+
+def holders(kind: str, name: str) -> list[str]:
+    """The first-party distributions that register `name`."""
+    return [distribution for distribution, kinds in FIRST_PARTY.items() if name in kinds.get(kind, ())]
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind that first-party plugins register."""
+    return [name for kinds in FIRST_PARTY.values() for name in kinds.get(kind, ())]
