@@ -1,0 +1,50 @@
+"""HTML out of plain values: every text is escaped on its way in, so nothing untrusted can become markup."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+VOID = frozenset({"br", "img", "link", "meta"})
+# Characters that break a document (controls, lone surrogates) or make it read as something else (bidi overrides).
+_BAD = {
+    code: "\ufffd"
+    for code in (*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0), 0xFFFE, 0xFFFF)
+    + (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
+}
+
+
+class Html(str):
+    """Text that is markup already; `tag` does not escape it again."""
+
+    __slots__ = ()
+
+
+Child = str | int | float | None
+
+
+def escape(value: object) -> Html:
+    """Any value as text without markup, safe in content and in quoted attributes."""
+    return value if isinstance(value, Html) else Html(html.escape(str(value).translate(_BAD), quote=True))
+
+
+def join(parts: Iterable[Child], between: str = "") -> Html:
+    """The parts that are not None, escaped unless `Html`, one after another."""
+    return Html(between.join(escape(part) for part in parts if part is not None))
+
+
+def tag(name: str, *children: Child, **attributes: Child | bool) -> Html:
+    """One element. `class_` gives class, `data_x` data-x; an attribute None or False is left out, True is bare."""
+    written = "".join(
+        f" {_attribute(key)}" if value is True else f' {_attribute(key)}="{html.escape(str(value).translate(_BAD))}"'
+        for key, value in attributes.items()
+        if value is not None and value is not False
+    )
+    if name in VOID:
+        return Html(f"<{name}{written}>")
+    return Html(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def _attribute(key: str) -> str:
+    """Python spelling to HTML spelling; SVG's camelCase names pass through."""
+    return key.rstrip("_").replace("_", "-")

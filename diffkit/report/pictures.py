@@ -1,0 +1,114 @@
+"""Pictures: grids of images as PNG. Small images are enlarged with nearest neighbours, so that 8 x 8 digits show.
+
+Images are uint8 (N, H, W, C): C = 1 is grey, C >= 3 shows the first three channels as RGB, C = 2 the first as grey.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+TILE = 56  # pixels that an enlarged image should at least span
+BUDGET = 3_000_000  # pixels of one picture; more images than fit are left out
+
+
+def as_images(x: Any) -> Pixels:
+    """Tensor or array to uint8 (N, H, W, C).
+
+    A torch tensor is (N, C, H, W), uint8 or float in [-1, 1] (clipped; nan becomes 0); a numpy array is uint8
+    (N, H, W) or (N, H, W, C) and kept. Raises ValueError for any other type or number of axes.
+    """
+    tensor = hasattr(x, "detach")
+    if tensor:
+        x = x.detach().cpu()
+        x = (x.float() if x.is_floating_point() else x).numpy()
+    array = np.asarray(x)
+    if array.ndim == 4 and tensor:
+        array = np.moveaxis(array, 1, -1)
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] == 0:
+        raise ValueError(f"expected images (N, C, H, W) or (N, H, W, C), got shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if not (tensor and np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"expected uint8, or a float tensor in [-1, 1], got {array.dtype}")
+    return np.rint((np.nan_to_num(array.astype(np.float64), nan=0.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def magnification(height: int, width: int, tile: int = TILE) -> int:
+    """The least whole factor by which max(height, width) reaches `tile` pixels."""
+    return max(1, math.ceil(tile / max(height, width, 1)))
+
+
+def affordable(images: Pixels, tile: int = TILE, budget: int = BUDGET) -> int:
+    """How many of `images`, enlarged to `tile`, a picture of `budget` pixels holds; at least one."""
+    _, height, width, _ = images.shape
+    return max(1, min(len(images), budget // max(1, height * width * magnification(height, width, tile) ** 2)))
+
+
+def image_grid(
+    images: Any, columns: int | None = None, *, tile: int = TILE, gap: int = 4, background: int | None = None
+) -> Pixels:
+    """Images in rows of `columns` (about square by default) with `gap` pixels between: uint8 (H, W, 1 | 2 | 3 | 4).
+
+    Gaps and empty cells take the grey value `background`; None makes them transparent, which adds an alpha channel.
+    Raises ValueError where there is no image.
+    """
+    array = as_images(images)
+    if array.size == 0:
+        raise ValueError("a picture needs at least one image")
+    total, height, width, channels = array.shape
+    array = array[..., :3] if channels >= 3 else array[..., :1]
+    factor = magnification(height, width, tile)
+    array = array.repeat(factor, axis=1).repeat(factor, axis=2)
+    columns = max(1, min(total, columns if columns is not None else math.ceil(math.sqrt(total))))
+    rows = math.ceil(total / columns)
+    high, wide, depth = array.shape[1:]
+    size = (rows * (high + gap) - gap, columns * (wide + gap) - gap, depth + (background is None))
+    picture = np.full(size, 0 if background is None else background, dtype=np.uint8)
+    for k in range(total):
+        top, left = (k // columns) * (high + gap), (k % columns) * (wide + gap)
+        picture[top : top + high, left : left + wide, :depth] = array[k]
+        picture[top : top + high, left : left + wide, depth:] = 255
+    return picture
+
+
+def strip(images: Any, *, tile: int = TILE, gap: int = 4, background: int | None = None) -> Pixels:
+    """Contact strip of images (K, B, H, W, C): one row for each of the B examples, one column for each of K moments."""
+    array = np.asarray(images)
+    if array.ndim != 5:
+        raise ValueError(f"expected images (K, B, H, W, C), got shape {array.shape}")
+    moments = array.shape[0]
+    rows = array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
+    return image_grid(rows, moments, tile=tile, gap=gap, background=background)
+
+
+def density_layer(values: NDArray[Any], colour: tuple[int, int, int] = (86, 114, 224)) -> Pixels:
+    """Density (rows, columns), row 0 lowest, as an RGBA layer of one colour; opacity grows with its square root."""
+    finite = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
+    peak = finite.max(initial=0.0)
+    layer = np.empty((*finite.shape, 4), dtype=np.uint8)
+    layer[..., :3] = colour
+    layer[..., 3] = np.rint(200 * np.sqrt(finite / peak if peak > 0 else finite)).astype(np.uint8)
+    return layer[::-1]
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """uint8 (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, as a PNG file."""
+    pixels = np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def data_uri(picture: NDArray[np.uint8]) -> str:
+    """The PNG as a data: address, for use inside a page."""
+    return "data:image/png;base64," + base64.b64encode(png(picture)).decode("ascii")

@@ -1,0 +1,24 @@
+"""The works that the run rests on."""
+
+from __future__ import annotations
+
+from ..inputs import ReportInputs
+from ..markup import tag
+from ..page import Section
+
+
+def section(inputs: ReportInputs) -> Section | None:
+    """None without citations."""
+    if not inputs.citations:
+        return None
+    items = [
+        tag(
+            "li",
+            tag("span", citation.text),
+            tag("span", f" Used for {citation.used_for}." if citation.used_for else "", class_="soft"),
+            tag("code", citation.key),
+        )
+        for citation in inputs.citations
+    ]
+    lead = "Please cite these when you publish what this run gave."
+    return Section("references", "References", tag("ol", *items, class_="references"), lead)

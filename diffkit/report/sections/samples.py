@@ -1,0 +1,121 @@
+"""Samples beside real data: grids of images, points over the true density, or histograms of one number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..charts import LineChart, Series, line_chart
+from ..inputs import Array, ReportInputs, Snapshot, is_images
+from ..markup import Html, join, tag
+from ..page import Section, card, cards
+from ..pictures import affordable, as_images, data_uri, image_grid
+from ..scatter import extent_of, outside, scatter
+from ..wording import count
+
+SHOWN, SNAPSHOTS, ROW = 64, 8, 8
+
+
+def section(inputs: ReportInputs) -> Section | None:
+    """Samples and real examples in the same form; then how samples changed while training."""
+    if inputs.samples is None or len(inputs.samples) == 0:
+        return None
+    body = _images(inputs) if is_images(inputs.samples) else _vectors(inputs)
+    drawn = f" ({inputs.sampling})" if inputs.sampling else ""
+    lead = f"What the model makes from noise{drawn}, unselected and in the order drawn."
+    return Section("samples", "Samples", join([body, _progress(inputs)]), lead)
+
+
+def image(images: Array, alt: str, columns: int | None = None, tile: int = 56) -> Html:
+    """A grid of images as one picture that shrinks with the page."""
+    picture = image_grid(images, columns, tile=tile)
+    height, width = picture.shape[:2]
+    return tag("img", src=data_uri(picture), alt=alt, width=width, height=height)
+
+
+def _images(inputs: ReportInputs) -> Html:
+    def grid(images: Array, title: str, alt: str, caption: str) -> Html:
+        pixels = as_images(images)
+        pixels = pixels[: min(SHOWN, affordable(pixels))]
+        size = f"{pixels.shape[2]} × {pixels.shape[1]} pixels"
+        shown = image(pixels, f"{alt}: a grid of {len(pixels)} images, {size} each")
+        return card(shown, title=title, caption=f"{caption} {len(pixels)} images of {size}.")
+
+    assert inputs.samples is not None
+    made = grid(inputs.samples, "Samples", "Samples of the model", "Drawn from noise by the model.")
+    if inputs.real is None or len(inputs.real) == 0 or not is_images(inputs.real):
+        return cards(made)
+    name = f"of {inputs.data_name} " if inputs.data_name else ""
+    return cards(made, grid(inputs.real, "Real data", "Real examples", f"Examples {name}for comparison."))
+
+
+def _vectors(inputs: ReportInputs) -> Html:
+    samples, real = _flat(inputs.samples), _flat(inputs.real)
+    if samples is None:
+        return Html("")
+    if samples.shape[1] == 1:
+        return cards(_histogram(samples[:, 0], None if real is None else real[:, 0]))
+    extent = extent_of([samples, *([] if real is None else [real])], inputs.density)
+    axes = "" if samples.shape[1] == 2 else f" The first two of {samples.shape[1]} coordinates."
+    over = " over the true density (shaded)" if inputs.density is not None else ""
+
+    def panel(points: Array, title: str) -> Html:
+        lost = outside(points, extent)
+        beyond = f" {count(lost)} lie outside the picture." if lost else ""
+        label = f"{title}: {count(len(points))} points{over}"
+        caption = f"{count(len(points))} points{over}.{axes}{beyond}"
+        return card(scatter(points, extent, label, inputs.density), title=title, caption=caption)
+
+    return cards(panel(samples, "Samples"), *([] if real is None else [panel(real, "Real data")]))
+
+
+def _flat(points: Array | None) -> Array | None:
+    """(N, D) floats, or None where there is nothing to draw."""
+    if points is None or points.size == 0:
+        return None
+    return np.asarray(points, dtype=np.float64).reshape(len(points), -1)
+
+
+def _histogram(samples: Array, real: Array | None) -> Html:
+    everything = np.concatenate([samples, samples if real is None else real])
+    everything = everything[np.isfinite(everything)]
+    if everything.size == 0:
+        return Html("")
+    edges = np.linspace(*np.quantile(everything, [0.001, 0.999]), 61)
+    middle = (edges[1:] + edges[:-1]) / 2
+    rows = [("Samples", samples, "main")] + ([] if real is None else [("Real data", real, "second")])
+    series = [
+        Series(name, middle, np.histogram(values, edges, density=True)[0], style)  # type: ignore[arg-type]
+        for name, values, style in rows
+    ]
+    chart = LineChart("Histogram of the samples and of real data", "x", series)
+    return card(
+        line_chart(chart), title="Distribution", caption="Relative frequency of each value, in 60 bins.", wide=True
+    )
+
+
+def _progress(inputs: ReportInputs) -> Html:
+    """A strip for each of a few moments of training."""
+    usable = [shot for shot in inputs.progress if len(shot.samples) > 0]
+    if not usable:
+        return Html("")
+    chosen = [usable[k] for k in sorted({round(k) for k in np.linspace(0, len(usable) - 1, SNAPSHOTS)})]
+    extent = (
+        None if is_images(chosen[0].samples) else extent_of([_points(shot) for shot in chosen[-1:]], inputs.density)
+    )
+    rows = []
+    for shot in chosen:
+        alt = f"Samples after {count(shot.step)} steps"
+        if is_images(shot.samples):
+            shown = image(shot.samples[:ROW], alt, columns=ROW)
+        elif extent is not None and _points(shot).shape[1] >= 2:
+            shown = scatter(_points(shot), extent, alt, inputs.density, ticks=False)
+        else:
+            continue
+        rows.append(tag("li", tag("span", f"step {count(shot.step)}"), shown))
+    kind = "moments rows" if is_images(chosen[0].samples) else "moments"
+    caption = "The same noise, sampled again as training went on."
+    return card(tag("ol", *rows, class_=kind), title="While training", caption=caption, wide=True) if rows else Html("")
+
+
+def _points(shot: Snapshot) -> Array:
+    return np.asarray(shot.samples, dtype=np.float64).reshape(len(shot.samples), -1)

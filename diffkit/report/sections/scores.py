@@ -1,0 +1,78 @@
+"""results.json read with care: every metric's values beside those of real held-out data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..wording import count, number
+
+
+@dataclass(frozen=True)
+class Score:
+    """One value of one metric; `held_out` is what real held-out data scores in the samples' place."""
+
+    metric: str
+    key: str
+    value: float | None
+    held_out: float | None
+    headline: bool
+    lower_is_better: bool
+    definition: str
+    counted: str
+    nfe: float | None
+
+    @property
+    def label(self) -> str:
+        """The metric's name, with the value's own name where it says more."""
+        return self.metric if self.key == self.metric or not self.key else f"{self.metric} {self.key}"
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times worse than real data, 1 = equal; None where either number is absent or not positive."""
+        if self.value is None or self.held_out is None or self.value <= 0 or self.held_out <= 0:
+            return None
+        return self.value / self.held_out if self.lower_is_better else self.held_out / self.value
+
+
+def mapping(value: object) -> Mapping[object, object]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def scores(results: Mapping[str, object]) -> list[Score]:
+    """All values in the order of the file; the first value of each metric is its headline."""
+    found = []
+    for name, entry in mapping(results.get("metrics")).items():
+        record = mapping(entry)
+        values, held_out = mapping(record.get("values")), mapping(record.get("held_out"))
+        keys = [key for key in values if number(values[key]) is not None or number(held_out.get(key)) is not None]
+        for place, key in enumerate(keys):
+            found.append(
+                Score(
+                    metric=str(name),
+                    key="" if len(keys) == 1 and str(key) in ("value", "distance") else str(key),
+                    value=number(values[key]),
+                    held_out=number(held_out.get(key)),
+                    headline=place == 0,
+                    lower_is_better=record.get("lower_is_better") is not False,
+                    definition=str(record.get("definition") or ""),
+                    counted=_counted(record),
+                    nfe=number(record.get("nfe")),
+                )
+            )
+    return found
+
+
+def _counted(record: Mapping[object, object]) -> str:
+    """What the value rests on: "512 samples against 1,285 training examples, ancestral, 100 network calls each"."""
+    parts = []
+    if number(record.get("samples")) is not None:
+        against = number(record.get("reference"))
+        reference = f" against {count(against)} real examples" if against is not None else ""
+        parts.append(f"{count(record.get('samples'))} samples{reference}")
+    if record.get("sampler"):
+        parts.append(f"drawn with {record['sampler']}")
+    if number(record.get("nfe")) is not None:
+        parts.append(f"{count(record.get('nfe'))} network calls each")
+    return ", ".join(parts)
