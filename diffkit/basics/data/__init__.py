@@ -1,0 +1,1 @@
+"""The default data sets, one a file."""

@@ -1,0 +1,1 @@
+"""The default metrics, one a file."""
