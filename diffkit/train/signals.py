@@ -1,0 +1,74 @@
+"""Stopping: a signal becomes a flag that is looked at between steps, so that a checkpoint is saved where one can be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A scheduler that signals every process of a job, and a launcher that passes the signal on, send it twice at once.
+_ECHO_SECONDS = 0.1
+
+
+class StopSignals:
+    """Within `with StopSignals() as stop:` the first SIGTERM or Ctrl-C sets `stop.requested`, and nothing else.
+
+    A second one leaves at once, as SystemExit(143) or SystemExit(130), a third without any clean-up. Processes forked
+    inside ignore both signals. Handlers are put back on leaving; off the main thread nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._count = 0
+        self._at = 0.0
+        self._process = os.getpid()
+        self._before: dict[signal.Signals, object] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether to save and stop at the next step boundary."""
+        return self.received is not None
+
+    def __enter__(self) -> StopSignals:
+        self._process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            return
+        received, now = signal.Signals(number), time.monotonic()
+        if self._count and received == self.received and now - self._at < _ECHO_SECONDS:
+            return
+        self._count += 1
+        self._at = now
+        if self._count == 1:
+            self.received = received
+            with contextlib.suppress(OSError):  # the terminal may be gone, which is often why the signal came
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE.format(received.name).encode())
+        elif self._count == 2:
+            raise SystemExit(128 + number)
+        else:
+            os._exit(128 + number)
+
+
+_NOTE = "\n{}: saving and stopping after this step; once more stops now, without saving\n"
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """A DataLoader's `worker_init_fn`: workers outlive a signal to the whole group, so that the last step can end."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
