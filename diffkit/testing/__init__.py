@@ -1,1 +1,45 @@
-"""TODO"""
+"""Exact tests for every kind of component: oracles, laws, order fits, `check`, and a pytest plugin.
+
+Nothing here imports torch before it is used: every public name is loaded from its module on first use (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_MODULES = {
+    "affine": "Affine Normal first_order posterior_kernel",
+    "oracle": "Oracle",
+    "oracle_gaussian": "GaussianOracle PointMassOracle",
+    "oracle_mixture": "MixtureOracle",
+    "oracle_network": "OracleNetwork",
+    "oracle_polynomial": "PolynomialOracle",
+}
+_WHERE = {name: f"diffkit.testing.{module}" for module, names in _MODULES.items() for name in names.split()}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'diffkit.testing' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from .affine import Affine as Affine
+    from .affine import Normal as Normal
+    from .affine import first_order as first_order
+    from .affine import posterior_kernel as posterior_kernel
+    from .oracle import Oracle as Oracle
+    from .oracle_gaussian import GaussianOracle as GaussianOracle
+    from .oracle_gaussian import PointMassOracle as PointMassOracle
+    from .oracle_mixture import MixtureOracle as MixtureOracle
+    from .oracle_network import OracleNetwork as OracleNetwork
+    from .oracle_polynomial import PolynomialOracle as PolynomialOracle
