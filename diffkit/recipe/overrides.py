@@ -36,7 +36,9 @@ def _read(text: str) -> tuple[str, Node]:
     stripped = value.strip()
     block = isinstance(node.value, dict | list) and stripped[:1] not in ("{", "[")
     if "\n" in stripped or block:
-        raise _fault("the value must be a scalar or a flow list or mapping", text, start + 1, len(value), "{a: 1, b: 2}")
+        raise _fault(
+            "the value must be a scalar or a flow list or mapping", text, start + 1, len(value), "{a: 1, b: 2}"
+        )
     if _is_cut(node, stripped):
         raise _fault('"#" starts a comment in YAML', text, start + 1, len(value), "put the value in quotes")
     return path, node.under(path)

@@ -138,7 +138,7 @@ class Sample(Section):
     """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, where
     the sampler cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
 
-    sampler: Annotated[Chosen, Of("sampler", "ddim")]
+    sampler: Annotated[Chosen, Of("sampler", "ancestral")]
     grid: Annotated[Chosen, Of("grid", "trailing")]
     steps: Count | None = None
     start: Annotated[float, Field(gt=0)] | None = None
@@ -150,10 +150,17 @@ class Sample(Section):
 
 
 class Evaluate(Section):
-    """Metrics, of `count` samples against as many examples."""
+    """Metrics of `count` samples (None: as many as `sample.count`), drawn with weights `ema` unless said otherwise.
+
+    `sampler`, `grid` and `steps` are those of `sample` where they are not given, so that a picture may take the full
+    chain and the metrics a few steps.
+    """
 
     shorthand: ClassVar[str | None] = "metrics"
     metrics: tuple[Annotated[Chosen, Of("metric")], ...] = ()
+    sampler: Annotated[Chosen, Of("sampler")] | None = None
+    grid: Annotated[Chosen, Of("grid")] | None = None
+    steps: Count | None = None
     count: Count | None = None
     batch_size: Count | None = None
 

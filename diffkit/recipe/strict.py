@@ -27,7 +27,7 @@ def parse(text: str, file: str, *, prefix: str = "") -> Node:
     Raises RecipeError with every fault that can be found; after a syntax error nothing more can be.
     """
     if len(text) > MAX_BYTES:
-        raise RecipeError(f"the recipe is larger than {MAX_BYTES >> 20} MiB", code="DK102", where=Mark(file, 1))
+        raise RecipeError(f"the recipe is larger than {MAX_BYTES >> 20} MiB", code="DK101", where=Mark(file, 1))
     reader = _Reader(text, file, prefix)
     root = reader.read()
     if reader.faults:
@@ -55,7 +55,7 @@ class _Reader:
 
     def fault(self, message: str, mark: Mark, fix: str | None = None) -> None:
         if len(self.faults) < MAX_FAULTS:
-            self.faults.append(RecipeError(message, code="DK102", where=mark, fix=fix))
+            self.faults.append(RecipeError(message, code="DK101", where=mark, fix=fix))
 
     def read(self) -> Node:
         """Drive the parser; its own complaints become faults with their place."""
@@ -66,7 +66,11 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             at = error.problem_mark or error.context_mark
             said = ", ".join(part for part in (error.problem, error.context) if part)
-            self.fault(f"this is not YAML: {said}", self._point(at), "check the indentation, colons, brackets and quotes nearby")
+            self.fault(
+                f"this is not YAML: {said}",
+                self._point(at),
+                "check the indentation, colons, brackets and quotes nearby",
+            )
         except (yaml.YAMLError, UnicodeError) as error:
             self.fault(f"this is not YAML: {_first_line(error)}", Mark(self.file, 1), "save the file as UTF-8 text")
         return Node(None, Mark(self.file, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import Mark
@@ -48,13 +47,15 @@ class Node:
             node = node.child(int(part) if part.isdecimal() and isinstance(node.value, list) else part)
         return node
 
-    def leaves(self) -> Iterator[Node]:
-        """Every scalar below, in the order written."""
-        if isinstance(self.value, dict | list):
-            for node in self.value.values() if isinstance(self.value, dict) else self.value:
-                yield from node.leaves()
-        else:
-            yield self
+    def entries(self, shorthand: str | None) -> dict[str, Node] | None:
+        """The mapping here, a bare value being put under its shorthand; None where neither fits."""
+        if isinstance(self.value, dict):
+            return self.value
+        if self.value is None:
+            return {}
+        if shorthand is None or (shorthand == "name" and not isinstance(self.value, str)):
+            return None
+        return {shorthand: Node(self.value, self.mark, self.key)}
 
     def under(self, path: str) -> Node:
         """The same node with every mark told that it lies below `path`."""

@@ -1,0 +1,212 @@
+"""What a class may be told in a recipe, derived from the signature of its constructor.
+
+A parameter whose name is a kind, or `shape`, and whose annotation is that class, is injected. A kind's class under
+any other name, alone, optional or in a tuple, is a nested component. Everything else is an option that pydantic
+validates strictly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache, cached_property
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+
+from ..errors import PluginError
+from ..host import registry
+from .spec import Of, Section
+
+Role = Literal["option", "injected", "component", "components", "section", "sections"]
+SHAPE = "diffkit.network:Shape"
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Required:
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED: Any = _Required()
+"""Stands for "there is no default"."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parameter:
+    """One thing that a recipe may, must or cannot say. `target` is a kind's name, or the class of a section."""
+
+    name: str
+    annotation: Any
+    default: Any
+    role: Role
+    target: Any = None
+    optional: bool = False
+
+    @property
+    def required(self) -> bool:
+        """Whether the recipe must give it."""
+        return self.default is REQUIRED and self.role != "injected"
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[Any]:
+        """The validator of an option: strict, and closed to inf and nan."""
+        try:
+            return TypeAdapter(self.annotation, config=STRICT)
+        except PydanticUserError as error:
+            if error.code != "type-adapter-config-unused":
+                raise
+            return TypeAdapter(self.annotation)
+
+
+@cache
+def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
+    """The parameters of the constructor of `cls`, a component of `kind`.
+
+    Raises PluginError DK250 where a recipe could not serve them: **kwargs, a parameter `name`, one that is not
+    annotated or that pydantic has no schema for, or the component's own kind to be injected.
+    """
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    init = _constructor(cls)
+    if init is None:
+        return ()
+    signature = list(inspect.signature(init).parameters.values())[1:]
+    hints = _hints(cls, init, where)
+    defaults = _defaults(cls)
+    found = []
+    for parameter in signature:
+        name = parameter.name
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise _refuse(f"{where} takes {parameter}, which no recipe can give", "name every parameter")
+        if name == "name":
+            raise _refuse(f"{where} has a parameter `name`, which in a recipe names the component", "rename it")
+        if name not in hints:
+            raise _refuse(f"the parameter {name} of {where} is not annotated", "annotate it")
+        default = defaults.get(name, parameter.default)
+        default = REQUIRED if default is inspect.Parameter.empty else default
+        made = _classify(name, hints[name], default)
+        if made.role == "injected" and made.target == kind:
+            raise _refuse(f"{where} asks for a {kind} and is one", f"call it inner: {kind}")
+        if made.role == "option":
+            _require_schema(made, where)
+        found.append(made)
+    return tuple(found)
+
+
+@cache
+def section_parameters(cls: type[Section]) -> tuple[Parameter, ...]:
+    """The fields of a section, in the order in which they are validated and built."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = []
+    for name, info in cls.model_fields.items():
+        default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
+        bare, optional = _without_none(hints[name])
+        of, many = _marked(bare)
+        if of is not None:
+            role: Role = "components" if many else "component"
+            found.append(Parameter(name, hints[name], of.default or default, role, of.kind, optional))
+        elif (section := _section(bare)) is not None:
+            found.append(Parameter(name, hints[name], default, section[1], section[0], optional))
+        else:
+            found.append(Parameter(name, hints[name], default, "option"))
+    return tuple(found)
+
+
+def kind_of(annotation: Any) -> str | None:
+    """The kind whose base class `annotation` is, None where it is none."""
+    annotation = get_origin(annotation) if isinstance(get_origin(annotation), type) else annotation
+    if not isinstance(annotation, type):
+        return None
+    target = f"{annotation.__module__}:{annotation.__qualname__}"
+    if target == SHAPE:
+        return "shape"
+    return next((kind.name for kind in registry().kinds.values() if kind.base == target), None)
+
+
+def _classify(name: str, annotation: Any, default: Any) -> Parameter:
+    kind = kind_of(_unmarked(annotation))
+    if kind is not None and kind == name.replace("_", "-"):
+        return Parameter(name, annotation, default, "injected", kind)
+    bare, optional = _without_none(_unmarked(annotation))
+    bare = _unmarked(bare)
+    if (kind := kind_of(bare)) not in (None, "shape"):
+        return Parameter(name, annotation, default, "component", kind, optional)
+    args = get_args(bare)
+    if get_origin(bare) is tuple and len(args) == 2 and args[1] is ... and (kind := kind_of(args[0])):
+        return Parameter(name, annotation, default, "components", kind, optional)
+    return Parameter(name, annotation, default, "option")
+
+
+def _constructor(cls: type) -> Callable[..., None] | None:
+    """The `__init__` that the author wrote or a dataclass made; None where it is that of a library's base."""
+    owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
+    foreign = owner in (object, typing.Generic, typing.Protocol) or owner.__module__.partition(".")[0] == "torch"
+    return None if foreign else vars(owner)["__init__"]  # type: ignore[no-any-return]
+
+
+def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any]:
+    """Annotations of the parameters. Those of a dataclass are read off the class: inherited ones fail on `__init__`."""
+    made = dataclasses.is_dataclass(cls) and {f.name for f in dataclasses.fields(cls) if f.init} == {
+        *list(inspect.signature(init).parameters)[1:]
+    }
+    try:
+        return get_type_hints(cls if made else init, include_extras=True)
+    except (NameError, AttributeError, TypeError) as error:
+        raise _refuse(
+            f"the annotations of {where} cannot be resolved: {error}",
+            "import their names at run time, not type checking",
+        ) from error
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Defaults that a dataclass makes with a factory."""
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    factories = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+    return {name: make() for name, make in factories.items() if make is not dataclasses.MISSING}
+
+
+def _require_schema(parameter: Parameter, where: str) -> None:
+    try:
+        _ = parameter.adapter
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise _refuse(
+            f"the parameter {parameter.name} of {where} has a type that no recipe can hold: {parameter.annotation}",
+            "use numbers, texts, literals, tuples of them, or a component",
+        ) from error
+
+
+def _unmarked(annotation: Any) -> Any:
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """(X, True) of X | None, else (annotation, False)."""
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation, False
+    args = [arg for arg in get_args(annotation) if arg is not type(None)]
+    return (args[0], True) if len(args) == 1 else (annotation, False)
+
+
+def _marked(annotation: Any) -> tuple[Of | None, bool]:
+    """The kind that a field of a section is marked with, and whether it holds several."""
+    many = get_origin(annotation) is tuple
+    item = get_args(annotation)[0] if many else annotation
+    marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, Of)]
+    return (marks[0] if marks else None), many
+
+
+def _section(annotation: Any) -> tuple[type[Section], Role] | None:
+    many = get_origin(annotation) is tuple
+    item = get_args(annotation)[0] if many else annotation
+    if isinstance(item, type) and issubclass(item, Section):
+        return item, "sections" if many else "section"
+    return None
+
+
+def _refuse(message: str, fix: str) -> PluginError:
+    return PluginError(message, code="DK250", fix=fix)

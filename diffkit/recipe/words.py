@@ -1,0 +1,119 @@
+"""What people write when they mean something else: the nearest valid name, and the usual synonyms."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "accumulation": ("accumulate",),
+    "accumulation_steps": ("accumulate",),
+    "gradient_accumulation": ("accumulate",),
+    "amp": ("precision",),
+    "augmentation": ("augment",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "beta1": ("betas",),
+    "beta2": ("betas",),
+    "cfg": ("guidance",),
+    "dataset": ("data",),
+    "denoiser": ("network",),
+    "dtype": ("precision",),
+    "ema_decay": ("ema",),
+    "epochs": ("steps",),
+    "experiment": ("name",),
+    "grad_clip": ("clip",),
+    "gradient_clip": ("clip",),
+    "max_grad_norm": ("clip",),
+    "iterations": ("steps",),
+    "learning_rate": ("lr",),
+    "logger": ("trackers",),
+    "loggers": ("trackers",),
+    "loss": ("objective",),
+    "lr_schedule": ("schedule",),
+    "max_steps": ("steps",),
+    "metric": ("evaluate", "metrics"),
+    "metrics": ("evaluate",),
+    "mixed_precision": ("precision",),
+    "model": ("network",),
+    "n_samples": ("count",),
+    "num_samples": ("count",),
+    "noise_schedule": ("schedule",),
+    "num_inference_steps": ("steps",),
+    "num_steps": ("steps",),
+    "num_train_timesteps": ("steps",),
+    "num_workers": ("workers",),
+    "timesteps": ("steps",),
+    "diffusion_steps": ("steps",),
+    "optim": ("optimizer",),
+    "optimiser": ("optimizer",),
+    "parametrization": ("parameterization",),
+    "plugins": ("requires",),
+    "prediction": ("parameterization",),
+    "prediction_type": ("parameterization",),
+    "random_seed": ("seed",),
+    "sampling": ("sample",),
+    "save_every": ("checkpoint_every",),
+    "scheduler": ("schedule", "sampler"),
+    "tracker": ("trackers",),
+    "training": ("train",),
+    "type": ("name",),
+    "unet": ("network",),
+    "warmup_steps": ("warmup",),
+    "wd": ("weight_decay",),
+    "channel_mult": ("multipliers",),
+    "ch_mult": ("multipliers",),
+    "dim_mults": ("multipliers",),
+    "num_channels": ("channels",),
+    "model_channels": ("channels",),
+    "num_res_blocks": ("blocks",),
+    "attention_resolutions": ("attention",),
+    "num_heads": ("heads",),
+}
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice that `word` is most likely a slip of, None where none is close."""
+    by_form = {_form(choice): choice for choice in choices}
+    found = difflib.get_close_matches(_form(word), by_form, n=1, cutoff=cutoff)
+    return by_form[found[0]] if found else None
+
+
+def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | None:
+    """What an unknown key should have been: a name that is valid here, or the path where it is valid.
+
+    `elsewhere` maps valid names to their paths. A near certain slip comes first, then synonyms, then the same name
+    in another section, then whatever is close.
+    """
+    here = tuple(here)
+    if near := nearest(key, here, 0.8):
+        return near
+    for synonym in SYNONYMS.get(_form(key), ()):
+        if synonym in here:
+            return synonym
+    if key in elsewhere:
+        return elsewhere[key]
+    for synonym in SYNONYMS.get(_form(key), ()):
+        if synonym in elsewhere:
+            return elsewhere[synonym]
+    return nearest(key, here) or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
+
+
+def quote(value: object) -> str:
+    """A value as it may be shown on a terminal: bounded, and without control characters."""
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "..."
+        return f'"{text}"' if text.isprintable() else ascii(text)
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return repr(value)
+
+
+def _form(word: str) -> str:
+    return word.strip().lower().replace("-", "_").replace(" ", "_")
