@@ -14,6 +14,7 @@ HERE = "diffkit.basics"
 def diffkit_components() -> Iterator[Entry]:
     yield from _data()
     yield from _levels()
+    yield Entry("network", "oracle", "diffkit.testing.oracle_network:OracleNetwork", "the exact denoiser of the data")
     yield Entry("guidance", "clip", f"{HERE}.guidance:Clip", "x0 clamped to the range of the data", "ho2020denoising")
     yield Entry(
         "guidance", "threshold", f"{HERE}.guidance:Threshold", "dynamic thresholding", "saharia2022photorealistic"
@@ -39,13 +40,15 @@ def _data() -> Iterator[Entry]:
 
 
 def _levels() -> Iterator[Entry]:
-    grid, times, lin = f"{HERE}.grid", f"{HERE}.times", "lin2024common"
-    yield Entry("grid", "linspace", f"{grid}:Linspace", "evenly spaced times, both ends included", lin)
-    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of T/n, without the noisiest time", lin)
-    yield Entry("grid", "trailing", f"{grid}:Trailing", "evenly spaced from the noisiest time", lin)
-    yield Entry("grid", "quadratic", f"{grid}:Quadratic", "squares: denser near the data", "song2021denoising")
-    yield Entry("times", "uniform", f"{times}:Uniform", "every time alike", "ho2020denoising")
-    yield Entry("times", "stratified", f"{times}:Stratified", "one per stratum of the batch", "kingma2021variational")
+    grid, ddim = f"{HERE}.grid", "song2021denoising"
+    yield Entry("grid", "linspace", f"{grid}:Linspace", "even steps from T to 1, both included", "ho2020denoising")
+    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of a whole stride; starts below T", ddim)
+    yield Entry("grid", "trailing", f"{grid}:Trailing", "equal parts of the schedule, from T on", "lin2024common")
+    yield Entry("grid", "quadratic", f"{grid}:Quadratic", "even steps in sqrt(t): denser near the data", ddim)
+    yield Entry("times", "uniform", "diffkit.times:Uniform", "every time alike", "ho2020denoising")
+    yield Entry(
+        "times", "stratified", f"{HERE}.times:Stratified", "one per stratum of the batch", "kingma2021variational"
+    )
 
 
 def _metrics() -> Iterator[Entry]:

@@ -8,7 +8,7 @@ from .entry import Entry, Kind
 from .hookspecs import hookimpl
 from .lookup import UnknownNameError
 from .plugin import Plugin
-from .process import configure, entries, load_file, registry
+from .process import configure, load_file, registry
 from .registered import LoadError, Registered
 from .registry import Registry
 
@@ -22,7 +22,6 @@ __all__ = [
     "UnknownNameError",
     "bibtex",
     "configure",
-    "entries",
     "hookimpl",
     "load_file",
     "registry",

@@ -61,5 +61,5 @@ def _check(owner: object, field: str, value: object, pattern: re.Pattern[str], f
 def _line(owner: object, field: str, value: object) -> None:
     if not isinstance(value, str):
         raise PluginError(f"{type(owner).__name__}: {field} is a {type(value).__name__}, not a text", code="DK201")
-    if not value or len(value.splitlines()) != 1:
+    if value.splitlines() != [value]:
         raise PluginError(f"{type(owner).__name__}: {field} {value!r} is not one line of text", code="DK201")

@@ -5,7 +5,34 @@ A plugin `diffkit-edm` has the entry point `edm`. tests/unit/host/test_known.py 
 
 from __future__ import annotations
 
-FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {}
+FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
+    "diffkit-consistency": {"sampler": ("consistency",)},
+    "diffkit-ddim": {"sampler": ("ddim",)},
+    "diffkit-distillation": {"parameterization": ("v",)},
+    "diffkit-dpmsolver": {"sampler": ("dpmpp-2m", "dpmpp-2s", "dpmpp-3m"), "grid": ("uniform-logsnr",)},
+    "diffkit-edm": {
+        "parameterization": ("edm",),
+        "sampler": ("euler", "heun"),
+        "grid": ("karras",),
+        "times": ("lognormal",),
+        "weighting": ("edm",),
+        "augmentation": ("edm",),
+    },
+    "diffkit-flow": {"schedule": ("rectified",), "parameterization": ("flow",), "times": ("logit-normal",)},
+    "diffkit-improved-ddpm": {
+        "schedule": ("cosine",),
+        "parameterization": ("learned-range",),
+        "objective": ("hybrid",),
+        "times": ("importance",),
+    },
+    "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
+    "diffkit-score-sde": {
+        "schedule": ("vp", "sub-vp", "ve"),
+        "parameterization": ("score",),
+        "sampler": ("predictor-corrector",),
+    },
+    "diffkit-unipc": {"sampler": ("unipc",)},
+}
 
 
 def holders(kind: str, name: str) -> list[str]:

@@ -89,7 +89,10 @@ def _register(module: ModuleType, name: str) -> pluggy.PluginManager:
     manager = pluggy.PluginManager("diffkit")
     manager.add_hookspecs(hookspecs)
     known = sorted(hook for hook in vars(manager.hook) if hook.startswith("diffkit_"))
-    manager.register(module, name)
+    try:
+        manager.register(module, name)
+    except pluggy.PluginValidationError as error:
+        raise PluginError(" ".join(str(error).split()), code="DK201") from error
     callers = manager.get_hookcallers(module) or []
     for caller in callers:
         for implementation in caller.get_hookimpls():

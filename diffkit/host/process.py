@@ -10,7 +10,6 @@ from pathlib import Path
 from ..errors import PluginError
 from . import files
 from .plugin import Plugin
-from .registered import Registered
 from .registry import Registry
 from .switches import Switches
 
@@ -66,8 +65,3 @@ def load_file(path: str | Path) -> Plugin:
             f"{path} failed to load ({plugin.reason})", code="DK201", notes=[plugin.error] if plugin.error else []
         )
     return plugin
-
-
-def entries(kind: str | None = None) -> tuple[Registered, ...]:
-    """What is registered in this process, of one kind or of all."""
-    return registry().entries(kind)

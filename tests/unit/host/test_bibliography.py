@@ -1,0 +1,60 @@
+"""References: BibTeX beside the plugin module."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from diffkit.errors import PluginError
+from diffkit.host import bibtex, registry
+from diffkit.host.bibliography import parse
+
+TEXT = """% a comment with @word
+@article{one2020,
+  title = {Braces {inside} and an @ sign},
+  year = {2020}
+}
+@misc{two2021, title = {x}}
+@article{open2022, title = {never closed}
+"""
+SOURCE = """
+@hookimpl
+def diffkit_components():
+    yield Entry("schedule", "a", "x:A", "x", "one2020")
+    yield Entry("schedule", "b", "x:B", "x")
+    yield Entry("schedule", "c", "x:C", "x", "absent")
+"""
+
+
+def test_entries_are_cut_out_as_they_are_written() -> None:
+    entries = parse(TEXT)
+    assert list(entries) == ["one2020", "two2021"]
+    assert entries["two2021"] == "@misc{two2021, title = {x}}"
+    assert entries["one2020"] in TEXT
+
+
+def test_lookup(site) -> None:
+    package = site.install("aa", SOURCE)
+    found = registry()
+    a, b, c = (found.find("schedule", name) for name in "abc")
+    with pytest.raises(PluginError, match=r"no readable references\.bib") as missing:
+        found.bibtex(a)
+    assert missing.value.code == "DK206"
+    site.write(f"{package}/references.bib", TEXT)
+    assert (found.bibtex(a) or "").startswith("@article{one2020")
+    assert found.bibtex(b) is None
+    with pytest.raises(PluginError, match='has no entry "absent"') as absent:
+        bibtex("absent", c.plugin)
+    assert absent.value.choices == ["one2020", "two2021"]
+
+
+def test_the_defaults_have_every_reference_and_no_other() -> None:
+    found = registry()
+    for plugin in found.plugins:
+        used = {entry.reference for entry in plugin.entries} - {None}
+        assert plugin.folder is not None
+        entries = parse((plugin.folder / "references.bib").read_text(encoding="utf-8"))
+        assert used == entries.keys()
+        for text in entries.values():
+            assert len(re.findall(r"^  (title|author|year) += \{.*", text, re.MULTILINE)) == 3
