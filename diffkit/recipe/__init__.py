@@ -1,1 +1,33 @@
-"""TODO"""
+"""Recipes: YAML read strictly, validated whole, and turned into objects. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {
+    "Assembly": "assembly",
+    "Chosen": "spec",
+    "Recipe": "recipe",
+    "assemble": "assembly",
+    "build": "assembly",
+    "entries": "listing",
+    "load_recipe": "load",
+}
+__all__ = ["Assembly", "Chosen", "Recipe", "assemble", "build", "entries", "load_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+if TYPE_CHECKING:
+    from .assembly import Assembly as Assembly
+    from .assembly import assemble as assemble
+    from .assembly import build as build
+    from .listing import entries as entries
+    from .load import load_recipe as load_recipe
+    from .recipe import Recipe as Recipe
+    from .spec import Chosen as Chosen

@@ -13,6 +13,7 @@ import torch
 from ..errors import DiffkitError, LevelError, Mark, RecipeError
 from ..level import Level
 from ..network import Shape
+from ..schedule import Schedule
 from .check_options import OPTION_CHECKS
 from .resolve import Resolver
 from .start import default_steps, sampled
@@ -20,7 +21,7 @@ from .view import View
 
 TOLERATED = 1e-4
 REFUSED = 0.1
-ASKED = ("parameterization", "objective.weighting", "objective.times", "objective", "sample.sampler", "sample.grid")
+ASKED = ("parameterization", "objective.weighting", "objective.times", "objective")
 
 
 def check(resolver: Resolver) -> tuple[list[DiffkitError], list[RecipeError]]:
@@ -30,7 +31,7 @@ def check(resolver: Resolver) -> tuple[list[DiffkitError], list[RecipeError]]:
     warnings: list[RecipeError] = []
     for one in (*CHECKS, *OPTION_CHECKS):
         faults += one(view)
-    for fault, fatal in _grid(view):
+    for fault, fatal in _starts(view):
         faults.append(fault) if fatal else warnings.append(fault)  # type: ignore[arg-type]
     return faults, warnings
 
@@ -62,7 +63,7 @@ def _needs(view: View) -> Iterator[DiffkitError]:
     parameterization = view.built("parameterization")
     if parameterization is None:
         return
-    for path in ("sample.sampler", "objective"):
+    for path in (*(path for path, _, _ in _drawings(view)), "objective"):
         component = view.built(path)
         lacking = [aux for aux in getattr(component, "needs", ()) if aux not in parameterization.provides]
         if lacking:
@@ -81,7 +82,7 @@ def _discrete(view: View) -> Iterator[DiffkitError]:
     schedule = view.built("schedule")
     if schedule is None or schedule.steps is not None:
         return
-    for path in ASKED:
+    for path in dict.fromkeys([*ASKED, *(p for sampler, grid, _ in _drawings(view) for p in (sampler, grid))]):
         if getattr(view.built(path), "discrete_only", False):
             yield RecipeError(
                 f"{path} {view.name(path)} needs a discrete schedule, and {view.name('schedule')} is continuous",
@@ -91,56 +92,67 @@ def _discrete(view: View) -> Iterator[DiffkitError]:
             )
 
 
+def _drawings(view: View) -> list[tuple[str, str, str]]:
+    """Paths of sampler, grid and steps, of sampling and, where it differs, of evaluation."""
+    keys = ("sampler", "grid", "steps")
+    own = [f"evaluate.{key}" if view.value(f"evaluate.{key}") is not None else f"sample.{key}" for key in keys]
+    drawings = {("sample.sampler", "sample.grid", "sample.steps"), (own[0], own[1], own[2])}
+    return sorted(drawings, reverse=True)
+
+
 def _steps(view: View) -> Iterator[DiffkitError]:
     """More sampling steps than the schedule has."""
-    schedule, n = view.built("schedule"), view.value("sample.steps")
-    if schedule is None or schedule.steps is None or n is None:
+    schedule, start = view.built("schedule"), view.value("sample.start")
+    if schedule is None or schedule.steps is None:
         return
-    start = view.value("sample.start")
     most = schedule.steps if start is None else min(schedule.steps, int(start))
-    if n > most:
-        yield RecipeError(
-            f"sample.steps is {n}, and only {most} steps lie on the schedule",
-            code="DK114",
-            where=view.mark("sample.steps"),
-            choices=f"1 to {most}",
-            fix=f"steps: {most}, or a schedule with more steps",
-        )
+    for path in dict.fromkeys(path for _, _, path in _drawings(view)):
+        n = view.value(path)
+        if n is not None and n > most:
+            yield RecipeError(
+                f"{path} is {n}, and only {most} steps lie on the schedule",
+                code="DK114",
+                where=view.mark(path),
+                choices=f"1 to {most}",
+                fix=f"steps: {most}, or a schedule with more steps",
+            )
 
 
-def _grid(view: View) -> Iterator[tuple[DiffkitError, bool]]:
+def _starts(view: View) -> Iterator[tuple[DiffkitError, bool]]:
     """Where sampling starts: a level that grid and sampler can take, and no cleaner than where training ended."""
-    schedule, grid = view.built("schedule"), view.built("sample.grid")
-    if schedule is None or grid is None or (grid.discrete_only and schedule.steps is None):
+    schedule, start = view.built("schedule"), view.value("sample.start")
+    if schedule is None:
         return
-    start = view.value("sample.start")
     try:
         part = sampled(schedule, start)
     except ValueError as error:
         yield RecipeError(f"sample.{error}", code="DK116", where=view.mark("sample.start")), True
         return
-    if part.noise.is_noise and not grid.reaches_noise:
-        yield _cannot_start(view, "sample.grid", schedule.t_noise), True
+    for sampler, grid, steps in _drawings(view):
+        yield from _start(view, part, (sampler, grid, steps))
+
+
+def _start(view: View, part: Schedule, paths: tuple[str, str, str]) -> Iterator[tuple[DiffkitError, bool]]:
+    schedule, sampler, grid = view.built("schedule"), view.built(paths[0]), view.built(paths[1])
+    n = view.value(paths[2]) or default_steps(part)
+    if grid is None or (part.steps is None and grid.discrete_only) or (part.steps is not None and n > part.steps):
         return
-    n = view.value("sample.steps") or default_steps(part)
-    if part.steps is not None and n > part.steps:
+    if part.noise.is_noise and not grid.reaches_noise:
+        yield _cannot_start(view, paths[1], schedule.t_noise), True
         return
     try:
         first = grid.levels(part, n)[0]
     except (DiffkitError, ValueError) as error:
-        message = error.message if isinstance(error, DiffkitError) else str(error)
-        fix = error.fix if isinstance(error, DiffkitError) else None
-        fault = RecipeError(f"sample.grid {view.name('sample.grid')}: {message}", code="DK116", fix=fix)
-        fault.where = view.mark("sample.grid", "name")
-        yield fault, True
+        message, fix = (error.message, error.fix) if isinstance(error, DiffkitError) else (str(error), None)
+        where = view.mark(paths[1], "name")
+        yield RecipeError(f"{paths[1]} {view.name(paths[1])}: {message}", code="DK116", where=where, fix=fix), True
         return
-    sampler = view.built("sample.sampler")
     if first.is_noise and sampler is not None and not sampler.reaches_noise:
-        yield _cannot_start(view, "sample.sampler", schedule.t_noise), True
-    yield from _deficit(view, first, schedule.noise)
+        yield _cannot_start(view, paths[0], schedule.t_noise), True
+    yield from _deficit(view, first, schedule.noise, paths[1])
 
 
-def _deficit(view: View, first: Level, end: Level) -> Iterator[tuple[DiffkitError, bool]]:
+def _deficit(view: View, first: Level, end: Level, path: str) -> Iterator[tuple[DiffkitError, bool]]:
     """A grid that starts cleaner than training ended: there x is not the noise that sampling starts from."""
     alpha, trained = float(first.alpha) / float(first.scale), float(end.alpha) / float(end.scale)
     bias = alpha - trained
@@ -152,7 +164,7 @@ def _deficit(view: View, first: Level, end: Level) -> Iterator[tuple[DiffkitErro
             f"sampling starts cleaner than training ended: sqrt(alpha_bar) is {alpha:.3g} at the start of the grid "
             f"and {trained:.3g} at the end of the schedule; samples lose {bias:.2g} of the mean of the data",
             code="DK113",
-            where=view.mark("sample.grid", "name"),
+            where=view.mark(path, "name"),
             fix="use grid trailing or linspace" + (", or allow it with sample.allow_mismatch: true" if fatal else ""),
             notes=["background: arXiv:2305.08891, section 3.3"],
         ),

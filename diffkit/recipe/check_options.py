@@ -27,7 +27,7 @@ def _warmup(view: View) -> Iterator[DiffkitError]:
 
 
 def _decay(view: View) -> Iterator[DiffkitError]:
-    if view.given("train.schedule.end") and view.value("train.schedule.name") == "constant":
+    if view.value("train.schedule.end", 0.0) and view.value("train.schedule.name") == "constant":
         fix = "remove it, or name: linear or cosine"
         yield _dead("train.schedule.end is not read by a constant schedule", view.mark("train.schedule.end"), fix)
 
@@ -82,8 +82,8 @@ def _channels_last(view: View) -> Iterator[DiffkitError]:
 def _evaluate(view: View) -> Iterator[DiffkitError]:
     if view.value("evaluate.metrics", ()):
         return
-    for key in ("count", "batch_size"):
-        if view.given(f"evaluate.{key}"):
+    for key in ("sampler", "grid", "steps", "count", "batch_size"):
+        if view.value(f"evaluate.{key}") is not None:
             yield _dead(f"evaluate.{key} without metrics", view.mark(f"evaluate.{key}"), "metrics: [frechet]")
 
 

@@ -10,24 +10,9 @@ from ..host import registry
 from .signature import REQUIRED, Parameter, component_parameters
 from .spec import Chosen
 
-STAGES = tuple(
-    [
-        "data",
-        "augmentation",
-        "codec",
-        "schedule",
-        "parameterization",
-        "shape",
-        "network",
-        "weighting",
-        "times",
-        "objective",
-        "sampler",
-        "grid",
-        "guidance",
-        "metric",
-        "tracker",
-    ]
+STAGES = (
+    *("data", "augmentation", "codec", "schedule", "parameterization", "shape", "network"),
+    *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric", "tracker"),
 )
 """The order in which the parts of a recipe are built; a component may ask for those before it."""
 
@@ -38,13 +23,14 @@ def parameters_of(chosen: Chosen) -> tuple[type, tuple[Parameter, ...]]:
     return cls, component_parameters(cls, chosen.kind)
 
 
-def construct(chosen: Chosen, scope: Mapping[str, object]) -> Any:
-    """The object, with what it asks for taken from `scope`, which maps kinds (and `shape`) to what was built.
+def construct(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object] | None = None) -> Any:
+    """The object, with what it asks for taken from `scope`, which maps kinds (and `shape`) to what was built, and
+    with `objects` as further arguments.
 
     Raises PluginError DK251 where it asks for what the scope lacks and has no default for.
     """
     cls, parameters = parameters_of(chosen)
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = dict(objects or {})
     for parameter in parameters:
         if parameter.role == "injected":
             if parameter.target in scope:

@@ -40,6 +40,7 @@ class Resolver:
         self.built: dict[str, Any] = {}
         self.scope: dict[str, Any] = {}
         self.data_error: DataError | None = None
+        self._objects: Mapping[str, object] = {}
         self._unknown: list[tuple[Mark, str, Sequence[str]]] = []
         self._valid: dict[str, str] = {}
         self._index(Spec, "")
@@ -51,6 +52,16 @@ class Resolver:
             self.faults.append(faults.unknown_key(mark, key, here, self._valid))
         self._unknown.clear()
         return made if isinstance(made, cls) and not self.faults else None
+
+    def alone(self, kind: str, scope: Mapping[str, object], objects: Mapping[str, object]) -> Chosen | None:
+        """The whole tree as one component, with what a recipe would inject in `scope` and further arguments."""
+        self.scope |= scope
+        self._valid.clear()
+        self._objects = objects
+        chosen = self.component(kind, self.root, "")
+        for mark, key, here in self._unknown:
+            self.faults.append(faults.unknown_key(mark, key, here, {}))
+        return chosen
 
     def section(self, cls: type[Section], node: Node, path: str) -> Section | None:
         """The section written at `node`."""
@@ -126,7 +137,8 @@ class Resolver:
         beside: tuple[str, ...],
     ) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        open_to = [p for p in parameters if p.role != "injected"]
+        objects = self._objects if not path else {}
+        open_to = [p for p in parameters if p.role != "injected" and p.name not in objects]
         self._valid |= {p.name: _join(path, p.name) for p in open_to if p.name not in self._valid}
         for parameter in open_to:
             below = entries.get(parameter.name)
@@ -234,7 +246,7 @@ class Resolver:
             return False
         try:
             with torch.device("meta") if chosen.kind == "network" else torch.device("cpu"):
-                made = construct(chosen, {**self.scope, **given})
+                made = construct(chosen, {**self.scope, **given}, self._objects if not path else None)
         except DataError as error:
             self.data_error = error
             return True

@@ -128,12 +128,12 @@ def kind_of(annotation: Any) -> str | None:
 
 
 def _classify(name: str, annotation: Any, default: Any) -> Parameter:
-    kind = kind_of(_unmarked(annotation))
-    if kind is not None and kind == name.replace("_", "-"):
-        return Parameter(name, annotation, default, "injected", kind)
     bare, optional = _without_none(_unmarked(annotation))
     bare = _unmarked(bare)
-    if (kind := kind_of(bare)) not in (None, "shape"):
+    kind = kind_of(bare)
+    if kind is not None and kind == name.replace("_", "-"):
+        return Parameter(name, annotation, default, "injected", kind, optional)
+    if kind not in (None, "shape"):
         return Parameter(name, annotation, default, "component", kind, optional)
     args = get_args(bare)
     if get_origin(bare) is tuple and len(args) == 2 and args[1] is ... and (kind := kind_of(args[0])):
@@ -145,7 +145,7 @@ def _constructor(cls: type) -> Callable[..., None] | None:
     """The `__init__` that the author wrote or a dataclass made; None where it is that of a library's base."""
     owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
     foreign = owner in (object, typing.Generic, typing.Protocol) or owner.__module__.partition(".")[0] == "torch"
-    return None if foreign else vars(owner)["__init__"]  # type: ignore[no-any-return]
+    return None if foreign else vars(owner)["__init__"]
 
 
 def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any]:

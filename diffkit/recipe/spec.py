@@ -67,7 +67,7 @@ class Data(Section):
 class Objective(Section):
     """The loss = times x weighting x distance; None leaves times or weighting to the objective's own default."""
 
-    component: Annotated[Chosen, Of("objective")]
+    component: Annotated[Chosen, Of("objective", "simple")]
     weighting: Annotated[Chosen, Of("weighting")] | None = None
     times: Annotated[Chosen, Of("times")] | None = None
 

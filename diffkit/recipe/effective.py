@@ -1,0 +1,218 @@
+"""The whole recipe: every value that holds, defaults included, and where each came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from ..host import registry
+from .construct import parameters_of
+from .emit import emit
+from .overrides import FLAG
+from .recipe import Recipe
+from .signature import REQUIRED, Parameter, component_parameters, section_parameters
+from .spec import Chosen, Section
+from .tree import Node
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value and its origin: `file:line`, `--set`, `default`, or `default (PLUGIN)` for one of a component."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A value that differs between two recipes; None where one of them lacks the path."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+Tree = dict[str, Any]
+
+
+def effective(recipe: Recipe) -> dict[str, Any]:
+    """The whole recipe as plain values; loading it gives the same recipe."""
+    return {name: _bare(value) for name, value in _section(recipe, recipe.root, "default").items()}
+
+
+def origins(recipe: Recipe) -> dict[str, Value]:
+    """Every value of the whole recipe by its dotted path, with its origin."""
+    return dict(_flat(_section(recipe, recipe.root, "default"), ""))
+
+
+def effective_yaml(recipe: Recipe) -> str:
+    """The whole recipe as YAML, each line with the origin of its value as a comment."""
+    return emit(_section(recipe, recipe.root, "default"))
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """A hash of what the recipe means: equal for equal effective values, however written. 64 hex digits."""
+    text = json.dumps(effective(recipe), sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
+    """The values in which two recipes differ, in the order of the first."""
+    old, new = origins(before), origins(after)
+    return tuple(
+        Change(path, old[path].value if path in old else None, new[path].value if path in new else None)
+        for path in dict.fromkeys([*old, *new])
+        if path not in old or path not in new or old[path].value != new[path].value
+    )
+
+
+def _section(section: Section, node: Node | None, absent: str) -> Tree:
+    """Field by field; a field that nothing is written for has the origin `absent`."""
+    parameters = section_parameters(type(section))
+    component = next((p for p in parameters if p.name == "component"), None)
+    below = (node.entries("name" if component else section.shorthand) if node else None) or {}
+    tree: Tree = {}
+    if component is not None:
+        tree |= _component(section.component, node, absent)  # type: ignore[attr-defined]
+    for parameter in parameters:
+        if parameter is component:
+            continue
+        value = getattr(section, parameter.name)
+        if value is None and component is not None and parameter.role == "component":
+            value = _own_default(section.component, parameter)  # type: ignore[attr-defined]
+            if value is None:
+                continue
+        tree[parameter.name] = _any(value, below.get(parameter.name), absent, parameter)
+    return tree
+
+
+def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None = None) -> Any:
+    """A tree of Values, from a section, a component, a list of either, or a plain value."""
+    if isinstance(value, Section):
+        return _section(value, node, absent)
+    if isinstance(value, Chosen):
+        return _component(value, node, absent)
+    if isinstance(value, tuple) and value and isinstance(value[0], Section | Chosen):
+        items: list[Node | None] = list(node.value) if node and isinstance(node.value, list) else [node]
+        if len(items) < len(value):
+            items = [None] * len(value)
+        return [_any(item, at, absent) for item, at in zip(value, items)]
+    return Value(_plain(value, parameter), _origin(node, absent))
+
+
+def _component(chosen: Chosen, node: Node | None, absent: str) -> Tree:
+    below = (node.entries("name") if node else None) or {}
+    name = chosen.name if _is_unique(chosen) else f"{chosen.plugin}/{chosen.name}"
+    tree: Tree = {"name": Value(name, _origin(below.get("name"), absent))}
+    inherited = f"default ({chosen.label})"
+    _, parameters = parameters_of(chosen)
+    for parameter in parameters:
+        if parameter.role == "injected":
+            continue
+        if parameter.name in chosen.options:
+            tree[parameter.name] = _any(chosen.options[parameter.name], below.get(parameter.name), inherited, parameter)
+        elif parameter.default is not REQUIRED:
+            tree[parameter.name] = _default(parameter, inherited)
+    return tree
+
+
+def _default(parameter: Parameter, origin: str) -> Any:
+    if parameter.role == "component":
+        known = chosen_of(parameter.default, parameter.target)
+        return _component(known, None, origin) if known else Value(None, origin)
+    if parameter.role == "components":
+        found = [chosen_of(one, parameter.target) for one in parameter.default or ()]
+        return [_component(one, None, origin) for one in found if one] or Value([], origin)
+    return Value(_plain(parameter.default, parameter), origin)
+
+
+def chosen_of(instance: Any, kind: str) -> Chosen | None:
+    """A component instance (a default of another one) back to its registered name and options; None if it has none."""
+    if instance is None:
+        return None
+    cls: type = type(instance)
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    found = next((one for one in registry().entries(kind) if one.entry.target == target), None)
+    if found is None:
+        return None
+    options: dict[str, Any] = {}
+    for parameter in component_parameters(cls, kind):
+        if parameter.role == "injected" or not hasattr(instance, parameter.name):
+            continue
+        value = getattr(instance, parameter.name)
+        if parameter.role == "component":
+            value = chosen_of(value, parameter.target)
+        elif parameter.role == "components":
+            value = tuple(one for one in (chosen_of(v, parameter.target) for v in value) if one)
+        if value is not None:
+            options[parameter.name] = value
+    return Chosen(kind, found.name, options, found.plugin.name, found.plugin.label)
+
+
+def _own_default(chosen: Chosen, parameter: Parameter) -> Chosen | None:
+    """What an objective takes for times or weighting where the recipe names none."""
+    _, parameters = parameters_of(chosen)
+    own = next((p for p in parameters if p.role == "injected" and p.target == parameter.target), None)
+    return None if own is None or own.default is REQUIRED else chosen_of(own.default, parameter.target)
+
+
+def _is_unique(chosen: Chosen) -> bool:
+    return sum(one.name == chosen.name for one in registry().entries(chosen.kind)) == 1
+
+
+def _origin(node: Node | None, absent: str) -> str:
+    if node is None:
+        return absent
+    return FLAG if node.mark.file == FLAG else f"{node.mark.file}:{node.mark.line}"
+
+
+def _plain(value: Any, parameter: Parameter | None) -> Any:
+    """A value as YAML can hold it; whole numbers that stand for real ones are written as such."""
+    if parameter is not None and parameter.role == "option":
+        try:
+            text = parameter.adapter.dump_json(value, warnings="none")
+            value = parameter.adapter.validate_json(text)
+        except ValidationError:
+            return _simple(value)  # a default need not satisfy its own annotation
+    return _simple(value)
+
+
+def _simple(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _simple(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict):
+        return {str(key): _simple(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_simple(item) for item in value]
+    return value
+
+
+def _bare(tree: Any) -> Any:
+    if isinstance(tree, Value):
+        return tree.value
+    if isinstance(tree, list):
+        return [_bare(item) for item in tree]
+    return {name: _bare(item) for name, item in tree.items()}
+
+
+def _flat(tree: Any, path: str) -> Iterator[tuple[str, Value]]:
+    if isinstance(tree, Value):
+        yield path, tree
+        return
+    steps = enumerate(tree) if isinstance(tree, list) else tree.items()
+    for step, item in steps:
+        yield from _flat(item, f"{path}.{step}" if path else str(step))

@@ -1,0 +1,145 @@
+"""The JSON Schema of recipes, for editors: draft 7, with every installed component."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from ..errors import DiffkitError
+from ..host import Registered, registry
+from .effective import chosen_of
+from .signature import REQUIRED, Parameter, component_parameters, section_parameters
+from .spec import Section, Spec
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+Schema = dict[str, Any]
+
+
+class _Draft7(GenerateJsonSchema):
+    """Pydantic speaks draft 2020-12; the two differ, for what recipes hold, in tuples alone."""
+
+    def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
+        made = super().tuple_schema(schema)
+        if "prefixItems" in made:
+            made["items"] = made.pop("prefixItems")
+        return made
+
+
+def json_schema() -> Schema:
+    """The schema of a whole recipe. Imports every installed component; those that cannot be loaded are left out."""
+    definitions: dict[str, Schema] = {}
+    for found in registry().entries():
+        try:
+            definitions[_id(found)] = _component(found)
+        except DiffkitError:
+            continue  # `diffkit plugins` says what is wrong with it; editors complete the rest
+    names = {kind: [f for f in registry().entries(kind) if _id(f) in definitions] for kind in registry().kinds}
+    for kind, installed in names.items():
+        definitions[f"kind:{kind}"] = _name_or_mapping(installed)
+    root = _section(Spec)
+    return {"$schema": DRAFT, "title": "diffkit recipe", **root, "definitions": definitions}
+
+
+def _id(found: Registered) -> str:
+    return f"{found.kind}:{found.plugin.name}:{found.name}"
+
+
+def _names(found: Registered) -> list[str]:
+    alone = sum(one.name == found.name for one in registry().entries(found.kind)) == 1
+    return [found.name, found.qualified] if alone else [found.qualified]
+
+
+def _name_or_mapping(installed: list[Registered]) -> Schema:
+    bare = [name for found in installed if not _required(found) for name in _names(found)]
+    return {
+        "anyOf": [
+            *([{"type": "string", "enum": bare}] if bare else []),
+            *({"$ref": f"#/definitions/{_id(found)}"} for found in installed),
+        ]
+    }
+
+
+def _required(found: Registered) -> list[str]:
+    return [p.name for p in component_parameters(found.load(), found.kind) if p.required]
+
+
+def _component(found: Registered) -> Schema:
+    parameters = [p for p in component_parameters(found.load(), found.kind) if p.role != "injected"]
+    properties = {"name": {"enum": _names(found), "description": found.entry.summary}}
+    return _object({**properties, **{p.name: _field(p) for p in parameters}}, ["name", *_required(found)])
+
+
+def _object(properties: Schema, required: list[str]) -> Schema:
+    made: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return made | {"required": required} if required else made
+
+
+def _section(cls: type[Section]) -> Schema:
+    parameters = section_parameters(cls)
+    owner = next((p for p in parameters if p.name == "component"), None)
+    fields = {p.name: _field(p) for p in parameters if p is not owner}
+    required = [p.name for p in parameters if p.required and p.role != "section" and p is not owner]
+    required += [p.name for p in parameters if p.role == "section" and p.required and _has_required(p.target)]
+    described = {"description": " ".join((cls.__doc__ or "").split())}
+    if owner is None:
+        return described | _object(fields, required)
+    variants = [
+        {**schema, "properties": {**fields, **schema["properties"]}}
+        for schema in (_component(found) for found in _loadable(owner.target))
+    ]
+    bare = [name for f in _loadable(owner.target) if not _required(f) for name in _names(f)]
+    absent = [{"type": "null"}, _object(fields, [])] if owner.default is not REQUIRED else []
+    return described | {"anyOf": [{"type": "string", "enum": bare}, *variants, *absent]}
+
+
+def _loadable(kind: str) -> list[Registered]:
+    found = []
+    for one in registry().entries(kind):
+        try:
+            component_parameters(one.load(), kind)
+        except DiffkitError:
+            continue  # as in json_schema
+        found.append(one)
+    return found
+
+
+def _has_required(cls: type[Section]) -> bool:
+    return any(
+        p.default is REQUIRED and (p.role != "section" or _has_required(p.target)) for p in section_parameters(cls)
+    )
+
+
+def _field(parameter: Parameter) -> Schema:
+    """The schema of one field or option, with its default where that is a plain value."""
+    one = {"$ref": f"#/definitions/kind:{parameter.target}"}
+    if parameter.role == "component":
+        return {"anyOf": [one, {"type": "null"}]} if parameter.optional or _named_default(parameter) else one
+    if parameter.role == "components":
+        return _list_or_one(one)
+    if parameter.role == "section":
+        return _with_shorthand(parameter.target)
+    if parameter.role == "sections":
+        return _list_or_one(_with_shorthand(parameter.target))
+    made: Schema = TypeAdapter(parameter.annotation).json_schema(schema_generator=_Draft7)
+    if parameter.default is not REQUIRED and isinstance(parameter.default, bool | int | float | str):
+        made = made | {"default": parameter.default}
+    return made
+
+
+def _named_default(parameter: Parameter) -> bool:
+    return not isinstance(parameter.default, str) and chosen_of(parameter.default, parameter.target) is not None
+
+
+def _list_or_one(schema: Schema) -> Schema:
+    return {"anyOf": [{"type": "array", "items": schema}, schema, {"type": "null"}]}
+
+
+def _with_shorthand(cls: type[Section]) -> Schema:
+    schema = _section(cls)
+    if cls.shorthand is None:
+        return schema if _has_required(cls) or "anyOf" in schema else {"anyOf": [schema, {"type": "null"}]}
+    bare = next(p for p in section_parameters(cls) if p.name == cls.shorthand)
+    return {"anyOf": [schema, _field(bare), {"type": "null"}]}
