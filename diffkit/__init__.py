@@ -33,11 +33,14 @@ _MODULES = {
     "times": "Times",
     "tracker": "Tracker",
 }
+_SUBMODULES = ("errors", "scalar", "testing", "transition")
 _WHERE = {name: f"diffkit.{module}" for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted([*_WHERE, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return importlib.import_module(f"diffkit.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'diffkit' has no attribute {name!r}")
     value = getattr(importlib.import_module(_WHERE[name]), name)

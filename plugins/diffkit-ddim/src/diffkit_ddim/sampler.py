@@ -1,0 +1,32 @@
+"""The DDIM sampler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from diffkit import Denoiser, Level, Sampler, transition
+from diffkit.sampler import Noise
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler[None]):
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - rho^2) eps + rho z, rho = eta sigma_s sqrt(1 - exp(-2h)).
+
+    eta = 0 is deterministic, of order 1 for the probability-flow ODE; eta = 1 is the ancestral sampler with the small
+    variance. eta scales the standard deviation (identity F9), and may exceed 1 where rho <= sigma_s still holds:
+    beyond, the step raises LevelError. Source: Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16.
+    """
+
+    eta: Annotated[float, Field(ge=0)] = 0.0
+    order = 1
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.eta > 0.0
+
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
+        return denoise(x, t).at(s, self.eta * float(transition.posterior(t, s)), noise), None

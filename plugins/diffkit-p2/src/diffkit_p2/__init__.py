@@ -1,0 +1,1 @@
+"""Weightings of the diffusion loss by noise level."""

@@ -1,0 +1,28 @@
+"""What this package offers to diffkit: a table of contents, nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffkit import Entry, hookimpl
+
+DIFFKIT_API = 1
+
+
+@hookimpl
+def diffkit_components() -> Iterator[Entry]:
+    yield Entry("weighting", "p2", "diffkit_p2.weighting:P2", "snr / (k + snr)^gamma", "choi2022perception")
+    yield Entry("weighting", "min-snr", "diffkit_p2.weighting:MinSNR", "min(snr, gamma)", "hang2023efficient")
+    yield Entry(
+        "weighting",
+        "soft-min-snr",
+        "diffkit_p2.weighting:SoftMinSNR",
+        "snr gamma / (snr + gamma)",
+        "crowson2024scalable",
+    )
+
+
+@hookimpl
+def diffkit_recipes() -> Iterator[Path]:
+    yield Path(__file__).parent / "recipes"
