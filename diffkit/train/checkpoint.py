@@ -111,7 +111,9 @@ class CheckpointStore:
         final = self.directory / directory_name(step)
         temporary = self.directory / f".tmp-{final.name}-{uuid.uuid4().hex}"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.mkdir(parents=True)
+                files.sync_directory(self.directory.parent)
             manifest = _write(temporary, step, tensors, state, meta)
             self._publish(temporary, final, manifest)
         except (OSError, CheckpointError) as error:
