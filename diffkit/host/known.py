@@ -1,37 +1,14 @@
 """What the first-party plugins register, so that a name that is not installed can say how to install it.
 
-A plugin `diffkit-edm` has the entry point `edm`. tests/unit/host/test_known.py holds this against plugins/.
+Whoever adds a plugin to plugins/ adds its line here; tests/unit/host/test_known.py holds the two together.
+A distribution `diffkit-edm` has the entry point `edm`.
 """
 
 from __future__ import annotations
 
 FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
-    "diffkit-consistency": {"sampler": ("consistency",)},
     "diffkit-ddim": {"sampler": ("ddim",)},
-    "diffkit-distillation": {"parameterization": ("v",)},
-    "diffkit-dpmsolver": {"sampler": ("dpmpp-2m", "dpmpp-2s", "dpmpp-3m"), "grid": ("uniform-logsnr",)},
-    "diffkit-edm": {
-        "parameterization": ("edm",),
-        "sampler": ("euler", "heun"),
-        "grid": ("karras",),
-        "times": ("lognormal",),
-        "weighting": ("edm",),
-        "augmentation": ("edm",),
-    },
-    "diffkit-flow": {"schedule": ("rectified",), "parameterization": ("flow",), "times": ("logit-normal",)},
-    "diffkit-improved-ddpm": {
-        "schedule": ("cosine",),
-        "parameterization": ("learned-range",),
-        "objective": ("hybrid",),
-        "times": ("importance",),
-    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
-    "diffkit-score-sde": {
-        "schedule": ("vp", "sub-vp", "ve"),
-        "parameterization": ("score",),
-        "sampler": ("predictor-corrector",),
-    },
-    "diffkit-unipc": {"sampler": ("unipc",)},
 }
 
 
