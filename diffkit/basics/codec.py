@@ -52,6 +52,8 @@ def _values(option: PerChannel) -> tuple[float, ...]:
     return option if isinstance(option, tuple) else (option,)
 
 
-def _column(option: PerChannel, x: Tensor) -> Tensor:
-    """(1 or C, 1, ...), so that it broadcasts along the channels of x: (B, C, *S)."""
-    return torch.tensor(_values(option), dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))
+def _column(option: PerChannel, x: Tensor) -> Tensor | float:
+    """What broadcasts along the channels of x: (B, C, *S): the one value, or (C, 1, ...)."""
+    if not isinstance(option, tuple):
+        return option
+    return torch.tensor(option, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))

@@ -21,7 +21,7 @@ def diffkit_components() -> Iterator[Entry]:
     )
     yield Entry("guidance", "cfg", f"{HERE}.guidance:ClassifierFree", "classifier-free guidance", "ho2022classifier")
     yield Entry("codec", "identity", "diffkit.codec:Identity", "the data itself diffuses")
-    yield Entry("codec", "affine", f"{HERE}.codec:Affine", "z = (x - shift) / scale", "rombach2022high")
+    yield Entry("codec", "affine", f"{HERE}.codec:Affine", "z = (x - shift) * scale", "rombach2022high")
     yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "mirrored with probability 1/2")
     yield from _metrics()
     yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "event files for TensorBoard")

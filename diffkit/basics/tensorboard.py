@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diffkit.tracker import Tracker
 
@@ -25,7 +25,7 @@ class TensorBoard(Tracker):
 
     folder: str = "tensorboard"
     _directory: Path | None = field(default=None, init=False, repr=False)
-    _writer: SummaryWriter | None = field(default=None, init=False, repr=False)
+    _writer: Any = field(default=None, init=False, repr=False)  # SummaryWriter, whose module may be absent
 
     def __post_init__(self) -> None:
         if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:

@@ -67,7 +67,8 @@ class Gaussian(Data):
     def truth(self) -> Denoiser:
         from diffkit.testing import GaussianOracle
 
-        return GaussianOracle(torch.tensor(self.mean, dtype=torch.float64), self.matrix)
+        covariance = self.matrix if self.covariance is not None else self.matrix.diagonal()
+        return GaussianOracle(torch.tensor(self.mean, dtype=torch.float64), covariance)
 
     def fingerprint(self) -> str:
         return fingerprint(self)

@@ -77,8 +77,8 @@ class Mixture(Data):
     def truth(self) -> Denoiser:
         from diffkit.testing import MixtureOracle
 
-        covariances = self._stds.square()[:, None, None] * torch.eye(self.spec.channels, dtype=torch.float64)
-        return MixtureOracle(self._weights, self._means, covariances)
+        variances = self._stds.square()[:, None].expand_as(self._means)
+        return MixtureOracle(self._weights, self._means, variances)
 
     def fingerprint(self) -> str:
         return fingerprint(self)

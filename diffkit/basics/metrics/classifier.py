@@ -1,0 +1,89 @@
+"""Classifiers as judges: of which class is a sample, and is it a sample at all?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffkit.basics.extra import missing
+from diffkit.metric import Evaluation, Metric
+
+from .pixels import compared, counts, pixels, subset
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesClassifier
+
+
+@dataclass(frozen=True)
+class Classifier(Metric):
+    """Verdicts of a forest of `trees` random trees on pixels. Raises PluginError DK290 without scikit-learn.
+
+    `two-sample`: how often a forest tells samples from equally many training examples, `limit` of each at most, by
+    cross-validation in `folds` parts: .5 is indistinguishable (as held-out examples are, within about .5 / sqrt of
+    the examples judged), 1 is plain. Where the data has labels a second forest learns the classes from up to
+    10 `limit` training examples: `histogram` is half the sum of differences between the shares of the classes it
+    finds among samples and among held-out examples, `confidence` the mean share of trees that vote for the class
+    found, `accuracy` how often that is the class a sample was made for, beside `real-accuracy` on held-out examples.
+    Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
+    """
+
+    trees: Annotated[int, Field(ge=1)] = 200
+    folds: Annotated[int, Field(ge=2)] = 5
+    limit: Annotated[int, Field(ge=10)] = 2000
+    definition = (
+        "how often a cross-validated forest of random trees tells samples from as many training examples, in "
+        "pixels; .5 is indistinguishable. Where there are labels, a forest trained on them judges classes as well"
+    )
+
+    def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+        samples, reference = compared(evaluation, least=self.folds)
+        generator = torch.Generator().manual_seed(evaluation.seed)
+        count = min(len(samples), len(reference), self.limit)
+        pair = subset(samples, count, generator), subset(reference, count, generator)
+        values = {"two-sample": self._two_sample(*pair, evaluation.seed), **counts(*pair)}
+        if evaluation.train_labels is not None:
+            values |= self._classes(evaluation, samples, reference, evaluation.train_labels, generator)
+        return values
+
+    def _two_sample(self, samples: Tensor, reference: Tensor, seed: int) -> float:
+        forest = self._forest(seed)
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+        x = torch.cat([samples, reference]).numpy()
+        real = np.repeat([0, 1], [len(samples), len(reference)])
+        folds = StratifiedKFold(self.folds, shuffle=True, random_state=seed)
+        return float(cross_val_score(forest, x, real, cv=folds).mean())
+
+    def _classes(
+        self, evaluation: Evaluation, samples: Tensor, reference: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        rows = subset(torch.arange(len(reference)), 10 * self.limit, generator)
+        forest = self._forest(evaluation.seed).fit(reference[rows].numpy(), labels[rows].numpy())
+        held_out = pixels(evaluation.held_out, evaluation.spec)
+        votes, real_votes = (torch.from_numpy(forest.predict_proba(x.numpy())) for x in (samples, held_out))
+        found, real_found = votes.argmax(1), real_votes.argmax(1)
+        names = torch.from_numpy(forest.classes_)
+        shares = torch.stack([(names[found] == k).double().mean() for k in names])
+        real_shares = torch.stack([(labels == k).double().mean() for k in names])
+        values = {
+            "histogram": float((shares - real_shares).abs().sum() / 2),
+            "confidence": float(votes.max(1).values.mean()),
+        }
+        if evaluation.sample_labels is not None:
+            values["accuracy"] = float((names[found] == evaluation.sample_labels).double().mean())
+        if evaluation.held_out_labels is not None:
+            values["real-accuracy"] = float((names[real_found] == evaluation.held_out_labels).double().mean())
+        return values
+
+    def _forest(self, seed: int) -> ExtraTreesClassifier:
+        try:
+            from sklearn.ensemble import ExtraTreesClassifier
+        except ImportError as error:
+            raise missing("scikit-learn", "quickstart", "metric `classifier`") from error
+        return ExtraTreesClassifier(self.trees, random_state=seed)

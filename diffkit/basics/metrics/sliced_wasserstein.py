@@ -1,0 +1,58 @@
+"""The sliced Wasserstein distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffkit.metric import Evaluation, Metric
+
+from .pixels import compared, counts
+
+CHUNK = 64  # projections at a time
+
+
+@dataclass(frozen=True)
+class SlicedWasserstein(Metric):
+    """The sliced Wasserstein distance between samples and training examples in pixels scaled to [0, 1].
+
+    See `sliced_wasserstein`; directions are drawn from the seed of the evaluation.
+    Source: Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3, def. 2.
+    """
+
+    projections: Annotated[int, Field(ge=1)] = 512
+    p: Annotated[float, Field(ge=1)] = 2.0
+    definition = (
+        "(mean over random directions of W_p^p between the projections of samples and training examples)^(1/p), "
+        "p = 2 and 512 directions unless set, in pixels scaled to 0..1 (vectors: as they are); 0 is best"
+    )
+
+    def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+        samples, reference = compared(evaluation, least=1)
+        generator = torch.Generator().manual_seed(evaluation.seed)
+        axes = torch.randn(samples.shape[1], self.projections, generator=generator, dtype=torch.float64)
+        distance = sliced_wasserstein(samples, reference, axes / axes.norm(dim=0), self.p)
+        return {"sliced-wasserstein": distance, **counts(samples, reference)}
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor, axes: Tensor, p: float = 2.0) -> float:
+    """(mean_k W_p^p(a theta_k, b theta_k))^(1/p) for a: (N, D), b: (M, D) and unit axes theta: (D, K).
+
+    On a line W_p^p is the integral over u in [0, 1] of |F_a^-1(u) - F_b^-1(u)|^p; both quantile functions are steps,
+    so that the integral is a finite sum, exact for unequal counts too.
+    """
+    n, m = len(a), len(b)
+    cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))  # u in units of 1/(n m)
+    widths = torch.diff(cuts, prepend=cuts.new_zeros(1)).double() / (n * m)
+    rows_a, rows_b = (cuts - 1) // m, (cuts - 1) // n
+    total = 0.0
+    for start in range(0, axes.shape[1], CHUNK):
+        part = axes[:, start : start + CHUNK]
+        gaps = (a @ part).sort(dim=0).values[rows_a] - (b @ part).sort(dim=0).values[rows_b]
+        total += float(widths @ gaps.abs().pow(p).sum(dim=1))
+    return float((total / axes.shape[1]) ** (1 / p))
