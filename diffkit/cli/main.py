@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -55,12 +56,11 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from difflib import get_close_matches
-
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if near and "did you mean" not in error.format_message().lower():
-                error.message += f' Did you mean "{near[0]}"?'
-            raise
+            said = error.format_message()
+            if not near or "did you mean" in said.lower():
+                raise
+            raise click.UsageError(f'{said} Did you mean "{near[0]}"?', ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
@@ -116,7 +116,7 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
             os.environ["NO_COLOR"] = "1"
         elif word == "--plugins" or word.startswith("--plugins="):
             pinned = word.partition("=")[2] if "=" in word else _value("--plugins", words)
-        elif word == "-p" or word.startswith("-p=") or word.startswith("-pno:"):
+        elif word == "-p" or word.startswith(("-p=", "-pno:")):
             value = _value("-p", words) if word == "-p" else word.removeprefix("-p").removeprefix("=")
             if not value.startswith("no:"):
                 raise UsageError(f"-p {value} says nothing", code="DK011", fix="write -p no:NAME to leave a plugin out")

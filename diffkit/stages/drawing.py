@@ -35,7 +35,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Frames:
-    """What a few samples looked like on the way: x and x0 estimates, (K, B, C, *S) each, at `levels`, noisiest first."""
+    """A few samples on the way: x and the estimates of x0, (K, B, C, *S) each, at `levels`, noisiest first."""
 
     x: Tensor
     x0: Tensor

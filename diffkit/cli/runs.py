@@ -1,0 +1,63 @@
+"""Commands about runs that read files only: torch is not imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import CheckpointError
+from .console import say, say_json, table
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Read every byte and compare hashes.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
+    """List the checkpoints of RUN, newest first; with --verify, exit 8 where one of them is damaged."""
+    from ..stages.rundir import RunDirectory
+    from ..train.manifest import inspect
+
+    found = inspect(RunDirectory.open(run).checkpoints, contents=verify)
+    rows = [
+        {"step": s.step, "bytes": s.bytes, "state": "damaged" if s.fault else "whole" if verify else "complete"}
+        | ({"fault": s.fault} if s.fault else {})
+        for s in found
+    ]
+    if as_json:
+        say_json(rows)
+    elif rows:
+        table(
+            [[str(r["step"]), f"{r['bytes'] / 1e6:.1f} MB", str(r["state"]), str(r.get("fault", ""))] for r in rows],
+            ["step", "size", "state", "fault"],
+        )
+    else:
+        say("no checkpoint")
+    damaged = [s for s in found if s.fault]
+    if damaged:
+        raise CheckpointError(
+            f"{len(damaged)} of {len(found)} checkpoints are damaged",
+            code="DK601",
+            fix="a run that goes on takes the newest whole one by itself",
+        )
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Put runs side by side: where their recipes differ, and their results."""
+    from ..stages.compare import compare_runs
+
+    found = compare_runs(runs)
+    if as_json:
+        say_json({"recipes": found.recipes, "results": found.results})
+        return
+    names = [run.name for run in runs]
+    table([[path, *map(str, values)] for path, values in found.recipes.items()], ["recipe", *names])
+    say()
+    table(
+        [[name, *("-" if v is None else f"{v:.4g}" for v in values)] for name, values in found.results.items()],
+        ["result", *names],
+    )
