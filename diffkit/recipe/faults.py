@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..errors import Mark, RecipeError
+from .spec import NAME
 from .tree import Node
-from .words import meant, nearest, quote
+from .words import meant, nearest_value, quote
 
 EXPECTED = {
     "float": "a number",
@@ -20,19 +21,23 @@ EXPECTED = {
     "dict": "a mapping",
     "none_required": "nothing (null)",
 }
-LIMITS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less_than": ("lt", "<")} | {
-    "less_than_equal": ("le", "<="),
+LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
     "multiple_of": ("multiple_of", "a multiple of"),
 }
+NAMES = "a name of letters, digits, dots, dashes and underscores, at most 64, the first a letter or digit"
 YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
-def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> RecipeError:
-    """A key that nothing reads."""
+def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
+    """A key that nothing reads, and the path of the one that was meant, where there is one."""
     guess = meant(key, here, elsewhere)
     hint = f'did you mean "{guess}"?' if guess else None
     place = mark.path.rpartition(".")[0]
-    return RecipeError(
+    fault = RecipeError(
         f"unknown key {quote(key)}" + (f" in {place}" if place else ""),
         code="DK104",
         where=mark,
@@ -40,6 +45,7 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
         choices=sorted(here),
         fix=None if guess else "remove it",
     )
+    return fault, f"{place}.{guess}".lstrip(".") if guess in here else guess
 
 
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
@@ -82,6 +88,9 @@ def _fault(node: Node, errors: list[Any]) -> RecipeError:
     literals = [word for error in errors for word in _literals(error)]
     expected = " or ".join(dict.fromkeys(_expected(error) for error in errors))
     hint = _hint(value, errors, literals)
+    if literals and all(_literals(error) for error in errors):
+        told = f"{node.mark.path} cannot be {quote(value)}"
+        return RecipeError(told, code="DK106", where=node.mark, hint=hint, choices=literals)
     return wrong(node, expected, hint=hint, choices=literals)
 
 
@@ -106,7 +115,7 @@ def _expected(error: Any) -> str:
     if kind == "unexpected_positional_argument":
         return "a shorter list"
     if kind == "string_pattern_mismatch":
-        return f"a word like {ctx['pattern'].strip('^$')}"
+        return NAMES if ctx["pattern"] == NAME else f"a text like {ctx['pattern'].strip('^$')}"
     if kind == "finite_number":
         return "a finite number"
     base = re.sub(r"_(type|parsing|from_float)(_size)?$", "", kind)
@@ -119,8 +128,10 @@ def _sentence(message: str) -> str:
 
 def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
     kinds = {str(error["type"]) for error in errors}
+    if value is None:
+        return "write a value, or remove the key"
     if isinstance(value, str) and literals:
-        guess = nearest(value, literals)
+        guess = nearest_value(value, literals)
         return f'did you mean "{guess}"?' if guess else None
     if isinstance(value, str) and kinds & {"float_type", "int_type"}:
         return _number_hint(value)

@@ -17,7 +17,7 @@ def override(root: Node, overrides: Iterable[str]) -> Node:
     for text in overrides:
         try:
             path, value = _read(text)
-            root = _replace(root, path.split("."), value, text)
+            root = _replace(root, path.split("."), 0, value, text)
         except RecipeError as error:
             faults += [e for e in error.errors if isinstance(e, RecipeError)] or [error]
     if faults:
@@ -51,16 +51,16 @@ def _is_cut(node: Node, written: str) -> bool:
     return not isinstance(node.value, dict | list) and "#" in written
 
 
-def _replace(node: Node, parts: list[str], value: Node, text: str) -> Node:
-    """The same tree with `value` at `parts`; mappings that are missing on the way are made."""
-    if not parts:
-        return Node(value.value, value.mark, _key(text))
-    part, rest = parts[0], parts[1:]
+def _replace(node: Node, parts: list[str], done: int, value: Node, text: str) -> Node:
+    """The same tree with `value` at `parts`, of which `done` lead to `node`; missing mappings on the way are made."""
+    if done == len(parts):
+        return Node(value.value, value.mark, _key(text, parts))
+    part = parts[done]
     if isinstance(node.value, list):
         items = list(node.value)
         if not (part.isdecimal() and int(part) < len(items)):
             raise _fault(f"there is no item {part} in a list of {len(items)}", text, 1, text.index("="), None)
-        items[int(part)] = _replace(items[int(part)], rest, value, text)
+        items[int(part)] = _replace(items[int(part)], parts, done + 1, value, text)
         return Node(items, node.mark, node.key)
     if isinstance(node.value, dict):
         entries = dict(node.value)
@@ -71,15 +71,15 @@ def _replace(node: Node, parts: list[str], value: Node, text: str) -> Node:
     else:
         at = node.mark.path
         raise _fault(f"{at} is {node.value!r}, which has no entries", text, 1, text.index("="), f"{FLAG} {at}={{...}}")
-    below = entries.get(part) or Node(None, value.mark, _key(text))
-    entries[part] = _replace(below, rest, value, text)
+    below = entries.get(part) or Node(None, value.mark, _key(text, parts[: done + 1]))
+    entries[part] = _replace(below, parts, done + 1, value, text)
     return Node(entries, node.mark, node.key)
 
 
-def _key(text: str) -> Mark:
-    """The place of the path itself."""
-    path = text.partition("=")[0]
-    return Mark(FLAG, 1, len(FLAG) + 2, path.strip(), f"{FLAG} {text}", max(1, len(path)))
+def _key(text: str, parts: list[str]) -> Mark:
+    """The place of the last of `parts` within the path."""
+    start = len(text) - len(text.lstrip()) + sum(len(part) + 1 for part in parts[:-1])
+    return Mark(FLAG, 1, len(FLAG) + 2 + start, ".".join(parts), f"{FLAG} {text}", len(parts[-1]))
 
 
 def _fault(message: str, text: str, start: int, width: int, fix: str | None) -> RecipeError:

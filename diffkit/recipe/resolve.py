@@ -22,6 +22,7 @@ from .construct import STAGES, construct, unavailable
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
 from .spec import Chosen, Section, Spec
 from .tree import Node
+from .words import SYNONYMS
 
 S = TypeVar("S", bound=Section)
 GLOBAL = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
@@ -48,9 +49,7 @@ class Resolver:
     def read(self, cls: type[S]) -> S | None:
         """The whole tree as `cls`, None where it has faults."""
         made = self.section(cls, self.root, "")
-        for mark, key, here in self._unknown:
-            self.faults.append(faults.unknown_key(mark, key, here, self._valid))
-        self._unknown.clear()
+        self._tell_unknown()
         return made if isinstance(made, cls) and not self.faults else None
 
     def alone(self, kind: str, scope: Mapping[str, object], objects: Mapping[str, object]) -> Chosen | None:
@@ -59,9 +58,18 @@ class Resolver:
         self._valid.clear()
         self._objects = objects
         chosen = self.component(kind, self.root, "")
-        for mark, key, here in self._unknown:
-            self.faults.append(faults.unknown_key(mark, key, here, {}))
+        self._tell_unknown()
         return chosen
+
+    def _tell_unknown(self) -> None:
+        """Report unknown keys, now that all valid ones are known; what one of them was meant to be is not missing."""
+        meant = set()
+        for mark, key, here in self._unknown:
+            fault, path = faults.unknown_key(mark, key, here, self._valid)
+            self.faults.append(fault)
+            meant.add(path)
+        self._unknown.clear()
+        self.faults = [f for f in self.faults if f.code != "DK105" or f.message.partition(" ")[0] not in meant]
 
     def section(self, cls: type[Section], node: Node, path: str) -> Section | None:
         """The section written at `node`."""
@@ -83,6 +91,8 @@ class Resolver:
         if owner is not None:
             parts = [p.name for p in parameters if p.role == "component" and p is not owner]
             given = {name: self.built[_join(path, name)] for name in parts if _join(path, name) in self.built}
+            if "name" not in rest and isinstance(owner.default, str):
+                rest = {"name": Node(owner.default, node.mark, node.key), **rest}
             component = Node(rest, node.mark, node.key)
             values["component"] = self.component(owner.target, component, path, given, known)
         else:
@@ -103,15 +113,16 @@ class Resolver:
         keys of that section, told as valid too."""
         entries = node.entries("name")
         if entries is None:
-            self.faults.append(faults.wrong(node, f"the name of a {kind} or a mapping with one"))
+            self.faults.append(faults.wrong(node, f"the name of the {kind}, or a mapping with it"))
             return None
         name = entries.get("name")
         if name is None or not isinstance(name.value, str):
             names = [one.name for one in registry().entries(kind)]
-            wrong = (
-                faults.wrong(name, f"the name of a {kind}", choices=names) if name and name.value is not None else None
-            )
-            self.faults.append(wrong or faults.missing(node.label, _join(path, "name"), f"NAME of a {kind}", names))
+            what = f"the name of the {kind}"
+            wrong = faults.wrong(name, what, choices=names) if name and name.value is not None else None
+            self.faults.append(wrong or faults.missing(node.label, _join(path, "name"), "NAME", names))
+            aliases = [key for key in entries if "name" in SYNONYMS.get(key, ())]
+            self._unknown += [(entries[key].label, key, ("name",)) for key in aliases]
             return None
         try:
             found = registry().find(kind, name.value)
@@ -181,7 +192,7 @@ class Resolver:
             return Node({}, replace(mark, path=path), replace(mark, path=path))
         what = parameter.target if parameter.role == "component" else "..."
         names = [one.name for one in registry().entries(what)] if parameter.role == "component" else ()
-        self.faults.append(faults.missing(mark, path, f"NAME of a {what}" if names else "...", names))
+        self.faults.append(faults.missing(mark, path, "NAME" if names else "...", names))
         return None
 
     @staticmethod
@@ -282,9 +293,12 @@ class Resolver:
         return self.scope.get("shape")
 
     def _blamed(self, message: str, entries: Mapping[str, Node]) -> Mark:
-        """The option that a message speaks of, else the name of the component."""
-        named = [key for key in entries if key != "name" and re.search(rf"\b{re.escape(key)}\b", message)]
-        return entries[named[0] if named else "name"].mark
+        """The option that a message speaks of, by its name or else by its value; else the name of the component."""
+        options = [(key, node) for key, node in entries.items() if key != "name"]
+        named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]
+        words = set(re.findall(r"[\w.+-]+", message))
+        valued = [node for _, node in options if words & {str(leaf) for leaf in _leaves(node)}]
+        return (named or (valued if len(valued) == 1 else []) or [entries["name"]])[0].mark
 
     def _place(self, error: DiffkitError, mark: Mark) -> None:
         if error.where is None:
@@ -306,3 +320,8 @@ class Resolver:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _leaves(node: Node) -> list[object]:
+    """The value of a scalar, or the items of a list of scalars."""
+    return [item.value for item in node.value] if isinstance(node.value, list) else [node.value]

@@ -64,7 +64,8 @@ class _Reader:
         except _Stop:
             pass
         except yaml.MarkedYAMLError as error:
-            at = error.problem_mark or error.context_mark
+            forgotten = "expected ':'" in (error.problem or "") and error.context_mark is not None
+            at = error.context_mark if forgotten else error.problem_mark or error.context_mark
             said = ", ".join(part for part in (error.problem, error.context) if part)
             self.fault(
                 f"this is not YAML: {said}",

@@ -57,8 +57,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "scheduler": ("schedule", "sampler"),
     "tracker": ("trackers",),
     "training": ("train",),
-    "type": ("name",),
     "unet": ("network",),
+    **dict.fromkeys(("type", "kind", "class", "_target_", "target", "id"), ("name",)),
     "warmup_steps": ("warmup",),
     "wd": ("weight_decay",),
     "channel_mult": ("multipliers",),
@@ -71,6 +71,23 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "num_heads": ("heads",),
 }
 
+VALUES = {
+    **dict.fromkeys(("half", "float16", "16", "mixed"), "fp16"),
+    **dict.fromkeys(("float", "float32", "32", "full"), "fp32"),
+    **dict.fromkeys(("bfloat16", "bfloat"), "bf16"),
+    **dict.fromkeys(("fixedsmall", "fixed_small", "beta_tilde"), "small"),
+    **dict.fromkeys(("fixedlarge", "fixed_large", "beta"), "large"),
+    **dict.fromkeys(("learned_range", "learned_interpolation"), "learned"),
+}
+"""What other tools call some values."""
+
+
+def nearest_value(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that is meant, by a synonym or a slip."""
+    choices = tuple(choices)
+    synonym = VALUES.get(_form(word))
+    return synonym if synonym in choices else nearest(word, choices)
+
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The choice that `word` is most likely a slip of, None where none is close."""
@@ -82,18 +99,21 @@ def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | Non
 def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | None:
     """What an unknown key should have been: a name that is valid here, or the path where it is valid.
 
-    `elsewhere` maps valid names to their paths. A near certain slip comes first, then synonyms, then the same name
-    in another section, then whatever is close.
+    `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
+    another section, a near certain slip, synonyms, and last whatever is close.
     """
     here = tuple(here)
-    if near := nearest(key, here, 0.8):
+    if near := nearest(key, here, 0.99):
         return near
-    for synonym in SYNONYMS.get(_form(key), ()):
-        if synonym in here:
-            return synonym
     if key in elsewhere:
         return elsewhere[key]
-    for synonym in SYNONYMS.get(_form(key), ()):
+    if near := nearest(key, here, 0.8):
+        return near
+    synonyms = SYNONYMS.get(_form(key), ())
+    for synonym in synonyms:
+        if synonym in here:
+            return synonym
+    for synonym in synonyms:
         if synonym in elsewhere:
             return elsewhere[synonym]
     return nearest(key, here) or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
