@@ -20,6 +20,15 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 LARGEST = 64_000_000  # pixels; a small file may claim any number of them
 ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Color = Literal["rgb", "grey"]
 
 
@@ -42,8 +51,7 @@ def find_pictures(root: Path) -> list[str]:
 def picture_size(path: Path) -> tuple[int, int]:
     """(H, W) as it will be decoded, from the header alone. Raises PictureError."""
     with _opened(path) as image:
-        turned = image.getexif().get(ORIENTATION, 1) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
 def read_picture(path: Path, size: int | None, color: Color) -> Tensor:
@@ -53,11 +61,20 @@ def read_picture(path: Path, size: int | None, color: Color) -> Tensor:
     Raises PictureError.
     """
     with _opened(path) as image:
-        picture = ImageOps.exif_transpose(_eight_bits(image)).convert("RGB" if color == "rgb" else "L")
+        turn = UPRIGHT.get(_orientation(image))
+        picture = _eight_bits(image).convert("RGB" if color == "rgb" else "L")
+        picture = picture if turn is None else picture.transpose(turn)
         if size is not None and picture.size != (size, size):
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
         pixels = torch.from_numpy(np.array(picture))
     return pixels[None] if color == "grey" else pixels.permute(2, 0, 1).contiguous()
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 1 to 8; 5 and more swap the sides. To be asked before the pixels are decoded."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # a PNG may hold it behind its pixels, which would have to be decoded to find it
+    return int(image.getexif().get(ORIENTATION, 1))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from diffkit.data import DataSpec
 from diffkit.errors import DataError, PluginError
 from diffkit.level import Level
 
-LAYOUTS = [layout for layout in DEFAULT_COMPONENTS]
+LAYOUTS = list(DEFAULT_COMPONENTS)
 
 
 def test_digits_parts():
@@ -106,7 +106,7 @@ def test_gaussian_of_one_dimension_and_seeds():
     ],
 )
 def test_gaussian_refuses_what_is_no_gaussian(options):
-    with pytest.raises(ValueError, match="mean|std|covariance"):
+    with pytest.raises(ValueError, match=r"mean|std|covariance"):
         Gaussian(**options)
 
 
@@ -169,7 +169,7 @@ def test_mixture_explicit():
 )
 def test_mixture_refuses_options_that_would_do_nothing(options):
     """pains 25."""
-    with pytest.raises(ValueError, match="means|weights|std|components"):
+    with pytest.raises(ValueError, match=r"means|weights|std|components"):
         Mixture(**options)
 
 

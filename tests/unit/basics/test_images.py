@@ -1,0 +1,300 @@
+"""A folder of pictures, among them unusable ones (reliability: corrupt, empty, CMYK, 16-bit, bombs)."""
+
+import io
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import DataLoader
+
+from diffkit.basics.data import images, picture_files
+from diffkit.basics.data.images import Images
+from diffkit.basics.data.picture_files import PictureFiles, replaced
+from diffkit.basics.data.pictures import PictureError, find_pictures, picture_size, quiet, read_picture
+from diffkit.data import DataSpec, Resident
+from diffkit.errors import DataError
+
+
+def picture(i: int, height: int = 6, width: int = 5) -> Image.Image:
+    rng = np.random.default_rng(i)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A tiny file that claims any number of pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+ZOO = {
+    "empty.png": (b"", "empty"),
+    "text.jpg": (b"this is no image", "no PNG"),
+    "truncated.png": (encoded(picture(0, 60, 60), "PNG")[:-4000], "damaged"),
+    "truncated.jpg": (encoded(picture(0, 60, 60), "JPEG")[:-1000], "damaged"),
+    "header-only.png": (encoded(picture(0), "PNG")[:20], "damaged|no PNG"),
+    "bomb.png": (png_of_size(20_000, 20_000), "pixels"),
+    "large.png": (png_of_size(10_000, 9_000), "pixels"),
+    "gif.png": (encoded(picture(0), "GIF"), "no PNG"),
+    "negative.png": (b"II*\0" + b"\0" * 50, "no PNG"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(20):
+        picture(i).save(tmp_path / f"{i:02}.png")
+    return tmp_path
+
+
+def failure(data) -> DataError:
+    with pytest.raises(DataError) as raised:
+        data.split("train")
+    assert raised.value.fix
+    return raised.value
+
+
+def rows(split) -> list[bytes]:
+    return [split[i][0].numpy().tobytes() for i in range(len(split))]
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_pictures_come_out_as_they_are(folder, resident):
+    data = Images(str(folder), resident=resident)
+    assert data.spec == DataSpec(3, (6, 5), None, bounded=True, bins=256)
+    wanted = sorted(np.asarray(picture(i)).transpose(2, 0, 1).tobytes() for i in range(20))
+    assert sorted(rows(data.split("train")) + rows(data.split("held-out"))) == wanted
+    x = data.split("train")[0][0]
+    assert torch.equal(data.encode(data.decode(x)), x)
+
+
+def test_streamed_equals_resident(folder):
+    for options in ({}, {"size": 4}, {"color": "grey"}, {"held_out": 7}):
+        for part in ("train", "held-out"):
+            kept = Images(str(folder), resident="always", **options).split(part)
+            read = Images(str(folder), resident="never", **options).split(part)
+            assert isinstance(kept, Resident)
+            assert isinstance(read, PictureFiles)
+            assert rows(kept) == rows(read)
+
+
+def test_labels_are_folder_names(tmp_path):
+    for i, kind in enumerate(["dogs", "cats", "birds/small", "birds/large"]):
+        (tmp_path / kind).mkdir(parents=True)
+        for j in range(5):
+            picture(10 * i + j).save(tmp_path / kind / f"{j}.png")
+    for resident in ("always", "never"):
+        data = Images(str(tmp_path), labels=True, resident=resident)
+        assert data.spec.classes == 3
+        assert data.spec.class_names == ("birds", "cats", "dogs")
+        seen = {}
+        for part in ("train", "held-out"):
+            for i in range(len(data.split(part))):
+                x, cond = data.split(part)[i]
+                seen[x.numpy().tobytes()] = int(cond["label"])
+        wanted = [2] * 5 + [1] * 5 + [0] * 10
+        keys = [np.asarray(picture(10 * i + j)).transpose(2, 0, 1).tobytes() for i in range(4) for j in range(5)]
+        assert [seen[key] for key in keys] == wanted
+    picture(99).save(tmp_path / "loose.png")
+    assert failure(Images(str(tmp_path), labels=True)).code == "DK305"
+    assert Images(str(tmp_path)).spec.classes is None
+
+
+def test_size_scales_the_shorter_side_and_crops_the_centre(tmp_path):
+    striped = np.zeros((8, 32, 3), np.uint8)
+    striped[:, 12:20] = 255
+    Image.fromarray(striped).save(tmp_path / "wide.png")
+    assert read_picture(tmp_path / "wide.png", 8, "rgb").eq(255).all()
+    assert read_picture(tmp_path / "wide.png", 4, "grey").shape == (1, 4, 4)
+    assert read_picture(tmp_path / "wide.png", 16, "rgb").shape == (3, 16, 16)
+
+
+def test_unequal_sizes_need_size(folder):
+    picture(0, 9, 9).save(folder / "odd.png")
+    error = failure(Images(str(folder)))
+    assert error.code == "DK306"
+    assert "odd.png: 9x9" in error.render()
+    assert Images(str(folder), size=5).split("train")[0][0].shape == (3, 5, 5)
+
+
+def test_modes_are_converted_without_loss_of_meaning(tmp_path):
+    half = np.full((4, 4), 128, np.uint8)
+    deep = (half.astype(np.uint16) * 257).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "sixteen.png")
+    Image.fromarray(half).save(tmp_path / "grey.png")
+    Image.merge("CMYK", [Image.new("L", (4, 4), c) for c in (0, 0, 0, 127)]).save(tmp_path / "cmyk.jpg", quality=100)
+    Image.merge("RGBA", [Image.new("L", (4, 4), c) for c in (0, 0, 0, 127)]).save(tmp_path / "clear.png")
+    Image.new("P", (4, 4), 0).save(tmp_path / "palette.png", transparency=0)
+    Image.new("1", (4, 4), 1).save(tmp_path / "bit.png")
+    for name, value in [("sixteen", 128), ("grey", 128), ("cmyk", 128), ("clear", 128), ("palette", 255), ("bit", 255)]:
+        path = next(tmp_path.glob(f"{name}.*"))
+        for color, channels in (("rgb", 3), ("grey", 1)):
+            x = read_picture(path, None, color)
+            assert x.shape == (channels, 4, 4)
+            assert (x.int() - value).abs().max() <= 1, name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_pictures_are_turned_upright(tmp_path, orientation, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    source = picture(0, 6, 5).convert(mode)
+    source.save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as image:
+        wanted = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    x = read_picture(tmp_path / "turned.png", None, "rgb")
+    assert picture_size(tmp_path / "turned.png") == wanted.shape[:2]
+    assert np.array_equal(x.permute(1, 2, 0).numpy(), wanted)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_unusable_files_have_a_reason(tmp_path, name):
+    raw, why = ZOO[name]
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(PictureError, match=why), quiet():
+        read_picture(tmp_path / name, None, "rgb")
+
+
+@pytest.mark.filterwarnings("error")
+def test_all_unusable_files_are_reported_at_once(folder):
+    for name, (raw, _) in ZOO.items():
+        (folder / name).write_bytes(raw)
+    error = failure(Images(str(folder), size=5))
+    assert error.code == "DK309"
+    assert f"{len(ZOO)} of {20 + len(ZOO)}" in error.message
+    assert all(any(note.startswith(f"{name}: ") for note in error.notes) for name in ZOO)
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_skipped_picture_moves_no_other(folder, resident):
+    before = [rows(Images(str(folder), resident=resident).split(part)) for part in ("train", "held-out")]
+    spoiled = picture(3)
+    (folder / "03.png").write_bytes(b"spoiled")
+    data = Images(str(folder), resident=resident, errors="skip")
+    with pytest.warns(UserWarning, match=r"skipped 1 of 20 images: 03.png: no PNG"):
+        after = [rows(data.split(part)) for part in ("train", "held-out")]
+    gone = np.asarray(spoiled).transpose(2, 0, 1).tobytes()
+    for old, new in zip(before, after):
+        assert len(old) == len(new)
+        for i in range(len(old)):
+            assert new[i] == (old[(i + 1) % len(old)] if old[i] == gone else old[i])
+
+
+def test_too_many_skipped(folder):
+    for i in range(3):
+        (folder / f"0{i}.png").write_bytes(b"spoiled")
+    error = failure(Images(str(folder), errors="skip", max_skipped=2))
+    assert error.code == "DK309"
+    assert "more than data.max_skipped = 2" in error.message
+    with pytest.warns(UserWarning, match="skipped 3"):
+        assert Images(str(folder), errors="skip", max_skipped=3).split("train")
+
+
+def test_damage_found_while_streaming(folder):
+    """Headers are examined before training; what only decoding shows is met by the same policy."""
+    raw = (folder / "05.png").read_bytes()
+    (folder / "05.png").write_bytes(raw[:60] + b"\0\0\0\0" + raw[64:])
+    split = Images(str(folder), held_out=1, resident="never").split("train")
+    place = split.names.index("05.png")
+    with pytest.raises(DataError, match="1 of 19 images") as raised:
+        split[place]
+    assert raised.value.code == "DK309"
+    skipping = Images(str(folder), held_out=1, resident="never", errors="skip").split("train")
+    assert torch.equal(skipping[place][0], skipping[place + 1][0])
+    assert torch.equal(skipping[place][0], skipping[place][0])
+    (folder / "06.png").unlink()
+    strict = PictureFiles(folder, ("05.png", "06.png", "07.png"), None, None, "rgb", (3, 6, 5), "skip", 1)
+    with pytest.raises(DataError, match="max_skipped = 1"):
+        strict[0]
+
+
+def test_nothing_usable(tmp_path):
+    assert failure(Images(str(tmp_path / "none"))).code == "DK301"
+    assert failure(Images(str(tmp_path))).code == "DK304"
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "pictures.zip").write_bytes(b"")
+    error = failure(Images(str(tmp_path)))
+    assert "'.txt': 1" in error.render()
+    assert "unpack it first" in error.render()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert failure(Images(str(tmp_path))).code == "DK309"
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).unlink()
+    picture(0).save(tmp_path / "one.png")
+    assert failure(Images(str(tmp_path))).code == "DK304"
+
+
+def test_order_and_hidden_files(tmp_path):
+    for name in ("b.PNG", "a.jpeg", ".hidden.png", "note.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "c.png").touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.webp").touch()
+    assert find_pictures(tmp_path) == ["a.jpeg", "b.PNG", "sub/c.webp"]
+
+
+def test_large_sets_stream(folder, monkeypatch):
+    monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3 - 1)
+    assert isinstance(Images(str(folder)).split("train"), PictureFiles)
+    monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3)
+    assert isinstance(Images(str(folder)).split("train"), Resident)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_streams_work_in_loader_workers(folder):
+    split = Images(str(folder), resident="never").split("train")
+    assert len(pickle.loads(pickle.dumps(split))) == len(split)  # noqa: S301 - as a spawned worker does
+    loader = DataLoader(split, batch_size=None, num_workers=2)
+    assert [x.numpy().tobytes() for x, _ in loader] == rows(split)
+
+
+def test_long_reports_end(monkeypatch):
+    monkeypatch.setattr(picture_files, "LISTED", 2)
+    error = picture_files.unusable({f"{i}.png": "empty file" for i in range(5)}, 9)
+    assert error.notes == ("0.png: empty file", "1.png: empty file", "and 3 more")
+
+
+def test_replaced():
+    assert replaced([True, False, True, False], [0, 1, 2, 3]) == [0, 2, 2, 0]
+    with pytest.raises(DataError) as raised:
+        replaced([False, True], [0])
+    assert raised.value.code == "DK304"
+
+
+def test_fingerprint(folder):
+    data = Images(str(folder))
+    before = data.fingerprint()
+    assert Images(str(folder), workers=7).fingerprint() == before
+    assert Images(str(folder), size=5).fingerprint() != before
+    (folder / "00.png").rename(folder / "zz.png")
+    assert Images(str(folder)).fingerprint() != before
+
+
+@pytest.mark.data
+def test_photographs_of_clothes():
+    root = Path(os.environ.get("DIFFKIT_DATA") or "none") / "clothing64" / "images"
+    if not root.is_dir():
+        pytest.skip("DIFFKIT_DATA names no folder that holds clothing64")
+    data = Images(str(root), size=32, labels=True)
+    assert data.spec.classes == 10
+    assert len(data.split("train")) + len(data.split("held-out")) == 2700
+    assert data.split("train").x.shape[1:] == (3, 32, 32)
+    assert torch.bincount(data.split("train").cond["label"]).min() > 50
