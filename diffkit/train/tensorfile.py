@@ -15,7 +15,7 @@ from io import BufferedReader
 from .files import fault, parse_object, size_of
 
 WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-MAX_HEADER = 16 << 20
+MAX_HEADER = 8 << 20
 MAX_RANK = 16
 
 

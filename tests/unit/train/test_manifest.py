@@ -167,7 +167,6 @@ def test_no_bytes_make_the_header_reader_raise_anything_else(
 ) -> None:
     path = tmp_path_factory.mktemp("header") / "x.safetensors"
     path.write_bytes(len(data).to_bytes(8, "little") + data)
-    with files.open_regular(path) as stream:
-        with contextlib.suppress(CheckpointError):
-            _, spans = read_header(stream, path.name)
-            assert max((span.end for span in spans.values()), default=0) == 0
+    with files.open_regular(path) as stream, contextlib.suppress(CheckpointError):
+        _, spans = read_header(stream, path.name)
+        assert max((span.end for span in spans.values()), default=0) == 0
