@@ -14,14 +14,14 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
     """x: (N, C, *S) -> (N, D) float64: (x + 1) / 2 where the data is bounded, x itself otherwise.
 
     Where the data has `bins`, x is first rounded to the nearest value that a stored example can have, so that a
-    sample is judged as it will be seen. Raises DataError DK320 where a value is not finite.
+    sample is judged as it will be seen. Raises DataError DK330 where a value is not finite.
     """
     rows = x.flatten(1).double()
     if not torch.isfinite(rows).all():
         bad = int((~torch.isfinite(rows)).any(dim=1).sum())
         raise DataError(
             f"{bad} of {len(rows)} samples hold NaN or infinite values",
-            code="DK320",
+            code="DK330",
             fix="look for the first bad value in metrics.jsonl; sample from an earlier checkpoint, or with more steps",
         )
     if spec.bins is not None:
@@ -31,12 +31,12 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
 
 
 def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Samples and training examples as rows of pixels. Raises DataError DK321 where one has fewer than `least`."""
+    """Samples and training examples as rows of pixels. Raises DataError DK331 where one has fewer than `least`."""
     for role, x in (("samples", evaluation.samples), ("training examples", evaluation.train)):
         if len(x) < least:
             raise DataError(
                 f"{len(x)} {role} are too few for this metric, which needs {least}",
-                code="DK321",
+                code="DK331",
                 fix="raise sample.count" if role == "samples" else "give more data",
             )
     return pixels(evaluation.samples, evaluation.spec), pixels(evaluation.train, evaluation.spec)
