@@ -39,6 +39,7 @@ from .manifest import (
     verify,
     verify_file,
 )
+from .state import check_state
 from .tensors import Shapes, Tensors, read_tensors, write_tensors
 
 Expected = Mapping[str, Shapes | None]
@@ -47,7 +48,7 @@ OnEvent = Callable[[str, Mapping[str, Any]], None]
 _STALE = re.compile(r"\.(tmp|old)-(step-\d{8,18})-[0-9a-f]{32}")
 
 
-class SaveFailed(ResourceError):  # noqa: N818 - says what happened, like Interrupted
+class SaveFailed(ResourceError):  # noqa: N818 - it says what happened
     """A checkpoint could not be written; every older one is untouched, so training may go on and try again."""
 
     code = "DK410"
@@ -129,13 +130,19 @@ class CheckpointStore:
         return final
 
     def load(
-        self, expected: Expected | None = None, device: torch.device | str = "cpu", *, must: bool = False
+        self,
+        expected: Expected | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        state: Mapping[str, Any] | None = None,
+        must: bool = False,
     ) -> Checkpoint | None:
         """The newest whole checkpoint, or None where there is none of any kind and `must` is not set.
 
         `expected` maps each group that is wanted to its tensors, real ones or shapes (None: whatever it holds); they
-        are compared with the headers before anything is read. Without it every group is read. Each checkpoint that
-        is passed over is reported to `on_event` as a `fault`.
+        are compared with the headers before anything is read. Without it every group is read. `state` is an example:
+        what it has must be there, of the same JSON types. Each checkpoint that is passed over is reported to
+        `on_event` as a `fault`.
         Raises: CheckpointError where candidates exist and none loads, or where none exists and `must` is set.
         """
         found = candidates(self.directory)
@@ -143,6 +150,7 @@ class CheckpointStore:
         for candidate in found:
             try:
                 checkpoint = read_checkpoint(candidate, expected, device)
+                check_state(checkpoint.state, state or {}, candidate.step)
             except CheckpointError as error:
                 self._whole[candidate.step] = False
                 reasons.append(f"{candidate.path.name}: {error.message}")

@@ -22,8 +22,7 @@ import torch
 
 from diffkit.errors import CheckpointError
 from diffkit.train.checkpoint import CheckpointStore
-from diffkit.train.manifest import candidates, inspect
-from diffkit.train.optim_state import restore_optimizer
+from diffkit.train.manifest import inspect
 
 EXPECTED: dict[str, Any] = {"network": {"w": torch.zeros(4, 3), "flag": torch.zeros(2, dtype=torch.bool)}}
 NETWORK, STATE, MANIFEST = "network.safetensors", "state.json", "manifest.json"
@@ -460,14 +459,35 @@ def test_the_corpus_is_large_enough() -> None:
     assert not Path("/tmp/pwned").exists()
 
 
-def test_a_state_that_is_right_in_form_is_still_refused_by_its_readers(directory: Path) -> None:
-    """A hostile optimizer state passes the store, which knows no optimizers, and fails at the optimizer."""
-    state_file(directory / "step-00000002", b'{"optimizer": {"groups": "os.system", "scalars": {}}}')
-    loaded = CheckpointStore(directory).load(EXPECTED)
+STATES: dict[str, bytes] = {
+    "nothing": b"{}",
+    "step is text": b'{"step": "2", "window": {"sums": {}}, "data": "x", "betas": [1]}',
+    "step is true": b'{"step": true, "window": {"sums": {}}, "data": "x", "betas": [1]}',
+    "step is another": b'{"step": 9, "window": {"sums": {}}, "data": "x", "betas": [1]}',
+    "a mapping is a list": b'{"step": 2, "window": [], "data": "x", "betas": [1]}',
+    "a mapping lacks a name": b'{"step": 2, "window": {}, "data": "x", "betas": [1]}',
+    "text among the sums": b'{"step": 2, "window": {"sums": {"loss": "os.system"}}, "data": "x", "betas": [1]}',
+    "text is a mapping": b'{"step": 2, "window": {"sums": {}}, "data": {"_target_": "os.system"}, "betas": [1]}',
+    "text is null": b'{"step": 2, "window": {"sums": {}}, "data": null, "betas": [1]}',
+    "a list is text": b'{"step": 2, "window": {"sums": {}}, "data": "x", "betas": "x"}',
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_of_another_form_is_passed_over(directory: Path, name: str) -> None:
+    """What the trainer would stumble over is found while there is still an older checkpoint to take."""
+    example = {"step": 0, "window": {"sums": {}}, "data": "text", "betas": (0.9,)}
+    right = b'{"step": %d, "window": {"sums": {"loss": 1}}, "data": "x", "betas": [1, 2], "more": {}}'
+    for step in (1, 2):
+        state_file(directory / f"step-{step:08d}", right % step)
+    loaded = CheckpointStore(directory).load(EXPECTED, state=example)
     assert loaded is not None
-    assert candidates(directory)[0].step == loaded.step == 2
-    net = torch.nn.Linear(2, 2)
-    with pytest.raises(CheckpointError):
-        restore_optimizer(
-            torch.optim.Adam(net.parameters()), net.named_parameters(), {}, dict(loaded.state["optimizer"])
-        )
+    assert loaded.step == 2
+    state_file(directory / "step-00000002", STATES[name])
+    faults: list[str] = []
+    store = CheckpointStore(directory, on_event=lambda event, fields: faults.append(str(fields["reason"])))
+    loaded = store.load(EXPECTED, state=example)
+    assert loaded is not None
+    assert loaded.step == 1
+    assert len(faults) == 1
+    assert faults[0].startswith("state.")
