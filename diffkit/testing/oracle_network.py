@@ -12,6 +12,8 @@ from diffkit.parameterization import Parameterization
 from diffkit.scalar import Scalar
 from diffkit.schedule import Schedule
 
+from .speaking import speak
+
 BISECTIONS = 60
 
 
@@ -35,7 +37,7 @@ class OracleNetwork(Network):
         level = self._level(c_noise.double())
         x = x / broadcast(self.parameterization.c_in(level), x)
         estimate = self.truth(x, level) if label is None else self.truth(x, level, label=label)
-        return self.parameterization.target(estimate.x0, estimate.eps, level)
+        return speak(self.parameterization, estimate.x0, estimate.eps, level)
 
     def _level(self, c_noise: Tensor) -> Level:
         return self.schedule.level(self._time(c_noise))

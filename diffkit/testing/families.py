@@ -1,0 +1,187 @@
+"""What components are held against: schedules, predictions, data and denoisers that need no plugin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from diffkit import scalar
+from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.denoiser import Denoiser
+from diffkit.estimate import Estimate
+from diffkit.level import Level
+from diffkit.parameterization import Parameterization
+from diffkit.scalar import Scalar
+from diffkit.schedule import Discrete, Schedule
+
+from .oracle_gaussian import GaussianOracle
+from .oracle_mixture import MixtureOracle
+from .order import at_logsnr
+
+
+@dataclass(frozen=True)
+class Path(Schedule):
+    """A schedule given by its curve, and its time as a function of the angle."""
+
+    title: str
+    curve: Callable[[Scalar], tuple[Scalar, Scalar]]
+    clock: Callable[[Scalar], Scalar]
+    t_clean: float = 0.0
+    t_noise: float = 1.0
+
+    def level(self, t: Scalar) -> Level:
+        return Level(*self.curve(t))
+
+    def time(self, level: Level) -> Scalar:
+        return self.clock(level.angle)
+
+
+def _half_turn(t: Scalar) -> tuple[Scalar, Scalar]:
+    return scalar.cos(0.5 * math.pi * t), scalar.sin(0.5 * math.pi * t)
+
+
+def _wavy(t: Scalar) -> tuple[Scalar, Scalar]:
+    size = 1.0 + 0.6 * scalar.sin(3.0 * t)
+    return size * scalar.cos(1.5 * t), size * scalar.sin(1.5 * t)
+
+
+def _unit_sigma(t: Scalar) -> tuple[Scalar, Scalar]:
+    return torch.ones_like(t) if isinstance(t, Tensor) else 1.0, t
+
+
+TRIG = Path("trig", _half_turn, lambda angle: angle / (0.5 * math.pi))
+RECTIFIED = Path("flow", lambda t: (1.0 - t, t), lambda a: scalar.divide(scalar.sin(a), scalar.sin(a) + scalar.cos(a)))
+EXPLODING = Path("edm", _unit_sigma, scalar.tan, 0.002, 80.0)
+WAVY = Path("random scale", _wavy, lambda angle: angle / 1.5, 0.0, 1.0)
+
+
+@cache
+def discrete(steps: int = 1000) -> Discrete:
+    """beta linear, ends scaled so that any number of steps ends near pure noise."""
+    return Discrete(torch.linspace(0.1 / steps, 20.0 / steps, steps, dtype=torch.float64).clamp(max=0.9))
+
+
+@cache
+def zero_terminal() -> Discrete:
+    """Twelve steps, the last of which destroys the signal."""
+    return Discrete([*torch.linspace(0.02, 0.6, 11, dtype=torch.float64).tolist(), 1.0])
+
+
+@dataclass(frozen=True)
+class Row(Parameterization):
+    """A prediction given by its row (a, b)."""
+
+    title: str
+    row: Callable[[Level], tuple[Scalar, Scalar]]
+
+    def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
+        return self.row(level)
+
+
+def _v(level: Level) -> tuple[Scalar, Scalar]:
+    return -scalar.divide(level.sigma, level.scale), scalar.divide(level.alpha, level.scale)
+
+
+def _edm(level: Level) -> tuple[Scalar, Scalar]:
+    size = scalar.hypot(level.sigma, 0.5 * level.alpha)
+    return scalar.divide(level.sigma, size) * 2.0 * 0.5, -0.5 * scalar.divide(level.alpha, size)
+
+
+EPS = Row("eps", lambda level: (0.0, 1.0))
+X0 = Row("x0", lambda level: (1.0, 0.0))
+V = Row("v", _v)
+FLOW = Row("flow", lambda level: (-1.0, 1.0))
+EDM = Row("edm", _edm)
+ROWS = (EPS, X0, V, FLOW, EDM)
+
+MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
+COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
+
+
+def gaussian() -> GaussianOracle:
+    """Two dimensions, correlated."""
+    return GaussianOracle(MEAN, COVARIANCE)
+
+
+def mixture(turn: Tensor | None = None, shift: Tensor | None = None) -> MixtureOracle:
+    """Three correlated components in the plane, turned and shifted."""
+    means = torch.tensor([[0.8, 0.1], [-0.5, 0.6], [-0.2, -0.9]], dtype=torch.float64)
+    spreads = torch.stack([COVARIANCE * c for c in (0.2, 0.4, 0.1)])
+    if turn is not None:
+        means, spreads = means @ turn.T, turn @ spreads @ turn.T
+    if shift is not None:
+        means = means + shift
+    return MixtureOracle([0.5, 0.3, 0.2], means, spreads)
+
+
+@dataclass(frozen=True)
+class GaussianData(Data):
+    """Two correlated dimensions, drawn once."""
+
+    bins: int | None = None
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(2, bins=self.bins)
+
+    def split(self, part: Part) -> Resident:
+        source = torch.Generator().manual_seed(0 if part == "train" else 1)
+        return Resident(gaussian().sample(256, source).float())
+
+    def truth(self) -> Denoiser:
+        return gaussian()
+
+
+@dataclass(frozen=True)
+class ByLabel:
+    """A denoiser for each label, the last one for those without: what a conditional network learns."""
+
+    denoisers: Sequence[Denoiser]
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        null = len(self.denoisers) - 1
+        label = cond.get("label", torch.full((len(x),), null))
+        each = [denoise(x, level) for denoise in self.denoisers]
+        rows = torch.arange(len(x))
+        x0 = torch.stack([e.x0 for e in each])[label, rows]
+        eps = torch.stack([e.eps for e in each])[label, rows]
+        return Estimate(level, x0, eps)
+
+
+@dataclass(frozen=True)
+class WithAux:
+    """A denoiser that also answers the entries of aux that a sampler needs, each a constant."""
+
+    denoise: Denoiser
+    names: tuple[str, ...]
+    value: float = 0.5
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        estimate = self.denoise(x, level, **cond)
+        return replace(estimate, aux={name: torch.full_like(estimate.x0, self.value) for name in self.names})
+
+
+def probe_levels() -> tuple[Level, ...]:
+    """Levels of every family: variance preserving, exploding, straight, of any scale; no ends."""
+    angles = (0.02, 0.3, 0.8, 1.3, 1.55)
+    return (
+        *(Level(math.cos(a), math.sin(a)) for a in angles),
+        *(Level(1.0, sigma) for sigma in (0.01, 0.5, 40.0)),
+        *(Level(1.0 - t, t) for t in (0.1, 0.7)),
+        Level(2.0, 0.6),
+    )
+
+
+def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, uneven: bool = True) -> list[Level]:
+    """n + 1 levels from half_logsnr -1.5 to 2, or to clean data, unevenly spaced, each of its own scale."""
+    stops = n - 1 if clean else n
+    power = 1.2 if uneven else 1.0
+    levels = [at_logsnr(-1.5 + 3.5 * (i / max(1, stops)) ** power) for i in range(stops + 1)]
+    if clean:
+        levels.append(Level(1.0, 0.0))
+    return [Level(level.alpha * scale(i), level.sigma * scale(i)) for i, level in enumerate(levels)]

@@ -1,0 +1,249 @@
+"""Laws of what a network's output means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diffkit.errors import LevelError
+from diffkit.level import Level
+from diffkit.parameterization import Parameterization
+
+from .. import families
+from ..law import Inapplicable, Worst, law
+from ..speaking import speak
+from ..subject import Subject
+
+SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
+
+
+def levels(subject: Subject) -> list[Level]:
+    """Levels of every family and scale; those of the own schedule where the component holds one."""
+    schedule = getattr(subject.component, "schedule", None)
+    if schedule is None:
+        return list(families.probe_levels())
+    T = schedule.steps
+    times = (1.0, 2.0, 10.0, T // 2, T - 1.0, T) if T else [schedule.t_clean + u for u in (0.05, 0.3, 0.9)]
+    return [schedule.level(float(t)) for t in times]
+
+
+def ends(subject: Subject) -> list[Level]:
+    """Clean data and pure noise, of two scales."""
+    if getattr(subject.component, "schedule", None) is not None:
+        return []
+    return [Level(1.0, 0.0), Level(0.0, 1.0), Level(3.0, 0.0), Level(0.0, 0.5)]
+
+
+def _det(p: Parameterization, level: Level) -> float:
+    a, b = p.coefficients(level)
+    return float(level.alpha) * float(b) - float(level.sigma) * float(a)
+
+
+def _cases(subject: Subject) -> Iterator[tuple[Level, Tensor, Tensor]]:
+    for level in levels(subject):
+        yield level, subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
+
+
+@law(
+    "parameterization",
+    statement="decoding the target of (x0, eps) gives (x0, eps), at every level",
+    source="identities C1; design.md, fact 1",
+    tolerance=1e-9,
+    identities="C1",
+)
+def round_trip(subject: Subject, worst: Worst) -> None:
+    """y = a x0 + b eps and x = alpha x0 + sigma eps: two equations for two unknowns, wherever det is not 0."""
+    p: Parameterization = subject.component
+    for level, x0, eps in _cases(subject):
+        det = abs(_det(p, level))
+        a, b = (abs(float(c)) for c in p.coefficients(level))
+        hard = max(1.0, max(a, b, float(level.alpha), float(level.sigma)) / det)
+        estimate = p.decode(speak(p, x0, eps, level), level.mix(x0, eps), level)
+        worst.compare(estimate.x0, x0, f"x0 at {level}", hard)
+        worst.compare(estimate.eps, eps, f"eps at {level}", hard)
+        worst.holds(estimate.level == level, f"the estimate's level is {estimate.level}", f"{level}")
+
+
+@law(
+    "parameterization",
+    statement="whatever the network says, alpha x0 + sigma eps = x",
+    source="design.md, section 1",
+    tolerance=1e-9,
+)
+def consistent(subject: Subject, worst: Worst) -> None:
+    """An estimate is a split of x; a network may be wrong, its decoding may not."""
+    p: Parameterization = subject.component
+    for level, x0, eps in _cases(subject):
+        x = subject.normal(3, 2)
+        y = speak(p, x0, eps, level)
+        estimate = p.decode(y, x, level)
+        size = max(1.0, float(estimate.x0.abs().max()) * float(level.alpha))
+        worst.compare(level.mix(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
+
+
+@law(
+    "parameterization",
+    statement="coefficients are finite at every level, alpha = 0 and sigma = 0 included; they tell levels apart",
+    source="design.md, fact 1",
+    tolerance=0.0,
+    identities="C2",
+)
+def finite(subject: Subject, worst: Worst) -> None:
+    """Rows are written so that training at the ends needs no special case."""
+    p: Parameterization = subject.component
+    for level in (*levels(subject), *ends(subject)):
+        row = [float(c) for c in p.coefficients(level)]
+        worst.holds(all(math.isfinite(c) for c in row) and any(row), f"(a, b) = {row} at {level}", "finite, not (0, 0)")
+        c_in = float(p.c_in(level))
+        worst.holds(0 < c_in < math.inf, f"c_in = {c_in} at {level}", "positive and finite")
+
+
+@law(
+    "parameterization",
+    statement="where x and y say the same thing decoding raises LevelError; it never answers inf or nan",
+    source="Lin et al. 2023 (arXiv:2305.08891), sec. 3.1; pains 4",
+    tolerance=0.0,
+    identities="C2",
+)
+def singular_ends(subject: Subject, worst: Worst) -> None:
+    """eps says nothing about x0 at alpha = 0, x0 nothing about eps at sigma = 0."""
+    p: Parameterization = subject.component
+    x0, eps = subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
+    for level in ends(subject):
+        for form in (level, Level(torch.full((3,), float(level.alpha)), torch.full((3,), float(level.sigma)))):
+            kind = "floats" if form is level else "tensors"
+            try:
+                estimate = p.decode(speak(p, x0, eps, form), form.mix(x0, eps), form)
+            except LevelError as error:
+                worst.holds(bool(error.fix), f"LevelError without a fix at {level}", "an error that names the fix")
+                continue
+            fine = bool(torch.isfinite(estimate.x0).all()) and bool(torch.isfinite(estimate.eps).all())
+            right = fine and float((form.mix(estimate.x0, estimate.eps) - form.mix(x0, eps)).abs().max()) < 1e-5
+            worst.holds(fine and right, f"decoded at {level} ({kind}) to a wrong or infinite estimate", "LevelError")
+    if not worst.checks:
+        raise Inapplicable("its schedule has no such ends")
+
+
+@law(
+    "parameterization",
+    statement="|y - target|^2 = weight(level) |x0 - x0_hat|^2",
+    source="identities C3; design.md, fact 2",
+    tolerance=1e-9,
+    identities="C3",
+)
+def weight(subject: Subject, worst: Worst) -> None:
+    """A change d of x0 at fixed x changes eps by -alpha d / sigma, so y by (a - b alpha / sigma) d = -det d / sigma."""
+    p: Parameterization = subject.component
+    d = subject.normal(3, 2, stream="d")
+    for level, x0, eps in _cases(subject):
+        shift = float(level.alpha) / float(level.sigma)
+        gap = p.target(x0 + d, eps - shift * d, level) - p.target(x0, eps, level)
+        got = float(p.weight(level)) * d.square().sum()
+        scale = max(1e-6, float(gap.square().sum()))
+        hard = max(1.0, *(abs(float(c)) for c in p.coefficients(level)), shift) ** 2
+        worst.note(abs(float(got - gap.square().sum())) / max(scale, 1e-9 * hard), f"weight at {level}", f"{scale:.9g}")
+
+
+@law(
+    "parameterization",
+    statement="levels may be floats, (B,) tensors or any shape that broadcasts to x: the same target and estimate",
+    source="design.md, section 1",
+    tolerance=1e-9,
+)
+def any_shape(subject: Subject, worst: Worst) -> None:
+    """One level for each example while training, one for each pixel in per-pixel diffusions."""
+    p: Parameterization = subject.component
+    x0, eps = subject.normal(3, 2, 4, stream="x0"), subject.normal(3, 2, 4, stream="eps")
+    for level in levels(subject):
+        want = p.decode(speak(p, x0, eps, level), level.mix(x0, eps), level)
+        size = max(1.0, float(want.x0.abs().max()), float(want.eps.abs().max()))
+        rough = size * max(1.0, 1.0 / max(abs(_det(p, level)), 1e-9)) * 1e2
+        for shape in ((3,), (3, 1, 1), (3, 1, 4)):
+            if len(shape) > 1 and getattr(p, "schedule", None) is not None:
+                continue
+            many = Level(*(torch.full(shape, float(c), dtype=torch.float64) for c in (level.alpha, level.sigma)))
+            y = speak(p, x0, eps, many)
+            worst.compare(y, speak(p, x0, eps, level), f"target at {level}, tensors {shape}", size)
+            got = p.decode(y, many.mix(x0, eps), many)
+            worst.compare(got.x0, want.x0, f"x0 at {level}, tensors {shape}", rough)
+            worst.compare(got.eps, want.eps, f"eps at {level}, tensors {shape}", rough)
+            factor = torch.as_tensor(p.weight(many))
+            told = torch.as_tensor(float(p.weight(level)), dtype=torch.float64)
+            ratio = (factor / told).reshape(-1)
+            worst.compare(ratio, torch.ones_like(ratio), f"weight at {level}, tensors {shape}", 1e3)
+
+
+@law(
+    "parameterization",
+    statement="float32 x and y are decoded in float32, within rounding",
+    source="pains 8",
+    tolerance=1e-4,
+)
+def single_precision(subject: Subject, worst: Worst) -> None:
+    """Coefficients come from float64 levels; only x and y are rounded."""
+    p: Parameterization = subject.component
+    for level, x0, eps in _cases(subject):
+        y, x = speak(p, x0, eps, level), level.mix(x0, eps)
+        got = p.decode(y.float(), x.float(), level)
+        worst.holds(got.x0.dtype == got.eps.dtype == torch.float32, f"decoded to {got.x0.dtype}", "torch.float32")
+        a, b = (abs(float(c)) for c in p.coefficients(level))
+        sizes = (a, b, float(level.alpha), float(level.sigma))
+        hard = max(1.0, float(x.abs().max()), float(y.abs().max())) * max(sizes) / abs(_det(p, level))
+        worst.compare(got.x0.double(), x0, f"x0 at {level} in float32", max(1.0, hard))
+        worst.compare(got.eps.double(), eps, f"eps at {level} in float32", max(1.0, hard))
+
+
+@law(
+    "parameterization",
+    statement="on Gaussian data the least loss is weight(level) mmse, reached at the target of (x0*, eps*)",
+    source="Vincent 2011; identities D2, D3",
+    tolerance=1e-9,
+    identities="D1 D2 D3",
+)
+def optimum(subject: Subject, worst: Worst) -> None:
+    """The loss is quadratic, so four points (x0, eps) = (m +- s, +-1) with the right moments give its mean exactly."""
+    p: Parameterization = subject.component
+    m, std = 0.3, 0.6
+    oracle = families.GaussianOracle(torch.tensor([m, m], dtype=torch.float64), std**2)
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    x0, eps = (m + std * signs[:, :1]).expand(4, 2), signs[:, 1:].expand(4, 2)
+    for level in levels(subject):
+        x = level.mix(x0, eps)
+        best = oracle(x, level)
+        y = p.target(best.x0, best.eps, level).detach().requires_grad_()
+        target = p.target(x0, eps, level)
+        loss = (y - target).square().sum(1).mean()
+        size = max(1e-3, float(target.detach().square().sum(1).mean()))
+        worst.compare(float(loss), oracle.minimum_loss(p, level), f"least loss at {level}", size)
+        (slope,) = torch.autograd.grad(loss, y)
+        for name, direction in (("1", torch.ones_like(x)), ("x", x)):
+            worst.compare(float((slope * direction).sum()), 0.0, f"slope along {name} at {level}", size * 10)
+        heard = p.decode(speak(p, best.x0, best.eps, level), x, level)
+        worst.compare(heard.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
+
+
+@law(
+    "parameterization",
+    statement="out_channels is at least the data's, and decode adds every entry of aux that it provides",
+    source="design.md, section 1",
+    tolerance=0.0,
+)
+def channels(subject: Subject, worst: Worst) -> None:
+    """Networks are built for this many channels; samplers read aux by name."""
+    p: Parameterization = subject.component
+    for count in (1, 2, 3):
+        made = p.out_channels(count)
+        worst.holds(made >= count, f"out_channels({count}) = {made}", f"at least {count}")
+    for fill in (-1.0, 0.0, 1.0):
+        level = levels(subject)[1]
+        x0, eps = subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
+        estimate = p.decode(speak(p, x0, eps, level, fill), level.mix(x0, eps), level)
+        for name in p.provides:
+            value = estimate.aux.get(name)
+            worst.holds(value is not None and value.shape == x0.shape, f"aux[{name}] = {value}", "shaped like x")
+            if name == "frac" and value is not None:
+                inside = bool(((value >= 0) & (value <= 1)).all())
+                worst.holds(inside, f"frac in [{float(value.min()):.3g}, {float(value.max()):.3g}]", "in [0, 1]")

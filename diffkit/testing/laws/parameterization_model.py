@@ -1,0 +1,177 @@
+"""Laws of parameterizations inside of a `Model`: the same denoiser, whatever the network predicts."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffkit import transition
+from diffkit.denoiser import Model
+from diffkit.errors import LevelError
+from diffkit.level import Level
+from diffkit.network import Network
+from diffkit.parameterization import Parameterization
+from diffkit.schedule import Schedule
+
+from .. import families
+from ..law import Worst, law
+from ..oracle_network import OracleNetwork
+from ..subject import Subject
+
+
+class _Told(Network):
+    """Remembers what it was told, and answers zeros."""
+
+    def __init__(self, outputs: int, integer_time: bool) -> None:
+        super().__init__()
+        self.outputs, self.integer_time = outputs, integer_time
+        self.heard: list[Tensor] = []
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        self.heard.append(c_noise)
+        self.seen.append(x)
+        return torch.zeros_like(x[:, :1]).expand(-1, self.outputs, *x.shape[2:])
+
+
+def _schedules(p: Parameterization) -> list[Schedule]:
+    own = getattr(p, "schedule", None)
+    return [own] if own is not None else [families.discrete(), families.TRIG, families.EXPLODING]
+
+
+def _inside(schedule: Schedule) -> list[float]:
+    if schedule.steps is not None:
+        return [1.0, 2.0, 40.0, schedule.steps / 2, schedule.steps - 1.0]
+    span = schedule.t_noise - schedule.t_clean
+    return [schedule.t_clean + span * u for u in (0.02, 0.3, 0.7, 0.95)]
+
+
+@law(
+    "parameterization",
+    statement="a perfect network is the exact denoiser, whatever it predicts and on whatever curve it is asked",
+    source="identities C1, A8; design.md, fact 5; pains 5",
+    tolerance=2e-5,
+    identities="A8 C1",
+)
+def model(subject: Subject, worst: Worst) -> None:
+    """(x0, eps) survives rescaling of x, so a model answers at levels of other families than its own.
+
+    c_noise is a float32, which is where the tolerance comes from.
+    """
+    p: Parameterization = subject.component
+    data = families.GaussianData()
+    oracle = families.gaussian()
+    for schedule in _schedules(p):
+        network = OracleNetwork(data, schedule, p)
+        denoise = Model(network, p, schedule)
+        for t in _inside(schedule):
+            own = schedule.level(t)
+            for scale in (1.0, 2.5):
+                level = Level(float(own.alpha) * scale, float(own.sigma) * scale)
+                x = level.mix(oracle.sample(4, subject.generator("x0")), subject.normal(4, 2, stream="eps"))
+                want, got = oracle(x, level), denoise(x, level)
+                at = f"t = {t:.5g} of {type(schedule).__name__}, scaled by {scale}"
+                worst.compare(got.x0, want.x0, f"x0 at {at}", 1.0)
+                worst.compare(got.eps, want.eps, f"eps at {at}", 1.0)
+                worst.holds(got.level == level, f"the estimate's level is {got.level}", f"{level}")
+
+
+@law(
+    "parameterization",
+    statement="the same denoiser in this parameterization gives the same sample",
+    source="identities J; pains 5",
+    tolerance=1e-4,
+    identities="A8",
+)
+def same_sample(subject: Subject, worst: Worst) -> None:
+    """Samplers see x0 and eps only: half ancestral steps on whole times, then to clean data, with the same noises."""
+    p: Parameterization = subject.component
+    oracle = families.gaussian()
+    for schedule in _schedules(p):
+        if schedule.steps is None and schedule is not families.TRIG:
+            continue
+        denoise = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
+        top, low = (schedule.t_noise - 1.0, 1.0) if schedule.steps else (0.95, 0.02)
+        times = [top + (low - top) * i / 5 for i in range(6)]
+        levels = [schedule.level(float(round(t)) if schedule.steps else t) for t in times]
+        got = want = subject.normal(4, 2, stream="start")
+        for i, (t, s) in enumerate(pairwise(levels)):
+            z = subject.normal(4, 2, stream=f"z{i}")
+            rho = 0.5 * float(transition.posterior(t, s))
+            got, want = denoise(got, t).at(s, rho, z), oracle(want, t).at(s, rho, z)
+        last = levels[-1]
+        worst.compare(denoise(got, last).x0, oracle(want, last).x0, f"a sample on {type(schedule).__name__}")
+
+
+@law(
+    "parameterization",
+    statement="c_noise differs at every level and is one float32 for each example; whole for networks that need it",
+    source="design.md, numerics",
+    tolerance=0.0,
+)
+def tells_level(subject: Subject, worst: Worst) -> None:
+    """A network that cannot tell two levels apart cannot denoise both; the level itself is never rounded."""
+    p: Parameterization = subject.component
+    for schedule in _schedules(p):
+        for integer_time in (False, True):
+            network = _Told(p.out_channels(2), integer_time)
+            denoise = Model(network, p, schedule)
+            x = subject.normal(3, 2)
+            for t in _inside(schedule):
+                denoise.output(x, schedule.level(t))
+            told = [float(c[0]) for c in network.heard]
+            fine = all(c.dtype == torch.float32 and c.shape == (3,) for c in network.heard)
+            worst.holds(fine, "c_noise is not (B,) float32", "one float32 for each example")
+            worst.holds(len(set(told)) == len(told), f"c_noise {told}", "different at different levels")
+            order = all(a < b for a, b in pairwise(told)) or all(a > b for a, b in pairwise(told))
+            worst.holds(order, f"c_noise {told}", "monotone in t")
+            if integer_time and p.c_noise(schedule.noise) is None:
+                worst.holds(all(c == int(c) for c in told), f"c_noise {told}", "whole numbers")
+            if schedule.steps is not None and p.c_noise(schedule.noise) is None:
+                worst.holds(told == [t - 1 for t in _inside(schedule)], f"c_noise {told}", "t - 1")
+
+
+@law(
+    "parameterization",
+    statement="the network sees c_in times x on the curve it was trained on",
+    source="Karras et al. 2022 (arXiv:2206.00364), eq. 7",
+    tolerance=1e-9,
+    identities="C6",
+)
+def network_input(subject: Subject, worst: Worst) -> None:
+    """x at a level of any scale is carried to the own curve first."""
+    p: Parameterization = subject.component
+    for schedule in _schedules(p):
+        for t in _inside(schedule):
+            own = schedule.level(t)
+            for scale in (1.0, 3.0):
+                network = _Told(p.out_channels(2), False)
+                x = subject.normal(3, 2)
+                Model(network, p, schedule)(x * scale, Level(float(own.alpha) * scale, float(own.sigma) * scale))
+                worst.compare(network.seen[0], float(p.c_in(own)) * x, f"input at t = {t:.5g}, scaled by {scale}", 1.0)
+
+
+@law(
+    "parameterization",
+    statement="a level outside of what was trained is refused, one within its rounding is not",
+    source="pains 3; design.md, numerics",
+    tolerance=0.0,
+)
+def outside(subject: Subject, worst: Worst) -> None:
+    """Extrapolating a network in noise gives a plausible wrong sample; a message is better."""
+    p: Parameterization = subject.component
+    for schedule in _schedules(p):
+        denoise = Model(_Told(p.out_channels(2), False), p, schedule)
+        noise = schedule.noise
+        if float(noise.alpha) < 1e-9:
+            continue
+        beyond = Level(float(noise.alpha) * 0.5, float(noise.sigma))
+        try:
+            denoise(subject.normal(2, 2), beyond)
+        except LevelError:
+            worst.holds(True, "beyond the noisy end", "")
+        else:
+            worst.holds(False, f"answered at {beyond}, beyond {noise}", "LevelError")
+        denoise(subject.normal(2, 2), Level(float(noise.alpha) * (1 + 1e-12), float(noise.sigma)))

@@ -1,0 +1,256 @@
+"""Laws of every sampler: what it declares, where it ends, and that it keeps nothing between calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.denoiser import Denoiser
+from diffkit.level import Level
+from diffkit.noise import SampleNoise
+from diffkit.sampler import Sampler, sample
+
+from .. import families
+from ..law import Inapplicable, Worst, law
+from ..oracle_gaussian import GaussianOracle
+from ..subject import Subject
+
+POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
+
+
+def equipped(sampler: Sampler[Any], denoise: Denoiser, frac: float = 0.5) -> Denoiser:
+    """The denoiser with the entries of aux that the sampler needs."""
+    return families.WithAux(denoise, sampler.needs, frac) if sampler.needs else denoise
+
+
+def walk(subject: Subject, n: int, *, clean: bool = True) -> list[Level]:
+    """n + 1 levels, unevenly spaced; of a discrete schedule where the sampler works on nothing else."""
+    if not subject.component.discrete_only:
+        return families.path(n, clean=clean)
+    schedule = families.discrete()
+    times = [1.0 + 899.0 * ((n - i) / n) ** 1.5 for i in range(n if clean else n + 1)]
+    return [*(schedule.level(float(round(t))) for t in times), *([schedule.clean] if clean else [])]
+
+
+class Recorded:
+    """A noise source that gives the k-th of some fixed draws at the k-th call, each changed by `change`."""
+
+    def __init__(self, seed: int = 0, change: Callable[[Tensor], Tensor] = lambda z: z) -> None:
+        self.seed, self.change, self.calls = seed, change, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        source = torch.Generator().manual_seed(1000 * self.seed + self.calls)
+        self.calls += 1
+        z = torch.randn(x.shape, generator=source, dtype=torch.float64)
+        return self.change(z).to(x.dtype)
+
+
+@law(
+    "sampler",
+    statement="n steps call the denoiser nfe(n) times",
+    source="the definition of Sampler.nfe",
+    tolerance=0.0,
+)
+def evaluations(subject: Subject, worst: Worst) -> None:
+    """What a sampler costs is what it says that it costs; steps and evaluations are not the same."""
+    sampler: Sampler[Any] = subject.component
+    for n in (1, 2, 3, 5, 10):
+        declared = sampler.nfe(n)
+        if declared is None:
+            continue
+        calls: list[int] = []
+        sample(
+            equipped(sampler, families.gaussian()),
+            sampler,
+            walk(subject, n),
+            subject.normal(2, 2),
+            noise=Recorded(),
+            on_step=lambda progress, calls=calls: calls.append(progress.nfe),  # type: ignore[misc]
+        )
+        worst.note(float(abs(calls[-1] - declared)), f"{n} steps: {calls[-1]} evaluations", f"{declared}")
+    if not worst.checks:
+        raise Inapplicable("the number of evaluations depends on the data")
+
+
+@law(
+    "sampler",
+    statement="1, 2 and 3 steps, to clean data or to a level with noise, give finite samples like x",
+    source="pains 19",
+    tolerance=0.0,
+)
+def edges(subject: Subject, worst: Worst) -> None:
+    """First steps have no history, the last one has h = inf."""
+    sampler: Sampler[Any] = subject.component
+    for clean in (True, False):
+        for n in (1, 2, 3):
+            for shape in ((1, 2), (3, 2)):
+                levels = walk(subject, n, clean=clean)
+                y = sample(
+                    equipped(sampler, families.gaussian()), sampler, levels, subject.normal(*shape), noise=Recorded()
+                )
+                fine = y.shape == shape and bool(torch.isfinite(y).all())
+                worst.holds(fine, f"n = {n}, to sigma = {levels[-1].sigma}: {y.flatten()[:2].tolist()}", "finite")
+
+
+@law(
+    "sampler",
+    statement="where the data is one point, every sample on clean data is that point",
+    source="identities F2",
+    tolerance=1e-9,
+    identities="F2",
+)
+def point_mass(subject: Subject, worst: Worst) -> None:
+    """x0* does not depend on x, and the last step lands on it."""
+    sampler: Sampler[Any] = subject.component
+    oracle = GaussianOracle(POINT, 0.0)
+    for n in (1, 2, 3, 7, 20):
+        x = subject.normal(3, 2)
+        y = sample(equipped(sampler, oracle), sampler, walk(subject, n), x, noise=Recorded())
+        worst.compare(y, POINT.expand(3, 2), f"{n} steps")
+
+
+@law(
+    "sampler",
+    statement="the step to clean data adds no noise",
+    source="Ho et al. 2020 (arXiv:2006.11239), Algorithm 2; identities K",
+    tolerance=0.0,
+    identities="D6",
+)
+def quiet_end(subject: Subject, worst: Worst) -> None:
+    """Whatever the last step draws leaves no trace in the sample."""
+    sampler: Sampler[Any] = subject.component
+    for n in (1, 2, 4):
+        levels = walk(subject, n)
+        results = []
+        for last in (1.0, -5.0):
+            results.append(_run(sampler, levels, subject.normal(2, 2), last_noise=last))
+        worst.compare(results[1], results[0], f"{n} steps, the last with another noise")
+
+
+def _run(sampler: Sampler[Any], levels: Sequence[Level], x: Tensor, last_noise: float) -> Tensor:
+    denoise, steps = equipped(sampler, families.mixture()), len(levels) - 1
+    state, noise = sampler.init(levels), Recorded()
+    with torch.no_grad():
+        for i, (t, s) in enumerate(pairwise(levels)):
+            draw = noise if i < steps - 1 or not s.is_clean else (lambda z: torch.full_like(z, last_noise))
+            x, state = sampler.step(denoise, x, t, s, state, draw)
+    return x
+
+
+@law(
+    "sampler",
+    statement="it draws noise if it declares to be stochastic, and only from the function it is given",
+    source="design.md, randomness; pains 16",
+    tolerance=0.0,
+)
+def declared_noise(subject: Subject, worst: Worst) -> None:
+    """Reproducible samples need every draw to be counted."""
+    sampler: Sampler[Any] = subject.component
+    noise, before = Recorded(), torch.random.get_rng_state()
+    sample(equipped(sampler, families.gaussian()), sampler, walk(subject, 6), subject.normal(2, 2), noise=noise)
+    worst.holds((noise.calls > 0) == sampler.stochastic, f"{noise.calls} draws", f"stochastic = {sampler.stochastic}")
+    same = torch.equal(before, torch.random.get_rng_state())
+    worst.holds(same, "torch's global generator moved", "only noise(x) is drawn from")
+
+
+@law(
+    "sampler",
+    statement="it keeps nothing between calls: two runs of one instance, step by step in turn, do not mix",
+    source="pains 18",
+    tolerance=0.0,
+)
+def pure(subject: Subject, worst: Worst) -> None:
+    """All that a later step needs is in the state that step returns."""
+    sampler: Sampler[Any] = subject.component
+    tracks = [
+        (walk(subject, 6), subject.normal(2, 2, stream="a")),
+        (walk(subject, 5, clean=False), subject.normal(2, 2, stream="b")),
+    ]
+    denoise = equipped(sampler, families.mixture())
+    alone = [sample(denoise, sampler, levels, x, noise=Recorded(i)) for i, (levels, x) in enumerate(tracks)]
+    states = [sampler.init(levels) for levels, _ in tracks]
+    now, noises = [x for _, x in tracks], [Recorded(0), Recorded(1)]
+    with torch.no_grad():
+        for step in range(6):
+            for i, (levels, _) in enumerate(tracks):
+                if step < len(levels) - 1:
+                    start = now[i].clone()
+                    after, states[i] = sampler.step(
+                        denoise, now[i], levels[step], levels[step + 1], states[i], noises[i]
+                    )
+                    worst.compare(now[i], start, "x after the step that was given it")
+                    now[i] = after
+    for i in range(2):
+        worst.compare(now[i], alone[i], f"run {i} in turn with another")
+
+
+@law(
+    "sampler",
+    statement="sample i of a seed is the same in every batch",
+    source="pains 16; design.md, randomness",
+    tolerance=1e-9,
+)
+def batch_composition(subject: Subject, worst: Worst) -> None:
+    """Its noise depends on (seed, sample, step, draw), and no step mixes examples."""
+    sampler: Sampler[Any] = subject.component
+    denoise, levels = equipped(sampler, families.mixture()), walk(subject, 6)
+    rows = [4, 0, 9]
+
+    def run(which: list[int]) -> Tensor:
+        noise = SampleNoise(7, which)
+        start = noise.initial((2,)).double()
+        return sample(denoise, sampler, levels, start, noise=noise)
+
+    whole = run(rows)
+    for i, row in enumerate(rows):
+        worst.compare(run([row])[0], whole[i], f"sample {row} alone, and in a batch of 3")
+    worst.compare(run(rows[::-1]), whole.flip(0), "the batch in another order")
+    if sampler.stochastic:
+        other = sample(
+            denoise, sampler, levels, SampleNoise(7, rows).initial((2,)).double(), noise=SampleNoise(8, rows)
+        )
+        worst.holds(float((other - whole).abs().max()) > 0, "another seed gives the same noise", "other samples")
+
+
+@law(
+    "sampler",
+    statement="the state keeps the type of x, or the one that the sampler declares",
+    source="design.md, numerics",
+    tolerance=1e-3,
+)
+def types(subject: Subject, worst: Worst) -> None:
+    """And float32 gives what float64 does, within rounding."""
+    sampler: Sampler[Any] = subject.component
+    denoise, levels = equipped(sampler, families.mixture()), walk(subject, 8)
+    x = subject.normal(3, 2)
+    wide = sample(denoise, sampler, levels, x, noise=Recorded())
+    narrow = sample(denoise, sampler, levels, x.float(), noise=Recorded())
+    want = sampler.dtype or torch.float32
+    worst.holds(narrow.dtype == want, f"float32 x became {narrow.dtype}", str(want))
+    worst.compare(narrow.double(), wide, "a sample in float32")
+
+
+@law(
+    "sampler",
+    statement="it starts from alpha = 0 where it says it can, continuously",
+    source="Lin et al. 2023 (arXiv:2305.08891); pains 4",
+    tolerance=1e-3,
+)
+def from_noise(subject: Subject, worst: Worst) -> None:
+    """Nothing in a step may be infinite at zero terminal SNR: the first step is the limit of steps from near it."""
+    sampler: Sampler[Any] = subject.component
+    if not sampler.reaches_noise:
+        raise Inapplicable("it declares that it cannot start at alpha = 0")
+    oracle = equipped(sampler, families.gaussian())
+    x = subject.normal(3, 2)
+    results = []
+    for angle in (0.0, 1e-300):
+        start = Level(math.sin(angle), math.cos(angle))
+        levels = [start, *(families.zero_terminal().level(float(t)) for t in (10, 7, 4, 1)), Level(1.0, 0.0)]
+        results.append(sample(oracle, sampler, levels, x, noise=Recorded()))
+    worst.compare(results[0], results[1], "from alpha = 0, and from alpha = 1e-300")

@@ -1,0 +1,290 @@
+"""Laws of every schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from diffkit import transition
+from diffkit.level import Level
+from diffkit.schedule import Discrete, Schedule, sde
+
+from ..law import Inapplicable, Worst, law
+from ..subject import Subject
+
+KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"
+HO = "Ho et al. 2020 (arXiv:2006.11239)"
+
+
+def moments(subject: Subject) -> list[float]:
+    """Times to look at, cleanest first: whole ones and a few between; never the clean end."""
+    schedule: Schedule = subject.component
+    low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
+    if schedule.steps is not None:
+        T = schedule.steps
+        whole = range(1, T + 1) if subject.deep else (1, 2, 3, 10, T // 3, T // 2, T - 1, T)
+        between = (0.37, 1.5, T / 2 + 0.37, T - 0.63)
+        return sorted({float(t) for t in (*whole, *between) if 0 < t <= T})
+    count = 257 if subject.deep else 17
+    return [low + span * (i / count) ** 1.5 for i in range(1, count + 1)]
+
+
+def inner(subject: Subject) -> list[float]:
+    """Those of `moments` that are neither end, nor a whole step where the curve bends."""
+    schedule: Schedule = subject.component
+    if schedule.steps is not None:
+        return [t + 0.5 for t in moments(subject) if t + 0.5 < schedule.t_noise and t == int(t)] or [0.5]
+    return moments(subject)[:-1]
+
+
+@law(
+    "schedule",
+    statement="the signal-to-noise ratio falls strictly from t_clean to t_noise",
+    source=f"{KINGMA}, sec. 3.1",
+    tolerance=0.0,
+    identities="A3",
+)
+def falls(subject: Subject, worst: Worst) -> None:
+    """Only then is q(x_t | x_s) a density: sigma_{t|s}^2 = sigma_t^2 (1 - SNR_t / SNR_s) > 0 for s < t."""
+    schedule: Schedule = subject.component
+    count = (schedule.steps or 512) * 2
+    t = torch.linspace(schedule.t_clean, schedule.t_noise, count + 1, dtype=torch.float64)
+    clock = torch.as_tensor(schedule.level(t).half_logsnr)
+    steps = clock[1:] - clock[:-1]
+    bad = torch.nonzero(~(steps < 0)).flatten()
+    at = float(t[int(bad[0])]) if len(bad) else 0.0
+    worst.note(float(len(bad)), f"t = {at:.6g} to {at + float(t[1] - t[0]):.6g}", "a smaller SNR at the later time")
+
+
+@law(
+    "schedule",
+    statement="time(level(t)) = t, for levels of any scale, floats and tensors",
+    source="the definition of Schedule.time",
+    tolerance=1e-7,
+    identities="A7",
+)
+def inverse(subject: Subject, worst: Worst) -> None:
+    """The signal-to-noise ratio falls strictly, so it determines t; scaling x changes no ratio."""
+    schedule: Schedule = subject.component
+    span = schedule.t_noise - schedule.t_clean
+    for t in moments(subject):
+        level = schedule.level(t)
+        for scale in (1.0, 3.7):
+            got = schedule.time(Level(level.alpha * scale, level.sigma * scale))
+            worst.compare(got, t, f"time(level({t:.6g}) scaled by {scale})", span)
+            if schedule.steps is not None and t == int(t):
+                worst.holds(float(got) == t, f"time(level({t:.0f})) = {got!r}", f"the whole number {t:.0f}")
+    many = torch.tensor(moments(subject), dtype=torch.float64)
+    worst.compare(schedule.time(schedule.level(many)), many, "time(level(t)) of a tensor", span)
+
+
+@law(
+    "schedule",
+    statement="level(t) is the same for a float and for a tensor, whole times included, shape (B,), float32 or better",
+    source="design.md, numerics",
+    tolerance=1e-9,
+    identities="A7",
+)
+def float_tensor(subject: Subject, worst: Worst) -> None:
+    """One curve, whichever way it is computed; alpha and sigma each relative to themselves."""
+    schedule: Schedule = subject.component
+    times = moments(subject)
+    many = torch.tensor(times, dtype=torch.float64)
+    got = schedule.level(many)
+    cases = [(times, got)]
+    if schedule.steps is not None:
+        whole = [t for t in times if t == int(t)]
+        cases.append((whole, schedule.level(torch.tensor(whole).long())))
+    for which, level in cases:
+        for name in ("alpha", "sigma"):
+            values = torch.as_tensor(getattr(level, name))
+            worst.holds(
+                values.dtype in (torch.float32, torch.float64) and values.shape == (len(which),),
+                f"{name} of {len(which)} times is {values.dtype} {tuple(values.shape)}",
+                "float32 or float64 of the same shape",
+            )
+            for t, value in zip(which, values.tolist(), strict=True):
+                want = float(getattr(schedule.level(t), name))
+                worst.note(abs(value - want) / max(abs(want), 1e-12), f"{name}({t:.6g}) = {value!r}", f"{want!r}")
+
+
+@law(
+    "schedule",
+    statement="levels are computed in float64: most have no float32 representation",
+    source="pains 8; identities K, float32",
+    tolerance=0.2,
+    identities="A1",
+)
+def double(subject: Subject, worst: Worst) -> None:
+    """A float64 number is a float32 one with probability 2^-29; tables that were float32 on their way all are."""
+    schedule: Schedule = subject.component
+    times = moments(subject)
+    for made, levels in (
+        ("float", [schedule.level(t) for t in times]),
+        ("tensor", [schedule.level(torch.tensor([t], dtype=torch.float64)) for t in times]),
+    ):
+        for name in ("alpha", "sigma"):
+            values = torch.tensor([float(getattr(level, name)) for level in levels], dtype=torch.float64)
+            if bool((values == values[0]).all()):
+                continue
+            told = values.double()[(values != 0) & (values != 1) & ~torch.isin(values, torch.tensor(times).double())]
+            short = told == told.float().double()
+            if len(told):
+                worst.note(float(short.double().mean()), f"{name} of {made} times that are float32 numbers", "few")
+
+
+@law(
+    "schedule",
+    statement="clean = level(t_clean) without noise; noise = level(t_noise); 0 <= alpha, 0 <= sigma, both finite",
+    source="the definition of Schedule",
+    tolerance=0.0,
+)
+def ends(subject: Subject, worst: Worst) -> None:
+    """Sampling ends at `clean` and starts at `noise`: the terminal SNR is a property, not an accident."""
+    schedule: Schedule = subject.component
+    first, last = schedule.level(schedule.t_clean), schedule.level(schedule.t_noise)
+    worst.holds(schedule.t_clean < schedule.t_noise, f"t_clean = {schedule.t_clean}", f"< {schedule.t_noise}")
+    worst.holds(schedule.clean == Level(first.alpha, 0.0), f"clean = {schedule.clean}", f"alpha = {first.alpha}")
+    worst.holds(schedule.noise == last, f"noise = {schedule.noise}", f"{last}")
+    for t in (schedule.t_clean, *moments(subject)):
+        level = schedule.level(t)
+        for value in (level.alpha, level.sigma):
+            fine = not isinstance(value, torch.Tensor) and 0.0 <= value < math.inf
+            worst.holds(fine, f"level({t:.6g}) = {level}", "finite Python floats >= 0")
+    if schedule.steps is not None:
+        worst.holds(first == Level(1.0, 0.0), f"level(0) = {first}", "clean data, alpha = 1 and sigma = 0")
+        worst.holds(schedule.t_noise == schedule.steps, f"t_noise = {schedule.t_noise}", f"T = {schedule.steps}")
+
+
+@law(
+    "schedule",
+    statement="index(t) rises strictly, from float and tensor alike; on discrete schedules it is t - 1",
+    source=f"{HO}, code; identities K, off-by-one",
+    tolerance=1e-9,
+)
+def index(subject: Subject, worst: Worst) -> None:
+    """The network is told one number; papers count t = 1..T, networks 0..T-1."""
+    schedule: Schedule = subject.component
+    times = moments(subject)
+    told = [float(schedule.index(t)) for t in times]
+    for t, a, b in zip(times, told, told[1:], strict=False):
+        worst.holds(b > a, f"index({t:.6g}) = {a}, then {b}", "a larger number")
+    many = torch.as_tensor(schedule.index(torch.tensor(times, dtype=torch.float64)))
+    worst.compare(many, torch.tensor(told, dtype=torch.float64), "index of a tensor")
+    if schedule.steps is not None:
+        for t, value in zip(times, told, strict=True):
+            worst.compare(value, t - 1.0, f"index({t:.6g})")
+
+
+@law(
+    "schedule",
+    statement="transitions compose: q(x_t|x_s) after q(x_s|x_r) is q(x_t|x_r); the posterior is Bayes' rule",
+    source=f"{KINGMA}, app. A; {HO}, eq. 6, 7",
+    tolerance=1e-9,
+    identities="A4 A5 A14 B2 B3",
+)
+def composition(subject: Subject, worst: Worst) -> None:
+    """Chapman-Kolmogorov on the variances, and the joint covariance of (x_s, x_t) given x0 conditioned on x_t."""
+    schedule: Schedule = subject.component
+    times = [t for t in moments(subject) if not schedule.level(t).is_noise][:: 1 if subject.deep else 2]
+    for r, s, t in zip(times, times[1:], times[2:], strict=False):
+        R, S, N = schedule.level(r), schedule.level(s), schedule.level(t)
+        at = f"r, s, t = {r:.4g}, {s:.4g}, {t:.4g}"
+        down = float(transition.decay(N, S))
+        worst.compare(float(transition.decay(N, R)), down * float(transition.decay(S, R)), f"decay, {at}", 1e-3)
+        variance = float(transition.spread(N, S)) ** 2
+        scale = float(N.sigma) ** 2
+        far = float(transition.spread(N, R)) ** 2
+        worst.compare(far, down**2 * float(transition.spread(S, R)) ** 2 + variance, f"sigma_t|r^2, {at}", scale)
+        worst.compare(variance, scale - (down * float(S.sigma)) ** 2, f"sigma_t|s^2, {at}", scale)
+        worst.compare(variance, scale - (float(N.alpha) / float(S.alpha) * float(S.sigma)) ** 2, at, scale)
+        tilde = float(transition.posterior(N, S)) ** 2
+        worst.compare(tilde, float(S.sigma) ** 2 * variance / scale, f"beta tilde, {at}", float(S.sigma) ** 2)
+        P, Q = (float(v) for v in transition.posterior_mean(N, S))
+        worst.compare(P * float(N.alpha) + Q, float(S.alpha), f"P alpha_t + Q, {at}", 1e-3)
+        worst.compare(P * scale, down * float(S.sigma) ** 2, f"P sigma_t^2 = Cov(x_s, x_t | x0), {at}", 1e-3)
+
+
+@law(
+    "schedule",
+    statement="f = d log alpha / dt and g^2 = -2 sigma^2 d half_logsnr / dt, by automatic differentiation; g^2 > 0",
+    source="Song et al. 2021 (arXiv:2011.13456), eq. 9-12",
+    tolerance=2e-5,
+    identities="A6 A12",
+)
+def sde_coefficients(subject: Subject, worst: Worst) -> None:
+    """Against central differences of the curve; both coefficients follow from alpha and sigma alone."""
+    schedule: Schedule = subject.component
+    times = [t for t in inner(subject) if not schedule.level(t).is_noise]
+    f, g2 = sde(schedule, torch.tensor(times, dtype=torch.float64))
+    room = 1e-5 * (1.0 if schedule.steps is not None else schedule.t_noise - schedule.t_clean)
+    for t, drift, square in zip(times, f.tolist(), g2.tolist(), strict=True):
+        d = min(room, 1e-3 * (t - schedule.t_clean), 1e-3 * (schedule.t_noise - t))
+        a, b, c = schedule.level(t - d), schedule.level(t), schedule.level(t + d)
+        slope = (math.log(float(c.alpha)) - math.log(float(a.alpha))) / (2 * d)
+        fall = (float(c.half_logsnr) - float(a.half_logsnr)) / (2 * d)
+        worst.compare(drift, slope, f"f({t:.6g})", 1e-2)
+        worst.compare(square, -2.0 * float(b.sigma) ** 2 * fall, f"g^2({t:.6g})", 1e-3)
+        worst.holds(square > 0, f"g^2({t:.6g}) = {square:.6g}", "> 0")
+
+
+@law(
+    "schedule",
+    statement="alpha^2 = prod(1 - beta) and alpha^2 + sigma^2 = 1, also between whole steps",
+    source=f"{HO}, sec. 2",
+    tolerance=1e-12,
+    identities="A1 A2",
+)
+def product(subject: Subject, worst: Worst) -> None:
+    """The product in exact summation of logarithms; discrete schedules are variance preserving."""
+    schedule = subject.component
+    if not isinstance(schedule, Discrete):
+        raise Inapplicable("not a discrete schedule")
+    logs = [math.log1p(-float(beta)) if beta < 1 else -math.inf for beta in schedule.betas]
+    for t in moments(subject):
+        level = schedule.level(t)
+        worst.compare(float(level.alpha) ** 2 + float(level.sigma) ** 2, 1.0, f"alpha^2 + sigma^2 at t = {t:.6g}")
+        if t == int(t):
+            total = math.fsum(logs[: int(t)])
+            want = math.exp(total) if total > -math.inf else 0.0
+            worst.note(abs(float(level.alpha) ** 2 / want - 1.0) if want else float(level.alpha), f"alpha_bar({t:.0f})")
+            noise = -math.expm1(total)
+            worst.note(abs(float(level.sigma) ** 2 / noise - 1.0), f"1 - alpha_bar({t:.0f})", f"{noise:.17g}")
+        else:
+            around = [float(schedule.level(float(k)).angle) for k in (int(t), int(t) + 1)]
+            want = around[0] + (t - int(t)) * (around[1] - around[0])
+            worst.compare(float(level.angle), want, f"angle({t:.6g}), linear between steps")
+
+
+@law(
+    "schedule",
+    statement="coefficients for half-precision x keep float32: sigma is positive and rises at every time",
+    source="pains 8",
+    tolerance=0.0,
+)
+def half_precision(subject: Subject, worst: Worst) -> None:
+    """bfloat16 has 8 bits: 1 - alpha_bar rounds to 0 over the first steps, and noise levels coincide."""
+    schedule: Schedule = subject.component
+    t = torch.tensor(moments(subject), dtype=torch.float64)
+    like = schedule.level(t).like(torch.zeros(len(t), 1, dtype=torch.bfloat16))
+    sigma = torch.as_tensor(like.sigma)
+    worst.holds(sigma.dtype == torch.float32, f"sigma for bfloat16 x is {sigma.dtype}", "torch.float32")
+    worst.holds(bool((sigma > 0).all()), f"least sigma for bfloat16 x: {float(sigma.min()):.3g}", "> 0")
+
+
+@law(
+    "schedule",
+    statement="level and time keep nothing: the same answer twice, the argument unchanged",
+    source="pains 18",
+    tolerance=0.0,
+)
+def pure(subject: Subject, worst: Worst) -> None:
+    """Schedules are values; several runs may share one."""
+    schedule: Schedule = subject.component
+    t = torch.tensor(moments(subject), dtype=torch.float64)
+    kept = t.clone()
+    first, again = schedule.level(t), schedule.level(t)
+    for name in ("alpha", "sigma"):
+        worst.compare(torch.as_tensor(getattr(again, name)), torch.as_tensor(getattr(first, name)), f"{name}, again")
+    worst.compare(t, kept, "t after level(t)")

@@ -1,0 +1,127 @@
+"""The measured order of convergence, against a flow that is known exactly and is not linear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffkit.denoiser import Denoiser
+from diffkit.level import Level
+from diffkit.sampler import Sampler
+
+from .oracle import Oracle
+from .oracle_mixture import MixtureOracle
+
+FIRST, LAST = -1.5, 2.0
+"""half_logsnr of the noisy and the clean end of the fit; the clean end keeps noise, as h is infinite without."""
+
+
+@dataclass(frozen=True)
+class OrderFit:
+    """`errors`[i] is the largest error in `steps`[i] steps; `slope` the order that the last two show."""
+
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    @property
+    def slope(self) -> float:
+        """log(error ratio) / log(step ratio) of the two finest grids; inf where nothing is left of the error."""
+        (n, m), (coarse, fine) = self.steps[-2:], self.errors[-2:]
+        if fine < 1e-13:
+            return math.inf
+        return math.log(coarse / fine) / math.log(m / n)
+
+
+def curve() -> MixtureOracle:
+    """The mixture that orders are measured on: one dimension, two unlike components."""
+    return MixtureOracle([0.4, 0.6], [-0.9, 0.7], [0.09, 0.2])
+
+
+def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Level]:
+    """n + 1 variance-preserving levels, evenly spaced in half_logsnr."""
+    return [at_logsnr(first + (last - first) * i / n) for i in range(n + 1)]
+
+
+def at_logsnr(half_logsnr: float) -> Level:
+    """The variance-preserving level of this half_logsnr: alpha^2 = sigmoid(2 half_logsnr)."""
+    angle = math.atan(math.exp(-half_logsnr))
+    return Level(math.cos(angle), math.sin(angle))
+
+
+def run_from_exact(
+    denoise: Denoiser, sampler: Sampler[Any], levels: Sequence[Level], starts: Sequence[Tensor]
+) -> Tensor:
+    """The result of the sampler where its first len(starts) steps begin at the given exact states.
+
+    A multistep method so gets an exact history. Samplers that draw noise get zeros.
+    """
+    state, x = sampler.init(levels), starts[0]
+    with torch.no_grad():
+        for i, (t, s) in enumerate(pairwise(levels)):
+            x = starts[i] if i < len(starts) else x
+            x, state = sampler.step(denoise, x, t, s, state, torch.zeros_like)
+    return x
+
+
+def measure(
+    sampler: Sampler[Any],
+    steps: Sequence[int] = (20, 40, 80),
+    *,
+    oracle: Oracle | None = None,
+    exact_starts: int = 1,
+) -> OrderFit:
+    """Errors against the quantile map of a mixture, from half_logsnr -1.5 to 2.
+
+    `exact_starts` is how many steps begin on the exact solution: 1 measures the method with its own start, `order`
+    or more the multistep method alone. Identities E4, F1.
+    """
+    truth = oracle if oracle is not None else curve()
+    ends = logsnr_levels(1)
+    x = torch.linspace(-1.9, 1.9, 9, dtype=torch.float64)[:, None]
+    want = truth.flow(x, ends[0], ends[1])
+    errors = []
+    for n in steps:
+        levels = logsnr_levels(n)
+        starts = [x, *(truth.flow(x, levels[0], level) for level in levels[1:exact_starts])]
+        got = run_from_exact(truth, sampler, levels, starts)
+        errors.append(float((got - want).abs().max()))
+    return OrderFit(tuple(steps), tuple(errors))
+
+
+def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6) -> float:
+    """The error of one run on x0 = half_logsnr^degree whatever x, its first steps beginning on the exact solution.
+
+    Exact: d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
+    An exponential method of order p with the right coefficients leaves only rounding for degree < p. Identity F4.
+    """
+    from .oracle_polynomial import PolynomialOracle
+
+    levels = [at_logsnr(clock) for clock in _uneven(n)]
+    x = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)[:, None]
+    exact = [_polynomial_flow(x, levels[0], level, degree) for level in levels]
+    oracle = PolynomialOracle([0.0] * degree + [1.0])
+    got = run_from_exact(oracle, sampler, levels, exact[: degree + 1])
+    return float((got - exact[-1]).abs().max())
+
+
+def _uneven(n: int) -> list[float]:
+    return [-1.0 + 2.0 * (i / n) ** 1.3 + 0.03 * (i % 2) for i in range(n + 1)]
+
+
+def _polynomial_flow(x: Tensor, t: Level, s: Level, degree: int) -> Tensor:
+    integral = _primitive(float(s.half_logsnr), degree) - _primitive(float(t.half_logsnr), degree)
+    return float(s.sigma) * (x / float(t.sigma) + integral)
+
+
+def _primitive(clock: float, degree: int) -> float:
+    """The primitive of e^l l^degree: e^l (l^k - k (l^(k-1) - (k-1) (...)))."""
+    value = 1.0
+    for k in range(1, degree + 1):
+        value = clock**k - k * value
+    return math.exp(clock) * value
