@@ -120,7 +120,7 @@ def inputs(kind: str = "images") -> ReportInputs:
         "sampling": "ancestral sampler, 1,000 steps, averaged weights",
         "parameters": 1_843_521,
         "total_steps": 2000,
-        "created": "2025-01-01 12:00",
+        "created": "2025-01-01T12:00+00:00",
         "recipe_yaml": RECIPE,
         "metrics": metric_rows(),
         "results": results(),
@@ -173,7 +173,7 @@ def _images() -> dict[str, object]:
     return {
         "samples": samples,
         "real": real,
-        "neighbours": Neighbours(samples[:16], real[:16], rng.uniform(0.9, 2.2, 16)),
+        "neighbours": Neighbours(samples[:12], real[:12], rng.uniform(0.9, 2.2, 12)),
         "trajectory": path,
         "progress": [
             Snapshot(

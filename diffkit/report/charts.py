@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .markup import Html, join, tag
+from .markup import Html, tag
 from .ticks import Axis, axis
 from .wording import figure
 
@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 466, 14, 226
 LIMIT = 360  # points drawn for one series
 _HUGE = 1e300
-Style = Literal["main", "second", "third", "faint", "area"]
+Style = Literal["main", "second", "third", "faint"]
 Numbers = Sequence[float] | NDArray[np.float64]
 
 
@@ -26,7 +26,7 @@ Numbers = Sequence[float] | NDArray[np.float64]
 class Series:
     """One line: x and y of equal length; points that are not finite (or not positive on a log axis) are gaps.
 
-    `style`: "main" (accent), "second" (dashed ink), "third" (dotted), "faint" (behind), "area" (filled to zero).
+    `style`: "main" (accent), "second" (dashed ink), "third" (dotted), "faint" (behind).
     `dots` marks every point; `listed` puts the line into the legend and under the pointer.
     """
 
@@ -69,38 +69,43 @@ def thin(x: NDArray[np.float64], y: NDArray[np.float64], limit: int = LIMIT) -> 
     return x[chosen], y[chosen]
 
 
-def smooth(y: NDArray[np.float64], span: float) -> NDArray[np.float64]:
-    """Exponential mean over about `span` points, unbiased at the start; points that are not finite are passed over."""
-    keep, total, weight = 1 - 1 / max(span, 1.0), 0.0, 0.0
-    result = np.full(len(y), np.nan)
-    for k, value in enumerate(y):
-        if np.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1
-        if weight > 0:
-            result[k] = total / weight
-    return result
+def smooth(y: NDArray[np.float64], half: int) -> NDArray[np.float64]:
+    """Mean over up to `half` points to either side; near the start as many after as before, so that it starts true.
+
+    Points that are not finite are passed over and stay nan.
+    """
+    known = np.isfinite(y)
+    total = np.concatenate([[0.0], np.cumsum(np.where(known, y, 0.0))])
+    number = np.concatenate([[0], np.cumsum(known)])
+    place = np.arange(len(y))
+    reach = np.minimum(half, place)
+    low, high = place - reach, np.minimum(place + reach + 1, len(y))
+    count = np.maximum(number[high] - number[low], 1)
+    return np.where(known, (total[high] - total[low]) / count, np.nan)
 
 
 def line_chart(chart: LineChart) -> Html:
     """The chart as a `div.plot` with legend and SVG; empty where no series has a point to draw."""
-    drawn = [(series, *_clean(series, chart)) for series in chart.series]
-    drawn = [(series, x, y) for series, x, y in drawn if np.isfinite(y).any()]
+    drawn = [line for series in chart.series if np.isfinite((line := _clean(series, chart)).y).any()]
     if not drawn:
         return Html("")
-    all_x = np.concatenate([x[np.isfinite(y)] for _, x, y in drawn])
-    all_y = np.concatenate([y[np.isfinite(y)] for _, _, y in drawn])
-    low = min(0.0, all_y.min()) if any(series.style == "area" for series, _, _ in drawn) else all_y.min()
-    horizontal = axis(all_x.min(), all_x.max(), LEFT, RIGHT, log=chart.log_x)
-    vertical = axis(low, all_y.max(), BOTTOM, TOP, log=chart.log_y, widen=True)
-    order = ("area", "faint", "third", "second", "main")
-    lines = [_line(*row, horizontal, vertical) for row in sorted(drawn, key=lambda row: order.index(row[0].style))]
+    all_x = np.concatenate([line.x[np.isfinite(line.y)] for line in drawn])
+    all_y = np.concatenate([line.y[np.isfinite(line.y)] for line in drawn])
+    first, last = float(all_x.min()), float(all_x.max())
+    if not chart.log_x and 0 < first < 0.1 * last:
+        first = 0.0
+    horizontal = axis(first, last, LEFT, RIGHT, log=chart.log_x)
+    vertical = axis(float(all_y.min()), float(all_y.max()), BOTTOM, TOP, log=chart.log_y, widen=True)
+    order = ("faint", "third", "second", "main")
+    behind = sorted(drawn, key=lambda line: order.index(line.series.style))
+    lines = [_path(line, horizontal, vertical) for line in behind]
     svg = tag(
         "svg",
         _frame(horizontal, vertical, chart.x_label),
         _rug(chart, horizontal),
         *[_mark(x, text, horizontal) for x, text in chart.marks],
         *lines,
-        tag("line", class_="cursor", x1=-9, x2=-9, y1=TOP, y2=BOTTOM),
+        tag("line", class_="cursor", x1=LEFT, x2=LEFT, y1=TOP, y2=BOTTOM),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         aria_label=f"{chart.label}. {_summary(drawn)}",
@@ -108,39 +113,41 @@ def line_chart(chart: LineChart) -> Html:
     return tag("div", _legend(drawn), svg, class_="plot", data_plot=_pointer_data(chart, drawn, horizontal))
 
 
-Drawn = Sequence[tuple[Series, NDArray[np.float64], NDArray[np.float64]]]
+class _Line(NamedTuple):
+    """A series with x and y fit to be placed; gaps of y are nan."""
+
+    series: Series
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
 
 
 def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[np.isfinite(values) & (np.abs(values) < _HUGE)]
 
 
-def _clean(series: Series, chart: LineChart) -> tuple[NDArray[np.float64], ...]:
+def _clean(series: Series, chart: LineChart) -> _Line:
     """x and y as floats, without the x that cannot be placed; y that cannot be is nan."""
     x, y = (np.asarray(values, dtype=np.float64).reshape(-1) for values in (series.x, series.y))
     length = min(len(x), len(y))
     x, y = x[:length], y[:length].copy()
     usable = np.isfinite(x) & (np.abs(x) < _HUGE) & ((x > 0) | (not chart.log_x))
     y[~(np.isfinite(y) & (np.abs(y) < _HUGE) & ((y > 0) | (not chart.log_y)))] = np.nan
-    return x[usable], y[usable]
+    return _Line(series, x[usable], y[usable])
 
 
-def _line(series: Series, x: NDArray[np.float64], y: NDArray[np.float64], horizontal: Axis, vertical: Axis) -> Html:
+def _path(line: _Line, horizontal: Axis, vertical: Axis) -> Html:
     """The path of one series, broken at gaps, with its dots."""
+    series, x, y = line
     pieces, dots = [], []
-    gaps = np.flatnonzero(~np.isfinite(y))
-    for part in np.split(np.arange(len(x)), gaps):
-        part = part[np.isfinite(y[part])]
-        if part.size == 0:
+    for part in np.split(np.arange(len(x)), np.flatnonzero(~np.isfinite(y))):
+        known = part[np.isfinite(y[part])]
+        if known.size == 0:
             continue
-        px, py = (a.place(v) for a, v in zip((horizontal, vertical), thin(x[part], y[part])))
-        points = [f"{a:g} {b:g}" for a, b in zip(px, py)]
-        if series.style == "area":
-            floor = vertical.place(max(vertical.low, 0.0))
-            points = [f"{px[0]:g} {floor:g}", *points, f"{px[-1]:g} {floor:g}"]
-        pieces.append("M" + "L".join(points))
-        if series.dots or len(part) == 1:
-            dots += [tag("circle", cx=f"{a:g}", cy=f"{b:g}", r=2.6) for a, b in zip(px, py)]
+        places = [along.place(values) for along, values in zip((horizontal, vertical), thin(x[known], y[known]))]
+        points = [(f"{a:g}", f"{b:g}") for a, b in zip(*places)]
+        pieces.append("M" + "L".join(f"{a} {b}" for a, b in points))
+        if series.dots or len(known) == 1:
+            dots += [tag("circle", cx=a, cy=b, r=2.6) for a, b in points]
     return tag("g", tag("path", d="".join(pieces)), *dots, class_=f"series {series.style}")
 
 
@@ -173,26 +180,24 @@ def _mark(x: float, text: str, horizontal: Axis) -> Html:
     return tag("line", tag("title", text), x1=place, x2=place, y1=TOP, y2=BOTTOM, class_="mark")
 
 
-def _legend(drawn: Drawn) -> Html:
+def _legend(drawn: Sequence[_Line]) -> Html:
     listed = [series for series, _, _ in drawn if series.listed]
     if len(listed) < 2:
         return Html("")
     return tag("ul", *[tag("li", series.name, class_=f"key {series.style}") for series in listed], class_="legend")
 
 
-def _summary(drawn: Drawn) -> str:
+def _summary(drawn: Sequence[_Line]) -> str:
     """What a reader who cannot see the lines should know: each line's first, last and least value."""
     sentences = []
     for series, _, y in drawn:
         if series.listed:
             seen = y[np.isfinite(y)]
-            sentences.append(
-                f"{series.name}: from {figure(seen[0])} to {figure(seen[-1])}, least {figure(seen.min())}."
-            )
+            sentences.append(f"{series.name}: {figure(seen[0])} to {figure(seen[-1])}, least {figure(seen.min())}.")
     return " ".join(sentences)
 
 
-def _pointer_data(chart: LineChart, drawn: Drawn, horizontal: Axis) -> str:
+def _pointer_data(chart: LineChart, drawn: Sequence[_Line], horizontal: Axis) -> str:
     """The numbers that the page's script shows beside the pointer."""
     rows = []
     for series, x, y in drawn:

@@ -16,6 +16,7 @@ from .sections import (
     training,
     trajectory,
 )
+from .wording import moment
 
 PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, run_record, references)
 
@@ -24,5 +25,5 @@ def build_report(inputs: ReportInputs) -> str:
     """The report as the text of one HTML file (write it as UTF-8). Depends on nothing but `inputs`."""
     sections = [section for part in PARTS if (section := part.section(inputs)) is not None]
     footer = "One file, complete in itself: it asks nothing of the network and can be mailed or archived as it is."
-    made = f"Made by diffkit, {inputs.created}. " if inputs.created else "Made by diffkit. "
+    made = f"Made by diffkit, {moment(inputs.created)}. " if inputs.created else "Made by diffkit. "
     return render_page(inputs.title, summary.header(inputs), sections, made + footer)

@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class EffectiveRow:
-    """One value of the resolved recipe: dotted path, value as text, and where it came from ("default", "recipe", ...)."""
+    """One value of the resolved recipe: dotted path, value as text, and its origin ("default", "recipe", ...)."""
 
     path: str
     value: str
@@ -26,7 +26,7 @@ class EffectiveRow:
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Samples and, for each, the nearest training example: (M, H, W, C) uint8 both; `distances`: (M,) in model units."""
+    """Samples and, for each, the nearest training example: (M, H, W, C) uint8; `distances`: (M,) in model units."""
 
     samples: Array
     nearest: Array
@@ -57,7 +57,7 @@ class LossByLevel:
 
 @dataclass(frozen=True, eq=False)
 class ScheduleCurves:
-    """alpha and sigma over t, each (K,), t rising from clean to noise; `sampler_t`: the times that the sampler visits."""
+    """alpha and sigma over t, each (K,), t rising from clean to noise; `sampler_t`: the times the sampler visits."""
 
     t: Array
     alpha: Array

@@ -7,11 +7,9 @@ from collections.abc import Iterable
 
 VOID = frozenset({"br", "img", "link", "meta"})
 # Characters that break a document (controls, lone surrogates) or make it read as something else (bidi overrides).
-_BAD = {
-    code: "\ufffd"
-    for code in (*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0), 0xFFFE, 0xFFFF)
-    + (*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xD800, 0xE000))
-}
+_CONTROLS = (*range(0x09), 0x0B, 0x0C, *range(0x0E, 0x20), *range(0x7F, 0xA0), 0xFFFE, 0xFFFF)
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_BAD = dict.fromkeys((*_CONTROLS, *_BIDI, *range(0xD800, 0xE000)), "\ufffd")
 
 
 class Html(str):

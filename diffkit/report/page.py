@@ -100,7 +100,8 @@ def _section(section: Section) -> Html:
 
 
 def _navigation(title: str, sections: Sequence[Section]) -> Html:
-    items = [tag("li", tag("a", section.title, href=f"#{section.id}")) for section in sections]
+    places = [("summary", "Summary"), *((section.id, section.title) for section in sections)]
+    items = [tag("li", tag("a", name, href=f"#{place}")) for place, name in places]
     brand = tag("p", tag("span", "diffkit", class_="brand"), tag("span", title, class_="run"))
     return tag("nav", brand, tag("ul", *items), aria_label="Parts of the report")
 

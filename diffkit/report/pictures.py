@@ -16,7 +16,7 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 TILE = 56  # pixels that an enlarged image should at least span
-BUDGET = 3_000_000  # pixels of one picture; more images than fit are left out
+BUDGET = 1_600_000  # pixels of one picture; more images than fit are left out
 
 
 def as_images(x: Any) -> Pixels:
@@ -51,7 +51,8 @@ def magnification(height: int, width: int, tile: int = TILE) -> int:
 def affordable(images: Pixels, tile: int = TILE, budget: int = BUDGET) -> int:
     """How many of `images`, enlarged to `tile`, a picture of `budget` pixels holds; at least one."""
     _, height, width, _ = images.shape
-    return max(1, min(len(images), budget // max(1, height * width * magnification(height, width, tile) ** 2)))
+    cost = height * width * magnification(height, width, tile) ** 2
+    return int(max(1, min(len(images), budget // max(1, cost))))
 
 
 def image_grid(

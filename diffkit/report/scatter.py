@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .inputs import Density
 from .markup import Html, tag
 from .pictures import data_uri, density_layer
-from .ticks import axis
+from .ticks import Axis, axis
 
 SIDE, EDGE = 400, 34
 LIMIT = 4000  # points drawn
@@ -20,19 +20,20 @@ Extent = tuple[float, float, float, float]
 
 
 def extent_of(clouds: Sequence[NDArray[Any]], density: Density | None = None) -> Extent:
-    """(x_min, x_max, y_min, y_max): that of the density, else of the middle 99.5 % of all points with a margin."""
+    """(x_min, x_max, y_min, y_max), a square: around the density, else around the middle 99.5 % of all points."""
     if density is not None:
-        return density.x_min, density.x_max, density.y_min, density.y_max
-    points = np.concatenate([np.asarray(cloud, dtype=np.float64)[:, :2] for cloud in clouds])
-    points = points[np.isfinite(points).all(axis=1)]
-    if len(points) == 0:
-        return -1.0, 1.0, -1.0, 1.0
-    low, high = np.quantile(points, 0.0025, axis=0), np.quantile(points, 0.9975, axis=0)
-    middle, half = (low + high) / 2, max(float((high - low).max()) * 0.55, 1e-6)
-    return (
-        *(float(v) for v in (middle[0] - half, middle[0] + half)),
-        *(float(v) for v in (middle[1] - half, middle[1] + half)),
-    )
+        low, high = np.array([density.x_min, density.y_min]), np.array([density.x_max, density.y_max])
+        half = float((high - low).max()) / 2
+    else:
+        points = np.concatenate([np.asarray(cloud, dtype=np.float64)[:, :2] for cloud in clouds])
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points) == 0:
+            return -1.0, 1.0, -1.0, 1.0
+        low, high = np.quantile(points, 0.0025, axis=0), np.quantile(points, 0.9975, axis=0)
+        half = float((high - low).max()) * 0.55
+    x, y = (float(value) for value in (low + high) / 2)
+    half = max(half, 1e-6)
+    return x - half, x + half, y - half, y + half
 
 
 def outside(points: NDArray[Any], extent: Extent) -> int:
@@ -52,7 +53,7 @@ def scatter(
     dots = "".join(f"M{a:g} {b:g}h0" for a, b in zip(x_axis.place(cloud[:, 0]), y_axis.place(cloud[:, 1])))
     parts: list[Html] = []
     if density is not None:
-        parts.append(_layer(density, edge))
+        parts.append(_layer(density, x_axis, y_axis))
     parts.append(tag("rect", x=edge, y=0, width=SIDE - edge, height=SIDE - edge, class_="box"))
     if ticks:
         for tick, text in zip(x_axis.ticks, x_axis.labels()):
@@ -69,7 +70,8 @@ def _inside(points: NDArray[np.float64], extent: Extent) -> NDArray[np.bool_]:
     return (x >= extent[0]) & (x <= extent[1]) & (y >= extent[2]) & (y <= extent[3])
 
 
-def _layer(density: Density, edge: int) -> Html:
-    side = SIDE - edge
-    address = data_uri(density_layer(density.values))
-    return tag("image", href=address, x=edge, y=0, width=side, height=side, preserveAspectRatio="none")
+def _layer(density: Density, x_axis: Axis, y_axis: Axis) -> Html:
+    left, right = (float(place) for place in x_axis.place([density.x_min, density.x_max]))
+    bottom, top = (float(place) for place in y_axis.place([density.y_min, density.y_max]))
+    where = {"x": left, "y": top, "width": round(right - left, 1), "height": round(bottom - top, 1)}
+    return tag("image", href=data_uri(density_layer(density.values)), preserveAspectRatio="none", **where)

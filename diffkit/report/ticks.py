@@ -31,7 +31,8 @@ class Axis:
     def labels(self) -> list[str]:
         """The text of each tick."""
         step = math.inf if self.log or len(self.ticks) < 2 else self.ticks[1] - self.ticks[0]
-        return [tick_label(tick, step) for tick in self.ticks]
+        power = not self.log and max((abs(tick) for tick in self.ticks), default=1.0) < 5e-3
+        return [power_label(tick) if power else tick_label(tick, step) for tick in self.ticks]
 
 
 def axis(low: float, high: float, start: float, end: float, *, log: bool = False, widen: bool = False) -> Axis:
@@ -75,14 +76,20 @@ def tick_label(value: float, step: float = math.inf) -> str:
     if size < 1e-12 or (math.isfinite(step) and size < step * 1e-6):
         return "0"
     if size >= 1e6 or size < 1e-3:
-        mantissa, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+        return power_label(value)
     if size >= 1e4 or (size >= 1000 and value % 100 == 0 and step >= 100):
         return f"{value / 1000:g}k".replace("-", "−")
     decimals = max(0, -math.floor(math.log10(step) + 1e-9) + (_odd(step))) if math.isfinite(step) else 6
     text = f"{value:.{decimals}f}"
     return (text if math.isfinite(step) else text.rstrip("0").rstrip(".")).replace("-", "−")
+
+
+def power_label(value: float) -> str:
+    """0.00025 -> "2.5e−4"; what rounding left of zero is "0"."""
+    if abs(value) < 1e-300:
+        return "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", "−")
 
 
 def _odd(step: float) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def figure(value: object, digits: int = 3) -> str:
         return "n/a"
     if found == 0:
         return "0"
-    exponent = math.floor(math.log10(abs(found)))
+    exponent = int(f"{found:.{digits - 1}e}".split("e")[1])
     if exponent < -3 or exponent >= 7:
         mantissa, power = f"{found:.{digits - 1}e}".split("e")
         return f"{mantissa} × 10{str(int(power)).translate(_SUPER)}".replace("-", "−")
@@ -64,9 +65,9 @@ def duration(seconds: object) -> str:
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
+        return f"{whole // 60} min {whole % 60} s"
     if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
@@ -79,3 +80,12 @@ def memory(size: object) -> str:
         if found >= limit:
             return f"{found / limit:.3g} {unit}" if found < 1000 * limit else f"{found / limit:.0f} {unit}"
     return f"{found:.0f} B"
+
+
+def moment(text: object, seconds: bool = False) -> str:
+    """An ISO 8601 time as "2025-01-31 12:00 UTC"; any other text as it is."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return str(text)
+    return f"{found:%Y-%m-%d %H:%M:%S}" if seconds else f"{found:%Y-%m-%d %H:%M %Z}".rstrip()

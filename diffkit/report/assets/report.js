@@ -36,7 +36,7 @@ for (const plot of document.querySelectorAll("[data-plot]")) {
   plot.append(tip);
   const forward = data.log ? Math.log10 : (v) => v;
   const [low, high] = [forward(data.low), forward(data.high)];
-  const hide = () => { tip.hidden = true; cursor.setAttribute("x1", -9); cursor.setAttribute("x2", -9); };
+  const hide = () => { tip.hidden = true; cursor.classList.remove("on"); };
   const show = (event) => {
     const box = svg.getBoundingClientRect();
     const unit = box.width / data.width;
@@ -49,6 +49,7 @@ for (const plot of document.querySelectorAll("[data-plot]")) {
     const place = data.left + (forward(x) - low) / (high - low) * (data.right - data.left);
     cursor.setAttribute("x1", place);
     cursor.setAttribute("x2", place);
+    cursor.classList.add("on");
     tip.replaceChildren();
     for (const text of [`${data.label} ${written(x)}`, ...found.map(([one, k]) => `${one.name} ${written(one.y[k])}`)]) {
       const line = document.createElement("div");
@@ -57,7 +58,8 @@ for (const plot of document.querySelectorAll("[data-plot]")) {
     }
     tip.hidden = false;
     const left = place * unit + (share > 0.55 ? -tip.offsetWidth - 10 : 10);
-    tip.style.transform = `translate(${Math.max(0, left)}px, ${svg.offsetTop || 0}px)`;
+    const top = box.top - plot.getBoundingClientRect().top + 4;
+    tip.style.transform = `translate(${Math.max(0, left)}px, ${top}px)`;
   };
   svg.addEventListener("pointermove", show);
   svg.addEventListener("pointerdown", show);

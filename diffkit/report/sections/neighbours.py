@@ -10,7 +10,7 @@ from ..page import Section
 from ..pictures import affordable, as_images, data_uri, image_grid
 from ..wording import figure
 
-SHOWN = 16
+SHOWN = 24
 
 
 def section(inputs: ReportInputs) -> Section | None:
@@ -24,7 +24,7 @@ def section(inputs: ReportInputs) -> Section | None:
     pairs = []
     for k in range(total):
         distance = figure(distances[k]) if distances is not None and k < len(distances) else ""
-        picture = image_grid(np.stack([made[k], real[k]]), 1, gap=3)
+        picture = image_grid(np.stack([made[k], real[k]]), 1, tile=80, gap=4)
         alt = f"Sample {k + 1} above the training example nearest to it" + (
             f", distance {distance}" if distance else ""
         )

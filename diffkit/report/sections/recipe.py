@@ -26,9 +26,10 @@ def section(inputs: ReportInputs) -> Section | None:
 
 def _text(text: str) -> Html:
     button = tag("button", "Copy", type="button", data_copy="recipe-text", hidden=True)
+    head = tag("div", tag("h3", "As YAML"), button, class_="bar-head")
     lines = join([_coloured(line) for line in text.splitlines()], between="\n")
     code = tag("pre", tag("code", lines, id="recipe-text"), tabindex=0, aria_label="Recipe as YAML")
-    return tag("div", button, code, class_="card code")
+    return tag("div", head, code, class_="card code")
 
 
 def _coloured(line: str) -> Html:
@@ -48,11 +49,11 @@ def _effective(inputs: ReportInputs) -> Html:
             tag("th", row.path, scope="row"),
             tag("td", row.value),
             tag("td", row.origin),
-            class_="default" if row.origin == "default" else "set",
+            class_="default" if row.origin.startswith("default") else "set",
         )
         for row in inputs.effective
     ]
-    chosen = sum(row.origin != "default" for row in inputs.effective)
+    chosen = sum(not row.origin.startswith("default") for row in inputs.effective)
     title = f"All {count(len(inputs.effective))} values in force, {count(chosen)} of them not defaults"
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="settings")
     region = tag("div", table, class_="table", role="region", aria_label="Values in force", tabindex=0)

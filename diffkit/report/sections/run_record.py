@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..inputs import ReportInputs
 from ..markup import Html, join, tag
 from ..page import Section
-from ..wording import count, duration, number
+from ..wording import count, duration, moment, number
 from .stages import stage_seconds
 
 EVENTS, DEPTH = 200, 4
@@ -27,12 +27,12 @@ def _timings(inputs: ReportInputs) -> Html:
     total = sum(seconds.values())
     rows = []
     for stage, spent in seconds.items():
-        bar = tag("rect", width=f"{100 * spent / total if total else 0:.1f}", height=6, rx=3)
+        bar = tag("rect", width=f"{100 * spent / total if total else 0:.1f}", height=6)
         svg = tag("svg", bar, viewBox="0 0 100 6", preserveAspectRatio="none", class_="bar", aria_hidden="true")
         rows.append(tag("tr", tag("th", stage, scope="row"), tag("td", duration(spent), class_="num"), tag("td", svg)))
     sum_row = tag("tr", tag("th", "total", scope="row"), tag("td", duration(total), class_="num"), tag("td"))
     table = tag("table", tag("tbody", *rows), tag("tfoot", sum_row), class_="timings")
-    return tag("div", tag("h3", "Timings"), table, class_="card")
+    return tag("div", tag("h3", "Timings"), tag("div", table, class_="table"), class_="card")
 
 
 def _environment(inputs: ReportInputs) -> Html:
@@ -64,7 +64,9 @@ def _flat(value: Mapping[object, object], prefix: str = "", depth: int = 0) -> l
 def _text(value: object) -> str:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return ", ".join(str(item) for item in value) or "none"
-    return "none" if value is None else str(value)
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    return str(value)
 
 
 def _list(title: str, rows: Sequence[tuple[str, str]]) -> Html:
@@ -87,8 +89,8 @@ def _events(inputs: ReportInputs) -> Html:
         rows.append(
             tag(
                 "tr",
-                tag("td", str(event.get("time", ""))[:19].replace("T", " "), class_="when"),
-                tag("th", event.get("event", "unnamed"), scope="row"),
+                tag("td", moment(event.get("time", ""), seconds=True), class_="when"),
+                tag("th", str(event.get("event", "unnamed")), scope="row"),
                 tag("td", join(facts, between=" · ")),
             )
         )

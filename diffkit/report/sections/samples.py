@@ -80,7 +80,8 @@ def _histogram(samples: Array, real: Array | None) -> Html:
     everything = everything[np.isfinite(everything)]
     if everything.size == 0:
         return Html("")
-    edges = np.linspace(*np.quantile(everything, [0.001, 0.999]), 61)
+    low, high = np.quantile(everything, [0.001, 0.999])
+    edges = np.linspace(low, high if high > low else low + 1.0, 61)
     middle = (edges[1:] + edges[:-1]) / 2
     rows = [("Samples", samples, "main")] + ([] if real is None else [("Real data", real, "second")])
     series = [

@@ -1,27 +1,23 @@
-"""The noise schedule: alpha, sigma and log-SNR over time, what is left of the data at the end, loss by level."""
+"""The noise schedule: alpha, sigma and log-SNR over time, what is left of the data at the end."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..charts import LineChart, Series, line_chart, spans_decades
-from ..inputs import LossByLevel, ReportInputs, ScheduleCurves
+from ..inputs import ReportInputs, ScheduleCurves
 from ..markup import Html
 from ..page import Section, card, cards
 from ..wording import count, figure
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without curves and without loss by level."""
-    figures: list[Html] = []
-    lead = ""
-    if inputs.schedule is not None and len(inputs.schedule.t) > 1:
-        figures += [_coefficients(inputs.schedule), _snr(inputs.schedule)]
-        lead = terminal(inputs.schedule)
-    if inputs.loss_by_level is not None:
-        figures.append(_loss(inputs.loss_by_level))
-    shown = [drawn for drawn in figures if drawn]
-    return Section("noise", "Noise levels", cards(*shown), lead) if shown else None
+    """None without curves."""
+    curves = inputs.schedule
+    if curves is None or len(curves.t) < 2:
+        return None
+    shown = [drawn for drawn in (_coefficients(curves), _snr(curves)) if drawn]
+    return Section("schedule", "Noise schedule", cards(*shown), terminal(curves)) if shown else None
 
 
 def terminal(curves: ScheduleCurves) -> str:
@@ -34,7 +30,8 @@ def terminal(curves: ScheduleCurves) -> str:
     if not sigma > 0:
         return f"{at}, there is no noise (sigma = {figure(sigma)})."
     kept = f"{figure(100 * alpha / float(np.hypot(alpha, sigma)))} % of the amplitude of x is data"
-    return f"{at}, the terminal SNR is {figure((alpha / sigma) ** 2)} (alpha = {figure(alpha)}, sigma = {figure(sigma)}): {kept}."
+    pair = f"alpha = {figure(alpha)}, sigma = {figure(sigma)}"
+    return f"{at}, the terminal SNR is {figure((alpha / sigma) ** 2)} ({pair}): {kept}."
 
 
 def _coefficients(curves: ScheduleCurves) -> Html:
@@ -58,15 +55,3 @@ def _snr(curves: ScheduleCurves) -> Html:
     chart = line_chart(LineChart("log-SNR over time", "t", [Series("log-SNR", curves.t, log_snr)]))
     caption = "2 log(α/σ). At 0, data and noise are equally strong. Infinite ends are left out."
     return card(chart, title="Log-SNR", caption=caption) if chart else Html("")
-
-
-def _loss(found: LossByLevel) -> Html:
-    rows = [Series("Training", found.level, found.loss, dots=len(found.level) <= 40)]
-    if found.held_out is not None:
-        rows.append(Series("Held-out", found.level, found.held_out, "second", dots=len(found.level) <= 40))
-    every = np.concatenate([np.asarray(row.y, dtype=np.float64) for row in rows])
-    name = "t" if found.axis == "t" else "log(α/σ)"
-    chart = line_chart(LineChart("Loss by noise level", name, rows, log_y=spans_decades(every)))
-    noise = "right" if found.axis == "t" else "left"
-    caption = f"Mean loss where the noise is that strong; the noisiest levels are on the {noise}."
-    return card(chart, title="Loss by noise level", caption=caption) if chart else Html("")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from ..inputs import ReportInputs
 from ..markup import Html, join, tag
-from ..wording import count, duration, figure, large, number
+from ..wording import count, duration, figure, large, moment, number
 from .scores import Score, scores
 from .stages import stage_seconds
+from .training import in_order
 
 # A verdict compares the headline metric with what real held-out data scores: up to this factor, these words.
 GRADES = ((1.25, "On par with real data"), (2.0, "Close to real data"), (5.0, "Still apart from real data"))
@@ -31,7 +32,7 @@ def header(inputs: ReportInputs) -> Html:
     missing = [tag("p", f"Not in this report: {'; '.join(inputs.missing)}.", class_="note")] if inputs.missing else []
     return tag(
         "header",
-        tag("p", join(["Report of a run", inputs.created or None], between=" · "), class_="kicker"),
+        tag("p", join(["Report of a run", moment(inputs.created) or None], between=" · "), class_="kicker"),
         tag("h1", inputs.title),
         tag("p", verdict(headline, progress), class_="verdict"),
         tag("p", _told(inputs, progress), class_="lead"),
@@ -60,11 +61,10 @@ def verdict(headline: Score | None, progress: Progress) -> str:
 
 def _progress(inputs: ReportInputs) -> Progress:
     step, loss, held_out, diverged = None, None, None, None
-    for row in inputs.metrics:
-        at, seen = number(row.get("step")), row.get("loss")
-        if at is None:
-            continue
-        step, held_out = int(at), number(row.get("held_out_loss")) or held_out
+    for row in in_order(inputs.metrics):
+        seen, validated = row.get("loss"), number(row.get("held_out_loss"))
+        step = round(number(row["step"]) or 0)
+        held_out = held_out if validated is None else validated
         if number(seen) is not None:
             loss, diverged = number(seen), None
         elif seen is not None and diverged is None:
@@ -90,10 +90,9 @@ def _tiles(inputs: ReportInputs, headline: Score | None, progress: Progress) -> 
     seconds = stage_seconds(inputs.results)
     tiles: list[Html] = []
     if headline is not None:
-        real = f"real data: {figure(headline.held_out)}" if headline.held_out is not None else ""
+        against = f" ({figure(headline.ratio)} ×)" if headline.ratio is not None else ""
+        real = f"real data: {figure(headline.held_out)}{against}" if headline.held_out is not None else ""
         tiles.append(_tile(headline.label, figure(headline.value), real, strong=True))
-        if headline.ratio is not None:
-            tiles.append(_tile("Against real data", f"{figure(headline.ratio)} ×", "1 × is as good as real"))
     if progress.step is not None:
         of = f"of {count(inputs.total_steps)}" if inputs.total_steps else ""
         tiles.append(_tile("Training steps", count(progress.step), of))
@@ -109,7 +108,7 @@ def _tiles(inputs: ReportInputs, headline: Score | None, progress: Progress) -> 
     if inputs.parameters:
         tiles.append(_tile("Parameters", large(inputs.parameters)))
     if headline is not None and headline.nfe is not None:
-        tiles.append(_tile("Network calls", count(headline.nfe), "for each measured sample"))
+        tiles.append(_tile("Network calls", count(headline.nfe), "per measured sample"))
     return tag("dl", *tiles, class_="tiles") if tiles else Html("")
 
 

@@ -1,4 +1,4 @@
-"""Training curves: loss, gradient norm, learning rate, speed."""
+"""Training curves: loss, gradient norm and learning rate over the steps, and loss by noise level."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..charts import LineChart, Series, line_chart, smooth, spans_decades
-from ..inputs import ReportInputs
+from ..inputs import LossByLevel, ReportInputs
 from ..markup import Html
 from ..page import Section, card, cards
 from ..wording import count, figure, memory, number
 
 Column = NDArray[np.float64]
+Row = Mapping[str, object]
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None where metrics.jsonl holds no step."""
-    rows = [row for row in inputs.metrics if number(row.get("step")) is not None]
-    if not rows:
-        return None
+    """None where metrics.jsonl holds no step and nothing is known of the loss by level."""
+    rows = in_order(inputs.metrics)
     step = _column(rows, "step")
-    charts = [_loss(rows, step, inputs), _gradient(rows, step), _rate(rows, step), _speed(rows, step)]
+    charts = [_loss(rows, step, inputs), _gradient(rows, step), _rate(rows, step), _by_level(inputs.loss_by_level)]
     shown = [chart for chart in charts if chart]
-    return Section("training", "Training", cards(*shown), f"{_sentence(rows)}") if shown else None
+    return Section("training", "Training", cards(*shown), _sentence(rows)) if shown else None
 
 
-def _column(rows: Sequence[Mapping[str, object]], key: str) -> Column:
+def in_order(metrics: Sequence[Row]) -> list[Row]:
+    """Rows by rising step; where a resumed run went over a step again, its later row counts."""
+    latest = {step: row for row in metrics if (step := number(row.get("step"))) is not None}
+    return [latest[step] for step in sorted(latest)]
+
+
+def _column(rows: Sequence[Row], key: str) -> Column:
     """One value of every row; nan where it is absent or no finite number."""
     return np.array([np.nan if (v := number(row.get(key))) is None else v for row in rows], dtype=np.float64)
 
@@ -39,11 +44,11 @@ def _smoothed(name: str, step: Column, raw: Column) -> list[Series]:
         return [Series(name, step, raw)]
     return [
         Series(f"{name}, as measured", step, raw, "faint", listed=False),
-        Series(name, step, np.where(known, smooth(raw, len(raw) / 40), np.nan)),
+        Series(name, step, smooth(raw, len(raw) // 60 + 1)),
     ]
 
 
-def _loss(rows: Sequence[Mapping[str, object]], step: Column, inputs: ReportInputs) -> Html:
+def _loss(rows: Sequence[Row], step: Column, inputs: ReportInputs) -> Html:
     raw, held_out = _column(rows, "loss"), _column(rows, "held_out_loss")
     seen = np.isfinite(held_out)
     series = _smoothed("Training", step, raw)
@@ -56,25 +61,18 @@ def _loss(rows: Sequence[Mapping[str, object]], step: Column, inputs: ReportInpu
     ]
     log = spans_decades(np.concatenate([raw, held_out]))
     chart = line_chart(LineChart("Loss over training steps", "step", series, log_y=log, marks=resumes))
-    lost = int((~np.isfinite(raw)).sum())
-    caption = " ".join(
-        text
-        for text in (
-            "The objective's mean."
-            if len(series) == 1
-            else "Thin: as measured. Strong: running mean."
-            if len(raw) >= 30
-            else "",
-            "Held-out examples are never trained on; a rising held-out line means memorising." if seen.any() else "",
-            "Vertical lines mark where the run was resumed." if resumes else "",
-            f"{count(lost)} rows hold no finite loss." if lost else "",
-        )
-        if text
-    )
+    lost = sum("loss" in row and number(row["loss"]) is None for row in rows)
+    told = [
+        "Thin: as measured. Strong: running mean." if any(one.style == "faint" for one in series) else "",
+        "Held-out examples are never trained on; a rising held-out line means memorising." if seen.any() else "",
+        "Vertical lines mark where the run was resumed." if resumes else "",
+        f"At {count(lost)} steps the loss was not finite." if lost else "",
+    ]
+    caption = " ".join(text for text in told if text) or "The mean of the objective."
     return card(chart, title="Loss", caption=caption) if chart else Html("")
 
 
-def _gradient(rows: Sequence[Mapping[str, object]], step: Column) -> Html:
+def _gradient(rows: Sequence[Row], step: Column) -> Html:
     norm = _column(rows, "grad_norm")
     series = _smoothed("Gradient norm", step, norm)
     chart = line_chart(LineChart("Gradient norm over training steps", "step", series, log_y=spans_decades(norm)))
@@ -82,7 +80,7 @@ def _gradient(rows: Sequence[Mapping[str, object]], step: Column) -> Html:
     return card(chart, title="Gradient norm", caption=caption) if chart else Html("")
 
 
-def _rate(rows: Sequence[Mapping[str, object]], step: Column) -> Html:
+def _rate(rows: Sequence[Row], step: Column) -> Html:
     series = [Series("Learning rate", step, _column(rows, "lr"))]
     chart = line_chart(LineChart("Learning rate over training steps", "step", series))
     return (
@@ -90,22 +88,30 @@ def _rate(rows: Sequence[Mapping[str, object]], step: Column) -> Html:
     )
 
 
-def _speed(rows: Sequence[Mapping[str, object]], step: Column) -> Html:
-    speed = _column(rows, "images_per_second")
-    chart = line_chart(
-        LineChart("Examples per second over training steps", "step", _smoothed("Examples per second", step, speed))
-    )
-    if not chart:
-        return chart
-    used = _column(rows, "memory")
-    peak = f" Peak memory {memory(np.nanmax(used))}." if np.isfinite(used).any() else ""
-    return card(chart, title="Speed", caption=f"Examples per second; median {figure(np.nanmedian(speed))}.{peak}")
+def _by_level(found: LossByLevel | None) -> Html:
+    if found is None:
+        return Html("")
+    lines = [Series("Training", found.level, found.loss, dots=len(found.level) <= 40)]
+    if found.held_out is not None:
+        lines.append(Series("Held-out", found.level, found.held_out, "second", dots=len(found.level) <= 40))
+    every = np.concatenate([np.asarray(line.y, dtype=np.float64) for line in lines])
+    name = "t" if found.axis == "t" else "log(α/σ)"
+    chart = line_chart(LineChart("Loss by noise level", name, lines, log_y=spans_decades(every)))
+    noise = "right" if found.axis == "t" else "left"
+    caption = f"Mean loss where the noise is that strong; the noisiest levels are on the {noise}."
+    return card(chart, title="Loss by noise level", caption=caption) if chart else Html("")
 
 
-def _sentence(rows: Sequence[Mapping[str, object]]) -> str:
-    """Where the loss ended."""
-    loss, held_out = (column[np.isfinite(column)] for column in (_column(rows, "loss"), _column(rows, "held_out_loss")))
-    if not loss.size:
-        return ""
-    ended = f"The training loss ended at {figure(loss[-max(1, len(loss) // 20) :].mean())}"
-    return f"{ended}, the held-out loss at {figure(held_out[-1])}." if held_out.size else f"{ended}."
+def _sentence(rows: Sequence[Row]) -> str:
+    """Where the losses ended, how fast it went, what memory it took."""
+    names = ("loss", "held_out_loss", "images_per_second", "memory")
+    loss, held_out, speed, used = (column[np.isfinite(column)] for column in (_column(rows, name) for name in names))
+    parts = []
+    if loss.size:
+        ended = f"The training loss ended at {figure(loss[-max(1, len(loss) // 20) :].mean())}"
+        parts.append(f"{ended}, the held-out loss at {figure(held_out[-1])}." if held_out.size else f"{ended}.")
+    if speed.size:
+        parts.append(f"Median speed: {figure(np.median(speed))} examples per second.")
+    if used.size:
+        parts.append(f"Peak memory: {memory(used.max())}.")
+    return " ".join(parts)

@@ -12,7 +12,7 @@ from ..page import Section, card
 from ..pictures import data_uri, strip
 from ..scatter import extent_of, scatter
 
-COLUMNS, ROWS = 10, 4
+COLUMNS, ROWS = 12, 3
 
 
 def section(inputs: ReportInputs) -> Section | None:
@@ -45,7 +45,7 @@ def _figure(
     moments: Array, labels: Sequence[str], density: Density | None, kind: str, title: str, caption: str
 ) -> Html:
     if is_images(moments) and moments.ndim == 5:
-        picture = strip(moments[:, :ROWS])
+        picture = strip(moments[:, :ROWS], tile=80)
         height, width = picture.shape[:2]
         alt = f"{title} at {len(moments)} levels from noise on the left to data on the right"
         shown = tag("img", src=data_uri(picture), alt=alt, width=width, height=height)
