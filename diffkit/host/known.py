@@ -8,6 +8,10 @@ from __future__ import annotations
 
 FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     "diffkit-ddim": {"sampler": ("ddim",)},
+    "diffkit-dpmsolver": {
+        "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc"),
+        "grid": ("uniform-logsnr",),
+    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
 }
 
