@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,13 +22,23 @@ def inline(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return value if is_plain(value) else json.dumps(value, ensure_ascii=not value.isprintable())
+        return value if is_plain(value) else f'"{"".join(_escaped(letter) for letter in value)}"'
     if isinstance(value, list | tuple):
         return f"[{', '.join(inline(item) for item in value)}]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{inline(str(key))}: {inline(item)}" for key, item in value.items()) + "}"
     text = repr(value)
     return text.replace("e", ".0e") if "e" in text and "." not in text else text  # YAML 1.1 wants the point too
+
+
+def _escaped(letter: str) -> str:
+    """A character within double quotes."""
+    if letter in '"\\':
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
 def _mapping(tree: dict[str, Any], indent: str) -> Iterator[str]:

@@ -256,8 +256,7 @@ class Resolver:
         if unread:
             return False
         try:
-            with torch.device("meta") if chosen.kind == "network" else torch.device("cpu"):
-                made = construct(chosen, {**self.scope, **given}, self._objects if not path else None)
+            made = _tried(chosen, {**self.scope, **given}, self._objects if not path else {})
         except DataError as error:
             self.data_error = error
             return True
@@ -320,6 +319,20 @@ class Resolver:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _tried(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object]) -> Any:
+    """The object; a network without memory for its weights, unless its constructor must read numbers."""
+    with torch.random.fork_rng(devices=[]):
+        if chosen.kind != "network":
+            return construct(chosen, scope, objects)
+        try:
+            with torch.device("meta"):
+                return construct(chosen, scope, objects)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+        return construct(chosen, scope, objects)
 
 
 def _leaves(node: Node) -> list[object]:

@@ -19,6 +19,8 @@ INT = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
 BASED = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z", re.ASCII)
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z", re.ASCII)
+YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
+"""Words that older readers take for true and false, so that we write them in quotes."""
 LARGEST = 2**63 - 1
 DIGITS = 64
 
@@ -42,7 +44,7 @@ def resolve(word: str) -> Scalar:
 
 def is_plain(text: str) -> bool:
     """Whether `text` may be written without quotes and still be read as that text."""
-    if not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", text, re.ASCII):
+    if not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", text, re.ASCII) or text.lower() in YAML_1_1:
         return False
     try:
         return resolve(text) == text

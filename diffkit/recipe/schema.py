@@ -28,6 +28,10 @@ class _Draft7(GenerateJsonSchema):
         return made
 
 
+LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
+"""Pydantic leaves these constraints of a union under its own names."""
+
+
 def json_schema() -> Schema:
     """The schema of a whole recipe. Imports every installed component; those that cannot be loaded are left out."""
     definitions: dict[str, Schema] = {}
@@ -124,6 +128,7 @@ def _field(parameter: Parameter) -> Schema:
     if parameter.role == "sections":
         return _list_or_one(_with_shorthand(parameter.target))
     made: Schema = TypeAdapter(parameter.annotation).json_schema(schema_generator=_Draft7)
+    made = {LIMITS.get(keyword, keyword): value for keyword, value in made.items()}
     if parameter.default is not REQUIRED and isinstance(parameter.default, bool | int | float | str):
         made = made | {"default": parameter.default}
     return made

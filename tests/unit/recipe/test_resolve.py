@@ -27,7 +27,7 @@ def test_all_faults_are_told_at_once(base: str) -> None:
     """Options, names, missing keys, constructors and checks between components, in the order of the text."""
     text = base.replace("beta_end: 0.6", "beta_end: 6").replace("network: tiny", "network: {name: tiny, width: 7}")
     text = text.replace("steps: 100", "stps: 100").replace("batch_size: 8", "batch_size: 8, accumulate: 3")
-    error = refused(text + "evaluate: [frechett]\ncodec: {name: identity, x: 1}\n")
+    error = refused(text + "evaluate: [frechett]\ntrackers: [{name: tensorboard, x: 1}]\n")
     assert [fault.code for fault in error.errors] == ["DK106", "DK107", "DK104", "DK118", "DK102", "DK104"]
     assert [fault.where.line for fault in error.errors if fault.where] == [3, 5, 6, 6, 8, 9]
     assert error.exit_code == 3
