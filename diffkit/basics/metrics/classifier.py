@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class Classifier(Metric):
     """Verdicts of a forest of `trees` random trees on pixels. Raises PluginError DK290 without scikit-learn.
 
-    `two-sample`: how often a forest tells samples from equally many training examples, `limit` of each at most, by
+    `two_sample`: how often a forest tells samples from equally many training examples, `limit` of each at most, by
     cross-validation in `folds` parts: .5 is indistinguishable (as held-out examples are, within about .5 / sqrt of
     the examples judged), 1 is plain. Where the data has labels a second forest learns the classes from up to
     10 `limit` training examples: `histogram` is half the sum of differences between the shares of the classes it
     finds among samples and among held-out examples, `confidence` the mean share of trees that vote for the class
-    found, `accuracy` how often that is the class a sample was made for, beside `real-accuracy` on held-out examples.
+    found, `accuracy` how often that is the class a sample was made for, beside `real_accuracy` on held-out examples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
     """
 
@@ -46,7 +46,7 @@ class Classifier(Metric):
         generator = torch.Generator().manual_seed(evaluation.seed)
         count = min(len(samples), len(reference), self.limit)
         pair = subset(samples, count, generator), subset(reference, count, generator)
-        values = {"two-sample": self._two_sample(*pair, evaluation.seed), **counts(*pair)}
+        values = {"two_sample": self._two_sample(*pair, evaluation.seed), **counts(*pair)}
         if evaluation.train_labels is not None:
             values |= self._classes(evaluation, samples, reference, evaluation.train_labels, generator)
         return values
@@ -78,7 +78,7 @@ class Classifier(Metric):
         if evaluation.sample_labels is not None:
             values["accuracy"] = float((names[found] == evaluation.sample_labels).double().mean())
         if evaluation.held_out_labels is not None:
-            values["real-accuracy"] = float((names[real_found] == evaluation.held_out_labels).double().mean())
+            values["real_accuracy"] = float((names[real_found] == evaluation.held_out_labels).double().mean())
         return values
 
     def _forest(self, seed: int) -> ExtraTreesClassifier:

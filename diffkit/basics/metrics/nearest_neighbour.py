@@ -24,6 +24,8 @@ class NearestNeighbour(Metric):
     `close`: share of samples nearer than all but 1 % of the held-out examples are; .01 is as unseen data.
     `distance`: the median itself, root mean square over pixels scaled to [0, 1].
     Above 1, `ratio` says that samples are unlike the data; below, that training examples are repeated.
+    Source: Meehan, Chaudhuri & Dasgupta 2020 (arXiv:2004.05675), section 3. Differs: medians are compared in place of
+    ranks, over all of space at once.
     """
 
     definition = (
@@ -42,7 +44,7 @@ class NearestNeighbour(Metric):
             "close": float((own < usual.quantile(CLOSE)).double().mean()),
             "distance": float(own.median()) / samples.shape[1] ** 0.5,
             **counts(samples, reference),
-            "held-out": float(len(held_out)),
+            "held_out": float(len(held_out)),
         }
 
     def neighbours(self, evaluation: Evaluation, k: int = 1) -> tuple[Tensor, Tensor]:

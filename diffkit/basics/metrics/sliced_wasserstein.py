@@ -37,7 +37,7 @@ class SlicedWasserstein(Metric):
         generator = torch.Generator().manual_seed(evaluation.seed)
         axes = torch.randn(samples.shape[1], self.projections, generator=generator, dtype=torch.float64)
         distance = sliced_wasserstein(samples, reference, axes / axes.norm(dim=0), self.p)
-        return {"sliced-wasserstein": distance, **counts(samples, reference)}
+        return {"sliced_wasserstein": distance, **counts(samples, reference)}
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, axes: Tensor, p: float = 2.0) -> float:

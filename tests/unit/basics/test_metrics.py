@@ -189,10 +189,10 @@ def test_neighbours_for_pictures():
 
 def test_two_sample_accuracy():
     judge = Classifier(trees=50)
-    assert judge(vectors(normal(400, 3)))["two-sample"] == pytest.approx(0.5, abs=0.06)
-    assert judge(vectors(normal(400, 3, mean=5.0)))["two-sample"] > 0.97
+    assert judge(vectors(normal(400, 3)))["two_sample"] == pytest.approx(0.5, abs=0.06)
+    assert judge(vectors(normal(400, 3, mean=5.0)))["two_sample"] > 0.97
     assert Classifier(trees=5, limit=50)(vectors(normal(400, 3)))["samples"] == 50
-    assert Classifier(trees=5, folds=2)(vectors(normal(400, 3)))["two-sample"] != judge(vectors(normal(400, 3)))
+    assert Classifier(trees=5, folds=2)(vectors(normal(400, 3)))["two_sample"] != judge(vectors(normal(400, 3)))
 
 
 def test_classes_seen_by_a_classifier():
@@ -206,7 +206,7 @@ def test_classes_seen_by_a_classifier():
     values = Classifier(trees=20)(Evaluation(IMAGES, light, images, images, made_for, label, label))
     assert values["histogram"] == pytest.approx(0.25)
     assert values["accuracy"] == pytest.approx(39 / 40)
-    assert values["real-accuracy"] == 1
+    assert values["real_accuracy"] == 1
     assert values["confidence"] > 0.95
     unlabelled = Classifier(trees=20)(Evaluation(IMAGES, light, images, images, None, label))
     assert "accuracy" not in unlabelled
