@@ -9,7 +9,10 @@ from .denoiser import Denoiser
 
 
 class Guidance(ABC):
-    """Implement `__call__`."""
+    """Implement `__call__`. `needs_null` says that it asks the network without a label too, which training must teach
+    by dropping labels."""
+
+    needs_null: bool = False
 
     @abstractmethod
     def __call__(self, denoise: Denoiser) -> Denoiser:

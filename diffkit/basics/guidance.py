@@ -67,6 +67,7 @@ class ClassifierFree(Guidance):
 
     shape: Shape
     scale: Annotated[float, Field(ge=0)] = 2.0
+    needs_null = True
 
     def __post_init__(self) -> None:
         if self.shape.classes is None:
