@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
     from ..train.manifest import inspect
 
     found = inspect(RunDirectory.open(run).checkpoints, contents=verify)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"step": s.step, "bytes": s.bytes, "state": "damaged" if s.fault else "whole" if verify else "complete"}
         | ({"fault": s.fault} if s.fault else {})
         for s in found

@@ -1,1 +1,21 @@
-"""TODO"""
+"""The run directory and the stages that fill it: train, sample, evaluate, report. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_WHERE = {"Run": "handle", "open_run": "handle", "run": "pipeline"}
+__all__ = ["Run", "open_run", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
+
+
+if TYPE_CHECKING:
+    from .handle import Run as Run
+    from .handle import open_run as open_run
+    from .pipeline import run as run

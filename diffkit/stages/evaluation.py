@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..data import Data
@@ -11,12 +12,8 @@ from ..metric import Evaluation, Metric
 from .drawing import Drawn
 from .examples import examples
 
-OnMetric = Callable[[str, Mapping[str, float]], None]
 
-
-def measure(
-    metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sampler: str, seed: int, on_metric: OnMetric
-) -> dict[str, Any]:
+def measure(metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sampler: str, seed: int) -> dict[str, Any]:
     """One record for each named metric, as results.json holds them.
 
     `values` are those of the samples against the training part; `held_out` those of as many held-out examples in
@@ -48,11 +45,9 @@ def measure(
     records: dict[str, Any] = {}
     for name, metric in metrics:
         began = time.monotonic()
-        values = dict(metric(ours))
-        on_metric(name, values)
         records[name] = {
-            "values": values,
-            "held_out": dict(metric(real)) if count else {},
+            "values": _plain(metric(ours)),
+            "held_out": _plain(metric(real)) if count else {},
             "definition": metric.definition,
             "samples": len(drawn.x),
             "reference": len(train),
@@ -62,3 +57,8 @@ def measure(
             "seconds": time.monotonic() - began,
         }
     return records
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON has them: what is not finite is null."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,130 @@
+"""`run`: train, sample, evaluate, report; each stage once, and the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..errors import DiffkitError, StoppedError
+from ..recipe import Assembly, Recipe, assemble, load_recipe
+from ..recipe.effective import effective_yaml
+from ..recipe.load import Source
+from ..sampler import Progress as Step
+from ..train.distributed import ALONE, World, join_world, leave_world, resolve_device
+from ..train.journal import Journal
+from ..train.progress import Silent, console_progress
+from ..train.signals import StopSignals
+from .environment import environment
+from .handle import Run
+from .ledger import Ledger, stopwatch
+from .reporting import write_report
+from .rundir import Resume, RunDirectory, begin
+from .sampling import draw_and_save
+from .training import train
+
+RUNS = Path("runs")
+
+
+def run(
+    recipe: Recipe | Source,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    resume: Resume = "auto",
+    quiet: bool = True,
+) -> Run:
+    """Do what `recipe` says in the run directory `out` (by default runs/NAME) and return the finished run.
+
+    A run that stopped continues; one that is done is returned as it is. Raises RecipeError, LockedError,
+    CheckpointError, DataError, DivergedError, ResourceError; StoppedError after SIGTERM or Ctrl-C, once a checkpoint
+    is saved.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    chosen = resolve_device(device)
+    assembly = assemble(loaded, chosen)
+    path = Path(out) if out is not None else RUNS / loaded.name
+    world = join_world(chosen)
+    try:
+        if world.is_main:
+            opened = begin(path, loaded.text, effective_yaml(loaded), environment(str(chosen)), resume)
+            world.barrier()
+            with opened, StopSignals() as stop, Journal(opened.directory.path) as journal:
+                for change in opened.changes:
+                    journal.event("environment", {"change": change})
+                _guarded(opened.directory, assembly, chosen, journal, stop, quiet, world)
+            return Run(opened.directory, chosen)
+        world.barrier()
+        with StopSignals() as stop:
+            train(RunDirectory(path), assembly, chosen, None, lambda: stop.requested, world=world)
+        return Run(RunDirectory(path), chosen)
+    finally:
+        leave_world(world)
+
+
+def _guarded(
+    directory: RunDirectory,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal,
+    stop: StopSignals,
+    quiet: bool,
+    world: World,
+) -> None:
+    """The stages, with a note in the journal of why they ended early."""
+    try:
+        _stages(directory, assembly, device, journal, lambda: stop.requested, quiet, world)
+    except StoppedError:
+        journal.event("signal", {"name": stop.received.name if stop.received else "stop"})
+        raise
+    except DiffkitError as error:
+        journal.event("error", {"code": error.code, "message": error.message})
+        raise
+
+
+def _stages(
+    directory: RunDirectory,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal,
+    stop: Callable[[], bool],
+    quiet: bool,
+    world: World = ALONE,
+) -> None:
+    """Every stage that is not done for the weights at the last step."""
+
+    def poll(step: Step) -> None:
+        if stop():
+            raise StoppedError(
+                "stopped while sampling; training is done and saved", fix="run the same command again to continue"
+            )
+
+    say: Callable[[str], None] = (lambda text: None) if quiet else _say
+    ledger = Ledger(directory)
+    progress = Silent() if quiet else console_progress()
+    step = train(directory, assembly, device, journal, stop, world=world, progress=progress)
+    handle = Run(directory, device)
+    vars(handle)["assembly"] = assembly
+    fresh = False
+    if not ledger.done("sample", step):
+        say(f"sampling {assembly.recipe.sample.count}")
+        with stopwatch() as spent:
+            draw_and_save(assembly, handle.denoiser(guidance=False), directory.samples, device, poll)
+        ledger.write("sample", step, spent[0])
+        fresh = True
+    if assembly.metrics and not ledger.done("evaluate", step):
+        handle.evaluate(progress=not quiet)
+        fresh = True
+    if fresh or not ledger.done("report", step) or not directory.report.is_file():
+        with stopwatch() as spent:
+            journal.event("report")
+            write_report(directory, assembly)
+        ledger.write("report", step, spent[0])
+    else:
+        say(f"{directory.path} is done; another --out or --resume never begins anew")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

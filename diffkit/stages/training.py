@@ -1,0 +1,206 @@
+"""The training stage: a trainer on one side, the run directory on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..denoiser import Model
+from ..errors import ResourceError, StoppedError
+from ..recipe import Assembly
+from ..recipe.effective import recipe_hash
+from ..tracker import Tracker
+from ..train.checkpoint import CheckpointStore, SaveFailed
+from ..train.distributed import ALONE, World
+from ..train.hooks import Hooks
+from ..train.journal import Journal
+from ..train.loop import Outcome, Trainer
+from ..train.progress import Progress, Silent
+from ..train.settings import Settings
+from ..train.task import Task
+from .drawing import draw
+from .ledger import Ledger, stopwatch
+from .pictures import save_npz, save_png, viewable
+from .rundir import RunDirectory
+from .sampling import guided, plan
+
+PREVIEWS = 16
+FAILURES = 3
+
+
+def task_of(assembly: Assembly) -> Task:
+    """What the recipe trains on what."""
+    data = assembly.recipe.data
+    return Task(
+        assembly.model,
+        assembly.objective,
+        assembly.data,
+        assembly.codec,
+        assembly.augment,
+        data.label_dropout,
+        assembly.recipe.seed,
+    )
+
+
+def train(
+    directory: RunDirectory,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal | None,
+    stop: Callable[[], bool],
+    *,
+    world: World = ALONE,
+    progress: Progress | None = None,
+) -> int:
+    """Train to the last step of the recipe, from the newest whole checkpoint where there is one; returns the step.
+
+    Raises StoppedError (exit 75) where it was asked to stop, after a checkpoint was saved; DivergedError,
+    CheckpointError, DataError and ResourceError as the trainer and the store do.
+    """
+    settings = Settings.of(assembly.recipe.train)
+    ledger = Ledger(directory)
+    if ledger.done("train", settings.steps):
+        return settings.steps
+    note = journal.event if journal is not None else _nowhere
+    store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
+    trainer = Trainer(task_of(assembly), settings, device=device, world=world)
+    if journal is not None:
+        store.clean()
+    world.barrier()
+    _continue(trainer, store, journal, assembly)
+    if journal is None:
+        outcome = trainer.run(Hooks(stop=stop))
+    else:
+        outcome = _write_along(directory, assembly, device, store, journal, trainer, stop, progress or Silent())
+    if outcome.stopped:
+        raise StoppedError(
+            f"stopped at step {outcome.step} of {settings.steps}; a checkpoint is saved",
+            fix="run the same command again to continue",
+        )
+    return outcome.step
+
+
+def _write_along(
+    directory: RunDirectory,
+    assembly: Assembly,
+    device: torch.device,
+    store: CheckpointStore,
+    journal: Journal,
+    trainer: Trainer,
+    stop: Callable[[], bool],
+    progress: Progress,
+) -> Outcome:
+    """Train on the rank that writes: logs, checkpoints and previews go to the run directory."""
+    if trainer.step < trainer.settings.steps:
+        store.preflight(trainer.tensors())
+    writer = _Writer(directory, assembly, device, store, journal)
+    hooks = Hooks(
+        log=writer.log,
+        save=writer.save,
+        preview=writer.preview,
+        stop=stop,
+        event=journal.event,
+        progress=progress,
+    )
+    with stopwatch() as spent:
+        try:
+            outcome = trainer.run(hooks)
+        finally:
+            writer.close()
+    Ledger(directory).write("train", outcome.step, spent[0], **_levels(outcome))
+    return outcome
+
+
+def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
+    """Events of a rank that does not write."""
+
+
+def _continue(trainer: Trainer, store: CheckpointStore, journal: Journal | None, assembly: Assembly) -> None:
+    """Load the newest whole checkpoint, or the weights that `train.init` names where there is none."""
+    found = store.load(trainer.tensors(), trainer.device, state=trainer.state())
+    if found is not None:
+        differences = trainer.load(found.tensors, found.state)
+        if journal is not None:
+            journal.rewind(trainer.step)
+            journal.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
+        return
+    if journal is not None:
+        journal.rewind(0)
+        journal.event("start", {"steps": trainer.settings.steps})
+    if assembly.recipe.train.init is not None:
+        from ..train.fine_tune import load_initial
+
+        taken = load_initial(trainer, assembly.recipe.train.init)
+        if journal is not None:
+            journal.event("init", {"from": assembly.recipe.train.init, "step": taken})
+
+
+class _Writer:
+    """Writes what the trainer reports. A checkpoint that cannot be saved does not stop training, three in a row do."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        assembly: Assembly,
+        device: torch.device,
+        store: CheckpointStore,
+        journal: Journal,
+    ) -> None:
+        self.directory, self.assembly, self.device = directory, assembly, device
+        self.store, self.journal = store, journal
+        self.trackers: tuple[Tracker, ...] = assembly.trackers
+        self.failures = 0
+        self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
+        for tracker in self.trackers:
+            tracker.open(directory.path)
+
+    def log(self, record: Mapping[str, float]) -> None:
+        self.journal.metric(record)
+        for tracker in self.trackers:
+            tracker.log(int(record["step"]), {name: v for name, v in record.items() if name != "step"})
+
+    def save(self, trainer: Trainer) -> None:
+        self.journal.sync()
+        try:
+            self.store.save(trainer.step, trainer.tensors(), trainer.state(), self.meta)
+            self.failures = 0
+        except SaveFailed as error:
+            self.failures += 1
+            self.journal.event("save-failed", {"step": trainer.step, "reason": error.message})
+            if self.failures >= FAILURES or trainer.step >= trainer.settings.steps:
+                raise
+
+    def preview(self, step: int, model: Model) -> None:
+        """A small grid of samples, from streams that training does not use; few steps, so that it stays cheap."""
+        assembly = self.assembly
+        levels = assembly.evaluation_levels()
+        chosen = plan(
+            assembly, count=PREVIEWS, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
+        )
+        drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device)
+        target = self.directory.samples
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
+            save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
+        except (OSError, ResourceError) as error:
+            self.journal.event("preview-failed", {"step": step, "reason": str(error)})
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def _levels(outcome: Outcome) -> dict[str, Any]:
+    """The held-out loss by noise level, as the ledger keeps it; bins that no draw fell into are left out."""
+    found = outcome.held_out
+    if found is None:
+        return {}
+    rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count) if count]
+    return {
+        "held_out_loss": found.loss,
+        "loss_by_level": {"axis": "t", "level": [t for t, _ in rows], "loss": [loss for _, loss in rows]},
+    }
