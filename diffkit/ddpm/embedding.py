@@ -38,20 +38,24 @@ def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
 
 
 class Embedding(nn.Module):
-    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label]): (B,) -> (B, width), ready for the blocks' linear layers.
+    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment): (B,) -> (B, width), for the blocks to read.
 
     Where `classes` is K the table has K + 1 rows and row K is the null class, also taken where no label is given.
+    `augment` is how many numbers an augmentation tells of what it did; without them nothing was done.
     """
 
-    def __init__(self, channels: int, width: int, order: Order, classes: int | None, init: Initialisation) -> None:
+    def __init__(
+        self, channels: int, width: int, order: Order, classes: int | None, init: Initialisation, augment: int = 0
+    ) -> None:
         super().__init__()
         self.channels, self.order, self.classes = channels, order, classes
         self.linear1 = init.layer(nn.Linear(channels, width))
         self.linear2 = init.layer(nn.Linear(width, width))
         self.table = None if classes is None else nn.Embedding(classes + 1, width)
+        self.augment = init.layer(nn.Linear(augment, width, bias=False)) if augment else None
 
-    def forward(self, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """c_noise: (B,), label: (B,) long or None -> (B, width)."""
+    def forward(self, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """c_noise: (B,), label: (B,) long or None, augment: (B, A) or None -> (B, width)."""
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
         h = self.linear2(fn.silu(self.linear1(features)))
         if self.table is None:
@@ -65,4 +69,12 @@ class Embedding(nn.Module):
             h = h + self.table.weight[-1]
         else:
             h = h + self.table(label)
+        if augment is not None:
+            if self.augment is None:
+                raise UsageError(
+                    "this network takes no numbers that say how an example was augmented, and some were given",
+                    code="DK041",
+                    fix=f"build it with augment: {augment.shape[1]}, or set labels: false in the augmentation",
+                )
+            h = h + self.augment(augment.to(h.dtype))
         return fn.silu(h)
