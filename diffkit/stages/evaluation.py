@@ -12,9 +12,12 @@ from ..metric import Evaluation, Metric
 from .drawing import Drawn
 from .examples import examples
 
+COUNTS = ("samples", "reference")
+"""Values of a metric by these names say how many examples it looked at, and stand in the record beside the values."""
+
 
 def measure(metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sampler: str, seed: int) -> dict[str, Any]:
-    """One record for each named metric, as results.json holds them.
+    """One record for each named metric, as results.json holds them; `headline` names the first of its values.
 
     `values` are those of the samples against the training part; `held_out` those of as many held-out examples in
     their place, what a perfect model would get.
@@ -45,12 +48,15 @@ def measure(metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sam
     records: dict[str, Any] = {}
     for name, metric in metrics:
         began = time.monotonic()
+        found, ideal = dict(metric(ours)), dict(metric(real)) if count else {}
+        counts = {key: int(found.pop(key)) for key in COUNTS if key in found}
         records[name] = {
-            "values": _plain(metric(ours)),
-            "held_out": _plain(metric(real)) if count else {},
+            "headline": next(iter(found)),
+            "values": _plain(found),
+            "held_out": _plain({key: value for key, value in ideal.items() if key in found}),
             "definition": metric.definition,
-            "samples": len(drawn.x),
-            "reference": len(train),
+            "samples": counts.get("samples", len(drawn.x)),
+            "reference": counts.get("reference", len(train)),
             "lower_is_better": metric.lower_is_better,
             "nfe": drawn.nfe,
             "sampler": sampler,

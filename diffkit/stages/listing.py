@@ -24,7 +24,7 @@ def _row(run: RunDirectory) -> dict[str, str]:
 
 
 def headline(run: RunDirectory) -> dict[str, float]:
-    """The first value of each metric of a run."""
+    """The headline value of each metric of a run."""
     metrics = run.read_json("results.json").get("metrics", {})
-    firsts = {name: next(iter(record.get("values", {}).values()), None) for name, record in metrics.items()}
+    firsts = {name: record.get("values", {}).get(record.get("headline")) for name, record in metrics.items()}
     return {name: float(value) for name, value in firsts.items() if isinstance(value, int | float)}

@@ -67,7 +67,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         environment=environment,
         metrics=list(read_records(directory.metrics)),
         events=list(read_records(directory.events)),
-        results={**directory.read_json("results.json"), "timings": Ledger(directory).seconds()},
+        results={"metrics": _headlines_first(directory), "timings": Ledger(directory).seconds()},
         samples=samples,
         real=viewable(assembly.data, train_x[: max(SHOWN, 0 if samples is None else len(samples))]),
         progress=list(_snapshots(directory)),
@@ -79,6 +79,15 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         citations=[Citation(c.key, readable(c.bibtex), c.used_for) for c in cited([r for _, r in _named(assembly)])],
         missing=_missing(directory, samples),
     )
+
+
+def _headlines_first(directory: RunDirectory) -> dict[str, Any]:
+    """The metrics of results.json, whose keys are sorted, with the headline of each as its first value."""
+    records = directory.read_json("results.json").get("metrics", {})
+    return {
+        name: record | {"values": {record["headline"]: record["values"][record["headline"]], **record["values"]}}
+        for name, record in records.items()
+    }
 
 
 def sampling_in_words(assembly: Assembly) -> str:

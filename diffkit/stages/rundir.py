@@ -8,8 +8,10 @@ Torch is not imported here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,10 +183,7 @@ def begin(
     run = RunDirectory(Path(path))
     if resume == "must" and not (run.exists and candidates(run.checkpoints)):
         raise CheckpointError(f"{run.path} holds no checkpoint to resume from", fix="leave out --resume must")
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(run.path, error) from error
+    _make(run.path)
     lock, renamed = RunLock(run.path), None
     try:
         if run.exists and resume == "never":
@@ -211,6 +210,21 @@ def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> t
         return (f"the environment of the last start is unknown: {error.message}",)
 
 
+def _make(path: Path) -> None:
+    """Create the directory where it is missing, although another process may be renaming it at this moment."""
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return
+        except FileExistsError as error:
+            with contextlib.suppress(FileNotFoundError):  # it was there, and was renamed since: once more
+                if stat.S_ISDIR(os.stat(path).st_mode):
+                    return
+                raise _unwritable(path, error) from error
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
 def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     """Rename the old run, still locked, and lock a new directory in its place."""
     number = 1
@@ -219,9 +233,9 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     try:
         run.path.rename(target)
         files.sync_directory(run.path.parent)
-        run.path.mkdir(exist_ok=True)
     except OSError as error:
         raise _unwritable(run.path, error) from error
+    _make(run.path)
     fresh = RunLock(run.path)
     lock.release()
     return target, fresh
