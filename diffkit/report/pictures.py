@@ -106,7 +106,7 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     """uint8 (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, as a PNG file."""
     pixels = np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -46,9 +46,9 @@ def _definitions(found: list[Score]) -> Html:
     for score in found:
         if score.headline:
             better = "Lower is better." if score.lower_is_better else "Higher is better."
-            text = f"{score.definition.rstrip('.')}. {better}" if score.definition else better
-            counted = f" {score.counted[0].upper()}{score.counted[1:]}." if score.counted else ""
-            entries.append(tag("div", tag("dt", score.metric), tag("dd", text, tag("span", counted, class_="soft"))))
+            rest = join([better, score.counted or None], between=" ")
+            meaning = join([score.definition or None, tag("span", rest, class_="soft")], between=" ")
+            entries.append(tag("div", tag("dt", score.metric), tag("dd", meaning)))
     return tag("dl", *entries, class_="definitions")
 
 

@@ -95,27 +95,28 @@ def _histogram(samples: Array, real: Array | None) -> Html:
 
 
 def _progress(inputs: ReportInputs) -> Html:
-    """A strip for each of a few moments of training."""
-    usable = [shot for shot in inputs.progress if len(shot.samples) > 0]
+    """Samples at a few moments of training: strips of images, or small scatter plots."""
+    usable = [shot for shot in inputs.progress if len(shot.samples) > 0 and _drawable(shot)]
     if not usable:
         return Html("")
     chosen = [usable[k] for k in sorted({round(k) for k in np.linspace(0, len(usable) - 1, SNAPSHOTS)})]
-    extent = (
-        None if is_images(chosen[0].samples) else extent_of([_points(shot) for shot in chosen[-1:]], inputs.density)
-    )
+    pictures = is_images(chosen[-1].samples)
+    extent = None if pictures else extent_of([_points(chosen[-1])], inputs.density)
     rows = []
     for shot in chosen:
         alt = f"Samples after {count(shot.step)} steps"
-        if is_images(shot.samples):
+        if extent is None:
             shown = image(shot.samples[:ROW], alt, columns=ROW)
-        elif extent is not None and _points(shot).shape[1] >= 2:
-            shown = scatter(_points(shot), extent, alt, inputs.density, ticks=False)
         else:
-            continue
+            shown = scatter(_points(shot), extent, alt, inputs.density, ticks=False)
         rows.append(tag("li", tag("span", f"step {count(shot.step)}"), shown))
-    kind = "moments rows" if is_images(chosen[0].samples) else "moments"
-    caption = "The same noise, sampled again as training went on."
-    return card(tag("ol", *rows, class_=kind), title="While training", caption=caption, wide=True) if rows else Html("")
+    moments = tag("ol", *rows, class_="moments rows" if pictures else "moments")
+    return card(moments, title="While training", caption="Samples drawn again as training went on.", wide=True)
+
+
+def _drawable(shot: Snapshot) -> bool:
+    """Images, or points of two dimensions at least."""
+    return is_images(shot.samples) or _points(shot).shape[1] >= 2
 
 
 def _points(shot: Snapshot) -> Array:

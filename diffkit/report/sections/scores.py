@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ..wording import count, number
 
+COUNTS = frozenset({"samples", "reference", "held_out"})  # values that say how many examples were compared
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,7 +48,8 @@ def scores(results: Mapping[str, object]) -> list[Score]:
     for name, entry in mapping(results.get("metrics")).items():
         record = mapping(entry)
         values, held_out = mapping(record.get("values")), mapping(record.get("held_out"))
-        keys = [key for key in values if number(values[key]) is not None or number(held_out.get(key)) is not None]
+        known = [key for key in values if number(values[key]) is not None or number(held_out.get(key)) is not None]
+        keys = [key for key in known if key not in COUNTS]
         for place, key in enumerate(keys):
             found.append(
                 Score(
@@ -56,7 +59,7 @@ def scores(results: Mapping[str, object]) -> list[Score]:
                     held_out=number(held_out.get(key)),
                     headline=place == 0,
                     lower_is_better=record.get("lower_is_better") is not False,
-                    definition=str(record.get("definition") or ""),
+                    definition=_sentence(str(record.get("definition") or "")),
                     counted=_counted(record),
                     nfe=number(record.get("nfe")),
                 )
@@ -64,15 +67,23 @@ def scores(results: Mapping[str, object]) -> list[Score]:
     return found
 
 
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text.strip(". ") else ""
+
+
 def _counted(record: Mapping[object, object]) -> str:
-    """What the value rests on: "512 samples against 1,285 training examples, ancestral, 100 network calls each"."""
+    """What the value rests on: "512 samples against 1,285 training examples, drawn with ancestral, ..."."""
+    values, held_out = mapping(record.get("values")), mapping(record.get("held_out"))
+    samples, reference = (number(values.get(key, record.get(key))) for key in ("samples", "reference"))
     parts = []
-    if number(record.get("samples")) is not None:
-        against = number(record.get("reference"))
-        reference = f" against {count(against)} real examples" if against is not None else ""
-        parts.append(f"{count(record.get('samples'))} samples{reference}")
+    if samples is not None:
+        against = f" against {count(reference)} real examples" if reference is not None else ""
+        parts.append(f"{count(samples)} samples{against}")
+    if number(held_out.get("samples")) is not None:
+        parts.append(f"the real row from {count(held_out['samples'])} held-out examples")
     if record.get("sampler"):
-        parts.append(f"drawn with {record['sampler']}")
+        parts.append(f"samples drawn with {record['sampler']}")
     if number(record.get("nfe")) is not None:
         parts.append(f"{count(record.get('nfe'))} network calls each")
-    return ", ".join(parts)
+    return _sentence(", ".join(parts))

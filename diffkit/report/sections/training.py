@@ -66,7 +66,7 @@ def _loss(rows: Sequence[Row], step: Column, inputs: ReportInputs) -> Html:
         "Thin: as measured. Strong: running mean." if any(one.style == "faint" for one in series) else "",
         "Held-out examples are never trained on; a rising held-out line means memorising." if seen.any() else "",
         "Vertical lines mark where the run was resumed." if resumes else "",
-        f"At {count(lost)} steps the loss was not finite." if lost else "",
+        f"Steps whose loss was not finite: {count(lost)}." if lost else "",
     ]
     caption = " ".join(text for text in told if text) or "The mean of the objective."
     return card(chart, title="Loss", caption=caption) if chart else Html("")
