@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,11 @@ def race(path: Path, resume: Any, gate: int, result: int, done: int) -> None:
         os.read(done, 1)
         opened.lock.release()
     except LockedError as error:
-        os.write(result, b"l" if error.exit_code == 9 and "process " in error.message else b"?")
+        os.write(result, b"l" if error.exit_code == 9 and "process" in error.message else b"?")
+    except BaseException:
+        os.write(result, b"?")  # first, because the others wait for it
+        traceback.print_exc()
+        raise
 
 
 def one_round(path: Path, resume: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,27 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ResourceError, match="File exists"):
         begin(tmp_path / "file", RECIPE, EFFECTIVE, ENVIRONMENT)
+
+
+def test_a_directory_that_is_renamed_while_it_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process with --resume never moves the old run away between our mkdir and our look at what is there."""
+    make(tmp_path / "digits")
+    real, raced = os.mkdir, False
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        nonlocal raced
+        try:
+            real(path, mode)
+        except FileExistsError:
+            if not raced:
+                raced = True
+                (tmp_path / "digits").rename(tmp_path / "digits.1")
+            raise
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    with begin(tmp_path / "digits", RECIPE, EFFECTIVE, ENVIRONMENT) as run:
+        assert raced
+        assert not run.resumed
 
 
 @pytest.mark.parametrize("written", range(4))
