@@ -41,6 +41,7 @@ class UNet(Network):
     initialisation     `ddpm`, `ddpm-zero`, `openai` or `torch`; see `Initialisation`
     groups             of GroupNorm; None: as many as 32, of at least four channels each
     norm_eps           added to the variance in GroupNorm
+    augment            how many numbers an augmentation tells of what it did (cond `augment`)
 
     The defaults are DDPM's for CIFAR-10: 35,746,307 parameters. For LSUN and CelebA-HQ at 256 x 256:
     multipliers (1, 1, 2, 2, 4, 4), 113,673,219 parameters.
@@ -69,6 +70,7 @@ class UNet(Network):
         initialisation: Style = "ddpm",
         groups: Positive | None = None,
         norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
+        augment: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__()
         check_choices(
@@ -96,7 +98,7 @@ class UNet(Network):
             return AttentiveBlock(block(inside, outside), SelfAttention(norm(outside), count, init))
 
         self.shape, self.stride = shape, 2 ** (len(multipliers) - 1)
-        self.embedding = Embedding(channels, width, embedding, shape.classes, init)
+        self.embedding = Embedding(channels, width, embedding, shape.classes, init, augment)
         self.enter = init.layer(nn.Conv2d(shape.in_channels, channels, 3, padding=1))
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
@@ -122,10 +124,13 @@ class UNet(Network):
         self.norm = norm(h)
         self.leave = init.last(nn.Conv2d(h, shape.out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W), c_noise: (B,), label: (B,) long; without a label every example is of the null class."""
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W), c_noise: (B,), label: (B,) long; without a label every example is of the null class.
+
+        augment: (B, A), what an augmentation did to each example; without it, nothing.
+        """
         self._check(x, c_noise)
-        emb = self.embedding(c_noise, label)
+        emb = self.embedding(c_noise, label, augment)
         h = self.enter(x)
         skips = [h]
         for step in self.down:

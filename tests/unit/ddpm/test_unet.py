@@ -301,6 +301,21 @@ def test_labels() -> None:
     torch.testing.assert_close(none[0], each[4])
 
 
+def test_told_of_augmentation() -> None:
+    """Numbers about what was done change the output, zeros and nothing are the same, and none may be ignored."""
+    net, x, told = _net(augment=9), _x(), torch.zeros(3, 9)
+    with torch.no_grad():
+        plain = net(x, T)
+        torch.testing.assert_close(net(x, T, augment=told), plain)
+        told[0, 4] = 1.0
+        changed = net(x, T, augment=told)
+    assert (changed[0] - plain[0]).abs().max() > 1e-4
+    torch.testing.assert_close(changed[1:], plain[1:], rtol=1e-5, atol=1e-5)
+    with pytest.raises(UsageError, match="augmented") as caught:
+        _net()(x, T, augment=told)
+    assert caught.value.code == "DK041"
+
+
 def test_label_dropout_mixes_null_and_real_labels_in_one_batch() -> None:
     net = _net(Shape(2, 3, (8, 8), classes=4))
     x = _x()
