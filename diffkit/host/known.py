@@ -12,6 +12,15 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc"),
         "grid": ("uniform-logsnr",),
     },
+    "diffkit-edm": {
+        "schedule": ("edm",),
+        "parameterization": ("edm",),
+        "times": ("lognormal",),
+        "weighting": ("edm",),
+        "grid": ("karras",),
+        "sampler": ("euler", "heun"),
+        "augmentation": ("edm",),
+    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
 }
 

@@ -1,0 +1,60 @@
+"""Churn: going back to a noisier level before each step, which corrects the errors of the steps before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from diffkit import Level, scalar
+from diffkit.sampler import Noise
+
+NonNegative = Annotated[float, Field(ge=0)]
+MOST = math.sqrt(2.0) - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What churn knows of the run: the number of steps, and sigma / alpha where it began."""
+
+    count: int
+    ceiling: float
+
+    @classmethod
+    def of(cls, levels: Sequence[Level]) -> Plan:
+        return cls(len(levels) - 1, _ratio(levels[0]))
+
+
+@dataclass(frozen=True)
+class Churn:
+    """gamma = min(s_churn / n, sqrt(2) - 1) where s_min <= sigma / alpha <= s_max, else 0.
+
+    The noise grows to sigma (1 + gamma), alpha stays: x + s_noise sqrt(sigma_hat^2 - sigma^2) z, which has the law of
+    that level where s_noise = 1 (identity F7). Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2.
+    Differs: the level never rises above the first one, beyond which no network was trained.
+    """
+
+    s_churn: float
+    s_min: float
+    s_max: float
+    s_noise: float
+
+    def __call__(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Tensor, Level]:
+        """x: (B, C, *S) at t -> x at the raised level."""
+        ratio = _ratio(t)
+        if self.s_churn == 0.0 or plan is None or t.is_noise or not self.s_min <= ratio <= self.s_max:
+            return x, t
+        grown = min(1.0 + min(self.s_churn / plan.count, MOST), plan.ceiling / ratio)
+        if grown <= 1.0:
+            return x, t
+        raised = Level(t.alpha, t.sigma * grown)
+        std = self.s_noise * float(t.sigma) * math.sqrt(grown**2 - 1.0)
+        return x.add(noise(x), alpha=std), raised
+
+
+def _ratio(level: Level) -> float:
+    return float(scalar.divide(level.sigma, level.alpha))

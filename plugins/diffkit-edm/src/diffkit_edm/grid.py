@@ -1,0 +1,70 @@
+"""A grid with short steps near clean data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from diffkit import Grid, Level, LevelError, Schedule, scalar
+
+Positive = Annotated[float, Field(gt=0)]
+NEARLY_CLEAN = 0.002
+"""sigma / alpha of the last point on a schedule that reaches clean data: the paper's sigma_min."""
+SLACK = 1e-9
+"""How far beyond the ends of the schedule, relatively, is taken for rounding."""
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    """sigma_i = (sigma_max^(1/p) + i / (n - 1) (sigma_min^(1/p) - sigma_max^(1/p)))^p, i < n, then clean; p = `power`.
+
+    sigma stands for sigma / alpha, so that any schedule has this grid. By default the ends are those of the schedule;
+    where that is clean data, sigma_min is 0.002. Raises LevelError where the schedule starts at alpha = 0 and no
+    sigma_max is given, and where an end lies outside of the schedule.
+    Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5, where p is called rho.
+    """
+
+    power: Positive = 7.0
+    sigma_min: Positive | None = None
+    sigma_max: Positive | None = None
+
+    @property
+    def reaches_noise(self) -> bool:  # type: ignore[override]
+        return self.sigma_max is not None
+
+    @property
+    def declares_deficit(self) -> bool:  # type: ignore[override]
+        return self.sigma_max is not None
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        low, high = (sigma ** (1.0 / self.power) for sigma in self._ends(schedule))
+        sigmas = [(high + i / max(n - 1, 1) * (low - high)) ** self.power for i in range(n)]
+        times = [float(schedule.time(Level(1.0, sigma))) for sigma in sigmas]
+        return [min(max(t, schedule.t_clean), schedule.t_noise) for t in times]
+
+    def _ends(self, schedule: Schedule) -> tuple[float, float]:
+        noisiest, cleanest = _ratio(schedule.noise), _ratio(schedule.level(schedule.t_clean))
+        high = self.sigma_max or noisiest
+        if high == math.inf:
+            raise LevelError(
+                "grid karras cannot start at alpha = 0, where sigma / alpha is infinite",
+                code="DK507",
+                fix="give it a sigma_max (sigma_max: 80.0), or end the schedule before (sample.start)",
+            )
+        low = self.sigma_min or (_ratio(schedule.level(1.0)) if schedule.steps is not None else cleanest)
+        low = low or NEARLY_CLEAN
+        if not cleanest * (1 - SLACK) <= low <= high <= noisiest * (1 + SLACK) or (low == high and schedule.steps != 1):
+            raise LevelError(
+                f"grid karras runs from sigma / alpha = {high:.4g} to {low:.4g}; the schedule, "
+                f"from {noisiest:.4g} to {cleanest:.4g}",
+                code="DK508",
+                fix="let sigma_min lie below sigma_max, and both on the schedule",
+            )
+        return low, high
+
+
+def _ratio(level: Level) -> float:
+    return float(scalar.divide(level.sigma, level.alpha))

@@ -1,0 +1,37 @@
+"""What the network says: the part of x0 that a linear guess leaves, at unit variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from diffkit import Level, Parameterization, scalar
+from diffkit.scalar import Scalar
+
+
+@dataclass(frozen=True)
+class EDM(Parameterization):
+    """F = (x0 - c_skip y) / c_out with y = x / alpha, the row (sigma / sd, -sd alpha) / r, r = hypot(sigma, sd alpha).
+
+    With sg = sigma / alpha and sd = `sigma_data`, the standard deviation of the data: c_skip = sd^2 / (sg^2 + sd^2),
+    c_out = sg sd / sqrt(sg^2 + sd^2), the input is y / sqrt(sg^2 + sd^2) = x / r, and the network is told log(sg) / 4.
+    F is -v where sd = 1. Source: Karras et al. 2022 (arXiv:2206.00364), table 1 and app. B.6.
+    """
+
+    sigma_data: Annotated[float, Field(gt=0)] = 0.5
+
+    def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
+        r = self._deviation(level)
+        return level.sigma / (self.sigma_data * r), -self.sigma_data * level.alpha / r
+
+    def c_in(self, level: Level) -> Scalar:
+        return 1.0 / self._deviation(level)
+
+    def c_noise(self, level: Level) -> Scalar:
+        return -0.25 * level.half_logsnr
+
+    def _deviation(self, level: Level) -> Scalar:
+        """hypot(sigma, sd alpha), the standard deviation of x."""
+        return scalar.hypot(level.sigma, self.sigma_data * level.alpha)
