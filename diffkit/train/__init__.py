@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training: the loop, and everything that makes it fast and restartable."""

@@ -1,0 +1,106 @@
+"""Several processes on one batch, through torch.distributed; alone, every operation here is free.
+
+torchrun (also under Slurm and Kubernetes) sets RANK, WORLD_SIZE and LOCAL_RANK. Each rank trains on its rows of the
+global batch; what steers the host travels over gloo, so that a flag never waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import UsageError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The device that --device means: auto is the CUDA device of this local rank where there is one, else the CPU.
+
+    Raises UsageError for a CUDA device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"there is no device {name!r}", code="DK054", choices="auto, cpu, cuda, cuda:0") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        if index >= count:
+            raise UsageError(
+                f"device {name} was asked for, and this machine has {count} CUDA devices",
+                code="DK054",
+                fix="--device cpu",
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return device
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. `control` is the gloo group of the host, None when alone."""
+
+    rank: int = 0
+    size: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank; the same answer everywhere."""
+        if self.control is None:
+            return flag
+        value = torch.tensor(int(flag))
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(value)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over ranks, on the device; `value` is overwritten."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, rows: Tensor, total: int) -> Tensor:
+        """The rows of all ranks in order: (total, ...), from this rank's share of them, as `divide` shares."""
+        if self.size == 1:
+            return rows
+        most = -(-total // self.size)
+        padded = rows.new_zeros((most, *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        every = rows.new_zeros((self.size * most, *rows.shape[1:]))
+        dist.all_gather_into_tensor(every, padded)
+        counts = [total * (r + 1) // self.size - total * r // self.size for r in range(self.size)]
+        return torch.cat([every[r * most : r * most + n] for r, n in enumerate(counts)])
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.control is not None:
+            dist.barrier(group=self.control)
+
+
+ALONE = World()
+
+
+def join_world(device: torch.device) -> World:
+    """The world that the launcher describes, joined; `ALONE` where there is no launcher."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return ALONE
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    control = dist.new_group(backend="gloo")
+    return World(dist.get_rank(), dist.get_world_size(), control)
+
+
+def leave_world(world: World) -> None:
+    """Undo `join_world`."""
+    if world.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()

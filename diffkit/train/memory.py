@@ -1,0 +1,41 @@
+"""Memory: how much was used, and what to do when there is not enough."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+
+from ..errors import ResourceError
+
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: allocated on a CUDA device, else the resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@contextlib.contextmanager
+def enough_memory(estimate: Callable[[], str]) -> Iterator[None]:
+    """Turn the many errors of exhausted memory into one `ResourceError` that names the knobs; `estimate()` says how
+    much the run needs."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(s in text for s in _SIGNS):
+            raise
+        raise ResourceError(
+            "memory ran out while training",
+            code="DK401",
+            fix="raise train.accumulate (the same batch in smaller parts), set train.precision: bf16, or make the "
+            "network smaller",
+            notes=[estimate(), str(error).splitlines()[0] if str(error) else type(error).__name__],
+        ) from error

@@ -1,0 +1,88 @@
+"""Precision: in which type the network computes. Weights, optimizer and everything around the network stay float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..network import Network
+from ..parameterization import Parameterization
+from . import settings as told
+
+WORTH_IT = 4_000_000
+"""From so many parameters on bf16 pays on a CPU that has it; below, the casts cost more than the products save."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`name` is fp32, bf16 or fp16; `dtype` is what the network runs in under autocast, None in fp32."""
+
+    name: str
+    dtype: torch.dtype | None
+
+    @property
+    def scaling(self) -> bool:
+        """Whether gradients would underflow without a scaled loss."""
+        return self.dtype is torch.float16
+
+
+FULL = Precision("fp32", None)
+BF16 = Precision("bf16", torch.bfloat16)
+FP16 = Precision("fp16", torch.float16)
+
+
+def choose(
+    wanted: told.Precision, device: torch.device, parameterization: Parameterization, parameters: int
+) -> Precision:
+    """The precision that `wanted` means here. auto: bf16 where the hardware has it and it pays, else fp32.
+
+    Raises UsageError for half precision where the parameterization refuses it, or the device has none.
+    """
+    if parameterization.full_precision and wanted in ("bf16", "fp16"):
+        raise UsageError(
+            f"{type(parameterization).__name__.lower()} cannot be decoded from a network in {wanted}: "
+            "the division amplifies its rounding",
+            code="DK050",
+            fix="train.precision: fp32 or auto, or predict eps, x0 or v",
+        )
+    if wanted == "fp16":
+        if device.type != "cuda":
+            raise UsageError(
+                f"fp16 is for CUDA devices, and this run is on the {device.type}",
+                code="DK051",
+                choices=("auto", "fp32", "bf16"),
+                fix="train.precision: auto",
+            )
+        return FP16
+    if wanted == "bf16":
+        return BF16
+    if wanted == "fp32" or parameterization.full_precision:
+        return FULL
+    return BF16 if _pays(device, parameters) else FULL
+
+
+def _pays(device: torch.device, parameters: int) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities()
+    return parameters >= WORTH_IT and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+class InPrecision(Network):
+    """A network under autocast; only what happens inside of it runs in low precision."""
+
+    def __init__(self, network: Network, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.dtype, self.device_type = network, precision.dtype, device.type
+        self.integer_time = network.integer_time
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Tensor) -> Tensor:
+        if label is not None:
+            cond["label"] = label
+        with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
+            return self.network(x, c_noise, **cond)  # type: ignore[no-any-return]
