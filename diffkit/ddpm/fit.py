@@ -43,6 +43,14 @@ def check_attention(attention: tuple[int, ...], sizes: tuple[int, ...], default:
         raise misfit(f"network unet has no map of size {missing[0]} to attend to", choices=sizes)
 
 
+def check_heads(attends: bool, heads: int, head_channels: int | None) -> None:
+    """Heads without attention would do nothing; two ways of counting them contradict each other."""
+    if heads != 1 and head_channels is not None:
+        raise misfit("heads and head_channels contradict each other", fix="give one of them")
+    if not attends and (heads != 1 or head_channels is not None):
+        raise misfit("heads are given, but this network attends nowhere", fix="leave them out, or give attention")
+
+
 def group_count(channels: int, groups: int | None) -> int:
     """`groups` if it divides the channels; None: the most groups, at most 32, of at least four channels each."""
     if groups is None:
@@ -61,8 +69,6 @@ def head_count(channels: int, heads: int, head_channels: int | None) -> int:
         if channels % heads:
             raise misfit(f"{heads} heads do not divide the {channels} channels of an attention layer")
         return heads
-    if heads != 1:
-        raise misfit("heads and head_channels contradict each other", fix="give one of them")
     if channels % head_channels:
         raise misfit(f"heads of {head_channels} channels do not divide the {channels} of an attention layer")
     return channels // head_channels

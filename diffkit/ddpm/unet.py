@@ -15,7 +15,7 @@ from diffkit.network import Network, Shape
 from .attention import SelfAttention
 from .blocks import Down, Downsample, ResidualBlock, Time, Up, Upsample
 from .embedding import Embedding, Order
-from .fit import check_attention, check_choices, group_count, head_count, resolutions
+from .fit import check_attention, check_choices, check_heads, group_count, head_count, resolutions
 from .initialisation import Initialisation, Style
 
 Positive = Annotated[int, Field(ge=1)]
@@ -52,6 +52,12 @@ class UNet(Network):
     Source: Ho et al. 2020 (arXiv:2006.11239), appendix B, and the authors' code.
     """
 
+    law_base = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}  # noqa: RUF012 - never changed
+    law_options = (
+        {"time": "scale-shift", "embedding": "openai", "downsample": "resblock", "upsample": "resblock"},
+        {"downsample": "average", "upsample": "bilinear", "heads": 2},
+    )
+
     def __init__(
         self,
         shape: Shape,
@@ -82,6 +88,7 @@ class UNet(Network):
         )
         sizes = resolutions(shape.size, len(multipliers))
         check_attention(attention, sizes, default=DEFAULT_ATTENTION)
+        check_heads(middle_attention or not set(sizes).isdisjoint(attention), heads, head_channels)
         init = Initialisation(initialisation)
         width = 4 * channels
 

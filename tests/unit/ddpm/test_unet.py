@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from diffkit.ddpm.attention import SelfAttention
-from diffkit.ddpm.blocks import Downsample, Upsample
+from diffkit.ddpm.blocks import Downsample, ResidualBlock, Upsample
 from diffkit.ddpm.embedding import sinusoid
 from diffkit.ddpm.fit import group_count
 from diffkit.ddpm.initialisation import Initialisation, variance_scaling_
@@ -205,6 +205,7 @@ def test_larger_images_than_it_was_built_for() -> None:
         (SHAPE, {"heads": 5}, "5 heads do not divide the 32 channels"),
         (SHAPE, {"head_channels": 5}, "heads of 5 channels do not divide the 32"),
         (SHAPE, {"heads": 2, "head_channels": 8}, "contradict"),
+        (SHAPE, {"attention": (), "middle_attention": False, "heads": 2}, "attends nowhere"),
         (SHAPE, {"upsample": "banana"}, 'unknown upsample "banana"'),
         (SHAPE, {"downsample": "nearest"}, 'unknown downsample "nearest"'),
         (SHAPE, {"time": "film"}, 'unknown time "film"'),
@@ -354,6 +355,20 @@ def test_channels_last_is_the_same_function() -> None:
         out = last(x.contiguous(memory_format=torch.channels_last), T)
         torch.testing.assert_close(out, net(x, T), rtol=1e-10, atol=1e-12)
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_channels_last_holds_for_one_channel() -> None:
+    """One channel is both layouts at once, so that here the weights alone say which is meant."""
+    net = _net(Shape(1, 1, (8, 8))).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    seen: list[bool] = []
+    for block in net.modules():
+        if isinstance(block, ResidualBlock):
+            block.register_forward_hook(
+                lambda _m, _i, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+            )
+    net(_x(channels=1), T)
+    assert len(seen) == 8
+    assert all(seen)
 
 
 def test_bf16_autocast_stays_close() -> None:
