@@ -67,6 +67,7 @@ class Quadratic(Grid):
     """
 
     end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    law_options = ({"end": 0.8},)
 
     @property
     def declares_deficit(self) -> bool:  # type: ignore[override]

@@ -25,6 +25,7 @@ class Clip(Guidance):
 
     low: float = -1.0
     high: float = 1.0
+    law_options = ({"low": -0.5, "high": 2.0},)
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -67,6 +68,7 @@ class ClassifierFree(Guidance):
 
     shape: Shape
     scale: Annotated[float, Field(ge=0)] = 2.0
+    law_options = ({"scale": 0.0}, {"scale": 1.0}, {"scale": 7.5})
     needs_null = True
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class Simple(Objective):
     weighting: Weighting | None = None
     times: Times = UNIFORM
     reduction: Literal["mean", "sum"] = "mean"
+    law_options = ({"reduction": "sum"},)
 
     def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
         start = noise.start
@@ -61,6 +62,7 @@ class VLB(Objective):
     variance: Variance = "small"
     times: Times = UNIFORM
     discrete_only = True
+    law_options = ({"variance": "large"}, {"variance": "learned"})
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -29,6 +29,18 @@ class Ancestral(Sampler[None]):
     order = 1
     stochastic = True
 
+    law_options = ({"variance": "large"}, {"variance": "learned"})
+
+    @property
+    def law_exemptions(self) -> dict[str, str]:
+        """Laws that it need not satisfy, with reasons."""
+        if self.variance == "small":
+            return {}
+        scale = {"rescaling": "beta is the variance of q(x_t | x_s), in the scale of x_t, whatever that of x_s"}
+        if self.variance == "learned":
+            return scale
+        return {**scale, "point-mass-law": "beta is the variance of the posterior for N(0, I), too large for one point"}
+
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return ("frac",) if self.variance == "learned" else ()

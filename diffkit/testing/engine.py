@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -149,16 +150,10 @@ def check_subjects(kind: str, variants: Sequence[Subject], where: Row, only: Seq
 
 def apply(one: Law, subject: Subject, where: Row) -> Row:
     """One law on one variant of a component."""
-    row = {
-        "component": where.component,
-        "plugin": where.plugin,
-        "law": one.name,
-        "statement": one.statement,
-        "source": one.source,
-        "tolerance": one.tolerance,
-    }
+    row = partial(Row, where.component, where.plugin, one.name, one.statement, source=one.source)
+    unjudged = partial(row, error=None, tolerance=one.tolerance)
     if one.name in subject.exemptions:
-        return Row(**row, error=None, verdict="exempt", reason=f"{subject.label}: {subject.exemptions[one.name]}")
+        return unjudged(verdict="exempt", reason=f"{subject.label}: {subject.exemptions[one.name]}")
     worst = Worst(one.tolerance)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -166,18 +161,21 @@ def apply(one: Law, subject: Subject, where: Row) -> Row:
             torch.manual_seed(subject.seed)
             one.check(subject, worst)
     except Inapplicable as reason:
-        return Row(**row, error=None, verdict="n/a", reason=str(reason))
+        return unjudged(verdict="n/a", reason=str(reason))
     except Exception as error:  # noqa: BLE001 - a component may fail in any way, and that is a finding
         if isinstance(error, DiffkitError) and error.code.startswith(("DK3", "DK4")):
-            return Row(**row, error=None, verdict="n/a", reason=_account(error))
-        return Row(
-            **row, error=math.inf, verdict="fail", expected="an answer", example=f"{subject.label}: {_account(error)}"
-        )
-    verdict: Verdict = "pass" if worst.error <= one.tolerance else "fail"
+            return unjudged(verdict="n/a", reason=_account(error))
+        told = f"{subject.label}: {_account(error)}"
+        return row(error=math.inf, tolerance=one.tolerance, verdict="fail", expected="an answer", example=told)
     if not worst.checks:
-        return Row(**row, error=None, verdict="n/a", reason="no case applies")
-    example = f"{subject.label}: {worst.example}" if worst.example else subject.label
-    return Row(**row, error=worst.error, verdict=verdict, expected=worst.expected, example=example)
+        return unjudged(verdict="n/a", reason="no case applies")
+    return row(
+        error=worst.error,
+        tolerance=one.tolerance,
+        verdict="pass" if worst.error <= one.tolerance else "fail",
+        expected=worst.expected,
+        example=f"{subject.label}: {worst.example}" if worst.example else subject.label,
+    )
 
 
 def _worst(rows: Sequence[Row]) -> Row:

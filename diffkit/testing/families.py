@@ -15,6 +15,7 @@ from diffkit.data import Data, DataSpec, Part, Resident
 from diffkit.denoiser import Denoiser
 from diffkit.estimate import Estimate
 from diffkit.level import Level
+from diffkit.objective import Weighting
 from diffkit.parameterization import Parameterization
 from diffkit.scalar import Scalar
 from diffkit.schedule import Discrete, Schedule
@@ -185,3 +186,29 @@ def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, 
     if clean:
         levels.append(Level(1.0, 0.0))
     return [Level(level.alpha * scale(i), level.sigma * scale(i)) for i, level in enumerate(levels)]
+
+
+@dataclass(frozen=True)
+class Ranged(Parameterization):
+    """A prediction with a second output for each dimension, frac in [0, 1], as learned variances need."""
+
+    inner: Parameterization
+    provides = ("frac",)
+
+    def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
+        return self.inner.coefficients(level)
+
+    def out_channels(self, channels: int) -> int:
+        return 2 * channels
+
+    def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
+        mean, said = y.chunk(2, 1)
+        return replace(self.inner.decode(mean, x, level), aux={"frac": (said + 1.0) / 2.0})
+
+
+@dataclass(frozen=True)
+class SNRWeight(Weighting):
+    """w = snr on |x0 - x0_hat|^2."""
+
+    def __call__(self, level: Level) -> Scalar:
+        return level.snr

@@ -11,15 +11,13 @@ from typing import Any
 import torch
 
 from diffkit.codec import Identity
-from diffkit.data import Data
 from diffkit.errors import DiffkitError
 from diffkit.network import Shape
 from diffkit.noise import key
-from diffkit.parameterization import Parameterization
 from diffkit.recipe.signature import REQUIRED, component_parameters
-from diffkit.schedule import Schedule
 
 from . import families
+from .examples import EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,10 @@ class Subject:
         return torch.randn(*shape, generator=self.generator(stream, *shape), dtype=torch.float64).to(dtype)
 
 
+PROVIDED = frozenset({"data", "schedule", "parameterization", "codec", "shape"})
+"""The kinds that the laws inject; other kinds with a default keep it."""
+
+
 class Unbuildable(Exception):  # noqa: N818 - a verdict
     """The component cannot be built without options that only its user knows; the message says which."""
 
@@ -92,17 +94,22 @@ def subjects(
 ) -> Iterator[Subject]:
     """The default instance of `cls` and one for each entry of its `law_options`, in every context that it takes.
 
+    `law_base` replaces defaults that are too large to test on a CPU, in all of them.
     A class that needs more than options (files) makes its own example in `law_example(folder: Path)`.
     Raises Unbuildable where there is neither.
     """
-    sets = [{}, *getattr(cls, "law_options", ()), *options]
+    base: Mapping[str, Any] = getattr(cls, "law_base", {})
+    sets: list[Mapping[str, Any]] = [{**base, **more} for more in ({}, *getattr(cls, "law_options", ()), *options)]
     example = getattr(cls, "law_example", None)
     if example is not None:
-        folder = Path(tempfile.mkdtemp(prefix="diffkit-law-"))
-        yield Subject(kind, name, example(folder), {"example": "law_example"}, deep=deep, seed=seed)
+        yield Subject(kind, name, example(_folder()), {"example": "law_example"}, deep=deep, seed=seed)
         return
+    if (kind, name) in EXAMPLES:
+        sets = [EXAMPLES[kind, name](_folder())]
     parameters = component_parameters(cls, kind)
-    injected = {p.name: p.target for p in parameters if p.role == "injected"}
+    injected = {
+        p.name: p.target for p in parameters if p.role == "injected" and (p.default is REQUIRED or p.target in PROVIDED)
+    }
     for chosen in sets:
         missing = [p.name for p in parameters if p.required and p.default is REQUIRED and p.name not in chosen]
         if missing:
@@ -137,19 +144,11 @@ def _instances(plan: Subject, cls: type, injected: Mapping[str, str]) -> Iterato
         raise failures[0]
 
 
-def data_of(subject: Subject) -> Data:
-    """The data that was injected."""
-    data: Data = subject.context["data"]
-    return data
+def _folder() -> Path:
+    """An empty folder that lasts as long as the process."""
+    folder = tempfile.TemporaryDirectory(prefix="diffkit-law-")
+    _FOLDERS.append(folder)
+    return Path(folder.name)
 
 
-def schedule_of(subject: Subject) -> Schedule:
-    """The schedule that was injected, else the discrete reference."""
-    schedule: Schedule = getattr(subject.component, "schedule", None) or subject.context["schedule"]
-    return schedule
-
-
-def parameterization_of(subject: Subject) -> Parameterization:
-    """The parameterization that was injected."""
-    found: Parameterization = subject.context["parameterization"]
-    return found
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []

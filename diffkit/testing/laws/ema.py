@@ -1,1 +1,118 @@
-"""Empty for now."""
+"""Laws of averages of weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from diffkit.train.ema import average, effective_weights
+from diffkit.train.settings import Ema
+
+from ..law import Worst, law
+from ..subject import Subject
+
+BATCH = 8
+FORMS = (
+    Ema(decay=0.9),
+    Ema(decay=0.999, warmup=True),
+    Ema(half_life=40.0),
+    Ema(half_life=4000.0, warmup=True),
+    Ema(power=6.94),
+)
+
+
+def _path(subject: Subject, updates: int) -> list[torch.Tensor]:
+    return [subject.normal(3, stream=f"w{n}") for n in range(updates + 1)]
+
+
+@law(
+    "ema",
+    statement="the weights of an average are >= 0 and sum to 1",
+    source="identities H1",
+    tolerance=1e-12,
+    identities="H1",
+)
+def convex(subject: Subject, worst: Worst) -> None:
+    """No bias towards zero, so nothing needs correction."""
+    for ema in FORMS:
+        for updates in (0, 1, 2, 30):
+            w = effective_weights(ema, updates, BATCH)
+            worst.compare(float(w.sum()), 1.0, f"sum after {updates} updates of {ema}")
+            worst.holds(bool((w >= 0).all()), f"a negative weight in {ema}", ">= 0")
+
+
+@law(
+    "ema",
+    statement="the average that training keeps is the weighted sum of the weights it saw",
+    source="identities H1",
+    tolerance=1e-9,
+    identities="H1",
+)
+def recursion(subject: Subject, worst: Worst) -> None:
+    """new = beta_n old + (1 - beta_n) weights, unrolled."""
+    for ema in FORMS:
+        path = _path(subject, 25)
+        w = effective_weights(ema, 25, BATCH)
+        want = sum((c * x for c, x in zip(w, path, strict=True)), torch.zeros(3, dtype=torch.float64))
+        worst.compare(average(ema, path, BATCH), want, f"{ema}")
+
+
+@law(
+    "ema",
+    statement="decay b: b^n theta_0 + (1 - b) sum b^(n - k) theta_k",
+    source="identities H1",
+    tolerance=1e-12,
+    identities="H1",
+)
+def constant_decay(subject: Subject, worst: Worst) -> None:
+    """The geometric weights."""
+    b, n = 0.9, 12
+    want = torch.tensor([b**n, *((1.0 - b) * b ** (n - k) for k in range(1, n + 1))], dtype=torch.float64)
+    worst.compare(effective_weights(Ema(decay=b), n), want, f"weights of decay {b}")
+
+
+@law(
+    "ema",
+    statement="warm-up min(b, (1 + n) / (10 + n)): while warm the initial weights count (n + 1)! 10! / (n + 10)!",
+    source="identities H1; Ho et al. 2020, code",
+    tolerance=1e-12,
+    identities="H1",
+)
+def warm_up(subject: Subject, worst: Worst) -> None:
+    """The product of the factors telescopes."""
+    n = 15
+    want = math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10)
+    got = float(effective_weights(Ema(decay=0.9999, warmup=True), n)[0])
+    worst.note(abs(got / want - 1.0), f"share of the initial weights after {n} updates: {got:.9g}", f"{want:.9g}")
+
+
+@law(
+    "ema",
+    statement="half_life H: weights of H images ago count half of the present ones, whatever the batch size",
+    source="Karras et al. 2022 (arXiv:2206.00364), training loop",
+    tolerance=1e-9,
+    identities="H1",
+)
+def half_life(subject: Subject, worst: Worst) -> None:
+    """beta = 2^(-batch / H)."""
+    for batch in (1, 8, 32):
+        w = effective_weights(Ema(half_life=64.0), 200, batch)
+        worst.compare(float(w[-1 - 64 // batch] / w[-1]), 0.5, f"batch {batch}: 64 images ago / now")
+
+
+@law(
+    "ema",
+    statement="power g: w_k = (k / n)^(g + 1) - ((k - 1) / n)^(g + 1)",
+    source="Karras et al. 2024 (arXiv:2312.02696), sec. 3.1",
+    tolerance=1e-12,
+    identities="H2",
+)
+def power(subject: Subject, worst: Worst) -> None:
+    """The integrals of the profile over the cells; the initial weights vanish with the first update."""
+    for g in (1.0, 6.94, 16.97):
+        n = 20
+        want = [0.0, *((k / n) ** (g + 1) - ((k - 1) / n) ** (g + 1) for k in range(1, n + 1))]
+        worst.compare(
+            effective_weights(Ema(power=g), n), torch.tensor(want, dtype=torch.float64), f"weights of g = {g}"
+        )

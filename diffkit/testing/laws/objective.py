@@ -1,1 +1,302 @@
-"""Empty for now."""
+"""Laws of objectives."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.denoiser import Model
+from diffkit.network import Network
+from diffkit.noise import Draws
+from diffkit.objective import Loss, Objective
+from diffkit.parameterization import Parameterization
+from diffkit.schedule import Schedule
+
+from .. import families
+from ..law import Inapplicable, Worst, law
+from ..oracle_network import OracleNetwork
+from ..speaking import speak
+from ..subject import Subject
+
+
+class Prescribed(Draws):
+    """Draws that are told: the noise of every example, and one uniform number for all."""
+
+    def __init__(self, eps: Tensor, uniform: float) -> None:
+        super().__init__(0, 0, len(eps))
+        self.eps, self.told = eps, uniform
+
+    def normal(self, stream: str, like: Tensor) -> Tensor:
+        return self.eps.to(like)
+
+    def uniform(self, stream: str, like: Tensor, count: int | None = None) -> Tensor:
+        return torch.full((len(like),) if count is None else (len(like), count), self.told)
+
+    def block(self, stream: str, like: Tensor) -> Tensor:
+        return torch.full((self.total,), self.told)
+
+
+class Shifted(Network):
+    """A network's output, plus a constant and a multiple of x that can be learned, on the channels of the data."""
+
+    def __init__(self, inner: Network) -> None:
+        super().__init__()
+        self.inner = inner
+        self.constant = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+        self.slope = nn.Parameter(torch.zeros(2, 2, dtype=torch.float64))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        y = self.inner(x, c_noise)
+        more = self.constant + x @ self.slope
+        return torch.cat([y[:, :2] + more, y[:, 2:]], 1)
+
+
+class Mistaken(Network):
+    """The exact denoiser with its x0 wrong by `by`, the same mistake in every parameterization."""
+
+    def __init__(self, p: Parameterization, schedule: Schedule, by: float) -> None:
+        super().__init__()
+        self.p, self.schedule, self.by = p, schedule, by
+        self.reader = OracleNetwork(families.GaussianData(), schedule, p)
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        level = self.reader._level(c_noise.double())
+        estimate = families.gaussian()(x, level)
+        estimate = estimate.with_x0(estimate.x0 + self.by * (1.0 + 0.5 * x))
+        return speak(self.p, estimate.x0, estimate.eps, level)
+
+
+def design() -> tuple[Tensor, Tensor]:
+    """Eight (x0, eps) that have the moments of the data and the noise, so that means of quadratics are exact."""
+    z = 2.0 * torch.cat([torch.eye(4, dtype=torch.float64), -torch.eye(4, dtype=torch.float64)])
+    root = torch.linalg.cholesky(families.COVARIANCE)
+    return families.MEAN + z[:, :2] @ root.T, z[:, 2:]
+
+
+def settings(subject: Subject) -> Iterator[tuple[Schedule, Parameterization]]:
+    """Schedules and predictions that the objective can be used with."""
+    objective = subject.component
+    schedules: list[Schedule] = [families.discrete()]
+    if not getattr(objective, "discrete_only", False):
+        schedules.append(families.TRIG)
+    own = getattr(objective, "schedule", None)
+    for schedule in [own] if own is not None else schedules:
+        for row in (families.EPS, families.X0, families.V):
+            yield schedule, families.Ranged(row) if getattr(objective, "needs", ()) else row
+
+
+def moments(schedule: Schedule) -> tuple[float, ...]:
+    """Uniform numbers whose times are spread over the schedule."""
+    steps = schedule.steps
+    if steps is not None:
+        return tuple((t - 0.5) / steps for t in (1, 2, 10, steps // 2, steps))
+    return (0.05, 0.5, 0.9)
+
+
+@law(
+    "objective",
+    statement="`each` is one finite loss for each example at its time, detached; `mean` can be differentiated",
+    source="the definition of Loss",
+    tolerance=0.0,
+)
+def form(subject: Subject, worst: Worst) -> None:
+    """What training logs, and what it follows."""
+    objective: Objective = subject.component
+    for schedule, p in settings(subject):
+        model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
+        x0 = families.gaussian().sample(5, subject.generator("x0")).float()
+        kept = x0.clone()
+        loss = objective(model, x0, Draws(subject.seed, 3, 5), ema=model)
+        worst.holds(loss.each.shape == (5,), f"each has shape {tuple(loss.each.shape)}", "(5,)")
+        worst.holds(loss.t.shape == (5,), f"t has shape {tuple(loss.t.shape)}", "(5,)")
+        worst.holds(loss.mean.shape == () and loss.mean.requires_grad, "mean is no differentiable number", "one")
+        free = not loss.each.requires_grad and not any(part.requires_grad for part in loss.parts.values())
+        worst.holds(free, "each or parts hold a graph", "detached")
+        fine = bool(torch.isfinite(loss.each).all()) and bool(torch.isfinite(loss.mean))
+        worst.holds(fine, f"losses {loss.each.tolist()}", "finite")
+        worst.compare(x0, kept, "x0 after the loss")
+
+
+@law(
+    "objective",
+    statement="the same draws give the same loss; micro-batches of a step give the losses of the whole batch",
+    source="design.md, randomness",
+    tolerance=1e-5,
+)
+def counted(subject: Subject, worst: Worst) -> None:
+    """Every number comes from (seed, step, stream, row), none from torch's own generator."""
+    objective: Objective = subject.component
+    schedule, p = next(settings(subject))
+    model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
+    x0 = families.gaussian().sample(6, subject.generator("x0")).float()
+    before = torch.random.get_rng_state()
+    whole = objective(model, x0, Draws(1, 3, 6), ema=model)
+    worst.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
+    parts: list[Loss] = []
+    noise = Draws(1, 3, 6)
+    for start in (0, 2, 4):
+        parts.append(objective(model, x0[start : start + 2], noise.rows(start), ema=model))
+    worst.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
+    worst.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
+    other = objective(model, x0, Draws(1, 4, 6), ema=model)
+    worst.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
+
+
+@law(
+    "objective",
+    statement="on Gaussian data no change of the exact denoiser lowers the loss: its gradient there is zero",
+    source="Vincent 2011; identities D2, D3",
+    tolerance=1e-4,
+    identities="D2 D3",
+)
+def minimum(subject: Subject, worst: Worst) -> None:
+    """Losses quadratic in (x0, eps) are averaged exactly by eight points with the right moments.
+
+    The gradient along every affine change of the output is compared with the one a step away from the optimum.
+    """
+    objective: Objective = subject.component
+    x0, eps = design()
+    for schedule, p in settings(subject):
+        for uniform in moments(schedule):
+            network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
+            model = Model(network, p, schedule)
+            best = objective(model, x0, Prescribed(eps, uniform), ema=model)
+            at_best = torch.autograd.grad(best.mean, (network.constant, network.slope), allow_unused=True)
+            away, losses = 0.0, []
+            for index, parameter in enumerate((network.constant, network.slope)):
+                with torch.no_grad():
+                    parameter.add_(0.1)
+                moved = objective(model, x0, Prescribed(eps, uniform), ema=model)
+                (slope,) = torch.autograd.grad(moved.mean, parameter)
+                away = max(away, float(slope.abs().max()))
+                losses.append(float(moved.mean))
+                with torch.no_grad():
+                    parameter.sub_(0.1)
+                del index
+            at = f"t = {float(best.t[0]):.5g}, {getattr(p, 'title', 'learned range')}"
+            worst.holds(away > 0, f"{at}: no gradient a step away", "one")
+            for slope in at_best:
+                error = float(slope.abs().max()) / away if slope is not None and away > 0 else 0.0
+                worst.note(error, f"{at}: gradient at the optimum / a step away = {error:.3g}", "0")
+            worst.holds(
+                min(losses) > float(best.mean), f"{at}: loss {min(losses):.6g} away", f"> {float(best.mean):.6g}"
+            )
+
+
+@law(
+    "objective",
+    statement="a weighted loss is the same number in every parameterization",
+    source="pains 12; identities C3, C4",
+    tolerance=1e-4,
+    identities="C3 C4",
+)
+def same_loss(subject: Subject, worst: Worst) -> None:
+    """The same wrong x0, said in eps, x0 and v, has the same loss, so the same gradient in x0."""
+    objective: Objective = subject.component
+    names: set[str] = {f.name for f in dataclasses.fields(objective)} if dataclasses.is_dataclass(objective) else set()
+    if "weighting" in names:
+        objective = dataclasses.replace(objective, weighting=families.SNRWeight())  # type: ignore[type-var]
+    elif not getattr(objective, "discrete_only", False):
+        raise Inapplicable("it has no weighting")
+    x0, eps = design()
+    found: dict[tuple[int | None, float], Tensor] = {}
+    for schedule, p in settings(subject):
+        for uniform in moments(schedule):
+            model = Model(Mistaken(p, schedule, 0.2), p, schedule)
+            each = objective(model, x0, Prescribed(eps, uniform), ema=model).each
+            want = found.setdefault((schedule.steps, uniform), each)
+            ratio = each / want
+            worst.compare(ratio, torch.ones_like(ratio), f"loss / loss in eps, u = {uniform:.4g}")
+
+
+@law(
+    "objective",
+    statement="labels reach the network",
+    source="the definition of Objective",
+    tolerance=0.0,
+)
+def conditional(subject: Subject, worst: Worst) -> None:
+    """Whatever comes with the data is passed on by name."""
+    objective: Objective = subject.component
+    schedule, p = next(settings(subject))
+    heard: list[Tensor | None] = []
+
+    class Listening(Shifted):
+        def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+            heard.append(label)
+            return super().forward(x, c_noise)
+
+    model = Model(Listening(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
+    label = torch.tensor([3, 1, 2])
+    objective(model, families.gaussian().sample(3).float(), Draws(0, 0, 3), ema=model, label=label)
+    same = bool(heard) and all(told is not None and torch.equal(told, label) for told in heard)
+    worst.holds(same, f"the network heard {heard[:1]}", f"{label.tolist()}")
+
+
+@law(
+    "objective",
+    statement="at the exact denoiser the loss is the least there is, E|target - y*|^2 / D",
+    source="identities D3",
+    tolerance=1e-5,
+    identities="D3",
+    only=("simple",),
+)
+def simple_value(subject: Subject, worst: Worst) -> None:
+    """(det / sigma)^2 mmse, mean over dimensions; unweighted, summed where the option says so."""
+    objective = subject.component
+    if objective.weighting is not None:
+        raise Inapplicable("it is weighted")
+    x0, eps = design()
+    oracle = families.gaussian()
+    for schedule, p in settings(subject):
+        for uniform in moments(schedule):
+            model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
+            loss = objective(model, x0, Prescribed(eps, uniform))
+            want = oracle.minimum_loss(p, schedule.level(float(loss.t[0])))
+            want = want / 2 if objective.reduction == "mean" else want
+            worst.note(abs(float(loss.mean) / want - 1.0), f"loss at t = {float(loss.t[0]):.5g}", f"{want:.9g}")
+
+
+@law(
+    "objective",
+    statement="at the exact denoiser T L_{t-1} / D is T/2 mean(log(std^2 / beta tilde) + v / std^2 - 1)",
+    source="Ho et al. 2020 (arXiv:2006.11239), eq. 8; identities D10",
+    tolerance=1e-4,
+    identities="D7 D10 D10b",
+    only=("vlb",),
+)
+def vlb_terms(subject: Subject, worst: Worst) -> None:
+    """v = V_{t-1} beta_t / V_t is the true reverse variance; at t = 1 the term is that of the decoder's density."""
+    objective = subject.component
+    x0, eps = design()
+    s = families.gaussian().variances
+    for schedule, p in settings(subject):
+        T = schedule.steps
+        assert T is not None
+        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
+        for uniform in moments(schedule):
+            model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
+            loss = objective(model, x0, Prescribed(eps, uniform))
+            t = int(loss.t[0])
+            want = T * float(_term(abar, t, s, objective.variance).mean())
+            worst.compare(float(loss.mean), want, f"T L at t = {t}, variance {objective.variance}", 1.0)
+
+
+def _term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
+    beta = 1.0 - abar[t] / abar[t - 1]
+
+    def tilde(k: int) -> float:
+        return (1.0 - abar[k] / abar[k - 1]) * (1.0 - abar[k - 1]) / (1.0 - abar[k])
+
+    small = tilde(max(t, 2))
+    # A network that answers 0 for the fraction decodes to 1/2: the geometric mean.
+    std2: float = {"small": small, "large": beta, "learned": (small * beta) ** 0.5}[variance]
+    before, now = abar[t - 1] * s + 1.0 - abar[t - 1], abar[t] * s + 1.0 - abar[t]
+    v: Tensor = before * beta / now
+    if t == 1:
+        return 0.5 * (math.log(2.0 * math.pi * std2) + v / std2)
+    return 0.5 * (math.log(std2 / tilde(t)) + v / std2 - 1.0)

@@ -14,6 +14,7 @@ from diffkit.parameterization import Parameterization
 
 from .. import families
 from ..law import Inapplicable, Worst, law
+from ..oracle_gaussian import GaussianOracle
 from ..speaking import speak
 from ..subject import Subject
 
@@ -207,7 +208,7 @@ def optimum(subject: Subject, worst: Worst) -> None:
     """The loss is quadratic, so four points (x0, eps) = (m +- s, +-1) with the right moments give its mean exactly."""
     p: Parameterization = subject.component
     m, std = 0.3, 0.6
-    oracle = families.GaussianOracle(torch.tensor([m, m], dtype=torch.float64), std**2)
+    oracle = GaussianOracle(torch.tensor([m, m], dtype=torch.float64), std**2)
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     x0, eps = (m + std * signs[:, :1]).expand(4, 2), signs[:, 1:].expand(4, 2)
     for level in levels(subject):

@@ -58,7 +58,8 @@ def _edm(x0: Tensor, eps: Tensor, a: float, s: float) -> Tensor:
     sd, sg = 0.5, s / a
     y = x0 + sg * eps
     c_skip, c_out = sd**2 / (sg**2 + sd**2), sg * sd / (sg**2 + sd**2) ** 0.5
-    return (x0 - c_skip * y) / c_out
+    target: Tensor = (x0 - c_skip * y) / c_out
+    return target
 
 
 _known(

@@ -237,12 +237,14 @@ def types(subject: Subject, worst: Worst) -> None:
 
 @law(
     "sampler",
-    statement="it starts from alpha = 0 where it says it can, continuously",
+    statement="it starts from alpha = 0 where it says it can, near where it would end from next to it",
     source="Lin et al. 2023 (arXiv:2305.08891); pains 4",
-    tolerance=1e-3,
+    tolerance=5e-2,
 )
 def from_noise(subject: Subject, worst: Worst) -> None:
-    """Nothing in a step may be infinite at zero terminal SNR: the first step is the limit of steps from near it."""
+    """Nothing in a step may be infinite at zero terminal SNR: the first step is near those from next to it.
+
+    Multistep methods keep a weight on the far node that falls as 1 / h, or stays (bh2), hence the tolerance."""
     sampler: Sampler[Any] = subject.component
     if not sampler.reaches_noise:
         raise Inapplicable("it declares that it cannot start at alpha = 0")

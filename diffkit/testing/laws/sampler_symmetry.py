@@ -11,6 +11,7 @@ from diffkit.sampler import Sampler, sample
 
 from .. import families
 from ..law import Inapplicable, Worst, law
+from ..oracle_gaussian import GaussianOracle
 from ..subject import Subject
 from .sampler import Recorded, equipped, walk
 
@@ -92,7 +93,7 @@ def shift(subject: Subject, worst: Worst) -> None:
 def reordering(subject: Subject, worst: Worst) -> None:
     """Samples of images are not mixed across pixels by the sampler."""
     sampler: Sampler[Any] = subject.component
-    oracle = equipped(sampler, families.GaussianOracle(0.2, 0.4))
+    oracle = equipped(sampler, GaussianOracle(0.2, 0.4))
     order = torch.randperm(12, generator=subject.generator("order"))
     x, levels = subject.normal(2, 12), walk(subject, 5)
     want = sample(oracle, sampler, levels, x, noise=Recorded())[:, order]
