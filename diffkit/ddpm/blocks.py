@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
         else:
             h = self.norm2(h + time)
         h = self.conv2(self.dropout(fn.silu(h)))
-        out: Tensor = h + self.shortcut(x)  # in this order the sum takes the memory layout of the conv
+        out: Tensor = self.shortcut(x) + h
         return out
 
 
