@@ -83,3 +83,7 @@ def test_ends_can_be_chosen_and_must_lie_on_the_schedule() -> None:
     for grid in (UniformLogSNR(start=2.0, end=1.0), UniformLogSNR(start=-9.0), UniformLogSNR(end=9.0)):
         with pytest.raises(LevelError, match="on the schedule"):
             grid.levels(Exploding(), 6)
+
+
+def test_a_schedule_of_one_step() -> None:
+    assert UniformLogSNR().times(Linear(1), 1) == [1.0]

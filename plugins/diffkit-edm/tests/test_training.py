@@ -153,3 +153,7 @@ def test_a_model_carries_the_parts_together() -> None:
     x = torch.tensor([[1.0, 2.0]], dtype=F64)
     for level in (Level(1.0, 0.7), Level(0.6, 0.8)):
         torch.testing.assert_close(model(x, level).x0, oracle(x, level).x0, rtol=1e-6, atol=1e-6)
+
+
+def test_a_schedule_of_one_step() -> None:
+    assert grid.Karras().times(Linear(1), 1) == [1.0]

@@ -54,7 +54,8 @@ class UniformLogSNR(Grid):
             cleanest = schedule.level(1.0 if schedule.steps is not None else schedule.t_clean)
             last = NEARLY_CLEAN if cleanest.is_clean else float(cleanest.half_logsnr)
         low, high = (float(level.half_logsnr) for level in (schedule.noise, schedule.level(schedule.t_clean)))
-        if not (low - SLACK <= first <= last <= high + SLACK) or (first == last and schedule.steps != 1):
+        rises = first < last or (first == last and schedule.steps == 1)
+        if not (rises and low - SLACK <= first and last <= high + SLACK):
             raise LevelError(
                 f"uniform-logsnr runs from half_logsnr {first:.4g} to {last:.4g}; the schedule, "
                 f"from {low:.4g} to {high:.4g}",
