@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -35,6 +36,9 @@ COMMANDS = {
     "checkpoints": ("runs:checkpoints", "List and verify the checkpoints of a run."),
     "compare": ("runs:compare", "Put the recipes and results of runs side by side."),
 }
+
+
+CRASH = "crash.txt"
 
 
 class Commands(click.Group):
@@ -164,18 +168,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report_bug(error: Exception) -> int:
-    """Show the traceback, and keep it where it can be sent from."""
+    """Show the traceback, and keep it where it can be sent from: a run has put it into its directory already."""
     text = "".join(traceback.format_exception(error))
-    say_error(text)
-    folder = Path(os.environ.get("DIFFKIT_CRASH_DIR", "."))
-    for directory in (*getattr(error, "run_directory", ()), folder):
-        try:
-            path = Path(directory) / "crash.txt"
+    say_error(f"{text}\nthis is a bug in diffkit or in a plugin")
+    if not any(CRASH in note for note in getattr(error, "__notes__", ())):
+        path = Path(os.environ.get("DIFFKIT_CRASH_DIR", ".")) / CRASH
+        with contextlib.suppress(OSError):  # it has been shown, and a read-only folder is no second fault
             path.write_text(text, encoding="utf-8")
-        except OSError:
-            continue
-        say_error(f"this is a bug in diffkit or in a plugin; the traceback is in {path}")
-        break
+            say_error(f"the traceback is in {path}")
     return 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,6 +82,11 @@ def _guarded(
         raise
     except DiffkitError as error:
         journal.event("error", {"code": error.code, "message": error.message})
+        raise
+    except Exception as error:
+        journal.event("bug", {"message": repr(error)})
+        directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
+        error.add_note(f"the traceback is in {directory.path / 'crash.txt'}")
         raise
 
 

@@ -62,12 +62,15 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         parameters=sum(p.numel() for p in assembly.network.parameters()),
         total_steps=recipe.train.steps,
         created=datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        recipe_yaml=effective_yaml(recipe),
-        effective=[EffectiveRow(path, inline(v.value), v.origin) for path, v in origins(recipe).items()],
+        recipe_yaml=directory.effective.read_text("utf-8"),
+        effective=list(_effective(directory, assembly)),
         environment=environment,
         metrics=list(read_records(directory.metrics)),
         events=list(read_records(directory.events)),
-        results={"metrics": _headlines_first(directory), "timings": Ledger(directory).seconds()},
+        results={
+            "metrics": _in_order(directory, [metric.name for metric in recipe.evaluate.metrics]),
+            "timings": Ledger(directory).seconds(),
+        },
         samples=samples,
         real=viewable(assembly.data, train_x[: max(SHOWN, 0 if samples is None else len(samples))]),
         progress=list(_snapshots(directory)),
@@ -81,13 +84,21 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
     )
 
 
-def _headlines_first(directory: RunDirectory) -> dict[str, Any]:
-    """The metrics of results.json, whose keys are sorted, with the headline of each as its first value."""
+def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
+    """Every value; one that was read back from effective.yaml has the origin that its line tells."""
+    lines = directory.effective.read_text("utf-8").splitlines()
+    for path, value in origins(assembly.recipe).items():
+        file, _, line = value.origin.rpartition(":")
+        told = lines[int(line) - 1].rpartition(" # ")[2].strip() if file == str(directory.effective) else value.origin
+        yield EffectiveRow(path, inline(value.value), told)
+
+
+def _in_order(directory: RunDirectory, wanted: list[str]) -> dict[str, Any]:
+    """The metrics of results.json, whose keys are sorted, as the recipe lists them, each with its headline first."""
     records = directory.read_json("results.json").get("metrics", {})
-    return {
-        name: record | {"values": {record["headline"]: record["values"][record["headline"]], **record["values"]}}
-        for name, record in records.items()
-    }
+    names = sorted(records, key=lambda name: wanted.index(name) if name in wanted else len(wanted))
+    found = {name: (records[name], records[name]["headline"]) for name in names}
+    return {name: one | {"values": {head: one["values"][head], **one["values"]}} for name, (one, head) in found.items()}
 
 
 def sampling_in_words(assembly: Assembly) -> str:

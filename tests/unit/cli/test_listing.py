@@ -1,0 +1,279 @@
+"""Commands that list and print; pains 10, 21 and 23."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffkit.cli.main import COMMANDS, cli, main
+
+from .conftest import Diffkit
+
+HEAVY = {"torch", "numpy", "sklearn", "scipy", "diffkit.level"}
+
+
+def imported(code: str, folder: Path) -> set[str]:
+    """Modules that a fresh process has after `code`."""
+    script = f"{code}\nimport sys, json\nprint('\\n' + json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["ls"], ["plugins"], ["cp", "digits", "x.yaml"], ["cite", "digits"], ["ls", "sampler", "--json"]],
+    ids=lambda a: a[0],
+)
+def test_listing_imports_neither_torch_nor_a_component(arguments: list[str], tmp_path: Path) -> None:
+    """Pains 23."""
+    found = imported(f"from diffkit.cli.main import main\nmain({arguments!r})", tmp_path)
+    assert not found & HEAVY
+    assert not {name for name in found if name.startswith(("diffkit.ddpm.s", "diffkit.basics.data"))}
+
+
+def test_checkpoints_need_no_torch(finished: Path, tmp_path: Path) -> None:
+    code = f"from diffkit.cli.main import main\nassert main(['checkpoints', {str(finished)!r}, '--verify']) == 0"
+    assert "torch" not in imported(code, tmp_path)
+
+
+def test_importing_diffkit_imports_no_torch(tmp_path: Path) -> None:
+    assert not imported("import diffkit\nfrom diffkit import Entry, hookimpl", tmp_path) & HEAVY
+
+
+def test_help_of_every_command_repeats_its_line_in_the_list(diffkit: Diffkit) -> None:
+    listed = diffkit("--help").out
+    for name, (_, text) in COMMANDS.items():
+        assert name in listed
+        said = diffkit(name, "--help")
+        assert said.code == 0
+        assert said.out.startswith(f"Usage: diffkit {name}")
+        assert text.split()[0] in listed
+
+
+def test_a_command_that_is_misspelt_gets_a_suggestion(diffkit: Diffkit) -> None:
+    said = diffkit("validat")
+    assert said.code == 2
+    assert "validate" in said.err
+
+
+def test_version(diffkit: Diffkit) -> None:
+    assert diffkit("--version").out.startswith("diffkit, version 0.1")
+
+
+def test_ls_shows_components_recipes_and_runs(diffkit: Diffkit, finished: Path) -> None:
+    found = json.loads(diffkit("ls", "--json", "--runs", finished.parent).out)
+    assert {"schedule", "sampler", "grid", "metric", "recipes", "runs"} <= set(found)
+    assert "ancestral" in [row["name"] for row in found["sampler"]]
+    assert {"digits", "mixture", "mnist", "cifar10-ddpm"} <= {row["name"] for row in found["recipes"]}
+    (run,) = found["runs"]
+    assert (run["name"], run["step"], run["report"]) == ("ring", "20", "yes")
+    assert "sliced-wasserstein" in run["results"]
+    assert "linear" in diffkit("ls", "schedule").out
+    assert "ring" in diffkit("ls", "runs", "--runs", finished.parent).out
+
+
+def test_ls_of_an_unknown_kind_names_the_kinds(diffkit: Diffkit) -> None:
+    said = diffkit("ls", "scheduler")
+    assert said.code == 2
+    assert "schedule" in said.err
+
+
+def test_show_tells_formula_options_and_source(diffkit: Diffkit) -> None:
+    text = diffkit("show", "schedule", "linear").out
+    assert "beta_t linear in t" in text
+    assert "arXiv:2006.11239" in text
+    assert "beta_start" in text
+    account = json.loads(diffkit("show", "sampler", "ancestral", "--json").out)
+    assert account["options"][0]["name"] == "variance"
+    assert diffkit("show", "schedule", "linaer").code == 3
+
+
+def test_cp_starts_a_recipe_and_never_overwrites_unasked(diffkit: Diffkit, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "mine.yaml"
+    assert diffkit("cp", "digits", target).code == 0
+    assert "name: digits" in target.read_text()
+    target.write_text("precious")
+    said = diffkit("cp", "digits", target)
+    assert said.code == 2
+    assert target.read_text() == "precious"
+    assert diffkit("cp", "digits", target, "--force").code == 0
+    assert target.read_text() != "precious"
+    wrong = diffkit("cp", "digitz", target)
+    assert wrong.code == 2
+    assert 'did you mean "digits"?' in wrong.err
+
+
+def test_plugins_lists_the_defaults_and_says_why(diffkit: Diffkit) -> None:
+    found = {row["name"]: row for row in json.loads(diffkit("plugins", "--json").out)}
+    assert found["ddpm"]["status"] == found["basics"]["status"] == "ok"
+    assert "sampler/ancestral" in found["ddpm"]["entries"]
+    assert "ddpm" in diffkit("plugins", "--why", "ddpm").out
+    assert diffkit("plugins", "--why", "nothing").code == 4
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_switches_hold_wherever_they_stand(diffkit: Diffkit, where: str) -> None:
+    command = ["plugins", "--json"]
+    switch = ["--plugins", "none"]
+    said = diffkit(*(switch + command if where == "before" else command + switch))
+    status = {row["name"]: row["status"] for row in json.loads(said.out)}
+    assert status["ddpm"] == "ok"
+    assert all(state == "off" for name, state in status.items() if name not in ("ddpm", "basics"))
+    from diffkit.host import configure
+
+    configure()
+
+
+def test_a_switch_that_means_nothing_is_refused(diffkit: Diffkit) -> None:
+    assert diffkit("ls", "-p", "edm").code == 2
+    assert diffkit("ls", "--plugins").code == 2
+    assert diffkit("-p", "no:nothing-of-this-name", "ls").code == 2
+    from diffkit.host import configure
+
+    configure()
+
+
+def test_cite_prints_the_papers_of_a_recipe(diffkit: Diffkit, recipe: Path) -> None:
+    text = diffkit("cite", recipe).out
+    assert "Denoising Diffusion Probabilistic Models" in text
+    assert "schedule/linear" in text
+
+
+def test_doctor_reports_versions_and_plugins(diffkit: Diffkit) -> None:
+    found = {row["what"]: row for row in json.loads(diffkit("doctor", "--json").out)}
+    assert {"python", "torch", "processor", "free disk", "plugin ddpm"} <= set(found)
+    assert found["torch"]["problem"] is None
+
+
+def test_validate_shows_every_fault_at_its_place(diffkit: Diffkit, recipe: Path) -> None:
+    assert diffkit("validate", recipe).out.strip().endswith("valid")
+    recipe.write_text(recipe.read_text().replace("linear", "linaer").replace("batch_size", "batchsize"))
+    said = diffkit("validate", recipe)
+    assert said.code == 3
+    assert f"{recipe}:4" in said.err
+    assert 'did you mean "linear"?' in said.err
+    assert "batch_size" in said.err
+    (record,) = json.loads(diffkit("validate", recipe, "--json").out)
+    assert not record["valid"]
+    assert {fault["line"] for fault in record["faults"]} == {4, 8}
+
+
+def test_config_prints_the_whole_recipe_and_its_origins(diffkit: Diffkit, recipe: Path) -> None:
+    plain = diffkit("config", recipe, "--set", "train.steps=7").out
+    assert "steps: 7" in plain
+    assert "# default" not in plain
+    told = diffkit("config", recipe, "--set", "train.steps=7", "--origins").out
+    assert "--set" in told
+    assert "ring.yaml:3" in told
+    assert "default" in told
+    whole = json.loads(diffkit("config", recipe, "--json").out)
+    assert whole["train.clip"] == {"value": 1.0, "origin": "default"}
+
+
+def test_config_diff_shows_only_what_differs(diffkit: Diffkit, recipe: Path) -> None:
+    said = diffkit("config", recipe, "--diff", recipe, "--set", "train.steps=7")
+    assert said.out.strip() == "train.steps: 20 -> 7"
+    assert "mean the same" in diffkit("config", recipe, "--diff", recipe).out
+
+
+def test_what_config_prints_is_a_recipe(diffkit: Diffkit, recipe: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.yaml"
+    again.write_text(diffkit("config", recipe).out)
+    assert "mean the same" in diffkit("config", again, "--diff", recipe).out
+
+
+def test_schema_is_written_for_editors(diffkit: Diffkit, tmp_path: Path) -> None:
+    assert diffkit("schema", "--out", tmp_path / "schema.json").code == 0
+    found = json.loads((tmp_path / "schema.json").read_text())
+    assert found["$schema"].startswith("http://json-schema.org/draft-07")
+    assert "train" in found["properties"]
+
+
+def test_checkpoints_finds_a_flipped_bit(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    assert "whole" in diffkit("checkpoints", copy, "--verify").out
+    target = copy / "checkpoints" / "step-00000020" / "network.safetensors"
+    content = bytearray(target.read_bytes())
+    content[-1] ^= 1
+    target.write_bytes(content)
+    said = diffkit("checkpoints", copy, "--verify")
+    assert said.code == 8
+    assert "damaged" in said.out
+    rows = json.loads(diffkit("checkpoints", copy, "--json").out)
+    assert [row["step"] for row in rows] == [20, 10]
+
+
+def test_compare_puts_recipes_and_results_side_by_side(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    said = diffkit("run", finished.parent / "ring.yaml", "--out", other, "--set", "train.steps=5", "-q")
+    assert said.code == 0
+    found = json.loads(diffkit("compare", finished, other, "--json").out)
+    assert found["recipes"] == {"train.steps": [20, 5]}
+    assert len(found["results"]["sliced-wasserstein.sliced_wasserstein"]) == 2
+    assert "train.steps" in diffkit("compare", finished, other).out
+
+
+def test_a_bug_is_reported_whole_and_kept(
+    diffkit: Diffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setenv("DIFFKIT_CRASH_DIR", str(tmp_path))
+    monkeypatch.setattr("diffkit.stages.pipeline.assemble", broken)
+    said = diffkit("run", recipe, "--out", tmp_path / "a")
+    assert said.code == 1
+    assert "a bug of ours" in (tmp_path / "crash.txt").read_text()
+    assert "Traceback" in said.err
+
+
+def test_a_bug_in_a_stage_is_kept_in_the_run_directory(
+    diffkit: Diffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr("diffkit.stages.pipeline.train", broken)
+    assert diffkit("run", recipe, "--out", tmp_path / "a").code == 1
+    assert "a bug of ours" in (tmp_path / "a" / "crash.txt").read_text()
+    assert '"event": "bug"' in (tmp_path / "a" / "events.jsonl").read_text()
+
+
+def test_a_mistake_shows_no_traceback_unless_asked(diffkit: Diffkit, tmp_path: Path) -> None:
+    said = diffkit("run", tmp_path / "nothing.yaml")
+    assert said.code == 3
+    assert "Traceback" not in said.err
+    assert "Traceback" in diffkit("run", tmp_path / "nothing.yaml", "-v").err
+
+
+def test_a_plugin_may_add_a_command(diffkit: Diffkit, tmp_path: Path) -> None:
+    from diffkit.host import configure, load_file
+
+    plugin = tmp_path / "greeting.py"
+    plugin.write_text(
+        "import click\nfrom diffkit import hookimpl\n\n\n@hookimpl\ndef diffkit_commands(group):\n"
+        "    @group.command()\n    def greet():\n        'Say hello.'\n        click.echo('hello')\n"
+    )
+    load_file(plugin)
+    try:
+        vars(cli).pop("_plugin_commands", None)
+        assert main(["greet"]) == 0
+        assert "Say hello." in diffkit("--help").out
+    finally:
+        vars(cli).pop("_plugin_commands", None)
+        configure()
+
+
+def test_completion_of_commands_needs_nothing_else(tmp_path: Path) -> None:
+    code = (
+        "import os\nos.environ.update(_DIFFKIT_COMPLETE='bash_complete', COMP_WORDS='diffkit val', COMP_CWORD='1')\n"
+        "from diffkit.cli.main import cli\n"
+        "try:\n    cli.main([], prog_name='diffkit')\nexcept SystemExit:\n    pass"
+    )
+    assert not imported(code, tmp_path) & HEAVY

@@ -1,0 +1,180 @@
+"""`run`, `sample`, `evaluate` and `report`, on a run of a second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from .conftest import RECIPE, Diffkit
+
+
+def test_a_run_leaves_what_the_design_lists(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"recipe.yaml", "effective.yaml", "environment.json", "metrics.jsonl", "events.jsonl", "checkpoints"}
+    assert expected | {"samples", "results.json", "report.html", "LOCK"} <= names
+    assert (finished / "recipe.yaml").read_text() == RECIPE
+    steps = [json.loads(line)["step"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [10, 20]
+    files = {path.name for path in (finished / "checkpoints" / "step-00000020").iterdir()}
+    assert {"network.safetensors", "optimizer.safetensors", "state.json", "manifest.json"} <= files
+    record = json.loads((finished / "results.json").read_text())["metrics"]["sliced-wasserstein"]
+    assert record["samples"] == 16
+    assert record["nfe"] == 3
+    assert record["headline"] in record["values"]
+    assert record["held_out"][record["headline"]] > 0
+    assert record["values"][record["headline"]] > 0
+
+
+def test_a_finished_run_says_that_it_is_done(diffkit: Diffkit, finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*") if p.is_file() and p.name != "LOCK"}
+    said = diffkit("run", finished.parent / "ring.yaml", "--out", finished, "--device", "cpu")
+    assert said.code == 0
+    assert "is done" in said.err
+    touched = {p.name for p, at in before.items() if p.stat().st_mtime_ns != at}
+    assert touched <= {"environment.json"}
+
+
+def test_a_longer_run_continues_instead_of_starting_again(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    """Stage-wise continuation: without its later stages a run goes on with them, and trains nothing again."""
+    assert diffkit("run", recipe, "--out", tmp_path / "a", "-q").code == 0
+    (tmp_path / "a" / "report.html").unlink()
+    (tmp_path / "a" / "stages.json").write_text("{}")
+    metrics = (tmp_path / "a" / "metrics.jsonl").read_text()
+    assert diffkit("run", recipe, "--out", tmp_path / "a", "-q").code == 0
+    assert (tmp_path / "a" / "report.html").is_file()
+    assert (tmp_path / "a" / "metrics.jsonl").read_text() == metrics
+
+
+def test_a_changed_recipe_is_refused_with_the_difference(diffkit: Diffkit, finished: Path) -> None:
+    said = diffkit("run", finished.parent / "ring.yaml", "--out", finished, "--set", "train.batch_size=16")
+    assert said.code == 3
+    assert "train.batch_size" in said.err
+    assert "--resume never" in said.err
+
+
+def test_never_keeps_the_old_run_under_another_name(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    arguments = ("run", recipe, "--out", tmp_path / "a", "-q", "--set", "train.steps=5")
+    assert diffkit(*arguments).code == 0
+    assert diffkit(*arguments, "--set", "train.steps=6", "--resume", "never").code == 0
+    assert (tmp_path / "a.1" / "report.html").is_file()
+    assert (tmp_path / "a" / "checkpoints" / "step-00000006").is_dir()
+
+
+def test_must_needs_something_to_resume(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    assert diffkit("run", recipe, "--out", tmp_path / "a", "--resume", "must").code == 8
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_seed_option_is_an_override(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    short = ("--set", "train.steps=2", "-q")
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        assert diffkit("run", recipe, "--out", tmp_path / name, "--seed", str(seed), *short).code == 0
+    one, two, same = (np.load(tmp_path / name / "samples" / "samples.npz")["x"] for name in "abc")
+    assert not np.array_equal(one, two)
+    assert np.array_equal(one, same)
+
+
+def test_sample_writes_numbers_and_the_same_ones_for_a_seed(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    for name, options in {"a": (), "b": ("--steps", "7"), "c": ("--weights", "raw"), "d": ("--seed", "1")}.items():
+        said = diffkit(
+            "sample", finished, "--count", "6", "--format", "npz", "--out", tmp_path / f"{name}.npz", *options
+        )
+        assert said.code == 0, said.err
+    drawn = {name: np.load(tmp_path / f"{name}.npz")["x"] for name in "abcd"}
+    assert drawn["a"].shape == (6, 2)
+    for other in "bcd":
+        assert not np.array_equal(drawn["a"], drawn[other]), f"the option of {other} did nothing"
+    diffkit("sample", finished, "--count", "9", "--format", "npz", "--out", tmp_path / "e.npz")
+    np.testing.assert_array_equal(np.load(tmp_path / "e.npz")["x"][:6], drawn["a"])
+
+
+def test_sample_takes_another_sampler_with_options(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    for variance in ("small", "large"):
+        out = tmp_path / f"{variance}.npz"
+        said = diffkit(
+            "sample", finished, "--sampler", f"ancestral,variance={variance}", "--format", "npz", "--out", out
+        )
+        assert said.code == 0, said.err
+    assert not np.array_equal(np.load(tmp_path / "small.npz")["x"], np.load(tmp_path / "large.npz")["x"])
+    assert diffkit("sample", finished, "--sampler", "ancestrel").code == 3
+    assert diffkit("sample", finished, "--grid", "quadratic", "--format", "npz", "--out", tmp_path / "q.npz").code == 0
+
+
+def test_points_are_no_picture(diffkit: Diffkit, finished: Path) -> None:
+    said = diffkit("sample", finished)
+    assert said.code == 2
+    assert "--format npz" in said.err
+
+
+def test_unknown_weights_name_the_choices(diffkit: Diffkit, finished: Path) -> None:
+    said = diffkit("sample", finished, "--weights", "emma", "--format", "npz")
+    assert said.code == 2
+    assert "raw, ema" in said.err
+
+
+def test_evaluate_adds_a_metric_to_the_results(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    said = diffkit("evaluate", copy, "--metric", "mmd", "--count", "12", "--steps", "4", "--json")
+    assert said.code == 0, said.err
+    metrics = json.loads(said.out)["metrics"]
+    assert metrics["mmd"]["samples"] == 12
+    assert metrics["mmd"]["nfe"] == 4
+    assert set(json.loads((copy / "results.json").read_text())["metrics"]) == {"mmd", "sliced-wasserstein"}
+
+
+def test_report_writes_the_page_again(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    assert diffkit("report", copy).code == 0
+    page = (copy / "report.html").read_text()
+    assert "ring" in page
+    assert "sliced-wasserstein" in page
+
+
+def test_a_directory_that_is_no_run_is_refused(diffkit: Diffkit, tmp_path: Path) -> None:
+    for command in ("sample", "evaluate", "report", "checkpoints"):
+        said = diffkit(command, tmp_path)
+        assert said.code == 2
+        assert "not a run directory" in said.err
+
+
+def test_an_unknown_device_is_refused(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    assert diffkit("run", recipe, "--out", tmp_path / "a", "--device", "tpu").code == 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_one_file_plugin_is_used_by_explicit_flag_only(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from diffkit import Entry, hookimpl\n\n\n"
+        "@hookimpl\n"
+        "def diffkit_components():\n"
+        '    yield Entry("weighting", "flat", "mine:Flat", "one everywhere")\n\n\n'
+        "def __getattr__(name):\n"
+        "    from diffkit import Weighting\n\n"
+        '    if name != "Flat":\n'
+        "        raise AttributeError(name)\n\n"
+        "    @dataclass(frozen=True)\n"
+        "    class Flat(Weighting):\n"
+        "        def __call__(self, level):\n"
+        "            return 1.0\n\n"
+        "    globals()[name] = Flat\n"
+        "    return Flat\n"
+    )
+    options = ("--set", "objective.weighting=flat", "--set", "train.steps=2", "--out", tmp_path / "a", "-q")
+    assert diffkit("run", recipe, *options).code == 3
+    said = diffkit("run", "-P", plugin, recipe, *options)
+    assert said.code == 0, said.err
+
+
+@pytest.mark.parametrize("field", ["parameters", "memory", "FLOPs per image", "images per second", "time", "disk"])
+def test_a_dry_run_estimates_and_writes_nothing(diffkit: Diffkit, tmp_path: Path, recipe: Path, field: str) -> None:
+    said = diffkit("run", recipe, "--out", tmp_path / "a", "--dry-run", "--json")
+    assert said.code == 0, said.err
+    assert field in json.loads(said.out)
+    assert not (tmp_path / "a").exists()
