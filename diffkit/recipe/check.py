@@ -142,7 +142,7 @@ def _start(view: View, part: Schedule, paths: tuple[str, str, str]) -> Iterator[
         return
     try:
         first = grid.levels(part, n)[0]
-    except (DiffkitError, ValueError) as error:
+    except (DiffkitError, ValueError, ArithmeticError) as error:
         message, fix = (error.message, error.fix) if isinstance(error, DiffkitError) else (str(error), None)
         where = view.mark(paths[1], "name")
         yield RecipeError(f"{paths[1]} {view.name(paths[1])}: {message}", code="DK116", where=where, fix=fix), True

@@ -28,6 +28,10 @@ S = TypeVar("S", bound=Section)
 GLOBAL = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
 """Paths of the components that others may ask for."""
 
+MOST = 50
+"""How many unknown keys are told one by one."""
+FAILED: Any = object()
+
 
 class Resolver:
     """One validation of the tree `root`. `faults` is what was found; by path, `values` are the values that are valid
@@ -64,10 +68,13 @@ class Resolver:
     def _tell_unknown(self) -> None:
         """Report unknown keys, now that all valid ones are known; what one of them was meant to be is not missing."""
         meant = set()
-        for mark, key, here in self._unknown:
+        for mark, key, here in self._unknown[:MOST]:
             fault, path = faults.unknown_key(mark, key, here, self._valid)
             self.faults.append(fault)
             meant.add(path)
+        if rest := self._unknown[MOST:]:
+            told = f"{len(rest)} more unknown keys follow"
+            self.faults.append(RecipeError(told, code="DK104", where=rest[0][0], fix="remove them"))
         self._unknown.clear()
         self.faults = [f for f in self.faults if f.code != "DK105" or f.message.partition(" ")[0] not in meant]
 
@@ -174,7 +181,7 @@ class Resolver:
             if node is None:
                 return {}
         value = self._value(parameter, node, path)
-        if value is None and node.value is not None:
+        if value is FAILED:
             return {}
         self.values[path] = value
         return {parameter.name: value}
@@ -204,19 +211,19 @@ class Resolver:
         )
 
     def _value(self, parameter: Parameter, node: Node, path: str) -> Any:
-        if parameter.role == "component":
-            return self.component(parameter.target, node, path)
-        if parameter.role == "section":
-            return self.section(parameter.target, node, path)
+        """The value written at `node`, FAILED where it is not valid."""
         if parameter.role == "option":
             return self._option(parameter, node)
-        if node.value is None:
+        one = parameter.role in ("component", "section")
+        if node.value is None and not one:
             return ()
-        many = isinstance(node.value, list)
-        items = node.value if isinstance(node.value, list) else [node]
-        read = self.component if parameter.role == "components" else self.section
+        read = self.component if parameter.role in ("component", "components") else self.section
+        many = isinstance(node.value, list) and not one
+        items = node.value if isinstance(node.value, list) and not one else [node]
         made = [read(parameter.target, item, f"{path}.{i}" if many else path) for i, item in enumerate(items)]
-        return None if any(item is None for item in made) else tuple(made)
+        if any(item is None for item in made):
+            return FAILED
+        return made[0] if one else tuple(made)
 
     def _option(self, parameter: Parameter, node: Node) -> Any:
         """A plain value, strict as JSON is: lists become tuples, and nothing else becomes anything else."""
@@ -224,7 +231,7 @@ class Resolver:
             return parameter.adapter.validate_json(json.dumps(node.plain()))
         except ValidationError as error:
             self.faults += faults.from_pydantic(node, error.errors(include_url=False))
-            return None
+            return FAILED
 
     def _try(
         self,

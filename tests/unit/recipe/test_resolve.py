@@ -231,3 +231,9 @@ def test_any_recipe_is_valid_or_refused_with_places(changes: dict[str, object]) 
         elif not key:
             mapping[section] = value
     assert told(mapping)
+
+
+def test_a_flood_of_unknown_keys_is_cut(base: str) -> None:
+    error = refused(base + "".join(f"k{i}: 1\n" for i in range(1000)))
+    assert len(error.errors) == 51
+    assert error.errors[-1].message == "950 more unknown keys follow"
