@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 from diffkit_dpmsolver.grid import UniformLogSNR
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffkit import Level, LevelError, Schedule, scalar
@@ -54,6 +54,7 @@ def test_steps_are_equal_on_a_continuous_schedule(n: int) -> None:
         assert steps == pytest.approx([steps[0]] * (n - 1))
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 1000))
 def test_every_number_of_steps_on_a_discrete_schedule(n: int) -> None:
     """Pains 2: n + 1 levels, the SNR rising strictly, from T to clean."""

@@ -11,7 +11,7 @@ from diffkit_dpmsolver.coefficients import moments, stretched, weights
 from diffkit_dpmsolver.multistep import DPMpp2M, DPMpp3M
 from diffkit_dpmsolver.singlestep import DPMpp2S
 from diffkit_dpmsolver.unipc import UniPC
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffkit import Level, Sampler, sample
@@ -42,6 +42,7 @@ def test_moments_are_those_of_the_paper() -> None:
         assert moments(h, 3) == pytest.approx([phi1, phi2, 2 * (0.5 - phi2 / h)], rel=1e-13)
 
 
+@settings(deadline=None)
 @given(h=st.floats(0.01, 4.0), a=st.floats(-3, -0.1), b=st.floats(-3, -0.1), c=st.floats(-2, 2), d=st.floats(-2, 2))
 def test_weights_integrate_polynomials(h: float, a: float, b: float, c: float, d: float) -> None:
     nodes = [0.0, a, a + b, 1.0]

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffkit_edm import grid, parameterization, schedule, times, weighting
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffkit import Level, LevelError, Model, Network
@@ -21,6 +21,7 @@ Sigma = st.floats(0.002, 80.0)
 Scale = st.floats(0.1, 3.0)
 
 
+@settings(deadline=None)
 @given(t=Sigma)
 def test_time_inverts_level(t: float) -> None:
     own = schedule.EDM()
@@ -39,6 +40,7 @@ def test_the_ends_of_the_schedule() -> None:
         schedule.EDM(2.0, 1.0)
 
 
+@settings(deadline=None)
 @given(sg=Sigma, scale=Scale, sd=st.floats(0.1, 2.0), x0=st.floats(-2, 2), eps=st.floats(-3, 3))
 def test_preconditioning_is_that_of_the_paper(sg: float, scale: float, sd: float, x0: float, eps: float) -> None:
     """Table 1, on any curve: y = x / alpha, x0 = c_skip y + c_out F, input c_in y, told log(sg) / 4."""
@@ -77,6 +79,7 @@ def test_the_row_is_finite_at_both_ends() -> None:
     torch.testing.assert_close(own.decode(y, x, Level(1.0, 0.0)).x0, x)
 
 
+@settings(deadline=None)
 @given(sg=Sigma, scale=Scale, sd=st.floats(0.1, 2.0))
 def test_the_weight_is_one_on_f(sg: float, scale: float, sd: float) -> None:
     """Pains 12, identity C5: lambda c_out^2 = 1."""
@@ -117,6 +120,7 @@ def test_the_grid_is_equation_5(n: int) -> None:
         assert levels[-1] == Level(1.0, 0.0)
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 1000))
 def test_every_number_of_steps_on_a_discrete_schedule(n: int) -> None:
     """Pains 2."""

@@ -31,6 +31,7 @@ class DPMpp2M(Sampler[Known]):
     variant: Literal["midpoint", "heun"] = "midpoint"
     eta: Eta = 0.0
     order = 2
+    law_options = ({"variant": "heun"}, {"eta": 0.5}, {"variant": "heun", "eta": 1.0})
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -58,6 +59,7 @@ class DPMpp3M(Sampler[Known]):
 
     published: bool = False
     eta: Eta = 0.0
+    law_options = ({"published": True}, {"eta": 0.5}, {"eta": 1.0})
 
     @property
     def order(self) -> int:  # type: ignore[override]

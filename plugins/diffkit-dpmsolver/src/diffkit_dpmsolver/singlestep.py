@@ -23,6 +23,7 @@ class DPMpp2S(Sampler[None]):
 
     r: Annotated[float, Field(gt=0, le=1)] = 0.5
     order = 2
+    law_options = ({"r": 0.3}, {"r": 1.0})
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate, h = denoise(x, t), float(transition.step(t, s))

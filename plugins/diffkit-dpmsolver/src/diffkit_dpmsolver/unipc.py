@@ -32,12 +32,14 @@ class UniPC(Sampler[Memory]):
     the paper takes B / 2: variant `bh1` with B = h, `bh2` with B = exp(h) - 1 times exp(-h), in x0; `exact` solves
     for it as for more nodes. The step to clean data takes x0.
     Source: Zhao et al. 2023 (arXiv:2302.04867), Algorithms 1 and 2, sec. 3.4 (data prediction: app. A).
-    Differs: the coefficients solve the paper's system in closed form, so bh1 stays finite where h is not.
+    Differs: the coefficients solve the paper's system in closed form, and a step of infinite h takes x0, so that bh1
+    stays finite there. It still grows with h, so leave it to short steps.
     """
 
     order: Literal[1, 2, 3] = 3
     variant: Literal["bh1", "bh2", "exact"] = "bh2"
     corrector: bool = True
+    law_options = ({"order": 1}, {"order": 2}, {"variant": "exact", "corrector": False})
 
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Memory | None, noise: Noise

@@ -30,6 +30,7 @@ class Karras(Grid):
     power: Positive = 7.0
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
+    law_options = ({"power": 3.0},)
 
     @property
     def reaches_noise(self) -> bool:  # type: ignore[override]

@@ -21,6 +21,7 @@ class EDM(Parameterization):
     """
 
     sigma_data: Annotated[float, Field(gt=0)] = 0.5
+    law_options = ({"sigma_data": 1.0},)
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
         r = self._deviation(level)

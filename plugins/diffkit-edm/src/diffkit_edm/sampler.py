@@ -33,6 +33,11 @@ class Euler(Sampler[Plan]):
     s_noise: NonNegative = 1.0
     order = 1
     dtype = torch.float64
+    law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
+
+    @property
+    def law_exemptions(self) -> dict[str, str]:
+        return _exemptions(self)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -68,6 +73,11 @@ class Heun(Sampler[Plan]):
     s_noise: NonNegative = 1.0
     order = 2
     dtype = torch.float64
+    law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
+
+    @property
+    def law_exemptions(self) -> dict[str, str]:
+        return _exemptions(self)
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
@@ -93,6 +103,14 @@ class Heun(Sampler[Plan]):
 
     def nfe(self, n: int) -> int:
         return 2 * n - 1
+
+
+def _exemptions(sampler: Euler | Heun) -> dict[str, str]:
+    """What `diffkit check` must not ask of an option."""
+    if sampler.chart == "angle":
+        reason = "a straight step in the angle is not exact for constant x0 and eps"
+        return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason)
+    return {"quiet-end": "churn acts before the last step too"} if sampler.stochastic else {}
 
 
 def _churn(sampler: Euler | Heun) -> Churn:
