@@ -72,13 +72,6 @@ class Assembly:
         part = sampled(self.schedule, self.recipe.sample.start)
         return self.evaluation_grid.levels(part, self.recipe.evaluate.steps or self.steps)
 
-    def module(self) -> nn.ModuleDict:
-        """All parts that remember or learn, by their place in the recipe: what is trained and checkpointed."""
-        parts = {"network": self.network, "codec": self.codec, "objective": self.objective} | {
-            name: part for name in ("weighting", "times") if (part := getattr(self.objective, name, None)) is not None
-        }
-        return nn.ModuleDict({name: part for name, part in parts.items() if isinstance(part, nn.Module)})
-
 
 def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
     """Build every part of `recipe`, modules on `device`. Weights are drawn on the CPU from streams of the recipe's

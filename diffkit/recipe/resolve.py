@@ -6,22 +6,21 @@ All faults are collected. What failed is None, and what does not depend on it is
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
 from pydantic import ValidationError
 
 from ..errors import DataError, DiffkitError, Mark, PluginError, RecipeError
 from ..host import registry
 from ..network import Shape
 from . import faults
-from .construct import STAGES, construct, unavailable
+from .construct import STAGES, unavailable
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
 from .spec import Chosen, Section, Spec
 from .tree import Node
+from .trial import blamed, tried
 from .words import SYNONYMS
 
 S = TypeVar("S", bound=Section)
@@ -197,9 +196,13 @@ class Resolver:
             return None
         if parameter.role == "section" and self._optional_section(parameter.target):
             return Node({}, replace(mark, path=path), replace(mark, path=path))
-        what = parameter.target if parameter.role == "component" else "..."
-        names = [one.name for one in registry().entries(what)] if parameter.role == "component" else ()
-        self.faults.append(faults.missing(mark, path, "NAME" if names else "...", names))
+        kind, value = parameter.target if parameter.role == "component" else None, "..."
+        if parameter.role == "section":
+            inner = section_parameters(parameter.target)
+            kind = next((p.target for p in inner if p.name == "component"), None)
+            value = "{" + ", ".join(f"{p.name}: ..." for p in inner if p.default is REQUIRED) + "}"
+        names = [one.name for one in registry().entries(kind)] if kind else ()
+        self.faults.append(faults.missing(mark, path, "NAME" if kind else value, names))
         return None
 
     @staticmethod
@@ -263,22 +266,22 @@ class Resolver:
         if unread:
             return False
         try:
-            made = _tried(chosen, {**self.scope, **given}, self._objects if not path else {})
+            made = tried(chosen, {**self.scope, **given}, self._objects if not path else {})
         except DataError as error:
             self.data_error = error
             return True
         except DiffkitError as error:
-            self._place(error, self._blamed(str(error), entries))
+            self._place(error, blamed(str(error), entries))
         except ValueError as error:
             refused = RecipeError(f"{chosen.kind} {chosen.name}: {error}", code="DK107")
-            self._place(refused, self._blamed(str(error), entries))
+            self._place(refused, blamed(str(error), entries))
         except Exception as error:  # noqa: BLE001 - a plugin's constructor may fail in any way
             failed = PluginError(
                 f"{chosen.kind} {chosen.name} failed: {type(error).__name__}: {error}".splitlines()[0],
                 code="DK252",
                 fix="a component should refuse its options with ValueError",
             )
-            self._place(failed, self._blamed(str(error), entries))
+            self._place(failed, blamed(str(error), entries))
         else:
             self.built[path] = made
             if path in GLOBAL:
@@ -297,14 +300,6 @@ class Resolver:
             out = self.scope["parameterization"].out_channels(spec.channels)
             self.scope["shape"] = Shape(spec.channels, out, tuple(spec.size), spec.classes)
         return self.scope.get("shape")
-
-    def _blamed(self, message: str, entries: Mapping[str, Node]) -> Mark:
-        """The option that a message speaks of, by its name or else by its value; else the name of the component."""
-        options = [(key, node) for key, node in entries.items() if key != "name"]
-        named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]
-        words = set(re.findall(r"[\w.+-]+", message))
-        valued = [node for _, node in options if words & {str(leaf) for leaf in _leaves(node)}]
-        return (named or (valued if len(valued) == 1 else []) or [entries["name"]])[0].mark
 
     def _place(self, error: DiffkitError, mark: Mark) -> None:
         if error.where is None:
@@ -326,22 +321,3 @@ class Resolver:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _tried(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object]) -> Any:
-    """The object; a network without memory for its weights, unless its constructor must read numbers."""
-    with torch.random.fork_rng(devices=[]):
-        if chosen.kind != "network":
-            return construct(chosen, scope, objects)
-        try:
-            with torch.device("meta"):
-                return construct(chosen, scope, objects)
-        except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error):
-                raise
-        return construct(chosen, scope, objects)
-
-
-def _leaves(node: Node) -> list[object]:
-    """The value of a scalar, or the items of a list of scalars."""
-    return [item.value for item in node.value] if isinstance(node.value, list) else [node.value]

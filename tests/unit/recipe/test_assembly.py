@@ -26,7 +26,6 @@ def test_the_parts_of_an_assembly(base: str) -> None:
     assert (len(made.evaluation_levels()), type(made.evaluation_sampler).__name__) == (6, "Shy")
     assert made.evaluation_grid is made.grid
     assert [type(one).__name__ for one in (*made.augment, *made.guidance, *made.metrics)] == ["Shift", "Clip", "MMD"]
-    assert list(made.module()) == ["network"]
     x = sample(made.model, made.sampler, made.levels(), torch.zeros(3, 2))
     assert torch.isfinite(x).all()
 
