@@ -15,6 +15,7 @@ from ..recipe.effective import recipe_hash
 from ..tracker import Tracker
 from ..train.checkpoint import CheckpointStore, SaveFailed
 from ..train.distributed import ALONE, World
+from ..train.fine_tune import load_initial
 from ..train.hooks import Hooks
 from ..train.journal import Journal
 from ..train.loop import Outcome, Trainer
@@ -131,8 +132,6 @@ def _continue(trainer: Trainer, store: CheckpointStore, journal: Journal | None,
         journal.rewind(0)
         journal.event("start", {"steps": trainer.settings.steps})
     if assembly.recipe.train.init is not None:
-        from ..train.fine_tune import load_initial
-
         taken = load_initial(trainer, assembly.recipe.train.init)
         if journal is not None:
             journal.event("init", {"from": assembly.recipe.train.init, "step": taken})
