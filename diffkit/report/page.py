@@ -71,14 +71,14 @@ def render_page(title: str, header: Html, sections: Sequence[Section], footer: s
     return "<!doctype html>\n" + tag("html", head, "\n", body, lang="en") + "\n"
 
 
-def card(*children: Html, title: str = "", caption: str | Html = "", wide: bool = False) -> Html:
+def card(*children: Html, title: str = "", caption: str | Html = "") -> Html:
     """A picture or chart with its heading and the caption that explains it."""
     return tag(
         "figure",
         tag("h3", title) if title else None,
         *children,
         tag("figcaption", caption) if caption else None,
-        class_="card wide" if wide else "card",
+        class_="card",
     )
 
 

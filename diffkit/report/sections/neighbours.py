@@ -40,6 +40,6 @@ def section(inputs: ReportInputs) -> Section | None:
         "figure",
         tag("ul", *pairs, class_="pairs"),
         tag("figcaption", "Upper: sample. Lower: nearest training example. ", measured),
-        class_="card wide",
+        class_="card",
     )
     return Section("neighbours", "Nearest neighbours", body, lead)

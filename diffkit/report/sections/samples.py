@@ -89,9 +89,7 @@ def _histogram(samples: Array, real: Array | None) -> Html:
         for name, values, style in rows
     ]
     chart = LineChart("Histogram of the samples and of real data", "x", series)
-    return card(
-        line_chart(chart), title="Distribution", caption="Relative frequency of each value, in 60 bins.", wide=True
-    )
+    return card(line_chart(chart), title="Distribution", caption="Relative frequency of each value, in 60 bins.")
 
 
 def _progress(inputs: ReportInputs) -> Html:
@@ -111,7 +109,7 @@ def _progress(inputs: ReportInputs) -> Html:
             shown = scatter(_points(shot), extent, alt, inputs.density, ticks=False)
         rows.append(tag("li", tag("span", f"step {count(shot.step)}"), shown))
     moments = tag("ol", *rows, class_="moments rows" if pictures else "moments")
-    return card(moments, title="While training", caption="Samples drawn again as training went on.", wide=True)
+    return card(moments, title="While training", caption="Samples drawn again as training went on.")
 
 
 def _drawable(shot: Snapshot) -> bool:

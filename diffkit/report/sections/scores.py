@@ -27,7 +27,8 @@ class Score:
     @property
     def label(self) -> str:
         """The metric's name, with the value's own name where it says more."""
-        return self.metric if self.key == self.metric or not self.key else f"{self.metric} {self.key}"
+        own = self.key.replace("_", "-") not in ("", self.metric)
+        return f"{self.metric} {self.key}" if own else self.metric
 
     @property
     def ratio(self) -> float | None:
@@ -54,7 +55,7 @@ def scores(results: Mapping[str, object]) -> list[Score]:
             found.append(
                 Score(
                     metric=str(name),
-                    key="" if len(keys) == 1 and str(key) in ("value", "distance") else str(key),
+                    key=str(key),
                     value=number(values[key]),
                     held_out=number(held_out.get(key)),
                     headline=place == 0,

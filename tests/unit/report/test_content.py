@@ -324,3 +324,27 @@ def test_equal_inputs_give_equal_files(demo):
 def test_the_report_imports_no_torch():
     code = "import sys, diffkit.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_stages_stand_in_the_order_of_a_run_and_a_value_named_as_its_metric_is_named_once(read):
+    results = {
+        "metrics": {"sliced-wasserstein": {"values": {"sliced_wasserstein": 1.0, "spread": 2.0}}},
+        "timings": {"evaluate": 3.0, "other": 1.0, "sample": 2.0, "train": 1.0},
+    }
+    page = read(build_report(ReportInputs(results=results)))
+    rows = [text for tag, text in page.texts if tag == "th"]
+    assert rows[4:] == [
+        "sliced-wasserstein",
+        "sliced-wasserstein spread",
+        "train",
+        "sample",
+        "evaluate",
+        "other",
+        "total",
+    ]
+
+
+def test_a_long_trajectory_is_thinned_evenly_from_first_to_last(read):
+    points = np.random.default_rng(0).standard_normal((101, 3, 2))
+    page = read(build_report(ReportInputs(trajectory=Trajectory(points, None, [f"t={100 - k}" for k in range(101)]))))
+    assert [text for tag, text in page.texts if text.startswith("t=")] == [f"t={t}" for t in (100, 80, 60, 40, 20, 0)]
