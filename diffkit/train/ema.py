@@ -58,6 +58,11 @@ class Averaged:
         self.average.update(n, keep)
         self.refresh()
 
+    def restart(self) -> None:
+        """Forget the past: the average becomes the present weights."""
+        self.average.values.copy_(self.average.weights)
+        self.refresh()
+
     def refresh(self) -> None:
         """Take over the buffers of the trained network."""
         for mine, theirs in zip(self.network.buffers(), self._source.buffers(), strict=True):

@@ -1,0 +1,183 @@
+"""The engine: weights, optimizer and averages on the device, and one step of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..data import Resident
+from ..denoiser import Model
+from ..errors import DivergedError, UsageError
+from ..noise import Draws
+from .distributed import ALONE, World
+from .dropout import seed_dropout
+from .ema import Averaged
+from .feed import Feed, feed
+from .flat import Flat
+from .held_out import HeldOut, held_out_loss
+from .optim import Update
+from .order import Order, divide
+from .parallel import Computation
+from .precision import InPrecision, choose
+from .preparation import Preparation
+from .rate import rate
+from .settings import Settings
+from .task import Task
+
+
+class Engine:
+    """The network of `task` and what updates it, as `settings` say.
+
+    The weights live in flat memory from here on (the network's parameters are views of it), in float32. `model` is
+    what is trained, `ema_model` the first average or None.
+    Raises: UsageError for settings that contradict each other or the device, DataError where there are no examples.
+    """
+
+    def __init__(self, task: Task, settings: Settings, device: torch.device, world: World = ALONE) -> None:
+        if settings.batch_size < world.size * settings.accumulate:
+            raise UsageError(
+                f"a batch of {settings.batch_size} cannot be split over {world.size} processes with "
+                f"{settings.accumulate} parts each",
+                code="DK052",
+                fix="raise train.batch_size or lower train.accumulate",
+            )
+        self.task, self.settings, self.device, self.world = task, settings, device, world
+        self.preparation = Preparation(task)
+        self.network = task.model.network.to(device).train()
+        self.components = task.learned().to(device)
+        self.flat = self._flatten()
+        self.precision = choose(
+            settings.precision,
+            device,
+            task.model.parameterization,
+            sum(parameter.numel() for parameter in self.network.parameters()),
+        )
+        self.update = Update(settings.optimizer, settings.clip, self.flat, scaling=self.precision.scaling)
+        self.averages = [Averaged(ema, self.flat, self.network, settings.batch_size) for ema in settings.ema]
+        if settings.compile:
+            self.network.compile()
+        self.model = replace(task.model, network=InPrecision(self.network, self.precision, device))
+        self.ema_model = self._average_model()
+        self._computation = Computation(task.objective, self.network, self.components, world)
+        self.rows = divide(0, settings.batch_size, world.size)[world.rank]
+        self.parts = divide(self.rows.start, self.rows.stop, settings.accumulate)
+        self._split = task.data.split("train")
+        self._order = Order(len(self._split), settings.batch_size, task.seed)
+        # Reading a number is free on the CPU, so there every step is checked before anything changes.
+        self._immediate = device.type == "cpu" and world.size == 1
+
+    def feed(self, first: int) -> Feed:
+        """Where `advance` gets its examples from, starting with step `first`; close it after the last."""
+        workers = self.task.data.workers if self.settings.workers is None else self.settings.workers
+        return feed(self._split, self._order, self.rows, self.settings.steps, self.device, workers, first)
+
+    def advance(self, step: int, source: Feed) -> dict[str, Tensor]:
+        """One step: the gradient of the global batch, and one update. Returns numbers for the log, on the device.
+
+        Raises DivergedError where a number is not finite and reading it is free; elsewhere `check` does.
+        """
+        draws = Draws(self.task.seed, step, self.settings.batch_size)
+        sums: dict[str, Tensor] = {}
+        each, times = [], []
+        for index, rows in enumerate(self.parts):
+            raw, cond = source.rows(step, rows)
+            local = draws.rows(rows.start)
+            seed_dropout(self.device, self.task.seed, step, self.world.rank, index)
+            share = len(rows) * self.world.size / self.settings.batch_size
+            with self._computation.part(last=index == len(self.parts) - 1):
+                x0, ready = self.preparation.train(raw, cond, local)
+                loss = self._computation(self.model, x0, local, self.ema_model, ready)
+                (loss.mean * self._factor(loss.mean, share, step)).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"loss": loss.mean, **{f"loss_{n}": v for n, v in loss.parts.items()}}.items():
+                part = value.detach() * share
+                sums[name] = sums[name] + part if name in sums else part
+            each.append(loss.each)
+            times.append(loss.t)
+        self.flat.gather()
+        sums["grad_norm"] = self.update(rate(self.settings, step))
+        if self._immediate:
+            self.check()
+        for averaged in self.averages:
+            averaged.update(step + 1, None if self._immediate else self.update.bad)
+        total = self.settings.batch_size
+        self.task.objective.update(self.world.gather(_joined(times), total), self.world.gather(_joined(each), total))
+        return sums
+
+    def check(self) -> None:
+        """Raise DivergedError where some gradient was not finite; waits for the device."""
+        if bool(self.update.bad):
+            raise _diverged(self.update.done + 1)
+
+    def validate(self, *, average: bool = True) -> HeldOut | None:
+        """The loss on held-out examples, with the first average or the raw weights; the same draws at every call."""
+        return held_out_loss(
+            self.ema_model if average and self.ema_model is not None else self.model,
+            self.preparation,
+            self.device,
+            batch_size=len(self.parts[0]),
+            ema=self.ema_model,
+        )
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Groups of named tensors for a checkpoint, which share memory with the engine: `network`, one `ema-NAME` for
+        each average, `optimizer`, and `components` where others than the network learn or remember."""
+        groups = {"network": dict(self.network.state_dict()), "optimizer": self.update.tensors()}
+        groups |= {averaged.group: dict(averaged.network.state_dict()) for averaged in self.averages}
+        if components := self.components.state_dict():
+            groups["components"] = dict(components)
+        return groups
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over the `tensors()` of another engine of the same task."""
+        for group, mine in self.tensors().items():
+            for name, value in mine.items():
+                value.copy_(tensors[group][name])
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take other weights, by the names of the network's `state_dict`, as the initial ones, averages included."""
+        self.network.load_state_dict(dict(weights))
+        for averaged in self.averages:
+            averaged.restart()
+
+    def storages(self) -> Iterator[Tensor]:
+        """Everything of size that stays on the device: weights, gradients, optimizer, averages, resident data."""
+        yield from (self.flat.values, self.flat.gradient, *self.update.tensors().values())
+        yield from (averaged.average.values for averaged in self.averages)
+        if isinstance(self._split, Resident):
+            yield from (self._split.x, *self._split.cond.values())
+
+    def _flatten(self) -> Flat:
+        """All that is trained in one buffer, the network's parameters first."""
+        own = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        rest = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
+        return Flat(own | rest, self.device, channels_last=self.settings.channels_last)
+
+    def _factor(self, mean: Tensor, share: float, step: int) -> Tensor | float:
+        """What the loss is multiplied with; nan where it is not finite, so that on every rank the gradient is not."""
+        if self._immediate:
+            if not math.isfinite(float(mean)):
+                raise _diverged(step + 1)
+            return share
+        return torch.where(torch.isfinite(mean.detach()), share, torch.nan) * self.update.scale
+
+    def _average_model(self) -> Model | None:
+        if not self.averages:
+            return None
+        network = InPrecision(self.averages[0].network, self.precision, self.device).eval()
+        return replace(self.task.model, network=network)
+
+
+def _diverged(step: int) -> DivergedError:
+    return DivergedError(
+        f"loss or gradient stopped being finite at step {step}; the weights have not seen it",
+        fix="lower train.optimizer.lr, lengthen train.warmup, lower train.clip, or set train.precision: fp32",
+        notes=["the checkpoints before this step are kept"],
+    )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
