@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 _MODULES = {
     "affine": "Affine Normal first_order posterior_kernel",
+    "engine": "Report Row check check_class",
+    "law": "Inapplicable Law Worst law laws",
     "oracle": "Oracle",
     "oracle_gaussian": "GaussianOracle PointMassOracle",
     "oracle_mixture": "MixtureOracle",
     "oracle_network": "OracleNetwork",
     "oracle_polynomial": "PolynomialOracle",
+    "order": "OrderFit measure polynomial_error run_from_exact",
+    "probe": "NotAffineError probe",
+    "subject": "Subject",
 }
 _WHERE = {name: f"diffkit.testing.{module}" for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted(_WHERE)
@@ -37,9 +42,25 @@ if TYPE_CHECKING:
     from .affine import Normal as Normal
     from .affine import first_order as first_order
     from .affine import posterior_kernel as posterior_kernel
+    from .engine import Report as Report
+    from .engine import Row as Row
+    from .engine import check as check
+    from .engine import check_class as check_class
+    from .law import Inapplicable as Inapplicable
+    from .law import Law as Law
+    from .law import Worst as Worst
+    from .law import law as law
+    from .law import laws as laws
     from .oracle import Oracle as Oracle
     from .oracle_gaussian import GaussianOracle as GaussianOracle
     from .oracle_gaussian import PointMassOracle as PointMassOracle
     from .oracle_mixture import MixtureOracle as MixtureOracle
     from .oracle_network import OracleNetwork as OracleNetwork
     from .oracle_polynomial import PolynomialOracle as PolynomialOracle
+    from .order import OrderFit as OrderFit
+    from .order import measure as measure
+    from .order import polynomial_error as polynomial_error
+    from .order import run_from_exact as run_from_exact
+    from .probe import NotAffineError as NotAffineError
+    from .probe import probe as probe
+    from .subject import Subject as Subject

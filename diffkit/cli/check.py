@@ -1,0 +1,80 @@
+"""`diffkit check`: components against the laws of their kinds."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import ViolationError
+from .console import say, table
+
+if TYPE_CHECKING:
+    from ..testing.engine import Report, Row
+
+
+@click.command()
+@click.argument("target", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--deep", is_flag=True, help="More cases: every step count, longer fits.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option("--all", "everything", is_flag=True, help="Show the laws that do not apply as well.")
+def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everything: bool) -> None:
+    """Hold components against the laws of diffusion.
+
+    TARGET is kind/name, a kind, or a plugin; without one, everything that is installed. Exits with 10 where a law is
+    broken.
+    """
+    from ..testing.engine import check as run
+
+    shown = sys.stderr.isatty() and not as_json
+    last = ""
+
+    def progress(row: Row) -> None:
+        nonlocal last
+        if shown and row.component != last:
+            last = row.component
+            click.echo(f"\r\033[K{last}", nl=False, err=True)
+
+    report = run(target, deep=deep, seed=seed, on_row=progress)
+    if shown:
+        click.echo("\r\033[K", nl=False, err=True)
+    if as_json:
+        click.echo(report.to_json())
+    else:
+        _show(report, everything)
+    if not report.ok:
+        broken = sorted({row.component for row in report.failures})
+        raise ViolationError(
+            f"{len(report.failures)} laws are broken, by {', '.join(broken)}",
+            fix="mend the component, or state in its law_exemptions why a law cannot hold for it",
+        )
+
+
+def _show(report: Report, everything: bool) -> None:
+    rows = [row for row in report.rows if everything or row.verdict != "n/a" or row.law == "builds"]
+    cells = [
+        [row.component, row.law, row.statement, _number(row.error), _number(row.tolerance), row.verdict] for row in rows
+    ]
+    table(cells, ["component", "law", "statement", "worst error", "tolerance", "verdict"])
+    for row in rows:
+        if row.verdict == "fail":
+            say(f"\n{row.component} breaks {row.law}: {row.statement}")
+            if row.expected:
+                say(f"  expected: {row.expected}")
+            say(f"  found:    {row.example}")
+            if row.source:
+                say(f"  source:   {row.source}")
+    for row in rows:
+        if row.verdict in ("exempt", "n/a") and row.reason:
+            say(f"{row.verdict}: {row.component} {row.law}: {row.reason}")
+    counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in ("pass", "fail", "exempt", "n/a"))
+    say(f"\n{len({row.component for row in report.rows})} components: {counts}")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "inf" if math.isinf(value) else f"{value:.2g}"

@@ -1,0 +1,88 @@
+"""Strategies for hypothesis: levels, schedules, grids, and Gaussian data with their exact denoisers.
+
+Needs hypothesis, which is no dependency of diffkit: `pip install hypothesis`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from diffkit.level import Level
+from diffkit.schedule import Discrete, Schedule
+
+from . import families
+from .oracle_gaussian import GaussianOracle
+from .oracle_mixture import MixtureOracle
+
+
+def levels(*, clean: bool = False, noise: bool = False) -> st.SearchStrategy[Level]:
+    """Levels of any scale with half_logsnr in [-8, 8]; with the ends sigma = 0 and alpha = 0 where asked for."""
+    clocks, scales = st.floats(-8.0, 8.0), st.floats(0.1, 50.0)
+    inner = st.builds(_level, clocks, scales)
+    ends = [st.builds(lambda c: Level(c, 0.0), scales)] * clean + [st.builds(lambda c: Level(0.0, c), scales)] * noise
+    return st.one_of(inner, *ends)
+
+
+def _level(half_logsnr: float, scale: float) -> Level:
+    angle = math.atan(math.exp(-half_logsnr))
+    return Level(scale * math.cos(angle), scale * math.sin(angle))
+
+
+def discrete_schedules(max_steps: int = 50) -> st.SearchStrategy[Discrete]:
+    """Schedules of 1 to `max_steps` steps with betas in (0, 1), evenly spaced or not."""
+    betas = st.floats(1e-4, 0.9, allow_subnormal=False)
+    return st.lists(betas, min_size=1, max_size=max_steps).map(Discrete)
+
+
+def schedules(max_steps: int = 50) -> st.SearchStrategy[Schedule]:
+    """Discrete schedules and curves of every family, one of which has an arbitrary scale."""
+    curves = st.sampled_from([families.TRIG, families.RECTIFIED, families.EXPLODING, families.WAVY])
+    return st.one_of(curves, discrete_schedules(max_steps))
+
+
+def grids(max_steps: int = 12, *, clean: bool = True) -> st.SearchStrategy[list[Level]]:
+    """Lists of 2 to max_steps + 1 levels, noisiest first, the signal-to-noise ratio rising strictly, each scaled anew;
+    the last one clean data where `clean`."""
+    return st.integers(1, max_steps).flatmap(
+        lambda n: st.builds(
+            lambda gaps, scales: _grid(gaps, scales, clean),
+            st.lists(st.floats(0.05, 2.0), min_size=n, max_size=n),
+            st.lists(st.floats(0.2, 5.0), min_size=n + 1, max_size=n + 1),
+        )
+    )
+
+
+def _grid(gaps: list[float], scales: list[float], clean: bool) -> list[Level]:
+    clock, found = -4.0, [_level(-4.0, scales[0])]
+    for gap, scale in zip(gaps, scales[1:], strict=True):
+        clock += gap
+        found.append(_level(clock, scale))
+    if clean:
+        found[-1] = Level(scales[-1], 0.0)
+    return found
+
+
+def gaussians(max_dimensions: int = 4) -> st.SearchStrategy[GaussianOracle]:
+    """Gaussian data with any mean and covariance, with its exact denoiser."""
+    return st.builds(_gaussian, st.integers(1, max_dimensions), st.integers(0, 2**20))
+
+
+def _gaussian(dimensions: int, seed: int) -> GaussianOracle:
+    source = torch.Generator().manual_seed(seed)
+    mean = torch.randn(dimensions, generator=source, dtype=torch.float64)
+    root = torch.randn(dimensions, dimensions, generator=source, dtype=torch.float64)
+    return GaussianOracle(mean, root @ root.T)
+
+
+def mixtures_1d(max_components: int = 4) -> st.SearchStrategy[MixtureOracle]:
+    """Mixtures on the line, whose probability flow is known."""
+    part = st.tuples(st.floats(0.1, 1.0), st.floats(-2.0, 2.0), st.floats(0.02, 1.0))
+    return st.lists(part, min_size=1, max_size=max_components).map(lambda parts: MixtureOracle(*zip(*parts)))
+
+
+def seeds() -> st.SearchStrategy[int]:
+    """Seeds of generators."""
+    return st.integers(0, 2**31)

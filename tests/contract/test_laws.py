@@ -1,0 +1,36 @@
+"""Every law of its kind holds for every registered component."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffkit.host import Registered
+from diffkit.testing.engine import Row, check_ema, check_entry, chosen
+
+ENTRIES = [one for one in chosen() if one is not None]
+
+
+def told(rows: list[Row]) -> str:
+    return "\n".join(
+        f"{row.component} breaks {row.law} ({row.statement})\n  expected: {row.expected}\n  found:    {row.example}"
+        for row in rows
+    )
+
+
+@pytest.mark.parametrize("one", ENTRIES, ids=lambda one: f"{one.kind}/{one.qualified}")
+def test_laws(one: Registered) -> None:
+    rows = check_entry(one)
+    broken = [row for row in rows if row.verdict == "fail"]
+    assert not broken, told(broken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", ENTRIES, ids=lambda one: f"{one.kind}/{one.qualified}")
+def test_laws_deep(one: Registered) -> None:
+    broken = [row for row in check_entry(one, deep=True, seed=1) if row.verdict == "fail"]
+    assert not broken, told(broken)
+
+
+def test_averages() -> None:
+    broken = [row for row in check_ema() if row.verdict == "fail"]
+    assert not broken, told(broken)
