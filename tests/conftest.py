@@ -29,9 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reasons["browser"] = "browser: chromium is not installed"
     for item in items:
         for mark, reason in reasons.items():
-            if mark in item.keywords:
+            if item.get_closest_marker(mark) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu") is not None:
             import torch
 
             if not torch.cuda.is_available():
