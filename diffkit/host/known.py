@@ -21,6 +21,21 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("euler", "heun"),
         "augmentation": ("edm",),
     },
+    "diffkit-improved-ddpm": {
+        "schedule": ("cosine",),
+        "parameterization": ("learned-range",),
+        "objective": ("hybrid",),
+        "times": ("importance",),
+    },
+    "diffkit-flow": {
+        "schedule": ("rectified",),
+        "parameterization": ("flow", "v"),
+        "times": ("logit-normal",),
+        "grid": ("shifted",),
+        "objective": ("flow-matching",),
+        "sampler": ("straight",),
+        "data": ("pairs",),
+    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
 }
 

@@ -1,0 +1,65 @@
+"""Flow matching with a coupling of data and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffkit import Draws, Loss, Model, Objective, Times, Weighting
+from diffkit.errors import DataError
+from diffkit.level import broadcast
+from diffkit.times import UNIFORM
+
+from .coupling import optimal
+
+
+@dataclass(frozen=True)
+class FlowMatching(Objective):
+    """w |y - target|^2 at random times on the path alpha x0 + sigma eps, mean over the dimensions of an example.
+
+    With schedule `rectified` and parameterization `flow` this is |u(x_t, t) - (eps - x0)|^2. The coupling says which
+    eps goes with which x0: `independent`; `optimal`, the cheapest assignment within the (micro-)batch, which
+    straightens the flow; `pairs`, the noise that data `pairs` brings along (reflow).
+    Raises DataError DK340 where the coupling is `pairs` and the data brings no noise.
+    Source: Lipman et al. 2023 (arXiv:2210.02747), eq. 14; Liu et al. 2023 (arXiv:2209.03003), eq. 1; `optimal`: Tong
+    et al. 2024 (arXiv:2302.00482), sec. 3.2.
+    Differs: train.accumulate and the number of devices change what a batch is, hence what `optimal` pairs.
+    """
+
+    coupling: Literal["independent", "optimal", "pairs"] = "independent"
+    weighting: Weighting | None = None
+    times: Times = UNIFORM
+
+    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        start = noise.start
+        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        level = model.schedule.level(t)
+        eps = self._coupled(x0, noise, cond)
+        y = model.output(level.mix(x0, eps), level, t, **cond)
+        target = model.parameterization.target(x0, eps, level)
+        each = (y.float() - target).square().flatten(1).mean(1)
+        if self.weighting is not None:
+            each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)
+        correction = self.times.correction(t, model.schedule)
+        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
+        return Loss(mean, each.detach(), t)
+
+    def update(self, t: Tensor, each: Tensor) -> None:
+        self.times.update(t, each)
+
+    def _coupled(self, x0: Tensor, noise: Draws, cond: dict[str, Tensor]) -> Tensor:
+        """eps: (B, *S); noise that came with the data is taken out of `cond`, for the network does not know it."""
+        given = cond.pop("eps", None)
+        if self.coupling == "pairs":
+            if given is None:
+                raise DataError(
+                    "coupling pairs takes the noise that each example came from, and this data brings none",
+                    code="DK340",
+                    fix="use data pairs, made by diffkit reflow; or coupling independent or optimal",
+                )
+            return given.to(torch.promote_types(x0.dtype, torch.float32))
+        eps = noise.normal("noise", x0)
+        return optimal(x0, eps) if self.coupling == "optimal" else eps

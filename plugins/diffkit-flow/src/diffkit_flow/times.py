@@ -1,0 +1,33 @@
+"""Times that favour the middle of the path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffkit import Level, Schedule, Times
+from diffkit.times import nearest
+
+HALF_GAP = 2.0**-25
+"""Half of the distance between two float32 numbers of the stream, which may be 0, where the quantile is -inf."""
+
+
+@dataclass(frozen=True)
+class LogitNormal(Times):
+    """logit(t) ~ N(mean, std^2) on `rectified`; elsewhere the same law of half_logsnr = -logit(t).
+
+    Levels beyond the ends of the schedule become its ends. A timestep shift s in training is mean + log s.
+    Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
+    """
+
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+
+    def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
+        logit = self.mean + self.std * torch.special.ndtri(uniform.double() + HALF_GAP)
+        level = Level(torch.sigmoid(-logit), torch.sigmoid(logit))
+        return nearest(torch.as_tensor(schedule.time(level)), schedule)
