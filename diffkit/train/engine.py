@@ -18,7 +18,7 @@ from .dropout import seed_dropout
 from .ema import Averaged
 from .feed import Feed, feed
 from .flat import Flat
-from .held_out import HeldOut, held_out_loss
+from .held_out import GROUP, MOST, HeldOut, held_out_loss
 from .optim import Update
 from .order import Order, divide
 from .parallel import Computation
@@ -112,14 +112,20 @@ class Engine:
         if bool(self.update.bad):
             raise _diverged(self.update.done + 1)
 
-    def validate(self, *, average: bool = True) -> HeldOut | None:
-        """The loss on held-out examples, with the first average or the raw weights; the same draws at every call."""
+    def validate(self, *, average: bool = True, rounds: int = 1) -> HeldOut | None:
+        """The loss on held-out examples, with the first average or the raw weights; the same draws at every call.
+
+        Of at most a tenth of the examples that the whole training sees, so that it never takes longer than that.
+        """
+        seen = self.settings.steps * self.settings.batch_size
         return held_out_loss(
             self.ema_model if average and self.ema_model is not None else self.model,
             self.preparation,
             self.device,
             batch_size=len(self.parts[0]),
             ema=self.ema_model,
+            most=min(MOST, max(GROUP, seen // 10)),
+            rounds=rounds,
         )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -159,7 +165,7 @@ class Engine:
     def _factor(self, mean: Tensor, share: float, step: int) -> Tensor | float:
         """What the loss is multiplied with; nan where it is not finite, so that on every rank the gradient is not."""
         if self._immediate:
-            if not math.isfinite(float(mean)):
+            if not math.isfinite(float(mean.detach())):
                 raise _diverged(step + 1)
             return share
         return torch.where(torch.isfinite(mean.detach()), share, torch.nan) * self.update.scale

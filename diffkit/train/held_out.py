@@ -15,7 +15,9 @@ from .order import divide
 from .preparation import Preparation
 
 BINS = 20
-MOST = 4096
+MOST = 2048
+GROUP = 64
+"""Noise is drawn for so many examples at once, whatever the size of a batch."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ def held_out_loss(
 ) -> HeldOut | None:
     """The objective on the held-out part (its first `most` examples), each `rounds` times with other draws.
 
-    The same draws at every call, whatever was trained before. None where nothing is held out. The model's network is
-    put in evaluation mode for the time.
+    The same draws at every call, whatever was trained before and whatever `batch_size`. None where nothing is held
+    out. The model's network is put in evaluation mode for the time.
     """
     task = preparation.task
     split = task.data.split("held-out")
@@ -54,10 +56,11 @@ def held_out_loss(
     model.network.eval()
     means, each, times = [], [], []
     with torch.no_grad():
-        for turn in range(rounds):
-            draws = Draws(seed, turn, total)
-            for rows in divide(0, total, -(-total // batch_size)):
-                raw, cond = stack(split, list(rows))
+        for start in range(0, total * rounds, GROUP):
+            group = range(start, min(start + GROUP, total * rounds))
+            draws = Draws(seed, start // GROUP, len(group))
+            for rows in divide(0, len(group), -(-len(group) // batch_size)):
+                raw, cond = stack(split, [group[row] % total for row in rows])
                 local = draws.rows(rows.start)
                 x0, ready = preparation.held_out(raw.to(device), _to(cond, device), local)
                 loss = task.objective(model, x0, local, ema=ema, **ready)

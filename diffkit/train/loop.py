@@ -23,6 +23,8 @@ from .task import Task
 from .window import Window
 
 HOOKS = Hooks()
+ROUNDS = 4
+"""How often each held-out example is looked at in the end, for the loss by noise level."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Trainer:
                     source.close()
                 if self._saved != self.step:
                     self._save(hooks)
-                return Outcome(self.step, stopped, None if stopped else engine.validate())
+                return Outcome(self.step, stopped, None if stopped else engine.validate(rounds=ROUNDS))
         finally:
             hooks.progress.close()
 

@@ -1,0 +1,183 @@
+"""Starting from another run, estimates before a run, progress, clocks."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from diffkit.errors import CheckpointError, UsageError
+from diffkit.train.checkpoint import CheckpointStore
+from diffkit.train.clock import Clock
+from diffkit.train.estimate import estimate_run
+from diffkit.train.fine_tune import load_initial
+from diffkit.train.progress import Bar, Lines, Silent, console_progress, describe
+from diffkit.train.window import Window
+
+RECORD = {"step": 50, "loss": 0.25, "images_per_second": 1234.5, "held_out_loss": 0.5}
+
+
+def finished(toys: ModuleType, directory: Path, **changes: Any) -> Any:
+    made, _ = toys.trained(toys.task(), **changes)
+    CheckpointStore(directory / "checkpoints").save(made.step, made.tensors(), made.state(), {})
+    return made
+
+
+def test_fine_tuning_starts_from_the_average(toys: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = finished(toys, tmp_path / "runs" / "old")
+    new = toys.trainer(toys.task(seed=9))
+    monkeypatch.chdir(tmp_path)
+    assert load_initial(new, "old") == 12
+    assert new.step == 0
+    for name, value in old.tensors()["ema-ema"].items():
+        assert torch.equal(new.tensors()["network"][name], value)
+        assert torch.equal(new.tensors()["ema-power"][name], value)
+    assert not any(value.any() for value in new.tensors()["optimizer"].values())
+
+
+def test_fine_tuning_from_a_run_without_averages(toys: ModuleType, tmp_path: Path) -> None:
+    old = finished(toys, tmp_path / "old", ema=())
+    new = toys.trainer(toys.task(seed=9))
+    load_initial(new, tmp_path / "old")
+    assert torch.equal(new.tensors()["network"]["first.weight"], old.tensors()["network"]["first.weight"])
+
+
+def test_another_network_is_refused_with_every_difference(toys: ModuleType, tmp_path: Path) -> None:
+    finished(toys, tmp_path / "old")
+    new = toys.trainer(toys.task())
+    new.engine.network.second = torch.nn.Linear(16, 3)
+    new.engine.network.third = torch.nn.Linear(2, 2)
+    before = new.engine.flat.values.clone()
+    with pytest.raises(CheckpointError) as caught:
+        load_initial(new, tmp_path / "old")
+    text = caught.value.render()
+    assert "4 tensors differ" in text
+    assert "second.bias: (4,) there, (3,) here" in text
+    assert "third.weight: none there, (2, 2) here" in text
+    assert torch.equal(new.engine.flat.values, before)
+
+
+def test_a_run_that_is_not_there(toys: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run"):
+        load_initial(toys.trainer(), tmp_path / "nothing")
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError):
+        load_initial(toys.trainer(), tmp_path / "empty")
+
+
+def test_an_estimate_before_the_run(toys: ModuleType) -> None:
+    made = toys.trainer(toys.task(), accumulate=1)
+    found = estimate_run(made, steps=2)
+    sizes = [5 * 16 + 16, 16 * 4 + 4, 4 * 16]
+    assert found.parameters == sum(sizes)
+    forward = 2 * (5 * 16 + 16 * 4)  # multiplications and additions of an example
+    # Backward costs the weights' gradient in both layers and the input's in the second.
+    assert found.flops == forward + forward + 2 * 16 * 4
+    flat = made.engine.flat.values.numel() * 4
+    assert found.state >= flat * (5 + 3)
+    assert 0 < found.activations < 20_000
+    assert found.memory == found.state + found.activations
+    assert found.seconds(100, 10) == pytest.approx(1000 / found.images_per_second)
+    tensors = made.tensors().values()
+    assert found.checkpoint == sum(t.numel() * t.element_size() for named in tensors for t in named.values())
+
+
+def test_activations_are_those_of_one_part(toys: ModuleType) -> None:
+    one = estimate_run(toys.trainer(toys.task(), accumulate=1), steps=1)
+    two = estimate_run(toys.trainer(toys.task(), accumulate=2), steps=1)
+    assert two.activations < 0.7 * one.activations
+
+
+def test_lines_are_written_now_and_then_and_at_the_end() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, every=3600.0)
+    lines.start(0, 100)
+    for step in (10, 20, 30):
+        lines.log({**RECORD, "step": step})
+    assert stream.getvalue() == "step 10/100   loss 0.25   1234 images/s   held out 0.5\n"
+    lines.close()
+    lines.close()
+    assert stream.getvalue().splitlines()[1:] == [describe({**RECORD, "step": 30}, 100)]
+
+
+def test_a_closed_stream_is_no_error() -> None:
+    """reliability 30: `diffkit run ... | head -1`."""
+    stream = io.StringIO()
+    lines = Lines(stream, every=0.0)
+    stream.close()
+    lines.log(RECORD)
+    lines.log(RECORD)
+    lines.close()
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    bar = console_progress(stream)
+    assert isinstance(bar, Bar)
+    bar.start(40, 100)
+    bar.advance(50)
+    bar.log(RECORD)
+    bar.close()
+    assert "50/100" in stream.getvalue()
+    assert isinstance(console_progress(io.StringIO()), Lines)
+
+
+def test_silence(toys: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    silent = Silent()
+    silent.start(0, 1)
+    silent.advance(1)
+    silent.log(RECORD)
+    silent.close()
+    toys.trained(toys.task())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_closed_whatever_happens(toys: ModuleType) -> None:
+    calls: list[str] = []
+
+    class Told(Silent):
+        def start(self, step: int, steps: int) -> None:
+            calls.append(f"start {step}/{steps}")
+
+        def advance(self, step: int) -> None:
+            if step == 3:
+                raise KeyboardInterrupt
+
+        def close(self) -> None:
+            calls.append("close")
+
+    with pytest.raises(KeyboardInterrupt):
+        toys.trained(toys.task(), toys.Journal().hooks(progress=Told()))
+    assert calls == ["start 0/12", "close"]
+
+
+def test_clocks_leave_out_pauses() -> None:
+    clock = Clock()
+    time.sleep(0.02)
+    with clock.paused():
+        time.sleep(0.2)
+    assert 0.015 < clock.lap() < 0.15
+    assert clock.lap() < 0.1
+
+
+def test_windows_survive_a_checkpoint() -> None:
+    cpu = torch.device("cpu")
+    whole, first, second = Window(cpu), Window(cpu), Window(cpu)
+    values = [{"loss": torch.tensor(0.1 * k), "grad_norm": torch.tensor(1.0 / (k + 1))} for k in range(7)]
+    for k, value in enumerate(values):
+        whole.add(value)
+        if k == 3:
+            second.load(first.state())
+        (first if k < 3 else second).add(value)
+    assert second.means() == whole.means()
+    whole.clear()
+    assert whole.means() == {}
