@@ -23,6 +23,7 @@ class Affine(Codec):
 
     shift: PerChannel = 0.0
     scale: PerChannel = 1.0
+    law_options = ({"shift": 0.3, "scale": 0.5}, {"shift": (0.1, 0.2, 0.3), "scale": (0.5, 1.0, 2.0)})
 
     def __post_init__(self) -> None:
         if 0 in _values(self.scale):

@@ -94,15 +94,17 @@ def measure(
     return OrderFit(tuple(steps), tuple(errors))
 
 
-def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6) -> float:
+def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6, reach: float = 1.0) -> float:
     """The error of one run on x0 = half_logsnr^degree whatever x, its first steps beginning on the exact solution.
+
+    The n uneven steps go from half_logsnr -reach to reach.
 
     Exact: d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
     An exponential method of order p with the right coefficients leaves only rounding for degree < p. Identity F4.
     """
     from .oracle_polynomial import PolynomialOracle
 
-    levels = [at_logsnr(clock) for clock in _uneven(n)]
+    levels = [at_logsnr(clock) for clock in _uneven(n, reach)]
     x = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)[:, None]
     exact = [_polynomial_flow(x, levels[0], level, degree) for level in levels]
     oracle = PolynomialOracle([0.0] * degree + [1.0])
@@ -110,8 +112,8 @@ def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6) -> float:
     return float((got - exact[-1]).abs().max())
 
 
-def _uneven(n: int) -> list[float]:
-    return [-1.0 + 2.0 * (i / n) ** 1.3 + 0.03 * (i % 2) for i in range(n + 1)]
+def _uneven(n: int, reach: float) -> list[float]:
+    return [reach * (-1.0 + 2.0 * (i / n) ** 1.3 + 0.03 * (i % 2)) for i in range(n + 1)]
 
 
 def _polynomial_flow(x: Tensor, t: Level, s: Level, degree: int) -> Tensor:

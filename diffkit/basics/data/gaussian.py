@@ -35,6 +35,10 @@ class Gaussian(Data):
     count: Count = 8192
     held_out: Count = 2048
     seed: int = 0
+    law_options = (
+        {"mean": (0.5, -1.0), "std": (0.5, 2.0)},
+        {"mean": (0.0, 1.0), "covariance": ((2.0, 0.6), (0.6, 0.5))},
+    )
 
     def __post_init__(self) -> None:
         if not self.mean:

@@ -74,3 +74,4 @@ def affine_formula(subject: Subject, worst: Worst) -> None:
     made = type(codec)(0.5, 4.0)
     x = _images(subject)
     worst.compare(made.encode(x), (x - 0.5) * 4.0, "shift 0.5, scale 4")
+    worst.compare(made.decode(x), x / 4.0 + 0.5, "decoding with shift 0.5, scale 4")

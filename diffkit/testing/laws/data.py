@@ -88,6 +88,8 @@ def stored(subject: Subject, worst: Worst) -> None:
     raw = stack(split, _some(split))[0]
     worst.holds(not raw.is_floating_point(), f"raw is {raw.dtype}", "integers")
     worst.compare(data.encode(data.decode(raw)).double(), raw.double(), "raw, decoded and encoded")
+    near = data.decode(raw) + 0.8 / (data.spec.bins - 1) * (2.0 * torch.rand(raw.shape) - 1.0)
+    worst.compare(data.encode(near).double(), raw.double(), "values within half a step of those stored")
     grid = torch.arange(data.spec.bins).reshape(1, -1)
     x = data.decode(grid.to(raw.dtype))
     worst.compare(x[0, [0, -1]], torch.tensor([-1.0, 1.0]), "first and last value")

@@ -142,6 +142,8 @@ def counted(subject: Subject, worst: Worst) -> None:
         parts.append(objective(model, x0[start : start + 2], noise.rows(start), ema=model))
     worst.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
     worst.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
+    first, second = (Draws(1, 3, 6).normal(name, x0) for name in ("noise", "other"))
+    worst.holds(not bool((first == second).any()), "streams of two names share numbers", "each its own")
     other = objective(model, x0, Draws(1, 4, 6), ema=model)
     worst.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
 
@@ -284,6 +286,38 @@ def vlb_terms(subject: Subject, worst: Worst) -> None:
             t = int(loss.t[0])
             want = T * float(_term(abar, t, s, objective.variance).mean())
             worst.compare(float(loss.mean), want, f"T L at t = {t}, variance {objective.variance}", 1.0)
+
+
+@law(
+    "objective",
+    statement="L_simple + scale T L_{t-1} in bits; the bound moves the variance only, never the mean",
+    source="Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16",
+    tolerance=1e-4,
+    identities="D10",
+    only=("hybrid",),
+)
+def hybrid_parts(subject: Subject, worst: Worst) -> None:
+    """At the exact denoiser both summands are known; away from it the gradient of the mean is that of L_simple."""
+    objective = subject.component
+    x0, eps = design()
+    s = families.gaussian().variances
+    for schedule, p in settings(subject):
+        T = schedule.steps
+        assert T is not None
+        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
+        for uniform in moments(schedule):
+            network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
+            model = Model(network, p, schedule)
+            loss = objective(model, x0, Prescribed(eps, uniform))
+            t = int(loss.t[0])
+            bits = objective.scale * T * float(_term(abar, t, s, "learned").mean()) / math.log(2.0)
+            want = families.gaussian().minimum_loss(p, schedule.level(float(t))) / 2 + bits
+            worst.compare(float(loss.mean), want, f"loss at t = {t}", 1e-3)
+            with torch.no_grad():
+                network.constant.add_(0.3)
+            moved = objective(model, x0, Prescribed(eps, uniform))
+            (slope,) = torch.autograd.grad(moved.mean, network.constant)
+            worst.compare(slope, torch.full((2,), 0.3, dtype=torch.float64), f"slope at t = {t}, 0.3 away", 0.3)
 
 
 def _term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -91,3 +92,21 @@ def mu_target(subject: Subject, worst: Worst) -> None:
         x = level.mix(x0, eps)
         want = before**0.5 * beta / (1 - now) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - now) * x
         worst.compare(p.target(x0, eps, level), want, f"target at t = {t}")
+
+
+@law(
+    "parameterization",
+    statement="c_in x has unit variance for data of deviation sigma_data; the network is told log(sigma / alpha) / 4",
+    source="Karras et al. 2022 (arXiv:2206.00364), table 1",
+    tolerance=1e-9,
+    identities="C6",
+    only=("edm",),
+)
+def edm_input(subject: Subject, worst: Worst) -> None:
+    """Var(x) = alpha^2 sd^2 + sigma^2."""
+    p = subject.component
+    for level in levels(subject):
+        a, s = float(level.alpha), float(level.sigma)
+        variance = (a * p.sigma_data) ** 2 + s**2
+        worst.compare(float(p.c_in(level)) ** 2 * variance, 1.0, f"Var(c_in x) at {level}")
+        worst.compare(float(p.c_noise(level)), 0.25 * math.log(s / a), f"c_noise at {level}")

@@ -210,6 +210,16 @@ def batch_composition(subject: Subject, worst: Worst) -> None:
     for i, row in enumerate(rows):
         worst.compare(run([row])[0], whole[i], f"sample {row} alone, and in a batch of 3")
     worst.compare(run(rows[::-1]), whole.flip(0), "the batch in another order")
+    noise, x = SampleNoise(7, rows), torch.zeros(3, 2)
+    draws = [source(x) for step in (0, 1, 2) for source in [noise.at_step(step)] for _ in range(2)]
+    equal = sum(bool((draws[i] == draws[j]).any()) for i in range(6) for j in range(i))
+    worst.holds(equal == 0, f"{equal} pairs of draws share numbers", "each draw of each step its own")
+    by_hand, now = SampleNoise(7, rows), SampleNoise(7, rows).initial((2,)).double()
+    state = sampler.init(levels)
+    with torch.no_grad():
+        for step, (t, s) in enumerate(pairwise(levels)):
+            now, state = sampler.step(denoise, now, t, s, state, by_hand.at_step(step))
+    worst.compare(whole, now, "a run by `sample`, and its steps by hand")
     if sampler.stochastic:
         other = sample(
             denoise, sampler, levels, SampleNoise(7, rows).initial((2,)).double(), noise=SampleNoise(8, rows)

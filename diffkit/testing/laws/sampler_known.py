@@ -210,7 +210,9 @@ def polynomial(subject: Subject, worst: Worst) -> None:
     if getattr(sampler, "corrector", False) and getattr(sampler, "variant", "exact") != "exact":
         raise Inapplicable("two nodes take B / 2, which is exact to second order only: see variant exact")
     for degree in range(min(3, sampler.order)):
-        worst.note(polynomial_error(sampler, degree), f"degree {degree}, 6 uneven steps", "0")
+        for n, reach in ((6, 1.0), (5, 4.0)):
+            error = polynomial_error(sampler, degree, n, reach)
+            worst.note(error / reach**degree, f"degree {degree}, {n} uneven steps over [-{reach}, {reach}]", "0")
 
 
 @law(

@@ -120,6 +120,28 @@ def unbiased(subject: Subject, worst: Worst) -> None:
         raise Inapplicable("its law is meant as it is: no correction")
 
 
+@law(
+    "times",
+    statement="each whole time is drawn as often as its correction says: T p(t) = 1 / correction(t)",
+    source="Nichol & Dhariwal 2021 (arXiv:2102.09672), sec. 3.3",
+    tolerance=3e-2,
+)
+def frequencies(subject: Subject, worst: Worst) -> None:
+    """Counted over evenly spread uniform numbers; the error is relative to a uniform share."""
+    for title in ("short", "discrete"):
+        schedule = _schedule(title)
+        times = _learned(subject, schedule)
+        T = schedule.steps
+        assert T is not None
+        every = torch.arange(1, T + 1)
+        factor = times.correction(every, schedule)
+        if factor is None:
+            raise Inapplicable("its law is meant as it is: no correction")
+        t = times.draw(_even(131072), schedule)
+        share = torch.bincount(t, minlength=T + 2)[1 : T + 1].double() * T / len(t)
+        worst.compare(share, 1.0 / factor.double(), f"{title}: T p(t)")
+
+
 def _learned(subject: Subject, schedule: Schedule) -> Times:
     """One that has seen losses that grow with noise."""
     times = _fresh(subject)

@@ -23,6 +23,7 @@ class DDIM(Sampler[None]):
 
     eta: Annotated[float, Field(ge=0)] = 0.0
     order = 1
+    law_options = ({"eta": 0.5}, {"eta": 1.0})
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

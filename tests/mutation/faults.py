@@ -1,0 +1,277 @@
+# ruff: noqa: E501
+"""Deliberate faults, each one edit: file, old text, new text, and the component whose laws must notice.
+
+To add one: append a line to a list below; `old` must occur exactly once in the file. Where it comes from is told in
+the comments: identities K and L, pains, or the list of the issue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One edit of `file`; `targets` are kind/name of registered components, whose laws are tried in turn."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    targets: tuple[str, ...]
+
+
+def fault(name: str, file: str, old: str, new: str, *targets: str) -> Fault:
+    return Fault(name, file, old, new, targets)
+
+
+LEVEL, ESTIMATE, SCHEDULE = "diffkit/level.py", "diffkit/estimate.py", "diffkit/schedule.py"
+TRANSITION, PARAMETERIZATION, DENOISER = "diffkit/transition.py", "diffkit/parameterization.py", "diffkit/denoiser.py"
+SAMPLER, NOISE, GRID, TIMES = "diffkit/sampler.py", "diffkit/noise.py", "diffkit/grid.py", "diffkit/times.py"
+OBJECTIVE, DATA = "diffkit/objective.py", "diffkit/data.py"
+DDPM, BASICS = "diffkit/ddpm/", "diffkit/basics/"
+DDIM = "plugins/diffkit-ddim/src/diffkit_ddim/"
+SOLVER = "plugins/diffkit-dpmsolver/src/diffkit_dpmsolver/"
+EDM = "plugins/diffkit-edm/src/diffkit_edm/"
+P2 = "plugins/diffkit-p2/src/diffkit_p2/"
+IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
+
+ALGEBRA = [
+    fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr"),
+    fault(
+        "half_logsnr is the whole (K: SNR)",
+        LEVEL,
+        "return scalar.log(self.alpha) - scalar.log(self.sigma)",
+        "return 2.0 * (scalar.log(self.alpha) - scalar.log(self.sigma))",
+        "schedule/linear",
+    ),
+    fault("angle measured from noise", LEVEL, "atan2(self.sigma, self.alpha)", "atan2(self.alpha, self.sigma)", "schedule/linear"),
+    fault(
+        "alpha and sigma swapped in the forward process",
+        LEVEL,
+        "return level.alpha * x0 + level.sigma * eps",
+        "return level.sigma * x0 + level.alpha * eps",
+        "parameterization/eps",
+    ),
+    fault("rescaled the wrong way", LEVEL, "scalar.divide(scale, self.scale)", "scalar.divide(self.scale, scale)", "parameterization/eps"),
+    fault(
+        "coefficients in the type of x (pains 8)",
+        LEVEL,
+        "dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32",
+        "dtype = x.dtype",
+        "schedule/linear",
+    ),
+    fault(
+        "noise does not shrink for the noise that is added",
+        ESTIMATE,
+        "target.sigma**2 - broadcast(rho, self.x0) ** 2",
+        "target.sigma**2 - 0.0 * broadcast(rho, self.x0)",
+        "sampler/ancestral",
+    ),
+    fault("alpha_t for alpha_s in the step", ESTIMATE, "x = target.alpha * self.x0", "x = self.level.like(self.x0).alpha * self.x0", "sampler/ddim"),
+    fault(
+        "a larger variance moves the mean (design fact 3)",
+        ESTIMATE,
+        "keep = scalar.sqrt(scalar.maximum(target.sigma**2 - broadcast(rho, self.x0) ** 2, 0.0))",
+        "keep = scalar.sqrt(scalar.maximum(target.sigma**2 - broadcast(rho if std is None else std, self.x0) ** 2, 0.0))",
+        "sampler/ancestral",
+    ),
+    fault("std ignored", ESTIMATE, "broadcast(rho if std is None else std, self.x0)", "broadcast(rho, self.x0)", "sampler/ancestral"),
+    fault(
+        "guidance mixes x0 the wrong way round",
+        ESTIMATE,
+        "self.x0 + w * (other.x0 - self.x0)",
+        "other.x0 + w * (self.x0 - other.x0)",
+        "guidance/cfg",
+    ),
+    fault("guidance leaves eps", ESTIMATE, "self.eps + w * (other.eps - self.eps)", "other.eps", "guidance/cfg"),
+    fault(
+        "eps kept after clipping (K: clipping)",
+        ESTIMATE,
+        "self.eps + shift * (self.x0 - x0), self.aux",
+        "self.eps, self.aux",
+        "guidance/clip",
+    ),
+    fault("score without the sign", ESTIMATE, "return -self.eps / self.level", "return self.eps / self.level", "guidance/cfg"),
+    fault(
+        "eps from x0 divided by alpha",
+        ESTIMATE,
+        "(x - at.alpha * x0) / at.sigma, aux)",
+        "(x - at.alpha * x0) / at.alpha, aux)",
+        "sampler/unipc",
+        "sampler/dpmpp-3m",
+    ),
+    fault(
+        "float32 table of betas (K: float32)",
+        SCHEDULE,
+        "torch.log1p(-table).cumsum(0)",
+        "torch.log1p(-table.float()).cumsum(0).double()",
+        "schedule/linear",
+    ),
+    fault("alpha is alpha_bar (L: the missing bar)", SCHEDULE, "torch.exp(0.5 * log_alpha_bar)", "torch.exp(log_alpha_bar)", "schedule/linear"),
+    fault(
+        "sigma is the variance (L: sigma for its square)",
+        SCHEDULE,
+        "torch.sqrt(-torch.expm1(log_alpha_bar))",
+        "-torch.expm1(log_alpha_bar)",
+        "schedule/linear",
+    ),
+    fault("cancellation in sigma", SCHEDULE, "torch.sqrt(-torch.expm1(log_alpha_bar))", "torch.sqrt(1.0 - (torch.exp(log_alpha_bar)).float()).double()", "schedule/linear"),
+    fault("the network is told t (K: off-by-one)", SCHEDULE, "return t - 1", "return t", "schedule/linear"),
+    fault("tensor times are one too late", SCHEDULE, "return Level(alphas[t], sigmas[t])", "return Level(alphas[t - 1], sigmas[t - 1])", "schedule/linear"),
+    fault("no interpolation between steps", SCHEDULE, "angle = angles[low] + fraction *", "angle = angles[low] + 0.0 * fraction *", "schedule/linear"),
+    fault("levels are rounded to steps", SCHEDULE, "SNAP = 2e-3", "SNAP = 0.6", "schedule/linear"),
+    fault("cumulative product starts one late", SCHEDULE, "torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-table).cumsum(0)])", "torch.cat([torch.zeros(2, dtype=torch.float64), torch.log1p(-table)[1:].cumsum(0)])", "schedule/linear"),
+    fault("diffusion term of the SDE without the drift", SCHEDULE, "- 2.0 * f * variance", "- f * variance", "schedule/linear"),
+    fault("drift of alpha, not of its logarithm", SCHEDULE, "scalar.log(level.alpha), level.sigma**2", "level.alpha, level.sigma**2", "schedule/linear"),
+    fault("log-SNR for half of it in the forward variance", TRANSITION, "    return t.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))", "    return t.sigma * scalar.sqrt(-scalar.expm1(-step(t, s)))", "schedule/linear"),
+    fault("beta for beta tilde", TRANSITION, "    return s.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))", "    return t.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))", "sampler/ancestral"),
+    fault("standard deviation without its root", TRANSITION, "    return s.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))", "    return s.sigma * -scalar.expm1(-2.0 * step(t, s))", "sampler/ancestral"),
+    fault("posterior mean: sigma ratio once", TRANSITION, "decay(t, s) * shrink * shrink", "decay(t, s) * shrink", "parameterization/mu"),
+    fault("posterior mean: alpha_t for alpha_s", TRANSITION, "s.alpha * -scalar.expm1", "t.alpha * -scalar.expm1", "parameterization/mu"),
+    fault("decay upside down", TRANSITION, "scalar.divide(t.alpha, s.alpha)", "scalar.divide(s.alpha, t.alpha)", "schedule/linear"),
+    fault("decoding: sign of eps", PARAMETERIZATION, "for v in (b, -sigma, -a, alpha)]", "for v in (b, -sigma, a, alpha)]", "parameterization/x0"),
+    fault("decoding: determinant with the other sign", PARAMETERIZATION, "        det = alpha * b - sigma * a\n", "        det = alpha * b + sigma * a\n", "parameterization/x0"),
+    fault("loss weight not squared (pains 12)", PARAMETERIZATION, "level.sigma) ** 2\n", "level.sigma)\n", "parameterization/eps"),
+    fault("loss weight by alpha", PARAMETERIZATION, "level.alpha * b - level.sigma * a, level.sigma) ** 2", "level.alpha * b - level.sigma * a, level.alpha) ** 2", "parameterization/eps"),
+    fault("infinite x0 at zero terminal SNR (pains 4)", PARAMETERIZATION, "        self._refuse_singular(det, level)\n", "", "parameterization/eps"),
+    fault("target with x0 and eps swapped", PARAMETERIZATION, "return _combine(a, x0, b, eps)", "return _combine(a, eps, b, x0)", "parameterization/eps"),
+    fault("x not carried to the model's own curve", DENOISER, "z = x if own is level else x * broadcast(own.scale / level.scale, x)", "z = x", "parameterization/eps"),
+    fault("the estimate keeps the model's level", DENOISER, "return estimate if own is level else replace(estimate, level=level)", "return estimate", "parameterization/eps"),
+    fault("levels outside of training are answered", DENOISER, "if not float(clean.angle)", "if False and not float(clean.angle)", "parameterization/eps"),
+    fault("fractions for an embedding table", DENOISER, "if self.network.integer_time:", "if False:", "parameterization/eps"),
+    fault("every index rounded", DENOISER, "if self.network.integer_time:", "if True:", "parameterization/eps"),
+    fault("c_in forgotten", DENOISER, "            x = c_in * x\n", "            x = 1.0 * x\n", "parameterization/edm"),
+    fault("state not passed on (pains 18)", SAMPLER, "            x, state = sampler.step(counted, x, t, s, state, draw)", "            x, _ = sampler.step(counted, x, t, s, state, draw)", "sampler/dpmpp-2m"),
+    fault("last step left out", SAMPLER, "enumerate(pairwise(levels)):\n            draw", "enumerate(pairwise(levels[:-1])):\n            draw", "sampler/ddim"),
+    fault("state in float32", SAMPLER, "x = x.to(dtype or sampler.dtype or x.dtype)", "x = x.float()", "sampler/ddim"),
+    fault("the same noise in every step", SAMPLER, "source.at_step(index)", "source.at_step(0)", "sampler/ancestral"),
+    fault("evaluations counted once a step", SAMPLER, "counted.last, counted.calls))", "counted.last, index + 1))", "sampler/heun"),
+    fault("noise by place in the batch (pains 16)", NOISE, '"step", i, draw) for i in samples]', '"step", i, draw) for i, _ in enumerate(samples)]', "sampler/ancestral"),
+    fault("start by place in the batch (pains 16)", NOISE, '"start", i), device=device)\n            for i in self.samples', '"start", i), device=device)\n            for i, _ in enumerate(self.samples)', "sampler/ddim"),
+    fault("steps of a sample share their noise", NOISE, "return self._buffer[step % self._ahead]", "return self._buffer[0]", "sampler/ancestral"),
+    fault("draws of a step share their noise", NOISE, 'generator(self._device, seed, "step", i, draw)', 'generator(self._device, seed, "step", i, 0)', "sampler/ancestral"),
+    fault("every training step has the same draws", NOISE, "generator(device, self.seed, stream, self.step)", "generator(device, self.seed, stream)", "objective/simple"),
+    fault("micro-batches repeat their noise", NOISE, "return Draws(self.seed, self.step, self.total, start, self._blocks)", "return Draws(self.seed, self.step, self.total, 0, self._blocks)", "objective/simple"),
+    fault("noise and times from one stream position", NOISE, "        source = generator(device, self.seed, stream, self.step)", "        source = generator(device, self.seed, self.step)", "objective/simple"),
+    fault("a grid that visits t = 0", GRID, "lowest = 1 if i == n - 1", "lowest = 0 if i == n - 1", "grid/quadratic"),
+    fault("times truncated (K: rounding)", GRID, "return int(t + 0.5)", "return int(t)", "grid/linspace"),
+    fault("halves to even (K: rounding)", GRID, "return int(t + 0.5)", "return round(t)", "grid/linspace"),
+    fault("the end is not clean (K: final alpha)", GRID, "return [*(schedule.level(t) for t in times), schedule.clean]", "return [*(schedule.level(t) for t in times), schedule.level(schedule.t_clean)]", "grid/linspace"),
+    fault("one level too few (pains 2)", GRID, "return [*(schedule.level(t) for t in times), schedule.clean]", "return [*(schedule.level(t) for t in times[:-1]), schedule.clean]", "grid/trailing"),
+    fault("more steps than the schedule has", GRID, "if n > schedule.steps:", "if n > 10 * schedule.steps:", "grid/trailing"),
+    fault("levels visited twice", GRID, "else out[i + 1] + 1", "else out[i + 1]", "grid/quadratic"),
+    fault("times start from 0", TIMES, "clamp(max=schedule.steps - 1) + 1", "clamp(max=schedule.steps - 1)", "times/uniform"),
+    fault("the noisiest time is never drawn", TIMES, "(fraction.double() * schedule.steps)", "(fraction.double() * (schedule.steps - 1))", "times/uniform"),
+    fault("continuous times reach clean data", TIMES, "return schedule.t_noise - (schedule.t_noise - schedule.t_clean) * fraction.double()", "return schedule.t_clean + (schedule.t_noise - schedule.t_clean) * fraction.double()", "times/uniform"),
+    fault("weights on the output, not on x0 (pains 12)", OBJECTIVE, "return self(level) / parameterization.weight(level)", "return self(level)", "weighting/snr"),
+    fault("weights multiplied by those of the output (pains 12)", OBJECTIVE, "return self(level) / parameterization.weight(level)", "return self(level) * parameterization.weight(level)", "weighting/uniform"),
+    fault("images scaled by 128", DATA, "((self.spec.bins or 256) - 1) / 2", "(self.spec.bins or 256) / 2", "data/digits"),
+    fault("pixels truncated (pains 14)", DATA, ".mul_((bins - 1) / 2).round_()", ".mul_((bins - 1) / 2).floor_()", "data/images"),
+]  # fmt: skip
+
+DEFAULTS = [
+    fault("betas in float32", DDPM + "schedule.py", "torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)", "torch.linspace(self.beta_start, self.beta_end, self.steps).double()", "schedule/linear"),
+    fault("beta_end is not reached", DDPM + "schedule.py", "torch.linspace(self.beta_start, self.beta_end, self.steps, dtype=torch.float64)", "torch.linspace(self.beta_start, self.beta_end, self.steps + 1, dtype=torch.float64)[:-1]", "schedule/linear"),
+    fault("ends scaled by 1000 / T (K: 'linear')", DDPM + "schedule.py", "Discrete.__init__(self, roots**2)", "Discrete.__init__(self, roots)", "schedule/scaled-linear"),
+    fault("eps and x0 swapped", DDPM + "parameterization.py", "return 0.0, 1.0", "return 1.0, 0.0", "parameterization/eps"),
+    fault("mu two steps before", DDPM + "parameterization.py", "before = t - 1 if isinstance(t, Tensor) else max(t - 1.0, 0.0)", "before = t - 2 if isinstance(t, Tensor) else max(t - 2.0, 0.0)", "parameterization/mu"),
+    fault("mu without the part of x", DDPM + "parameterization.py", "return p * level.alpha * stretch + q, p * level.sigma * stretch", "return q, p * level.sigma * stretch", "parameterization/mu"),
+    fault("noise on the last step (K)", DDPM + "sampler.py", "        if s.is_clean:\n            return estimate.at(s), None\n", "", "sampler/ancestral"),
+    fault("small and large swapped", DDPM + "sampler.py", 'small if self.variance == "small" else large', 'large if self.variance == "small" else small', "sampler/ancestral"),
+    fault("learned variance the wrong way round", DDPM + "sampler.py", "frac * scalar.log(large) + (1.0 - frac) * scalar.log(small)", "frac * scalar.log(small) + (1.0 - frac) * scalar.log(large)", "sampler/ancestral"),
+    fault("learned variance, not its logarithm", DDPM + "sampler.py", "torch.exp(frac * scalar.log(large) + (1.0 - frac) * scalar.log(small))", "frac * large + (1.0 - frac) * small", "sampler/ancestral"),
+    fault("small and large of the wrong step", DDPM + "sampler.py", "transition.posterior(t, s), transition.spread(t, s)", "transition.spread(t, s), transition.spread(t, s)", "sampler/ancestral"),
+    fault("mean and sum swapped", DDPM + "objective.py", 'each = error.mean(1) if self.reduction == "mean" else error.sum(1)', 'each = error.sum(1) if self.reduction == "mean" else error.mean(1)', "objective/simple"),
+    fault("the weight of x0 on the output", DDPM + "objective.py", "self.weighting.on_output(level, model.parameterization)", "self.weighting(level)", "objective/simple"),
+    fault("the network is trained on another level", DDPM + "objective.py", "level.mix(x0, eps), level, t, **cond)", "level.mix(x0, eps), model.schedule.level(t * 0 + 1), t * 0 + 1, **cond)", "objective/simple"),
+    fault("labels lost in training", DDPM + "objective.py", "level.mix(x0, eps), level, t, **cond)", "level.mix(x0, eps), level, t)", "objective/simple"),
+    fault("T left out of the bound (K: hybrid loss)", DDPM + "objective.py", "self.data.spec.bins) * steps", "self.data.spec.bins)", "objective/vlb"),
+    fault("KL without the -1", DDPM + "bound.py", "((small**2 + error**2) / std**2 - 1.0)", "((small**2 + error**2) / std**2)", "objective/vlb"),
+    fault("KL without its half", DDPM + "bound.py", "torch.log(std / small) + 0.5 *", "torch.log(std / small) + 1.0 *", "objective/vlb"),
+    fault("KL with the squared norm of the covariance (L)", DDPM + "bound.py", "(small**2 + error**2) / std**2", "(small**2 + error**2) / std**4", "objective/vlb"),
+    fault("KL of standard deviations", DDPM + "bound.py", "torch.log(std / small)", "torch.log(std**2 / small**2)", "objective/vlb"),
+    fault("density without the logarithm of its width", DDPM + "bound.py", "+ torch.log(std) + 0.5 * LOG_2PI", "+ 0.5 * LOG_2PI", "objective/vlb"),
+    fault("first term with beta tilde_1 = 0 (K: variance at t = 1)", DDPM + "bound.py", "floor = transition.posterior(two, one) if one != two else one.sigma", "floor = 1e-10", "objective/vlb"),
+    fault("half left out of the bound's weight", DDPM + "weighting.py", "0.5 * (before.snr - at.snr)", "(before.snr - at.snr)", "weighting/vlb"),
+    fault("half left out of the continuous weight", DDPM + "weighting.py", "(2.0 * level.sigma**2)", "(level.sigma**2)", "weighting/vlb"),
+    fault("snr as amplitudes in the weight", DDPM + "weighting.py", "return level.snr", "return level.snr**0.5", "weighting/snr"),
+    fault("label ignored by the network", DDPM + "embedding.py", "            h = h + self.table(label)\n", "            h = h + self.table(label * 0)\n", "network/mlp"),
+    fault("noise level rounded by the network", DDPM + "embedding.py", "    angle = t[:, None] * frequency\n", "    angle = t.round()[:, None] * frequency\n", "network/mlp"),
+    fault("noise level ignored by the network", DDPM + "embedding.py", "    angle = t[:, None] * frequency\n", "    angle = 0.0 * t[:, None] * frequency\n", "network/unet"),
+    fault("null class beyond the table", DDPM + "embedding.py", "nn.Embedding(classes + 1, width)", "nn.Embedding(classes, width)", "network/mlp"),
+    fault("statistics over the batch", DDPM + "mlp.py", "self.leave(self.activation(self.norm(h)))", "self.leave(self.activation(self.norm(h) - h.mean(0)))", "network/mlp"),
+    fault("an unused layer", DDPM + "mlp.py", "            h = block(h, emb)\n", "            h = block(h, emb) if block is not self.blocks[0] else h\n", "network/mlp"),
+    fault("dropout in evaluation", DDPM + "mlp.py", "self.leave(self.activation(self.norm(h)))", "self.leave(fn.dropout(self.activation(self.norm(h)), 0.5))", "network/mlp"),
+    fault("linspace off by one", BASICS + "grid.py", "parts = n if open_end else n - 1", "parts = n", "grid/linspace"),
+    fault("trailing starts one step late (pains 3)", BASICS + "grid.py", "schedule.t_noise - span * j / n for j in range(n)]", "schedule.t_noise - span * (j + 1) / n for j in range(n)]", "grid/trailing"),
+    fault("leading from 0 (K: off-by-one)", BASICS + "grid.py", "(n - 1 - j) * stride + 1", "(n - 1 - j) * stride", "grid/leading"),
+    fault("leading hides its deficit", BASICS + "grid.py", "    discrete_only = True\n    declares_deficit = True\n", "    discrete_only = True\n", "grid/leading"),
+    fault("a stride in place of equal parts (pains 1)", BASICS + "grid.py", "schedule.t_noise - span * j / n for j in range(n)]", "schedule.t_noise - (span // n if span > 10 else span / n) * j for j in range(n)]", "grid/trailing"),
+    fault("quadratic without its square", BASICS + "grid.py", "return [1.0 + (max(high, 1.0) - 1.0) * ((n - 1 - j) / (n - 1)) ** 2", "return [1.0 + (max(high, 1.0) - 1.0) * ((n - 1 - j) / (n - 1)) ** 1", "grid/quadratic"),
+    fault("strata ignored", BASICS + "times.py", "(i + uniform.double()) / len(uniform)", "0.0 * i + uniform.double()", "times/stratified"),
+    fault("guidance the wrong way round", BASICS + "guidance.py", "null.lerp(labelled, self.scale)", "labelled.lerp(null, self.scale)", "guidance/cfg"),
+    fault("guidance weight for scale (K: guidance)", BASICS + "guidance.py", "null.lerp(labelled, self.scale)", "null.lerp(labelled, 1.0 + self.scale)", "guidance/cfg"),
+    fault("null class off by one", BASICS + "guidance.py", "torch.full_like(label, classes)", "torch.full_like(label, classes - 1)", "guidance/cfg"),
+    fault("clipped above only", BASICS + "guidance.py", "estimate.x0.clamp(self.low, self.high)", "estimate.x0.clamp(max=self.high)", "guidance/clip"),
+    fault("threshold over the batch (pains 16)", BASICS + "guidance.py", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile, dim=1)", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile).expand(len(x))", "guidance/threshold"),
+    fault("threshold is a plain clamp (pains 25)", BASICS + "guidance.py", "s = size.clamp(min=1.0)", "s = size.clamp(min=1.0, max=1.0)", "guidance/threshold"),
+    fault("affine codec undone in the wrong order", BASICS + "codec.py", "return z / _column(self.scale, z) + _column(self.shift, z)", "return (z + _column(self.shift, z)) / _column(self.scale, z)", "codec/affine"),
+    fault("images turned upside down", BASICS + "augmentation.py", "x.flip(-1)", "x.flip(-2)", "augmentation/flip"),
+    fault("the other half is mirrored", BASICS + "augmentation.py", "uniform[:, 0] < self.probability", "uniform[:, 0] > self.probability", "augmentation/flip"),
+    fault("parts of the data overlap", BASICS + "data/gaussian.py", "Resident(x[self.count :])", "Resident(x[: self.held_out])", "data/gaussian"),
+    fault("data drawn with variance for deviation", BASICS + "data/gaussian.py", "axes * variances.clamp(min=0).sqrt()", "axes * variances.clamp(min=0)", "data/gaussian"),
+    fault("Frechet distance without its cross term", BASICS + "metrics/frechet.py", "- 2 * cross", "- cross", "metric/frechet"),
+    fault("projections that are no unit vectors", BASICS + "metrics/sliced_wasserstein.py", "axes / axes.norm(dim=0)", "axes", "metric/sliced-wasserstein"),
+    fault("averages forget at the wrong rate", "diffkit/train/ema.py", "step = 1.0 - self._beta(n)", "step = self._beta(n)", "ema"),
+    fault("warm-up of the average left out (K: EMA warm-up)", "diffkit/train/profile.py", "min(decay, (1 + n) / (10 + n)) if warmup else decay", "decay", "ema"),
+    fault("half-life independent of the batch", "diffkit/train/profile.py", "return 0.5 ** (batch_size / life) if life > 0 else 0.0", "return 0.5 ** (1 / life) if life > 0 else 0.0", "ema"),
+    fault("power profile with exponent g", "diffkit/train/profile.py", "exponent = ema.power + 1.0", "exponent = ema.power", "ema"),
+    fault("updates counted from 0", "diffkit/train/profile.py", "lambda n: float((1.0 - 1.0 / n) ** exponent)", "lambda n: float((1.0 - 1.0 / (n + 1)) ** exponent)", "ema"),
+]  # fmt: skip
+
+PLUGINS = [
+    fault("eta on the variance (F9)", DDIM + "sampler.py", "self.eta * float(transition.posterior(t, s))", "self.eta**0.5 * float(transition.posterior(t, s))", "sampler/ddim"),
+    fault("eta times beta", DDIM + "sampler.py", "float(transition.posterior(t, s))", "min(float(transition.spread(t, s)), float(s.sigma))", "sampler/ddim"),
+    fault("min-SNR is the larger one", P2 + "weighting.py", "scalar.minimum(level.snr, self.gamma)", "scalar.maximum(level.snr, self.gamma)", "weighting/min-snr"),
+    fault("P2 on x0 in place of eps (C5)", P2 + "weighting.py", "scalar.divide(level.snr, (self.k + level.snr) ** self.gamma)", "scalar.divide(1.0, (self.k + level.snr) ** self.gamma)", "weighting/p2"),
+    fault("P2 without its exponent", P2 + "weighting.py", "(self.k + level.snr) ** self.gamma", "(self.k + level.snr) ** (self.gamma + 1.0)", "weighting/p2"),
+    fault("soft-min-SNR inverted", P2 + "weighting.py", "scalar.divide(self.gamma, level.snr)", "scalar.divide(level.snr, self.gamma)", "weighting/soft-min-snr"),
+    fault("third order as published (F1)", SOLVER + "multistep.py", "0.5 * third if self.published else third", "0.5 * third", "sampler/dpmpp-3m"),
+    fault("2M without its half", SOLVER + "multistep.py", "0.5 * first if self.variant", "first if self.variant", "sampler/dpmpp-2m"),
+    fault("history never grows", SOLVER + "multistep.py", "((clock, estimate.x0), *before)", "((clock, estimate.x0),)", "sampler/dpmpp-2m"),
+    fault("history in the wrong order", SOLVER + "multistep.py", "((clock, estimate.x0), *before)", "(*before, (clock, estimate.x0))", "sampler/dpmpp-2m"),
+    fault("step lengths of log-SNR", SOLVER + "coefficients.py", "(clock - origin) / h for", "(clock - origin) / (2.0 * h) for", "sampler/dpmpp-2m"),
+    fault("phi without its recursion", SOLVER + "coefficients.py", "1.0 - k / length * found[-1]", "1.0 - found[-1] / length", "sampler/dpmpp-3m"),
+    fault("singlestep without the factor 1 / (2 r)", SOLVER + "singlestep.py", "/ (2.0 * self.r)", "/ self.r", "sampler/dpmpp-2s"),
+    fault("singlestep asks at the wrong point", SOLVER + "singlestep.py", "float(t.half_logsnr) + self.r * h", "float(t.half_logsnr) + self.r * h / 2.0", "sampler/dpmpp-2s"),
+    fault("corrector forgets the new point", SOLVER + "unipc.py", "(*state.known, *known), x)", "state.known, x)", "sampler/unipc"),
+    fault("predictor starts from the uncorrected point before", SOLVER + "unipc.py", "x = self._advance(state.x, state.level, t,", "x = self._advance(x, state.level, t,", "sampler/unipc"),
+    fault("Heun with the first slope twice", EDM + "sampler.py", "0.5 * (slope + chart.slope(denoise(ahead, s)))", "0.5 * (slope + slope + 0.0 * chart.slope(denoise(ahead, s)))", "sampler/heun"),
+    fault("Heun without its half", EDM + "sampler.py", "0.5 * (slope + chart.slope(denoise(ahead, s)))", "slope + chart.slope(denoise(ahead, s))", "sampler/heun"),
+    fault("a second evaluation at the end", EDM + "sampler.py", "        return 2 * n - 1", "        return 2 * n", "sampler/heun"),
+    fault("churn by the difference of deviations (F7)", EDM + "churn.py", "math.sqrt(grown**2 - 1.0)", "(grown - 1.0)", "sampler/euler"),
+    fault("the level does not rise with churn", EDM + "churn.py", "raised = Level(t.alpha, t.sigma * grown)", "raised = t", "sampler/euler"),
+    fault("c_skip without its square", EDM + "parameterization.py", "return level.sigma / (self.sigma_data * r), -self.sigma_data * level.alpha / r", "return level.sigma / r, -self.sigma_data * level.alpha / r", "parameterization/edm"),
+    fault("c_in of the variance", EDM + "parameterization.py", "return 1.0 / self._deviation(level)", "return 1.0 / self._deviation(level) ** 2", "parameterization/edm"),
+    fault("EDM weight without sigma_data squared", EDM + "weighting.py", "1.0 / self.sigma_data**2", "1.0 / self.sigma_data", "weighting/edm"),
+    fault("karras grid without its power", EDM + "grid.py", "* (low - high)) ** self.power for", "* (low - high)) ** (self.power - 1.0) for", "grid/karras"),
+    fault("slope of the straight path with its sign (K: v, u, F)", "diffkit/chart.py", "slope=lambda estimate: estimate.eps - estimate.x0", "slope=lambda estimate: estimate.x0 - estimate.eps", "sampler/euler"),
+    fault("rotation by the other angle", "diffkit/chart.py", "return scalar.cos(angle) * estimate.eps - scalar.sin(angle) * estimate.x0", "return scalar.cos(angle) * estimate.eps + scalar.sin(angle) * estimate.x0", "sampler/heun"),
+    fault("cosine without its offset (A9)", IMPROVED + "schedule.py", "(k / self.steps + self.offset)", "(k / self.steps)", "schedule/cosine"),
+    fault("cosine, not its square", IMPROVED + "schedule.py", "math.sin(now - before) * math.sin(now + before) / math.cos(before) ** 2", "1.0 - math.cos(now) / math.cos(before)", "schedule/cosine"),
+    fault("cosine clipped everywhere", IMPROVED + "schedule.py", "min(beta(t), self.max_beta)", "min(beta(t), 0.02)", "schedule/cosine"),
+    fault("importance without correction", IMPROVED + "times.py", "return 1.0 / (self.parts * (ends[part + 1] - ends[part]))", "return torch.ones_like(fraction)", "times/importance"),
+    fault("importance corrected upside down", IMPROVED + "times.py", "return 1.0 / (self.parts * (ends[part + 1] - ends[part]))", "return self.parts * (ends[part + 1] - ends[part])", "times/importance"),
+    fault("importance draws one step late", IMPROVED + "times.py", "t = part + 1 if", "t = part + 2 if", "times/importance"),
+    fault("hybrid: the bound moves the mean", IMPROVED + "objective.py", "y[:, :channels].detach(), y", "y[:, :channels], y", "objective/hybrid"),
+    fault("hybrid: nats for bits (K: units)", IMPROVED + "objective.py", "self.scale * steps / LOG_2 * nats", "self.scale * steps * nats", "objective/hybrid"),
+    fault("hybrid: 1000 times too weak (K: hybrid loss)", IMPROVED + "objective.py", "self.scale * steps / LOG_2 * nats", "self.scale / LOG_2 * nats", "objective/hybrid"),
+    fault("velocity with its sign (K: v, u, F)", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "return -1.0, 1.0", "return 1.0, -1.0", "parameterization/flow"),
+    fault("v of the wrong sign (K: v, u, F)", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "scalar.divide(level.sigma, r), scalar.divide(level.alpha, r)", "parameterization/v"),
+    fault("v not of unit length off the circle", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "-level.sigma, level.alpha", "parameterization/v"),
+    fault("data and noise at the other ends", "plugins/diffkit-flow/src/diffkit_flow/schedule.py", "return Level(1.0 - t, t)", "return Level(t, 1.0 - t)", "schedule/rectified"),
+    fault("time of the other end", "plugins/diffkit-flow/src/diffkit_flow/schedule.py", "level.sigma / (level.alpha + level.sigma)", "level.sigma / (level.alpha - level.sigma)", "schedule/rectified"),
+]  # fmt: skip
+
+FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS)

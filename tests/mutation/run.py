@@ -1,0 +1,118 @@
+"""Applies each fault in a forked process and runs the laws of what it breaks.
+
+One parent imports torch and the other large libraries once; each child imports diffkit afresh, with one file read as
+if it were edited. Prints one JSON line for each fault: its name and the law that caught it, or null.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARIES = ("torch", "pydantic", "pluggy", "numpy", "PIL.Image", "click", "yaml", "hypothesis", "sklearn.datasets")
+SECONDS = 60
+
+
+def load_faults() -> ModuleType:
+    sys.path.insert(0, str(Path(__file__).parent))
+    return importlib.import_module("faults")
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Lets this process read `file` with the edit, and no compiled copy of it."""
+    source = file.read_text(encoding="utf-8")
+    changed = source.replace(old, new).encode()
+    original = SourceFileLoader.get_data
+
+    def get_data(self: SourceFileLoader, path: str) -> bytes:
+        if Path(path) == file:
+            return changed
+        if path.endswith(".pyc") and Path(path).name.startswith(f"{file.stem}."):
+            raise OSError(path)
+        return original(self, path)
+
+    sys.dont_write_bytecode = True
+    SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
+
+
+def caught_by(targets: tuple[str, ...]) -> str | None:
+    """The first law that any of the targets breaks."""
+    from diffkit.host import registry
+    from diffkit.testing.engine import EMA, Row, _worst, apply, check_ema
+    from diffkit.testing.law import laws
+    from diffkit.testing.subject import subjects
+
+    for target in targets:
+        kind, _, name = target.partition("/")
+        if kind == EMA:
+            for row in check_ema():
+                if row.verdict == "fail":
+                    return row.law
+            continue
+        where = Row(target, "", "", "", None, None, "n/a")
+        variants = list(subjects(kind, name, registry().find(kind, name).load()))
+        for one in laws(kind):
+            if one.only and name not in one.only:
+                continue
+            row = _worst([apply(one, variant, where) for variant in variants])
+            if row.verdict == "fail":
+                return row.law
+    return None
+
+
+def child(fault: object, out: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    signal.alarm(SECONDS)
+    start = time.process_time()
+    try:
+        edit(ROOT / fault.file, fault.old, fault.new)
+        law, error = caught_by(fault.targets), ""
+    except Exception:  # noqa: BLE001 - reported to the parent
+        law, error = None, traceback.format_exc()
+    answer = {"name": fault.name, "law": law, "error": error, "seconds": time.process_time() - start}
+    os.write(out, (json.dumps(answer) + "\n").encode())
+
+
+def main() -> None:
+    faults = load_faults().FAULTS
+    if len(sys.argv) > 1:
+        faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in sys.argv[1:])]
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    assert not any(name.partition(".")[0] == "diffkit" for name in sys.modules)
+    waiting, running = list(faults), {}
+    jobs = max(1, len(os.sched_getaffinity(0)))
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            fault = waiting.pop(0)
+            source, sink = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                os.close(source)
+                try:
+                    child(fault, sink)
+                finally:
+                    os._exit(0)
+            os.close(sink)
+            running[pid] = (fault, source)
+        pid, _ = os.wait()
+        fault, source = running.pop(pid)
+        with os.fdopen(source) as pipe:
+            line = pipe.read().strip()
+        empty = {"name": fault.name, "law": None, "error": "no answer (crashed or too slow)", "seconds": SECONDS}
+        print(line or json.dumps(empty), flush=True)
+
+
+if __name__ == "__main__":
+    main()
