@@ -1,0 +1,36 @@
+"""Docstrings as Markdown: formulas keep their stars and underscores, aligned columns stay aligned."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+LABELS = "Source|Differs|Raises"
+COLUMNS = re.compile(r"\S {2,}\S|^ {4}\S|^={3}", re.MULTILINE)
+
+
+def markdown(doc: str) -> str:
+    """Paragraph by paragraph: a table of aligned columns as it is, prose with its marks escaped and labels apart."""
+    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", doc.strip())]
+    return "\n\n".join(f"```text\n{part}\n```" if COLUMNS.search(part) else _prose(part) for part in parts)
+
+
+def _prose(text: str) -> str:
+    text = re.sub(rf"\s+\b({LABELS}):", r"\n\n\1:", text)
+    text = "".join(piece if piece.startswith("`") else _escape(piece) for piece in re.split(r"(`[^`]*`)", text))
+    return re.sub(rf"^({LABELS}):", r"*\1:*", text, flags=re.MULTILINE)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([_*>|])", r"\\\1", text).replace("<", "&lt;")
+
+
+class Plain(griffe.Extension):
+    """Lets mkdocstrings read docstrings as the reference pages do."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rewrite one docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = markdown(obj.docstring.value)

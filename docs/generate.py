@@ -1,0 +1,229 @@
+"""Reference pages made from the code while the documentation is built: recipe keys, commands, components, laws, errors.
+
+mkdocs calls `on_files`; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from diffkit.cli.main import COMMANDS, cli
+from diffkit.errors import DiffkitError
+from diffkit.host import registry
+from diffkit.recipe.describe import default_text, describe, type_text
+from diffkit.recipe.signature import Parameter, section_parameters
+from diffkit.recipe.spec import Spec
+from diffkit.testing.law import Law, laws
+
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS))
+
+from docstrings import markdown  # noqa: E402 - beside this file, which is no package
+
+OTHER_EXITS = {
+    0: "done",
+    1: "a bug in diffkit or in a plugin; the traceback is in the run directory (`crash.txt`)",
+    130: "a second Ctrl-C",
+    143: "a second SIGTERM",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages."""
+    pages = {
+        "reference/recipe.md": recipe_page(),
+        "reference/cli.md": cli_page(),
+        "reference/errors.md": errors_page(),
+        **{f"reference/components/{kind}.md": kind_page(kind) for kind in registry().kinds},
+        "reference/components/index.md": components_page(),
+        "theory/laws.md": laws_page(),
+    }
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Give each identity an anchor, and say which laws hold it."""
+    if page.file.src_uri != "theory/identities.md":
+        return markdown
+
+    def held(match: re.Match[str]) -> str:
+        found = [_law_link(one, "") for one in laws() if match[1] in one.identities.split()]
+        said = f" Laws: {', '.join(found)}." if found else ""
+        return f"{match[0]}{said}\n{{ #{match[1].lower()} }}"
+
+    return re.sub(r"^\*\*(\w+)\*\*.*(?:\n(?!\n).+)*", held, markdown, flags=re.MULTILINE)
+
+
+def recipe_page() -> str:
+    """Every key of a recipe: type, default, meaning."""
+    head = "# Recipe keys\n\nA component is a bare name, or a mapping with `name` and its options.\n"
+    return head + "\n".join(_section(Spec, ""))
+
+
+def _section(cls: Any, path: str) -> Iterator[str]:
+    title = path or "Top level"
+    anchor = f" {{ #{_anchor(path)} }}" if path else ""
+    yield f"\n## {title}{anchor}\n\n{markdown(cls.__doc__ or '')}\n\n| key | type | default |\n|---|---|---|"
+    nested = []
+    for parameter in section_parameters(cls):
+        at = f"{path}.{parameter.name}".lstrip(".")
+        if parameter.name == "component":
+            yield f"| `name` | {_link(parameter.target)} | {_default(parameter)} |"
+        elif parameter.role in ("section", "sections"):
+            nested.append((parameter.target, at))
+            yield f"| `{parameter.name}` | see [{at}](#{_anchor(at)}) | {_default(parameter)} |"
+        elif parameter.role in ("component", "components"):
+            many = "list of " if parameter.role == "components" else ""
+            yield f"| `{parameter.name}` | {many}{_link(parameter.target)} | {_default(parameter)} |"
+        else:
+            yield f"| `{parameter.name}` | {_cell(type_text(parameter))} | {_default(parameter)} |"
+    for target, at in nested:
+        yield from _section(target, at)
+
+
+def _anchor(path: str) -> str:
+    return path.replace(".", "-")
+
+
+def _link(kind: str) -> str:
+    return f"[{kind}](components/{kind}.md)"
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.role in ("section", "sections"):
+        return ""
+    if parameter.role == "component" and isinstance(parameter.default, str):
+        return f"`{parameter.default}`"
+    return f"`{_cell(default_text(parameter))}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def cli_page() -> str:
+    """The help text of every command, and the exit codes."""
+    parts = [f"# Command line\n\n```text\n{_help(cli, ['diffkit'])}\n```\n", _exits()]
+    context = click.Context(cli, info_name="diffkit")
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        parts.append(f"## diffkit {name}\n\n```text\n{_help(command, ['diffkit', name])}\n```\n")
+    return "\n".join(parts)
+
+
+def _help(command: click.Command, path: list[str]) -> str:
+    context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
+    return command.get_help(context)
+
+
+def _exits() -> str:
+    said = {sub.exit_code: (sub.__doc__ or "").partition("\n\n")[0] for sub in _subclasses(DiffkitError)}
+    said = {**said, **OTHER_EXITS}
+    rows = [f"| {code} | {_cell(said[code])} |" for code in sorted(said)]
+    return "\n".join(["## Exit codes { #exit-codes }\n", "| code | meaning |", "|---|---|", *rows, ""])
+
+
+def components_page() -> str:
+    """A table of everything that is registered."""
+    rows = ["# Components\n\nWhat the packages of this repository register. On your machine: `diffkit ls`.\n"]
+    for kind, record in registry().kinds.items():
+        entries = registry().entries(kind)
+        rows.append(f"\n## [{kind}]({kind}.md)\n\n{markdown(record.summary)}\n")
+        if entries:
+            rows.append("| name | from | what |\n|---|---|---|")
+            rows += [
+                f"| [`{e.name}`]({kind}.md#{e.name}) | {e.plugin.label} | {_cell(e.entry.summary)} |" for e in entries
+            ]
+    return "\n".join(rows)
+
+
+def kind_page(kind: str) -> str:
+    """Every component of one kind: formula, options, source, and the laws that it is held against."""
+    parts = [f"# {kind}\n\n{markdown(registry().kinds[kind].summary)}\n"]
+    parts += _laws(laws(kind), "", "Laws that each of them is held against")
+    for one in registry().entries(kind):
+        account = describe(kind, one.qualified)
+        parts.append(f"\n## {one.name} {{ #{one.name} }}\n\n*{account['plugin']}*\n\n{markdown(account['doc'])}\n")
+        if account["injected"]:
+            parts.append(f"It is given the {' and the '.join(account['injected'])} of the recipe.\n")
+        if account["options"]:
+            parts.append("| option | type | default |\n|---|---|---|")
+            parts += [f"| `{o['name']}` | {_cell(o['type'])} | `{_cell(o['default'])}` |" for o in account["options"]]
+        parts += _laws(laws(kind), one.name, "Laws of its own")
+    return "\n".join(parts)
+
+
+def _laws(found: tuple[Law, ...], name: str, words: str) -> list[str]:
+    """The laws of every component of a kind (no name), or of the one that is named."""
+    chosen = [one for one in found if (name in one.only if name else not one.only)]
+    return [f"\n{words}: {', '.join(_law_link(one) for one in chosen)}.\n"] if chosen else []
+
+
+def _law_link(one: Law, folder: str = "../../theory/") -> str:
+    return f"[{one.name}]({folder}laws.md#{one.kind}-{one.name})"
+
+
+def laws_page() -> str:
+    """Every law: statement, source, tolerance, and why it holds."""
+    every = laws()
+    parts = [
+        f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` holds every installed"
+        " component against them and shows the worst error beside the tolerance. A component that cannot satisfy one"
+        " says why in its `law_exemptions`. How to add one: [a plugin](../first-plugin.md#laws).\n"
+    ]
+    for kind in dict.fromkeys(one.kind for one in every):
+        parts.append(f"\n## {kind}\n")
+        parts += [_law(one) for one in every if one.kind == kind]
+    return "\n".join(parts)
+
+
+def _law(one: Law) -> str:
+    lines = [f"### {one.name} {{ #{one.kind}-{one.name} }}\n", f"{markdown(one.statement)}.\n"]
+    if one.derivation:
+        lines.append(f"Why: {markdown(one.derivation)}\n")
+    facts = [f"source: {_sourced(one.source)}", f"tolerance: {one.tolerance:g}"]
+    if one.identities:
+        ids = [f"[{i}](identities.md#{i.lower()})" for i in one.identities.split()]
+        facts.append(f"identities: {', '.join(ids)}")
+    if one.only:
+        links = [f"[{name}](../reference/components/{one.kind}.md#{name})" for name in one.only if _known(one, name)]
+        facts.append(f"only for: {', '.join(links) or ', '.join(one.only)}")
+    return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
+
+
+def _known(one: Law, name: str) -> bool:
+    return any(entry.name == name for entry in registry().entries(one.kind))
+
+
+def _sourced(source: str) -> str:
+    text = markdown(source)
+    text = re.sub(r"design\.md", "[design](../develop/design.md)", text)
+    return re.sub(r"\bidentities\b", "[identities](identities.md)", text)
+
+
+def errors_page() -> str:
+    """A list of the error pages."""
+    rows = ["# Errors\n\nEvery message carries a code; each code has a page.\n\n| code | what |\n|---|---|"]
+    for page in sorted((DOCS / "errors").glob("DK*.md")):
+        title = page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        code, _, what = title.partition(":")
+        rows.append(f"| [{code}](../errors/{page.name}) | {_cell(what.strip())} |")
+    return "\n".join(rows)
+
+
+def _subclasses(cls: type[DiffkitError]) -> Iterator[type[DiffkitError]]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from _subclasses(sub)
