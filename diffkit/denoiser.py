@@ -6,7 +6,8 @@ the schedule it was trained on; guidance makes one of another; oracles are ones 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -21,6 +22,7 @@ from .parameterization import Parameterization
 from .scalar import Scalar
 from .schedule import Schedule
 
+MOST_PLACES = 4096
 SLACK = 1e-5
 """How far outside of its schedule, in relative angle, a level is taken for rounding: SLACK clean, SLACK^2 noisy."""
 
@@ -29,6 +31,16 @@ class Denoiser(Protocol):
     """x: (B, C, *S) at `level`, cond: one row for each example -> the estimate of x0 and eps."""
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a level lies on the own curve: the level there, the factor of x, and what the network is told."""
+
+    own: Level
+    stretch: Scalar
+    c_in: Scalar
+    c_noise: Scalar
 
 
 @dataclass(frozen=True)
@@ -43,13 +55,14 @@ class Model:
     network: Network
     parameterization: Parameterization
     schedule: Schedule
+    _places: dict[Level, _Place] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         """The estimate at `level`, of any scale. Raises LevelError outside of the levels of the schedule."""
-        t = self._time(level)
-        own = self._own(level, t)
-        z = x if own is level else x * broadcast(own.scale / level.scale, x)
-        y = self.output(z, own, t, **cond)
+        place = self._place(level)
+        own = place.own
+        z = x if own is level else x * broadcast(place.stretch, x)
+        y = self._answer(z, place.c_in, place.c_noise, cond)
         if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
             raise LevelError(
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
@@ -62,36 +75,57 @@ class Model:
 
     def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
         """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""
-        c_noise = self.parameterization.c_noise(level)
-        if c_noise is None:
-            c_noise = self.schedule.index(self.schedule.time(level) if t is None else t)
-            if self.network.integer_time:
-                c_noise = c_noise.round() if isinstance(c_noise, Tensor) else round(c_noise)
-        c_in = broadcast(self.parameterization.c_in(level), x)
+        return self._answer(x, self.parameterization.c_in(level), self._told(level, t), cond)
+
+    def _answer(self, x: Tensor, c_in: Scalar, c_noise: Scalar, cond: Mapping[str, Tensor]) -> Tensor:
+        c_in = broadcast(c_in, x)
         if isinstance(c_in, Tensor) or c_in != 1.0:
             x = c_in * x
         dtype = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
-        return self.network(x.to(dtype), self._column(c_noise, x), **cond)  # type: ignore[no-any-return]
+        if isinstance(c_noise, Tensor):
+            column = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
+        else:
+            column = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
+        return self.network(x.to(dtype), column, **cond)  # type: ignore[no-any-return]
 
-    @staticmethod
-    def _column(value: Scalar, x: Tensor) -> Tensor:
-        """One float32 number for each example."""
-        if isinstance(value, Tensor):
-            return value.to(device=x.device, dtype=torch.float32).expand(len(x))
-        return torch.full((len(x),), value, device=x.device, dtype=torch.float32)
+    def _told(self, level: Level, t: Scalar | None = None) -> Scalar:
+        """c_noise of the parameterization, or the index of the schedule."""
+        told = self.parameterization.c_noise(level)
+        if told is not None:
+            return told
+        index = self.schedule.index(self.schedule.time(level) if t is None else t)
+        if not self.network.integer_time:
+            return index
+        return index.round() if isinstance(index, Tensor) else float(round(index))
 
-    def _time(self, level: Level) -> Scalar:
-        """Where the own curve has the signal-to-noise ratio of `level`. Raises LevelError outside of it."""
-        if not isinstance(level.sigma, Tensor):
-            clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
-            if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
-                raise LevelError(
-                    f"a level with sigma/alpha = {_ratio(level):.6g} lies outside of what the model was trained on, "
-                    f"[{_ratio(clean):.6g}, {_ratio(noise):.6g}]",
-                    code="DK506",
-                    fix="let the grid start and end inside (sample.grid, sample.start), or lower the sampler's churn",
-                )
-        return self.schedule.time(level)
+    def _place(self, level: Level) -> _Place:
+        """Every batch on a grid asks for the same few levels of floats, so their places are remembered."""
+        if isinstance(level.sigma, Tensor) or isinstance(level.alpha, Tensor):
+            return self._find(level)
+        if level not in self._places:
+            if len(self._places) >= MOST_PLACES:
+                self._places.clear()
+            self._places[level] = self._find(level)
+        return self._places[level]
+
+    def _find(self, level: Level) -> _Place:
+        self._refuse_outside(level)
+        t = self.schedule.time(level)
+        own = self._own(level, t)
+        stretch = 1.0 if own is level else own.scale / level.scale
+        return _Place(own, stretch, self.parameterization.c_in(own), self._told(own, t))
+
+    def _refuse_outside(self, level: Level) -> None:
+        if isinstance(level.sigma, Tensor):
+            return
+        clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
+        if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
+            raise LevelError(
+                f"a level with sigma/alpha = {_ratio(level):.6g} lies outside of what the model was trained on, "
+                f"[{_ratio(clean):.6g}, {_ratio(noise):.6g}]",
+                code="DK506",
+                fix="let the grid start and end inside (sample.grid, sample.start), or lower the sampler's churn",
+            )
 
     def _own(self, level: Level, t: Scalar) -> Level:
         """The level of the same signal-to-noise ratio on the own curve; `level` itself where it lies on it."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import scalar
 from .errors import LevelError
-from .level import Level, broadcast
+from .level import Level, broadcast, combine
 from .scalar import Scalar
 
 NO_AUX: Mapping[str, Tensor] = MappingProxyType({})
@@ -72,15 +72,15 @@ class Estimate:
                 fix="use a smaller eta (rho <= sigma_s is needed), or more steps",
             )
         target = s.like(self.x0)
-        keep = scalar.sqrt(scalar.maximum(target.sigma**2 - broadcast(rho, self.x0) ** 2, 0.0))
-        x = target.alpha * self.x0
-        if isinstance(keep, Tensor) or keep != 0.0:
-            x = x + keep * self.eps
+        keep = target.sigma
+        if isinstance(rho, Tensor) or rho != 0.0:
+            keep = scalar.sqrt(scalar.maximum(keep**2 - broadcast(rho, self.x0) ** 2, 0.0))
+        x = combine(target.alpha, self.x0, keep, self.eps)
         spread = broadcast(rho if std is None else std, self.x0)
         if isinstance(spread, Tensor) or spread != 0.0:
             if noise is None:
                 raise TypeError("a step with rho or std > 0 needs noise: pass z or a function that draws it")
-            x = x + spread * (noise if isinstance(noise, Tensor) else noise(self.x0))
+            x = combine(1.0, x, spread, noise if isinstance(noise, Tensor) else noise(self.x0))
         return x
 
     def lerp(self, other: Estimate, weight: Scalar) -> Estimate:

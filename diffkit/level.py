@@ -86,3 +86,14 @@ def broadcast(value: Scalar, x: Tensor) -> Scalar:
     if value.ndim == 1 and x.ndim > 1:
         value = value.reshape(-1, *(1,) * (x.ndim - 1))
     return value
+
+
+def combine(c: Scalar, x: Tensor, d: Scalar, y: Tensor) -> Tensor:
+    """c x + d y, without the operations that floats of 0 and 1 make needless."""
+    if not isinstance(d, Tensor):
+        if d == 0.0:
+            return x if not isinstance(c, Tensor) and c == 1.0 else c * x
+        if not isinstance(c, Tensor) and c == 0.0:
+            return y if d == 1.0 else d * y
+        return torch.add(x if not isinstance(c, Tensor) and c == 1.0 else c * x, y, alpha=d)
+    return d * y if not isinstance(c, Tensor) and c == 0.0 else c * x + d * y

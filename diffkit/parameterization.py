@@ -7,6 +7,7 @@ system of determinant det = alpha b - sigma a, and target, decoding and loss wei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -14,8 +15,9 @@ from torch import Tensor
 from . import scalar
 from .errors import LevelError
 from .estimate import NO_AUX, Estimate
-from .level import Level, broadcast
+from .level import Level, broadcast, combine
 from .scalar import Scalar
+from .value import is_value
 
 
 class Parameterization(ABC):
@@ -35,22 +37,25 @@ class Parameterization(ABC):
     def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network should say: a x0 + b eps; x0, eps: (B, C, *S)."""
         a, b = (broadcast(c, x0) for c in self.coefficients(level))
-        if isinstance(a, Tensor) or isinstance(b, Tensor):
-            return a * x0 + b * eps
-        return _combine(a, x0, b, eps)
+        return combine(a, x0, b, eps)
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         """What the output y means: x0 = (b x - sigma y) / det, eps = (alpha y - a x) / det.
 
         y, x: (B, C, *S). Raises LevelError where det = 0: there x and y say the same thing.
         """
-        alpha, sigma = level.alpha, level.sigma
-        a, b = self.coefficients(level)
-        det = alpha * b - sigma * a
-        self._refuse_singular(det, level)
-        rows = [scalar.divide(v, det) for v in (b, -sigma, -a, alpha)]
+        frozen = is_value(self) and not isinstance(level.sigma, Tensor)
+        rows = _host_rows(self, level) if frozen else self.inverse(level)
         xx, xy, ex, ey = (broadcast(v, x) for v in rows)
-        return Estimate(level, _combine(xx, x, xy, y), _combine(ex, x, ey, y), NO_AUX)
+        return Estimate(level, combine(xx, x, xy, y), combine(ex, x, ey, y), NO_AUX)
+
+    def inverse(self, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        """(p, q, r, s) with x0 = p x + q y and eps = r x + s y. Raises LevelError where det = 0."""
+        a, b = self.coefficients(level)
+        det = level.alpha * b - level.sigma * a
+        self._refuse_singular(det, level)
+        p, q, r, s = (scalar.divide(v, det) for v in (b, -level.sigma, -a, level.alpha))
+        return p, q, r, s
 
     def weight(self, level: Level) -> Scalar:
         """(det / sigma)^2: a unit loss on y is this weight on |x0 - x0_hat|^2."""
@@ -94,12 +99,7 @@ class Parameterization(ABC):
         )
 
 
-def _combine(c: Scalar, x: Tensor, d: Scalar, y: Tensor) -> Tensor:
-    """c x + d y, without the operations that floats of 0 and 1 make needless."""
-    if not isinstance(c, Tensor) and c == 0.0:
-        return y if not isinstance(d, Tensor) and d == 1.0 else d * y
-    if not isinstance(d, Tensor) and d == 0.0:
-        return x if not isinstance(c, Tensor) and c == 1.0 else c * x
-    if not isinstance(d, Tensor):
-        return torch.add(x if not isinstance(c, Tensor) and c == 1.0 else c * x, y, alpha=d)
-    return c * x + d * y
+@lru_cache(maxsize=8192)
+def _host_rows(parameterization: Parameterization, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+    """`inverse` at a level of floats, which every batch on a grid asks for again."""
+    return parameterization.inverse(level)

@@ -30,4 +30,5 @@ class DDIM(Sampler[None]):
         return self.eta > 0.0
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
-        return denoise(x, t).at(s, self.eta * float(transition.posterior(t, s)), noise), None
+        rho = self.eta * float(transition.posterior(t, s)) if self.eta else 0.0
+        return denoise(x, t).at(s, rho, noise), None
