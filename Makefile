@@ -2,11 +2,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+PY ?= $(BIN)/python
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach p,$(PLUGINS),-e $(dir $(p)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup lint types docs nightly clean
+.PHONY: demo test setup lint types docs nightly faults bench gpu clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,10 +32,22 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 test: lint types docs
-	$(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 nightly: setup
-	HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -n 2 --slow
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
+
+bench: setup
+	$(BIN)/python benchmarks/sampler_overhead.py
+	$(BIN)/python benchmarks/sampler_error.py
+	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/digits_quality.py
+
+# Every test and benchmark that needs a GPU, under 9 minutes. PY names the Python of a machine that has CUDA.
+gpu:
+	$(PY) -m pytest -m gpu
+	$(PY) benchmarks/sampler_overhead.py --device cuda --rounds 5
+	$(PY) benchmarks/train_step.py --device cuda
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
