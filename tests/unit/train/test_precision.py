@@ -90,3 +90,14 @@ def test_whole_numbers_are_still_told_to_networks_that_need_them(toys: ModuleTyp
     given = replace(given, model=replace(given.model, network=Table()))
     toys.trained(given, steps=1)
     assert all(torch.equal(value, value.round()) for value in told)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, on its own code
+def test_a_compiled_network_trains_alike(toys: ModuleType) -> None:
+    plain, _ = toys.trained(toys.plain())
+    compiled, _ = toys.trained(toys.plain(), compile=True)
+    for group, named in plain.tensors().items():
+        assert named.keys() == compiled.tensors()[group].keys()
+        for name, value in named.items():
+            torch.testing.assert_close(compiled.tensors()[group][name], value, rtol=1e-4, atol=1e-5)
