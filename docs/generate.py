@@ -22,7 +22,7 @@ from diffkit.host import registry
 from diffkit.recipe.describe import default_text, describe, type_text
 from diffkit.recipe.signature import Parameter, section_parameters
 from diffkit.recipe.spec import Spec
-from diffkit.testing.law import Law, laws
+from diffkit.testing.lawbook import Law, laws
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -179,8 +179,8 @@ def laws_page() -> str:
     """Every law: statement, source, tolerance, and why it holds."""
     every = laws()
     parts = [
-        f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` holds every installed"
-        " component against them and shows the worst error beside the tolerance. A component that cannot satisfy one"
+        f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` holds each of them"
+        " against them and shows the worst error beside the tolerance. A component that cannot satisfy one"
         " says why in its `law_exemptions`. How to add one: [a plugin](../first-plugin.md#laws).\n"
     ]
     for kind in dict.fromkeys(one.kind for one in every):

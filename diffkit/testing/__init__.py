@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "affine": "Affine Normal first_order posterior_kernel",
     "engine": "Report Row check check_class",
-    "law": "Inapplicable Law Worst law laws",
+    "lawbook": "Inapplicable Law Worst law laws",
     "oracle": "Oracle",
     "oracle_gaussian": "GaussianOracle PointMassOracle",
     "oracle_mixture": "MixtureOracle",
     "oracle_network": "OracleNetwork",
     "oracle_polynomial": "PolynomialOracle",
     "order": "OrderFit measure polynomial_error run_from_exact",
-    "probe": "NotAffineError probe",
+    "affine_probe": "NotAffineError probe",
     "subject": "Subject",
 }
 _WHERE = {name: f"diffkit.testing.{module}" for module, names in _MODULES.items() for name in names.split()}
@@ -42,15 +42,17 @@ if TYPE_CHECKING:
     from .affine import Normal as Normal
     from .affine import first_order as first_order
     from .affine import posterior_kernel as posterior_kernel
+    from .affine_probe import NotAffineError as NotAffineError
+    from .affine_probe import probe as probe
     from .engine import Report as Report
     from .engine import Row as Row
     from .engine import check as check
     from .engine import check_class as check_class
-    from .law import Inapplicable as Inapplicable
-    from .law import Law as Law
-    from .law import Worst as Worst
-    from .law import law as law
-    from .law import laws as laws
+    from .lawbook import Inapplicable as Inapplicable
+    from .lawbook import Law as Law
+    from .lawbook import Worst as Worst
+    from .lawbook import law as law
+    from .lawbook import laws as laws
     from .oracle import Oracle as Oracle
     from .oracle_gaussian import GaussianOracle as GaussianOracle
     from .oracle_gaussian import PointMassOracle as PointMassOracle
@@ -61,6 +63,4 @@ if TYPE_CHECKING:
     from .order import measure as measure
     from .order import polynomial_error as polynomial_error
     from .order import run_from_exact as run_from_exact
-    from .probe import NotAffineError as NotAffineError
-    from .probe import probe as probe
     from .subject import Subject as Subject

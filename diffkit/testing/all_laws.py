@@ -32,4 +32,4 @@ MODULES = (
 def load() -> None:
     """Idempotent."""
     for name in MODULES:
-        importlib.import_module(f"diffkit.testing.laws.{name}")
+        importlib.import_module(f"diffkit.testing.by_kind.{name}")

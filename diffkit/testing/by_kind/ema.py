@@ -9,7 +9,7 @@ import torch
 from diffkit.train.ema import average, effective_weights
 from diffkit.train.settings import Ema
 
-from ..law import Worst, law
+from ..lawbook import Worst, law
 from ..subject import Subject
 
 BATCH = 8

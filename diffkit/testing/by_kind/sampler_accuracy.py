@@ -11,10 +11,10 @@ from diffkit.sampler import Sampler
 
 from .. import families
 from ..affine import Normal
-from ..law import Inapplicable, Worst, law
+from ..affine_probe import NotAffineError, probe
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..order import measure
-from ..probe import NotAffineError, probe
 from ..subject import Subject
 from .sampler import POINT, equipped
 

@@ -17,7 +17,7 @@ from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_network import OracleNetwork
 from ..speaking import speak
 from ..subject import Subject

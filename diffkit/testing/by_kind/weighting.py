@@ -10,7 +10,7 @@ from diffkit.objective import Weighting
 from diffkit.schedule import Schedule
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..subject import Subject
 
 

@@ -10,7 +10,7 @@ from diffkit.level import Level
 from diffkit.sampler import Sampler, sample
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..subject import Subject
 from .sampler import Recorded, equipped, walk

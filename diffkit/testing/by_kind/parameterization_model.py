@@ -16,7 +16,7 @@ from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
 from .. import families
-from ..law import Worst, law
+from ..lawbook import Worst, law
 from ..oracle_network import OracleNetwork
 from ..subject import Subject
 

@@ -14,10 +14,10 @@ from diffkit.sampler import Sampler
 
 from .. import families
 from ..affine import Affine
-from ..law import Inapplicable, Worst, law
+from ..affine_probe import probe
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..order import polynomial_error
-from ..probe import probe
 from ..subject import Subject
 from .sampler import equipped
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffkit.data import Augmentation, Cond
 
-from ..law import Worst, law
+from ..lawbook import Worst, law
 from ..subject import Subject
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.data import DataSpec
 from diffkit.metric import Evaluation, Metric
 
-from ..law import Worst, law
+from ..lawbook import Worst, law
 from ..subject import Subject
 
 COUNT = 200

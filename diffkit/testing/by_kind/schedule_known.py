@@ -8,7 +8,7 @@ import torch
 
 from diffkit.schedule import Discrete, Schedule
 
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..subject import Subject
 from .schedule import moments
 

@@ -13,7 +13,7 @@ from diffkit.level import Level
 from diffkit.parameterization import Parameterization
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..speaking import speak
 from ..subject import Subject

@@ -16,7 +16,7 @@ from diffkit.noise import SampleNoise
 from diffkit.sampler import Sampler, sample
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..subject import Subject
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..subject import Subject
 from .grid import COUNTS
 

@@ -10,7 +10,7 @@ from diffkit.level import Level
 from diffkit.network import Shape
 
 from .. import families
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
 from ..subject import Subject
 

@@ -7,7 +7,7 @@ import torch
 from diffkit.codec import Codec
 from diffkit.data import DataSpec
 
-from ..law import Inapplicable, Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..subject import Subject
 
 
