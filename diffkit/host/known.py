@@ -9,8 +9,8 @@ from __future__ import annotations
 FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     "diffkit-ddim": {"sampler": ("ddim",)},
     "diffkit-dpmsolver": {
-        "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc"),
-        "grid": ("uniform-logsnr",),
+        "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc", "adams"),
+        "grid": ("angle", "uniform-logsnr"),
     },
     "diffkit-edm": {
         "schedule": ("edm",),

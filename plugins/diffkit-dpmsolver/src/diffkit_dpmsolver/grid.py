@@ -1,9 +1,12 @@
-"""A grid with equal steps of log-SNR."""
+"""Two grids for few steps: equal steps in log-SNR, and powers of the angle."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from diffkit import Grid, Level, LevelError, Schedule
 
@@ -63,3 +66,21 @@ class UniformLogSNR(Grid):
                 fix="let start lie below end, and both on the schedule",
             )
         return first, last
+
+
+@dataclass(frozen=True)
+class Angle(Grid):
+    """n times at the angles a_clean + (a_noise - a_clean) (1 - i / n)^power, i < n, then clean.
+
+    The angle is atan2(sigma, alpha): equal steps of it where power is 1, above it shorter ones near clean data. It is
+    finite at both ends of every schedule. Made for sampler `adams` and good for the others too, as measured in
+    docs/choose-a-sampler.md.
+    """
+
+    power: Annotated[float, Field(gt=0)] = 1.75
+    law_options = ({"power": 1.0},)
+
+    def points(self, schedule: Schedule, n: int) -> list[float]:
+        clean, noise = float(schedule.level(schedule.t_clean).angle), float(schedule.noise.angle)
+        angles = [clean + (noise - clean) * (1.0 - i / n) ** self.power for i in range(1, n)]
+        return [schedule.t_noise, *(float(schedule.time(Level(math.cos(a), math.sin(a)))) for a in angles)]

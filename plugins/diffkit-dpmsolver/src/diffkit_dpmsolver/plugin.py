@@ -17,6 +17,8 @@ def diffkit_components() -> Iterator[Entry]:
     yield Entry("sampler", "dpmpp-3m", f"{here}.multistep:DPMpp3M", "third order, one evaluation a step", lu)
     yield Entry("sampler", "dpmpp-2s", f"{here}.singlestep:DPMpp2S", "second order, two evaluations a step", lu)
     yield Entry("sampler", "unipc", f"{here}.unipc:UniPC", "predictor and corrector, one evaluation a step", zhao)
+    yield Entry("sampler", "adams", f"{here}.adams:Adams", "predictor and corrector in a chart, at both ends", zhao)
+    yield Entry("grid", "angle", f"{here}.grid:Angle", "powers of the angle between signal and noise")
     yield Entry("grid", "uniform-logsnr", f"{here}.grid:UniformLogSNR", "equal steps in log-SNR", "lu2022dpm")
 
 

@@ -65,6 +65,8 @@ def main(checkout: Path) -> None:
         name: getattr(sampling, function)(denoised, x.clone(), sigmas, disable=True, **options).flatten().tolist()
         for name, (function, options) in runs.items()
     }
+    lms = sampling.sample_lms(denoised, x.clone(), sigmas[:-1], disable=True, order=3)
+    results["lms-3"] = lms.flatten().tolist()
     setting = {
         "mean": MEAN,
         "variance": VARIANCE,
