@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -16,22 +17,38 @@ def colors() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
+class ReaderLeftError(Exception):
+    """Whoever read standard output has closed it, which is no error of ours."""
+
+
+@contextlib.contextmanager
+def to_reader() -> Iterator[None]:
+    """Printing: raises ReaderLeftError where nobody reads any more."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderLeftError from error
+
+
 def say(text: str = "") -> None:
     """One line or block on standard output."""
-    click.echo(text, color=colors())
+    with to_reader():
+        click.echo(text, color=colors())
 
 
 def say_error(text: str) -> None:
-    """An error on standard error; the code in red on a terminal."""
+    """An error on standard error, if that is still read; the code in red on a terminal."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text.startswith("error["):
         head, _, rest = text.partition("]")
         text = click.style(f"{head}]", fg="red", bold=True) + rest
-    click.echo(text, err=True)
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def say_json(value: Any) -> None:
     """Any plain value as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    with to_reader():
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None = None) -> None:
@@ -44,4 +61,7 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None 
     grid = Table(*head, title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for row in rows:
         grid.add_row(*row)
-    console.print(grid)
+    with console.capture() as text:  # rich would end the process where nobody reads
+        console.print(grid)
+    with to_reader():
+        click.echo(text.get(), nl=False, color=colors())

@@ -15,7 +15,7 @@ import click
 
 from .. import __version__
 from ..errors import DiffkitError, UsageError
-from .console import say_error
+from .console import ReaderLeftError, say_error
 
 COMMANDS = {
     "run": ("running:run", "Train, sample, evaluate and report, as a recipe says."),
@@ -159,8 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         say_error("stopped")
         return 130
-    except BrokenPipeError:
-        # The reader of our output went away; nothing is left to say, at exit neither.
+    except ReaderLeftError:  # nothing is left to say, at exit neither
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported whole
@@ -181,4 +180,12 @@ def _report_bug(error: Exception) -> int:
 
 def entry() -> None:
     """The console script."""
+    _open_closed_streams()
     sys.exit(main())
+
+
+def _open_closed_streams() -> None:
+    """`>&-` leaves no stream at all: give it one that leads nowhere, so that no file of ours gets its number."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole process
