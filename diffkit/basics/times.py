@@ -15,7 +15,7 @@ from diffkit.times import Times, at_fraction
 class Stratified(Times):
     """One t in each of B equal parts of the schedule: u_i = (i + U_i) / B. Uniform on the whole, less variance.
 
-    Differs from Kingma et al. 2021 (arXiv:2107.00630), app. I.1, which shifts one shared U.
+    Source: Kingma et al. 2021 (arXiv:2107.00630), app. I.1. Differs: there one shared U shifts all.
     """
 
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:

@@ -57,6 +57,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is meant; an unknown one is answered with the nearest name."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:

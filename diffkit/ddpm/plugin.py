@@ -23,7 +23,7 @@ def diffkit_components() -> Iterator[Entry]:
     yield Entry("sampler", "ancestral", f"{here}.sampler:Ancestral", "a draw from the learned posterior", ho)
     yield Entry("objective", "simple", f"{here}.objective:Simple", "weighted squared error at a random time", ho)
     yield Entry("objective", "vlb", f"{here}.objective:VLB", "the variational bound, in nats", "sohldickstein2015deep")
-    yield Entry("weighting", "uniform", f"{here}.weighting:Uniform", "all levels alike in the space of the output", ho)
+    yield Entry("weighting", "uniform", f"{here}.weighting:Uniform", "w = 1: all levels alike in x0", ho)
     yield Entry("weighting", "snr", f"{here}.weighting:SNR", "w = snr: all levels alike in eps", ho)
     yield Entry("weighting", "vlb", f"{here}.weighting:VLBWeight", "as in the bound", "kingma2021variational")
 

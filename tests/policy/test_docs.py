@@ -1,0 +1,143 @@
+"""Documentation cannot rot: its Python runs, its recipes are valid, its commands parse, its lists are complete."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from diffkit.cli.main import COMMANDS, cli, take_switches
+from diffkit.host import configure, load_file, registry
+from diffkit.recipe import load_recipe
+from diffkit.recipe.load import read
+
+from .blocks import ROOT, Block, blocks, pages
+
+REFERENCE = ROOT / "docs"
+
+
+@pytest.fixture(autouse=True)
+def clean_host() -> Iterator[None]:
+    """One-file plugins of a page are forgotten after it."""
+    configure()
+    yield
+    configure()
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python blocks share a namespace; those with a file name are written, and loaded where they are plugins; recipes
+    are validated, parts of recipes in place of the same parts of `digits`."""
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    for block in blocks(page):
+        if block.language == "python" and not block.included:
+            run(block, module)
+        elif block.language == "yaml":
+            validate(block)
+
+
+def run(block: Block, module: types.ModuleType) -> None:
+    """Execute one block; with a file name, write it, and load it where it has a hook."""
+    code = compile("\n" * block.line + block.text, str(ROOT / block.page), "exec")
+    exec(code, vars(module))
+    if block.title is None:
+        return
+    path = Path(block.title)
+    path.write_text(block.text, encoding="utf-8")
+    if "@hookimpl" in block.text:
+        plugin = load_file(path)
+        assert plugin.status == "ok", plugin.error
+        for entry in plugin.entries:
+            assert registry().find(entry.kind, entry.name).load()
+
+
+def validate(block: Block) -> None:
+    """A whole recipe as it is; a part of one in the place of the same part of `digits-conditional`."""
+    given = yaml.safe_load(block.text)
+    if "train" not in given or "name" not in given:
+        whole: Any = read("digits-conditional")[1].plain()
+        whole.update(given)
+        load_recipe(whole)
+    else:
+        load_recipe(block.text)
+
+
+SHELL = [block for page in pages() for block in blocks(page) if block.language == "sh"]
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands_exist_with_their_options(block: Block) -> None:
+    for line in block.text.splitlines():
+        found = re.search(r"(?:^|--no-python )diffkit (.*)", line)
+        if found is None:
+            continue
+        words = take_switches(shlex.split(found[1].partition("#")[0].partition("&")[0]))
+        if words == [] or words[0].startswith("-"):
+            cli.make_context("diffkit", list(words), resilient_parsing=True)
+            continue
+        command = cli.get_command(click.Context(cli), words[0])
+        assert command is not None, f"{block}: there is no command {words[0]}"
+        command.make_context(words[0], words[1:])
+        if words[0] == "show":
+            registry().find(words[1], words[2])
+
+
+def test_every_page_is_reached_from_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
+    assert yaml.safe_load(navigation)
+    listed = set(re.findall(r"[\w/-]+\.md", navigation))
+    written = {str(path.relative_to(REFERENCE)) for path in REFERENCE.rglob("*.md")}
+    assert {page for page in written if not page.startswith("errors/")} <= listed
+
+
+def test_markdown_files_that_code_names_exist() -> None:
+    """A docstring that sends its reader to a page must not send him nowhere."""
+    folders = [ROOT / name for name in ("docs", "tests", "plugins", "benchmarks")]
+    known = {path.name for folder in folders for path in folder.rglob("*.md")} | {
+        path.name for path in ROOT.glob("*.md")
+    }
+    generated = {"recipe.md", "cli.md", "laws.md", "errors.md"}
+    missing = {}
+    for folder in ("diffkit", "tests", "plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for name in re.findall(r"\b[\w-]+\.md\b", path.read_text(encoding="utf-8")):
+                if name not in known | generated:
+                    missing[str(path.relative_to(ROOT))] = name
+    assert missing == {}
+
+
+def test_every_command_is_in_the_reference() -> None:
+    """docs/generate.py prints the help of each of these, so what is left to see is that it has one."""
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.help, f"diffkit {name} has no help"
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                told = parameter.help or isinstance(parameter.type, click.Choice) or parameter.show_default
+                assert told, f"diffkit {name} {parameter.opts[0]} has no help"
+
+
+def test_identities_that_laws_cite_are_explained() -> None:
+    from diffkit.testing.lawbook import laws
+
+    page = (REFERENCE / "theory" / "identities.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\*\*(\w+)\*\*", page, flags=re.MULTILINE))
+    assert {i for law in laws() for i in law.identities.split()} <= explained
+
+
+def test_changelog_names_the_version() -> None:
+    import diffkit
+
+    assert f"## {diffkit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

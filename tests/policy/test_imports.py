@@ -1,0 +1,186 @@
+"""The arrows of the house (docs/develop/architecture.md): who may import whom, and what nobody imports."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+
+import diffkit
+from diffkit import testing
+
+from .sources import ROOT, Import, Source, core, plugins, shipped
+
+LAYERS = (
+    {"errors", "scalar", "tracker"},
+    {"level"},
+    {"estimate"},
+    {"value", "schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
+    {"denoiser", "codec", "metric"},
+    {"sampler", "grid", "times", "objective", "guidance"},
+)
+BESIDE = {("parameterization", "value"), ("schedule", "value")}
+ALGEBRA = set().union(*LAYERS)
+PUBLIC = ALGEBRA | {"host", "testing"}
+PACKAGES = {
+    "host": {"errors"},
+    "report": set(),
+    "train": ALGEBRA,
+    "recipe": ALGEBRA | {"host"},
+    "stages": ALGEBRA | {"host", "recipe", "train", "report"},
+    "testing": ALGEBRA | {"host", "recipe", "train"},
+    "cli": {"errors", "host", "recipe", "train", "stages", "testing"},
+    "ddpm": PUBLIC,
+    "basics": PUBLIC,
+}
+LEAVES = {"ddpm", "basics"}
+NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "ssl", "urllib", "urllib3", "wandb"}
+MODULES = {source.module for source in core()}
+
+
+def part(module: str) -> str:
+    """ "sampler" of diffkit.sampler, "host" of diffkit.host.loader, "" of diffkit itself."""
+    return ([*module.split("."), "", ""])[1]
+
+
+def used(source: Source) -> Iterator[tuple[str, Import]]:
+    """(part of diffkit, import) for everything that a source takes of diffkit, apart from its own part."""
+    for one in source.imports():
+        if one.module.split(".")[0] != "diffkit":
+            continue
+        target = one.target if one.target in MODULES else one.module
+        if target == "diffkit" and one.name in diffkit._WHERE:
+            target = diffkit._WHERE[one.name]
+        if part(target) and part(target) != part(source.module):
+            yield part(target), one
+
+
+def exported(one: Import) -> bool:
+    """Whether a package of diffkit itself offers this name to everybody."""
+    return one.module.count(".") <= 1 and one.name in importlib.import_module(one.module).__all__
+
+
+@pytest.mark.parametrize("name", sorted(ALGEBRA & {part(m) for m in MODULES}))
+def test_the_algebra_imports_what_lies_below(name: str) -> None:
+    (source,) = [s for s in core() if s.module == f"diffkit.{name}"]
+    height = next(i for i, layer in enumerate(LAYERS) if name in layer)
+    below = set().union(*LAYERS[:height]) | {b for a, b in BESIDE if a == name}
+    wrong = {(target, one.line) for target, one in used(source) if not one.typing_only and target not in below}
+    assert wrong == set(), f"{source.path} may import {sorted(below)} only"
+
+
+def test_every_file_of_the_core_has_a_layer() -> None:
+    files = {s.module.split(".")[1] for s in core() if s.module.count(".") >= 1}
+    assert files == ALGEBRA | set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGES))
+def test_packages_import_what_they_may(name: str) -> None:
+    wrong = {
+        f"{source.path}:{one.line} imports {target}"
+        for source in core()
+        if part(source.module) == name
+        for target, one in used(source)
+        if not one.typing_only and target not in PACKAGES[name]
+    }
+    assert wrong == set()
+
+
+def test_the_host_imports_neither_torch_nor_numpy() -> None:
+    wrong = {
+        f"{source.path}:{one.line}"
+        for source in core()
+        if part(source.module) in ("host", "errors")
+        for one in source.imports()
+        if one.module.split(".")[0] in ("torch", "numpy")
+    }
+    assert wrong == set()
+
+
+def test_the_core_imports_no_leaf() -> None:
+    wrong = {
+        f"{source.path}:{one.line}"
+        for source in core()
+        for one in source.imports()
+        if part(source.module) not in LEAVES
+        and ((part(one.module) in LEAVES and one.module.startswith("diffkit.")) or one.module.startswith("diffkit_"))
+    }
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("distribution", sorted(plugins()))
+def test_plugins_use_public_names_and_declared_plugins(distribution: str) -> None:
+    text = (ROOT / "plugins" / distribution / "pyproject.toml").read_text(encoding="utf-8")
+    declared = {d.replace("-", "_") for d in _names(tomllib.loads(text)["project"]["dependencies"])}
+    own = distribution.replace("-", "_")
+    wrong = set()
+    for source in plugins()[distribution]:
+        for target, one in used(source):
+            if target not in PUBLIC | LEAVES and not exported(one):
+                wrong.add(f"{source.path}:{one.line} imports {one.target}")
+        for one in source.imports():
+            root = one.module.split(".")[0]
+            if root.startswith("diffkit_") and root != own and root not in declared:
+                wrong.add(f"{source.path}:{one.line} imports {root}, which is not declared")
+    assert wrong == set()
+
+
+def test_leaves_take_no_private_name() -> None:
+    leaves = [s for s in core() if part(s.module) in LEAVES] + [s for ps in plugins().values() for s in ps]
+    wrong = {
+        f"{source.path}:{one.line} imports {one.target}"
+        for source in leaves
+        for one in source.imports()
+        if one.module.split(".")[0] == "diffkit"
+        and not one.module.startswith(f"diffkit.{part(source.module)}")
+        and any(piece.startswith("_") and piece != "__version__" for piece in one.target.split("."))
+    }
+    assert wrong == set()
+
+
+def test_nothing_speaks_to_a_network() -> None:
+    """No telemetry, no downloads."""
+    wrong = {
+        f"{source.path}:{one.line} imports {one.module}"
+        for source in shipped()
+        for one in source.imports()
+        if one.module.split(".")[0] in NETWORK
+    }
+    assert wrong == set()
+
+
+def test_only_declared_distributions_are_imported() -> None:
+    """What a wheel imports is the standard library, diffkit, or a dependency that some extra declares."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    extras = project["optional-dependencies"]
+    declared = {*_names(project["dependencies"]), *_names(extras["quickstart"]), *_names(extras["tensorboard"])}
+    names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
+    allowed = {names.get(d, d) for d in declared} | {"diffkit", "pydantic_core"}
+    wrong = {
+        f"{source.path}:{one.line} imports {one.module}"
+        for source in core()
+        for one in source.imports()
+        if (root := one.module.split(".")[0]) not in allowed
+        and root not in sys.stdlib_module_names
+        and not (root == "pytest" and source.module == "diffkit.testing.pytest_plugin")
+        and not (root == "hypothesis" and source.module == "diffkit.testing.strategies")
+    }
+    assert wrong == set()
+
+
+def test_no_module_bears_the_name_of_a_public_function() -> None:
+    functions = {name for name in diffkit.__all__ if name.islower() and not name.startswith("_")}
+    inner = {name for name in testing.__all__ if name.islower()}
+    named = {m for m in MODULES if m.split(".")[-1] in functions}
+    named |= {m for m in MODULES if m.startswith("diffkit.testing.") and m.split(".")[-1] in inner}
+    assert named == set()
+
+
+def _names(requirements: list[str]) -> set[str]:
+    """ "torch" of "torch>=2.10"."""
+    cut = (r.partition("[")[0].partition(";")[0] for r in requirements)
+    return {part.split(">")[0].split("<")[0].split("=")[0].split("~")[0].strip().lower() for part in cut}

@@ -1,0 +1,257 @@
+"""What a source file may be: short, documented, without code that runs data, in the words of the glossary."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from diffkit.host import registry
+
+from .sources import ROOT, Source, core, plugins, shipped
+
+LONG = {
+    "diffkit/recipe/resolve.py": "the names, options and nested parts of a recipe are resolved in one recursion",
+    "diffkit/testing/by_kind/objective.py": "eight laws that share the moments of Gaussian data",
+}
+NETWORKS = {"diffkit/ddpm/unet.py"}
+SOFT, HARD, NETWORK = 300, 500, 700
+
+UNPICKLING = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+RUNNING = {"eval", "exec", "__import__"}
+TENSORS = {
+    "torch.load",
+    "torch.save",
+    "torch.jit.load",
+    "torch.package",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+}
+EXEMPT = {
+    "plugins/diffkit-diffusers/": "reads foreign weights in a subprocess of its own, which is how they become ours"
+}
+IMPORTING = {
+    "diffkit/__init__.py": "public names on first use",
+    "diffkit/cli/main.py": "commands on first use",
+    "diffkit/host/discovery.py": "plugin modules, named by installed metadata",
+    "diffkit/host/registered.py": "components, named by installed plugins",
+    "diffkit/recipe/__init__.py": "public names on first use",
+    "diffkit/stages/__init__.py": "public names on first use",
+    "diffkit/testing/__init__.py": "public names on first use",
+    "diffkit/testing/all_laws.py": "the modules of laws",
+}
+
+
+def test_files_are_short() -> None:
+    lengths = {s.path: s.text.count("\n") for s in shipped()}
+    long = {path: n for path, n in lengths.items() if n > SOFT and path not in {*LONG, *NETWORKS}}
+    assert long == {}, "split these, or list them in LONG with a reason"
+    hard = {path: n for path, n in lengths.items() if n > (NETWORK if path in NETWORKS else HARD)}
+    assert hard == {}
+    ordered = sorted(lengths.values())
+    assert ordered[len(ordered) // 2] <= 120, "the median file is short"
+
+
+def test_the_list_of_long_files_is_needed() -> None:
+    assert {path for path in LONG if (ROOT / path).read_text(encoding="utf-8").count("\n") <= SOFT} == set()
+
+
+def test_no_data_becomes_code() -> None:
+    """No pickle, eval, exec or loader that runs what it reads."""
+    wrong = {
+        f"{source.path}:{line} {what}"
+        for source in shipped()
+        if not any(source.path.startswith(folder) for folder in EXEMPT)
+        for line, what in _dangerous(source)
+    }
+    assert wrong == set()
+
+
+def _dangerous(source: Source) -> Iterator[tuple[int, str]]:
+    for one in source.imports():
+        if one.module.split(".")[0] in UNPICKLING or (one.module == "torch" and one.name in ("load", "save")):
+            yield one.line, one.target
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name in RUNNING or name in TENSORS:
+            yield node.lineno, name
+        for keyword in node.keywords:
+            harmless = isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+            if keyword.arg == "allow_pickle" and not harmless:
+                yield node.lineno, "allow_pickle"
+            if keyword.arg == "shell" and not harmless:
+                yield node.lineno, "shell"
+
+
+def test_texts_are_imported_in_few_places_only() -> None:
+    """A recipe or checkpoint never names what is imported; `import_module` stands where installed code names it."""
+    found = {s.path for s in core() for node in ast.walk(s.tree) if isinstance(node, ast.Call) and _imports(node)}
+    assert found <= set(IMPORTING), "state here who names what is imported"
+    assert set(IMPORTING) <= found
+
+
+def _imports(call: ast.Call) -> bool:
+    return ast.unparse(call.func).endswith("import_module")
+
+
+MODULES = sorted(s.module for s in core() if s.module != "diffkit.testing.pytest_plugin")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_is_public_is_documented(module: str) -> None:
+    """Every module, class, function and method without underscore; an implementation may leave it to its interface."""
+    loaded = importlib.import_module(module)
+    missing = [] if loaded.__doc__ else [module]
+    protocols = [value for value in vars(loaded).values() if getattr(value, "_is_protocol", False)]
+    for name, value in vars(loaded).items():
+        if name.startswith(("_", "diffkit_")) or getattr(value, "__module__", None) != module:
+            continue  # the hooks are documented once for all, in host/hookspecs.py
+        if inspect.isclass(value):
+            missing += [f"{name}.{attribute}" for attribute in _undocumented(value, protocols)]
+            if not value.__doc__ or value.__doc__.startswith(f"{name}("):  # what a dataclass writes by itself
+                missing.append(name)
+        elif inspect.isfunction(value) and not inspect.getdoc(value):
+            missing.append(name)
+    assert missing == []
+
+
+def _undocumented(cls: type, protocols: list[type]) -> Iterator[str]:
+    """Methods and properties of its own that neither a base class nor a protocol of the module explains."""
+    inherited = {name for base in (*cls.__mro__[1:], *protocols) for name in (*vars(base), *_annotated(base))}
+    for name, value in vars(cls).items():
+        inner = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+        if name.startswith("_") or not (inspect.isfunction(inner) or isinstance(inner, property)):
+            continue
+        if inspect.isfunction(inner) and inner.__qualname__ != f"{cls.__qualname__}.{name}":
+            continue
+        if name not in inherited and not inspect.getdoc(inner):
+            yield name
+
+
+def _annotated(cls: type) -> list[str]:
+    return list(vars(cls).get("__annotations__", {}))
+
+
+WORDS = re.compile(r"scheduler|(^|_)preds?($|_)", re.IGNORECASE)
+
+
+def test_words_that_are_not_used() -> None:
+    """ "scheduler" means three things elsewhere, and `pred` nothing in particular; foreign files have such names."""
+    everything = [*core(), *(s for d, sources in plugins().items() if d != "diffkit-diffusers" for s in sources)]
+    wrong = {f"{s.path}:{line} {name}" for s in everything for line, name in _identifiers(s) if WORDS.search(name)}
+    assert wrong == set()
+
+
+def _identifiers(source: Source) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(source.tree):
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.lineno, node.name
+            case ast.arg():
+                yield node.lineno, node.arg
+            case ast.Name():
+                yield node.lineno, node.id
+            case ast.Attribute() if isinstance(node.ctx, ast.Store):
+                yield node.lineno, node.attr
+
+
+INTERFACES = {
+    "schedule": {"level": "t", "time": "level", "index": "t"},
+    "parameterization": {
+        "coefficients": "level",
+        "target": "x0 eps level",
+        "decode": "y x level",
+        "weight": "level",
+        "out_channels": "channels",
+        "c_in": "level",
+        "c_noise": "level",
+    },
+    "network": {"forward": "x c_noise label"},
+    "sampler": {"init": "levels", "step": "denoise x t s state noise", "nfe": "n"},
+    "grid": {"points": "schedule n", "levels": "schedule n", "times": "schedule n"},
+    "times": {"draw": "uniform schedule", "correction": "t schedule", "update": "t each"},
+    "objective": {"__call__": "model x0 noise ema cond", "update": "t each"},
+    "weighting": {"__call__": "level", "on_output": "level parameterization"},
+    "guidance": {"__call__": "denoise"},
+    "codec": {"encode": "x noise", "decode": "z", "spec": "data"},
+    "augmentation": {"__call__": "x uniform cond"},
+    "data": {"split": "part", "decode": "raw", "encode": "x"},
+    "metric": {"__call__": "evaluation"},
+    "tracker": {"open": "directory", "log": "step values"},
+}
+ELSEWHERE = {
+    "timesteps",
+    "num_steps",
+    "n_steps",
+    "guidance_scale",
+    "prediction_type",
+    "lam",
+    "lambda_",
+    "alphas_cumprod",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(INTERFACES))
+def test_signatures_speak_the_glossary(kind: str) -> None:
+    """The base class and each registered component call the parameters of the interface alike, and what they add in
+    the words of the glossary."""
+    base = registry().kinds[kind].base.partition(":")
+    classes = {kind: getattr(importlib.import_module(base[0]), base[2])}
+    classes |= {one.name: one.load() for one in registry().entries(kind)}
+    for name, cls in classes.items():
+        for method, told in INTERFACES[kind].items():
+            given = [p for p in inspect.signature(getattr(cls, method)).parameters if p != "self"]
+            ours = told.split()
+            assert given[: len(ours)] == ours, f"{kind} {name}.{method}"
+        if name != kind:
+            options = set(inspect.signature(cls).parameters)
+            assert not options & (ELSEWHERE | {"name", "sample", "kwargs"}), f"{kind} {name}"
+
+
+def test_kinds_of_the_core_have_an_interface_here() -> None:
+    from diffkit.host.kinds import KINDS
+
+    assert {kind.name for kind in KINDS} == set(INTERFACES)
+
+
+UNSOURCED = {
+    "grid/angle": "ours; its docstring says why",
+    "network/oracle": "closed forms, the identities D1 and E1",
+    "network/diffusers": "whatever diffusers has",
+    "network/diffusers-unet": "the U-Net of diffusers",
+    "weighting/uniform": "its definition",
+}
+
+
+def test_components_name_their_source() -> None:
+    """Formulas come from somewhere: `Source:` names the paper and the equation. What only holds data needs none."""
+    free = {"data", "tracker", "codec", "augmentation"}
+    missing = {
+        f"{one.kind}/{one.name}"
+        for one in registry().entries()
+        if one.kind not in free and "Source:" not in (inspect.getdoc(one.load()) or "")
+    }
+    assert missing - set(UNSOURCED) == set()
+
+
+def test_packages_are_typed() -> None:
+    assert (ROOT / "diffkit" / "py.typed").is_file()
+    for distribution in plugins():
+        package = distribution.replace("-", "_")
+        assert (ROOT / "plugins" / distribution / "src" / package / "py.typed").is_file()
+
+
+def test_architecture_lists_every_part() -> None:
+    page = (ROOT / "docs" / "develop" / "architecture.md").read_text(encoding="utf-8")
+    parts = {s.path.split("/")[1] for s in core()}
+    assert {p for p in parts if not re.search(rf"\b{re.escape(p)}", page)} == set()
+    concepts = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+    files = {p for p in parts if p.endswith(".py") and p != "__init__.py"}
+    assert {p for p in files if f"`{p}`" not in concepts} == set()
