@@ -27,7 +27,7 @@ class Linspace(Grid):
             return [high]
         open_end = schedule.steps is None and schedule.level(schedule.t_clean).is_clean
         parts = n if open_end else n - 1
-        return [high + (low - high) * j / parts for j in range(n)]
+        return [(high * (parts - j) + low * j) / parts for j in range(n)]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.testing.law import laws
+from diffkit.testing.lawbook import laws
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -68,7 +68,7 @@ def rises(subject: Subject, worst: Worst) -> None:
 
 @law(
     "grid",
-    statement="the last level is the schedule's clean one, and no level before it is",
+    statement="the last level is the schedule's clean one, no level before it is, and all times lie on the schedule",
     source="design.md, glossary of grids",
     tolerance=0.0,
 )
@@ -77,6 +77,9 @@ def clean_end(subject: Subject, worst: Worst) -> None:
     for title, schedule, n in cases(subject):
         levels = subject.component.levels(schedule, n)
         worst.holds(levels[-1] == schedule.clean, f"n = {n} on {title}: ends at {levels[-1]}", f"{schedule.clean}")
+        times = subject.component.times(schedule, n)
+        inside = schedule.t_clean <= min(times) and max(times) <= schedule.t_noise
+        worst.holds(inside, f"n = {n} on {title}: times {min(times)!r}..{max(times)!r}", "within the schedule")
         early = [i for i, level in enumerate(levels[:-1]) if level.is_clean]
         worst.holds(not early, f"n = {n} on {title}: level {early[:1]} is clean", "noise in every level asked")
 

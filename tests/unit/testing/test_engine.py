@@ -1,0 +1,250 @@
+"""`check`: verdicts, examples, exemptions, and targets."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from diffkit import Denoiser, Level, Sampler, transition
+from diffkit.cli.check import check as command
+from diffkit.errors import PluginError, RecipeError, UsageError, ViolationError
+from diffkit.sampler import Noise
+from diffkit.testing import Inapplicable, Row, Worst, check, check_class, laws
+from diffkit.testing.subject import Subject, subjects
+
+
+@dataclass(frozen=True)
+class Honest(Sampler[None]):
+    """DDIM."""
+
+    eta: float = 0.0
+    law_options = ({"eta": 1.0},)
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.eta > 0
+
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
+        return denoise(x, t).at(s, self.eta * float(transition.posterior(t, s)), noise), None
+
+
+@dataclass(frozen=True)
+class Azula(Honest):
+    """A second-order step with sigma_t in the place of sigma_s, as once published (identities K)."""
+
+    order = 2
+    law_options = ()
+
+
+class Remembering(Sampler[None]):
+    """Keeps the last x0 on itself."""
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
+        estimate = denoise(x, t)
+        before, self.last = self.last, estimate.x0
+        mixed = (
+            estimate
+            if before is None or before.shape != x.shape
+            else estimate.with_x0(0.9 * estimate.x0 + 0.1 * before)
+        )
+        return (mixed.at(s) if not s.is_clean else estimate.at(s)), None
+
+
+@dataclass(frozen=True)
+class Excused(Azula):
+    """Says why."""
+
+    law_exemptions = {"order": "it is a demonstration"}  # noqa: RUF012
+
+
+class Raising(Honest):
+    """A bug."""
+
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
+        raise RuntimeError("a bug in the step")
+
+
+@dataclass(frozen=True)
+class Needing(Honest):
+    path: str = ""
+
+    def __init__(self, path: str) -> None:
+        object.__setattr__(self, "path", path)
+
+
+def by_law(rows: list[Row]) -> dict[str, Row]:
+    return {row.law: row for row in rows}
+
+
+def test_an_honest_sampler_passes() -> None:
+    rows = check_class("sampler", "honest", Honest)
+    assert {row.verdict for row in rows} <= {"pass", "n/a"}
+    assert len(rows) >= 14
+    assert all(row.error is not None and row.tolerance is not None for row in rows if row.verdict == "pass")
+
+
+def test_a_wrong_order_is_told_with_its_slope() -> None:
+    row = by_law(check_class("sampler", "azula", Azula))["order"]
+    assert row.verdict == "fail"
+    assert row.error == pytest.approx(1.0, abs=0.05)
+    assert "slope 1.0" in row.example
+    assert row.expected == "2"
+
+
+def test_hidden_state_is_found() -> None:
+    broken = {row.law for row in check_class("sampler", "remembering", Remembering) if row.verdict == "fail"}
+    assert "pure" in broken
+
+
+def test_an_exemption_is_shown_with_its_reason() -> None:
+    row = by_law(check_class("sampler", "excused", Excused))["order"]
+    assert (row.verdict, row.reason) == ("exempt", "excused: it is a demonstration")
+
+
+def test_an_exception_is_a_violation() -> None:
+    row = by_law(check_class("sampler", "raising", Raising))["point-mass"]
+    assert row.verdict == "fail"
+    assert row.error == math.inf
+    assert "RuntimeError: a bug in the step" in row.example
+
+
+def test_what_cannot_be_built_says_what_it_needs() -> None:
+    (row,) = check_class("sampler", "needing", Needing)
+    assert row.verdict == "n/a"
+    assert "path" in row.reason
+
+
+def test_every_option_set_is_tried() -> None:
+    assert [one.label for one in subjects("sampler", "honest", Honest)] == ["honest", "honest(eta=1.0)"]
+
+
+def test_law_example(tmp_path: Path) -> None:
+    class Made(Needing):
+        @staticmethod
+        def law_example(folder: Path) -> Needing:
+            assert list(folder.iterdir()) == []
+            return Needing(str(folder))
+
+    (one,) = subjects("sampler", "made", Made)
+    assert one.component.path
+
+
+def test_the_worst_error_and_the_first_example() -> None:
+    worst = Worst(0.1)
+    for error, example in ((0.05, "small"), (0.2, "first beyond"), (0.9, "worst")):
+        worst.note(error, example, "0")
+    assert (worst.error, worst.example) == (0.9, "first beyond")
+    worst.note(math.nan, "nan")
+    assert worst.error == math.inf
+    within = Worst(1.0)
+    within.note(0.1, "a")
+    within.note(0.5, "b")
+    within.note(0.3, "c")
+    assert (within.error, within.example) == (0.5, "b")
+
+
+def test_compare() -> None:
+    worst = Worst(1e-6)
+    worst.compare(torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.inf]), "equal infinities")
+    assert worst.error == 0.0
+    worst.compare(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), "second entry")
+    assert worst.example == "second entry: 2"
+    assert worst.expected == "3"
+    worst.compare(torch.zeros(2), torch.zeros(3), "shapes")
+    assert worst.error == math.inf
+    unlike = Worst(0.5)
+    unlike.compare(torch.tensor([math.nan]), torch.tensor([0.0]), "nan")
+    assert unlike.error == math.inf
+
+
+def test_laws_are_documented() -> None:
+    """Statement, derivation and source of every law: the pages are generated from them."""
+    kinds = {one.kind for one in laws()}
+    assert kinds >= {
+        "schedule", "parameterization", "sampler", "grid", "times", "weighting", "objective", "guidance",
+        "network", "codec", "augmentation", "data", "metric", "ema",
+    }  # fmt: skip
+    for one in laws():
+        assert one.statement, one.name
+        assert one.derivation, one.name
+        assert one.source, one.name
+        assert one.tolerance >= 0
+    assert len({(one.kind, one.name) for one in laws()}) == len(laws())
+
+
+def test_targets() -> None:
+    one = check(["grid/trailing"])
+    assert {row.component for row in one.rows} == {"grid/trailing"}
+    assert one.ok
+    both = check(["grid/trailing", "codec"])
+    assert {row.component for row in both.rows} == {"grid/trailing", "codec/identity", "codec/affine"}
+    assert {row.component for row in check(["ema"]).rows} == {"ema"}
+    seen: list[str] = []
+    check(["codec/identity"], on_row=lambda row: seen.append(row.law))
+    assert "round-trip" in seen
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="nothing to check") as caught:
+        check(["gird"])
+    assert caught.value.hint == 'did you mean "grid"?'
+    with pytest.raises((RecipeError, PluginError)):
+        check(["sampler/nonsense"])
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    first, again, other = (check(["guidance/cfg"], seed=seed).rows for seed in (0, 0, 1))
+    assert first == again
+    assert [row.law for row in other] == [row.law for row in first]
+
+
+def test_command_json() -> None:
+    result = CliRunner().invoke(command, ["grid/leading", "--json"])
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["ok"] is True
+    laws_told = {row["law"]: row for row in told["rows"]}
+    assert laws_told["length"]["verdict"] == "pass"
+    assert laws_told["refines"]["verdict"] == "n/a"
+
+
+def test_command_table_and_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffkit.basics import grid
+
+    good = CliRunner().invoke(command, ["grid/trailing"])
+    assert "t_j = T (1 - j / n)" in good.stdout
+    assert "9 pass, 0 fail" in good.stdout
+    monkeypatch.setattr(
+        grid.Trailing, "points", lambda self, schedule, n: [schedule.t_noise / (j + 1) for j in range(n)]
+    )
+    bad = CliRunner().invoke(command, ["grid/trailing"])
+    assert isinstance(bad.exception, ViolationError)
+    assert bad.exception.exit_code == 10
+    assert bad.exception.code == "DK700"
+    assert "grid/trailing breaks trailing-points" in bad.stdout
+    assert "expected: 667" in bad.stdout
+
+
+def test_a_law_that_does_not_apply_says_why() -> None:
+    def check_nothing(subject: Subject, worst: Worst) -> None:
+        raise Inapplicable("because")
+
+    from diffkit.testing.engine import apply
+    from diffkit.testing.lawbook import Law
+
+    where = Row("sampler/x", "", "", "", None, None, "n/a")
+    one = Law("sampler", "x", "s", "s", 0.0, "", check_nothing)
+    row = apply(one, Subject("sampler", "x", Honest()), where)
+    assert (row.verdict, row.reason) == ("n/a", "because")
+    silent = Law("sampler", "x", "s", "s", 0.0, "", lambda subject, worst: None)
+    assert apply(silent, Subject("sampler", "x", Honest()), where).verdict == "n/a"
