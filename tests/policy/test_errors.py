@@ -1,0 +1,70 @@
+"""Every error code has a page, every page a code, and every page the form of the others."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from diffkit.errors import DiffkitError
+
+from .sources import ROOT, shipped
+
+PAGES = sorted((ROOT / "docs" / "errors").glob("*.md"))
+CODE = re.compile(r"DK\d{3}")
+SEEN_BY_NOBODY = {"DK001"}  # the base class, which is never raised itself
+
+
+def codes() -> dict[str, str]:
+    """Each code and one file that uses it."""
+    found = {}
+    for source in shipped():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
+                found[node.value] = source.path
+    return {code: path for code, path in found.items() if code not in SEEN_BY_NOBODY}
+
+
+def test_every_code_has_a_page() -> None:
+    pages = {page.stem for page in PAGES}
+    assert {code: path for code, path in codes().items() if code not in pages} == {}
+
+
+def test_every_page_has_a_code() -> None:
+    assert {page.stem for page in PAGES} - set(codes()) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_say_what_and_how_to_fix(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert re.fullmatch(rf"# {page.stem}: \S.*", lines[0])
+    text = "\n".join(lines[1:])
+    assert "Fix" in text or "fix" in text, "no fix"
+    assert len(lines) <= 40
+
+
+def test_exit_codes_are_those_of_the_design() -> None:
+    """0, 1 and 2 mean what they mean everywhere; schedulers of jobs test for 75."""
+    found: dict[str, int] = {}
+    waiting = [DiffkitError]
+    while waiting:
+        one = waiting.pop()
+        waiting += one.__subclasses__()
+        if one.__module__ == "diffkit.errors":
+            found[one.__name__] = one.exit_code
+    assert found == {
+        "DiffkitError": 1,
+        "UsageError": 2,
+        "RecipeError": 3,
+        "LevelError": 3,
+        "PluginError": 4,
+        "DataError": 5,
+        "ResourceError": 6,
+        "DivergedError": 7,
+        "CheckpointError": 8,
+        "LockedError": 9,
+        "ViolationError": 10,
+        "StoppedError": 75,
+    }
