@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_WHERE = {"Run": "handle", "open_run": "handle", "run": "pipeline"}
-__all__ = ["Run", "open_run", "run"]
+_WHERE = {"adopt": "adopting", "Run": "handle", "open_run": "handle", "run": "pipeline"}
+__all__ = ["Run", "adopt", "open_run", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +16,7 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
+    from .adopting import adopt as adopt
     from .handle import Run as Run
     from .handle import open_run as open_run
     from .pipeline import run as run
