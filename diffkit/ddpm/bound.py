@@ -37,8 +37,12 @@ def term(x0: Tensor, t: Tensor, estimate: Estimate, schedule: Schedule, variance
     _, q = transition.posterior_mean(at, before)
     error = broadcast(q, x0) * (x0 - estimate.x0)
     kl = torch.log(std / small) + 0.5 * ((small**2 + error**2) / std**2 - 1.0)
-    decoder = density(error, std) if bins is None else discretised(x0, estimate.x0, std, bins)
-    return torch.where(first.reshape(-1, *(1,) * (x0.ndim - 1)), decoder, kl).flatten(1).mean(1)
+    at_first = first.reshape(-1, *(1,) * (x0.ndim - 1))
+    # An early network may be wildly wrong at the noisy end: what the decoder does not judge must not make its gradient
+    # nan, which 0 times the gradient of an infinity is.
+    mean = torch.where(at_first, estimate.x0, x0)
+    decoder = density(error, std) if bins is None else discretised(x0, mean, std, bins)
+    return torch.where(at_first, decoder, kl).flatten(1).mean(1)
 
 
 def deviation(

@@ -22,8 +22,8 @@ class Simple(Objective):
     """w |y - target|^2 at random times, averaged (or summed) over the dimensions of an example.
 
     Without a `weighting` the error of the network's own output counts as it is: with eps this is L_simple. With one,
-    w(level) on |x0 - x0_hat|^2, the same loss in every parameterization.
-    Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
+    w(level) on |x0 - x0_hat|^2, the same loss in every parameterization. Channels behind those of x0, such as a head
+    for the variance, are not trained. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
 
     weighting: Weighting | None = None
@@ -36,7 +36,7 @@ class Simple(Objective):
         t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
-        y = model.output(level.mix(x0, eps), level, t, **cond)
+        y = model.output(level.mix(x0, eps), level, t, **cond)[:, : x0.shape[1]]
         error = (y.float() - model.parameterization.target(x0, eps, level)).square().flatten(1)
         each = error.mean(1) if self.reduction == "mean" else error.sum(1)
         if self.weighting is not None:

@@ -31,7 +31,7 @@ def check(resolver: Resolver) -> tuple[list[DiffkitError], list[RecipeError]]:
     warnings: list[RecipeError] = []
     for one in (*CHECKS, *OPTION_CHECKS):
         faults += one(view)
-    for fault, fatal in _starts(view):
+    for fault, fatal in (*_starts(view), *_untrained(view)):
         faults.append(fault) if fatal else warnings.append(fault)  # type: ignore[arg-type]
     return faults, warnings
 
@@ -74,6 +74,25 @@ def _needs(view: View) -> Iterator[DiffkitError]:
                 code="DK111",
                 where=view.mark(path, "variance", "name"),
                 fix=f"use {names}, or an option that does not need it (such as variance: small)",
+            )
+
+
+def _untrained(view: View) -> Iterator[tuple[DiffkitError, bool]]:
+    """A head of the network that the objective does not train."""
+    parameterization, objective = view.built("parameterization"), view.built("objective")
+    if parameterization is None or objective is None or not view.value("train.steps", 0):
+        return
+    for aux in parameterization.provides:
+        if aux not in getattr(objective, "needs", ()):
+            yield (
+                RecipeError(
+                    f"parameterization {view.name('parameterization')} gives {aux}, which objective "
+                    f"{view.name('objective')} does not train",
+                    code="DK119",
+                    where=view.mark("objective", "name"),
+                    fix="use objective hybrid, or vlb with variance: learned",
+                ),
+                False,
             )
 
 

@@ -51,6 +51,15 @@ def test_learned_variance_needs_a_second_head(base: str) -> None:
     assert fault(base, "DK111", "evaluate.sampler", "evaluate={metrics: mmd, sampler: learned}")
 
 
+def test_a_head_that_nothing_trains_is_a_warning(base: str) -> None:
+    """pains 12: the mean learns as without it, so it is no error."""
+    (warning,) = valid(base, "parameterization=two-heads").warnings
+    assert warning.code == "DK119"
+    assert "hybrid" in (warning.fix or "")
+    assert not valid(base, "parameterization=two-heads", "objective={name: vlb, variance: learned}").warnings
+    assert not valid(base, "parameterization=two-heads", "train.steps=0").warnings
+
+
 def test_components_that_need_a_discrete_schedule(base: str) -> None:
     straight = ("schedule=straight", "parameterization=velocity")
     assert fault(base, "DK112", "sample.sampler", *straight, "sample.sampler=stepwise")
