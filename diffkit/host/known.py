@@ -8,6 +8,11 @@ from __future__ import annotations
 
 FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     "diffkit-ddim": {"sampler": ("ddim",)},
+    "diffkit-diffusers": {
+        "network": ("diffusers", "diffusers-unet", "scaled-time"),
+        "sampler": ("diffusers",),
+        "data": ("shape-only",),
+    },
     "diffkit-dpmsolver": {
         "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc", "adams"),
         "grid": ("angle", "uniform-logsnr"),

@@ -1,0 +1,57 @@
+"""The hybrid loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from diffkit import Data, Draws, Loss, Model, Objective, Times, Weighting
+from diffkit.ddpm.bound import LOG_2, term
+from diffkit.level import broadcast
+from diffkit.times import UNIFORM
+
+
+@dataclass(frozen=True)
+class Hybrid(Objective):
+    """L_simple + scale T L_{t-1}, L_simple for the mean and the bound for the variance alone.
+
+    L_simple is |y - target|^2, mean over the dimensions of an example; L_{t-1} is the term of the bound at the same x
+    with variance `learned`, in bits per dimension (mean), its gradient stopped at the mean. With scale 0.001 that is
+    mse + vb T / 1000. A `weighting` is one of L_simple. `parts` are the two summands.
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16.
+    Differs: eq. 16 counts the bound in nats; bits are those of the authors' code.
+    """
+
+    data: Data
+    scale: Annotated[float, Field(ge=0)] = 0.001
+    weighting: Weighting | None = None
+    times: Times = UNIFORM
+    discrete_only = True
+    needs = ("frac",)
+
+    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        steps, channels = model.schedule.steps, x0.shape[1]
+        assert steps is not None
+        t = self.times.draw(noise.block("times", x0), model.schedule)[noise.start : noise.start + len(x0)]
+        level = model.schedule.level(t)
+        eps = noise.normal("noise", x0)
+        x = level.mix(x0, eps)
+        y = model.output(x, level, t, **cond).float()
+        error = y[:, :channels] - model.parameterization.target(x0, eps, level)
+        frozen = torch.cat([y[:, :channels].detach(), y[:, channels:]], dim=1)
+        estimate = model.parameterization.decode(frozen, x, level)
+        nats = term(x0, t, estimate, model.schedule, "learned", self.data.spec.bins)
+        simple, bound = error.square().flatten(1).mean(1), self.scale * steps / LOG_2 * nats
+        if self.weighting is not None:
+            simple = simple * broadcast(self.weighting.on_output(level, model.parameterization), simple)
+        each = simple + bound
+        correction = self.times.correction(t, model.schedule)
+        parts = {"simple": simple.detach().mean(), "bound": bound.detach().mean()}
+        return Loss((each if correction is None else each * correction.to(each.dtype)).mean(), each.detach(), t, parts)
+
+    def update(self, t: Tensor, each: Tensor) -> None:
+        self.times.update(t, each)

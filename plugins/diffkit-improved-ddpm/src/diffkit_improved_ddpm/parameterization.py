@@ -1,0 +1,63 @@
+"""A prediction of the mean, and of how wide the step is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from diffkit import Estimate, Level, Parameterization, build
+from diffkit.scalar import Scalar
+
+
+@dataclass(frozen=True)
+class LearnedRange(Parameterization):
+    """The output of `inner`, and behind it one number v for each dimension: aux["frac"] = (v + 1) / 2.
+
+    log std^2 = frac log beta + (1 - frac) log beta tilde, which the sampler `ancestral` and the objectives read with
+    variance: learned. v is not clamped. y: (B, 2C, *S), the first C channels are those of `inner`. Raises ValueError
+    where `inner` has such a head already. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
+    """
+
+    inner: Parameterization
+
+    def __post_init__(self) -> None:
+        if "frac" in self.inner.provides:
+            raise ValueError("learned-range around learned-range: the variance has one head already")
+
+    @staticmethod
+    def law_example(folder: Path) -> LearnedRange:
+        """What the laws are applied to."""
+        return LearnedRange(build("parameterization", "eps"))
+
+    @property
+    def provides(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (*self.inner.provides, "frac")
+
+    @property
+    def full_precision(self) -> bool:  # type: ignore[override]
+        return self.inner.full_precision
+
+    def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
+        return self.inner.coefficients(level)
+
+    def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
+        return self.inner.target(x0, eps, level)
+
+    def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
+        heads = self.inner.out_channels(x.shape[1])
+        known, v = self.inner.decode(y[:, :heads], x, level), y[:, heads:]
+        return replace(known, aux={**known.aux, "frac": (v + 1.0) / 2.0})
+
+    def weight(self, level: Level) -> Scalar:
+        return self.inner.weight(level)
+
+    def out_channels(self, channels: int) -> int:
+        return self.inner.out_channels(channels) + channels
+
+    def c_in(self, level: Level) -> Scalar:
+        return self.inner.c_in(level)
+
+    def c_noise(self, level: Level) -> Scalar | None:
+        return self.inner.c_noise(level)
