@@ -141,3 +141,15 @@ def test_changelog_names_the_version() -> None:
     import diffkit
 
     assert f"## {diffkit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_folders_of_tests_are_those_of_the_architecture() -> None:
+    page = (REFERENCE / "develop" / "architecture.md").read_text(encoding="utf-8")
+    folders = {f"tests/{path.name}/" for path in (ROOT / "tests").iterdir() if list(path.rglob("test_*.py"))}
+    assert folders == set(re.findall(r"tests/\w+/", page))
+
+
+def test_relative_links_of_the_files_at_the_root_lead_somewhere() -> None:
+    for path in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{path.name}: {target}"
