@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 import griffe
 
 LABELS = "Source|Differs|Raises"
+OPTION = re.compile(r"(\w+) {2,}(\S.*)")
 COLUMNS = re.compile(r"\S {2,}\S|^ {4}\S|^={3}", re.MULTILINE)
 
 
 def markdown(doc: str) -> str:
     """Paragraph by paragraph: a table of aligned columns as it is, prose with its marks escaped and labels apart."""
-    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", doc.strip())]
-    return "\n\n".join(f"```text\n{part}\n```" if COLUMNS.search(part) else _prose(part) for part in parts)
+    parts = [part.strip("\n") for part in re.split(r"\n\s*\n", inspect.cleandoc(doc))]
+    return "\n\n".join(_paragraph(part) for part in parts)
+
+
+def _paragraph(text: str) -> str:
+    rows = [OPTION.fullmatch(line) for line in text.split("\n")]
+    if all(rows):
+        cells = [f"| `{row[1]}` | {_prose(row[2])} |" for row in rows if row]
+        return "\n".join(["| option | meaning |", "|---|---|", *cells])
+    return f"```text\n{text}\n```" if COLUMNS.search(text) else _prose(text)
 
 
 def _prose(text: str) -> str:

@@ -87,9 +87,14 @@ def _section(cls: Any, path: str) -> Iterator[str]:
             many = "list of " if parameter.role == "components" else ""
             yield f"| `{parameter.name}` | {many}{_link(parameter.target)} | {_default(parameter)} |"
         else:
-            yield f"| `{parameter.name}` | {_cell(type_text(parameter))} | {_default(parameter)} |"
+            yield f"| `{parameter.name}` | {_cell(_type(parameter))} | {_default(parameter)} |"
     for target, at in nested:
         yield from _section(target, at)
+
+
+def _type(parameter: Parameter) -> str:
+    """The type in words, without the limits that only keep numbers sane."""
+    return re.sub(r" <= [\d.]+e\+\d+", "", type_text(parameter))
 
 
 def _anchor(path: str) -> str:

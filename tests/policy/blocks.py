@@ -31,7 +31,7 @@ def pages() -> list[Path]:
     """The pages whose code must run: those that teach."""
     docs = ROOT / "docs"
     first = [ROOT / "README.md", *(docs / f"{name}.md" for name in ("index", "quickstart", "concepts", "first-plugin"))]
-    return [*first, *sorted((docs / "how-to").glob("*.md"))]
+    return [*first, docs / "reference" / "hooks.md", *sorted((docs / "how-to").glob("*.md"))]
 
 
 def blocks(page: Path) -> Iterator[Block]:

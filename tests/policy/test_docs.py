@@ -12,12 +12,14 @@ from typing import Any
 
 import click
 import pytest
+import torch
 import yaml
 
 from diffkit.cli.main import COMMANDS, cli, take_switches
 from diffkit.host import configure, load_file, registry
 from diffkit.recipe import load_recipe
 from diffkit.recipe.load import read
+from diffkit.testing import lawbook
 
 from .blocks import ROOT, Block, blocks, pages
 
@@ -25,10 +27,14 @@ REFERENCE = ROOT / "docs"
 
 
 @pytest.fixture(autouse=True)
-def clean_host() -> Iterator[None]:
-    """One-file plugins of a page are forgotten after it."""
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One-file plugins and laws of a page are forgotten after it, and its random numbers are its own."""
+    lawbook.laws()
+    monkeypatch.setattr(lawbook, "_LAWS", {kind: dict(found) for kind, found in lawbook._LAWS.items()})
     configure()
-    yield
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        yield
     configure()
 
 
@@ -130,11 +136,9 @@ def test_every_command_is_in_the_reference() -> None:
 
 
 def test_identities_that_laws_cite_are_explained() -> None:
-    from diffkit.testing.lawbook import laws
-
     page = (REFERENCE / "theory" / "identities.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"^\*\*(\w+)\*\*", page, flags=re.MULTILINE))
-    assert {i for law in laws() for i in law.identities.split()} <= explained
+    assert {i for law in lawbook.laws() for i in law.identities.split()} <= explained
 
 
 def test_changelog_names_the_version() -> None:
