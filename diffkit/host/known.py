@@ -42,6 +42,12 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "data": ("pairs",),
     },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
+    "diffkit-score-sde": {
+        "schedule": ("vp", "sub-vp", "ve"),
+        "parameterization": ("score",),
+        "weighting": ("likelihood",),
+        "sampler": ("euler-maruyama", "reverse-diffusion", "predictor-corrector", "probability-flow"),
+    },
 }
 
 

@@ -1,0 +1,118 @@
+"""Commands: models in and out. Torch and diffusers are imported when one of them runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from diffkit.errors import UsageError
+
+PLACE = click.Path(path_type=Path)
+overrides = click.option(
+    "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change a value of the recipe."
+)
+data = click.option("--data", metavar="NAME,option=value", help="The data it was trained on; else its shape only.")
+
+
+@click.command("import-diffusers")
+@click.argument("folder", type=PLACE)
+@click.argument("out", type=PLACE)
+@click.option("--size", metavar="H[xW]", help="Size of the images, where the model does not say.")
+@click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
+@data
+@overrides
+def import_diffusers(
+    folder: Path, out: Path, size: str | None, classes: int | None, data: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Make the run OUT of a UNet2DModel (or a pipeline with one) in FOLDER; `diffkit sample OUT` draws from it."""
+    from .importing import import_folder
+
+    import_folder(folder, out, size=_size(size), classes=classes, data=_data(data), overrides=overrides)
+    click.echo(f"{out}   diffkit sample {out}")
+
+
+@click.command("export-diffusers")
+@click.argument("run", type=PLACE)
+@click.argument("out", type=PLACE)
+@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Which weights.")
+def export_diffusers(run: Path, out: Path, weights: str) -> None:
+    """Write the network of RUN as a folder OUT that diffusers loads."""
+    from .importing import export_run
+
+    click.echo(str(export_run(run, out, weights=weights)))
+
+
+@click.command("import-openai")
+@click.argument("checkpoint", type=PLACE)
+@click.argument("out", type=PLACE)
+@click.option("--size", type=click.IntRange(min=1), required=True, help="image_size of the authors' script.")
+@click.option("--heads", type=click.IntRange(min=1), default=4, show_default=True, help="num_heads.")
+@click.option("--head-channels", type=click.IntRange(min=1), help="num_head_channels, instead of --heads.")
+@click.option("--new-attention-order", is_flag=True, help="use_new_attention_order.")
+@click.option("--steps", type=click.IntRange(min=1), default=1000, show_default=True, help="diffusion_steps.")
+@click.option("--schedule", type=click.Choice(["linear", "cosine"]), default="linear", show_default=True)
+@click.option("--predicts", type=click.Choice(["eps", "x0"]), default="eps", show_default=True, help="predict_xstart.")
+@click.option("--rescale-timesteps/--no-rescale-timesteps", default=True, show_default=True)
+@data
+@overrides
+def import_openai(
+    checkpoint: Path,
+    out: Path,
+    size: int,
+    heads: int,
+    head_channels: int | None,
+    new_attention_order: bool,
+    steps: int,
+    schedule: Any,
+    predicts: Any,
+    rescale_timesteps: bool,
+    data: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Make the run OUT of a U-Net of improved- or guided-diffusion in CHECKPOINT (.pt).
+
+    The pickle is opened by a process of its own, which can build tensors only, under limits of memory and time.
+    """
+    from .convert import Training, import_checkpoint
+    from .openai import Heads
+
+    import_checkpoint(
+        checkpoint,
+        out,
+        size=size,
+        heads=Heads(heads, head_channels, new_attention_order),
+        training=Training(steps, schedule, predicts, rescale_timesteps),
+        data=_data(data),
+        overrides=overrides,
+    )
+    click.echo(f"{out}   diffkit sample {out}")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"--size {text} is no size", code="DK017", fix="write 32 or 32x48")
+    return int(parts[0]), int(parts[-1])
+
+
+def _data(text: str | None) -> dict[str, Any] | None:
+    """NAME,option=value,... as a mapping; values are read as JSON, else as text."""
+    if text is None:
+        return None
+    name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
+    found: dict[str, Any] = {"name": name}
+    for option in options:
+        key, sign, value = option.partition("=")
+        if not sign:
+            raise UsageError(f"{option!r} is no option", code="DK017", fix="write NAME,option=value")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found

@@ -1,0 +1,92 @@
+"""Folders of diffusers: config.json beside diffusion_pytorch_model.safetensors, alone or as the parts of a pipeline.
+
+Nothing in them is executed: pickled weights (.bin, .pt) are refused, and class names are compared, never imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .refusal import not_a_model
+
+CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+LONGEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a model lies, and its scheduler where the folder is that of a pipeline."""
+
+    model: Path
+    scheduler: Path | None = None
+
+    def config(self) -> dict[str, Any]:
+        """The model's configuration."""
+        return read_json(self.model / CONFIG)
+
+    def scheduler_config(self) -> dict[str, Any]:
+        """The scheduler's configuration, empty where there is none."""
+        return read_json(self.scheduler / SCHEDULER) if self.scheduler else {}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors. Raises UsageError DK080 where they are missing, damaged or pickled."""
+        path = self.model / WEIGHTS
+        if not path.is_file():
+            raise not_a_model(
+                f"{self.model} holds no {WEIGHTS}",
+                fix="save the model with safe_serialization=True; pickled weights (.bin) are never opened",
+            )
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise not_a_model(f"{path} cannot be read: {error}") from error
+
+
+def open_folder(path: Path | str) -> Folder:
+    """The folder of a model, or of a pipeline with `unet` and `scheduler` in it. Raises UsageError DK080."""
+    root = Path(path)
+    if (root / CONFIG).is_file():
+        return Folder(root, root if (root / SCHEDULER).is_file() else None)
+    if (root / INDEX).is_file() and (root / "unet" / CONFIG).is_file():
+        beside = root / "scheduler"
+        return Folder(root / "unet", beside if (beside / SCHEDULER).is_file() else None)
+    raise not_a_model(f"{root} is no folder of a diffusers model", fix=f"name a folder that holds {CONFIG} or {INDEX}")
+
+
+def write_model(folder: Path, class_name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write a model's folder, which must not exist or be empty. Raises UsageError DK080 where it is not."""
+    if folder.exists() and any(folder.iterdir()):
+        raise not_a_model(f"{folder} is not empty", fix="choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, class_name, config)
+    # safetensors refuses tensors that share memory, as the pieces of a fused layer do
+    own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+    save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
+    """Write a configuration the way diffusers does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a JSON file of at most 1 MiB. Raises UsageError DK080."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(LONGEST + 1)
+        found = json.loads(data) if len(data) <= LONGEST else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise not_a_model(f"{path} cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise not_a_model(f"{path} does not hold a JSON object of at most {LONGEST >> 20} MiB")
+    return found

@@ -1,0 +1,123 @@
+"""A model of diffusers as a network."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from diffkit import Network, Shape
+from diffkit.errors import RecipeError
+
+from .folder import open_folder
+
+ModelName = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
+CLASSES = {"UNet2DModel": "num_class_embeds", "UNet2DConditionModel": "num_class_embeds"}
+DIT_CLASSES = "num_embeds_ada_norm"
+TINY = {
+    "block_out_channels": [16, 32],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+}
+
+
+class Diffusers(Network):
+    """The class `model` of diffusers with `config` as its arguments, or as a folder describes it and with its weights.
+
+    Channels, size and classes are those of the data; the null class is one more label. A folder's config.json must
+    agree with them. `UNet2DConditionModel` takes `encoder_hidden_states` (B, L, D) as cond where its blocks attend to
+    text. No class is imported that is not in the list, and no weights are read but safetensors.
+
+    Raises: RecipeError DK140 for arguments that it has not, or that do not fit the data; UsageError DK080.
+    """
+
+    law_base = {"config": TINY}  # noqa: RUF012 - never changed
+
+    def __init__(
+        self,
+        shape: Shape,
+        model: ModelName = "UNet2DModel",
+        config: dict[str, JsonValue] | None = None,
+        folder: str | None = None,
+    ) -> None:
+        super().__init__()
+        if config is not None and folder is not None:
+            raise RecipeError("config and folder contradict each other", code="DK140", fix="give one of them")
+        kind = getattr(importlib.import_module("diffusers"), model)
+        found = open_folder(folder) if folder is not None else None
+        given = _of_this_class(found.config(), model) if found is not None else dict(config or {})
+        self.classes = shape.classes
+        self.takes_label = shape.classes is not None or model == "DiTTransformer2DModel"
+        try:
+            self.model = kind(**_arguments(kind, model, given, shape, foreign=found is not None))
+        except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError) as error:
+            raise RecipeError(f"{model} refuses this config: {error}", code="DK140") from error
+        if found is not None and next(self.model.parameters()).device.type != "meta":
+            self._load(found.weights())
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, encoder_hidden_states: Tensor | None = None
+    ) -> Tensor:
+        """x: (B, C, H, W), c_noise: (B,), label: (B,) long -> (B, C', H, W); without a label the null class."""
+        told: dict[str, Any] = {}
+        if self.takes_label:
+            null = torch.full((len(x),), self.classes or 0, device=x.device)
+            told["class_labels"] = null if label is None else label
+        if type(self.model).__name__ == "UNet2DConditionModel":
+            told["encoder_hidden_states"] = encoder_hidden_states
+        out: Tensor = self.model(x, timestep=c_noise, return_dict=False, **told)[0]
+        return out
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            first = str(error).splitlines()[:4]
+            raise RecipeError("the weights in folder are of another network", code="DK140", notes=first) from error
+
+
+def _of_this_class(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    if config.get("_class_name") != model:
+        raise RecipeError(
+            f"the folder holds a {str(config.get('_class_name'))[:64]}, and model is {model}",
+            code="DK140",
+            fix="name the class of the folder in model",
+        )
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _arguments(kind: Any, model: str, given: Mapping[str, Any], shape: Shape, *, foreign: bool) -> dict[str, Any]:
+    """The arguments of the constructor: those given, and those that follow from the data, which may not contradict."""
+    known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, 1)
+        raise RecipeError(
+            f"{model} has no argument {unknown[0][:64]!r}",
+            code="DK140",
+            hint=f'did you mean "{near[0]}"?' if near else None,
+        )
+    needed: dict[str, Any] = {"in_channels": shape.in_channels, "out_channels": shape.out_channels}
+    if model in CLASSES:
+        needed[CLASSES[model]] = None if shape.classes is None else shape.classes + 1
+    else:
+        needed[DIT_CLASSES] = shape.classes or 1
+    size = shape.size[0] if len(set(shape.size)) == 1 else list(shape.size)
+    if "sample_size" not in given or not foreign:
+        needed["sample_size"] = size
+    wrong = [name for name, value in needed.items() if name in given and given[name] != value]
+    if wrong:
+        raise RecipeError(
+            f"config: {wrong[0]} is {given[wrong[0]]}, and this data needs {needed[wrong[0]]}",
+            code="DK140",
+            fix="leave it out, it follows from the data" if not foreign else "use data of the shape of the model",
+        )
+    return {**given, **needed}

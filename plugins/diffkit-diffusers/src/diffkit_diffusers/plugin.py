@@ -1,0 +1,35 @@
+"""What this package offers to diffkit: a table of contents, nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from diffkit import Entry, hookimpl
+
+DIFFKIT_API = 1
+
+
+@hookimpl
+def diffkit_components() -> Iterator[Entry]:
+    here = "diffkit_diffusers"
+    yield Entry("network", "diffusers", f"{here}.network:Diffusers", "a model of diffusers", "platen2022diffusers")
+    yield Entry("network", "diffusers-unet", f"{here}.unet:DiffusersUNet", "unet with the weights of a UNet2DModel")
+    yield Entry("network", "scaled-time", f"{here}.scaled_time:ScaledTime", "a network that is told factor x c_noise")
+    yield Entry("sampler", "diffusers", f"{here}.sampler:Diffusers", "a scheduler of diffusers", "platen2022diffusers")
+    yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "a shape without examples, for imported weights")
+
+
+@hookimpl
+def diffkit_recipes() -> Iterator[Path]:
+    yield Path(__file__).parent / "recipes"
+
+
+@hookimpl
+def diffkit_commands(group: click.Group) -> None:
+    from .commands import export_diffusers, import_diffusers, import_openai
+
+    for command in (import_diffusers, export_diffusers, import_openai):
+        group.add_command(command)

@@ -1,0 +1,206 @@
+"""The configuration of diffusers' UNet2DModel as options of `unet`, and back."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
+
+from diffkit import Network, Shape
+
+from .layout import Layout, Resample
+from .refusal import inexpressible, not_a_model
+
+Count = Annotated[int, Field(ge=1, le=1 << 16)]
+One = Annotated[float, Field(ge=1, le=1)]
+DOWN: dict[bool, Literal["DownBlock2D", "AttnDownBlock2D"]] = {False: "DownBlock2D", True: "AttnDownBlock2D"}
+UP: dict[bool, Literal["UpBlock2D", "AttnUpBlock2D"]] = {False: "UpBlock2D", True: "AttnUpBlock2D"}
+RESAMPLE: dict[str, Resample] = {"conv": "conv", "resnet": "resblock"}
+
+
+class UNet2D(BaseModel):
+    """What `unet` can express of a UNet2DModel; the defaults are those of diffusers."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    sample_size: Count | tuple[Count, Count] | None = None
+    in_channels: Count = 3
+    out_channels: Count = 3
+    center_input_sample: Literal[False] = False
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: Count | None = None
+    freq_shift: Literal[0, 1] = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...]
+    mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
+    up_block_types: tuple[Literal["UpBlock2D", "AttnUpBlock2D"], ...]
+    block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)]
+    layers_per_block: Count = 2
+    mid_block_scale_factor: One = 1
+    downsample_padding: Literal[0, 1] = 1
+    downsample_type: Literal["conv", "resnet"] = "conv"
+    upsample_type: Literal["conv", "resnet"] = "conv"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    act_fn: Literal["silu", "swish"] = "silu"
+    attention_head_dim: Count | None = 8
+    norm_num_groups: Count = 32
+    attn_norm_num_groups: Count | None = None
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    add_attention: bool = True
+    class_embed_type: None = None
+    num_class_embeds: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> UNet2D:
+        attends = tuple(kind == DOWN[True] for kind in self.down_block_types)
+        if tuple(kind == UP[True] for kind in reversed(self.up_block_types)) != attends:
+            raise ValueError("the way up is not the mirror of the way down")
+        if len(self.block_out_channels) != len(attends):
+            raise ValueError("block_out_channels and down_block_types differ in length")
+        first = self.block_out_channels[0]
+        if any(channels % first for channels in self.block_out_channels):
+            raise ValueError(f"block_out_channels are no multiples of the first, {first}")
+        if self.time_embedding_dim not in (None, 4 * first):
+            raise ValueError(f"time_embedding_dim is not 4 x {first}")
+        if self.flip_sin_to_cos != (self.freq_shift == 0):
+            raise ValueError("flip_sin_to_cos and freq_shift are those of neither Ho nor OpenAI")
+        unset = self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
+        if self.add_attention and (self.attn_norm_num_groups or unset) != self.norm_num_groups:
+            raise ValueError("attention in the middle is normalised by other groups than the rest (or by none)")
+        return self
+
+    @property
+    def attends(self) -> tuple[bool, ...]:
+        """Whether there is attention, for each level, finest first."""
+        return tuple(kind == DOWN[True] for kind in self.down_block_types)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W), where the model says for what it was made."""
+        size = self.sample_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def layout(self) -> Layout:
+        """The names of the weights."""
+        return Layout(
+            self.layers_per_block,
+            self.attends,
+            self.add_attention,
+            RESAMPLE[self.downsample_type],
+            RESAMPLE[self.upsample_type],
+        )
+
+
+def read_config(config: Mapping[str, Any]) -> UNet2D:
+    """The configuration of a UNet2DModel (config.json), of which a missing entry has diffusers' default.
+
+    Raises UsageError DK081, with every entry that `unet` cannot express.
+    """
+    from diffusers import UNet2DModel
+
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(UNet2DModel.__init__).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    try:
+        return UNet2D.model_validate_json(json.dumps({**defaults, **config}))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        notes = [f"{'.'.join(map(str, one['loc'])) or 'config'}: {one['msg']}"[:200] for one in found[:8]]
+        raise inexpressible("network unet cannot express this UNet2DModel", notes=notes) from error
+
+
+def options_of(config: UNet2D, size: Sequence[int]) -> dict[str, Any]:
+    """Options of `unet` for maps of `size` (H, W). Raises UsageError DK080 for sizes that cannot be halved so often."""
+    levels = len(config.attends)
+    if any(side % 2 ** (levels - 1) for side in size):
+        raise not_a_model(f"a model of {levels} levels cannot halve {tuple(size)} so often")
+    first = config.block_out_channels[0]
+    attends = any(config.attends) or config.add_attention
+    return {
+        "channels": first,
+        "multipliers": [channels // first for channels in config.block_out_channels],
+        "blocks": config.layers_per_block,
+        "attention": [max(size) >> level for level, here in enumerate(config.attends) if here],
+        **({"head_channels": config.attention_head_dim} if attends and config.attention_head_dim else {}),
+        "middle_attention": config.add_attention,
+        "dropout": config.dropout,
+        "time": "scale-shift" if config.resnet_time_scale_shift == "scale_shift" else "add",
+        "embedding": "openai" if config.flip_sin_to_cos else "ho",
+        "downsample": "resblock"
+        if config.downsample_type == "resnet"
+        else ("conv" if config.downsample_padding else "conv-asymmetric"),
+        "upsample": "resblock" if config.upsample_type == "resnet" else "nearest",
+        "initialisation": "torch",
+        "groups": config.norm_num_groups,
+        "norm_eps": config.norm_eps,
+    }
+
+
+def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNet2D:
+    """The UNet2DModel that computes what `unet` with all these options does.
+
+    Raises UsageError DK081 where there is none.
+    """
+    if options["downsample"] == "average" or options["upsample"] in ("bilinear", "transposed"):
+        wrong = options["downsample"] if options["downsample"] == "average" else options["upsample"]
+        raise inexpressible(f"diffusers' UNet2DModel has no resampling like {wrong}")
+    if options["augment"]:
+        raise inexpressible("diffusers' UNet2DModel takes no numbers about an augmentation")
+    widths = [options["channels"] * multiplier for multiplier in options["multipliers"]]
+    attends = [max(shape.size) >> level in options["attention"] for level in range(len(widths))]
+    groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
+    if len(groups) > 1:
+        raise inexpressible(
+            f"diffusers' UNet2DModel has one number of groups, and this network has {sorted(groups)} in its layers",
+            fix="train with network.groups: a number that divides all widths",
+        )
+    if widths[0] != options["channels"]:
+        raise inexpressible("diffusers' UNet2DModel begins with the width of its finest level")
+    (group,) = groups
+    size = shape.size[0] if len(set(shape.size)) == 1 else shape.size
+    return UNet2D(
+        sample_size=size,  # type: ignore[arg-type]
+        in_channels=shape.in_channels,
+        out_channels=shape.out_channels,
+        freq_shift=0 if options["embedding"] == "openai" else 1,
+        flip_sin_to_cos=options["embedding"] == "openai",
+        down_block_types=tuple(DOWN[here] for here in attends),
+        up_block_types=tuple(UP[here] for here in reversed(attends)),
+        block_out_channels=tuple(widths),
+        layers_per_block=options["blocks"],
+        downsample_padding=0 if options["downsample"] == "conv-asymmetric" else 1,
+        downsample_type="resnet" if options["downsample"] == "resblock" else "conv",
+        upsample_type="resnet" if options["upsample"] == "resblock" else "conv",
+        dropout=options["dropout"],
+        attention_head_dim=_head_width(options, widths, attends),
+        norm_num_groups=group,
+        attn_norm_num_groups=group,
+        norm_eps=options["norm_eps"],
+        resnet_time_scale_shift="scale_shift" if options["time"] == "scale-shift" else "default",
+        add_attention=options["middle_attention"],
+        num_class_embeds=None if shape.classes is None else shape.classes + 1,
+    )
+
+
+def _head_width(options: Mapping[str, Any], widths: Sequence[int], attends: Sequence[bool]) -> int | None:
+    """What diffusers calls attention_head_dim: the width of a head, None for a single one of whatever width."""
+    if options["head_channels"] is not None:
+        return int(options["head_channels"])
+    if options["heads"] == 1:
+        return None
+    where = {width for width, here in zip(widths, attends) if here}
+    if options["middle_attention"]:
+        where.add(widths[-1])
+    if len(where) > 1:
+        raise inexpressible(
+            "diffusers' UNet2DModel counts heads by their width", fix="train with network.head_channels"
+        )
+    return where.pop() // int(options["heads"])
