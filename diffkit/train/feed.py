@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..data import Resident, Split, stack
 from ..errors import DiffkitError, ResourceError
 from .order import Order
-from .signals import ignore_stop_signals
+from .signals import held_back, ignore_stop_signals
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -88,7 +88,8 @@ class StreamedFeed:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
-        self._batches: Iterator[Batch | DiffkitError] | None = iter(loader)
+        with held_back():  # a worker that has not yet been told to ignore a signal would die of it
+            self._batches: Iterator[Batch | DiffkitError] | None = iter(loader)
 
     def rows(self, step: int, rows: range) -> Batch:
         while self._step < step:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -68,7 +69,18 @@ class StopSignals:
 _NOTE = "\n{}: saving and stopping after this step; once more stops now, without saving\n"
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Within it stop signals wait, and processes are born deaf to them until `ignore_stop_signals` is called there."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def ignore_stop_signals(worker: int) -> None:
     """A DataLoader's `worker_init_fn`: workers outlive a signal to the whole group, so that the last step can end."""
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)  # which forgets those that waited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
