@@ -6,6 +6,7 @@ is written whole or not at all; what a crash tore is dropped when the run goes o
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -22,10 +23,14 @@ _BLOCK = 1 << 16
 
 
 class Journal:
-    """Appends to the logs in `directory`; raises nothing for a full disk, and OSError only when it is opened."""
+    """Appends to the logs in `directory`; raises nothing for a full disk, and OSError only when it is opened.
 
-    def __init__(self, directory: Path) -> None:
+    `tell(name, fields)` hears of every event too.
+    """
+
+    def __init__(self, directory: Path, tell: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
         self.lost = 0
+        self._tell = tell or (lambda name, fields: None)
         self._metrics = _Appender(directory / METRICS)
         self._events = _Appender(directory / EVENTS)
 
@@ -39,6 +44,7 @@ class Journal:
         record = {"time": time, "event": name, **(fields or {})}
         written = self._events.append(record | {"lost_lines": self.lost} if self.lost else record)
         self.lost = 0 if written else self.lost + 1
+        self._tell(name, fields or {})
 
     def rewind(self, step: int) -> None:
         """Drop the metrics after `step`, so that a resumed run writes the file that an uninterrupted one would."""
@@ -46,7 +52,10 @@ class Journal:
 
     def sync(self) -> None:
         """Push the metrics to the disk; called before each checkpoint, so that none of its past can be missing."""
-        self._metrics.sync()
+        try:
+            self._metrics.sync()
+        except OSError as error:
+            self.event("sync-failed", {"reason": str(error)})
 
     def close(self) -> None:
         """Close both files."""
@@ -95,6 +104,7 @@ class _Appender:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._torn = False
         self._open()
 
     def _open(self) -> None:
@@ -120,13 +130,16 @@ class _Appender:
         """Write one line; False where the disk took no or only a part of it, which is then removed."""
         line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
         try:
-            written = os.write(self._handle, line)
+            if self._torn:
+                os.ftruncate(self._handle, self._size)
+            self._torn = os.write(self._handle, line) != len(line)
         except OSError:
-            written = 0
-        if written != len(line):
-            os.ftruncate(self._handle, self._size)
+            self._torn = True
+        if self._torn:
+            with contextlib.suppress(OSError):  # a disk that is gone: what is left goes before the next line is written
+                os.ftruncate(self._handle, self._size)
             return False
-        self._size += written
+        self._size += len(line)
         return True
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:

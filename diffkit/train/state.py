@@ -11,7 +11,8 @@ from .files import fault
 def check_state(state: Mapping[str, Any], example: Mapping[str, Any], step: int) -> None:
     """A fault unless `state` has all that `example` has, of the same JSON types; a `step` in it must be `step`.
 
-    Integers and other numbers are one type. A mapping that is empty in the example may hold numbers under any name.
+    Integers and other numbers are one type. A mapping that is empty in the example may hold numbers under any name,
+    or null for those that JSON does not have.
     """
     _check(state, example, "state")
     if "step" in example and state["step"] != step:
@@ -28,7 +29,7 @@ def _check(state: Mapping[str, Any], example: Mapping[str, Any], path: str) -> N
             raise fault(f"{where} is a {type(have).__name__} where a {type(want).__name__} is expected")
         if isinstance(want, Mapping) and want:
             _check(have, want, where)
-        elif isinstance(want, Mapping) and not all(_kind(value) is float for value in have.values()):
+        elif isinstance(want, Mapping) and not all(v is None or _kind(v) is float for v in have.values()):
             raise fault(f"{where} holds something else than numbers")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,13 +39,14 @@ class Window:
         self._sums, self.steps = {}, 0
 
     def state(self) -> dict[str, Any]:
-        """As JSON; waits for the device."""
-        return {"steps": self.steps, "sums": {name: float(value) for name, value in self._sums.items()}}
+        """As JSON; waits for the device. A sum that is not finite, as of gradients that overflowed, is null."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        return {"steps": self.steps, "sums": {n: value if math.isfinite(value) else None for n, value in sums.items()}}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over what `state()` gave."""
         self.steps = int(state["steps"])
         self._sums = {
-            str(name): torch.tensor(float(value), dtype=torch.float64, device=self._device)
+            str(name): torch.tensor(math.nan if value is None else value, dtype=torch.float64, device=self._device)
             for name, value in state["sums"].items()
         }
