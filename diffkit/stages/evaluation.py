@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..data import Data
@@ -16,11 +16,18 @@ COUNTS = ("samples", "reference")
 """Values of a metric by these names say how many examples it looked at, and stand in the record beside the values."""
 
 
-def measure(metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sampler: str, seed: int) -> dict[str, Any]:
+def measure(
+    metrics: Sequence[tuple[str, Metric]],
+    data: Data,
+    drawn: Drawn,
+    sampler: str,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """One record for each named metric, as results.json holds them; `headline` names the first of its values.
 
     `values` are those of the samples against the training part; `held_out` those of as many held-out examples in
-    their place, what a perfect model would get.
+    their place, what a perfect model would get. `check` is called before each metric; what it raises ends this.
     """
     train, train_labels = examples(data, "train")
     held_out, held_out_labels = examples(data, "held-out")
@@ -47,6 +54,7 @@ def measure(metrics: Sequence[tuple[str, Metric]], data: Data, drawn: Drawn, sam
     )
     records: dict[str, Any] = {}
     for name, metric in metrics:
+        check()
         began = time.monotonic()
         found, ideal = dict(metric(ours)), dict(metric(real)) if count else {}
         counts = {key: int(found.pop(key)) for key in COUNTS if key in found}

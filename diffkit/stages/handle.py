@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from .ledger import Ledger, stopwatch
 from .progress import batches
 from .rundir import RunDirectory
 from .sampling import guided, plan
-from .weights import load_weights, newest_step
+from .weights import load_weights
 
 Component = str | Mapping[str, Any]
 
@@ -36,6 +36,7 @@ class Run:
     directory: RunDirectory
     device: torch.device
     _loaded: str | None = field(default=None, repr=False)
+    _step: int = field(default=0, repr=False)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -129,9 +130,14 @@ class Run:
         steps: int | None = None,
         weights: str = "ema",
         progress: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """Measure the run and write results.json; the metrics of the recipe unless others are named."""
+        """Measure the run and write results.json; the metrics of the recipe unless others are named.
+
+        `check` is called after each sampling step and before each metric; what it raises ends this.
+        """
         recipe, assembly = self.recipe, self.assembly
+        as_told = (metrics, count, steps, weights) == (None, None, None, "ema")
         named = (
             list(zip([one.name for one in recipe.evaluate.metrics], assembly.metrics))
             if metrics is None
@@ -151,13 +157,16 @@ class Run:
         with stopwatch() as spent:
             denoise = self.denoiser(weights)
             with batches("sampling for metrics", chosen.count, progress) as on_batch:
-                drawn = draw(denoise, chosen, assembly.codec, self.device, on_batch=on_batch)
+                drawn = draw(
+                    denoise, chosen, assembly.codec, self.device, on_batch=on_batch, on_step=lambda step: check()
+                )
             sampler = recipe.evaluate.sampler or recipe.sample.sampler
-            records = measure(named, assembly.data, drawn, f"{sampler.name}, {steps} steps", recipe.seed)
+            records = measure(named, assembly.data, drawn, f"{sampler.name}, {steps} steps", recipe.seed, check)
         results = self.results
         results["metrics"] = {**results.get("metrics", {}), **records}
         self.directory.write_json("results.json", results)
-        Ledger(self.directory).write("evaluate", newest_step(self.directory), spent[0])
+        if as_told:  # anything else is not what `run` would do at the end
+            Ledger(self.directory).write("evaluate", self._step, spent[0])
         return results
 
     def write_report(self) -> None:
@@ -168,7 +177,7 @@ class Run:
 
     def _load(self, weights: str) -> None:
         if self._loaded != weights:
-            load_weights(self.directory, self.assembly, weights, self.device)
+            self._step = load_weights(self.directory, self.assembly, weights, self.device)
             self._loaded = weights
 
     def _levels(self, grid: Grid, steps: int | None, start: float | None) -> list[Any]:

@@ -7,7 +7,7 @@ import errno
 import fcntl
 import json
 import os
-import socket
+import platform
 import time
 import uuid
 from pathlib import Path
@@ -33,7 +33,7 @@ class RunLock:
         self.run_id = uuid.uuid4().hex
         self.path = directory / LOCK
         self._handle: int | None = self._acquire()
-        about = {"run_id": self.run_id, "host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
+        about = {"run_id": self.run_id, "host": platform.node(), "pid": os.getpid(), "since": _now()}
         try:
             text = (json.dumps(about) + "\n").encode()
             os.pwrite(self._handle, text, 0)
@@ -79,7 +79,12 @@ class RunLock:
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
     def check(self) -> None:
-        """Raise LockedError where another run has taken this directory over; called before each save."""
+        """Called before each save: LockedError where another run has taken this directory over, ResourceError where
+        it is gone."""
+        if not self.path.parent.is_dir():
+            raise ResourceError(
+                f"{self.path.parent} has vanished", code="DK412", fix="put it back, or look at the disk it was on"
+            )
         about = read_holder(self.path)
         if about.get("run_id") != self.run_id:
             raise LockedError(

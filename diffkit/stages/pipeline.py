@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..errors import DiffkitError, StoppedError
+from ..errors import DiffkitError, ResourceError, StoppedError
 from ..recipe import Assembly, Recipe, assemble, load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
-from ..sampler import Progress as Step
 from ..train.distributed import ALONE, World, join_world, leave_world, resolve_device
 from ..train.journal import Journal
+from ..train.memory import enough_memory
 from ..train.progress import Silent, console_progress
 from ..train.signals import StopSignals
 from .environment import environment
 from .handle import Run
 from .ledger import Ledger, stopwatch
 from .reporting import write_report
-from .rundir import Resume, RunDirectory, begin
+from .rundir import OpenRun, Resume, RunDirectory, begin
 from .sampling import draw_and_save
 from .training import train
 
 RUNS = Path("runs")
+KNOBS = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
 
 
 def run(
@@ -52,10 +55,11 @@ def run(
         if world.is_main:
             opened = begin(path, loaded.text, effective_yaml(loaded), environment(str(chosen)), resume)
             world.barrier()
-            with opened, StopSignals() as stop, Journal(opened.directory.path) as journal:
+            tell = None if quiet else _tell
+            with opened, StopSignals() as stop, Journal(opened.directory.path, tell) as journal:
                 for change in opened.changes:
                     journal.event("environment", {"change": change})
-                _guarded(opened.directory, assembly, chosen, journal, stop, quiet, world)
+                _guarded(opened, assembly, chosen, journal, stop, quiet, world)
             return Run(opened.directory, chosen)
         world.barrier()
         with StopSignals() as stop:
@@ -66,7 +70,7 @@ def run(
 
 
 def _guarded(
-    directory: RunDirectory,
+    opened: OpenRun,
     assembly: Assembly,
     device: torch.device,
     journal: Journal,
@@ -76,7 +80,7 @@ def _guarded(
 ) -> None:
     """The stages, with a note in the journal of why they ended early."""
     try:
-        _stages(directory, assembly, device, journal, lambda: stop.requested, quiet, world)
+        _stages(opened, assembly, device, journal, lambda: stop.requested, quiet, world)
     except StoppedError:
         journal.event("signal", {"name": stop.received.name if stop.received else "stop"})
         raise
@@ -85,13 +89,14 @@ def _guarded(
         raise
     except Exception as error:
         journal.event("bug", {"message": repr(error)})
-        directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
-        error.add_note(f"the traceback is in {directory.path / 'crash.txt'}")
+        with contextlib.suppress(ResourceError):  # it is shown as well, and must not be hidden behind a full disk
+            path = opened.directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
+            error.add_note(f"the traceback is in {path}")
         raise
 
 
 def _stages(
-    directory: RunDirectory,
+    opened: OpenRun,
     assembly: Assembly,
     device: torch.device,
     journal: Journal,
@@ -100,37 +105,55 @@ def _stages(
     world: World = ALONE,
 ) -> None:
     """Every stage that is not done for the weights at the last step."""
+    directory, ledger = opened.directory, Ledger(opened.directory)
+    say: Callable[[str], None] = (lambda text: None) if quiet else _say
+    progress = Silent() if quiet else console_progress()
+    step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
 
-    def poll(step: Step) -> None:
+    def check() -> None:
         if stop():
             raise StoppedError(
-                "stopped while sampling; training is done and saved", fix="run the same command again to continue"
+                "stopped after training, which is done and saved", fix="run the same command again to continue"
             )
 
-    say: Callable[[str], None] = (lambda text: None) if quiet else _say
-    ledger = Ledger(directory)
-    progress = Silent() if quiet else console_progress()
-    step = train(directory, assembly, device, journal, stop, world=world, progress=progress)
     handle = Run(directory, device)
-    vars(handle)["assembly"] = assembly
+    vars(handle).update(recipe=assembly.recipe, assembly=assembly)
     fresh = False
-    if not ledger.done("sample", step):
-        say(f"sampling {assembly.recipe.sample.count}")
-        with stopwatch() as spent:
-            draw_and_save(assembly, handle.denoiser(guidance=False), directory.samples, device, poll)
-        ledger.write("sample", step, spent[0])
-        fresh = True
-    if assembly.metrics and not ledger.done("evaluate", step):
-        handle.evaluate(progress=not quiet)
-        fresh = True
+    with enough_memory(lambda: _sampling_needs(assembly), "sampling", KNOBS):
+        if not ledger.done("sample", step):
+            check()
+            say(f"sampling {assembly.recipe.sample.count}")
+            with stopwatch() as spent:
+                denoise = handle.denoiser(guidance=False)
+                draw_and_save(assembly, denoise, directory.samples, device, lambda done: check())
+            ledger.write("sample", step, spent[0])
+            fresh = True
+        if assembly.metrics and not ledger.done("evaluate", step):
+            check()
+            handle.evaluate(progress=not quiet, check=check)
+            fresh = True
     if fresh or not ledger.done("report", step) or not directory.report.is_file():
         with stopwatch() as spent:
             journal.event("report")
-            write_report(directory, assembly)
+            write_report(directory, assembly, check)
         ledger.write("report", step, spent[0])
     else:
         say(f"{directory.path} is done; another --out or --resume never begins anew")
 
 
+def _sampling_needs(assembly: Assembly) -> str:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in assembly.network.parameters())
+    batch = max(assembly.recipe.sample.batch_size, assembly.recipe.evaluate.batch_size or 0)
+    return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time, and what metrics compare"
+
+
+def _tell(name: str, fields: Mapping[str, Any]) -> None:
+    """Warn of what went wrong without ending the run."""
+    if name == "fault" or name.endswith("-failed"):
+        at = f" (step {fields['step']})" if "step" in fields else ""
+        _say(f"warning: {name}{at}: {fields.get('reason')}")
+
+
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # whoever read along has left
+        print(text, file=sys.stderr, flush=True)

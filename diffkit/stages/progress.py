@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ def batches(what: str, count: int, shown: bool = True) -> Iterator[Callable[[int
     began = time.monotonic()
     if not sys.stderr.isatty():
         yield lambda done, total: None
-        print(f"{what}: {count} in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # whoever read along has left
+            print(f"{what}: {count} in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

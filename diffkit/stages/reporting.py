@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -41,9 +41,17 @@ CURVE = 200
 Array = NDArray[Any]
 
 
-def write_report(directory: RunDirectory, assembly: Assembly) -> None:
-    """Write report.html of the run in `directory`. Raises ResourceError where the disk refuses."""
-    directory.write_text("report.html", build_report(collect(directory, assembly)))
+def write_report(directory: RunDirectory, assembly: Assembly, check: Callable[[], None] = lambda: None) -> None:
+    """Write report.html of the run in `directory`; `check` is called before each part, what it raises ends this.
+
+    Raises ResourceError where the disk refuses.
+    """
+    check()
+    collected = collect(directory, assembly)
+    check()
+    page = build_report(collected)
+    check()
+    directory.write_text("report.html", page)
 
 
 def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:

@@ -27,6 +27,7 @@ from .lock import LOCK, RunLock
 
 Resume = Literal["auto", "never", "must"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
 _LONGEST_NAME = 64
 _LONGEST_TEXT = 1 << 20
 RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
@@ -190,6 +191,7 @@ def begin(
             renamed, lock = _move_away(run, lock)
         if run.exists:
             _refuse_change(run, effective)
+            _clean(run)
             changes = _environment_changes(run, environment)
             run.write_json(ENVIRONMENT, environment)
             return OpenRun(run, lock, resumed=True, changes=changes)
@@ -201,6 +203,15 @@ def begin(
     except BaseException:
         lock.release()
         raise
+
+
+def _clean(run: RunDirectory) -> None:
+    """Remove the half-written files that a crash left."""
+    for folder in (run.path, run.samples):
+        for path in folder.glob(".tmp-*") if folder.is_dir() else ():
+            if _HALF_WRITTEN.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # it harms nobody
+                    path.unlink()
 
 
 def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> tuple[str, ...]:

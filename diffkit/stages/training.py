@@ -9,27 +9,31 @@ import torch
 
 from .. import __version__
 from ..denoiser import Model
-from ..errors import ResourceError, StoppedError
+from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe import Assembly
 from ..recipe.effective import recipe_hash
+from ..sampler import Progress as Step
 from ..tracker import Tracker
-from ..train.checkpoint import CheckpointStore, SaveFailed
+from ..train.checkpoint import CheckpointStore
 from ..train.distributed import ALONE, World
 from ..train.fine_tune import load_initial
 from ..train.hooks import Hooks
 from ..train.journal import Journal
 from ..train.loop import Outcome, Trainer
+from ..train.manifest import candidates, verify
+from ..train.memory import enough_memory
 from ..train.progress import Progress, Silent
 from ..train.settings import Settings
 from ..train.task import Task
 from .drawing import draw
 from .ledger import Ledger, stopwatch
+from .lock import RunLock
 from .pictures import save_npz, save_png, viewable
 from .rundir import RunDirectory
 from .sampling import guided, plan
 
 PREVIEWS = 16
-FAILURES = 3
+FAILURES, VANISHED = 3, 2
 
 
 def task_of(assembly: Assembly) -> Task:
@@ -55,19 +59,21 @@ def train(
     *,
     world: World = ALONE,
     progress: Progress | None = None,
+    lock: RunLock | None = None,
 ) -> int:
     """Train to the last step of the recipe, from the newest whole checkpoint where there is one; returns the step.
 
-    Raises StoppedError (exit 75) where it was asked to stop, after a checkpoint was saved; DivergedError,
-    CheckpointError, DataError and ResourceError as the trainer and the store do.
+    Before each save `lock` must still be ours. Raises StoppedError (exit 75) where it was asked to stop, after a
+    checkpoint was saved; DivergedError, CheckpointError, DataError, LockedError and ResourceError as the trainer, the
+    store and the lock do.
     """
     settings = Settings.of(assembly.recipe.train)
-    ledger = Ledger(directory)
-    if ledger.done("train", settings.steps):
+    if _done(directory, settings.steps):
         return settings.steps
     note = journal.event if journal is not None else _nowhere
     store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
-    trainer = Trainer(task_of(assembly), settings, device=device, world=world)
+    with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
+        trainer = Trainer(task_of(assembly), settings, device=device, world=world)
     if journal is not None:
         store.clean()
     world.barrier()
@@ -75,7 +81,8 @@ def train(
     if journal is None:
         outcome = trainer.run(Hooks(stop=stop))
     else:
-        outcome = _write_along(directory, assembly, device, store, journal, trainer, stop, progress or Silent())
+        writer = _Writer(directory, assembly, device, store, journal, stop, lock)
+        outcome = _write_along(writer, trainer, progress or Silent())
     if outcome.stopped:
         raise StoppedError(
             f"stopped at step {outcome.step} of {settings.steps}; a checkpoint is saved",
@@ -84,26 +91,35 @@ def train(
     return outcome.step
 
 
-def _write_along(
-    directory: RunDirectory,
-    assembly: Assembly,
-    device: torch.device,
-    store: CheckpointStore,
-    journal: Journal,
-    trainer: Trainer,
-    stop: Callable[[], bool],
-    progress: Progress,
-) -> Outcome:
+def _done(directory: RunDirectory, steps: int) -> bool:
+    """Whether training is: it reached the last step, and what it left is whole unless nothing needs it any more."""
+    ledger = Ledger(directory)
+    if not ledger.done("train", steps):
+        return False
+    if ledger.done("report", steps):
+        return True
+    newest = candidates(directory.checkpoints)[:1]
+    try:
+        return bool(newest) and verify(newest[0]).step == steps
+    except CheckpointError:
+        return False
+
+
+def _parameters(assembly: Assembly) -> int:
+    return sum(parameter.numel() for parameter in assembly.network.parameters())
+
+
+def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Outcome:
     """Train on the rank that writes: logs, checkpoints and previews go to the run directory."""
     if trainer.step < trainer.settings.steps:
-        store.preflight(trainer.tensors())
-    writer = _Writer(directory, assembly, device, store, journal)
+        writer.store.preflight(trainer.tensors())
+    writer.open()
     hooks = Hooks(
         log=writer.log,
         save=writer.save,
         preview=writer.preview,
-        stop=stop,
-        event=journal.event,
+        stop=writer.stop,
+        event=writer.journal.event,
         progress=progress,
     )
     with stopwatch() as spent:
@@ -111,7 +127,7 @@ def _write_along(
             outcome = trainer.run(hooks)
         finally:
             writer.close()
-    Ledger(directory).write("train", outcome.step, spent[0], **_levels(outcome))
+    Ledger(writer.directory).write("train", outcome.step, spent[0], **_levels(outcome))
     return outcome
 
 
@@ -138,7 +154,11 @@ def _continue(trainer: Trainer, store: CheckpointStore, journal: Journal | None,
 
 
 class _Writer:
-    """Writes what the trainer reports. A checkpoint that cannot be saved does not stop training, three in a row do."""
+    """Writes what the trainer reports.
+
+    A checkpoint that cannot be saved does not stop training; three in a row do, two where the directory has vanished,
+    and the last one of all.
+    """
 
     def __init__(
         self,
@@ -147,46 +167,60 @@ class _Writer:
         device: torch.device,
         store: CheckpointStore,
         journal: Journal,
+        stop: Callable[[], bool],
+        lock: RunLock | None,
     ) -> None:
         self.directory, self.assembly, self.device = directory, assembly, device
-        self.store, self.journal = store, journal
+        self.store, self.journal, self.stop, self.lock = store, journal, stop, lock
         self.trackers: tuple[Tracker, ...] = assembly.trackers
         self.failures = 0
         self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
+
+    def open(self) -> None:
         for tracker in self.trackers:
-            tracker.open(directory.path)
+            tracker.open(self.directory.path)
 
     def log(self, record: Mapping[str, float]) -> None:
         self.journal.metric(record)
         for tracker in self.trackers:
-            tracker.log(int(record["step"]), {name: v for name, v in record.items() if name != "step"})
+            try:
+                tracker.log(int(record["step"]), {name: v for name, v in record.items() if name != "step"})
+            except OSError as error:
+                self.journal.event("tracker-failed", {"step": record["step"], "reason": str(error)})
 
     def save(self, trainer: Trainer) -> None:
         self.journal.sync()
         try:
+            if self.lock is not None:
+                self.lock.check()
             self.store.save(trainer.step, trainer.tensors(), trainer.state(), self.meta)
             self.failures = 0
-        except SaveFailed as error:
+        except ResourceError as error:
             self.failures += 1
             self.journal.event("save-failed", {"step": trainer.step, "reason": error.message})
-            if self.failures >= FAILURES or trainer.step >= trainer.settings.steps:
+            allowed = FAILURES if self.directory.path.is_dir() else VANISHED
+            if self.failures >= allowed or trainer.step >= trainer.settings.steps or self.stop():
                 raise
 
     def preview(self, step: int, model: Model) -> None:
-        """A small grid of samples, from streams that training does not use; few steps, so that it stays cheap."""
+        """A small grid of samples, from streams that training does not use; given up where it is asked to stop."""
         assembly = self.assembly
         levels = assembly.evaluation_levels()
         chosen = plan(
             assembly, count=PREVIEWS, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
         )
-        drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device)
         target = self.directory.samples
         try:
+            drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device, on_step=self._go_on)
             target.mkdir(parents=True, exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
             save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
-        except (OSError, ResourceError) as error:
+        except (OSError, ResourceError, StoppedError) as error:
             self.journal.event("preview-failed", {"step": step, "reason": str(error)})
+
+    def _go_on(self, step: Step) -> None:
+        if self.stop():
+            raise StoppedError("stopped while drawing a preview")
 
     def close(self) -> None:
         for tracker in self.trackers:

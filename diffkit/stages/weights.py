@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
-from ..errors import CheckpointError, UsageError
+from ..errors import UsageError
 from ..recipe import Assembly
 from ..train.checkpoint import CheckpointStore
-from ..train.manifest import candidates
 from .rundir import RunDirectory
 
 
@@ -19,14 +19,15 @@ def load_weights(
 ) -> int:
     """Fill the network of `assembly` with `weights`: `raw`, `ema` (the first average), or the name of an average.
 
-    Returns the step. Raises CheckpointError where no checkpoint loads, UsageError for an average that the run has not.
+    Returns the step; warns of each newer checkpoint that is damaged. Raises CheckpointError where no checkpoint loads,
+    UsageError for an average that the run has not.
     """
     group = _group(assembly, weights)
     expected: dict[str, Mapping[str, torch.Tensor] | None] = {group: assembly.network.state_dict()}
     components = _components(assembly)
     if components is not None:
         expected["components"] = components.state_dict()
-    store = CheckpointStore(directory.checkpoints)
+    store = CheckpointStore(directory.checkpoints, on_event=_warn)
     found = store.load(expected, device, must=True)
     assert found is not None
     assembly.network.load_state_dict(found.tensors[group])
@@ -34,6 +35,10 @@ def load_weights(
         components.load_state_dict(found.tensors["components"])
     assembly.network.to(device).eval()
     return found.step
+
+
+def _warn(name: str, fields: Mapping[str, object]) -> None:
+    warnings.warn(f"the checkpoint of step {fields['step']} is passed over: {fields['reason']}", stacklevel=2)
 
 
 def _components(assembly: Assembly) -> nn.Module | None:
@@ -57,11 +62,3 @@ def _group(assembly: Assembly, weights: str) -> str:
             f'this run has no weights "{weights}"', code="DK018", choices=["raw", "ema", *names], fix="choose one"
         )
     return f"ema-{weights}"
-
-
-def newest_step(directory: RunDirectory) -> int:
-    """The step of the newest checkpoint. Raises CheckpointError where there is none."""
-    found = candidates(directory.checkpoints)
-    if not found:
-        raise CheckpointError(f"{directory.path} holds no checkpoint", fix=f"train it: diffkit run {directory.recipe}")
-    return found[0].step

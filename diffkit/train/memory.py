@@ -13,6 +13,10 @@ from ..errors import ResourceError
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
+KNOBS = (
+    "raise train.accumulate (the same batch in smaller parts), set train.precision: bf16, or make the network smaller"
+)
+
 
 def peak_memory(device: torch.device) -> int:
     """Bytes at the peak so far: allocated on a CUDA device, else the resident set of this process."""
@@ -23,9 +27,9 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(estimate: Callable[[], str]) -> Iterator[None]:
+def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = KNOBS) -> Iterator[None]:
     """Turn the many errors of exhausted memory into one `ResourceError` that names the knobs; `estimate()` says how
-    much the run needs."""
+    much the run needs, `what` it was doing."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -33,9 +37,8 @@ def enough_memory(estimate: Callable[[], str]) -> Iterator[None]:
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(s in text for s in _SIGNS):
             raise
         raise ResourceError(
-            "memory ran out while training",
+            f"memory ran out while {what}",
             code="DK401",
-            fix="raise train.accumulate (the same batch in smaller parts), set train.precision: bf16, or make the "
-            "network smaller",
+            fix=fix,
             notes=[estimate(), str(error).splitlines()[0] if str(error) else type(error).__name__],
         ) from error
