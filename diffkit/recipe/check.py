@@ -31,7 +31,7 @@ def check(resolver: Resolver) -> tuple[list[DiffkitError], list[RecipeError]]:
     warnings: list[RecipeError] = []
     for one in (*CHECKS, *OPTION_CHECKS):
         faults += one(view)
-    for fault, fatal in (*_starts(view), *_untrained(view)):
+    for fault, fatal in (*_starts(view), *_untrained(view), *_terminal(view)):
         faults.append(fault) if fatal else warnings.append(fault)  # type: ignore[arg-type]
     return faults, warnings
 
@@ -189,6 +189,26 @@ def _deficit(view: View, first: Level, end: Level, path: str) -> Iterator[tuple[
         ),
         fatal,
     )
+
+
+def _terminal(view: View) -> Iterator[tuple[DiffkitError, bool]]:
+    """A schedule that ends far from noise, as one does whose betas were meant for more steps."""
+    schedule = view.built("schedule")
+    if schedule is None or view.value("sample.start") is not None:
+        return
+    alpha = float(schedule.noise.alpha) / float(schedule.noise.scale)
+    if alpha > REFUSED:
+        yield (
+            RecipeError(
+                f"schedule {view.name('schedule')} ends far from noise: sqrt(alpha_bar) is {alpha:.3g} there, and "
+                "sampling starts without that share of the mean of the data",
+                code="DK120",
+                where=view.mark("schedule", "steps", "name"),
+                fix="use more steps, or larger betas: they are not rescaled with steps",
+                notes=["background: arXiv:2305.08891, section 2"],
+            ),
+            False,
+        )
 
 
 def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:

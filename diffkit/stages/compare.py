@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..recipe.strict import parse
+from .ledger import Ledger
 from .rundir import RunDirectory
 
 
@@ -23,7 +24,10 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     """The runs at `paths`. Raises UsageError where one is no run directory."""
     directories = [RunDirectory.open(path) for path in paths]
     recipes = [dict(_flat(parse(d.effective.read_text("utf-8"), str(d.effective)).plain())) for d in directories]
-    results = [dict(_values(d.read_json("results.json"))) for d in directories]
+    results = [
+        dict(_values(d.read_json("results.json"))) | {f"seconds.{k}": v for k, v in Ledger(d).seconds().items()}
+        for d in directories
+    ]
     return Comparison(
         {
             path: [recipe.get(path) for recipe in recipes]
@@ -42,8 +46,6 @@ def _values(results: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         for name, value in record.get("values", {}).items():
             if isinstance(value, int | float):
                 yield f"{metric}.{name}", float(value)
-    for stage, seconds in results.get("timings", {}).items():
-        yield f"seconds.{stage}", float(seconds)
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -216,6 +216,7 @@ def test_compare_puts_recipes_and_results_side_by_side(diffkit: Diffkit, finishe
     found = json.loads(diffkit("compare", finished, other, "--json").out)
     assert found["recipes"] == {"train.steps": [20, 5]}
     assert len(found["results"]["sliced-wasserstein.sliced_wasserstein"]) == 2
+    assert all(seconds > 0 for seconds in found["results"]["seconds.train"])
     assert "train.steps" in diffkit("compare", finished, other).out
 
 

@@ -172,3 +172,14 @@ def test_checks_are_told_beside_other_faults(base: str) -> None:
         "DK114",
         "DK118",
     ]
+
+
+def test_a_schedule_that_ends_far_from_noise_is_a_warning(base: str) -> None:
+    """pains 11: betas made for 1000 steps are not rescaled, so 100 of them leave 60 % of the data."""
+    few = load_recipe("digits", ["schedule.steps=100", "sample.steps=50"])
+    assert [warning.code for warning in few.warnings] == ["DK120"]
+    assert "0.6" in few.warnings[0].message
+    assert not load_recipe(
+        "digits", ["schedule={name: linear, steps: 100, beta_start: 1.0e-3, beta_end: 0.2}"]
+    ).warnings
+    assert not load_recipe("digits").warnings
