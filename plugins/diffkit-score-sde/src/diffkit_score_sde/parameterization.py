@@ -1,0 +1,38 @@
+"""The prediction that the paper is named after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffkit import Level, LevelError, Parameterization
+from diffkit.scalar import Scalar
+
+
+@dataclass(frozen=True)
+class Score(Parameterization):
+    """y = the score of p_t = -eps / sigma, the row (0, -1 / sigma). Says nothing about x0 at alpha = 0.
+
+    Its size grows as 1 / sigma, so use it with a weighting (`snr` makes its loss that of eps), or let the network say
+    eps as the paper's networks do, whose output is divided by sigma. Raises LevelError at sigma = 0, where the score
+    is undefined. Source: Song et al. 2021 (arXiv:2011.13456), eq. 7.
+    """
+
+    law_exemptions = {"finite": "the score is undefined at sigma = 0: it raises there"}  # noqa: RUF012 - read only
+
+    def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
+        sigma = level.sigma
+        if isinstance(sigma, Tensor):
+            # On other devices the question would wait for the answer.
+            clean = sigma.device.type == "cpu" and not torch.compiler.is_compiling() and bool((sigma == 0).any())
+        else:
+            clean = sigma == 0.0
+        if clean:
+            raise LevelError(
+                "the score is undefined at sigma = 0: clean data has no smooth density",
+                code="DK503",
+                fix="start the schedule with noise (vp: t_clean: 1e-5), or use eps",
+            )
+        return 0.0, -1.0 / sigma
