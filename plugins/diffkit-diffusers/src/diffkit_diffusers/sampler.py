@@ -71,7 +71,7 @@ class Diffusers(Sampler[Running]):
         {"scheduler": "DDPMScheduler"},
         {"scheduler": "DDIMScheduler", "eta": 0.6},
         {"scheduler": "PNDMScheduler"},
-        {"scheduler": "DPMSolverMultistepScheduler"},
+        {"scheduler": "UniPCMultistepScheduler"},
         {"scheduler": "HeunDiscreteScheduler"},
     )
 
