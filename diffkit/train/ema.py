@@ -41,7 +41,13 @@ class Averaged:
         length = flat.end(sum(parameter.requires_grad for parameter in own.values()))
         self.average = Average(ema, flat.values[:length], batch_size)
         self.network = shadow(network, flat.views(self.average.values))
-        self._source = network
+        twins = dict(self.network.named_modules())
+        # Walking a network takes longer than an average of its weights, so where the buffers are is found once.
+        self._buffers = [
+            (twins[path], module, name)
+            for path, module in network.named_modules()
+            for name, _ in module.named_buffers(recurse=False)
+        ]
 
     @property
     def name(self) -> str:
@@ -65,8 +71,8 @@ class Averaged:
 
     def refresh(self) -> None:
         """Take over the buffers of the trained network."""
-        for mine, theirs in zip(self.network.buffers(), self._source.buffers(), strict=True):
-            mine.copy_(theirs)
+        for mine, theirs, name in self._buffers:
+            getattr(mine, name).copy_(getattr(theirs, name))
 
     def model(self, like: Model) -> Model:
         """The model with the averaged network."""

@@ -50,12 +50,7 @@ class Engine:
         self.network = task.model.network.to(device).train()
         self.components = task.learned().to(device)
         self.flat = self._flatten()
-        self.precision = choose(
-            settings.precision,
-            device,
-            task.model.parameterization,
-            sum(parameter.numel() for parameter in self.network.parameters()),
-        )
+        self.precision = choose(settings.precision, device, task.model.parameterization, self.network)
         self.update = Update(settings.optimizer, settings.clip, self.flat, scaling=self.precision.scaling)
         self.averages = [Averaged(ema, self.flat, self.network, settings.batch_size) for ema in settings.ema]
         if settings.compile:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps, Mu
@@ -21,31 +21,33 @@ from diffkit.train.settings import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HAS = {"avx512_bf16": True, "amx_bf16": False}
+TINY, LARGE = nn.Conv2d(3, 3, 3), nn.Conv2d(250, 250, 3, device="meta")
 
 
 def test_auto_is_bf16_where_the_processor_has_it_and_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: HAS)
-    assert choose("auto", CPU, Eps(), WORTH_IT) is BF16
-    assert choose("auto", CPU, Eps(), WORTH_IT - 1) is FULL
+    assert choose("auto", CPU, Eps(), LARGE) is BF16
+    assert choose("auto", CPU, Eps(), TINY) is FULL
+    assert choose("auto", CPU, Eps(), nn.Linear(WORTH_IT, 2, device="meta")) is FULL
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert choose("auto", CPU, Eps(), WORTH_IT) is FULL
-    assert choose("bf16", CPU, Eps(), 1) is BF16
-    assert choose("fp32", CPU, Eps(), WORTH_IT) is FULL
+    assert choose("auto", CPU, Eps(), LARGE) is FULL
+    assert choose("bf16", CPU, Eps(), TINY) is BF16
+    assert choose("fp32", CPU, Eps(), LARGE) is FULL
 
 
 def test_a_parameterization_may_refuse_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: HAS)
     mu = Mu(Linear(10))
-    assert choose("auto", CPU, mu, WORTH_IT) is FULL
+    assert choose("auto", CPU, mu, LARGE) is FULL
     for wanted in ("bf16", "fp16"):
         with pytest.raises(UsageError, match="mu cannot be decoded"):
-            choose(wanted, CPU, mu, 1)
+            choose(wanted, CPU, mu, TINY)
 
 
 def test_fp16_is_for_cuda() -> None:
     with pytest.raises(UsageError, match="fp16"):
-        choose("fp16", CPU, Eps(), 1)
-    assert choose("fp16", CUDA, Eps(), 1).scaling
+        choose("fp16", CPU, Eps(), TINY)
+    assert choose("fp16", CUDA, Eps(), TINY).scaling
 
 
 def test_only_the_network_runs_in_low_precision(toys: ModuleType) -> None:
