@@ -48,6 +48,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "weighting": ("likelihood",),
         "sampler": ("euler-maruyama", "reverse-diffusion", "predictor-corrector", "probability-flow"),
     },
+    "diffkit-zero-snr": {"schedule": ("zero-snr",), "guidance": ("rescale",)},
 }
 
 

@@ -1,0 +1,22 @@
+"""What this package offers to diffkit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffkit import Entry, hookimpl
+
+DIFFKIT_API = 1
+
+
+@hookimpl
+def diffkit_components() -> Iterator[Entry]:
+    here, lin = "diffkit_zero_snr", "lin2024common"
+    yield Entry("schedule", "zero-snr", f"{here}.schedule:ZeroSNR", "another one, ending in pure noise", lin)
+    yield Entry("guidance", "rescale", f"{here}.guidance:Rescale", "another one, with the contrast as before", lin)
+
+
+@hookimpl
+def diffkit_recipes() -> Iterator[Path]:
+    yield Path(__file__).parent / "recipes"
