@@ -65,6 +65,11 @@ class Engine:
         # Reading a number is free on the CPU, so there every step is checked before anything changes.
         self._immediate = device.type == "cpu" and world.size == 1
 
+    @property
+    def examples(self) -> int:
+        """How many examples there are to train on."""
+        return self._order.count
+
     def feed(self, first: int) -> Feed:
         """Where `advance` gets its examples from, starting with step `first`; close it after the last."""
         workers = self.task.data.workers if self.settings.workers is None else self.settings.workers

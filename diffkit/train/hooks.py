@@ -38,7 +38,8 @@ def _never() -> bool:
 @dataclass(frozen=True)
 class Hooks:
     """`log(record)` at log points; `save(trainer)` at checkpoints, at the end and when stopped; `preview(step, model)`
-    with the first average at `sample_every`; `stop()` is asked between steps; `event(name, fields)` for the journal.
+    with the first average at `sample_every`; `stop()` is asked between steps; `event(name, fields)` is told what is
+    worth a note: `small-data` where a batch holds examples twice.
 
     All are called on the main rank only, but for `stop`.
     """

@@ -59,6 +59,8 @@ class Trainer:
         ResourceError where memory runs out or a worker is killed.
         """
         settings, engine = self.settings, self.engine
+        if engine.examples < settings.batch_size and self.world.is_main:
+            hooks.event("small-data", {"examples": engine.examples, "batch_size": settings.batch_size})
         hooks.progress.start(self.step, settings.steps)
         stopped = False
         clock = Clock()
@@ -93,6 +95,7 @@ class Trainer:
             "window": self._window.state(),
             "data": self.task.data.fingerprint(),
             "averages": [averaged.name for averaged in self.engine.averages],
+            "powers": [averaged.average.ema.power or 0.0 for averaged in self.engine.averages],
             "precision": self.engine.precision.name,
             "device": self.device.type,
             "threads": torch.get_num_threads(),

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ..errors import CheckpointError
+from .checkpoint import Expected, read_checkpoint
+from .manifest import candidates
 
 
 @dataclass(frozen=True)
@@ -17,6 +22,24 @@ class Profile:
 
     t: float
     power: float
+
+
+def stored_profiles(directory: Path) -> list[tuple[Profile, dict[str, Tensor]]]:
+    """Every power average in the whole checkpoints of a `checkpoints/` directory, oldest first.
+
+    How many there are is up to `train.keep` and `train.checkpoint_every`. Damaged checkpoints are left out.
+    """
+    found = []
+    for candidate in reversed(candidates(directory)):
+        try:
+            state = read_checkpoint(candidate, {}).state
+            powers = dict(zip(state["averages"], state["powers"], strict=True))
+            groups: Expected = {f"ema-{name}": None for name, power in powers.items() if power > 0}
+            tensors = read_checkpoint(candidate, groups).tensors
+        except CheckpointError:
+            continue
+        found += [(Profile(candidate.step, p), tensors[f"ema-{n}"]) for n, p in powers.items() if p > 0]
+    return found
 
 
 def inner(a: Profile, b: Profile) -> float:
@@ -31,10 +54,11 @@ def inner(a: Profile, b: Profile) -> float:
 
 
 def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.float64]:
-    """(K,) factors of the snapshots whose sum is nearest to `target` in least squares; they add up to about 1.
+    """(K,) factors of the snapshots whose sum is nearest to `target` in least squares; they add up to 1.
 
     A target that is a combination of the snapshots is met exactly. Raises ValueError without snapshots, or where the
     target lies after the last of them. Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
+    Differs: scaled to the sum 1, without which what never moves in training would come out 1e-4 too large.
     """
     if not snapshots:
         raise ValueError("there are no snapshots to reconstruct from")
@@ -45,7 +69,8 @@ def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.fl
     # Profiles are scaled to unit norm: their norms differ by orders of magnitude, which would cost digits.
     norm = np.sqrt(np.diag(gram))
     solution: NDArray[np.float64] = np.linalg.lstsq(gram / np.outer(norm, norm), towards / norm, rcond=1e-14)[0]
-    return solution / norm
+    factors = solution / norm
+    return factors / factors.sum()  # type: ignore[no-any-return]
 
 
 def reconstruct(snapshots: Sequence[tuple[Profile, Mapping[str, Tensor]]], target: Profile) -> dict[str, Tensor]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffkit.train.checkpoint import CheckpointStore
 from diffkit.train.ema import average, effective_weights
-from diffkit.train.posthoc import Profile, coefficients, inner, reconstruct
+from diffkit.train.hooks import Hooks
+from diffkit.train.posthoc import Profile, coefficients, inner, reconstruct, stored_profiles
 from diffkit.train.profile import (
     decay_of,
     half_life_of,
@@ -143,6 +147,28 @@ def test_reconstruction_refuses_what_it_cannot_know() -> None:
         coefficients([], Profile(1.0, 2.0))
     with pytest.raises(ValueError, match="nothing was stored"):
         coefficients([Profile(10.0, 2.0)], Profile(11.0, 2.0))
+
+
+def test_profiles_are_found_in_checkpoints(toys: ModuleType, tmp_path: Path) -> None:
+    """From the checkpoints of a run: the average of a third exponent, beside the real one of the same run."""
+    averages = (Ema(decay=0.9), Ema(name="wide", power=6.94), Ema(name="narrow", power=16.97), Ema("real", power=10.0))
+    made = toys.trainer(toys.plain(), steps=60, checkpoint_every=4, ema=averages)
+    store = CheckpointStore(tmp_path, keep=100)
+
+    def save(trainer: Any) -> None:
+        store.save(trainer.step, trainer.tensors(), trainer.state(), {})
+
+    made.run(Hooks(save=save))
+    next(tmp_path.glob("step-00000008/ema-wide.safetensors")).write_bytes(b"")
+    found = stored_profiles(tmp_path)
+    assert {p.t for p, _ in found} == set(range(4, 61, 4)) - {8}
+    others = [(p, weights) for p, weights in found if p.power != 10.0]
+    assert len(others) == 2 * 14
+    weights = reconstruct(others, Profile(60, 10.0))
+    real = made.tensors()["ema-real"]
+    for name in ("first.weight", "second.weight"):
+        nearest = min(float((w[name] - real[name]).norm()) for _, w in others)
+        assert float((weights[name] - real[name]).norm()) < 0.01 * nearest
 
 
 def test_averages_in_training_are_the_definition(toys: ModuleType) -> None:

@@ -11,14 +11,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffkit.basics.data.digits import Digits
 from diffkit.ddpm.objective import Simple
+from diffkit.ddpm.parameterization import Eps
+from diffkit.ddpm.schedule import Linear
+from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.errors import DataError, DivergedError, ResourceError, UsageError
+from diffkit.network import Shape
 from diffkit.noise import Draws
 from diffkit.objective import Loss
 from diffkit.train.checkpoint import CheckpointStore
 from diffkit.train.hooks import Hooks
-from diffkit.train.settings import Ema
+from diffkit.train.loop import Trainer
+from diffkit.train.settings import Ema, Settings
+from diffkit.train.task import Task
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
@@ -48,6 +55,25 @@ def test_a_resumed_run_is_bit_identical(toys: ModuleType, tmp_path: Path, worker
     toys.assert_same(straight.tensors(), second.tensors())
     assert toys.comparable(whole.records) == toys.comparable(parts.records)
     assert [record["step"] for record in whole.records] == [5, 10, 12]
+
+
+@pytest.mark.parametrize(("channels_last", "precision"), [(False, "fp32"), (True, "fp32"), (False, "bf16")])
+def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, precision: str) -> None:
+    """pains 6, with convolutions, attention and dropout, in both layouts and in half precision."""
+
+    def trainer() -> Trainer:
+        torch.manual_seed(0)
+        network = UNet(Shape(1, 1, (8, 8), 10), channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
+        task = Task(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
+        options = {"channels_last": channels_last, "precision": precision}
+        return Trainer(task, Settings(steps=6, batch_size=8, accumulate=2, ema=(Ema(decay=0.9),), **options))
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.run()
+    first.run(Hooks(stop=lambda: first.step == 2))
+    second.load(toys.copied(first.tensors()), first.state())
+    second.run()
+    toys.assert_same(whole.tensors(), second.tensors())
 
 
 def test_validation_and_previews_never_disturb_training(toys: ModuleType) -> None:
@@ -222,8 +248,11 @@ def test_a_batch_smaller_than_its_parts_is_refused(toys: ModuleType) -> None:
 
 def test_a_data_set_smaller_than_a_batch_is_repeated(toys: ModuleType) -> None:
     """reliability 28: no silent loop without batches."""
-    made, outcome = toys.trained(toys.task(toys.Whole(count=3)), batch_size=10)
+    told: list[object] = []
+    hooks = Hooks(event=lambda name, fields: told.append((name, fields)))
+    made, outcome = toys.trained(toys.task(toys.Whole(count=3)), hooks, batch_size=10)
     assert outcome.step == 12
+    assert told == [("small-data", {"examples": 3, "batch_size": 10})]
     assert int(made.tensors()["network"]["seen"]) == 120
 
 
