@@ -17,6 +17,7 @@ MODULES = (
     "sampler_symmetry",
     "sampler_accuracy",
     "sampler_known",
+    "sampler_sde",
     "weighting",
     "objective",
     "guidance",

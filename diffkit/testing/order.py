@@ -48,6 +48,13 @@ def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Leve
     return [at_logsnr(first + (last - first) * i / n) for i in range(n + 1)]
 
 
+def _graded(n: int) -> list[Level]:
+    """`logsnr_levels`, the first step in parts of 1/64, 1/64, 1/32, ..., 1/2."""
+    step = (LAST - FIRST) / n
+    parts = [FIRST + step * 2.0**k for k in range(-6, 0)]
+    return [at_logsnr(FIRST), *(at_logsnr(clock) for clock in parts), *logsnr_levels(n)[1:]]
+
+
 def at_logsnr(half_logsnr: float) -> Level:
     """The variance-preserving level of this half_logsnr: alpha^2 = sigmoid(2 half_logsnr)."""
     angle = math.atan(math.exp(-half_logsnr))
@@ -79,7 +86,9 @@ def measure(
     """Errors against the quantile map of a mixture, from half_logsnr -1.5 to 2.
 
     `exact_starts` is how many steps begin on the exact solution: 1 measures the method with its own start, `order`
-    or more the multistep method alone. Identities E4, F1.
+    or more the multistep method alone. As a corrector puts its own state in the place of the exact one, the first of
+    the n steps is then divided into seven, which double from 1/64, so that a start of low order leaves no trace.
+    Identities E4, F1.
     """
     truth = oracle if oracle is not None else curve()
     ends = logsnr_levels(1)
@@ -87,7 +96,7 @@ def measure(
     want = truth.flow(x, ends[0], ends[1])
     errors = []
     for n in steps:
-        levels = logsnr_levels(n)
+        levels = logsnr_levels(n) if exact_starts == 1 else _graded(n)
         starts = [x, *(truth.flow(x, levels[0], level) for level in levels[1:exact_starts])]
         got = run_from_exact(truth, sampler, levels, starts)
         errors.append(float((got - want).abs().max()))

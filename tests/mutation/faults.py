@@ -34,6 +34,9 @@ DDIM = "plugins/diffkit-ddim/src/diffkit_ddim/"
 SOLVER = "plugins/diffkit-dpmsolver/src/diffkit_dpmsolver/"
 EDM = "plugins/diffkit-edm/src/diffkit_edm/"
 P2 = "plugins/diffkit-p2/src/diffkit_p2/"
+SCORE = "plugins/diffkit-score-sde/src/diffkit_score_sde/"
+FLOW = "plugins/diffkit-flow/src/diffkit_flow/"
+ZERO = "plugins/diffkit-zero-snr/src/diffkit_zero_snr/"
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
 
 ALGEBRA = [
@@ -269,11 +272,27 @@ PLUGINS = [
     fault("hybrid: the bound moves the mean", IMPROVED + "objective.py", "y[:, :channels].detach(), y", "y[:, :channels], y", "objective/hybrid"),
     fault("hybrid: nats for bits (K: units)", IMPROVED + "objective.py", "self.scale * steps / LOG_2 * nats", "self.scale * steps * nats", "objective/hybrid"),
     fault("hybrid: 1000 times too weak (K: hybrid loss)", IMPROVED + "objective.py", "self.scale * steps / LOG_2 * nats", "self.scale / LOG_2 * nats", "objective/hybrid"),
-    fault("velocity with its sign (K: v, u, F)", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "return -1.0, 1.0", "return 1.0, -1.0", "parameterization/flow"),
-    fault("v of the wrong sign (K: v, u, F)", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "scalar.divide(level.sigma, r), scalar.divide(level.alpha, r)", "parameterization/v"),
-    fault("v not of unit length off the circle", "plugins/diffkit-flow/src/diffkit_flow/parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "-level.sigma, level.alpha", "parameterization/v"),
-    fault("data and noise at the other ends", "plugins/diffkit-flow/src/diffkit_flow/schedule.py", "return Level(1.0 - t, t)", "return Level(t, 1.0 - t)", "schedule/rectified"),
-    fault("time of the other end", "plugins/diffkit-flow/src/diffkit_flow/schedule.py", "level.sigma / (level.alpha + level.sigma)", "level.sigma / (level.alpha - level.sigma)", "schedule/rectified"),
+    fault("the reverse SDE with half its score (L: the missing 1/2 misplaced)", SCORE + "sampler.py", "- variance / float(t.sigma) * estimate.eps + variance**0.5", "- 0.5 * variance / float(t.sigma) * estimate.eps + variance**0.5", "sampler/euler-maruyama"),
+    fault("the reverse drift with the forward sign (L)", SCORE + "sampler.py", "return (1.0 + drift) * x", "return (1.0 - drift) * x", "sampler/euler-maruyama"),
+    fault("the reverse chain with the inverse factor", SCORE + "sampler.py", "return (2.0 - a) * x", "return x / a", "sampler/reverse-diffusion"),
+    fault("noise with variance for deviation", SCORE + "sampler.py", "* estimate.eps + b * noise(x), None", "* estimate.eps + b * b * noise(x), None", "sampler/reverse-diffusion"),
+    fault("Langevin without its factor 2", SCORE + "corrector.py", "(2.0 * size) ** 0.5", "size**0.5", "sampler/predictor-corrector"),
+    fault("Langevin at the level before", SCORE + "corrector.py", "score, z = denoise(x, s).score, noise(x)", "score, z = denoise(x, t).score, noise(x)", "sampler/predictor-corrector"),
+    fault("Langevin norms over the batch (pains 16)", SCORE + "corrector.py", "torch.linalg.vector_norm(x.flatten(1), dim=1)", "torch.linalg.vector_norm(x.flatten(1), dim=1).mean().expand(len(x))", "sampler/predictor-corrector"),
+    fault("beta in place of its integral's half", SCORE + "schedule.py", "return Level(scalar.exp(-0.5 * integral), scalar.sqrt(-scalar.expm1(-integral)))", "return Level(scalar.exp(-integral), scalar.sqrt(-scalar.expm1(-integral)))", "schedule/vp"),
+    fault("sub-VP with the root (K: sub-VP)", SCORE + "schedule.py", "return Level(scalar.exp(-0.5 * integral), -scalar.expm1(-integral))", "return Level(scalar.exp(-0.5 * integral), scalar.sqrt(-scalar.expm1(-integral)))", "schedule/sub-vp"),
+    fault("VE linear in t", SCORE + "schedule.py", "self.sigma_min * scalar.exp(t * span)", "self.sigma_min * (1.0 + t * scalar.expm1(span))", "schedule/ve"),
+    fault("the score with its sign", SCORE + "parameterization.py", "return 0.0, -1.0 / sigma", "return 0.0, 1.0 / sigma", "parameterization/score"),
+    fault("likelihood weight halved", SCORE + "weighting.py", "return -slope if", "return -0.5 * slope if", "weighting/likelihood"),
+    fault("shift the wrong way", FLOW + "grid.py", "(self.shift * u / (self.shift * u + (1.0 - u)))", "(u / (u + self.shift * (1.0 - u)))", "grid/shifted"),
+    fault("zero SNR by scaling alone (A10)", ZERO + "schedule.py", "(alpha[2:] - last) / (alpha[1:-1] - last)", "(alpha[2:] - last) / (alpha[1:-1])", "schedule/zero-snr"),
+    fault("rescaled by the deviation of the batch (pains 16)", ZERO + "guidance.py", "(e.x0.flatten(1).std(1, correction=0) for e in (plain, guided))", "(e.x0.std(correction=0).expand(len(x)) for e in (plain, guided))", "guidance/rescale"),
+    fault("rescaling without its mixture", ZERO + "guidance.py", "self.phi * ratio + 1.0 - self.phi", "ratio", "guidance/rescale"),
+    fault("velocity with its sign (K: v, u, F)", FLOW + "parameterization.py", "return -1.0, 1.0", "return 1.0, -1.0", "parameterization/flow"),
+    fault("v of the wrong sign (K: v, u, F)", FLOW + "parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "scalar.divide(level.sigma, r), scalar.divide(level.alpha, r)", "parameterization/v"),
+    fault("v not of unit length off the circle", FLOW + "parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "-level.sigma, level.alpha", "parameterization/v"),
+    fault("data and noise at the other ends", FLOW + "schedule.py", "return Level(1.0 - t, t)", "return Level(t, 1.0 - t)", "schedule/rectified"),
+    fault("time of the other end", FLOW + "schedule.py", "level.sigma / (level.alpha + level.sigma)", "level.sigma / (level.alpha - level.sigma)", "schedule/rectified"),
 ]  # fmt: skip
 
 FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS)

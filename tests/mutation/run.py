@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -91,6 +92,7 @@ def main() -> None:
         faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in sys.argv[1:])]
     for library in LIBRARIES:
         importlib.import_module(library)
+    entry_points(group="diffkit")  # what was read of installed packages is kept for the children
     assert not any(name.partition(".")[0] == "diffkit" for name in sys.modules)
     waiting, running = list(faults), {}
     jobs = max(1, len(os.sched_getaffinity(0)))

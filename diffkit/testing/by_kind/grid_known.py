@@ -130,3 +130,24 @@ def logsnr_points(subject: Subject, worst: Worst) -> None:
     clocks = [float(level.half_logsnr) for level in subject.component.levels(families.EXPLODING, n)[:-1]]
     for i, clock in enumerate(clocks):
         worst.compare(clock, clocks[0] + i / (n - 1) * (clocks[-1] - clocks[0]), f"half_logsnr of level {i} of {n}")
+
+
+@law(
+    "grid",
+    statement="on the straight path half_logsnr' = half_logsnr - log(shift), once however often it is asked",
+    source="Esser et al. 2024 (arXiv:2403.03206), eq. 23",
+    tolerance=1e-9,
+    identities="A15",
+    only=("shifted",),
+)
+def shifted_points(subject: Subject, worst: Worst) -> None:
+    """t' = s t / (1 + (s - 1) t), for n equal parts of the schedule."""
+    if subject.component.inner is not None:
+        raise Inapplicable("around another grid")
+    n = 9
+    for _ in range(2):
+        times = subject.component.times(families.RECTIFIED, n)
+        for j in range(1, n):
+            t, got = 1.0 - j / n, times[j]
+            want = math.log((1.0 - t) / t) - math.log(subject.component.shift)
+            worst.compare(math.log((1.0 - got) / got), want, f"half_logsnr of level {j} of {n}")

@@ -198,3 +198,21 @@ def threshold_formula(subject: Subject, worst: Worst) -> None:
             worst.compare(got[i], torch.clamp(size * wide[i], -s, s) / s, f"x0 of size {size}")
     if not worst.checks:
         raise Inapplicable("no case")
+
+
+@law(
+    "guidance",
+    statement="x0 has phi times the deviation of what is not guided, and 1 - phi times its own",
+    source="Lin et al. 2024 (arXiv:2305.08891), eq. 15, 16",
+    tolerance=1e-9,
+    only=("rescale",),
+)
+def rescale_formula(subject: Subject, worst: Worst) -> None:
+    """Deviations over the dimensions of an example; the direction is that of the guided estimate."""
+    guidance, source = subject.component, denoiser()
+    for level, x in cases(subject):
+        got = guidance(source)(x, level, label=LABEL).x0
+        plain, guided = source(x, level, label=LABEL).x0, guidance.inner(source)(x, level, label=LABEL).x0
+        ratio = plain.std(1, correction=0) / guided.std(1, correction=0)
+        want = (guidance.phi * ratio + 1.0 - guidance.phi)[:, None] * guided
+        worst.compare(got, want, f"x0 at {level}")

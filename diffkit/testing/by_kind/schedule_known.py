@@ -110,17 +110,41 @@ def sub_vp_curve(subject: Subject, worst: Worst) -> None:
 
 @law(
     "schedule",
-    statement="alpha = 1; g^2 = d sigma^2 / dt",
+    statement="alpha = 1, sigma geometric in t",
     source="Song et al. 2021 (arXiv:2011.13456), eq. 30, 31",
     tolerance=1e-9,
     identities="A6",
     only=("ve",),
 )
 def ve_curve(subject: Subject, worst: Worst) -> None:
-    """Variance exploding: the signal is never scaled, and sigma is a power law or linear in t."""
+    """Variance exploding: the signal is never scaled, and log sigma is linear in t."""
     schedule: Schedule = subject.component
+    low, high = (math.log(float(schedule.level(t).sigma)) for t in (schedule.t_clean, schedule.t_noise))
     for t in moments(subject):
-        worst.compare(float(schedule.level(t).alpha), 1.0, f"alpha({t:.4g})")
+        level, u = schedule.level(t), (t - schedule.t_clean) / (schedule.t_noise - schedule.t_clean)
+        worst.compare(float(level.alpha), 1.0, f"alpha({t:.4g})")
+        worst.compare(math.log(float(level.sigma)), low + u * (high - low), f"log sigma({t:.4g})")
+
+
+@law(
+    "schedule",
+    statement="alpha' = (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T): so alpha'_T = 0",
+    source="Lin et al. 2024 (arXiv:2305.08891), Algorithm 1",
+    tolerance=1e-9,
+    identities="A10",
+    only=("zero-snr",),
+)
+def zero_snr_curve(subject: Subject, worst: Worst) -> None:
+    """The last beta becomes 1, and nothing of the data is left at T."""
+    schedule = subject.component
+    inner: Schedule = schedule.inner
+    T = inner.steps
+    assert T is not None
+    first, last = (float(inner.level(t).alpha) for t in (1.0, float(T)))
+    for t in (1, 2, T // 2, T - 1, T):
+        want = (float(inner.level(float(t)).alpha) - last) * first / (first - last)
+        worst.compare(float(schedule.level(float(t)).alpha), want, f"alpha_{t}", 1e-3)
+    worst.holds(schedule.noise.is_noise, f"alpha_T = {schedule.noise.alpha}", "0, exactly")
 
 
 @law(

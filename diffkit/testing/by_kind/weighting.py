@@ -179,6 +179,26 @@ def edm_formula(subject: Subject, worst: Worst) -> None:
 
 @law(
     "weighting",
+    statement="w = -d snr / dt = g^2 snr / sigma^2",
+    source="Song et al. 2021 (arXiv:2101.09258), theorem 1",
+    tolerance=1e-5,
+    identities="D13 D14",
+    only=("likelihood",),
+)
+def likelihood_formula(subject: Subject, worst: Worst) -> None:
+    """Against a central difference of the curve."""
+    for schedule, t in places(subject):
+        got = torch.as_tensor(subject.component(schedule.level(t))).tolist()
+        if schedule.steps is not None:
+            continue
+        for at, w in zip(t.tolist(), got, strict=True):
+            d = 1e-5 * (at - schedule.t_clean)
+            want = -0.5 * (float(schedule.level(at + d).snr) - float(schedule.level(at - d).snr)) / d
+            worst.note(abs(w / want - 1.0), f"w({at:.4g}) = {w:.9g}", f"{want:.9g}")
+
+
+@law(
+    "weighting",
     statement="w = (snr_{t-1} - snr_t) / 2 for t > 1, 1 / (2 beta tilde_2) at t = 1; -(1/2) d snr / dt on curves",
     source="Kingma et al. 2021 (arXiv:2107.00630), eq. 13, 17",
     tolerance=1e-6,
