@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -70,9 +70,10 @@ class Engine:
         """How many examples there are to train on."""
         return self._order.count
 
-    def feed(self, first: int) -> Feed:
+    def feed(self, first: int, workers: int | None = None) -> Feed:
         """Where `advance` gets its examples from, starting with step `first`; close it after the last."""
-        workers = self.task.data.workers if self.settings.workers is None else self.settings.workers
+        if workers is None:
+            workers = self.task.data.workers if self.settings.workers is None else self.settings.workers
         return feed(self._split, self._order, self.rows, self.settings.steps, self.device, workers, first)
 
     def advance(self, step: int, source: Feed) -> dict[str, Tensor]:
@@ -80,15 +81,26 @@ class Engine:
 
         Raises DivergedError where a number is not finite and reading it is free; elsewhere `check` does.
         """
+        sums, times, each = self.gradient(step, source, self.parts)
+        sums["grad_norm"] = self.apply(step)
+        total = self.settings.batch_size
+        self.task.objective.update(self.world.gather(times, total), self.world.gather(each, total))
+        return sums
+
+    def gradient(self, step: int, source: Feed, parts: Sequence[range]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Leave the gradient of these rows of the batch with the parameters.
+
+        Returns the mean losses, and of every example its time and its loss.
+        """
         draws = Draws(self.task.seed, step, self.settings.batch_size)
         sums: dict[str, Tensor] = {}
         each, times = [], []
-        for index, rows in enumerate(self.parts):
+        for index, rows in enumerate(parts):
             raw, cond = source.rows(step, rows)
             local = draws.rows(rows.start)
             seed_dropout(self.device, self.task.seed, step, self.world.rank, index)
             share = len(rows) * self.world.size / self.settings.batch_size
-            with self._computation.part(last=index == len(self.parts) - 1):
+            with self._computation.part(last=index == len(parts) - 1):
                 x0, ready = self.preparation.train(raw, cond, local)
                 loss = self._computation(self.model, x0, local, self.ema_model, ready)
                 (loss.mean * self._factor(loss.mean, share, step)).backward()  # type: ignore[no-untyped-call]
@@ -97,15 +109,17 @@ class Engine:
                 sums[name] = sums[name] + part if name in sums else part
             each.append(loss.each)
             times.append(loss.t)
+        return sums, _joined(times), _joined(each)
+
+    def apply(self, step: int) -> Tensor:
+        """Update weights and averages from the gradient, where it is finite; returns its norm."""
         self.flat.gather()
-        sums["grad_norm"] = self.update(rate(self.settings, step))
+        norm = self.update(rate(self.settings, step))
         if self._immediate:
             self.check()
         for averaged in self.averages:
             averaged.update(step + 1, None if self._immediate else self.update.bad)
-        total = self.settings.batch_size
-        self.task.objective.update(self.world.gather(_joined(times), total), self.world.gather(_joined(each), total))
-        return sums
+        return norm
 
     def check(self) -> None:
         """Raise DivergedError where some gradient was not finite; waits for the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .engine import Engine
 from .loop import Trainer
 
 STEPS = 5
+BUDGET = 10.0
+"""Seconds that the timed steps may take."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +41,32 @@ class Estimate:
         return steps * batch_size / self.images_per_second
 
 
-def estimate_run(trainer: Trainer, steps: int = STEPS) -> Estimate:
-    """Measure by training: one step under counters, then `steps` timed ones. The trainer is used up by it."""
+def estimate_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -> Estimate:
+    """Measure by training: one image under counters, then `steps` timed steps, of as many images at once as a part of
+    the batch has, or fewer where they would take longer than `budget` seconds. The trainer is used up by it."""
     engine = trainer.engine
-    source = engine.feed(0)
+    source = engine.feed(0, workers=0)
+    part = len(engine.parts[0])
     held = _Held(engine)
-    try:
-        with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(held.keep, _same):
-            engine.advance(0, source)
-        engine.advance(1, source)
-        _wait(engine.device)
-        began = time.monotonic()
-        for step in range(steps):
-            engine.advance(2 + step, source)
-        _wait(engine.device)
-        seconds = (time.monotonic() - began) / steps
-    finally:
-        source.close()
+
+    def gradient(count: int) -> None:
+        engine.gradient(0, source, [range(engine.rows.start, engine.rows.start + count)])
+
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(held.keep, _same):
+        gradient(1)
+    engine.apply(0)
+    single = _time(engine.device, lambda: gradient(1), 1)
+    count = max(1, min(part, int(budget / steps / single)))
+    gradient(count)
+    images = _time(engine.device, lambda: gradient(count), steps) / count
+    update = _time(engine.device, lambda: engine.apply(0), 2)
     checkpoint = sum(t.numel() * t.element_size() for group in engine.tensors().values() for t in group.values())
     return Estimate(
         parameters=sum(p.numel() for p in engine.flat.parameters.values()),
         state=held.state,
-        activations=held.peak,
-        flops=counter.get_total_flops() // len(engine.rows),
-        images_per_second=trainer.settings.batch_size / seconds,
+        activations=held.activations * part,
+        flops=counter.get_total_flops(),
+        images_per_second=trainer.settings.batch_size / (images * len(engine.rows) + update),
         checkpoint=checkpoint,
     )
 
@@ -74,7 +79,6 @@ class _Held:
         self._known = {storage.data_ptr(): storage.nbytes() for storage in storages}
         # Backward hands over its gradients before they are gathered.
         self.state = sum(self._known.values()) + engine.flat.gradient.untyped_storage().nbytes()
-        self._parts = len(engine.parts)
         self._seen: dict[int, int] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -84,9 +88,19 @@ class _Held:
         return tensor
 
     @property
-    def peak(self) -> int:
-        """Bytes kept for one part of a batch."""
-        return sum(self._seen.values()) // self._parts
+    def activations(self) -> int:
+        """Bytes that were kept."""
+        return sum(self._seen.values())
+
+
+def _time(device: torch.device, action: Callable[[], object], times: int) -> float:
+    """Mean seconds of one `action`."""
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(times):
+        action()
+    _wait(device)
+    return max((time.perf_counter() - began) / times, 1e-9)
 
 
 def _same(tensor: Tensor) -> Tensor:
