@@ -20,6 +20,18 @@ LOCK = "LOCK"
 _LONGEST = 4096
 _PATIENCE_SECONDS = 0.5
 
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked child, such as a worker that reads data: it outlives a killed parent, and must not hold its lock."""
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
 
 class RunLock:
     """The exclusive right to write to `directory`, from construction until `release`.
@@ -33,6 +45,7 @@ class RunLock:
         self.run_id = uuid.uuid4().hex
         self.path = directory / LOCK
         self._handle: int | None = self._acquire()
+        _HELD.add(self._handle)
         about = {"run_id": self.run_id, "host": platform.node(), "pid": os.getpid(), "since": _now()}
         try:
             text = (json.dumps(about) + "\n").encode()
@@ -93,9 +106,10 @@ class RunLock:
 
     def release(self) -> None:
         """Give the right back; the file stays, because removing it would race with the next writer."""
-        if self._handle is not None:
+        if self._handle is not None and self._handle in _HELD:
+            _HELD.remove(self._handle)
             os.close(self._handle)
-            self._handle = None
+        self._handle = None
 
     def __enter__(self) -> RunLock:
         return self
