@@ -6,6 +6,7 @@ part has a fault of its own, checks that need it are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -55,6 +56,16 @@ def _singular(view: View) -> Iterator[DiffkitError]:
             where=view.mark("parameterization", "name"),
             fix=error.fix,
             notes=error.notes,
+        )
+        return
+    told = parameterization.c_noise(schedule.noise)
+    if told is not None and not math.isfinite(float(told)):
+        yield RecipeError(
+            f"schedule {view.name('schedule')} reaches alpha = 0: there parameterization "
+            f"{view.name('parameterization')} tells the network a noise level that is infinite",
+            code="DK110",
+            where=view.mark("parameterization", "name"),
+            fix="use parameterization v or flow, or end the schedule earlier (sample.start)",
         )
 
 

@@ -76,14 +76,15 @@ def test_euler_maruyama_in_small_steps_is_that_of_the_authors(name: str) -> None
 @pytest.mark.parametrize("name", ["vp", "ve"])
 @pytest.mark.parametrize(("theirs", "corrector"), [("langevin", "langevin"), ("ald", "annealed")])
 def test_two_langevin_steps_are_those_of_the_authors(name: str, theirs: str, corrector: Any) -> None:
-    """For a batch of one, where the norm of the batch is that of the sample."""
+    """For a batch of one, where the norm of the batch is that of the sample; and |z| for sqrt(D)."""
 
     class Stay(Sampler[None]):
         def step(self, denoise: Any, x: Tensor, t: Level, s: Level, state: None, noise: Any) -> tuple[Tensor, None]:
             return x, None
 
     level = CURVES[name].level(0.6)
-    sampler = PredictorCorrector(Stay(), corrector, snr=0.16, n_steps=2)
+    snr = 0.16 * (float(Z.norm()) / math.sqrt(Z.numel()) if corrector == "langevin" else 1.0)
+    sampler = PredictorCorrector(Stay(), corrector, snr=snr, n_steps=2)
     want = torch.tensor(GOLDEN[name][theirs], dtype=F64)
     torch.testing.assert_close(one(sampler, CURVES[name].level(0.61), level), want, rtol=1e-9, atol=1e-9)
 
@@ -137,6 +138,21 @@ def test_langevin_steps_keep_the_law_they_have() -> None:
     run = probe(oracle, PredictorCorrector(None, "annealed", snr=0.2, n_steps=400), [VP().level(0.51), level], 1)
     assert float(run.Q) == pytest.approx(V / (1 - d / (2 * V)), rel=1e-6)
     assert float(run.b) == pytest.approx(level.alpha * 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [4, 32])
+def test_steps_sized_by_the_norm_of_the_score_have_a_known_bias(dimensions: int) -> None:
+    """The invariant law is p |score|^2: the variance of N(0, 1) becomes (D + 2) / D; the price of independence."""
+    oracle, source = GaussianOracle(0.0, 1.0), torch.Generator().manual_seed(0)
+    x = torch.randn(1000, dimensions, dtype=F64, generator=source)
+    t, s = VP().level(0.51), VP().level(0.5)
+    found: dict[str, float] = {}
+    for corrector in ("langevin", "annealed"):
+        sampler = PredictorCorrector(None, corrector, snr=0.16, n_steps=150)  # type: ignore[arg-type]
+        y, _ = sampler.step(oracle, x, t, s, None, lambda z: torch.randn(z.shape, dtype=F64, generator=source))
+        found[corrector] = float(y.square().mean())
+    assert found["langevin"] == pytest.approx(1 + 2 / dimensions, rel=0.1)
+    assert found["annealed"] == pytest.approx(1.0, rel=0.1)
 
 
 @pytest.mark.parametrize("corrector", ["langevin", "annealed"])

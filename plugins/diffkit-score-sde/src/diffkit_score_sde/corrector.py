@@ -20,12 +20,14 @@ from .sampler import ReverseDiffusion
 class PredictorCorrector(Sampler[Any]):
     """One step of `predictor`, which may be any sampler, then `n_steps` of x + d score + sqrt(2 d) z at the new level.
 
-    `langevin`: d = 2 (snr |z| / |score|)^2, the norms those of the sample. `annealed`: d = 2 (snr sigma)^2.
+    `langevin`: d = 2 D (snr / |score|)^2 with the norm of the sample, D its dimensions. `annealed`: d = 2 (snr sigma)^2.
     Without a predictor (null) x / alpha rests until the last step, which is Tweedie's x0: annealed Langevin dynamics.
     Clean data is not corrected. Source: Song et al. 2021 (arXiv:2011.13456), Algorithms 2 to 5.
-    Differs: the paper's code averages the norms over the batch, here no sample feels the others; d is at most
-    sigma^2, as it would be unstable for a small score of few dimensions; and has no factor 1 - beta_t on VP, which is
-    1 on VE. The code corrects before it predicts, so that the last noise it draws stays in the sample.
+    Differs: the paper's code divides |z| by |score|, both averaged over the batch; here no sample feels the others, and
+    sqrt(D) stands for |z|. Steps that depend on x favour places where |score| is large: the invariant law is
+    p |score|^2, whose variance is (D + 2) / D of that of a Gaussian p, so `langevin` is for images and `annealed` for
+    few dimensions. d is at most sigma^2, beyond which it would be unstable, and has no factor 1 - beta_t on VP, which
+    is 1 on VE. The code corrects before it predicts, so that the last noise it draws stays in the sample.
     """
 
     predictor: Sampler[Any] | None = ReverseDiffusion()  # noqa: RUF009 - a frozen value
@@ -63,7 +65,7 @@ class PredictorCorrector(Sampler[Any]):
     def law_exemptions(self) -> dict[str, str]:
         """Those of the predictor; and what Langevin steps of a fixed size cannot have."""
         bias = "the bias of a Langevin step of fixed size does not fall with the number of levels (identity F6)"
-        chosen = "the size of a Langevin step depends on the noise, so no step is affine"
+        chosen = "the size of a Langevin step depends on the score, so no step is affine"
         own = chosen if self.corrector == "langevin" else bias
         return {**getattr(self.predictor, "law_exemptions", {}), "marginal": own, "point-mass-law": own}
 
@@ -83,20 +85,15 @@ class PredictorCorrector(Sampler[Any]):
         else:
             x = float(s.alpha) / float(t.alpha) * x
         for _ in range(0 if s.is_clean else self.n_steps):
-            score, z = denoise(x, s).score, noise(x)
-            size = self._size(score, z, float(s.sigma))
-            x = x + size * score + (2.0 * size) ** 0.5 * z
+            score = denoise(x, s).score
+            size = self._size(score, float(s.sigma))
+            x = x + size * score + (2.0 * size) ** 0.5 * noise(x)
         return x, state
 
-    def _size(self, score: Tensor, z: Tensor, sigma: float) -> Tensor | float:
+    def _size(self, score: Tensor, sigma: float) -> Tensor | float:
         """d, ready to multiply x: one number for each sample."""
         if self.corrector == "annealed":
             return 2.0 * (self.snr * sigma) ** 2
-        ratio = _norm(z) / _norm(score).clamp(min=torch.finfo(z.dtype).tiny)
-        return torch.clamp(2.0 * (self.snr * ratio) ** 2, max=sigma**2)
-
-
-def _norm(x: Tensor) -> Tensor:
-    """The length of each sample, ready to multiply x: (B, 1, ..., 1)."""
-    length: Tensor = torch.linalg.vector_norm(x.flatten(1), dim=1)
-    return length.reshape(-1, *(1,) * (x.ndim - 1))
+        length: Tensor = torch.linalg.vector_norm(score.flatten(1), dim=1)
+        size = 2.0 * score[0].numel() * (self.snr / length.clamp(min=torch.finfo(score.dtype).tiny)) ** 2
+        return size.clamp(max=sigma**2).reshape(-1, *(1,) * (score.ndim - 1))
