@@ -17,7 +17,7 @@ from ..affine import Affine
 from ..affine_probe import probe
 from ..lawbook import Inapplicable, Worst, law
 from ..oracle_gaussian import GaussianOracle
-from ..order import polynomial_error
+from ..order import measure, polynomial_error
 from ..subject import Subject
 from .sampler import equipped
 
@@ -213,6 +213,23 @@ def polynomial(subject: Subject, worst: Worst) -> None:
         for n, reach in ((6, 1.0), (5, 4.0)):
             error = polynomial_error(sampler, degree, n, reach)
             worst.note(error / reach**degree, f"degree {degree}, {n} uneven steps over [-{reach}, {reach}]", "0")
+
+
+@law(
+    "sampler",
+    statement="with the corrector the order is one more than the predictor's",
+    source="Zhao et al. 2023 (arXiv:2302.04867), theorem 3.1",
+    tolerance=0.3,
+    identities="F1",
+    only=("unipc",),
+)
+def corrected_order(subject: Subject, worst: Worst) -> None:
+    """The output at the new point is one node more, and costs nothing."""
+    sampler: Sampler[Any] = subject.component
+    if not sampler.corrector:  # type: ignore[attr-defined]
+        raise Inapplicable("without the corrector")
+    fit = measure(sampler, (80, 160), exact_starts=max(2, sampler.order))
+    worst.note(max(0.0, sampler.order + 1 - fit.slope), f"slope {fit.slope:.2f}", f"{sampler.order + 1}")
 
 
 @law(
