@@ -20,7 +20,7 @@ from .sampler import ReverseDiffusion
 class PredictorCorrector(Sampler[Any]):
     """One step of `predictor`, which may be any sampler, then `n_steps` of x + d score + sqrt(2 d) z at the new level.
 
-    `langevin`: d = 2 D (snr / |score|)^2 with the norm of the sample, D its dimensions. `annealed`: d = 2 (snr sigma)^2.
+    `langevin`: d = 2 D (snr / |score|)^2, the norm that of the sample of D numbers. `annealed`: d = 2 (snr sigma)^2.
     Without a predictor (null) x / alpha rests until the last step, which is Tweedie's x0: annealed Langevin dynamics.
     Clean data is not corrected. Source: Song et al. 2021 (arXiv:2011.13456), Algorithms 2 to 5.
     Differs: the paper's code divides |z| by |score|, both averaged over the batch; here no sample feels the others, and
