@@ -1,0 +1,46 @@
+"""SIGKILL at a random moment of `diffkit run`: the same command goes on, and nothing tells the two apart."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from .conftest import Server, finished
+
+
+def kill_and_resume(diffkit: Server, recipe: Path, seeds: range) -> int:
+    """How many of the kills struck a running process; each is followed by a resume, which must end as a run does to
+    which nothing happened."""
+    command = ("run", recipe, "-q", "--device", "cpu", "--out")
+    began = time.monotonic()
+    assert diffkit(*command, recipe.with_name("whole")).code == 0
+    longest = time.monotonic() - began
+    expected = finished(recipe.with_name("whole"))
+    struck = 0
+    for seed in seeds:
+        out = recipe.with_name(f"run{seed}")
+        ended = diffkit(*command, out, kill_after=random.Random(seed).uniform(0.0, longest))
+        assert ended.code in (-9, 0), ended.err
+        struck += ended.code == -9
+        ended = diffkit(*command, out)
+        assert ended.code == 0, f"seed {seed}: {ended.err}"
+        assert finished(out) == expected, f"seed {seed}"
+        assert not list(out.rglob(".*")), f"seed {seed}"
+        shutil.rmtree(out)
+    return struck
+
+
+def test_some_random_kills(diffkit: Server, recipe: Path) -> None:
+    """Pains 6."""
+    assert kill_and_resume(diffkit, recipe, range(6)) >= 1
+
+
+@pytest.mark.slow
+def test_many_random_kills(diffkit: Server, recipe: Path) -> None:
+    struck = kill_and_resume(diffkit, recipe, range(1000, 1400))
+    print(f"{struck} of 400 kills struck a running process")
+    assert struck >= 200

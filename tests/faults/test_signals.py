@@ -1,0 +1,140 @@
+"""SIGTERM and Ctrl-C, to the process or its group, wherever `diffkit run` is: exit 75, nothing lost, and it goes on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .conftest import RECIPE, Ended, Server, events, fault, finished, steps
+
+DATA = "{name: mixture, layout: ring, count: 32, held_out: 8}"
+STREAMED = "{name: arrays, path: points.npy, held_out: 8, resident: never, workers: 2}"
+STEP, SAVE = "train.engine:Engine.advance", "train.checkpoint:_write"
+# Where the signal comes, at which call of that function, and the steps of the checkpoints that are there afterwards.
+TRAINING = [
+    ("train.engine:Engine.feed", 1, [0]),
+    (STEP, 1, [1]),
+    (STEP, 8, [5, 8]),
+    (SAVE, 2, [5, 10]),
+    ("train.checkpoint:CheckpointStore._publish", 1, [5]),
+    ("train.checkpoint:CheckpointStore._rotate", 3, [5, 10, 15]),
+    ("stages.training:draw", 1, [5, 10]),
+    ("train.engine:Engine.validate", 1, [5, 10]),
+]
+# One after the other in a single run: before the first step, at steps 2, 5, 10, 15 and 20.
+CHAIN = [
+    ("train.engine:Engine.feed", 1),
+    (STEP, 2),
+    (SAVE, 1),
+    ("train.engine:Engine.validate", 1),
+    ("train.checkpoint:CheckpointStore._publish", 1),
+    ("stages.training:draw", 1),
+]
+LATER = [
+    ("stages.pipeline:draw_and_save", 1),
+    ("ddpm.sampler:Ancestral.step", 8),
+    ("stages.sampling:save", 1),
+    ("stages.handle:draw", 1),
+    ("stages.handle:measure", 1),
+    ("stages.reporting:collect", 1),
+    ("stages.reporting:build_report", 1),
+]
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> Path:
+    """A recipe whose data two worker processes read."""
+    np.save(tmp_path / "points.npy", np.random.default_rng(0).standard_normal((40, 2)).astype("float32"))
+    path = tmp_path / "streamed.yaml"
+    path.write_text(RECIPE.replace(DATA, STREAMED))
+    return path
+
+
+def run(diffkit: Server, recipe: Path, out: str = "run", faults: Sequence[dict[str, Any]] = ()) -> Ended:
+    place = recipe.with_name(out)
+    return diffkit("run", recipe, "--out", place, "-q", "--device", "cpu", faults=faults, cwd=recipe.parent)
+
+
+def stop(diffkit: Server, recipe: Path, at: str, nth: int, signal: str, out: str = "run") -> None:
+    """Run until the signal, and see that it stopped as it must."""
+    ended = run(diffkit, recipe, out, [fault(at, nth, signal)])
+    assert ended.code == 75, ended.err
+    assert "run the same command again to continue" in ended.err
+    place = recipe.with_name(out)
+    assert events(place, "signal")[-1]["name"] == ("SIGINT" if signal.startswith("int") else "SIGTERM")
+    where = re.search(r"stopped at step (\d+) of 20; a checkpoint is saved", ended.err)
+    assert steps(place)[-1] == (int(where[1]) if where else 20)
+
+
+def goes_on(diffkit: Server, recipe: Path) -> None:
+    """The same command finishes the run, as if nothing had happened."""
+    for out in ("run", "whole"):
+        ended = run(diffkit, recipe, out)
+        assert ended.code == 0, ended.err
+    left, whole = (finished(recipe.with_name(out)) for out in ("run", "whole"))
+    assert left["samples"].items() <= whole["samples"].items()  # a preview that was given up is not drawn again
+    assert left | {"samples": None} == whole | {"samples": None}
+
+
+@pytest.mark.parametrize(("kind", "signal"), [("recipe", "term"), ("streamed", "term group"), ("recipe", "int")])
+def test_one_run_that_is_stopped_everywhere(
+    diffkit: Server, request: pytest.FixtureRequest, kind: str, signal: str
+) -> None:
+    """Reliability 4 and 6."""
+    recipe = request.getfixturevalue(kind)
+    places = CHAIN + LATER
+    for at, nth in places if signal != "int" else places[1::5]:
+        stop(diffkit, recipe, at, nth, signal)
+    goes_on(diffkit, recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", ["term", "term group", "int group"])
+@pytest.mark.parametrize("kind", ["recipe", "streamed"])
+@pytest.mark.parametrize(("at", "nth", "saved"), [*TRAINING, *((at, nth, [10, 15, 20]) for at, nth in LATER)])
+def test_every_place_and_every_signal(
+    diffkit: Server, request: pytest.FixtureRequest, kind: str, at: str, nth: int, saved: list[int], signal: str
+) -> None:
+    recipe = request.getfixturevalue(kind)
+    stop(diffkit, recipe, at, nth, signal)
+    assert steps(recipe.with_name("run")) == saved
+    goes_on(diffkit, recipe)
+
+
+def test_a_signal_to_the_group_while_workers_start(diffkit: Server, streamed: Path) -> None:
+    """They are born deaf: without that, one that has not yet said so dies, and the run with it."""
+    stop(diffkit, streamed, "train.feed:ignore_stop_signals", 1, "term group")
+    assert run(diffkit, streamed).code == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "nth", "signals", "code"),
+    [
+        (STEP, 8, ("int", "pause 0.15", "int"), 130),
+        (STEP, 8, ("term", "pause 0.15", "term"), 143),
+        (SAVE, 2, ("int group", "pause 0.15", "int group"), 130),
+        (STEP, 8, ("term", "term"), 75),
+    ],
+    ids=["Ctrl-C twice", "SIGTERM twice", "Ctrl-C twice in a save", "an echo of the first is no second"],
+)
+def test_a_second_signal_stops_at_once(
+    diffkit: Server, streamed: Path, at: str, nth: int, signals: tuple[str, ...], code: int
+) -> None:
+    assert run(diffkit, streamed, "run", [fault(at, nth, *signals)]).code == code
+    place = streamed.with_name("run")
+    assert steps(place) == ([5] if code != 75 else [5, 8])
+    assert run(diffkit, streamed).code == 0
+    assert not list(place.rglob(".*"))
+    assert steps(place) == [10, 15, 20]
+
+
+def test_a_signal_after_the_last_stage_changes_nothing(diffkit: Server, recipe: Path) -> None:
+    """The report is written: there is nothing left to stop, and nothing to run again."""
+    ended = run(diffkit, recipe, "run", [fault("cli.running:_conclude", 1, "pause 0")])
+    assert ended.code == 0
+    assert (recipe.with_name("run") / "report.html").is_file()
