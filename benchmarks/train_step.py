@@ -98,11 +98,7 @@ def ours(size: Size, precision: str) -> tuple[Step, Step]:
     def update() -> None:
         for parameter, gradient in zip(engine.network.parameters(), gradients, strict=True):
             parameter.grad = gradient
-        engine.flat.gather()
-        engine.update(2e-4)
-        engine.check()
-        for averaged in engine.averages:
-            averaged.update(1000)
+        engine.apply(1000)
 
     return step, update
 
@@ -211,6 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--size", action="append", choices=sorted(SIZES))
+    parser.add_argument("--part", choices=("step", "update"))
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time, for a busy machine, with one thread")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -228,6 +225,8 @@ def main() -> None:
             print("diffusers is not installed: left out", file=sys.stderr)
         count = sum(p.numel() for p in network(size).parameters())
         for part, index in (("step", 0), ("update", 1)):
+            if given.part not in (None, part):
+                continue
             found = measure({who: both[index] for who, both in made.items()}, size.inner, given.rounds, clock)
             rows += [
                 {"size": name, "parameters": count, "part": part, "who": w, "seconds": s} for w, s in found.items()

@@ -113,7 +113,6 @@ class Engine:
 
     def apply(self, step: int) -> Tensor:
         """Update weights and averages from the gradient, where it is finite; returns its norm."""
-        self.flat.gather()
         norm = self.update(rate(self.settings, step))
         if self._immediate:
             self.check()
@@ -164,8 +163,8 @@ class Engine:
             averaged.restart()
 
     def storages(self) -> Iterator[Tensor]:
-        """Everything of size that stays on the device: weights, gradients, optimizer, averages, resident data."""
-        yield from (self.flat.values, self.flat.gradient, *self.update.tensors().values())
+        """Everything of size that stays on the device: weights, optimizer, averages, resident data."""
+        yield from (self.flat.values, *self.update.tensors().values())
         yield from (averaged.average.values for averaged in self.averages)
         if isinstance(self._split, Resident):
             yield from (self._split.x, *self._split.cond.values())

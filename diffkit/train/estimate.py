@@ -77,8 +77,9 @@ class _Held:
     def __init__(self, engine: Engine) -> None:
         storages = [tensor.untyped_storage() for tensor in engine.storages()]
         self._known = {storage.data_ptr(): storage.nbytes() for storage in storages}
-        # Backward hands over its gradients before they are gathered.
-        self.state = sum(self._known.values()) + engine.flat.gradient.untyped_storage().nbytes()
+        # Where gradients are gathered, those that backward hands over are there beside the gathered ones.
+        gradients = engine.flat.values.untyped_storage().nbytes() * (2 if engine.flat.gathered else 1)
+        self.state = sum(self._known.values()) + gradients
         self._seen: dict[int, int] = {}
 
     def keep(self, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parameters in one buffer, so that clipping, the optimizer and an average are one pass each over the memory."""
+"""Parameters in one buffer, so that the optimizer and an average are one pass each over the memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ from torch import Tensor, nn
 
 ALIGN = 32
 """Every parameter starts at a multiple of so many numbers (128 bytes), as vector units like it."""
+GATHERED = 1 << 15
+"""Below this mean size of a parameter gradients are gathered: one operation then costs less than many small ones."""
 
 
 class Flat:
-    """Makes each parameter a view of `values`: (N,), and keeps room for their `gradient`: (N,).
+    """Makes each parameter a view of `values`: (N,).
 
     Parameters keep their names and shapes; with `channels_last` those of four dimensions keep that layout. The gaps
     that alignment leaves are zero and stay so. All take one type: float64 where any has it, else float32.
+    `gathered`: whether gradients are copied into one buffer as well, which is worth it where parameters are small.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], device: torch.device, *, channels_last: bool = False
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        device: torch.device,
+        *,
+        channels_last: bool = False,
+        gathered: bool | None = None,
     ) -> None:
         self.parameters = dict(parameters)
         self.channels_last = channels_last
@@ -31,8 +39,11 @@ class Flat:
             self._starts[name] = end
             end += -(-parameter.numel() // ALIGN) * ALIGN
         self.values = torch.zeros(end, dtype=torch.float64 if wide else torch.float32, device=device)
-        self.gradient = torch.zeros_like(self.values)
-        self._gradients = list(self.views(self.gradient).values())
+        if gathered is None:
+            gathered = channels_last or end < GATHERED * len(self._starts)
+        self.gathered = gathered
+        self._gradient = torch.zeros_like(self.values) if gathered else self.values.new_empty(0)
+        self._room = list(self.views(self._gradient).values())
         for name, view in self.views(self.values).items():
             view.copy_(self.parameters[name].data)
             self.parameters[name].data = view
@@ -51,21 +62,24 @@ class Flat:
             if start < len(buffer)
         }
 
-    def gather(self) -> None:
-        """Move the gradients that backward left into `gradient`; a parameter without one counts as zero.
+    def take(self) -> tuple[list[Tensor], list[int] | None]:
+        """The gradients that backward left, and to which parameters they belong; None: to the whole buffer at once.
 
-        Letting backward hand over its tensors and copying them once costs half of letting it add to prepared zeros.
+        Letting backward hand over its tensors and copying them once, where they are gathered at all, costs half of
+        letting it add to prepared zeros. A parameter without a gradient counts as zero there, and is left out here.
         """
-        given, room = [], []
-        for parameter, view in zip(self.parameters.values(), self._gradients, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-            else:
-                given.append(parameter.grad)
-                room.append(view)
-                parameter.grad = None
+        parameters = list(self.parameters.values())
+        given = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
+        gradients = [parameters[index].grad for index in given]
+        for index in given:
+            parameters[index].grad = None
+        if not self.gathered:
+            return gradients, given  # type: ignore[return-value]
+        if len(given) < len(parameters):
+            self._gradient.zero_()
         if given:
-            torch._foreach_copy_(room, given)
+            torch._foreach_copy_([self._room[index] for index in given], gradients)  # type: ignore[arg-type]
+        return [self._gradient], None
 
     def _view(self, buffer: Tensor, start: int, shape: torch.Size) -> Tensor:
         flat = buffer[start : start + prod(shape)]

@@ -191,8 +191,9 @@ class Trainer:
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def _needs(self) -> str:
-        total = sum(tensor.untyped_storage().nbytes() for tensor in self.engine.storages())
-        return f"weights, gradients, optimizer, averages and data take {total / 1e6:.0f} MB; the rest is activations"
+        storages = (tensor.untyped_storage() for tensor in self.engine.storages())
+        total = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+        return f"weights, optimizer, averages and data take {total / 1e6:.0f} MB; the rest is activations"
 
 
 def due(step: int, every: int) -> bool:

@@ -1,4 +1,4 @@
-"""The update: clip by the global norm and Adam, as one pass over flat memory, and nothing where a number is not finite.
+"""The update: clip by the global norm and Adam in one pass, and nothing where a number is not finite.
 
 The fused kernels of torch divide the gradient by a scale and skip everything on a flag, both read on the device. So
 clipping needs no pass of its own, and a bad gradient stops before the weights without the host waiting for it.
@@ -6,10 +6,8 @@ clipping needs no pass of its own, and a bad gradient stops before the weights w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import settings as told
 from .flat import Flat
@@ -27,42 +25,54 @@ class Update:
     FLOOR = 2.0**-10
 
     def __init__(self, settings: told.Optimizer, clip: float | None, flat: Flat, *, scaling: bool = False) -> None:
-        self.flat, self.clip = flat, clip
+        self.flat, self.clip, self.settings = flat, clip, settings
         device = flat.values.device
-        self._parameter = nn.Parameter(flat.values)
-        self._parameter.grad = flat.gradient
-        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        self._adam = kind(
-            [self._parameter],
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._kernel = torch._fused_adamw_ if settings.name == "adamw" else torch._fused_adam_
         self._moments = {"exp_avg": torch.zeros_like(flat.values), "exp_avg_sq": torch.zeros_like(flat.values)}
+        buffers = [flat.values, *self._moments.values()]
+        self._operands = [[b] if flat.gathered else list(flat.views(b).values()) for b in buffers]
         self._count = torch.zeros((), device=device)
-        self._adam.state[self._parameter] = {"step": self._count, **self._moments}
         self.bad = torch.zeros((), device=device)
         self.scaling = scaling
         self.scale = torch.full((), 2.0**16 if scaling else 1.0, device=device)
         self._good = torch.zeros((), device=device)
 
     def __call__(self, lr: float) -> Tensor:
-        """One update from the gathered gradient; returns its norm, before clipping and unscaled: ()."""
-        norm: Tensor = torch.linalg.vector_norm(self.flat.gradient).float()
+        """One update from the gradients at hand; returns their norm, before clipping and unscaled: ()."""
+        gradients, chosen = self.flat.take()
+        norm = _norm(gradients, self.flat.values)
         if self.scaling:
             norm = norm / self.scale
         skip = (~torch.isfinite(norm)).float()
-        divisor = self.scale if self.clip is None else self.scale * (norm / self.clip).clamp(min=1.0)
+        divisor = self._divisor(norm)
         if self.scaling:
             self._rescale(skip)
         else:
             self.bad.copy_(torch.maximum(self.bad, skip))
-        self._adam.grad_scale = divisor if self.scaling or self.clip else None  # type: ignore[attr-defined]
-        self._adam.found_inf = torch.maximum(self.bad, skip)  # type: ignore[attr-defined]
-        self._adam.param_groups[0]["lr"] = lr
-        self._adam.step()
+        skip = torch.maximum(self.bad, skip)
+        self._count.add_(1.0 - skip)
+        weights, first, second = (
+            rows if chosen is None or len(chosen) == len(rows) else [rows[index] for index in chosen]
+            for rows in self._operands
+        )
+        if gradients:
+            self._kernel(
+                weights,
+                gradients,
+                first,
+                second,
+                [],
+                [self._count] * len(gradients),
+                lr=lr,
+                beta1=self.settings.betas[0],
+                beta2=self.settings.betas[1],
+                weight_decay=self.settings.weight_decay,
+                eps=self.settings.eps,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=divisor,
+                found_inf=skip,
+            )
         return norm
 
     @property
@@ -79,14 +89,28 @@ class Update:
         }
         return {**named, "step": self._count, **({"scale": self.scale, "good": self._good} if self.scaling else {})}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `tensors()` gave."""
-        for name, mine in self.tensors().items():
-            mine.copy_(tensors[name])
+    def _divisor(self, norm: Tensor) -> Tensor | None:
+        """What the gradient is divided by: the loss scale, and norm / clip where that is more than 1."""
+        if self.clip is None:
+            return self.scale if self.scaling else None
+        excess = (norm / self.clip).clamp(min=1.0)
+        if self.scaling:
+            return excess * self.scale
+        # Dividing costs a pass. Where reading a number is free, it is left out when there is nothing to clip.
+        return None if excess.device.type == "cpu" and float(excess) == 1.0 else excess
 
     def _rescale(self, skip: Tensor) -> None:
         self._good.add_(1.0).mul_(1.0 - skip)
         grow = (self._good >= self.GROWTH).float()
         self._good.mul_(1.0 - grow)
-        self.scale = self.scale * (1.0 - 0.5 * skip) * (1.0 + grow)
+        self.scale.mul_((1.0 - 0.5 * skip) * (1.0 + grow))
         self.bad.copy_(torch.maximum(self.bad, (self.scale < self.FLOOR).float()))
+
+
+def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:
+    """The norm of all of them together, in float32: ()."""
+    if not gradients:
+        return torch.zeros((), device=like.device)
+    if len(gradients) == 1:
+        return torch.linalg.vector_norm(gradients[0]).float()  # type: ignore[no-any-return]
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).float()  # type: ignore[no-any-return]

@@ -34,6 +34,11 @@ def loss(module: nn.Module, step: int) -> torch.Tensor:
     return 3 * module(x).square().mean()  # type: ignore[no-any-return]
 
 
+def fill(module: nn.Module, value: float) -> None:
+    for parameter in module.parameters():
+        parameter.grad = torch.full_like(parameter, value)
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_parameters_become_views(channels_last: bool) -> None:
     module, same = network(), network()
@@ -51,15 +56,28 @@ def test_parameters_become_views(channels_last: bool) -> None:
 def test_gathering_takes_gradients_and_counts_missing_ones_as_zero() -> None:
     module = network()
     made = flat(module)
-    made.gradient.fill_(9.0)
-    for view in made.views(made.gradient).values():
-        view.fill_(9.0)
-    module[0].weight.grad = torch.ones_like(module[0].weight)
-    made.gather()
-    views = made.views(made.gradient)
-    assert torch.equal(views["0.weight"], torch.ones(5, 3, 3, 3))
-    assert not any(view.any() for name, view in views.items() if name != "0.weight")
-    assert module[0].weight.grad is None
+    assert made.gathered
+    for _ in range(2):
+        for parameter in module.parameters():
+            parameter.grad = torch.full_like(parameter, 9.0)
+        made.take()
+        module[0].weight.grad = torch.ones_like(module[0].weight)
+        (gradient,), chosen = made.take()
+        assert chosen is None
+        views = made.views(gradient)
+        assert torch.equal(views["0.weight"], torch.ones(5, 3, 3, 3))
+        assert not any(view.any() for name, view in views.items() if name != "0.weight")
+        assert module[0].weight.grad is None
+
+
+def test_large_parameters_are_not_gathered() -> None:
+    module = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300, bias=False))
+    made = flat(module)
+    assert not made.gathered
+    assert flat(nn.Sequential(nn.Conv2d(300, 300, 1)), channels_last=True).gathered
+    gradient = module[1].weight.grad = torch.ones(300, 300)
+    assert made.take() == ([gradient], [2])
+    assert made.take() == ([], [])
 
 
 def test_half_weights_become_float32_and_float64_stays() -> None:
@@ -73,20 +91,20 @@ def test_the_end_of_the_first_parameters() -> None:
     assert list(made.views(made.values[: made.end(2)])) == ["0.weight", "0.bias"]
 
 
+@pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.5, 1e6])
 @pytest.mark.parametrize(
     "optimizer", [Optimizer(lr=1e-2), Optimizer(lr=1e-2, weight_decay=0.1), Optimizer("adamw", 1e-2, weight_decay=0.1)]
 )
-def test_the_update_is_clip_and_adam(clip: float | None, optimizer: Optimizer) -> None:
+def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimizer: Optimizer) -> None:
     """The same weights as torch's own clip_grad_norm_ and Adam, one pass each over flat memory."""
     ours, theirs = network(), network()
-    made = flat(ours)
+    made = Flat(dict(ours.named_parameters()), CPU, gathered=gathered)
     update = Update(optimizer, clip, made)
     kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
     reference = kind(theirs.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay)
     for step in range(6):
         loss(ours, step).backward()
-        made.gather()
         norm = update(optimizer.lr)
         reference.zero_grad()
         loss(theirs, step).backward()
@@ -103,11 +121,10 @@ def test_a_bad_gradient_changes_nothing_ever_after() -> None:
     made = flat(module)
     update = Update(Optimizer(lr=1e-2), 1.0, made)
     loss(module, 0).backward()
-    made.gather()
     update(1e-2)
     before = {name: value.clone() for name, value in update.tensors().items()} | {"values": made.values.clone()}
     for value in (float("nan"), 1.0):
-        made.gradient.fill_(value)
+        fill(module, value)
         update(1e-2)
         assert float(update.bad) == 1.0
         assert torch.equal(made.values, before["values"])
@@ -121,24 +138,22 @@ def test_loss_scaling_skips_overflow_and_recovers() -> None:
     update, reference = Update(Optimizer(lr=1e-2), 1.0, made, scaling=True), Update(Optimizer(lr=1e-2), 1.0, other)
     for step in range(3):
         (loss(module, step) * update.scale).backward()
-        made.gather()
         norm = update(1e-2)
         loss(plain, step).backward()
-        other.gather()
         torch.testing.assert_close(norm, reference(1e-2))
     torch.testing.assert_close(made.values, other.values)
     scale, before = float(update.scale), made.values.clone()
-    made.gradient.fill_(float("inf"))
+    fill(module, float("inf"))
     update(1e-2)
     assert float(update.scale) == scale / 2
     assert float(update.bad) == 0.0
     assert torch.equal(made.values, before)
     update.tensors()["good"].fill_(Update.GROWTH - 1)
-    made.gradient.fill_(1.0)
+    fill(module, 1.0)
     update(1e-2)
     assert float(update.scale) == scale
     for _ in range(40):
-        made.gradient.fill_(float("inf"))
+        fill(module, float("inf"))
         update(1e-2)
     assert float(update.bad) == 1.0
 
