@@ -65,14 +65,19 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     here = lambda one: tmp_path in Path(str(one.locate_file(""))).parents  # noqa: E731
     monkeypatch.setattr(discovery, "distributions", lambda: [*filter(here, everything()), *ours])
     monkeypatch.delenv("DIFFKIT_PLUGINS", raising=False)
-    before = set(sys.modules)
+    # A fake diffkit-edm must not find the real one that another test of this process has imported.
+    aside = {name: sys.modules.pop(name) for name in _imported()}
     configure()
     yield
     monkeypatch.undo()
     configure()
-    for name in set(sys.modules) - before:
-        if name.startswith("diffkit_"):
-            del sys.modules[name]
+    for name in _imported():
+        del sys.modules[name]
+    sys.modules.update(aside)
+
+
+def _imported() -> list[str]:
+    return [name for name in sys.modules if name.startswith("diffkit_")]
 
 
 @pytest.fixture
