@@ -91,8 +91,8 @@ def langevin_law(subject: Subject, worst: Worst) -> None:
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
         whole = turned_around(oracle, t, s)
-        d = 2.0 * (sampler.snr * float(s.sigma)) ** 2
-        for _ in range(0 if s.is_clean else sampler.n_steps):
+        d = 2.0 * (sampler.ratio * float(s.sigma)) ** 2
+        for _ in range(0 if s.is_clean else sampler.rounds):
             whole = whole.then(score_step(oracle, s, 1.0, d, 2.0 * d))
         return whole
 

@@ -75,7 +75,7 @@ def test_euler_maruyama_in_small_steps_is_that_of_the_authors(name: str) -> None
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
 @pytest.mark.parametrize(("theirs", "corrector"), [("langevin", "langevin"), ("ald", "annealed")])
-def test_two_langevin_steps_are_those_of_the_authors(name: str, theirs: str, corrector: Any) -> None:
+def test_two_langevirounds_are_those_of_the_authors(name: str, theirs: str, corrector: Any) -> None:
     """For a batch of one, where the norm of the batch is that of the sample; and |z| for sqrt(D)."""
 
     class Stay(Sampler[None]):
@@ -83,8 +83,8 @@ def test_two_langevin_steps_are_those_of_the_authors(name: str, theirs: str, cor
             return x, None
 
     level = CURVES[name].level(0.6)
-    snr = 0.16 * (float(Z.norm()) / math.sqrt(Z.numel()) if corrector == "langevin" else 1.0)
-    sampler = PredictorCorrector(Stay(), corrector, snr=snr, n_steps=2)
+    ratio = 0.16 * (float(Z.norm()) / math.sqrt(Z.numel()) if corrector == "langevin" else 1.0)
+    sampler = PredictorCorrector(Stay(), corrector, ratio=ratio, rounds=2)
     want = torch.tensor(GOLDEN[name][theirs], dtype=F64)
     torch.testing.assert_close(one(sampler, CURVES[name].level(0.61), level), want, rtol=1e-9, atol=1e-9)
 
@@ -130,12 +130,12 @@ def test_the_law_converges_to_that_of_the_data_on_every_curve(sampler: Sampler[N
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.25)
 
 
-def test_langevin_steps_keep_the_law_they_have() -> None:
+def test_langevirounds_keep_the_law_they_have() -> None:
     """Identity F6: x + d score + sqrt(2 d) z on N(m, S) has stationary variance S / (1 - d / (2 S))."""
     oracle, level = GaussianOracle(torch.tensor([0.5], dtype=F64), 0.3), VP().level(0.5)
     V = level.alpha**2 * 0.3 + level.sigma**2
     d = 2 * (0.2 * level.sigma) ** 2
-    run = probe(oracle, PredictorCorrector(None, "annealed", snr=0.2, n_steps=400), [VP().level(0.51), level], 1)
+    run = probe(oracle, PredictorCorrector(None, "annealed", ratio=0.2, rounds=400), [VP().level(0.51), level], 1)
     assert float(run.Q) == pytest.approx(V / (1 - d / (2 * V)), rel=1e-6)
     assert float(run.b) == pytest.approx(level.alpha * 0.5, rel=1e-6)
 
@@ -148,7 +148,7 @@ def test_steps_sized_by_the_norm_of_the_score_have_a_known_bias(dimensions: int)
     t, s = VP().level(0.51), VP().level(0.5)
     found: dict[str, float] = {}
     for corrector in ("langevin", "annealed"):
-        sampler = PredictorCorrector(None, corrector, snr=0.16, n_steps=150)  # type: ignore[arg-type]
+        sampler = PredictorCorrector(None, corrector, ratio=0.16, rounds=150)  # type: ignore[arg-type]
         y, _ = sampler.step(oracle, x, t, s, None, lambda z: torch.randn(z.shape, dtype=F64, generator=source))
         found[corrector] = float(y.square().mean())
     assert found["langevin"] == pytest.approx(1 + 2 / dimensions, rel=0.1)
@@ -159,7 +159,7 @@ def test_steps_sized_by_the_norm_of_the_score_have_a_known_bias(dimensions: int)
 def test_a_sample_does_not_feel_its_batch(corrector: Any) -> None:
     """Pains 16: the authors' code divides by the norm of the whole batch."""
     levels, noise = Trailing().levels(VP(t_clean=1e-3), 8), SampleNoise(3, [4, 5, 6])
-    sampler = PredictorCorrector(corrector=corrector, n_steps=2)
+    sampler = PredictorCorrector(corrector=corrector, rounds=2)
     whole = sample(mixture(), sampler, levels, noise.initial((2,)).double(), noise=noise)
     for row, i in enumerate((4, 5, 6)):
         alone = SampleNoise(3, [i])
@@ -176,13 +176,13 @@ def test_corrections_improve_the_law_of_a_coarse_predictor() -> None:
     x = noise.initial((64,)).double()
     want = math.sqrt(levels[-1].alpha ** 2 * 0.25 + levels[-1].sigma ** 2)
     plain = float(sample(oracle, EulerMaruyama(), levels, x, noise=noise).std())
-    mended = float(sample(oracle, PredictorCorrector(EulerMaruyama(), n_steps=10), levels, x, noise=noise).std())
+    mended = float(sample(oracle, PredictorCorrector(EulerMaruyama(), rounds=10), levels, x, noise=noise).std())
     assert abs(mended / want - 1) < abs(plain / want - 1) / 2
 
 
-@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("rounds", [1, 3])
 @pytest.mark.parametrize("predictor", [None, EulerMaruyama(), Ancestral()], ids=["none", "euler", "ancestral"])
-def test_evaluations_are_counted(n_steps: int, predictor: Sampler[None] | None) -> None:
+def test_evaluations_are_counted(rounds: int, predictor: Sampler[None] | None) -> None:
     calls = 0
 
     def count(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -190,7 +190,7 @@ def test_evaluations_are_counted(n_steps: int, predictor: Sampler[None] | None) 
         calls += 1
         return affine(x, level)
 
-    sampler = PredictorCorrector(predictor, n_steps=n_steps)
+    sampler = PredictorCorrector(predictor, rounds=rounds)
     for n in (1, 2, 5):
         calls = 0
         sample(count, sampler, Trailing().levels(VP(), n), X)
@@ -216,7 +216,7 @@ def test_a_predictor_lends_what_it_declares() -> None:
 def test_annealed_langevin_leaves_x_between_levels_and_ends_with_tweedie() -> None:
     t, s = VE().level(0.5), VE().level(0.4)
     still = lambda x: torch.zeros_like(x)  # noqa: E731
-    sampler = PredictorCorrector(None, snr=1e-9)
+    sampler = PredictorCorrector(None, ratio=1e-9)
     x, _ = sampler.step(affine, X, t, s, None, still)
     torch.testing.assert_close(x, X, rtol=1e-9, atol=1e-9)
     x, _ = sampler.step(affine, X, t, VE().clean, None, still)

@@ -18,11 +18,12 @@ from .sampler import ReverseDiffusion
 
 @dataclass(frozen=True)
 class PredictorCorrector(Sampler[Any]):
-    """One step of `predictor`, which may be any sampler, then `n_steps` of x + d score + sqrt(2 d) z at the new level.
+    """One step of `predictor`, which may be any sampler, then `rounds` of x + d score + sqrt(2 d) z at the new level.
 
-    `langevin`: d = 2 D (snr / |score|)^2, the norm that of the sample of D numbers. `annealed`: d = 2 (snr sigma)^2.
-    Without a predictor (null) x / alpha rests until the last step, which is Tweedie's x0: annealed Langevin dynamics.
-    Clean data is not corrected. Source: Song et al. 2021 (arXiv:2011.13456), Algorithms 2 to 5.
+    `langevin`: d = 2 D (ratio / |score|)^2, the norm that of the sample of D numbers. `annealed`: d = 2 (ratio
+    sigma)^2. `ratio` is the paper's r ("snr" in its code), `rounds` its M. Without a predictor (null) x / alpha rests
+    until the last step, which is Tweedie's x0: annealed Langevin dynamics. Clean data is not corrected.
+    Source: Song et al. 2021 (arXiv:2011.13456), Algorithms 2 to 5.
     Differs: the paper's code divides |z| by |score|, both averaged over the batch; here no sample feels the others, and
     sqrt(D) stands for |z|. Steps that depend on x favour places where |score| is large: the invariant law is
     p |score|^2, whose variance is (D + 2) / D of that of a Gaussian p, so `langevin` is for images and `annealed` for
@@ -32,9 +33,9 @@ class PredictorCorrector(Sampler[Any]):
 
     predictor: Sampler[Any] | None = ReverseDiffusion()  # noqa: RUF009 - a frozen value
     corrector: Literal["langevin", "annealed"] = "langevin"
-    snr: Annotated[float, Field(gt=0, le=1)] = 0.16
-    n_steps: Annotated[int, Field(ge=1)] = 1
-    law_options = ({"corrector": "annealed"}, {"n_steps": 2}, {"predictor": None})
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.16
+    rounds: Annotated[int, Field(ge=1)] = 1
+    law_options = ({"corrector": "annealed"}, {"rounds": 2}, {"predictor": None})
     stochastic = True
 
     @property
@@ -73,9 +74,9 @@ class PredictorCorrector(Sampler[Any]):
         return None if self.predictor is None else self.predictor.init(levels)
 
     def nfe(self, n: int) -> int | None:
-        """Those of the predictor, or one for Tweedie's x0, and n_steps at each of the n - 1 levels with noise."""
+        """Those of the predictor, or one for Tweedie's x0, and rounds at each of the n - 1 levels with noise."""
         predicted = 1 if self.predictor is None else self.predictor.nfe(n)
-        return None if predicted is None else predicted + (n - 1) * self.n_steps
+        return None if predicted is None else predicted + (n - 1) * self.rounds
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Any, noise: Noise) -> tuple[Tensor, Any]:
         if self.predictor is not None:
@@ -84,7 +85,7 @@ class PredictorCorrector(Sampler[Any]):
             x = denoise(x, t).at(s)
         else:
             x = float(s.alpha) / float(t.alpha) * x
-        for _ in range(0 if s.is_clean else self.n_steps):
+        for _ in range(0 if s.is_clean else self.rounds):
             score = denoise(x, s).score
             size = self._size(score, float(s.sigma))
             x = x + size * score + (2.0 * size) ** 0.5 * noise(x)
@@ -93,7 +94,7 @@ class PredictorCorrector(Sampler[Any]):
     def _size(self, score: Tensor, sigma: float) -> Tensor | float:
         """d, ready to multiply x: one number for each sample."""
         if self.corrector == "annealed":
-            return 2.0 * (self.snr * sigma) ** 2
+            return 2.0 * (self.ratio * sigma) ** 2
         length: Tensor = torch.linalg.vector_norm(score.flatten(1), dim=1)
-        size = 2.0 * score[0].numel() * (self.snr / length.clamp(min=torch.finfo(score.dtype).tiny)) ** 2
+        size = 2.0 * score[0].numel() * (self.ratio / length.clamp(min=torch.finfo(score.dtype).tiny)) ** 2
         return size.clamp(max=sigma**2).reshape(-1, *(1,) * (score.ndim - 1))
