@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from ..errors import ResourceError
 from ..guidance import guide
 from ..level import Level
 from ..recipe import Assembly
 from ..sampler import Progress, Sampler
-from .drawing import Drawn, Plan, draw
+from .drawing import Drawn, Frames, Plan, draw
 from .pictures import frames, save_npz, save_png, viewable
 
 SAMPLES, TRAJECTORY, PICTURE = "samples.npz", "trajectory.npz", "grid.png"
@@ -75,20 +76,31 @@ def draw_and_save(
 
 
 def save(assembly: Assembly, drawn: Drawn, directory: Path) -> None:
-    """samples.npz (values as the data stores them), grid.png and trajectory.npz."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """samples.npz (values as the data stores them), grid.png and trajectory.npz, in `directory` of a run that exists.
+
+    Raises ResourceError where the disk refuses.
+    """
     arrays = {"x": assembly.data.encode(drawn.x).numpy(), "view": viewable(assembly.data, drawn.x)}
     if drawn.labels is not None:
         arrays["labels"] = drawn.labels.numpy()
-    save_npz(directory / SAMPLES, arrays)
-    save_png(directory / PICTURE, assembly.data, drawn.x)
-    if drawn.frames is not None:
-        times = [float(assembly.schedule.time(level)) for level in drawn.frames.levels]
-        save_npz(
-            directory / TRAJECTORY,
-            {
-                "x": frames(assembly.data, drawn.frames.x),
-                "x0": frames(assembly.data, drawn.frames.x0),
-                "t": torch.tensor(times).numpy(),
-            },
-        )
+    try:
+        directory.mkdir(exist_ok=True)
+        save_npz(directory / SAMPLES, arrays)
+        save_png(directory / PICTURE, assembly.data, drawn.x)
+        if drawn.frames is not None:
+            save_npz(directory / TRAJECTORY, _trajectory(assembly, drawn.frames))
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to {directory}: {error.strerror}",
+            code="DK412",
+            fix="free some space and run the same command again; training is done and saved",
+        ) from error
+
+
+def _trajectory(assembly: Assembly, taken: Frames) -> dict[str, Any]:
+    times = [float(assembly.schedule.time(level)) for level in taken.levels]
+    return {
+        "x": frames(assembly.data, taken.x),
+        "x0": frames(assembly.data, taken.x0),
+        "t": torch.tensor(times).numpy(),
+    }

@@ -212,7 +212,7 @@ class _Writer:
         target = self.directory.samples
         try:
             drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device, on_step=self._go_on)
-            target.mkdir(parents=True, exist_ok=True)
+            target.mkdir(exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
             save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
         except (OSError, ResourceError, StoppedError) as error:
