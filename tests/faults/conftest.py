@@ -46,8 +46,8 @@ class Ended:
     """How a command ended: its exit code (minus the signal; None where it never ended), and what it said."""
 
     code: int | None
-    out: str
-    err: str
+    out: str = ""
+    err: str = ""
 
 
 class Server:
@@ -55,7 +55,6 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._number = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NO_COLOR": "1"}
         environment.pop("DIFFKIT_DATA", None)
         self._process = subprocess.Popen(
@@ -74,14 +73,15 @@ class Server:
         env: Mapping[str, str] | None = None,
         faults: Sequence[Mapping[str, Any]] = (),
         kill_after: float | None = None,
+        out: str | None = None,
+        err: str | None = None,
     ) -> int:
-        """Begin a command; returns its process id."""
-        self._number += 1
+        """Begin a command; returns its process id. `out` and `err`: another file, or "closed"."""
         pid = self._ask(
             {
                 "spawn": [str(argument) for argument in arguments],
-                "out": str(self.folder / f"{self._number}.out"),
-                "err": str(self.folder / f"{self._number}.err"),
+                **({"out": out} if out else {}),
+                **({"err": err} if err else {}),
                 "cwd": str(cwd or self.folder),
                 "env": dict(env or {}),
                 "faults": [dict(fault) for fault in faults],
@@ -92,10 +92,9 @@ class Server:
         return pid
 
     def end(self, pid: int) -> Ended:
-        """Wait for the command that was begun last."""
-        code = self._ask({"wait": pid, "timeout": PATIENCE})
-        out, err = ((self.folder / f"{self._number}.{end}").read_text("utf-8") for end in ("out", "err"))
-        return Ended(code, out, err)
+        """Wait for a command that was begun."""
+        ended = self._ask({"wait": pid, "timeout": PATIENCE})
+        return Ended(**ended)
 
     def __call__(self, *arguments: str | Path, **options: Any) -> Ended:
         """Run a command to its end."""
@@ -119,6 +118,19 @@ class Server:
 def fault(at: str, nth: int, *do: str) -> dict[str, Any]:
     """At the `nth` call of a function of diffkit, something happens first."""
     return {"at": f"diffkit.{at}", "nth": nth, "do": list(do)}
+
+
+def at_once(*do: str) -> dict[str, Any]:
+    """Something happens before the command begins."""
+    return {"do": list(do)}
+
+
+def run(
+    diffkit: Server, recipe: Path, out: str = "run", faults: Sequence[Mapping[str, Any]] = (), **more: Any
+) -> Ended:
+    """`diffkit run` of a recipe file, in the directory `out` beside it."""
+    command = ("run", recipe, "--out", recipe.parent / out, "--device", "cpu", *more.pop("options", ()))
+    return diffkit(*command, faults=faults, cwd=recipe.parent, **more)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -179,3 +191,11 @@ def uninterrupted(diffkit: Server, tmp_path_factory: pytest.TempPathFactory) -> 
     ended = diffkit("run", folder / "ring.yaml", "--out", folder / "ring", "-q", "--device", "cpu")
     assert ended.code == 0, ended.err
     return folder / "ring"
+
+
+@pytest.fixture(scope="session")
+def may_mount(diffkit: Server, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where a process may not mount a file system in a name space of its own."""
+    place = tmp_path_factory.mktemp("mount")
+    if diffkit("ls", faults=[at_once(f"small-disk {place}")]).code != 0:
+        pytest.skip("this machine lets nobody mount a file system of his own")

@@ -2,28 +2,32 @@
 
 Usage: python server.py     one JSON request a line on stdin, one JSON answer a line on stdout.
 
-    {"spawn": ["run", ...], "out": FILE, "err": FILE, "cwd": DIR, "env": {}, "faults": [...], "kill_after": SECONDS}
-    {"wait": PID, "timeout": SECONDS}
+    {"spawn": ["run", ...], "cwd": DIR, "env": {}, "faults": [...], "kill_after": SECONDS}    -> PID
+    {"wait": PID, "timeout": SECONDS}    -> {"code": EXIT CODE, "out": TEXT, "err": TEXT}
 
-A child leads a process group of its own. A fault is {"at": "module:attribute", "nth": 3, "do": ["term"]}: the third
-call of that function first does what is listed. `kill_after` seconds after the first step of training (or after the
-child has begun, where it never trains) SIGKILL is sent to the child.
+A child leads a process group of its own; "out" and "err" may name a file, or be "closed": a pipe that nobody reads.
+A fault is {"at": "module:attribute", "nth": 3, "do": ["term"]}: the third call of that function first does what is
+listed (see `act`); without "at" it is done at once. `kill_after` seconds after the first step of training, SIGKILL is
+sent to the child.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import importlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Any, TextIO
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -45,6 +49,8 @@ registry().entries()
 torch.set_num_threads(1)
 
 Fault = dict[str, Any]
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
+READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
 
 
 def act(what: str) -> None:
@@ -60,8 +66,17 @@ def act(what: str) -> None:
         time.sleep(float(value))
     elif verb == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-    elif verb == "full":
-        raise OSError(28, "No space left on device")
+    elif verb == "limit":  # a full disk: no file may be written to beyond so many bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(value), resource.RLIM_INFINITY))
+    elif verb == "unlimit":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    elif verb == "read-only":
+        own_mounts()
+        mount(value, value, BIND)
+        mount(value, value, BIND | REMOUNT | READ_ONLY)
+    elif verb == "small-disk":
+        own_mounts()
+        mount("tmpfs", value, 0, "tmpfs", "size=256k")
     elif verb == "move":
         os.rename(*value.split(" "))
     elif verb == "copy":
@@ -70,8 +85,31 @@ def act(what: str) -> None:
         raise ValueError(what)
 
 
+def mount(source: str, target: str, flags: int, kind: str | None = None, options: str | None = None) -> None:
+    texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(texts[0], texts[1], texts[2], flags, texts[3]):
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def own_mounts() -> None:
+    """A name space of its own for this process, in which it may mount."""
+    user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(NEW_USER | NEW_MOUNTS):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+    mount("none", "/", RECURSIVE | PRIVATE)
+
+
 def arm(fault: Fault) -> None:
-    """Wrap the function at `fault["at"]`, so that its `nth` call (every call from `from` on) does something first."""
+    """Wrap the function at `fault["at"]`, so that its `nth` call does something first."""
+    if "at" not in fault:
+        for what in fault["do"]:
+            act(what)
+        return
     module, _, path = fault["at"].partition(":")
     *parents, last = path.split(".")
     holder: Any = importlib.import_module(module)
@@ -83,7 +121,7 @@ def arm(fault: Fault) -> None:
     def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == fault.get("nth") or calls >= fault.get("from", calls + 1):
+        if calls == fault["nth"]:
             for what in fault["do"]:
                 act(what)
         return original(*arguments, **options)
@@ -103,13 +141,13 @@ def announce(gate: int) -> None:
     Engine.advance = advance  # type: ignore[method-assign]
 
 
-def child(request: dict[str, Any], gate: int | None) -> int:
+def child(request: dict[str, Any], streams: Sequence[int], gate: int | None) -> int:
     """Do what is requested; returns the exit code, and what runs at the end of a process has run."""
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.update(request.get("env", {}))
-    for number, name, flags in ((0, os.devnull, os.O_RDONLY), (1, "out", os.O_WRONLY), (2, "err", os.O_WRONLY)):
-        handle = os.open(request.get(name, name), flags | (os.O_CREAT | os.O_TRUNC if number else 0), 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, handle in enumerate((nothing, *streams)):
         os.dup2(handle, number)
         os.close(handle)
     if gate is not None:
@@ -125,51 +163,82 @@ def child(request: dict[str, Any], gate: int | None) -> int:
     return code
 
 
-def spawn(request: dict[str, Any], commands: TextIO, answers: TextIO) -> int:
-    """The child's process id; in the child this does not return."""
-    delay = request.get("kill_after")
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        for handle in (reading, commands.fileno(), answers.fileno()):
+class Child:
+    """A command that runs, and what it said so far."""
+
+    def __init__(self, request: dict[str, Any], private: Sequence[int]) -> None:
+        delay = request.get("kill_after")
+        pipes = [os.pipe() for _ in range(3)]
+        self.said = {name: b"" for name in ("out", "err")}
+        self.pipes: dict[str, int] = {}
+        for name, (reading, _) in zip(self.said, pipes):
+            os.set_blocking(reading, False)
+            if request.get(name) == "closed":
+                os.close(reading)
+            else:
+                self.pipes[name] = reading
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                for handle in (*self.pipes.values(), pipes[2][0], *private):
+                    os.close(handle)
+                streams = [
+                    os.open(path, os.O_RDWR) if (path := request.get(name, "closed")) != "closed" else pipe[1]
+                    for name, pipe in zip(self.said, pipes)
+                ]
+                code = child(request, streams, None if delay is None else pipes[2][1])
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                os._exit(code)  # taking the interpreter apart would take four times as long as a run
+        for _, writing in pipes:
+            os.close(writing)
+        gate = pipes[2][0]
+        if delay is not None:
+            select.select([gate], [], [], 60.0)
+            time.sleep(delay)
+            os.kill(self.pid, signal.SIGKILL)  # not waited for yet, so the number is still the child's
+        os.close(gate)
+
+    def end(self, seconds: float) -> dict[str, Any]:
+        """The exit code, minus the signal that ended it, or None: it had to be killed after `seconds`; what it said."""
+        until, code = time.monotonic() + seconds, None
+        while code is None and time.monotonic() < until:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+            else:
+                time.sleep(0.002)
+            self._listen()
+        if code is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self._listen()
+        for handle in self.pipes.values():
             os.close(handle)
-        code = 1
-        try:
-            code = child(request, None if delay is None else writing)
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            os._exit(code)  # taking the interpreter apart would take four times as long as a run
-    os.close(writing)
-    if delay is not None:
-        select.select([reading], [], [], 60.0)
-        time.sleep(delay)
-        os.kill(pid, signal.SIGKILL)  # not waited for yet, so the number is still the child's
-    os.close(reading)
-    return pid
+        return {"code": code, **{name: text.decode("utf-8") for name, text in self.said.items()}}
 
-
-def wait(pid: int, seconds: float) -> int | None:
-    """The exit code of the child, minus the signal that ended it, or None: it had to be killed after `seconds`."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    def _listen(self) -> None:
+        for name, handle in self.pipes.items():
+            with contextlib.suppress(BlockingIOError):
+                while more := os.read(handle, 1 << 16):
+                    self.said[name] += more
 
 
 def serve() -> None:
     commands = os.fdopen(os.dup(0), "r")
     answers = os.fdopen(os.dup(1), "w")
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    children: dict[int, Child] = {}
     for line in commands:
         request = json.loads(line)
-        answer = spawn(request, commands, answers) if "spawn" in request else wait(request["wait"], request["timeout"])
+        if "spawn" in request:
+            started = Child(request, (commands.fileno(), answers.fileno()))
+            children[started.pid] = started
+            answer: object = started.pid
+        else:
+            answer = children.pop(request["wait"]).end(request["timeout"])
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from .conftest import RECIPE, Ended, Server, events, fault, finished, steps
+from .conftest import RECIPE, Server, events, fault, finished, run, steps
 
 DATA = "{name: mixture, layout: ring, count: 32, held_out: 8}"
 STREAMED = "{name: arrays, path: points.npy, held_out: 8, resident: never, workers: 2}"
@@ -53,11 +51,6 @@ def streamed(tmp_path: Path) -> Path:
     path = tmp_path / "streamed.yaml"
     path.write_text(RECIPE.replace(DATA, STREAMED))
     return path
-
-
-def run(diffkit: Server, recipe: Path, out: str = "run", faults: Sequence[dict[str, Any]] = ()) -> Ended:
-    place = recipe.with_name(out)
-    return diffkit("run", recipe, "--out", place, "-q", "--device", "cpu", faults=faults, cwd=recipe.parent)
 
 
 def stop(diffkit: Server, recipe: Path, at: str, nth: int, signal: str, out: str = "run") -> None:
