@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data import Resident, Split, stack
-from ..errors import DiffkitError, ResourceError
+from ..errors import DiffkitError
+from .memory import worker_killed
 from .order import Order
 from .signals import held_back, ignore_stop_signals
 
@@ -108,13 +109,9 @@ class StreamedFeed:
         try:
             batch = next(self._batches)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise ResourceError(
-                f"a worker that reads the data was killed, by the kernel when memory runs out ({error})",
-                code="DK402",
-                fix="use fewer workers (train.workers), or a machine with more memory",
-            ) from error
+            if killed := worker_killed(error):
+                raise killed from error
+            raise
         if isinstance(batch, DiffkitError):
             raise batch
         return _move(batch, self.device)

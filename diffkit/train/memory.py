@@ -29,10 +29,12 @@ def peak_memory(device: torch.device) -> int:
 @contextlib.contextmanager
 def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = KNOBS) -> Iterator[None]:
     """Turn the many errors of exhausted memory into one `ResourceError` that names the knobs; `estimate()` says how
-    much the run needs, `what` it was doing."""
+    much the run needs, `what` it was doing. A worker that the kernel killed is one of them, whenever it is noticed."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if killed := worker_killed(error):
+            raise killed from error
         text = str(error).lower()
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(s in text for s in _SIGNS):
             raise
@@ -42,3 +44,14 @@ def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str 
             fix=fix,
             notes=[estimate(), str(error).splitlines()[0] if str(error) else type(error).__name__],
         ) from error
+
+
+def worker_killed(error: BaseException) -> ResourceError | None:
+    """The answer to what torch raises wherever the main thread is at the moment when a DataLoader's worker dies."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return ResourceError(
+        f"a worker that reads the data was killed, by the kernel when memory runs out ({error})",
+        code="DK402",
+        fix="use fewer workers (train.workers), or a machine with more memory",
+    )
