@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import sys
@@ -23,11 +25,13 @@ class ReaderLeftError(Exception):
 
 @contextlib.contextmanager
 def to_reader() -> Iterator[None]:
-    """Printing: raises ReaderLeftError where nobody reads any more."""
+    """Printing: raises ReaderLeftError where nobody reads any more, be it a pipe or a terminal."""
     try:
         yield
-    except BrokenPipeError as error:
-        raise ReaderLeftError from error
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):
+            raise ReaderLeftError from error
+        raise
 
 
 def say(text: str = "") -> None:
@@ -57,11 +61,11 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None 
     from rich.table import Table
 
     wide = None if sys.stdout.isatty() else 160
-    console = Console(width=wide, no_color=not colors(), highlight=False)
+    text = io.StringIO()  # rich itself would end the process where nobody reads
+    console = Console(file=text, width=wide, force_terminal=colors(), no_color=not colors(), highlight=False)
     grid = Table(*head, title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for row in rows:
         grid.add_row(*row)
-    with console.capture() as text:  # rich would end the process where nobody reads
-        console.print(grid)
+    console.print(grid)
     with to_reader():
-        click.echo(text.get(), nl=False, color=colors())
+        click.echo(text.getvalue(), nl=False, color=colors())

@@ -18,7 +18,7 @@ from ..recipe.load import Source
 from ..train.distributed import ALONE, World, join_world, leave_world, resolve_device
 from ..train.journal import Journal
 from ..train.memory import enough_memory
-from ..train.progress import Silent, console_progress
+from ..train.progress import Heard, Silent, console_progress
 from ..train.signals import StopSignals
 from .environment import environment
 from .handle import Run
@@ -155,5 +155,4 @@ def _tell(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read along has left
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=Heard(sys.stderr), flush=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from ..train.progress import Heard
 
 
 @contextmanager
@@ -18,13 +19,12 @@ def batches(what: str, count: int, shown: bool = True) -> Iterator[Callable[[int
     began = time.monotonic()
     if not sys.stderr.isatty():
         yield lambda done, total: None
-        with contextlib.suppress(OSError):  # whoever read along has left
-            print(f"{what}: {count} in {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        print(f"{what}: {count} in {time.monotonic() - began:.1f} s", file=Heard(sys.stderr), flush=True)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(file=Heard(sys.stderr))) as bar:
         task = bar.add_task(what, total=count)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
 Record = Mapping[str, float]
@@ -42,15 +43,42 @@ class Silent:
         """Nothing to show."""
 
 
+class Heard(io.StringIO):
+    """A stream that is no longer written to once whoever read along has left, as a terminal that hangs up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream, self.gone = stream, False
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self.stream.flush)
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self.gone:
+            try:
+                action()
+            except (OSError, ValueError):
+                self.gone = True
+
+
 class Lines(Silent):
     """One plain line a log point, at most one in `every` seconds, and the last; a closed stream is no error."""
 
     def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
-        self.stream, self.every = stream or sys.stderr, every
+        self.stream, self.every = Heard(stream or sys.stderr), every
         self._steps = 0
         self._last = float("-inf")
         self._pending: str | None = None
-        self._gone = False
 
     def start(self, step: int, steps: int) -> None:
         self._steps = steps
@@ -64,14 +92,11 @@ class Lines(Silent):
         self._write()
 
     def _write(self) -> None:
-        if self._pending is None or self._gone:
+        if self._pending is None:
             return
         self._last = time.monotonic()
         text, self._pending = self._pending, None
-        try:
-            print(text, file=self.stream, flush=True)
-        except (OSError, ValueError):  # whoever read along has left
-            self._gone = True
+        print(text, file=self.stream, flush=True)
 
 
 class Bar(Silent):
@@ -88,7 +113,7 @@ class Bar(Silent):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
-            console=Console(file=stream or sys.stderr),
+            console=Console(file=Heard(stream or sys.stderr)),
             refresh_per_second=5,
         )
         self._task = self._bar.add_task("training", start=False, numbers="")
