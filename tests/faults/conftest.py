@@ -18,11 +18,12 @@ SERVER = Path(__file__).with_name("server.py")
 PATIENCE = 120.0
 MEASURED = ("images_per_second", "memory")  # by the clock, or of the machine: the only numbers that may differ
 
+DATA = "{name: mixture, layout: ring, count: 32, held_out: 8}"
 RECIPE = """\
 # Points on a ring, trained for a moment
 name: ring
 data: {name: mixture, layout: ring, count: 32, held_out: 8}
-schedule: {name: linear, steps: 10}
+schedule: {name: linear, steps: 10, beta_start: 0.1, beta_end: 0.9}
 parameterization: eps
 network: {name: mlp, width: 16, depth: 1, embedding_channels: 8, dropout: 0.1}
 objective: simple
@@ -126,10 +127,10 @@ def at_once(*do: str) -> dict[str, Any]:
 
 
 def run(
-    diffkit: Server, recipe: Path, out: str = "run", faults: Sequence[Mapping[str, Any]] = (), **more: Any
+    diffkit: Server, recipe: Path, name: str = "run", faults: Sequence[Mapping[str, Any]] = (), **more: Any
 ) -> Ended:
-    """`diffkit run` of a recipe file, in the directory `out` beside it."""
-    command = ("run", recipe, "--out", recipe.parent / out, "--device", "cpu", *more.pop("options", ()))
+    """`diffkit run` of a recipe file, in the directory `name` beside it."""
+    command = ("run", recipe, "--out", recipe.parent / name, "--device", "cpu", *more.pop("options", ()))
     return diffkit(*command, faults=faults, cwd=recipe.parent, **more)
 
 

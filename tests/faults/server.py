@@ -19,6 +19,7 @@ import ctypes
 import importlib
 import json
 import os
+import pathlib
 import resource
 import select
 import shutil
@@ -62,6 +63,8 @@ def act(what: str) -> None:
             os.killpg(0, number)
         else:
             os.kill(os.getpid(), number)
+    elif verb == "nohup":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     elif verb == "pause":
         time.sleep(float(value))
     elif verb == "memory":
@@ -79,6 +82,9 @@ def act(what: str) -> None:
         mount("tmpfs", value, 0, "tmpfs", "size=256k")
     elif verb == "move":
         os.rename(*value.split(" "))
+    elif verb == "damage":  # every file of a folder loses its end
+        for path in sorted(pathlib.Path(value).iterdir()):
+            os.truncate(path, 60)
     elif verb == "copy":
         shutil.copytree(*value.split(" "))
     else:
@@ -169,7 +175,7 @@ class Child:
     def __init__(self, request: dict[str, Any], private: Sequence[int]) -> None:
         delay = request.get("kill_after")
         pipes = [os.pipe() for _ in range(3)]
-        self.said = {name: b"" for name in ("out", "err")}
+        self.said = dict.fromkeys(("out", "err"), b"")
         self.pipes: dict[str, int] = {}
         for name, (reading, _) in zip(self.said, pipes):
             os.set_blocking(reading, False)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from .conftest import RECIPE, Server, events, fault, finished, run, steps
+from .conftest import DATA, RECIPE, Server, events, fault, finished, run, steps
 
-DATA = "{name: mixture, layout: ring, count: 32, held_out: 8}"
 STREAMED = "{name: arrays, path: points.npy, held_out: 8, resident: never, workers: 2}"
 STEP, SAVE = "train.engine:Engine.advance", "train.checkpoint:_write"
 # Where the signal comes, at which call of that function, and the steps of the checkpoints that are there afterwards.
@@ -35,7 +34,7 @@ CHAIN = [
 ]
 LATER = [
     ("stages.pipeline:draw_and_save", 1),
-    ("ddpm.sampler:Ancestral.step", 8),
+    ("stages.drawing:_Recorder.__call__", 3),
     ("stages.sampling:save", 1),
     ("stages.handle:draw", 1),
     ("stages.handle:measure", 1),
