@@ -39,7 +39,7 @@ def turned_around(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
     statement="x_s = (2 - a) x + b^2 score + b z, where x_t = a x_s + b z",
     source=f"{SONG}, eq. 46",
     tolerance=1e-10,
-    identities="D5 L",
+    identities="D5",
     only=("reverse-diffusion",),
 )
 def reverse_diffusion_law(subject: Subject, worst: Worst) -> None:
@@ -55,7 +55,7 @@ def reverse_diffusion_law(subject: Subject, worst: Worst) -> None:
     statement="x_s = x - x int f + score int g^2 + z sqrt(int g^2), with the score whole, not halved",
     source=f"{SONG}, eq. 6",
     tolerance=1e-9,
-    identities="D5 D15 L",
+    identities="D5 D15",
     only=("euler-maruyama",),
 )
 def euler_maruyama_law(subject: Subject, worst: Worst) -> None:
