@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 SERVER = Path(__file__).with_name("server.py")
 PATIENCE = 120.0
+STREAMED = "{name: arrays, path: points.npy, held_out: 8, resident: never, workers: 2}"
 MEASURED = ("images_per_second", "memory")  # by the clock, or of the machine: the only numbers that may differ
 
 DATA = "{name: mixture, layout: ring, count: 32, held_out: 8}"
@@ -182,6 +184,25 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "ring.yaml"
     path.write_text(RECIPE)
     return path
+
+
+def write_streamed(folder: Path) -> Path:
+    """A recipe whose data two worker processes read."""
+    np.save(folder / "points.npy", np.random.default_rng(0).standard_normal((40, 2)).astype("float32"))
+    (folder / "streamed.yaml").write_text(RECIPE.replace(DATA, STREAMED))
+    return folder / "streamed.yaml"
+
+
+@pytest.fixture
+def streamed(tmp_path: Path) -> Path:
+    return write_streamed(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_streamed(diffkit: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = write_streamed(tmp_path_factory.mktemp("streamed"))
+    assert run(diffkit, recipe).code == 0
+    return recipe.parent / "run"
 
 
 @pytest.fixture(scope="session")

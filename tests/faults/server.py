@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -237,6 +238,8 @@ def serve() -> None:
     commands = os.fdopen(os.dup(0), "r")
     answers = os.fdopen(os.dup(1), "w")
     children: dict[int, Child] = {}
+    gc.collect()
+    gc.freeze()  # what is there now is never looked at again, so children do not copy its pages
     for line in commands:
         request = json.loads(line)
         if "spawn" in request:
