@@ -34,6 +34,10 @@ docs: setup
 test: lint types docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
+# The deep form of the fault tests: every crash point, kill, signal and flipped bit.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults --slow
+
 nightly: setup
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
 
