@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -182,11 +183,9 @@ class _Writer:
 
     def log(self, record: Mapping[str, float]) -> None:
         self.journal.metric(record)
+        values = {name: v for name, v in record.items() if name != "step"}
         for tracker in self.trackers:
-            try:
-                tracker.log(int(record["step"]), {name: v for name, v in record.items() if name != "step"})
-            except OSError as error:
-                self.journal.event("tracker-failed", {"step": record["step"], "reason": str(error)})
+            self._try(partial(tracker.log, int(record["step"]), values))
 
     def save(self, trainer: Trainer) -> None:
         self.journal.sync()
@@ -224,7 +223,14 @@ class _Writer:
 
     def close(self) -> None:
         for tracker in self.trackers:
-            tracker.close()
+            self._try(tracker.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """What a tracker does; a disk that refuses it stops no training."""
+        try:
+            action()
+        except OSError as error:
+            self.journal.event("tracker-failed", {"reason": str(error)})
 
 
 def _levels(outcome: Outcome) -> dict[str, Any]:

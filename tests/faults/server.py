@@ -55,6 +55,10 @@ NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
 READ_ONLY, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
 
 
+class EnoughError(Exception):
+    """The rest of a fault is left out."""
+
+
 def act(what: str) -> None:
     """One thing that goes wrong: a signal to this process or its group, a pause, an error."""
     verb, _, value = what.partition(" ")
@@ -64,6 +68,14 @@ def act(what: str) -> None:
             os.killpg(0, number)
         else:
             os.kill(os.getpid(), number)
+    elif verb == "once":  # of several processes, the first one goes on
+        try:
+            os.close(os.open(value, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            raise EnoughError from None
+    elif verb == "await":
+        while not os.path.exists(value):
+            time.sleep(0.005)
     elif verb == "nohup":
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     elif verb == "pause":
@@ -129,8 +141,9 @@ def arm(fault: Fault) -> None:
         nonlocal calls
         calls += 1
         if calls == fault["nth"]:
-            for what in fault["do"]:
-                act(what)
+            with contextlib.suppress(EnoughError):
+                for what in fault["do"]:
+                    act(what)
         return original(*arguments, **options)
 
     setattr(holder, last, wrapped)

@@ -10,6 +10,31 @@ import pytest
 from .conftest import Server, at_once, events, fault, finished, records, run, steps
 
 STEP = "train.engine:Engine.advance"
+TRACKER = '''\
+"""A tracker whose disk is full."""
+from diffkit import Entry, hookimpl
+
+
+@hookimpl
+def diffkit_components():
+    yield Entry("tracker", "unlucky", "unlucky:Unlucky", "never writes anything")
+
+
+def __getattr__(name):
+    if name != "Unlucky":
+        raise AttributeError(name)
+    from diffkit import Tracker
+
+    class Unlucky(Tracker):
+        def log(self, step, values):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            raise OSError(28, "No space left on device")
+
+    globals()[name] = Unlucky
+    return Unlucky
+'''
 
 
 def test_a_disk_that_is_full_for_a_while(diffkit: Server, recipe: Path, uninterrupted: Path) -> None:
@@ -106,3 +131,13 @@ def test_a_directory_that_vanishes_for_good(diffkit: Server, recipe: Path, unint
     assert [record["step"] for record in records(place / "metrics.jsonl")][-1] == 15
     assert run(diffkit, recipe).code == 0
     assert finished(place)["files"] == finished(uninterrupted)["files"]
+
+
+def test_a_tracker_that_cannot_write(diffkit: Server, recipe: Path, uninterrupted: Path) -> None:
+    (recipe.parent / "unlucky.py").write_text(TRACKER)
+    recipe.write_text(recipe.read_text() + "trackers: [unlucky]\n")
+    ended = run(diffkit, recipe, options=("-P", recipe.parent / "unlucky.py"))
+    assert ended.code == 0, ended.err
+    assert "warning: tracker-failed: [Errno 28]" in ended.err
+    assert finished(recipe.parent / "run") == finished(uninterrupted)
+    assert len(events(recipe.parent / "run", "tracker-failed")) == len(records(recipe.parent / "run/metrics.jsonl")) + 1

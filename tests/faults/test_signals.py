@@ -88,8 +88,16 @@ def test_every_place_and_every_signal(
 
 
 def test_a_signal_to_the_group_while_workers_start(diffkit: Server, streamed: Path) -> None:
-    """They are born deaf: without that, one that has not yet said so dies, and the run with it."""
-    stop(diffkit, streamed, "train.feed:ignore_stop_signals", 1, "term group")
+    """They are born deaf: without that, one that has not yet said so dies, and the step that waits for it.
+
+    That is the first step, or the second where the other worker has begun meanwhile.
+    """
+    waits, first = (streamed.parent / name for name in ("waits", "first"))
+    waiting = fault(STEP, 1, f"once {waits}")
+    starting = fault("train.feed:ignore_stop_signals", 1, f"once {first}", f"await {waits}", "pause 0.1", "term group")
+    ended = run(diffkit, streamed, faults=[waiting, starting])
+    assert ended.code == 75, ended.err
+    assert steps(streamed.parent / "run") in ([1], [2])
     assert run(diffkit, streamed).code == 0
 
 

@@ -124,3 +124,17 @@ def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         diffkit.open_run(copy, device="cpu").sample(1)
+
+
+def test_only_an_evaluation_as_the_recipe_says_counts_as_one(tmp_path: Path) -> None:
+    """Else `run` would leave out the metrics of the recipe when it goes on."""
+    made = diffkit.run(RECIPE | {"evaluate": {"metrics": []}}, out=tmp_path / "ring", device="cpu")
+    made.evaluate(["mmd"], count=8, steps=2)
+    assert "evaluate" not in made.directory.read_json("stages.json")
+
+
+def test_weights_of_an_older_checkpoint_are_announced(tmp_path: Path) -> None:
+    made = diffkit.run(RECIPE | {"train": {"steps": 4, "batch_size": 8, "checkpoint_every": 2}}, out=tmp_path / "ring")
+    (made.directory.checkpoints / "step-00000004" / "network.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="the checkpoint of step 4 is passed over: network.safetensors has 0 bytes"):
+        diffkit.open_run(made.directory.path).sample(2)

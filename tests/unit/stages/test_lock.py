@@ -112,3 +112,35 @@ def test_a_directory_that_was_renamed_meanwhile_is_not_locked_by_mistake(
     run.rename(tmp_path / "run.2")
     with pytest.raises(LockedError, match="another process"):
         RunLock(run)
+
+
+def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
+    """A worker that reads data lives on for seconds when its parent is killed."""
+    lock = RunLock(tmp_path)
+    (waits, goes_on), (begun, begins) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(goes_on)
+        os.write(begins, b"!")
+        os.read(waits, 1)  # until the parent closes its end
+        lock.release()
+        os._exit(0)
+    os.read(begun, 1)
+    lock.release()
+    with RunLock(tmp_path) as second:
+        second.check()
+        os.close(goes_on)
+        assert os.waitpid(child, 0)[1] == 0
+        with pytest.raises(LockedError):
+            RunLock(tmp_path)
+    for handle in (waits, begun, begins):
+        os.close(handle)
+
+
+def test_a_directory_that_is_gone_was_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with RunLock(tmp_path / "run") as lock:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        with pytest.raises(ResourceError, match="has vanished") as caught:
+            lock.check()
+        assert caught.value.code == "DK412"

@@ -155,3 +155,28 @@ def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 def test_no_log_no_records(tmp_path: Path) -> None:
     assert list(read_records(tmp_path / "metrics.jsonl")) == []
+
+
+def test_a_disk_that_is_gone_costs_lines_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither mending a torn line nor syncing is possible; both are caught up with when the disk is back."""
+    told: list[str] = []
+    journal = Journal(tmp_path, lambda name, fields: told.append(name))
+    journal.metric({"step": 1})
+    real = os.write
+
+    def gone(*arguments: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:5]))
+    monkeypatch.setattr(os, "ftruncate", gone)
+    journal.metric({"step": 2})
+    monkeypatch.setattr(os, "write", gone)
+    monkeypatch.setattr(os, "fsync", gone)
+    journal.sync()
+    monkeypatch.undo()
+    journal.metric({"step": 3})
+    journal.event("save", {"step": 3})
+    journal.close()
+    assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 3]
+    assert [(event["event"], event.get("lost_lines")) for event in lines(tmp_path / "events.jsonl")] == [("save", 2)]
+    assert told == ["sync-failed", "save"]
