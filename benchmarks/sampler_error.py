@@ -1,12 +1,13 @@
 """Error of deterministic samplers against the number of evaluations, on mixtures whose flow is known.
 
-    python benchmarks/sampler_error.py [--k-diffusion CHECKOUT] [--write]
+    python benchmarks/sampler_error.py [--k-diffusion CHECKOUT] [--run RUN] [--write]
 
 Everyone starts from the same x at the noisy end of the linear schedule of DDPM and is asked to follow the
 probability flow to clean data with the exact denoiser. The error is the root of the mean squared distance to where the
 flow ends: the quantile map in one dimension, and an eighth-order Runge-Kutta method at tolerance 1e-11 in two.
 Each sampler is given each of its grids and options, and shown with the best of them at each number of evaluations,
-by the geometric mean over the problems. --write renews docs/choose-a-sampler.md and its plot.
+by the geometric mean over the problems. --run asks the same of a trained run, whose flow ends where 400 steps end.
+--write renews docs/choose-a-sampler.md and its plot.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ import numpy as np
 import torch
 from sampler_error_page import write_page
 from sampler_error_peers import diffusers_runs, k_diffusion_runs
+from sampler_error_run import of_run
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from diffkit import Denoiser, Grid, Level, Sampler, build, sample
+from diffkit import Denoiser, Grid, Level, Sampler, build, open_run, sample
 from diffkit.testing import MixtureOracle
 from diffkit.testing.oracle import Oracle
 
 F64 = torch.float64
-BUDGETS = (5, 10, 20, 50)
+BUDGETS, TRAINED = (5, 10, 20, 50), (5, 10, 20)
+Best = dict[str, dict[int, tuple[float, str, list[float]]]]
 SCHEDULE = build("schedule", "linear")
 CLEAN = Level(1.0, 0.0)
 Run = Callable[[Denoiser, Tensor, int], Tensor | None]
@@ -142,6 +145,7 @@ def measured(run: Run, problem: Problem, nfe: int) -> float | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--k-diffusion", type=Path, help="a checkout of crowsonkb/k-diffusion")
+    parser.add_argument("--run", type=Path, help="a trained run, to be measured against its own flow")
     parser.add_argument("--write", action="store_true", help="renew the page and the plot")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -151,7 +155,7 @@ def main() -> None:
     if asked.k_diffusion:
         runs += k_diffusion_runs(asked.k_diffusion, SCHEDULE, angle)
     cases = problems()
-    best: dict[str, dict[int, tuple[float, str, list[float]]]] = {}
+    best: Best = {}
     for nfe in BUDGETS:
         for name, setting, run in runs:
             errors = [measured(run, case, nfe) for case in cases]
@@ -164,9 +168,14 @@ def main() -> None:
                 row[nfe] = (mean, setting, found)
     for name, row in sorted(best.items(), key=lambda item: item[1].get(10, (math.inf,))[0]):
         print(f"{name:42}", "  ".join(f"{nfe}: {row[nfe][0]:.2e} ({row[nfe][1]})" for nfe in BUDGETS if nfe in row))
+    trained: dict[str, dict[str, dict[int, float]]] = {}
+    if asked.run:
+        for name, grid, nfe, error in of_run(open_run(asked.run, device="cpu"), TRAINED):
+            trained.setdefault(name, {}).setdefault(grid, {})[nfe] = error
+            print(f"{name:16} {grid:18} {nfe:3}  {error:.4f}")
     if asked.write:
         versions = {name: importlib.metadata.version(name) for name in ("diffusers", "torch")}
-        write_page(best, [case.title for case in cases], BUDGETS, versions, with_k=bool(asked.k_diffusion))
+        write_page(best, trained, [case.title for case in cases], BUDGETS, versions, with_k=bool(asked.k_diffusion))
     else:
         print(json.dumps({name: {n: cell[0] for n, cell in row.items()} for name, row in best.items()}))
 
