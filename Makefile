@@ -49,9 +49,9 @@ bench: setup
 
 # Every test and benchmark that needs a GPU, under 9 minutes. PY names the Python of a machine that has CUDA.
 gpu:
-	$(PY) -m pytest -m gpu
+	$(PY) -m pytest -q -m gpu tests/gpu
 	$(PY) benchmarks/sampler_overhead.py --device cuda --rounds 5
-	$(PY) benchmarks/train_step.py --device cuda
+	$(PY) benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

@@ -1,15 +1,15 @@
-"""How good digits are after equal training time: our recipe beside diffusers' U-Net in the loop of its example.
+"""How good digits are after equal training time: our recipes beside diffusers' U-Net in the loop of its example.
 
-    python benchmarks/digits_quality.py [--seconds 120] [--threads 2] [--sampler NAME] [--steps 100] [--seed 0]
-                                        [--count 512] [--width 28] [--layers 2] [--turn 5] [--json OUT]
+    python benchmarks/digits_quality.py [--seconds 120] [--threads 2] [--recipe NAME ...] [--seed 0] [--count 512]
+                                        [--width 28] [--layers 2] [--turn 5] [--json OUT]
 
-Contestants: the recipe `digits` through our trainer; diffusers' UNet2DModel (attention at 4x4, about as many
+Contestants: recipes through our trainer, drawn as they say; diffusers' UNet2DModel (attention at 4x4, about as many
 parameters: --width 28 --layers 2 or --width 32 --layers 1) with the settings of its unconditional example (AdamW,
-lr 1e-4, betas (.95, .999), decay 1e-6, cosine, EMA up to .9999 with power 3/4), and with lr 1e-3 and EMA .995. All take
-batches of the recipe's size. Each first trains a little to learn its speed and is then built anew, so that its learning
-rate ends with its time; after that they train by turns, so that a busy machine slows all alike. Samples are drawn from
-the averages by the same sampler on the same grid, from the same noise, and held against the 1,285 training digits; the
-last row is that of 512 real digits which nobody trained on.
+lr 1e-4, betas (.95, .999), decay 1e-6, cosine, EMA up to .9999 with power 3/4), and with lr 1e-3 and EMA .995, drawn as
+the recipe `digits` says. All take batches of its size. Each first trains a little to learn its speed and is then built
+anew, so that its learning rate ends with its time; after that they train by turns, so that a busy machine slows all
+alike. Samples are drawn from the averages, from the same noise, and held against the 1,285 training digits; the last
+row is that of 512 real digits which nobody trained on.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit import Denoiser, Evaluation, Model, Network, SampleNoise, Split, assemble, build, load_recipe, sample
+from diffkit import Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
-from diffkit.guidance import guide
 from diffkit.recipe import Assembly
+from diffkit.stages.drawing import Drawn, draw
+from diffkit.stages.sampling import guided, plan
 from diffkit.stages.training import task_of
 from diffkit.train.hooks import Hooks
 from diffkit.train.loop import Trainer
@@ -50,6 +51,7 @@ class Contestant:
     """One that trains: `advance(until)` trains while the clock is below `until` and steps are left."""
 
     title: str
+    assembly: Assembly
     parameters: int
     steps: int
     advance: Callable[[float], None]
@@ -79,7 +81,9 @@ def ours(assembly: Assembly, steps: int) -> Contestant:
         return trainer.engine.ema_model or trainer.engine.model
 
     count = sum(p.numel() for p in trainer.engine.network.parameters())
-    return Contestant("diffkit, recipe digits", count, steps, advance, lambda: trainer.step, model)
+    return Contestant(
+        f"diffkit, recipe {assembly.recipe.name}", assembly, count, steps, advance, lambda: trainer.step, model
+    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,13 @@ def theirs(assembly: Assembly, peer: Peer, steps: int, width: int, layers: int, 
         return replace(assembly.model, network=Theirs(net))
 
     count = sum(p.numel() for p in net.parameters())
-    return Contestant(peer.title, count, steps, advance, lambda: step, model)
+    return Contestant(peer.title, assembly, count, steps, advance, lambda: step, model)
+
+
+def held_out(count: int) -> tuple[Assembly, Tensor]:
+    """Real digits that nobody trained on, (N, 1, 8, 8)."""
+    assembly = assemble(load_recipe("digits"))
+    return assembly, _decoded(assembly, assembly.data.split("held-out"))[:count]
 
 
 def _train_digits(assembly: Assembly) -> Tensor:
@@ -191,16 +201,15 @@ def contest(builders: list[Callable[[int], Contestant]], seconds: float, turn: f
     return found
 
 
-def drawn(assembly: Assembly, model: Model, sampler: Any, steps: int, count: int, seed: int) -> Tensor:
-    """`count` samples under the guidance of the recipe."""
+def drawn(one: Contestant, count: int, seed: int) -> Drawn:
+    """`count` samples, as the recipe says for its evaluation."""
+    assembly, model = one.assembly, one.model()
     model.network.eval()
-    denoise: Denoiser = guide(model, assembly.guidance)
+    steps = assembly.recipe.evaluate.steps or assembly.steps
     levels = assembly.evaluation_grid.levels(assembly.schedule, steps)
-    parts = []
-    for first in range(0, count, BATCH):
-        noise = SampleNoise(seed, range(first, min(first + BATCH, count)))
-        parts.append(sample(denoise, sampler, levels, noise.initial(assembly.spec.shape), noise=noise))
-    return torch.cat(parts)
+    sampler = assembly.evaluation_sampler
+    chosen = plan(assembly, count=count, seed=seed, sampler=sampler, levels=levels, batch_size=BATCH)
+    return draw(guided(assembly, model), chosen, assembly.codec, "cpu")
 
 
 def scores(assembly: Assembly, x: Tensor, seed: int) -> dict[str, float]:
@@ -227,8 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0, help="training time of each contestant")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--sampler", help="by default that of the recipe")
-    parser.add_argument("--steps", type=int, help="by default that of the recipe's evaluation")
+    parser.add_argument("--recipe", nargs="+", default=["digits", "digits-flow"])
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=28, help="block_out_channels (W, 2 W)")
@@ -237,25 +245,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     told = parser.parse_args()
     torch.set_num_threads(told.threads)
-    assembly = assemble(load_recipe("digits", [f"seed={told.seed}"]))
-    sampler = build("sampler", told.sampler) if told.sampler else assembly.evaluation_sampler
-    steps = told.steps or assembly.recipe.evaluate.steps or assembly.steps
-    builders: list[Callable[[int], Contestant]] = [lambda n: ours(assembly, n)]
+    builders: list[Callable[[int], Contestant]] = []
+    for name in told.recipe:
+        own = assemble(load_recipe(name, [f"seed={told.seed}"]))
+        builders.append(lambda n, own=own: ours(own, n))  # type: ignore[misc]
+    common = assemble(load_recipe("digits", [f"seed={told.seed}"]))
     for peer in PEERS:
-        builders.append(lambda n, peer=peer: theirs(assembly, peer, n, told.width, told.layers, told.seed))  # type: ignore[misc]
+        builders.append(lambda n, peer=peer: theirs(common, peer, n, told.width, told.layers, told.seed))  # type: ignore[misc]
     rows: list[dict[str, Any]] = []
     for one in contest(builders, told.seconds, told.turn):
-        x = drawn(assembly, one.model(), sampler, steps, told.count, told.seed)
+        found = drawn(one, told.count, told.seed)
         costs = {"parameters": one.parameters, "steps": one.done(), "seconds": float(round(one.seconds, 1))}
-        rows.append({"after equal time": one.title, **costs, **scores(assembly, x, told.seed)})
-    real = _decoded(assembly, assembly.data.split("held-out"))[: told.count]
-    blank = dict.fromkeys(("parameters", "steps", "seconds"), "")
-    rows.append({"after equal time": "real digits, held out", **blank, **scores(assembly, real, told.seed)})
+        measured = scores(one.assembly, found.x, told.seed)
+        rows.append({"after equal time": one.title, **costs, "evaluations": found.nfe, **measured})
+    blank = dict.fromkeys(("parameters", "steps", "seconds", "evaluations"), "")
+    rows.append({"after equal time": "real digits, held out", **blank, **scores(*held_out(told.count), told.seed)})
     print(table(rows))
-    print(
-        f"\n{told.count} samples, {type(sampler).__name__.lower()}, {steps} steps, {told.threads} threads",
-        file=sys.stderr,
-    )
+    print(f"\n{told.count} samples, {told.threads} threads", file=sys.stderr)
     if told.json:
         told.json.write_text(
             json.dumps({"arguments": {k: str(v) for k, v in vars(told).items()}, "rows": rows}, indent=1)

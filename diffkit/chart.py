@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import scalar
 from .estimate import Estimate
-from .level import Level, broadcast
+from .level import Level, broadcast, combine
 from .scalar import Scalar
 
 
@@ -24,7 +24,6 @@ class Chart:
     scale: Callable[[Level], Scalar]
     clock: Callable[[Level], Scalar]
     slope: Callable[[Estimate], Tensor]
-    level: Callable[[float], Level]
     reaches_noise: bool = True
 
     def __repr__(self) -> str:
@@ -37,7 +36,7 @@ def _flow_scale(level: Level) -> Scalar:
 
 def _rotation(estimate: Estimate) -> Tensor:
     angle = broadcast(estimate.level.angle, estimate.x0)
-    return scalar.cos(angle) * estimate.eps - scalar.sin(angle) * estimate.x0
+    return combine(scalar.cos(angle), estimate.eps, -scalar.sin(angle), estimate.x0)
 
 
 SIGMA = Chart(
@@ -45,19 +44,20 @@ SIGMA = Chart(
     scale=lambda level: level.alpha,
     clock=lambda level: scalar.divide(level.sigma, level.alpha),
     slope=lambda estimate: estimate.eps,
-    level=lambda clock: Level(1.0, clock),
     reaches_noise=False,
 )
-"""d(x / alpha) / d(sigma / alpha) = eps. Euler here is DDIM. Source: Karras et al. 2022 (arXiv:2206.00364), eq. 4."""
+"""d(x / alpha) / d(sigma / alpha) = eps. Euler here is the exact step for constant x0 and eps.
+
+Source: Karras et al. 2022 (arXiv:2206.00364), eq. 4.
+"""
 
 FLOW = Chart(
     "flow",
     scale=_flow_scale,
     clock=lambda level: scalar.divide(level.sigma, _flow_scale(level)),
     slope=lambda estimate: estimate.eps - estimate.x0,
-    level=lambda clock: Level(1.0 - clock, clock),
 )
-"""d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is DDIM too, and starts at alpha = 0.
+"""d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is the same step, and starts at alpha = 0.
 
 Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1.
 """
@@ -67,7 +67,6 @@ ANGLE = Chart(
     scale=lambda level: level.scale,
     clock=lambda level: level.angle,
     slope=_rotation,
-    level=lambda clock: Level(scalar.cos(clock), scalar.sin(clock)),
 )
 """d(x / r) / d angle = cos(angle) eps - sin(angle) x0 = v, r = hypot(alpha, sigma).
 

@@ -1,8 +1,8 @@
 """Data: where the clean examples come from.
 
 A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: `Resident` when it fits
-in memory (kept raw, as uint8 where it is images, and moved to the device whole) or `Streamed` when it is read
-example by example in worker processes. `decode` turns raw values into what the model sees; images live in [-1, 1].
+in memory (kept raw, as uint8 where it is images, and moved to the device whole), else one that worker processes read
+example by example. `decode` turns raw values into what the model sees; images live in [-1, 1].
 """
 
 from __future__ import annotations

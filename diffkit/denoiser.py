@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -68,7 +69,7 @@ class Model:
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
                 "the division amplifies its rounding",
                 code="DK505",
-                fix="run the network in float32 (train.precision: fp32), or use eps, x0 or v",
+                fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )
         estimate = self.parameterization.decode(y.to(x.dtype), z, own)
         return estimate if own is level else replace(estimate, level=level)
@@ -81,12 +82,17 @@ class Model:
         c_in = broadcast(c_in, x)
         if isinstance(c_in, Tensor) or c_in != 1.0:
             x = c_in * x
-        dtype = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), x.dtype)
+        dtype = x.dtype if self._weight is None else self._weight.dtype
         if isinstance(c_noise, Tensor):
             column = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
         else:
             column = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
         return self.network(x.to(dtype), column, **cond)  # type: ignore[no-any-return]
+
+    @cached_property
+    def _weight(self) -> Tensor | None:
+        """A weight of the network, in whose type it computes; it stays the same object when it is cast or moved."""
+        return next((p for p in self.network.parameters() if p.is_floating_point()), None)
 
     def _told(self, level: Level, t: Scalar | None = None) -> Scalar:
         """c_noise of the parameterization, or the index of the schedule."""
@@ -124,7 +130,7 @@ class Model:
                 f"a level with sigma/alpha = {_ratio(level):.6g} lies outside of what the model was trained on, "
                 f"[{_ratio(clean):.6g}, {_ratio(noise):.6g}]",
                 code="DK506",
-                fix="let the grid start and end inside (sample.grid, sample.start), or lower the sampler's churn",
+                fix="let the grid start and end inside (sample.grid, sample.start), or let the sampler add less noise",
             )
 
     def _own(self, level: Level, t: Scalar) -> Level:

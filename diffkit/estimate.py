@@ -65,16 +65,9 @@ class Estimate:
         Raises LevelError where rho > sigma_s: no such step keeps the marginal law.
         Source: Song et al. 2021 (arXiv:2010.02502), eq. 12, with rho for their sigma_t.
         """
-        if not isinstance(rho, Tensor) and not isinstance(s.sigma, Tensor) and rho > s.sigma * (1 + 1e-12):
-            raise LevelError(
-                f"a step adds noise of standard deviation rho = {rho:.6g} to a level with sigma = {s.sigma:.6g}",
-                code="DK504",
-                fix="use a smaller eta (rho <= sigma_s is needed), or more steps",
-            )
         target = s.like(self.x0)
-        keep = target.sigma
-        if isinstance(rho, Tensor) or rho != 0.0:
-            keep = scalar.sqrt(scalar.maximum(keep**2 - broadcast(rho, self.x0) ** 2, 0.0))
+        none = not isinstance(rho, Tensor) and rho == 0.0
+        keep = target.sigma if none else target.kept(broadcast(rho, self.x0))
         x = combine(target.alpha, self.x0, keep, self.eps)
         spread = broadcast(rho if std is None else std, self.x0)
         if isinstance(spread, Tensor) or spread != 0.0:

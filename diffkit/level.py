@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import scalar
+from .errors import LevelError
 from .scalar import Scalar
 
 
@@ -64,12 +65,27 @@ class Level:
         Floats stay floats. Tensors move to the device of x, take its type (float32 at least), and (B,) becomes
         (B, 1, ..., 1); any other shape already broadcasts and is kept.
         """
+        if not isinstance(self.alpha, Tensor) and not isinstance(self.sigma, Tensor):
+            return self
         return Level(broadcast(self.alpha, x), broadcast(self.sigma, x))
 
     def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
         """x = alpha x0 + sigma eps; x0, eps: (B, *S) -> (B, *S)."""
         level = self.like(x0)
         return level.alpha * x0 + level.sigma * eps
+
+    def kept(self, rho: Scalar) -> Scalar:
+        """sqrt(sigma^2 - rho^2): what is left for eps where a step to this level adds noise of deviation rho.
+
+        Raises LevelError where rho > sigma: no such step keeps the marginal law. Not for tensors, which give 0.
+        """
+        if not isinstance(rho, Tensor) and not isinstance(self.sigma, Tensor) and rho > self.sigma * (1 + 1e-12):
+            raise LevelError(
+                f"a step adds noise of standard deviation rho = {rho:.6g} to a level with sigma = {self.sigma:.6g}",
+                code="DK504",
+                fix="let the sampler add less noise (rho <= sigma_s is needed), or take more steps",
+            )
+        return scalar.sqrt(scalar.maximum(self.sigma**2 - rho**2, 0.0))
 
     def rescaled(self, scale: Scalar) -> Level:
         """The level of the same signal-to-noise ratio with hypot(alpha, sigma) = scale."""

@@ -31,7 +31,7 @@ def generator(device: torch.device | str, *parts: object) -> torch.Generator:
 
 @dataclass
 class Draws:
-    """The random numbers of one training step: block `rows` of `total` examples.
+    """The random numbers of one training step: the rows of `total` examples from `start` on.
 
     The same (seed, step, stream) gives the same global batch whatever the world size and the micro-batch.
     """

@@ -25,6 +25,14 @@ class Loss:
     t: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls, each: Tensor, t: Tensor, correction: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
+    ) -> Loss:
+        """The loss of examples of which each counts `correction` times; all (B,)."""
+        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
+        return cls(mean, each.detach(), t, {name: part.detach() for name, part in (parts or {}).items()})
+
 
 class Objective(ABC):
     """Implement `__call__`."""

@@ -44,9 +44,10 @@ class Parameterization(ABC):
 
         y, x: (B, C, *S). Raises LevelError where det = 0: there x and y say the same thing.
         """
-        frozen = is_value(self) and not isinstance(level.sigma, Tensor)
-        rows = _host_rows(self, level) if frozen else self.inverse(level)
-        xx, xy, ex, ey = (broadcast(v, x) for v in rows)
+        if is_value(self) and not isinstance(level.sigma, Tensor):
+            xx, xy, ex, ey = _host_rows(self, level)
+        else:
+            xx, xy, ex, ey = (broadcast(v, x) for v in self.inverse(level))
         return Estimate(level, combine(xx, x, xy, y), combine(ex, x, ey, y), NO_AUX)
 
     def inverse(self, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
@@ -80,7 +81,7 @@ class Parameterization(ABC):
         if isinstance(det, Tensor):
             if det.device.type != "cpu" or torch.compiler.is_compiling() or bool((det != 0).all()):
                 return
-            clean = bool((torch.as_tensor(level.sigma) == 0).any())
+            clean = bool(((det == 0) & (torch.as_tensor(level.sigma) == 0)).any())
         elif det != 0.0:
             return
         else:
@@ -94,7 +95,7 @@ class Parameterization(ABC):
         raise LevelError(
             f"cannot decode x0 from {name} at alpha = 0 (pure noise): there the target carries no information about x0",
             code="DK501",
-            fix="use parameterization v or flow, or end the grid earlier (sample.start)",
+            fix="use parameterization x0, or start the grid later (sample.start)",
             notes=["background: arXiv:2305.08891"],
         )
 

@@ -55,14 +55,6 @@ def _sqrt(x: float) -> float:
     return math.sqrt(x) if x >= 0 else math.nan
 
 
-def _sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + _exp(-x)) if x >= 0 else _exp(x) / (1.0 + _exp(x))
-
-
-def _logit(x: float) -> float:
-    return _log(x) - _log1p(-x)
-
-
 sqrt = _both(_sqrt, torch.sqrt, "Square root; nan below zero.")
 log = _both(_log, torch.log, "Natural logarithm; log(0) = -inf.")
 log1p = _both(_log1p, torch.log1p, "log(1 + x), exact near zero; log1p(-1) = -inf.")
@@ -71,10 +63,6 @@ expm1 = _both(_expm1, torch.expm1, "exp(x) - 1, exact near zero; expm1(-inf) = -
 cos = _both(math.cos, torch.cos, "Cosine.")
 sin = _both(math.sin, torch.sin, "Sine.")
 tan = _both(math.tan, torch.tan, "Tangent.")
-acos = _both(math.acos, torch.acos, "Inverse cosine.")
-atan = _both(math.atan, torch.atan, "Inverse tangent.")
-sigmoid = _both(_sigmoid, torch.sigmoid, "1 / (1 + exp(-x)).")
-logit = _both(_logit, torch.logit, "log(x / (1 - x)), the inverse of sigmoid.")
 
 
 def hypot(x: Scalar, y: Scalar) -> Scalar:
@@ -114,17 +102,6 @@ def maximum(x: Scalar, y: Scalar) -> Scalar:
         a, b = _tensors(x, y)
         return torch.maximum(a, b)
     return max(x, y)
-
-
-@overload
-def where(condition: bool, x: float, y: float) -> float: ...
-@overload
-def where(condition: Scalar | bool, x: Scalar, y: Scalar) -> Scalar: ...
-def where(condition: Scalar | bool, x: Scalar, y: Scalar) -> Scalar:
-    """x where the condition holds, else y."""
-    if isinstance(condition, Tensor):
-        return torch.where(condition, x, y)
-    return x if condition else y
 
 
 def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:

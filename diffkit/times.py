@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .noise import Draws
 from .schedule import Schedule
 
 
@@ -20,6 +21,10 @@ class Times(ABC):
 
         Whole numbers 1..T of an integer type on a discrete schedule, float64 in (t_clean, t_noise] on others.
         """
+
+    def of_rows(self, noise: Draws, x0: Tensor, schedule: Schedule) -> Tensor:
+        """Times of the rows x0: (B, *S) of the batch that `noise` belongs to; (B,), on the device of x0."""
+        return self.draw(noise.block("times", x0), schedule)[noise.start : noise.start + len(x0)]
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor | None:
         """(B,) factors that make the loss that of uniform times; None where the law of t is meant as it is."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 
 def is_value(component: Any) -> bool:
     """Whether the component is a frozen dataclass, hashable by its fields."""
-    parameters = getattr(type(component), "__dataclass_params__", None)
-    return parameters is not None and bool(parameters.frozen) and type(component).__hash__ is not None
+    return _makes_values(type(component))  # type: ignore[arg-type] - a class is hashable
+
+
+@cache
+def _makes_values(kind: type) -> bool:
+    parameters = getattr(kind, "__dataclass_params__", None)
+    return parameters is not None and bool(parameters.frozen) and kind.__hash__ is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import sys
 from pathlib import Path
 
@@ -76,6 +76,13 @@ def show(kind: str, name: str, as_json: bool) -> None:
     say(f"\nclass: {account['target']}")
 
 
+def _renamed(text: str, name: str) -> str:
+    """The recipe under the name of its file, so that its runs do not meet those of the one it was copied from."""
+    from ..recipe.spec import NAME
+
+    return re.sub(r"(?m)^name: \S+", f"name: {name}", text, count=1) if re.fullmatch(NAME, name) else text
+
+
 @click.command()
 @click.argument("recipe")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -101,7 +108,7 @@ def cp(recipe: str, file: Path | None, force: bool) -> None:
     if target.exists() and not force:
         raise UsageError(f"{target} exists", code="DK015", fix="choose another name, or pass --force")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(recipes[recipe], target)
+    target.write_text(_renamed(recipes[recipe].read_text(encoding="utf-8"), target.stem), encoding="utf-8")
     say(f"{target}   edit it, then: diffkit run {target}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ device = click.option("--device", default="auto", show_default=True, metavar="au
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
 verbose = click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors too.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+WEIGHTS = "Which weights: the first average, the trained ones, an average by name, or a power average of width W."
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -91,7 +93,7 @@ def _conclude(results: dict[str, Any], report: Path, as_json: bool) -> None:
 @click.option("--sampler", metavar="NAME", help="Another sampler than the recipe's; options as NAME,option=value.")
 @click.option("--grid", metavar="NAME", help="Another grid than the recipe's.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
-@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Which weights.")
+@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
 @click.option("--labels", metavar="0,1,...", help="Classes, repeated until --count.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), default="png", show_default=True)
@@ -130,7 +132,7 @@ def sample(
         progress=not quiet,
     )
     data = opened.assembly.data
-    target = out or opened.directory.samples / f"drawn-{weights}-seed{seed}.{form}"
+    target = out or opened.directory.samples / f"drawn-{weights.replace(':', '-')}-seed{seed}.{form}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "png":
         if not save_png(target, data, drawn.x):
@@ -147,7 +149,7 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
         return text
     from ..recipe.strict import parse
 
-    name, *options = text.split(",")
+    name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
     found: dict[str, Any] = {"name": name}
     for option in options:
         key, sign, value = option.partition("=")
@@ -171,7 +173,7 @@ def _labels(text: str | None) -> list[int] | None:
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metrics; by default those of the recipe.")
 @click.option("--count", type=click.IntRange(min=2), help="Number of samples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
-@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Which weights.")
+@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
 @device
 @as_json
 @quiet

@@ -15,6 +15,7 @@ from diffkit.denoiser import Denoiser
 from diffkit.estimate import Estimate
 from diffkit.level import Level, broadcast
 from diffkit.noise import Draws
+from diffkit.scalar import Scalar
 from diffkit.schedule import Schedule
 
 Variance = Literal["small", "large", "learned"]
@@ -61,7 +62,14 @@ def deviation(
         return torch.as_tensor(small)
     if variance == "large":
         return torch.as_tensor(large)
-    frac = estimate.aux["frac"]
+    return interpolated(small, large, estimate.aux["frac"])
+
+
+def interpolated(small: Scalar, large: Scalar, frac: Tensor) -> Tensor:
+    """The standard deviation of a learned variance: log std = frac log large + (1 - frac) log small.
+
+    frac: (B, *S) in [0, 1]. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
+    """
     return torch.exp(frac * scalar.log(large) + (1.0 - frac) * scalar.log(small))
 
 

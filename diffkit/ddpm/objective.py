@@ -32,8 +32,7 @@ class Simple(Objective):
     law_options = ({"reduction": "sum"},)
 
     def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
-        start = noise.start
-        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
         y = model.output(level.mix(x0, eps), level, t, **cond)[:, : x0.shape[1]]
@@ -41,9 +40,7 @@ class Simple(Objective):
         each = error.mean(1) if self.reduction == "mean" else error.sum(1)
         if self.weighting is not None:
             each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)
-        correction = self.times.correction(t, model.schedule)
-        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
-        return Loss(mean, each.detach(), t)
+        return Loss.of(each, t, self.times.correction(t, model.schedule))
 
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)
@@ -70,17 +67,15 @@ class VLB(Objective):
         return ("frac",) if self.variance == "learned" else ()
 
     def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
-        start, steps = noise.start, model.schedule.steps
+        steps = model.schedule.steps
         assert steps is not None
-        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         x = level.mix(x0, noise.normal("noise", x0))
         y = model.output(x, level, t, **cond).float()
         estimate = model.parameterization.decode(y, x, level)
         each = term(x0, t, estimate, model.schedule, self.variance, self.data.spec.bins) * steps
-        correction = self.times.correction(t, model.schedule)
-        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
-        return Loss(mean, each.detach(), t)
+        return Loss.of(each, t, self.times.correction(t, model.schedule))
 
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)

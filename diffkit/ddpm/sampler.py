@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
-from diffkit import scalar, transition
+from diffkit import transition
 from diffkit.denoiser import Denoiser
 from diffkit.level import Level
 from diffkit.sampler import Noise, Sampler
+
+from .bound import Variance, interpolated
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Ancestral(Sampler[None]):
     Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15 and 19.
     """
 
-    variance: Literal["small", "large", "learned"] = "small"
+    variance: Variance = "small"
     order = 1
     stochastic = True
 
@@ -49,9 +49,10 @@ class Ancestral(Sampler[None]):
         estimate = denoise(x, t)
         if s.is_clean:
             return estimate.at(s), None
-        small, large = transition.posterior(t, s), transition.spread(t, s)
-        if self.variance == "learned":
-            frac = estimate.aux["frac"]
-            std = torch.exp(frac * scalar.log(large) + (1.0 - frac) * scalar.log(small))
-            return estimate.at(s, small, noise, std), None
-        return estimate.at(s, small, noise, small if self.variance == "small" else large), None
+        small = transition.posterior(t, s)
+        if self.variance == "small":
+            return estimate.at(s, small, noise), None
+        large = transition.spread(t, s)
+        if self.variance == "large":
+            return estimate.at(s, small, noise, large), None
+        return estimate.at(s, small, noise, interpolated(small, large, estimate.aux["frac"])), None

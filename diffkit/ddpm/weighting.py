@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffkit import scalar
+from diffkit import transition
 from diffkit.level import Level
 from diffkit.objective import Weighting
 from diffkit.scalar import Scalar
@@ -50,7 +50,7 @@ class VLBWeight(Weighting):
         at = self.schedule.level(t)
         before = self.schedule.level((t - 1).clamp(min=0))
         first, second = self.schedule.level(1.0), self.schedule.level(min(2.0, self.schedule.t_noise))
-        floor = float(first.sigma) ** 2 * -scalar.expm1(2.0 * (float(second.half_logsnr) - float(first.half_logsnr)))
+        floor = float(transition.posterior(second, first)) ** 2
         start = 1.0 / (2.0 * floor) if floor > 0 else 1.0 / (2.0 * float(first.sigma) ** 2)
         assert isinstance(at.snr, Tensor)
         assert isinstance(before.snr, Tensor)

@@ -14,7 +14,7 @@ LONGEST = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """A class under a name: `Entry("sampler", "heun", "diffkit_edm.sampler:Heun", "second order", "karras2022")`.
+    """A class under a name: `Entry("sampler", "ancestral", "diffkit.ddpm.sampler:Ancestral", "the chain", "ho2020")`.
 
     `kind` and `name` are kebab-case; `target` is "module:Class", imported when the entry is first used; `summary` is
     one line for listings; `reference` is a key of the `references.bib` beside the plugin module.

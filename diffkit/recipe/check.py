@@ -65,7 +65,7 @@ def _singular(view: View) -> Iterator[DiffkitError]:
             f"{view.name('parameterization')} tells the network a noise level that is infinite",
             code="DK110",
             where=view.mark("parameterization", "name"),
-            fix="use parameterization v or flow, or end the schedule earlier (sample.start)",
+            fix="use parameterization x0, or end the schedule earlier (sample.start)",
         )
 
 

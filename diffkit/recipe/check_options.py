@@ -75,7 +75,7 @@ def _precision(view: View) -> Iterator[DiffkitError]:
 
 def _channels_last(view: View) -> Iterator[DiffkitError]:
     size = getattr(view.shape, "size", None)
-    if view.value("train.channels_last", False) and size is not None and len(size) != 2:
+    if view.value("train.channels_last") is True and size is not None and len(size) != 2:
         yield _dead("train.channels_last is for images only", view.mark("train.channels_last"), "remove it")
 
 

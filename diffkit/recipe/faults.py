@@ -91,7 +91,7 @@ def _fault(node: Node, errors: list[Any]) -> RecipeError:
     if literals and all(_literals(error) for error in errors):
         told = f"{node.mark.path} cannot be {quote(value)}"
         return RecipeError(told, code="DK106", where=node.mark, hint=hint, choices=literals)
-    return wrong(node, expected, hint=hint, choices=literals)
+    return wrong(node, expected, hint=hint, choices=literals if len(literals) > 1 else ())
 
 
 def _literals(error: Any) -> list[str]:
@@ -106,7 +106,8 @@ def _expected(error: Any) -> str:
         name, sign = LIMITS[kind]
         return f"{sign} {ctx[name]:g}" if isinstance(ctx[name], float) else f"{sign} {ctx[name]}"
     if kind in ("literal_error", "enum"):
-        return f"one of {', '.join(_literals(error))}"
+        literals = _literals(error)
+        return literals[0] if len(literals) == 1 else f"one of {', '.join(literals)}"
     if kind in ("too_short", "too_long"):
         bound = ctx.get("min_length") if kind == "too_short" else ctx.get("max_length")
         return f"a list of at {'least' if kind == 'too_short' else 'most'} {bound}"
@@ -130,13 +131,13 @@ def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
     kinds = {str(error["type"]) for error in errors}
     if value is None:
         return "write a value, or remove the key"
+    if isinstance(value, str) and "bool_type" in kinds and value.lower() in YES_NO:
+        return f"did you mean {YES_NO[value.lower()]}?"
     if isinstance(value, str) and literals:
         guess = nearest_value(value, literals)
         return f'did you mean "{guess}"?' if guess else None
     if isinstance(value, str) and kinds & {"float_type", "int_type"}:
         return _number_hint(value)
-    if isinstance(value, str) and "bool_type" in kinds and value.lower() in YES_NO:
-        return f"did you mean {YES_NO[value.lower()]}?"
     if isinstance(value, float) and kinds & {"int_type", "int_from_float"} and value.is_integer():
         return f"did you mean {int(value)}?"
     if isinstance(value, bool) and kinds & {"float_type", "int_type"}:

@@ -112,7 +112,11 @@ class Ema(Section):
 
 
 class Train(Section):
-    """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 is never."""
+    """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 is never.
+
+    auto: `precision` bf16 where the hardware has it and it pays; `compile` in runs of 5,000 steps and more, and
+    `channels_last` for images, both on a CUDA device.
+    """
 
     steps: Every
     batch_size: Count = 128
@@ -129,8 +133,8 @@ class Train(Section):
     checkpoint_every: Every = 1000
     sample_every: Every = 0
     keep: Annotated[int, Field(ge=2, le=10000)] = 3
-    compile: bool = False
-    channels_last: bool = False
+    compile: bool | Literal["auto"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
 
 

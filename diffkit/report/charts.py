@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 466, 14, 226
 LIMIT = 360  # points drawn for one series
 _HUGE = 1e300
+_TINY = float(np.finfo(np.float64).tiny)  # below, powers of ten lose their digits
 Style = Literal["main", "second", "third", "faint"]
 Numbers = Sequence[float] | NDArray[np.float64]
 
@@ -131,7 +132,7 @@ def _clean(series: Series, chart: LineChart) -> _Line:
     length = min(len(x), len(y))
     x, y = x[:length], y[:length].copy()
     usable = np.isfinite(x) & (np.abs(x) < _HUGE) & ((x > 0) | (not chart.log_x))
-    y[~(np.isfinite(y) & (np.abs(y) < _HUGE) & ((y > 0) | (not chart.log_y)))] = np.nan
+    y[~(np.isfinite(y) & (np.abs(y) < _HUGE) & ((y >= _TINY) | (not chart.log_y)))] = np.nan
     return _Line(series, x[usable], y[usable])
 
 

@@ -42,7 +42,6 @@ def _hardware() -> Iterator[Finding]:
     found = hardware("cpu")
     yield Finding("system", str(found["system"]))
     yield Finding("processor", f"{found['processor']}, {found['cores']} cores")
-    yield Finding("threads", ", ".join(f"{name} {value}" for name, value in threads().items()))
     try:
         metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -50,6 +49,7 @@ def _hardware() -> Iterator[Finding]:
         return
     import torch
 
+    yield Finding("threads", ", ".join(f"{name} {value}" for name, value in threads().items()))
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield Finding("devices", ", ".join(["cpu", *names]))
 

@@ -15,6 +15,7 @@ from ..estimate import Estimate
 from ..level import Level
 from ..noise import SampleNoise
 from ..sampler import Progress, Sampler, sample
+from ..train.allocator import keep_memory
 
 OnBatch = Callable[[int, int], None]
 
@@ -109,6 +110,7 @@ def draw(
     told how many samples are done. Raises whatever `on_step` raises, such as a request to stop.
     """
     began = time.monotonic()
+    keep_memory(torch.device(device))
     noisiest = plan.levels[0]
     recorder = _Recorder(rows=8, count=frames)
     parts: list[Tensor] = []

@@ -54,7 +54,7 @@ class Run:
         return self.directory.read_json("results.json")
 
     def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
-        """The trained model, under the guidance of the recipe or without; `weights`: ema, raw, or an average's name.
+        """The trained model, under the guidance of the recipe or without; `weights`: as `load_weights` takes.
 
         Raises CheckpointError where no checkpoint loads.
         """

@@ -36,7 +36,7 @@ def frames(data: Data, x: Tensor) -> Array:
 
 
 def save_png(path: Path, data: Data, x: Tensor) -> bool:
-    """A grid of images, or a scatter plot of points; False where the data is neither."""
+    """A grid of images; False where the data is none."""
     shown = viewable(data, x)
     if shown.ndim == 4:
         files.replace(path, pictures.png(pictures.image_grid(shown)))

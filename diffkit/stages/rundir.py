@@ -89,7 +89,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a step."""
+        """One JSON line for each log point."""
         return self._inside(METRICS)
 
     @property

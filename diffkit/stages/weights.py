@@ -11,18 +11,23 @@ from torch import nn
 from ..errors import UsageError
 from ..recipe import Assembly
 from ..train.checkpoint import CheckpointStore
+from ..train.posthoc import Profile, reconstruct, stored_profiles
+from ..train.profile import power_of
 from .rundir import RunDirectory
+
+WIDTH = "width:"
 
 
 def load_weights(
     directory: RunDirectory, assembly: Assembly, weights: str = "ema", device: torch.device | str = "cpu"
 ) -> int:
-    """Fill the network of `assembly` with `weights`: `raw`, `ema` (the first average), or the name of an average.
+    """Fill the network of `assembly` with `weights`: `raw`, `ema` (the first average), the name of an average, or
+    `width:W`, the power average of relative width W that is reconstructed from the stored ones.
 
     Returns the step; warns of each newer checkpoint that is damaged. Raises CheckpointError where no checkpoint loads,
-    UsageError for an average that the run has not.
+    UsageError for an average that the run neither has nor can reconstruct.
     """
-    group = _group(assembly, weights)
+    group = "network" if weights.startswith(WIDTH) else _group(assembly, weights)
     expected: dict[str, Mapping[str, torch.Tensor] | None] = {group: assembly.network.state_dict()}
     components = _components(assembly)
     if components is not None:
@@ -30,11 +35,32 @@ def load_weights(
     store = CheckpointStore(directory.checkpoints, on_event=_warn)
     found = store.load(expected, device, must=True)
     assert found is not None
-    assembly.network.load_state_dict(found.tensors[group])
+    chosen = found.tensors[group]
+    if weights.startswith(WIDTH):
+        chosen = _reconstructed(directory, found.step, weights.removeprefix(WIDTH))
+    assembly.network.load_state_dict(chosen)
     if components is not None:
         components.load_state_dict(found.tensors["components"])
     assembly.network.to(device).eval()
     return found.step
+
+
+def _reconstructed(directory: RunDirectory, step: int, width: str) -> dict[str, torch.Tensor]:
+    """The average of this width at the last step. Source: Karras et al. 2024 (arXiv:2312.02696), sec. 3.2."""
+    try:
+        power = power_of(float(width))
+    except ValueError as error:
+        raise UsageError(
+            f"{WIDTH}{width} is no width of a power average", code="DK018", fix="0 < W < 0.2887, such as width:0.1"
+        ) from error
+    stored = stored_profiles(directory.checkpoints)
+    if not stored:
+        raise UsageError(
+            "this run stores no power average to reconstruct another from",
+            code="DK018",
+            fix="train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep",
+        )
+    return reconstruct(stored, Profile(step, power))
 
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:

@@ -13,6 +13,7 @@ from ..data import Resident
 from ..denoiser import Model
 from ..errors import DivergedError, UsageError
 from ..noise import Draws
+from .acceleration import compiles, keeps_channels_last
 from .distributed import ALONE, World
 from .dropout import seed_dropout
 from .ema import Averaged
@@ -53,7 +54,7 @@ class Engine:
         self.precision = choose(settings.precision, device, task.model.parameterization, self.network)
         self.update = Update(settings.optimizer, settings.clip, self.flat, scaling=self.precision.scaling)
         self.averages = [Averaged(ema, self.flat, self.network, settings.batch_size) for ema in settings.ema]
-        if settings.compile:
+        if compiles(settings, device):
             self.network.compile()
         self.model = replace(task.model, network=InPrecision(self.network, self.precision, device))
         self.ema_model = self._average_model()
@@ -173,7 +174,8 @@ class Engine:
         """All that is trained in one buffer, the network's parameters first."""
         own = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         rest = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
-        return Flat(own | rest, self.device, channels_last=self.settings.channels_last)
+        last = keeps_channels_last(self.settings, self.device, own.values())
+        return Flat(own | rest, self.device, channels_last=last)
 
     def _factor(self, mean: Tensor, share: float, step: int) -> Tensor | float:
         """What the loss is multiplied with; nan where it is not finite, so that on every rank the gradient is not."""

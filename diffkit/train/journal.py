@@ -1,4 +1,4 @@
-"""The two append-only logs of a run: `metrics.jsonl`, one line a step, and `events.jsonl`, one line an event.
+"""The two append-only logs of a run: `metrics.jsonl`, one line a log point, and `events.jsonl`, one line an event.
 
 A full disk never stops training: lines that could not be written are counted, and the next event says how many. A line
 is written whole or not at all; what a crash tore is dropped when the run goes on.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError
+from .allocator import keep_memory
 from .clock import Clock
 from .distributed import ALONE, World
 from .engine import Engine
@@ -48,6 +49,7 @@ class Trainer:
     ) -> None:
         self.task, self.settings, self.world = task, settings, world
         self.device = torch.device(device)
+        keep_memory(self.device)
         self.engine = Engine(task, settings, self.device, world)
         self.step, self._saved = 0, -1
         self._window = Window(self.device)

@@ -47,7 +47,7 @@ def choose(
             f"{type(parameterization).__name__.lower()} cannot be decoded from a network in {wanted}: "
             "the division amplifies its rounding",
             code="DK050",
-            fix="train.precision: fp32 or auto, or predict eps, x0 or v",
+            fix="train.precision: fp32 or auto, or predict eps or x0",
         )
     if wanted == "fp16":
         if device.type != "cuda":

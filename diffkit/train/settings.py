@@ -52,7 +52,8 @@ class Settings:
     """The `train` section of a recipe as plain values; an interval of 0 is never.
 
     `clip` bounds the global norm of the gradient; `accumulate` splits the batch into so many parts, one after the
-    other; `workers` None leaves their number to the data. Raises ValueError for averages of the same name.
+    other; `workers` None leaves their number to the data; what is `auto` is decided by the device.
+    Raises ValueError for averages of the same name.
     """
 
     steps: int
@@ -70,8 +71,8 @@ class Settings:
     checkpoint_every: int = 1000
     sample_every: int = 0
     keep: int = 3
-    compile: bool = False
-    channels_last: bool = False
+    compile: bool | Literal["auto"] = "auto"
+    channels_last: bool | Literal["auto"] = "auto"
     workers: int | None = None
 
     def __post_init__(self) -> None:

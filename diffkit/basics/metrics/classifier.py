@@ -28,8 +28,9 @@ class Classifier(Metric):
     cross-validation in `folds` parts: .5 is indistinguishable (as held-out examples are, within about .5 / sqrt of
     the examples judged), 1 is plain. Where the data has labels a second forest learns the classes from up to
     10 `limit` training examples: `histogram` is half the sum of differences between the shares of the classes it
-    finds among samples and among held-out examples, `confidence` the mean share of trees that vote for the class
-    found, `accuracy` how often that is the class a sample was made for, beside `real_accuracy` on held-out examples.
+    finds among samples and the shares of the labels of the training part, `confidence` the mean share of trees that
+    vote for the class found, `accuracy` how often that is the class a sample was made for, beside `real_accuracy` on
+    held-out examples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
     """
 

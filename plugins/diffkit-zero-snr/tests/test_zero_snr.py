@@ -90,7 +90,7 @@ def test_eps_is_refused_when_the_recipe_is_read(tmp_path: object) -> None:
     assert "zero-snr reaches alpha = 0" in fault.message
     assert fault.where is not None
     assert fault.where.path.startswith("parameterization")
-    assert "v or flow" in (fault.fix or "")
+    assert "x0" in (fault.fix or "")
     assert not load_recipe(text.replace("PARAMETERIZATION", "x0")).warnings
 
 

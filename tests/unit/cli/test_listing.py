@@ -95,7 +95,7 @@ def test_show_tells_formula_options_and_source(diffkit: Diffkit) -> None:
 def test_cp_starts_a_recipe_and_never_overwrites_unasked(diffkit: Diffkit, tmp_path: Path) -> None:
     target = tmp_path / "new" / "mine.yaml"
     assert diffkit("cp", "digits", target).code == 0
-    assert "name: digits" in target.read_text()
+    assert target.read_text().splitlines().count("name: mine") == 1  # so that its runs have a place of their own
     target.write_text("precious")
     said = diffkit("cp", "digits", target)
     assert said.code == 2

@@ -33,7 +33,7 @@ def test_eps_where_the_schedule_reaches_alpha_0(base: str, schedule: str) -> Non
     found = fault(base, "DK110", "parameterization", f"schedule={schedule}")
     assert "alpha = 0" in found.message
     assert found.fix is not None
-    assert "v or flow" in found.fix
+    assert "x0" in found.fix
     assert valid(base, f"schedule={schedule}", "parameterization=velocity")
     assert valid(base, f"schedule={schedule}", "parameterization=two-heads")
 

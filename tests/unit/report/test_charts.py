@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from diffkit.report import Density
@@ -146,6 +146,7 @@ def test_dots_mark_every_point_where_asked():
 
 @pytest.mark.parametrize("options", [{"log_y": True}, {"log_x": True}, {"log_x": True, "log_y": True}])
 @given(values=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=8))
+@example(values=[5e-324])
 def test_any_numbers_draw_without_a_fault(options, values):
     svg = chart(Series("a", range(len(values)), values), **options)
     assert "nan" not in svg.lower().replace("pointer", "")

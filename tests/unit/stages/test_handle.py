@@ -13,6 +13,7 @@ from diffkit import Run
 from diffkit.errors import CheckpointError, UsageError
 from diffkit.sampler import sample
 from diffkit.stages.drawing import Plan, draw
+from diffkit.train.profile import power_of
 
 RECIPE: dict[str, Any] = {
     "name": "ring",
@@ -124,6 +125,30 @@ def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(CheckpointError, match="no checkpoint"):
         diffkit.open_run(copy, device="cpu").sample(1)
+
+
+def test_an_average_of_any_width_after_training(tmp_path: Path) -> None:
+    """`width:W` of a stored average is that average; another width lies elsewhere, and nonsense is refused."""
+    train = {"steps": 60, "batch_size": 8, "checkpoint_every": 10, "keep": 6}
+    ema = [{"name": "wide", "power": power_of(0.2)}, {"name": "narrow", "power": power_of(0.05)}]
+    made = diffkit.run(RECIPE | {"train": {**train, "ema": ema}, "evaluate": {"metrics": []}}, out=tmp_path / "ring")
+
+    def weights(name: str) -> torch.Tensor:
+        made.denoiser(name)
+        return torch.cat([p.detach().flatten().clone() for p in made.assembly.network.parameters()])
+
+    for width, name in ((0.2, "wide"), (0.05, "narrow")):
+        torch.testing.assert_close(weights(f"width:{width}"), weights(name), rtol=0, atol=1e-5)
+    between, apart = weights("width:0.1"), (weights("wide") - weights("narrow")).norm()
+    assert all(0.01 * apart < (between - weights(name)).norm() < apart for name in ("wide", "narrow"))
+    for wrong in ("width:", "width:0", "width:0.5", "width:nan", "width:x"):
+        with pytest.raises(UsageError, match="no width of a power average"):
+            made.denoiser(wrong)
+
+
+def test_a_run_without_power_averages_has_nothing_to_reconstruct_from(run: Run) -> None:
+    with pytest.raises(UsageError, match="stores no power average"):
+        run.denoiser("width:0.1")
 
 
 def test_only_an_evaluation_as_the_recipe_says_counts_as_one(tmp_path: Path) -> None:

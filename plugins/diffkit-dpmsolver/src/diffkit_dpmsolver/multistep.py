@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler, transition
+from diffkit import Denoiser, Level, Sampler
 from diffkit.sampler import Noise
 
-from .coefficients import Known, mixed, moments, stretched
+from .coefficients import REMEMBERED, Known, advanced, moments, shares, stretched
 
 Eta = Annotated[float, Field(ge=0)]
 
@@ -37,14 +36,15 @@ class DPMpp2M(Sampler[Known]):
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.eta > 0.0
 
+    def integrals(self, length: float) -> list[float]:
+        """Of 1 and tau over a step."""
+        first, second = moments(length, 2)
+        return [first, 0.5 * first if self.variant == "midpoint" else second]
+
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Known | None, noise: Noise
     ) -> tuple[Tensor, Known]:
-        def integrals(length: float) -> list[float]:
-            first, second = moments(length, 2)
-            return [first, 0.5 * first if self.variant == "midpoint" else second]
-
-        return _step(denoise, x, t, s, state or (), noise, self.eta, integrals)
+        return _step(self, denoise, x, t, s, state or (), noise)
 
 
 @dataclass(frozen=True)
@@ -69,33 +69,32 @@ class DPMpp3M(Sampler[Known]):
     def stochastic(self) -> bool:  # type: ignore[override]
         return self.eta > 0.0
 
+    def integrals(self, length: float) -> list[float]:
+        """Of 1, tau and tau^2 over a step."""
+        first, second, third = moments(length, 3)
+        return [first, second, 0.5 * third if self.published else third]
+
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Known | None, noise: Noise
     ) -> tuple[Tensor, Known]:
-        def integrals(length: float) -> list[float]:
-            first, second, third = moments(length, 3)
-            return [first, second, 0.5 * third if self.published else third]
-
-        return _step(denoise, x, t, s, state or (), noise, self.eta, integrals)
+        return _step(self, denoise, x, t, s, state or (), noise)
 
 
 def _step(
-    denoise: Denoiser,
-    x: Tensor,
-    t: Level,
-    s: Level,
-    before: Known,
-    noise: Noise,
-    eta: float,
-    integrals: Callable[[float], list[float]],
+    sampler: DPMpp2M | DPMpp3M, denoise: Denoiser, x: Tensor, t: Level, s: Level, before: Known, noise: Noise
 ) -> tuple[Tensor, Known]:
-    """From t to s with x0 replaced by what the history makes of it; the new history."""
-    estimate, clock, h = denoise(x, t), float(t.half_logsnr), float(transition.step(t, s))
-    rho, length = stretched(t, s, eta)
-    known = ((clock, estimate.x0), *before)
-    if math.isfinite(h):
-        exact = integrals(length)
-        known = known[: len(exact)]
-        if len(known) > 1:
-            estimate = estimate.with_x0(mixed(known, clock, h, exact))
-    return estimate.at(s, rho, noise), known
+    """From t to s with the polynomial through this output and those before; the new history."""
+    known = ((float(t.half_logsnr), denoise(x, t).x0), *before)
+    rho, keep, factors = _coefficients(sampler, t, s, tuple(clock for clock, _ in known))
+    x = advanced(x, keep, [x0 for _, x0 in known], factors)
+    return x.add_(noise(x), alpha=rho) if rho else x, known[: len(factors)]
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _coefficients(
+    sampler: DPMpp2M | DPMpp3M, t: Level, s: Level, clocks: tuple[float, ...]
+) -> tuple[float, float, list[float]]:
+    """(rho, factor of x, factors of the outputs)."""
+    rho, length = stretched(t, s, sampler.eta)
+    keep = float(s.kept(rho)) / float(t.sigma)
+    return rho, keep, shares(t, s, keep, clocks, sampler.integrals(length))

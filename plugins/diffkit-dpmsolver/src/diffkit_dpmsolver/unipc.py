@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Level, Sampler, transition
+from diffkit import Denoiser, Level, Sampler, transition
 from diffkit.sampler import Noise
 
-from .coefficients import Known, mixed, moments
+from .coefficients import REMEMBERED, Known, advanced, moments, shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +47,28 @@ class UniPC(Sampler[Memory]):
     ) -> tuple[Tensor, Memory]:
         known: Known = ((float(t.half_logsnr), denoise(x, t).x0),)
         if state is not None:
-            if self.corrector and not s.is_clean:
-                x = self._advance(state.x, state.level, t, (*state.known, *known), x)
-            known = (*known, *state.known)[: self.order]
-        predicted = self._advance(x, t, s, known, None)
-        return predicted, Memory(x, t, known)
+            known = (*known, *state.known)
+            if self.corrector and not s.is_clean and math.isfinite(transition.step(state.level, t)):
+                x = self._advance(state.x, state.level, t, known)
+            known = known[: self.order]
+        return self._advance(x, t, s, known), Memory(x, t, known)
 
-    def _advance(self, x: Tensor, t: Level, s: Level, known: Known, otherwise: Tensor | None) -> Tensor:
-        """x at s by the polynomial through `known`; where h is infinite, `otherwise`, or x0 taken as it is."""
-        h = float(transition.step(t, s))
-        if math.isfinite(h):
-            count = sum(math.isfinite(clock) for clock, _ in known)
-            return Estimate.from_x0(x, t, mixed(known, float(t.half_logsnr), h, self._integrals(h, count))).at(s)
-        return Estimate.from_x0(x, t, known[0][1]).at(s) if otherwise is None else otherwise
-
-    def _integrals(self, h: float, count: int) -> list[float]:
+    def integrals(self, h: float, count: int) -> list[float]:
         """The moments, the second replaced by B / 2 where there are two nodes and the variant says so."""
         exact = moments(h, count)
         if count == 2 and self.variant != "exact":
             exact[1] = 0.5 * (h if self.variant == "bh1" else exact[0])
         return exact
+
+    def _advance(self, x: Tensor, t: Level, s: Level, known: Known) -> Tensor:
+        """x at s by the polynomial through `known`; the newest x0 as it is where h is infinite."""
+        keep, factors = _coefficients(self, t, s, tuple(clock for clock, _ in known))
+        return advanced(x, keep, [x0 for _, x0 in known], factors)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _coefficients(sampler: UniPC, t: Level, s: Level, clocks: tuple[float, ...]) -> tuple[float, list[float]]:
+    """(factor of x, factors of the outputs)."""
+    h, count = float(transition.step(t, s)), sum(math.isfinite(clock) for clock in clocks)
+    keep = float(s.sigma) / float(t.sigma)
+    return keep, shares(t, s, keep, clocks, sampler.integrals(h, count))

@@ -19,6 +19,7 @@ from .coupling import optimal
 @dataclass(frozen=True)
 class FlowMatching(Objective):
     """w |y - target|^2 at random times on the path alpha x0 + sigma eps, mean over the dimensions of an example.
+    Channels behind those of x0, such as a head for the variance, are not trained.
 
     With schedule `rectified` and parameterization `flow` this is |u(x_t, t) - (eps - x0)|^2. The coupling says which
     eps goes with which x0: `independent`; `optimal`, the cheapest assignment within the (micro-)batch, which
@@ -34,18 +35,15 @@ class FlowMatching(Objective):
     times: Times = UNIFORM
 
     def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
-        start = noise.start
-        t = self.times.draw(noise.block("times", x0), model.schedule)[start : start + len(x0)]
+        t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = self._coupled(x0, noise, cond)
-        y = model.output(level.mix(x0, eps), level, t, **cond)
+        y = model.output(level.mix(x0, eps), level, t, **cond)[:, : x0.shape[1]]
         target = model.parameterization.target(x0, eps, level)
         each = (y.float() - target).square().flatten(1).mean(1)
         if self.weighting is not None:
             each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)
-        correction = self.times.correction(t, model.schedule)
-        mean = (each if correction is None else each * correction.to(each.dtype)).mean()
-        return Loss(mean, each.detach(), t)
+        return Loss.of(each, t, self.times.correction(t, model.schedule))
 
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)

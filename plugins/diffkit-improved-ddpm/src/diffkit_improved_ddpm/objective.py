@@ -36,7 +36,7 @@ class Hybrid(Objective):
     def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
         steps, channels = model.schedule.steps, x0.shape[1]
         assert steps is not None
-        t = self.times.draw(noise.block("times", x0), model.schedule)[noise.start : noise.start + len(x0)]
+        t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
         x = level.mix(x0, eps)
@@ -48,10 +48,8 @@ class Hybrid(Objective):
         simple, bound = error.square().flatten(1).mean(1), self.scale * steps / LOG_2 * nats
         if self.weighting is not None:
             simple = simple * broadcast(self.weighting.on_output(level, model.parameterization), simple)
-        each = simple + bound
-        correction = self.times.correction(t, model.schedule)
-        parts = {"simple": simple.detach().mean(), "bound": bound.detach().mean()}
-        return Loss((each if correction is None else each * correction.to(each.dtype)).mean(), each.detach(), t, parts)
+        parts = {"simple": simple.mean(), "bound": bound.mean()}
+        return Loss.of(simple + bound, t, self.times.correction(t, model.schedule), parts)
 
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)
