@@ -8,7 +8,7 @@ from typing import Any
 
 def is_value(component: Any) -> bool:
     """Whether the component is a frozen dataclass, hashable by its fields."""
-    return _makes_values(type(component))  # type: ignore[arg-type] - a class is hashable
+    return _makes_values(type(component))  # type: ignore[arg-type]
 
 
 @cache
