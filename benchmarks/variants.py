@@ -123,7 +123,8 @@ def measured(row: Row, trained: Trained) -> Iterator[dict[str, Any]]:
 def table(rows: list[dict[str, Any]], seconds: float, threads: int) -> str:
     """Markdown, with a line on how it was made."""
     head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    told = {"steps": "training steps"}
+    lines = ["| " + " | ".join(told.get(name, name) for name in head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     before = None
     for row in rows:
         shown = row | {head[0]: "" if row[head[0]] == before else row[head[0]]}
@@ -135,7 +136,7 @@ def table(rows: list[dict[str, Any]], seconds: float, threads: int) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}" if value < 0.1 else f"{value:.2f}"
+        return f"{value:.3g}" if value < 1.0 else f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from . import scalar
+from .errors import LevelError
 from .estimate import Estimate
 from .level import Level, broadcast, combine
 from .scalar import Scalar
@@ -25,6 +26,16 @@ class Chart:
     clock: Callable[[Level], Scalar]
     slope: Callable[[Estimate], Tensor]
     reaches_noise: bool = True
+
+    def check(self, level: Level) -> None:
+        """Raise LevelError at alpha = 0 where the chart does not reach it."""
+        if level.is_noise and not self.reaches_noise:
+            raise LevelError(
+                f"chart {self.name} cannot start at alpha = 0, where sigma / alpha is infinite",
+                code="DK507",
+                choices=sorted(name for name, chart in CHARTS.items() if chart.reaches_noise),
+                fix="use another chart, or start before it (sample.start)",
+            )
 
     def __repr__(self) -> str:
         return self.name.upper()
@@ -42,7 +53,7 @@ def _rotation(estimate: Estimate) -> Tensor:
 SIGMA = Chart(
     "sigma",
     scale=lambda level: level.alpha,
-    clock=lambda level: scalar.divide(level.sigma, level.alpha),
+    clock=lambda level: level.ratio,
     slope=lambda estimate: estimate.eps,
     reaches_noise=False,
 )

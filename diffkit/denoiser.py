@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from . import scalar
 from .errors import LevelError
 from .estimate import Estimate
 from .level import Level, broadcast
@@ -127,8 +126,8 @@ class Model:
         clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
         if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
             raise LevelError(
-                f"a level with sigma/alpha = {_ratio(level):.6g} lies outside of what the model was trained on, "
-                f"[{_ratio(clean):.6g}, {_ratio(noise):.6g}]",
+                f"a level with sigma/alpha = {float(level.ratio):.6g} lies outside of what the model was trained on, "
+                f"[{float(clean.ratio):.6g}, {float(noise.ratio):.6g}]",
                 code="DK506",
                 fix="let the grid start and end inside (sample.grid, sample.start), or let the sampler add less noise",
             )
@@ -139,7 +138,3 @@ class Model:
         if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
             return level
         return level.rescaled(scale)
-
-
-def _ratio(level: Level) -> float:
-    return float(scalar.divide(float(level.sigma), float(level.alpha)))

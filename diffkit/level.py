@@ -34,6 +34,11 @@ class Level:
         return scalar.log(self.alpha) - scalar.log(self.sigma)
 
     @property
+    def ratio(self) -> Scalar:
+        """sigma / alpha, the noise in units of the signal; inf where noise."""
+        return scalar.divide(self.sigma, self.alpha)
+
+    @property
     def angle(self) -> Scalar:
         """atan2(sigma, alpha), in [0, pi/2]: 0 where clean, pi/2 where noise; unchanged when x is rescaled."""
         return scalar.atan2(self.sigma, self.alpha)

@@ -67,8 +67,14 @@ def head_count(channels: int, heads: int, head_channels: int | None) -> int:
     """`heads`, or as many as there are of `head_channels` each."""
     if head_channels is None:
         if channels % heads:
-            raise misfit(f"{heads} heads do not divide the {channels} channels of an attention layer")
+            raise misfit(
+                f"{heads} heads do not divide the {channels} channels of an attention layer",
+                fix="leave heads out, or let it divide channels",
+            )
         return heads
     if channels % head_channels:
-        raise misfit(f"heads of {head_channels} channels do not divide the {channels} of an attention layer")
+        raise misfit(
+            f"heads of {head_channels} channels do not divide the {channels} of an attention layer",
+            fix="choose head_channels that divide channels",
+        )
     return channels // head_channels

@@ -81,6 +81,7 @@ class MLP(Network):
                 f"network mlp takes x (B, {self.shape.in_channels}) and c_noise (B,), "
                 f"not {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
+                fix="flatten x, or use a network for images",
             )
         emb = self.embedding(c_noise, label)
         h = self.enter(x)

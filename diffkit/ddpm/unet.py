@@ -158,11 +158,14 @@ class UNet(Network):
                 f"network unet takes x (B, {self.shape.in_channels}, H, W) and c_noise (B,), "
                 f"not {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
+                fix="give it images of the shape that it was made for",
             )
         for size in x.shape[2:]:
             if size % self.stride:
                 raise UsageError(
-                    f"network unet needs sizes that {self.stride} divides; {size} is not one", code="DK040"
+                    f"network unet needs sizes that {self.stride} divides; {size} is not one",
+                    code="DK040",
+                    fix=f"pad or crop to {-(-size // self.stride) * self.stride}, or use fewer multipliers",
                 )
 
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..errors import CheckpointError, UsageError
+from ..errors import UsageError
 from ..recipe import Recipe, assemble
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..train.checkpoint import CheckpointStore
+from ..train.fine_tune import refuse_misfit
 from ..train.journal import Journal
 from .environment import environment
 from .handle import Run
@@ -34,7 +35,7 @@ def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source
             fix="write train: {steps: 0, ema: []}",
         )
     own = assemble(recipe).network.state_dict()
-    _check(weights, own)
+    refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     opened = begin(out, recipe.text, effective_yaml(recipe), environment(), "auto")
     with opened, Journal(opened.directory.path) as journal:
@@ -47,14 +48,3 @@ def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source
         Ledger(opened.directory).write("train", 0, 0.0)
         journal.event("adopt", {"from": source})
     return Run(opened.directory, torch.device("cpu"))
-
-
-def _check(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    for name in sorted(weights.keys() | own.keys()):
-        there, here = (tuple(side[name].shape) if name in side else None for side in (weights, own))
-        if there != here:
-            raise CheckpointError(
-                f"the weights do not fit the network of the recipe: {name} is {there or 'missing'} there and "
-                f"{here or 'missing'} here",
-                code="DK603",
-            )

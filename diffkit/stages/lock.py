@@ -53,16 +53,26 @@ class RunLock:
             os.ftruncate(self._handle, len(text))
         except OSError as error:
             self.release()
-            raise ResourceError(f"cannot write {self.path}: {error.strerror}", code="DK412") from error
+            raise ResourceError(
+                f"cannot write {self.path}: {error.strerror}",
+                code="DK412",
+                fix="free some space, or choose another --out",
+            ) from error
 
     def _acquire(self) -> int:
         while True:
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             except FileNotFoundError as error:  # the directory is being renamed by its present writer
-                raise LockedError(f"{self.path.parent} is in use by another process") from error
+                raise LockedError(
+                    f"{self.path.parent} is in use by another process", fix="wait for it, or choose another --out"
+                ) from error
             except OSError as error:
-                raise ResourceError(f"cannot open {self.path}: {error.strerror}", code="DK412") from error
+                raise ResourceError(
+                    f"cannot open {self.path}: {error.strerror}",
+                    code="DK412",
+                    fix="make the directory writable, or choose another --out",
+                ) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_current(handle):

@@ -93,7 +93,9 @@ class CheckpointStore:
                 elif match:
                     shutil.rmtree(path)
         except OSError as error:
-            raise ResourceError(f"cannot clean {self.directory}: {error}", code="DK412") from error
+            raise ResourceError(
+                f"cannot clean {self.directory}: {error}", code="DK412", fix="make the directory writable"
+            ) from error
 
     def save(
         self,

@@ -75,10 +75,10 @@ class World:
         most = -(-total // self.size)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
-        every = rows.new_zeros((self.size * most, *rows.shape[1:]))
-        dist.all_gather_into_tensor(every, padded)
+        every = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(every, padded)
         counts = [total * (r + 1) // self.size - total * r // self.size for r in range(self.size)]
-        return torch.cat([every[r * most : r * most + n] for r, n in enumerate(counts)])
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
 
     def barrier(self) -> None:
         """Wait for every rank."""

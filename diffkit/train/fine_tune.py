@@ -23,15 +23,7 @@ def load_initial(trainer: Trainer, run: str | Path) -> int:
     """
     found, step = _weights(_directory(run))
     own = trainer.engine.network.state_dict()
-    differences = _differences(found, own)
-    if differences:
-        rest = len(differences) - SHOWN
-        raise CheckpointError(
-            f"the weights of {run} do not fit this network: {len(differences)} tensors differ",
-            code="DK603",
-            fix="use the network section of that run's recipe.yaml, and data of the same shape",
-            notes=[*differences[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])],
-        )
+    refuse_misfit(found, own, str(run))
     trainer.engine.start_from(found)
     return step
 
@@ -56,6 +48,19 @@ def _weights(directory: Path) -> tuple[dict[str, Tensor], int]:
     found = store.load({group: None}, must=True)
     assert found is not None
     return found.tensors[group], found.step
+
+
+def refuse_misfit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], whence: str) -> None:
+    """Raise CheckpointError, with what differs, unless names and shapes of the weights are those of the network."""
+    differences = _differences(found, own)
+    if differences:
+        rest = len(differences) - SHOWN
+        raise CheckpointError(
+            f"the weights of {whence} do not fit this network: {len(differences)} tensors differ",
+            code="DK603",
+            fix="use the network section of the recipe that they were trained with, and data of the same shape",
+            notes=[*differences[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])],
+        )
 
 
 def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:

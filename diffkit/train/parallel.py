@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from inspect import signature
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,6 +14,13 @@ from ..denoiser import Model
 from ..noise import Draws
 from ..objective import Loss, Objective
 from .distributed import World
+
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
+"""The option of torch 2.13 and later, and what it was called before: each rank's buffers are its own."""
 
 
 class _Loss(nn.Module):
@@ -35,7 +43,7 @@ class Computation:
         self._loss: nn.Module = loss
         self._parallel: DistributedDataParallel | None = None
         if world.size > 1:
-            self._parallel = DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._parallel = DistributedDataParallel(loss, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
             self._loss = self._parallel
 
     def __call__(self, model: Model, x0: Tensor, noise: Draws, ema: Model | None, cond: Mapping[str, Tensor]) -> Loss:

@@ -57,6 +57,21 @@ def test_without_a_coupling_the_loss_is_the_simple_one() -> None:
             assert torch.equal(a.t, b.t)
 
 
+class Headed(Silent):
+    """The same, with a second answer behind the first for each channel."""
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return torch.cat([super().forward(x, c_noise, label), torch.full_like(x, 7.0)], dim=1)
+
+
+def test_a_head_for_the_variance_is_left_alone() -> None:
+    """One channel too, where numbers of another shape would spread in silence."""
+    for x0 in (X0, torch.randn(6, 1, 4, 4), torch.randn(6, 3, 4, 4)):
+        plain, headed = (Model(net, Flow(), Rectified()) for net in (Silent(), Headed()))
+        a, b = (FlowMatching()(model, x0, Draws(0, 5, 6)) for model in (plain, headed))
+        torch.testing.assert_close(a.each, b.each)
+
+
 def test_the_loss_of_a_silent_network_is_the_velocity() -> None:
     network = Silent()
     draws = Draws(0, 5, 6)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffkit.cli.main import COMMANDS, cli, main
+from diffkit.stages import doctor
 
 from .conftest import Diffkit
 
@@ -147,6 +148,21 @@ def test_doctor_reports_versions_and_plugins(diffkit: Diffkit) -> None:
     found = {row["what"]: row for row in json.loads(diffkit("doctor", "--json").out)}
     assert {"python", "torch", "processor", "free disk", "plugin ddpm"} <= set(found)
     assert found["torch"]["problem"] is None
+
+
+def test_doctor_says_what_is_missing_where_torch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one tool that must work there."""
+    real = doctor.metadata.version
+
+    def version(name: str) -> str:
+        if name == "torch":
+            raise doctor.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = {one.what: one.problem for one in doctor._hardware()}
+    assert found["devices"] == "torch is not installed: pip install torch"
 
 
 def test_validate_shows_every_fault_at_its_place(diffkit: Diffkit, recipe: Path) -> None:

@@ -37,6 +37,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     for process in started:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+        assert "FutureWarning" not in errors  # of torch, on what it will take away
     return lambda scenario: [
         (json.loads((out / f"{scenario}-{r}.json").read_text()), load_file(out / f"{scenario}-{r}.safetensors"))
         for r in range(2)

@@ -59,7 +59,11 @@ class Diffusers(Network):
         try:
             self.model = kind(**_arguments(kind, model, given, shape, foreign=found is not None))
         except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError) as error:
-            raise RecipeError(f"{model} refuses this config: {error}", code="DK140") from error
+            raise RecipeError(
+                f"{model} refuses this config: {error}",
+                code="DK140",
+                fix="compare it with the config.json of a model that works",
+            ) from error
         if found is not None and next(self.model.parameters()).device.type != "meta":
             self._load(found.weights())
 
@@ -81,7 +85,12 @@ class Diffusers(Network):
             self.model.load_state_dict(weights)
         except RuntimeError as error:
             first = str(error).splitlines()[:4]
-            raise RecipeError("the weights in folder are of another network", code="DK140", notes=first) from error
+            raise RecipeError(
+                "the weights in folder are of another network",
+                code="DK140",
+                fix="take config.json and weights from the same folder",
+                notes=first,
+            ) from error
 
 
 def _of_this_class(config: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -20,4 +20,9 @@ def not_a_model(message: str, *, fix: str | None = None, notes: Sequence[str] = 
 def misnamed(missing: Sequence[str], extra: Sequence[str]) -> CheckpointError:
     """Weights under other names than the architecture says."""
     notes = [*(f"missing: {name}" for name in missing[:8]), *(f"no place for: {name[:120]}" for name in extra[:8])]
-    return CheckpointError("these are the weights of another network", code="DK603", notes=notes)
+    return CheckpointError(
+        "these are the weights of another network",
+        code="DK603",
+        fix="give the config that they were trained with",
+        notes=notes,
+    )

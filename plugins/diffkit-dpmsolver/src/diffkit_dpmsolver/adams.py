@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from diffkit import CHARTS, Chart, Denoiser, Level, LevelError, Sampler
+from diffkit import CHARTS, Denoiser, Level, Sampler
 from diffkit.sampler import Noise
 
 from .coefficients import Known, weights
@@ -54,7 +54,8 @@ class Adams(Sampler[Memory]):
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
-        chart = self._usable(t)
+        chart = CHARTS[self.chart]
+        chart.check(t)
         here, there = float(chart.clock(t)), float(chart.clock(s))
         y = x / float(chart.scale(t))
         known: Known = ((here, chart.slope(denoise(x, t))),)
@@ -64,16 +65,6 @@ class Adams(Sampler[Memory]):
             known = (*known, *state.known)[: self.order]
         used = known[:LAST] if s.is_clean else known
         return float(chart.scale(s)) * _advanced(y, used, here, there), Memory(y, here, known)
-
-    def _usable(self, t: Level) -> Chart:
-        chart = CHARTS[self.chart]
-        if t.is_noise and not chart.reaches_noise:
-            raise LevelError(
-                f"chart {self.chart} cannot start at alpha = 0, where sigma / alpha is infinite",
-                code="DK507",
-                fix="use chart angle or flow, or start before it (sample.start)",
-            )
-        return chart
 
 
 def _advanced(y: Tensor, known: Known, start: float, end: float) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Level, scalar
+from diffkit import Level
 from diffkit.sampler import Noise
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -26,7 +26,7 @@ class Plan:
 
     @classmethod
     def of(cls, levels: Sequence[Level]) -> Plan:
-        return cls(len(levels) - 1, _ratio(levels[0]))
+        return cls(len(levels) - 1, float(levels[0].ratio))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Churn:
 
     def __call__(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Tensor, Level]:
         """x: (B, C, *S) at t -> x at the raised level."""
-        ratio = _ratio(t)
+        ratio = float(t.ratio)
         if self.s_churn == 0.0 or plan is None or t.is_noise or not self.s_min <= ratio <= self.s_max:
             return x, t
         grown = min(1.0 + min(self.s_churn / plan.count, MOST), plan.ceiling / ratio)
@@ -54,7 +54,3 @@ class Churn:
         raised = Level(t.alpha, t.sigma * grown)
         std = self.s_noise * float(t.sigma) * math.sqrt(grown**2 - 1.0)
         return x.add(noise(x), alpha=std), raised
-
-
-def _ratio(level: Level) -> float:
-    return float(scalar.divide(level.sigma, level.alpha))

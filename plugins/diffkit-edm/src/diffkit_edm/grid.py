@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffkit import Grid, Level, LevelError, Schedule, scalar
+from diffkit import Grid, Level, LevelError, Schedule
 
 Positive = Annotated[float, Field(gt=0)]
 NEARLY_CLEAN = 0.002
@@ -47,7 +47,7 @@ class Karras(Grid):
         return [min(max(t, schedule.t_clean), schedule.t_noise) for t in times]
 
     def _ends(self, schedule: Schedule) -> tuple[float, float]:
-        noisiest, cleanest = _ratio(schedule.noise), _ratio(schedule.level(schedule.t_clean))
+        noisiest, cleanest = float(schedule.noise.ratio), float(schedule.level(schedule.t_clean).ratio)
         high = self.sigma_max or noisiest
         if high == math.inf:
             raise LevelError(
@@ -55,7 +55,7 @@ class Karras(Grid):
                 code="DK507",
                 fix="give it a sigma_max (sigma_max: 80.0), or end the schedule before (sample.start)",
             )
-        low = self.sigma_min or (_ratio(schedule.level(1.0)) if schedule.steps is not None else cleanest)
+        low = self.sigma_min or (float(schedule.level(1.0).ratio) if schedule.steps is not None else cleanest)
         low = low or NEARLY_CLEAN
         if not cleanest * (1 - SLACK) <= low <= high <= noisiest * (1 + SLACK) or (low == high and schedule.steps != 1):
             raise LevelError(
@@ -65,7 +65,3 @@ class Karras(Grid):
                 fix="let sigma_min lie below sigma_max, and both on the schedule",
             )
         return low, high
-
-
-def _ratio(level: Level) -> float:
-    return float(scalar.divide(level.sigma, level.alpha))

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit import CHARTS, Chart, Denoiser, Level, LevelError, Sampler
+from diffkit import CHARTS, Chart, Denoiser, Level, Sampler
 from diffkit.sampler import Noise
 
 from .churn import Churn, NonNegative, Plan
@@ -19,82 +19,75 @@ ChartName = Literal["sigma", "flow", "angle"]
 
 
 @dataclass(frozen=True)
-class Euler(Sampler[Plan]):
+class _InChart(Sampler[Plan]):
+    """What both methods share: the chart, churn before each step, and a state in float64. s_max None is infinity."""
+
+    chart: ChartName = "sigma"
+    s_churn: NonNegative = 0.0
+    s_min: NonNegative = 0.0
+    s_max: NonNegative | None = None
+    s_noise: NonNegative = 1.0
+    dtype = torch.float64
+    law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
+
+    @property
+    def law_exemptions(self) -> dict[str, str]:
+        """What `diffkit check` must not ask of an option."""
+        if self.chart == "angle":
+            reason = "a straight step in the angle is not exact for constant x0 and eps"
+            return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason)
+        return {"quiet-end": "churn acts before the last step too"} if self.stochastic else {}
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.s_churn > 0.0
+
+    @property
+    def reaches_noise(self) -> bool:  # type: ignore[override]
+        return CHARTS[self.chart].reaches_noise
+
+    def init(self, levels: Sequence[Level]) -> Plan:
+        return Plan.of(levels)
+
+    def _begin(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Chart, Tensor, Level]:
+        """The chart, and x at the level that churn raises t to."""
+        chart = CHARTS[self.chart]
+        chart.check(t)
+        most = math.inf if self.s_max is None else self.s_max
+        return chart, *Churn(self.s_churn, self.s_min, most, self.s_noise)(x, t, plan, noise)
+
+
+@dataclass(frozen=True)
+class Euler(_InChart):
     """x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t in a chart, the level raised by churn before.
 
     In `sigma` and `flow` this is DDIM; `angle` is another first-order method. s_max None is infinity.
     Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without lines 6 to 8.
     """
 
-    chart: ChartName = "sigma"
-    s_churn: NonNegative = 0.0
-    s_min: NonNegative = 0.0
-    s_max: NonNegative | None = None
-    s_noise: NonNegative = 1.0
     order = 1
-    dtype = torch.float64
-    law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
-
-    @property
-    def law_exemptions(self) -> dict[str, str]:
-        return _exemptions(self)
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.s_churn > 0.0
-
-    @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
-        return CHARTS[self.chart].reaches_noise
-
-    def init(self, levels: Sequence[Level]) -> Plan:
-        return Plan.of(levels)
 
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Plan | None, noise: Noise
     ) -> tuple[Tensor, Plan | None]:
-        chart = _usable(self.chart, t)
-        x, t = _churn(self)(x, t, state, noise)
+        chart, x, t = self._begin(x, t, state, noise)
         return _moved(chart, x, t, s, chart.slope(denoise(x, t))), state
 
 
 @dataclass(frozen=True)
-class Heun(Sampler[Plan]):
+class Heun(_InChart):
     """The Euler step, then again with the mean of the slopes at both ends; to clean data the Euler step alone.
 
     Two evaluations a step, one in the last: 2n - 1. The charts are three methods, of second order each. s_max None is
     infinity. Source: Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2; their chart is `sigma`.
     """
 
-    chart: ChartName = "sigma"
-    s_churn: NonNegative = 0.0
-    s_min: NonNegative = 0.0
-    s_max: NonNegative | None = None
-    s_noise: NonNegative = 1.0
     order = 2
-    dtype = torch.float64
-    law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
-
-    @property
-    def law_exemptions(self) -> dict[str, str]:
-        return _exemptions(self)
-
-    @property
-    def stochastic(self) -> bool:  # type: ignore[override]
-        return self.s_churn > 0.0
-
-    @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
-        return CHARTS[self.chart].reaches_noise
-
-    def init(self, levels: Sequence[Level]) -> Plan:
-        return Plan.of(levels)
 
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Plan | None, noise: Noise
     ) -> tuple[Tensor, Plan | None]:
-        chart = _usable(self.chart, t)
-        x, t = _churn(self)(x, t, state, noise)
+        chart, x, t = self._begin(x, t, state, noise)
         slope = chart.slope(denoise(x, t))
         ahead = _moved(chart, x, t, s, slope)
         if s.is_clean:
@@ -105,31 +98,7 @@ class Heun(Sampler[Plan]):
         return 2 * n - 1
 
 
-def _exemptions(sampler: Euler | Heun) -> dict[str, str]:
-    """What `diffkit check` must not ask of an option."""
-    if sampler.chart == "angle":
-        reason = "a straight step in the angle is not exact for constant x0 and eps"
-        return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason)
-    return {"quiet-end": "churn acts before the last step too"} if sampler.stochastic else {}
-
-
-def _churn(sampler: Euler | Heun) -> Churn:
-    most = math.inf if sampler.s_max is None else sampler.s_max
-    return Churn(sampler.s_churn, sampler.s_min, most, sampler.s_noise)
-
-
 def _moved(chart: Chart, x: Tensor, t: Level, s: Level, slope: Tensor) -> Tensor:
     """x at s, along a constant slope of the chart."""
     scale = float(chart.scale(s))
     return (x * (scale / float(chart.scale(t)))).add(slope, alpha=scale * float(chart.clock(s) - chart.clock(t)))
-
-
-def _usable(name: str, t: Level) -> Chart:
-    chart = CHARTS[name]
-    if t.is_noise and not chart.reaches_noise:
-        raise LevelError(
-            f"chart {name} cannot start at alpha = 0, where sigma / alpha is infinite",
-            code="DK507",
-            fix="use chart flow or angle, or start before it (sample.start)",
-        )
-    return chart
