@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python benchmarks/sampler_error.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/digits_quality.py
+	$(BIN)/python benchmarks/variants.py
 
 # Every test and benchmark that needs a GPU, under 9 minutes. PY names the Python of a machine that has CUDA.
 gpu:

@@ -41,7 +41,7 @@ METRICS = {
     "sliced W2": ("sliced-wasserstein", "sliced_wasserstein"),
     "two-sample": ("classifier", "two_sample"),
 }
-REHEARSAL = 0.03
+REHEARSAL = 0.08
 LEAST = 1.0
 BATCH = 256
 

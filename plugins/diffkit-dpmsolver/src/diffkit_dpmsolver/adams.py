@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from diffkit import CHARTS, Denoiser, Level, Sampler
 from diffkit.sampler import Noise
 
-from .coefficients import Known, weights
+from .coefficients import REMEMBERED, Known, weights
 
 LAST = 2
 """The highest order of a step to clean data: nothing is asked there, so no corrector follows."""
@@ -68,10 +69,17 @@ class Adams(Sampler[Memory]):
 
 
 def _advanced(y: Tensor, known: Known, start: float, end: float) -> Tensor:
-    """y moved by the integral from `start` to `end` of the polynomial through the slopes."""
+    """y moved by the integral from `start` to `end` of the polynomial through the slopes, in a new tensor."""
+    first, *rest = zip(_shares(start, end, tuple(clock for clock, _ in known)), (slope for _, slope in known))
+    moved = y.add(first[1], alpha=first[0])
+    for share, slope in rest:
+        moved.add_(slope, alpha=share)
+    return moved
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _shares(start: float, end: float, clocks: tuple[float, ...]) -> list[float]:
+    """The factors of the slopes at `clocks` in the integral."""
     span = end - start
-    nodes = [(clock - start) / span for clock, _ in known]
-    integrals = [1.0 / (k + 1) for k in range(len(nodes))]
-    for weight, (_, slope) in zip(weights(integrals, nodes), known):
-        y = y.add(slope, alpha=span * weight)
-    return y
+    integrals = [1.0 / (k + 1) for k in range(len(clocks))]
+    return [span * weight for weight in weights(integrals, [(clock - start) / span for clock in clocks])]
