@@ -30,11 +30,11 @@ class Chart:
     def check(self, level: Level) -> None:
         """Raise LevelError at alpha = 0 where the chart does not reach it."""
         if level.is_noise and not self.reaches_noise:
+            others = " or ".join(sorted(name for name, chart in CHARTS.items() if chart.reaches_noise))
             raise LevelError(
                 f"chart {self.name} cannot start at alpha = 0, where sigma / alpha is infinite",
                 code="DK507",
-                choices=sorted(name for name, chart in CHARTS.items() if chart.reaches_noise),
-                fix="use another chart, or start before it (sample.start)",
+                fix=f"use chart {others}, or start before it (sample.start)",
             )
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from ..metric import Evaluation, Metric
 from .drawing import Drawn
 from .examples import examples
 
-COUNTS = ("samples", "reference")
+COUNTS = ("samples", "reference", "held_out")
 """Values of a metric by these names say how many examples it looked at, and stand in the record beside the values."""
 
 

@@ -100,7 +100,7 @@ def test_charts_that_start_at_pure_noise(chart: ChartName) -> None:
 def test_the_chart_sigma_refuses_pure_noise() -> None:
     assert not Heun().reaches_noise
     for sampler in (Heun(), Euler()):
-        with pytest.raises(LevelError, match="chart flow"):
+        with pytest.raises(LevelError, match="chart angle or flow"):
             sample(GAUSSIAN, sampler, [Level(0.0, 1.0), CLEAN], X)
 
 
