@@ -95,12 +95,16 @@ def cp(recipe: str, file: Path | None, force: bool) -> None:
     if recipe not in recipes:
         from difflib import get_close_matches
 
+        from ..host.known import recipe_holder
+
+        package = recipe_holder(recipe)
         near = get_close_matches(recipe, recipes, n=1)
         raise UsageError(
             f'there is no built-in recipe "{recipe}"',
             code="DK014",
             hint=f'did you mean "{near[0]}"?' if near else None,
             choices=sorted(recipes),
+            fix=f"pip install {package}, which has it" if package else None,
         )
     target = file or Path(f"{recipe.rpartition('/')[2]}.yaml")
     if target.is_dir():

@@ -52,6 +52,19 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+RECIPES: dict[str, tuple[str, ...]] = {
+    "diffkit-ddim": ("digits-ddim",),
+    "diffkit-diffusers": ("digits-diffusers",),
+    "diffkit-dpmsolver": ("digits-adams", "digits-dpmpp", "digits-unipc"),
+    "diffkit-edm": ("digits-edm",),
+    "diffkit-flow": ("digits-flow",),
+    "diffkit-improved-ddpm": ("digits-improved-ddpm", "digits-vlb"),
+    "diffkit-p2": ("digits-min-snr",),
+    "diffkit-score-sde": ("digits-probability-flow", "digits-score-sde", "digits-ve"),
+    "diffkit-zero-snr": ("digits-zero-snr",),
+}
+
+
 def holders(kind: str, name: str) -> list[str]:
     """The first-party distributions that register `name`."""
     return [distribution for distribution, kinds in FIRST_PARTY.items() if name in kinds.get(kind, ())]
@@ -60,3 +73,8 @@ def holders(kind: str, name: str) -> list[str]:
 def names(kind: str) -> list[str]:
     """All names of a kind that first-party plugins register."""
     return [name for kinds in FIRST_PARTY.values() for name in kinds.get(kind, ())]
+
+
+def recipe_holder(recipe: str) -> str | None:
+    """The first-party distribution that comes with a built-in recipe, if there is one."""
+    return next((distribution for distribution, names in RECIPES.items() if recipe in names), None)

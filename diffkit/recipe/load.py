@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
+from ..host.known import recipe_holder
 from .overrides import override
 from .strict import MAX_BYTES, parse
 from .tree import Node
@@ -101,7 +102,14 @@ def _file(path: Path) -> str:
 
 
 def _not_found(source: str, path: Path, built_in: Mapping[str, Path]) -> RecipeError:
-    guess = nearest(path.name.removesuffix(".yaml"), built_in)
+    name = path.name.removesuffix(".yaml")
+    if package := recipe_holder(name):
+        return RecipeError(
+            f'recipe "{name}" comes with the package {package}, which is not installed or not loaded',
+            code="DK109",
+            fix=f"pip install {package}; if it is installed, diffkit plugins --why {package.removeprefix('diffkit-')}",
+        )
+    guess = nearest(name, built_in)
     return RecipeError(
         f"there is no recipe {quote(source)}: neither a file nor a built-in name",
         code="DK109",

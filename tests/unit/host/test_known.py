@@ -7,7 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from diffkit import load_recipe
+from diffkit.cli.main import cli
+from diffkit.errors import RecipeError, UsageError
 from diffkit.host import Registry, known
 from diffkit.host.entry import NAME
 from diffkit.host.switches import Switches
@@ -35,6 +39,24 @@ def offered(folder: Path) -> tuple[str, dict[str, tuple[str, ...]]]:
 @pytest.mark.skipif(not PLUGINS, reason="this checkout holds no plugins")
 def test_the_index_is_what_the_plugins_register() -> None:
     assert dict(offered(folder) for folder in PLUGINS) == known.FIRST_PARTY
+
+
+@pytest.mark.skipif(not PLUGINS, reason="this checkout holds no plugins")
+def test_the_index_has_every_recipe() -> None:
+    found = {
+        folder.name: tuple(sorted(path.stem for path in folder.glob("src/*/recipes/*.yaml"))) for folder in PLUGINS
+    }
+    assert found == known.RECIPES
+
+
+def test_a_recipe_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "RECIPES", {"diffkit-zzz": ("digits-zzz",)})
+    with pytest.raises(RecipeError, match="comes with the package diffkit-zzz, which is not installed") as caught:
+        load_recipe("digits-zzz")
+    assert "pip install diffkit-zzz" in (caught.value.fix or "")
+    said = CliRunner().invoke(cli, ["cp", "digits-zzz"], standalone_mode=False).exception
+    assert isinstance(said, UsageError)
+    assert said.fix == "pip install diffkit-zzz, which has it"
 
 
 def test_no_name_is_in_two_plugins_or_in_a_default() -> None:
