@@ -36,7 +36,7 @@ test: lint types docs
 
 # The deep form of the fault tests: every crash point, kill, signal and flipped bit.
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults --slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/faults --slow
 
 nightly: setup
 	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
