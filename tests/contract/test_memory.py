@@ -1,0 +1,49 @@
+"""Sampling holds as many tensors at the end of a long grid as at the end of a short one, whatever the sampler."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import Tensor
+
+from diffkit import Model, Network, Progress, build, sample
+from diffkit.host import registry
+
+OTHERS = {"diffusers"}
+"""Wraps another library, whose schedulers keep tables of their own."""
+SAMPLERS = sorted({entry.name for entry in registry().entries("sampler")} - OTHERS)
+
+
+class Free(Network):
+    """Says nothing, with a head for the variance where it is asked for."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return 0.1 * x.repeat(1, self.channels)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_memory_is_constant_in_the_number_of_steps(name: str) -> None:
+    sampler = build("sampler", name)
+    model = Model(Free(1), build("parameterization", "eps"), build("schedule", "linear"))
+
+    def held(n: int) -> int:
+        """Tensors of the size of x that are alive after the last step but one."""
+        found = 0
+
+        def count(step: Progress) -> None:
+            nonlocal found
+            if step.index == step.count - 1:
+                gc.collect()
+                found = sum(type(one) is Tensor and one.shape == (3, 5) for one in gc.get_objects())
+
+        levels = build("grid", "trailing").levels(model.schedule, n)
+        sample(model, sampler, levels, torch.randn(3, 5), on_step=count)
+        return found
+
+    assert 0 < held(60) <= held(6)
