@@ -1,6 +1,6 @@
 """Every recipe on digits, trained once for the same time; what it reaches goes into the README of its plugin.
 
-    python benchmarks/variants.py [--seconds 60] [--threads 2] [--recipe NAME ...] [--json FILE] [--write]
+    python benchmarks/variants.py [--seconds 60] [--threads 2] [--plugin NAME] [--json FILE] [--write]
 
 Each recipe first trains a little to learn its speed and is then built anew, so that its learning rate ends with its
 time. 512 samples are drawn at 10 and 50 evaluations, and with as many as the paper takes where it takes more, and held
@@ -46,13 +46,13 @@ class Row:
 
 DDPM = Row("DDPM: recipe `digits`", "digits", grid={"name": "linspace"}, budgets=(*FEW, 1000))
 TABLES = {
-    "diffkit-ddim": [DDPM, Row("`ddim`", "digits", {"name": "ddim"}, {"name": "trailing"})],
+    "diffkit-ddim": [DDPM, Row("`ddim`, grid `trailing`", "digits", {"name": "ddim"}, {"name": "trailing"})],
     "diffkit-dpmsolver": [
         DDPM,
-        Row("`dpmpp-2m`", "digits", {"name": "dpmpp-2m"}, {"name": "quadratic"}),
-        Row("`dpmpp-3m`", "digits", {"name": "dpmpp-3m"}, {"name": "quadratic"}),
-        Row("`unipc`, order 2", "digits", {"name": "unipc", "order": 2}, {"name": "quadratic"}),
-        Row("`adams`, order 2", "digits", {"name": "adams", "order": 2}, {"name": "angle", "power": 1.25}),
+        Row("`dpmpp-2m`, grid `quadratic`", "digits", {"name": "dpmpp-2m"}, {"name": "quadratic"}),
+        Row("`dpmpp-3m`, grid `quadratic`", "digits", {"name": "dpmpp-3m"}, {"name": "quadratic"}),
+        Row("`unipc`, order 2, grid `quadratic`", "digits", {"name": "unipc", "order": 2}, {"name": "quadratic"}),
+        Row("`adams`, order 2, grid `angle` to the power 1.25", "digits", {"name": "adams", "order": 2}, {"name": "angle", "power": 1.25}),
     ],
     "diffkit-diffusers": [DDPM, Row("recipe `digits-diffusers`", "digits-diffusers")],
     "diffkit-edm": [DDPM, Row("recipe `digits-edm`", "digits-edm", budgets=(10, 35, 50))],

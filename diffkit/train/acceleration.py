@@ -12,7 +12,7 @@ from torch import Tensor
 from .settings import Settings
 
 LONG = 5_000
-"""From so many steps on, the minute that compilation takes is repaid."""
+"""From so many steps on, the minute or so that compilation takes should be repaid."""
 
 
 def compiles(settings: Settings, device: torch.device) -> bool:
