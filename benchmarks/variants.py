@@ -52,7 +52,12 @@ TABLES = {
         Row("`dpmpp-2m`, grid `quadratic`", "digits", {"name": "dpmpp-2m"}, {"name": "quadratic"}),
         Row("`dpmpp-3m`, grid `quadratic`", "digits", {"name": "dpmpp-3m"}, {"name": "quadratic"}),
         Row("`unipc`, order 2, grid `quadratic`", "digits", {"name": "unipc", "order": 2}, {"name": "quadratic"}),
-        Row("`adams`, order 2, grid `angle` to the power 1.25", "digits", {"name": "adams", "order": 2}, {"name": "angle", "power": 1.25}),
+        Row(
+            "`adams`, order 2, grid `angle` to the power 1.25",
+            "digits",
+            {"name": "adams", "order": 2},
+            {"name": "angle", "power": 1.25},
+        ),
     ],
     "diffkit-diffusers": [DDPM, Row("recipe `digits-diffusers`", "digits-diffusers")],
     "diffkit-edm": [DDPM, Row("recipe `digits-edm`", "digits-edm", budgets=(10, 35, 50))],
