@@ -95,17 +95,21 @@ def floor_2m(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
 
 
 def floor_sum(outputs: int, corrected: int) -> Callable[[Sequence[Level], Tensor, Tensor], Timed]:
-    """x0, and x_s as one sum over so many `outputs`; the same sum over `corrected` ones beforehand. Any scalars do."""
+    """x0, and x_s as one sum over the last `outputs`; before, the last step again over `corrected`. Any scalars do."""
 
     def floor(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
         def walk() -> Tensor:
-            z = x
+            z, before, known = x, x, (y,) * (outputs - 1)
             for _ in levels[1:]:
-                torch.add(0.9 * z, y, alpha=0.1)
-                for count in (corrected, outputs):
-                    z = 0.9 * z if count else z
-                    for _ in range(count):
-                        z = z.add_(y, alpha=0.01)
+                known = (torch.add(0.9 * z, y, alpha=0.1), *known)
+                if corrected:
+                    z = 0.9 * before
+                    for one in known[:corrected]:
+                        z.add_(one, alpha=0.01)
+                before, known = z, known[:outputs]
+                z = 0.9 * z
+                for one in known:
+                    z.add_(one, alpha=0.01)
             return z
 
         return walk

@@ -13,7 +13,7 @@ from torch import Tensor
 from . import scalar
 from .errors import LevelError
 from .estimate import Estimate
-from .level import Level, broadcast, combine
+from .level import Level
 from .scalar import Scalar
 
 
@@ -46,8 +46,8 @@ def _flow_scale(level: Level) -> Scalar:
 
 
 def _rotation(estimate: Estimate) -> Tensor:
-    angle = broadcast(estimate.level.angle, estimate.x0)
-    return combine(scalar.cos(angle), estimate.eps, -scalar.sin(angle), estimate.x0)
+    level = estimate.level
+    return estimate.read(-level.sigma / level.scale, level.alpha / level.scale)
 
 
 SIGMA = Chart(
@@ -66,7 +66,7 @@ FLOW = Chart(
     "flow",
     scale=_flow_scale,
     clock=lambda level: scalar.divide(level.sigma, _flow_scale(level)),
-    slope=lambda estimate: estimate.eps - estimate.x0,
+    slope=lambda estimate: estimate.read(-1.0, 1.0),
 )
 """d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is the same step, and starts at alpha = 0.
 

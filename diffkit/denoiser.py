@@ -7,7 +7,7 @@ the schedule it was trained on; guidance makes one of another; oracles are ones 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -41,6 +41,18 @@ class _Place:
     stretch: Scalar
     c_in: Scalar
     c_noise: Scalar
+    columns: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
+
+    def column(self, x: Tensor) -> Tensor:
+        """c_noise for each example of x: (B,) float32, kept until a network writes into it."""
+        at = (x.shape[0], x.device)
+        found = self.columns.get(at)
+        if found is None or found._version:
+            if isinstance(self.c_noise, Tensor):
+                return _column(self.c_noise, x)
+            with torch.inference_mode(False):
+                found = self.columns[at] = _column(self.c_noise, x)
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,10 @@ class Model:
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         """The estimate at `level`, of any scale. Raises LevelError outside of the levels of the schedule."""
-        place = self._place(level)
+        place = self._places.get(level) or self._place(level)
         own = place.own
         z = x if own is level else x * broadcast(place.stretch, x)
-        y = self._answer(z, place.c_in, place.c_noise, cond)
+        y = self._answer(z, place.c_in, place.column(z), cond)
         if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
             raise LevelError(
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
@@ -70,23 +82,19 @@ class Model:
                 code="DK505",
                 fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )
-        estimate = self.parameterization.decode(y.to(x.dtype), z, own)
-        return estimate if own is level else replace(estimate, level=level)
+        estimate = self.parameterization.decode(y if y.dtype == x.dtype else y.to(x.dtype), z, own)
+        return estimate if own is level else estimate.told(level)
 
     def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
         """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""
-        return self._answer(x, self.parameterization.c_in(level), self._told(level, t), cond)
+        return self._answer(x, self.parameterization.c_in(level), _column(self._told(level, t), x), cond)
 
-    def _answer(self, x: Tensor, c_in: Scalar, c_noise: Scalar, cond: Mapping[str, Tensor]) -> Tensor:
-        c_in = broadcast(c_in, x)
-        if isinstance(c_in, Tensor) or c_in != 1.0:
-            x = c_in * x
-        dtype = x.dtype if self._weight is None else self._weight.dtype
-        if isinstance(c_noise, Tensor):
-            column = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
-        else:
-            column = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
-        return self.network(x.to(dtype), column, **cond)  # type: ignore[no-any-return]
+    def _answer(self, x: Tensor, c_in: Scalar, column: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        if not isinstance(c_in, float) or c_in != 1.0:
+            x = broadcast(c_in, x) * x
+        if self._weight is not None and self._weight.dtype != x.dtype:
+            x = x.to(self._weight.dtype)
+        return self.network(x, column, **cond)  # type: ignore[no-any-return]
 
     @cached_property
     def _weight(self) -> Tensor | None:
@@ -138,3 +146,10 @@ class Model:
         if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
             return level
         return level.rescaled(scale)
+
+
+def _column(c_noise: Scalar, x: Tensor) -> Tensor:
+    """One float32 for each example of x: (B,)."""
+    if isinstance(c_noise, Tensor):
+        return c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
+    return torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)

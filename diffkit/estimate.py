@@ -6,9 +6,9 @@ Every other prediction (v, score, velocity, mu) is linear in this pair, and ever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from . import scalar
@@ -16,17 +16,65 @@ from .errors import LevelError
 from .level import Level, broadcast, combine
 from .scalar import Scalar
 
+Rows = tuple[float, float, float, float]
+"""(p, q, r, s) of x0 = p x + q y and eps = r x + s y."""
 NO_AUX: Mapping[str, Tensor] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
 class Estimate:
-    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: frac of a learned variance."""
+    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: frac of a learned variance.
 
-    level: Level
-    x0: Tensor
-    eps: Tensor
-    aux: Mapping[str, Tensor] = field(default_factory=lambda: NO_AUX)
+    What a network said (`decoded`) stays as it came: x0 and eps are computed when they are first asked for, and a
+    step reads x and the output once instead of decoding first. So neither may be changed in place.
+    """
+
+    __slots__ = ("_eps", "_said", "_x0", "aux", "level")
+
+    def __init__(self, level: Level, x0: Tensor, eps: Tensor, aux: Mapping[str, Tensor] = NO_AUX) -> None:
+        self.level, self.aux = level, aux
+        self._x0: Tensor | None = x0
+        self._eps: Tensor | None = eps
+        self._said: tuple[Tensor, Tensor, Rows] | None = None
+
+    @classmethod
+    def decoded(cls, level: Level, x: Tensor, y: Tensor, rows: Rows) -> Estimate:
+        """x0 = p x + q y and eps = r x + s y; x, y: (B, *S) of one type, rows = (p, q, r, s)."""
+        made = cls.__new__(cls)
+        made.level, made.aux = level, NO_AUX
+        made._x0 = made._eps = None
+        made._said = (x, y, rows)
+        return made
+
+    @property
+    def x0(self) -> Tensor:
+        """The clean part."""
+        if self._x0 is None:
+            self._x0 = self.read(1.0, 0.0)
+        return self._x0
+
+    @property
+    def eps(self) -> Tensor:
+        """The noise part, of unit variance."""
+        if self._eps is None:
+            self._eps = self.read(0.0, 1.0)
+        return self._eps
+
+    def read(self, a: Scalar, b: Scalar) -> Tensor:
+        """a x0 + b eps, what a parameterization with the row (a, b) would say: (B, *S). a, b: floats, (B,) or wider."""
+        if self._said is None or not (isinstance(a, float) and isinstance(b, float)):
+            return combine(broadcast(a, self._like), self.x0, broadcast(b, self._like), self.eps)
+        x, y, (p, q, r, s) = self._said
+        c, d = a * p + b * r, a * q + b * s
+        if 0.0 in (c, d) or 1.0 in (c, d):
+            return combine(c, x, d, y)
+        return torch.mul(y, d).add_(x, alpha=c)
+
+    def told(self, level: Level | None = None, /, **aux: Tensor) -> Estimate:
+        """The same x0 and eps, said of another level of this signal-to-noise ratio, or with more in `aux`."""
+        made = Estimate.__new__(Estimate)
+        made.level, made.aux = level or self.level, {**self.aux, **aux}
+        made._x0, made._eps, made._said = self._x0, self._eps, self._said
+        return made
 
     @classmethod
     def from_x0(cls, x: Tensor, level: Level, x0: Tensor, aux: Mapping[str, Tensor] = NO_AUX) -> Estimate:
@@ -49,7 +97,7 @@ class Estimate:
                 code="DK503",
                 fix="ask for the score at a level with sigma > 0",
             )
-        return -self.eps / self.level.like(self.eps).sigma
+        return self.read(0.0, -1.0 / self.level.sigma)
 
     def at(
         self,
@@ -65,23 +113,26 @@ class Estimate:
         Raises LevelError where rho > sigma_s: no such step keeps the marginal law.
         Source: Song et al. 2021 (arXiv:2010.02502), eq. 12, with rho for their sigma_t.
         """
-        target = s.like(self.x0)
+        like = self._like
+        target = s.like(like)
         none = not isinstance(rho, Tensor) and rho == 0.0
-        keep = target.sigma if none else target.kept(broadcast(rho, self.x0))
-        x = combine(target.alpha, self.x0, keep, self.eps)
-        spread = broadcast(rho if std is None else std, self.x0)
+        x = self.read(target.alpha, target.sigma if none else target.kept(broadcast(rho, like)))
+        spread = broadcast(rho if std is None else std, like)
         if isinstance(spread, Tensor) or spread != 0.0:
             if noise is None:
                 raise TypeError("a step with rho or std > 0 needs noise: pass z or a function that draws it")
-            x = combine(1.0, x, spread, noise if isinstance(noise, Tensor) else noise(self.x0))
+            x = combine(1.0, x, spread, noise if isinstance(noise, Tensor) else noise(like))
         return x
 
     def lerp(self, other: Estimate, weight: Scalar) -> Estimate:
         """(1 - weight) self + weight other, in x0 and eps; aux is that of `other`."""
-        w = broadcast(weight, self.x0)
-        return Estimate(
-            other.level, self.x0 + w * (other.x0 - self.x0), self.eps + w * (other.eps - self.eps), other.aux
-        )
+        w = broadcast(weight, self._like)
+        mine, its = self._said, other._said
+        if mine is not None and its is not None and mine[0] is its[0] and mine[2] == its[2]:
+            mixed = Estimate.decoded(other.level, its[0], _between(mine[1], its[1], w), its[2])
+            mixed.aux = other.aux
+            return mixed
+        return Estimate(other.level, _between(self.x0, other.x0, w), _between(self.eps, other.eps, w), other.aux)
 
     def with_x0(self, x0: Tensor) -> Estimate:
         """The estimate of the same x with another clean part: eps follows, as x = alpha x0 + sigma eps holds."""
@@ -89,4 +140,14 @@ class Estimate:
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             return Estimate(self.level, x0, self.eps, self.aux)
         shift = scalar.divide(level.alpha, level.sigma)
-        return Estimate(self.level, x0, self.eps + shift * (self.x0 - x0), self.aux)
+        return Estimate(self.level, x0, combine(1.0, self.eps, shift, self.x0 - x0), self.aux)
+
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the shape, type and device of x0, computed or not."""
+        return self.x0 if self._said is None else self._said[0]
+
+
+def _between(a: Tensor, b: Tensor, weight: Scalar) -> Tensor:
+    """(1 - weight) a + weight b."""
+    return a + weight * (b - a) if isinstance(weight, Tensor) else torch.lerp(a, b, weight)

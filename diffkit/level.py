@@ -70,7 +70,7 @@ class Level:
         Floats stay floats. Tensors move to the device of x, take its type (float32 at least), and (B,) becomes
         (B, 1, ..., 1); any other shape already broadcasts and is kept.
         """
-        if not isinstance(self.alpha, Tensor) and not isinstance(self.sigma, Tensor):
+        if isinstance(self.alpha, float) and isinstance(self.sigma, float):
             return self
         return Level(broadcast(self.alpha, x), broadcast(self.sigma, x))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import scalar
 from .errors import LevelError
-from .estimate import NO_AUX, Estimate
+from .estimate import Estimate, Rows
 from .level import Level, broadcast, combine
 from .scalar import Scalar
 from .value import is_value
@@ -44,11 +44,10 @@ class Parameterization(ABC):
 
         y, x: (B, C, *S). Raises LevelError where det = 0: there x and y say the same thing.
         """
-        if is_value(self) and not isinstance(level.sigma, Tensor):
-            xx, xy, ex, ey = _host_rows(self, level)
-        else:
-            xx, xy, ex, ey = (broadcast(v, x) for v in self.inverse(level))
-        return Estimate(level, combine(xx, x, xy, y), combine(ex, x, ey, y), NO_AUX)
+        if isinstance(level.sigma, float) and is_value(self):
+            return Estimate.decoded(level, x, y, _host_rows(self, level))
+        p, q, r, s = (broadcast(v, x) for v in self.inverse(level))
+        return Estimate(level, combine(p, x, q, y), combine(r, x, s, y))
 
     def inverse(self, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         """(p, q, r, s) with x0 = p x + q y and eps = r x + s y. Raises LevelError where det = 0."""
@@ -101,6 +100,7 @@ class Parameterization(ABC):
 
 
 @lru_cache(maxsize=8192)
-def _host_rows(parameterization: Parameterization, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+def _host_rows(parameterization: Parameterization, level: Level) -> Rows:
     """`inverse` at a level of floats, which every batch on a grid asks for again."""
-    return parameterization.inverse(level)
+    p, q, r, s = (float(v) for v in parameterization.inverse(level))
+    return p, q, r, s

@@ -103,14 +103,14 @@ def sample(
     _refuse_disorder(levels)
     source = SampleNoise(0, range(len(x))) if noise is None else noise
     x = x.to(dtype or sampler.dtype or x.dtype)
-    counted = _Counted(denoise)
+    watched = None if on_step is None else _Counted(denoise)
     with torch.no_grad():
         state = sampler.init(levels)
         for index, (t, s) in enumerate(pairwise(levels)):
             draw = source.at_step(index) if isinstance(source, SampleNoise) else source
-            x, state = sampler.step(counted, x, t, s, state, draw)
-            if on_step is not None:
-                on_step(Progress(index + 1, len(levels) - 1, t, s, x, counted.last, counted.calls))
+            x, state = sampler.step(watched or denoise, x, t, s, state, draw)
+            if on_step is not None and watched is not None:
+                on_step(Progress(index + 1, len(levels) - 1, t, s, x, watched.last, watched.calls))
     return x.detach()
 
 

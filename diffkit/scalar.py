@@ -29,10 +29,31 @@ class Function(Protocol):
 
 def _both(on_float: Callable[[float], float], on_tensor: Callable[[Tensor], Tensor], doc: str) -> Function:
     def function(x: Scalar, /) -> Scalar:
-        return on_tensor(x) if isinstance(x, Tensor) else on_float(float(x))
+        return on_float(x) if isinstance(x, float) else on_tensor(x) if isinstance(x, Tensor) else on_float(float(x))
 
     function.__doc__ = doc
     return cast(Function, function)
+
+
+def _pairs(
+    on_floats: Callable[[float, float], float], on_tensors: Callable[[Tensor, Tensor], Tensor], doc: str
+) -> Callable[[Scalar, Scalar], Scalar]:
+    def function(x: Scalar, y: Scalar, /) -> Scalar:
+        if isinstance(x, float) and isinstance(y, float):
+            return on_floats(x, y)
+        if isinstance(x, Tensor) or isinstance(y, Tensor):
+            return on_tensors(*_tensors(x, y))
+        return on_floats(float(x), float(y))
+
+    function.__doc__ = doc
+    return function
+
+
+def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
+    """Both as tensors; a float takes the type and device of the other."""
+    like = x if isinstance(x, Tensor) else y
+    assert isinstance(like, Tensor)
+    return tuple(v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (x, y))  # type: ignore[return-value]
 
 
 def _log(x: float) -> float:
@@ -65,20 +86,10 @@ sin = _both(math.sin, torch.sin, "Sine.")
 tan = _both(math.tan, torch.tan, "Tangent.")
 
 
-def hypot(x: Scalar, y: Scalar) -> Scalar:
-    """sqrt(x^2 + y^2) without overflow."""
-    if isinstance(x, Tensor) or isinstance(y, Tensor):
-        a, b = _tensors(x, y)
-        return torch.hypot(a, b)
-    return math.hypot(x, y)
-
-
-def atan2(y: Scalar, x: Scalar) -> Scalar:
-    """The angle of the point (x, y)."""
-    if isinstance(x, Tensor) or isinstance(y, Tensor):
-        a, b = _tensors(y, x)
-        return torch.atan2(a, b)
-    return math.atan2(y, x)
+hypot = _pairs(math.hypot, torch.hypot, "sqrt(x^2 + y^2) without overflow.")
+atan2 = _pairs(math.atan2, torch.atan2, "atan2(y, x): the angle of the point (x, y).")
+minimum = _pairs(min, torch.minimum, "The smaller of the two, element by element.")
+maximum = _pairs(max, torch.maximum, "The larger of the two, element by element.")
 
 
 def divide(x: Scalar, y: Scalar) -> Scalar:
@@ -86,26 +97,3 @@ def divide(x: Scalar, y: Scalar) -> Scalar:
     if isinstance(x, Tensor) or isinstance(y, Tensor) or y != 0:
         return x / y
     return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1.0, y)
-
-
-def minimum(x: Scalar, y: Scalar) -> Scalar:
-    """The smaller of the two, element by element."""
-    if isinstance(x, Tensor) or isinstance(y, Tensor):
-        a, b = _tensors(x, y)
-        return torch.minimum(a, b)
-    return min(x, y)
-
-
-def maximum(x: Scalar, y: Scalar) -> Scalar:
-    """The larger of the two, element by element."""
-    if isinstance(x, Tensor) or isinstance(y, Tensor):
-        a, b = _tensors(x, y)
-        return torch.maximum(a, b)
-    return max(x, y)
-
-
-def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a float takes the type and device of the other."""
-    like = x if isinstance(x, Tensor) else y
-    assert isinstance(like, Tensor)
-    return tuple(v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (x, y))  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -164,7 +164,7 @@ class WithAux:
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         estimate = self.denoise(x, level, **cond)
-        return replace(estimate, aux={name: torch.full_like(estimate.x0, self.value) for name in self.names})
+        return estimate.told(**{name: torch.full_like(estimate.x0, self.value) for name in self.names})
 
 
 def probe_levels() -> tuple[Level, ...]:
@@ -203,7 +203,7 @@ class Ranged(Parameterization):
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         mean, said = y.chunk(2, 1)
-        return replace(self.inner.decode(mean, x, level), aux={"frac": (said + 1.0) / 2.0})
+        return self.inner.decode(mean, x, level).told(frac=(said + 1.0) / 2.0)
 
 
 @dataclass(frozen=True)

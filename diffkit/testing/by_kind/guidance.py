@@ -87,6 +87,26 @@ def composes(subject: Subject, worst: Worst) -> None:
 
 @law(
     "guidance",
+    statement="an output of a network, not yet decoded, is guided as its x0 and eps are",
+    source="design.md, section 1",
+    tolerance=1e-9,
+)
+def undecoded(subject: Subject, worst: Worst) -> None:
+    """Estimates of one x may be mixed before x0 and eps are computed."""
+    plain = denoiser()
+
+    def spoken(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        rows = (1.0 / float(level.alpha), -float(level.sigma) / float(level.alpha), 0.0, 1.0)
+        return Estimate.decoded(level, x, plain(x, level, **cond).eps, rows)
+
+    for level, x in cases(subject)[:4]:
+        want, got = (subject.component(source)(x, level, label=LABEL) for source in (plain, spoken))
+        worst.compare(got.x0, want.x0, f"x0 at {level}", max(1.0, 1.0 / float(level.alpha)))
+        worst.compare(got.eps, want.eps, f"eps at {level}", max(1.0, float(want.eps.abs().max())))
+
+
+@law(
+    "guidance",
     statement="levels may be tensors, one for each example",
     source="design.md, section 1",
     tolerance=1e-9,

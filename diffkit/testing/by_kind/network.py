@@ -68,7 +68,7 @@ def shapes(subject: Subject, worst: Worst) -> None:
     network, shape = awake(subject), shape_of(subject)
     for count in (1, 3):
         x, c_noise, label = inputs(subject, count)
-        kept = x.clone()
+        kept, told = x.clone(), c_noise.clone()
         with torch.no_grad():
             y = call(network, x, c_noise, label)
         want = (count, shape.out_channels, *shape.size)
@@ -76,6 +76,7 @@ def shapes(subject: Subject, worst: Worst) -> None:
         worst.holds(y.dtype == torch.float32, f"B = {count}: {y.dtype}", "torch.float32")
         worst.holds(bool(torch.isfinite(y).all()), f"B = {count}: values that are not finite", "finite")
         worst.compare(x, kept, "x afterwards")
+        worst.compare(c_noise, told, "c_noise afterwards")
 
 
 @law(

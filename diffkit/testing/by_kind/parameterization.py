@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import LevelError
+from diffkit.estimate import Estimate
 from diffkit.level import Level
 from diffkit.parameterization import Parameterization
 
@@ -83,6 +84,25 @@ def consistent(subject: Subject, worst: Worst) -> None:
         estimate = p.decode(y, x, level)
         size = max(1.0, float(estimate.x0.abs().max()) * float(level.alpha))
         worst.compare(level.mix(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
+
+
+@law(
+    "parameterization",
+    statement="what is read from a decoded estimate is a x0 + b eps, and a step from it the one from x0 and eps",
+    source="design.md, section 1",
+    tolerance=1e-9,
+)
+def readings(subject: Subject, worst: Worst) -> None:
+    """A step takes x and the output at once, where it would decode both parts first."""
+    p: Parameterization = subject.component
+    for level, x0, eps in _cases(subject):
+        estimate = p.decode(speak(p, x0, eps, level), subject.normal(3, 2), level)
+        plain = Estimate(level, estimate.x0, estimate.eps, estimate.aux)
+        size = max(1.0, float(plain.x0.abs().max()), float(plain.eps.abs().max()))
+        for a, b in ((1.0, 0.0), (0.0, 1.0), (-1.0, 1.0), (0.3, -2.0)):
+            worst.compare(estimate.read(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
+        s = Level(level.alpha + 0.1, 0.5 * level.sigma)
+        worst.compare(estimate.at(s), plain.at(s), f"the step from {level} to {s}", size)
 
 
 @law(

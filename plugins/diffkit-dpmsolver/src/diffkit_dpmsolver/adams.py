@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from torch import Tensor
 
-from diffkit import CHARTS, Denoiser, Level, Sampler
-from diffkit.sampler import Noise
+from diffkit import CHARTS, Estimate, Level
 
-from .coefficients import REMEMBERED, Known, weights
+from .coefficients import weights
+from .linear import Multistep, Step
 
 LAST = 2
 """The highest order of a step to clean data: nothing is asked there, so no corrector follows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Where the last step began in the chart, corrected, its clock, and the slopes known there."""
-
-    y: Tensor
-    clock: float
-    known: Known
-
-
 @dataclass(frozen=True)
-class Adams(Sampler[Memory]):
+class Adams(Multistep):
     """Adams-Bashforth of order p on y = x / scale of a chart, then Adams-Moulton with the slope asked at its result.
 
     y_s = y_t + int P(clock) dclock, P the polynomial through the last p slopes; once the next slope is known, at the
@@ -52,34 +42,23 @@ class Adams(Sampler[Memory]):
         reason = "a straight step in the angle is not exact for constant x0 and eps"
         return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason) if self.chart == "angle" else {}
 
-    def step(
-        self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Memory | None, noise: Noise
-    ) -> tuple[Tensor, Memory]:
+    @property
+    def remembers(self) -> int:  # type: ignore[override]
+        return self.order
+
+    def output(self, estimate: Estimate) -> Tensor:
+        """The slope."""
+        return CHARTS[self.chart].slope(estimate)
+
+    def corrects(self, before: Level, t: Level, s: Level) -> bool:
+        return self.corrector
+
+    def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
         chart = CHARTS[self.chart]
         chart.check(t)
-        here, there = float(chart.clock(t)), float(chart.clock(s))
-        y = x / float(chart.scale(t))
-        known: Known = ((here, chart.slope(denoise(x, t))),)
-        if state is not None:
-            if self.corrector:
-                y = _advanced(state.y, (*state.known, *known), state.clock, here)
-            known = (*known, *state.known)[: self.order]
-        used = known[:LAST] if s.is_clean else known
-        return float(chart.scale(s)) * _advanced(y, used, here, there), Memory(y, here, known)
-
-
-def _advanced(y: Tensor, known: Known, start: float, end: float) -> Tensor:
-    """y moved by the integral from `start` to `end` of the polynomial through the slopes, in a new tensor."""
-    first, *rest = zip(_shares(start, end, tuple(clock for clock, _ in known)), (slope for _, slope in known))
-    moved = y.add(first[1], alpha=first[0])
-    for share, slope in rest:
-        moved.add_(slope, alpha=share)
-    return moved
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _shares(start: float, end: float, clocks: tuple[float, ...]) -> list[float]:
-    """The factors of the slopes at `clocks` in the integral."""
-    span = end - start
-    integrals = [1.0 / (k + 1) for k in range(len(clocks))]
-    return [span * weight for weight in weights(integrals, [(clock - start) / span for clock in clocks])]
+        used = levels[:LAST] if s.is_clean else levels
+        start, scale = float(chart.clock(t)), float(chart.scale(s))
+        span = float(chart.clock(s)) - start
+        nodes = [(float(chart.clock(level)) - start) / span for level in used]
+        integrals = [1.0 / (k + 1) for k in range(len(nodes))]
+        return Step(scale / float(chart.scale(t)), [scale * span * weight for weight in weights(integrals, nodes)])

@@ -10,18 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from diffkit import Level, scalar, transition
 
 SERIES = 1.0
 """Below this length of a step the recursion of the moments cancels, and their series is summed instead."""
-
-REMEMBERED = 8192
-"""Steps whose coefficients are kept: every batch on a grid takes the same ones."""
-
-Known = tuple[tuple[float, Tensor], ...]
-"""Pairs (half_logsnr, x0), the newest first."""
 
 
 def moments(length: float, count: int) -> list[float]:
@@ -60,26 +52,19 @@ def weights(integrals: Sequence[float], nodes: Sequence[float]) -> list[float]:
     return found
 
 
-def shares(t: Level, s: Level, keep: float, clocks: Sequence[float], integrals: Sequence[float]) -> list[float]:
-    """The factors of the outputs at `clocks` (half_logsnr, the newest first) in x_s = keep x_t + sum_i shares_i x0_i.
+def shares(t: Level, s: Level, keep: float, levels: Sequence[Level], integrals: Sequence[float]) -> list[float]:
+    """The factors of the outputs at `levels`, the newest first, in x_s = keep x_t + sum_i shares_i x0_i.
 
     Outputs at infinite half_logsnr lie on no polynomial, and are left out; in a step of infinite h the newest x0 is
-    taken as it is. There may be fewer than `clocks`.
+    taken as it is. There may be fewer than `levels`.
     """
     h = float(transition.step(t, s))
     if not math.isfinite(h):
         return [float(s.alpha) - keep * float(t.alpha)]
     origin = float(t.half_logsnr)
+    clocks = [float(level.half_logsnr) for level in levels]
     nodes = [(clock - origin) / h for clock in clocks if math.isfinite(clock)][: len(integrals)]
     return [float(s.alpha) * weight for weight in weights(integrals[: len(nodes)], nodes)]
-
-
-def advanced(x: Tensor, keep: float, known: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
-    """keep x + sum_i shares_i x0_i, in a new tensor."""
-    x = keep * x
-    for share, x0 in zip(shares, known):
-        x = x.add_(x0, alpha=share)
-    return x
 
 
 def stretched(t: Level, s: Level, eta: float) -> tuple[float, float]:
