@@ -27,15 +27,16 @@ def load_weights(
     Returns the step; warns of each newer checkpoint that is damaged. Raises CheckpointError where no checkpoint loads,
     UsageError for an average that the run neither has nor can reconstruct.
     """
-    group = "network" if weights.startswith(WIDTH) else _group(assembly, weights)
-    expected: dict[str, Mapping[str, torch.Tensor] | None] = {group: assembly.network.state_dict()}
+    averages = [f"ema-{average.name}" for average in assembly.recipe.train.ema]
+    groups = ["network", *averages] if weights.startswith(WIDTH) else [_group(assembly, weights)]
+    expected: dict[str, Mapping[str, torch.Tensor] | None] = dict.fromkeys(groups, assembly.network.state_dict())
     components = _components(assembly)
     if components is not None:
         expected["components"] = components.state_dict()
     store = CheckpointStore(directory.checkpoints, on_event=_warn)
     found = store.load(expected, device, must=True)
     assert found is not None
-    chosen = found.tensors[group]
+    chosen = found.tensors[groups[0]]
     if weights.startswith(WIDTH):
         chosen = _reconstructed(directory, found.step, weights.removeprefix(WIDTH))
     assembly.network.load_state_dict(chosen)

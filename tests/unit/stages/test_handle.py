@@ -13,6 +13,7 @@ from diffkit import Run
 from diffkit.errors import CheckpointError, UsageError
 from diffkit.sampler import sample
 from diffkit.stages.drawing import Plan, draw
+from diffkit.stages.weights import load_weights
 from diffkit.train.profile import power_of
 
 RECIPE: dict[str, Any] = {
@@ -144,6 +145,16 @@ def test_an_average_of_any_width_after_training(tmp_path: Path) -> None:
     for wrong in ("width:", "width:0", "width:0.5", "width:nan", "width:x"):
         with pytest.raises(UsageError, match="no width of a power average"):
             made.denoiser(wrong)
+
+
+def test_widths_where_the_newest_averages_are_damaged(tmp_path: Path) -> None:
+    """As with every other weights: the checkpoint before is taken, and said."""
+    train = {"steps": 20, "batch_size": 8, "checkpoint_every": 5, "keep": 4}
+    ema = [{"name": "wide", "power": power_of(0.2)}, {"name": "narrow", "power": power_of(0.05)}]
+    made = diffkit.run(RECIPE | {"train": {**train, "ema": ema}, "evaluate": {"metrics": []}}, out=tmp_path / "ring")
+    (made.directory.checkpoints / "step-00000020" / "ema-wide.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="the checkpoint of step 20 is passed over: ema-wide"):
+        assert load_weights(made.directory, made.assembly, "width:0.1") == 15
 
 
 def test_a_run_without_power_averages_has_nothing_to_reconstruct_from(run: Run) -> None:
