@@ -6,7 +6,6 @@ takes uint8 pictures that lie on the device, clips at 1.0, and keeps an Adam and
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -171,53 +170,6 @@ def diffusers_example(size: Size, switches: Switches) -> tuple[Step, Step]:
     return example_loop(size, switches, net, lambda x0, e, t: scheduler.add_noise(x0, e, t), lambda x, t: net(x, t)[0])
 
 
-def improved_diffusion(size: Size, switches: Switches) -> tuple[Step, Step]:
-    """The U-Net of a checkout of openai/improved-diffusion, in the same loop as diffusers'."""
-    sys.path.insert(0, str(switches.checkout))
-    from improved_diffusion.unet import UNetModel  # type: ignore[import-not-found]
-
-    side = size.shape[1]
-    net = UNetModel(
-        in_channels=size.shape[0],
-        model_channels=size.channels,
-        out_channels=size.shape[0],
-        num_res_blocks=size.blocks,
-        attention_resolutions=tuple(side // a for a in size.attention),
-        channel_mult=size.multipliers,
-    )
-    return example_loop(size, switches, net, noised(switches), lambda x, t: net(x, t))
-
-
-def edm(size: Size, switches: Switches) -> tuple[Step, Step]:
-    """The network (DDPM++) of a checkout of NVlabs/edm, in the same loop as diffusers'."""
-    sys.path.insert(0, str(switches.checkout))
-    from training.networks import SongUNet  # type: ignore[import-not-found]
-
-    net = SongUNet(
-        size.shape[1],
-        size.shape[0],
-        size.shape[0],
-        model_channels=size.channels,
-        channel_mult=list(size.multipliers),
-        num_blocks=size.blocks,
-        attn_resolutions=list(size.attention),
-        dropout=0.0,
-        resample_filter=[1, 1],
-    )
-    return example_loop(size, switches, net, noised(switches), lambda x, t: net(x, t.float(), None))
-
-
-def noised(switches: Switches) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """(x0, eps, t) -> x on DDPM's schedule."""
-    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0).to(switches.device)
-
-    def add(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        a = alpha_bar[t].view(-1, 1, 1, 1)
-        return a.sqrt() * x0 + (1 - a).sqrt() * eps
-
-    return add
-
-
 def example_loop(
     size: Size,
     switches: Switches,
@@ -273,6 +225,4 @@ BUILDERS: dict[str, Callable[[Size, Switches], tuple[Step, Step]]] = {
     "diffkit": ours,
     "by hand": by_hand,
     "diffusers": diffusers_example,
-    "improved-diffusion": improved_diffusion,
-    "edm": edm,
 }

@@ -1,12 +1,12 @@
 """The whole training step and its update part, beside peers, as ratios measured in one run.
 
     python benchmarks/train_step.py [--rounds 9] [--threads 2] [--size large ...] [--part step] [--cpu-time]
-                                    [--improved-diffusion CHECKOUT] [--edm CHECKOUT] [--json OUT]
+                                    [--peer edm=CHECKOUT ...] [--json OUT]
 
-Peers: diffusers' UNet2DModel in the plain loop of its unconditional example (clip_grad_norm_, AdamW, EMAModel), the
-networks of improved-diffusion and EDM in the same loop, and a lean loop written by hand around our own network. Same
-architecture and batch. Each has a process of its own; they take turns, so that a busy machine slows all alike, and a
-ratio is the median of the rounds' ratios.
+Peers: diffusers' UNet2DModel in the plain loop of its unconditional example (clip_grad_norm_, AdamW, EMAModel), a lean
+loop written by hand around our own network, and those of peers.py whose checkout is given. Same architecture and batch.
+Each has a process of its own; they take turns, so that a busy machine slows all alike, and a ratio is the median of the
+rounds' ratios.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from contestants import BUILDERS, SIZES, Size, Switches, network
+from peers import PEERS, THIRTY_TWO
 from turns import Turns, Work, ratios
 
 BASE = "diffkit fp32"
@@ -27,21 +28,20 @@ BASE = "diffkit fp32"
 
 def work(name: str, size: Size, switches: Switches) -> Work:
     """What a contestant can do; runs in its process."""
-    step, update = BUILDERS[name](size, switches)
+    step, update = {**BUILDERS, **PEERS}[name](size, switches)
     return {"step": step, "update": update}
 
 
-def contestants(size: Size, improved: Path | None, edm: Path | None) -> dict[str, partial[Work]]:
+def contestants(size: Size, peers: Mapping[str, Path]) -> dict[str, partial[Work]]:
     """All that can take part here."""
     told = {BASE: ("diffkit", Switches()), "by hand": ("by hand", Switches())}
     capabilities = torch.cpu.get_capabilities()
     if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"):
         told["diffkit bf16"] = ("diffkit", Switches(precision="bf16"))
     told["diffusers"] = ("diffusers", Switches())
-    if improved and size.channels % 32 == 0:  # its norms have 32 groups
-        told["improved-diffusion"] = ("improved-diffusion", Switches(checkout=improved))
-    if edm:
-        told["edm"] = ("edm", Switches(checkout=edm))
+    for name, checkout in peers.items():
+        if name not in THIRTY_TWO or size.channels % 32 == 0:
+            told[name] = (name, Switches(checkout=checkout))
     return {who: partial(work, name, size, switches) for who, (name, switches) in told.items()}
 
 
@@ -53,15 +53,17 @@ def main() -> None:
     parser.add_argument("--size", action="append", choices=sorted(SIZES))
     parser.add_argument("--part", choices=("step", "update"))
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time, for a busy machine, with one thread")
-    parser.add_argument("--improved-diffusion", type=Path, metavar="CHECKOUT")
-    parser.add_argument("--edm", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=CHECKOUT", help=", ".join(PEERS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    peers = {name: Path(checkout).resolve() for name, checkout in (one.split("=", 1) for one in given.peer)}
+    if unknown := peers.keys() - PEERS:
+        parser.error(f"--peer: {', '.join(sorted(unknown))} is none of {', '.join(PEERS)}")
     rows = []
     for name in given.size or SIZES:
         size = SIZES[name]
         count = sum(p.numel() for p in network(size).parameters())
-        with Turns(contestants(size, given.improved_diffusion, given.edm), given.threads, cpu_time=given.cpu_time) as t:
+        with Turns(contestants(size, peers), given.threads, cpu_time=given.cpu_time) as t:
             for part in ("step", "update") if given.part is None else (given.part,):
                 times = t.measure(part, size.inner, given.rounds)
                 report(name, count, part, times)
