@@ -157,6 +157,10 @@ def main() -> None:
     cases: dict[str, tuple[Sampler[object], Callable[..., Timed], type | None, dict[str, object]]] = {
         "ddim": (build("sampler", "ddim"), floor_ddim, DDIMScheduler, plain),
         "ancestral": (build("sampler", "ancestral"), floor_ancestral, DDPMScheduler, plain),
+        "straight": (build("sampler", "straight"), floor_ddim, None, {}),
+        "euler, in float64": (build("sampler", "euler"), floor_ddim, None, {}),
+        "reverse-diffusion": (build("sampler", "reverse-diffusion"), floor_ancestral, None, {}),
+        "euler-maruyama": (build("sampler", "euler-maruyama"), floor_ancestral, None, {}),
         "dpmpp-2m": (build("sampler", "dpmpp-2m"), floor_2m, DPMSolverMultistepScheduler, zero),
         "dpmpp-3m": (build("sampler", "dpmpp-3m"), floor_sum(3, 0), None, {}),
         "unipc, order 2": (build("sampler", "unipc", order=2), floor_sum(2, 3), UniPCMultistepScheduler, zero),
@@ -165,9 +169,9 @@ def main() -> None:
     print("| sampler | shape | ours, us a step | floor | diffusers | ours / floor | ours / diffusers |")
     print("|---|---|---|---|---|---|---|")
     for shape in SHAPES:
-        x, y = torch.randn(shape, device=options.device), torch.randn(shape, device=options.device)
-        model = Model(Free(y), Eps(), SCHEDULE)
         for name, (sampler, floor, scheduler, settings) in cases.items():
+            x, y = (torch.randn(shape, device=options.device, dtype=sampler.dtype) for _ in range(2))
+            model = Model(Free(y), Eps(), SCHEDULE)
             walks: dict[str, Timed] = {
                 "ours": lambda sampler=sampler, model=model, x=x: sample(  # type: ignore[misc]
                     model, sampler, levels, x, noise=torch.randn_like

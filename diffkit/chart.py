@@ -46,8 +46,8 @@ def _flow_scale(level: Level) -> Scalar:
 
 
 def _rotation(estimate: Estimate) -> Tensor:
-    level = estimate.level
-    return estimate.read(-level.sigma / level.scale, level.alpha / level.scale)
+    level, scale = estimate.level, estimate.level.scale
+    return estimate.read(-level.sigma / scale, level.alpha / scale)
 
 
 SIGMA = Chart(

@@ -23,6 +23,10 @@ class Level:
     alpha: Scalar
     sigma: Scalar
 
+    def __hash__(self) -> int:
+        """That of sigma alone, by which levels of one grid differ: half the time, and samplers look levels up often."""
+        return hash(self.sigma)
+
     @property
     def snr(self) -> Scalar:
         """Signal-to-noise ratio alpha^2 / sigma^2; inf where clean."""

@@ -6,6 +6,7 @@ levels is chosen elsewhere, and the denoiser may be a model, an oracle, or eithe
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def sample(
 def _refuse_disorder(levels: Sequence[Level]) -> None:
     if len(levels) < 2:
         raise ValueError("a grid needs at least two levels, the noisiest first")
-    angles = [float(level.angle) for level in levels]
+    angles = [math.atan2(level.sigma, level.alpha) for level in levels]
     for i, (a, b) in enumerate(pairwise(angles)):
         if not b < a:
             raise ValueError(f"levels {i} and {i + 1} do not rise in signal-to-noise ratio; put the noisiest first")

@@ -35,8 +35,9 @@ def test_there_are_enough() -> None:
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> Mapping[str, Mapping[str, object]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
+    room = str(tmp_path_factory.mktemp("mutations"))  # its processes end at once, without tidying up
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TMPDIR": room}
     done = subprocess.run(
         [sys.executable, str(HERE / "run.py")], capture_output=True, text=True, env=environment, check=True, cwd=ROOT
     )
