@@ -130,9 +130,11 @@ def _source(switches: Switches, inside: str = "") -> Iterator[None]:
     absent = find_spec("torchvision") is None
     if absent:
         sys.modules["torchvision"] = MagicMock()
-    yield
-    if absent:
-        del sys.modules["torchvision"]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["torchvision"]
 
 
 def _noised(switches: Switches) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

@@ -2,8 +2,9 @@
 
     python benchmarks/sampler_overhead.py [--rounds 7] [--device cpu|cuda]
 
-The network is free: it answers a constant. The floor is the same tensor operations written by hand, with every scalar
-computed beforehand. Rounds are interleaved and medians are reported, so that a noisy machine is noisy for all alike.
+The network is free: it answers a constant. The floor is the tensor operations that the step needs at least, written by
+hand with scalars known beforehand (any do: time does not depend on them). Rounds are interleaved and medians are
+reported, so that a noisy machine is noisy for all alike.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
-from diffkit import Level, Model, Network, Sampler, build, sample, transition
+from diffkit import Level, Model, Network, Sampler, build, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -28,6 +28,7 @@ STEPS = 100
 SHAPES = ((64, 3, 32, 32), (1, 4, 64, 64))
 SCHEDULE = Linear()
 Timed = Callable[[], object]
+Floor = Callable[[Sequence[Level], Tensor, Tensor], Timed]
 
 
 class Free(Network):
@@ -41,61 +42,25 @@ class Free(Network):
         return self.answer
 
 
-def floor_ddim(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
-    """x0 = x / alpha - sigma / alpha y, then alpha_s x0 + sigma_s y: four operations a step."""
-    numbers = [(1 / t.alpha, -t.sigma / t.alpha, s.alpha, s.sigma) for t, s in pairwise(levels)]
+def floor_first(stochastic: bool) -> Floor:
+    """A first-order step is linear in x and the output: two operations; with noise, one draw and one more."""
 
-    def walk() -> Tensor:
-        z = x
-        for a, b, c, d in numbers:
-            z = torch.add(c * torch.add(a * z, y, alpha=b), y, alpha=d)
-        return z
+    def floor(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
+        def walk() -> Tensor:
+            z = x
+            for _ in levels[1:]:
+                z = torch.add(0.9 * z, y, alpha=0.1)
+                if stochastic:
+                    z = torch.add(z, torch.randn_like(z), alpha=0.1)
+            return z
 
-    return walk
+        return walk
 
-
-def floor_ancestral(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
-    """The same, and the noise of a step: one draw, one operation."""
-    numbers = []
-    for t, s in pairwise(levels):
-        rho = float(transition.posterior(t, s))
-        numbers.append((1 / t.alpha, -t.sigma / t.alpha, s.alpha, max(s.sigma**2 - rho**2, 0.0) ** 0.5, rho))
-
-    def walk() -> Tensor:
-        z = x
-        for a, b, c, d, rho in numbers:
-            z = torch.add(c * torch.add(a * z, y, alpha=b), y, alpha=d)
-            if rho:
-                z = torch.add(z, torch.randn_like(z), alpha=rho)
-        return z
-
-    return walk
+    return floor
 
 
-def floor_2m(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
-    """x0, its extrapolation, eps of the extrapolation, and the step."""
-    numbers = []
-    before = None
-    for t, s in pairwise(levels):
-        h = float(s.half_logsnr) - float(t.half_logsnr)
-        slope = None if before is None or s.is_clean else h / (2 * before)
-        ratio = s.sigma / t.sigma
-        numbers.append((1 / t.alpha, -t.sigma / t.alpha, slope, ratio, s.alpha - ratio * t.alpha))
-        before = h
-
-    def walk() -> Tensor:
-        z, last = x, x
-        for a, b, slope, keep, move in numbers:
-            x0 = torch.add(a * z, y, alpha=b)
-            guess = x0 if slope is None else torch.add(x0, x0 - last, alpha=slope)
-            z, last = torch.add(keep * z, guess, alpha=move), x0
-        return z
-
-    return walk
-
-
-def floor_sum(outputs: int, corrected: int) -> Callable[[Sequence[Level], Tensor, Tensor], Timed]:
-    """x0, and x_s as one sum over the last `outputs`; before, the last step again over `corrected`. Any scalars do."""
+def floor_sum(outputs: int, corrected: int) -> Floor:
+    """x0, and x_s as one sum over the last `outputs`; before, the last step again over `corrected`."""
 
     def floor(levels: Sequence[Level], x: Tensor, y: Tensor) -> Timed:
         def walk() -> Tensor:
@@ -154,14 +119,14 @@ def main() -> None:
     levels = Trailing().levels(SCHEDULE, STEPS)
     plain = {"clip_sample": False, "timestep_spacing": "trailing"}
     zero = {"timestep_spacing": "trailing", "final_sigmas_type": "zero"}
-    cases: dict[str, tuple[Sampler[object], Callable[..., Timed], type | None, dict[str, object]]] = {
-        "ddim": (build("sampler", "ddim"), floor_ddim, DDIMScheduler, plain),
-        "ancestral": (build("sampler", "ancestral"), floor_ancestral, DDPMScheduler, plain),
-        "straight": (build("sampler", "straight"), floor_ddim, None, {}),
-        "euler, in float64": (build("sampler", "euler"), floor_ddim, None, {}),
-        "reverse-diffusion": (build("sampler", "reverse-diffusion"), floor_ancestral, None, {}),
-        "euler-maruyama": (build("sampler", "euler-maruyama"), floor_ancestral, None, {}),
-        "dpmpp-2m": (build("sampler", "dpmpp-2m"), floor_2m, DPMSolverMultistepScheduler, zero),
+    cases: dict[str, tuple[Sampler[object], Floor, type | None, dict[str, object]]] = {
+        "ddim": (build("sampler", "ddim"), floor_first(False), DDIMScheduler, plain),
+        "ancestral": (build("sampler", "ancestral"), floor_first(True), DDPMScheduler, plain),
+        "straight": (build("sampler", "straight"), floor_first(False), None, {}),
+        "euler, in float64": (build("sampler", "euler"), floor_first(False), None, {}),
+        "reverse-diffusion": (build("sampler", "reverse-diffusion"), floor_first(True), None, {}),
+        "euler-maruyama": (build("sampler", "euler-maruyama"), floor_first(True), None, {}),
+        "dpmpp-2m": (build("sampler", "dpmpp-2m"), floor_sum(2, 0), DPMSolverMultistepScheduler, zero),
         "dpmpp-3m": (build("sampler", "dpmpp-3m"), floor_sum(3, 0), None, {}),
         "unipc, order 2": (build("sampler", "unipc", order=2), floor_sum(2, 3), UniPCMultistepScheduler, zero),
         "adams, order 2": (build("sampler", "adams", order=2), floor_sum(2, 3), None, {}),

@@ -56,9 +56,10 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=CHECKOUT", help=", ".join(PEERS))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    peers = {name: Path(checkout).resolve() for name, checkout in (one.split("=", 1) for one in given.peer)}
-    if unknown := peers.keys() - PEERS:
-        parser.error(f"--peer: {', '.join(sorted(unknown))} is none of {', '.join(PEERS)}")
+    peers = {name: Path(checkout).resolve() for name, _, checkout in (one.partition("=") for one in given.peer)}
+    for name, checkout in peers.items():
+        if name not in PEERS or not checkout.is_dir():
+            parser.error(f"--peer {name}={checkout}: needs one of {', '.join(PEERS)}, and a folder")
     rows = []
     for name in given.size or SIZES:
         size = SIZES[name]

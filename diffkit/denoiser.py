@@ -41,18 +41,11 @@ class _Place:
     stretch: Scalar
     c_in: Scalar
     c_noise: Scalar
-    columns: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
 
-    def column(self, x: Tensor) -> Tensor:
-        """c_noise for each example of x: (B,) float32, kept until a network writes into it."""
-        at = (x.shape[0], x.device)
-        found = self.columns.get(at)
-        if found is None or found._version:
-            if isinstance(self.c_noise, Tensor):
-                return _column(self.c_noise, x)
-            with torch.inference_mode(False):
-                found = self.columns[at] = _column(self.c_noise, x)
-        return found
+    @property
+    def is_here(self) -> bool:
+        """Whether the level lies on the own curve already; a level of tensors never says so."""
+        return isinstance(self.stretch, float) and self.stretch == 1.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +65,8 @@ class Model:
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         """The estimate at `level`, of any scale. Raises LevelError outside of the levels of the schedule."""
         place = self._places.get(level) or self._place(level)
-        own = place.own
-        z = x if own is level else x * broadcast(place.stretch, x)
-        y = self._answer(z, place.c_in, place.column(z), cond)
+        z = x if place.is_here else x * broadcast(place.stretch, x)
+        y = self._answer(z, place.c_in, place.c_noise, cond)
         if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
             raise LevelError(
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
@@ -82,16 +74,20 @@ class Model:
                 code="DK505",
                 fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )
-        estimate = self.parameterization.decode(y if y.dtype == x.dtype else y.to(x.dtype), z, own)
-        return estimate if own is level else estimate.told(level)
+        estimate = self.parameterization.decode(y if y.dtype == x.dtype else y.to(x.dtype), z, place.own)
+        return estimate if place.is_here else estimate.of_level(level)
 
     def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
         """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""
-        return self._answer(x, self.parameterization.c_in(level), _column(self._told(level, t), x), cond)
+        return self._answer(x, self.parameterization.c_in(level), self._told(level, t), cond)
 
-    def _answer(self, x: Tensor, c_in: Scalar, column: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    def _answer(self, x: Tensor, c_in: Scalar, c_noise: Scalar, cond: Mapping[str, Tensor]) -> Tensor:
         if not isinstance(c_in, float) or c_in != 1.0:
             x = broadcast(c_in, x) * x
+        if isinstance(c_noise, Tensor):
+            column = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
+        else:
+            column = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
         if self._weight is not None and self._weight.dtype != x.dtype:
             x = x.to(self._weight.dtype)
         return self.network(x, column, **cond)  # type: ignore[no-any-return]
@@ -146,10 +142,3 @@ class Model:
         if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
             return level
         return level.rescaled(scale)
-
-
-def _column(c_noise: Scalar, x: Tensor) -> Tensor:
-    """One float32 for each example of x: (B,)."""
-    if isinstance(c_noise, Tensor):
-        return c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
-    return torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)

@@ -25,7 +25,8 @@ class Estimate:
     """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: frac of a learned variance.
 
     What a network said (`decoded`) stays as it came: x0 and eps are computed when they are first asked for, and a
-    step reads x and the output once instead of decoding first. So neither may be changed in place.
+    step reads x and the output once instead of decoding first. So nothing of it may be changed in place: neither x nor
+    the output, neither x0 nor eps. Where gradients are recorded, both are computed at once, with theirs.
     """
 
     __slots__ = ("_eps", "_said", "_x0", "aux", "level")
@@ -38,11 +39,14 @@ class Estimate:
 
     @classmethod
     def decoded(cls, level: Level, x: Tensor, y: Tensor, rows: Rows) -> Estimate:
-        """x0 = p x + q y and eps = r x + s y; x, y: (B, *S) of one type, rows = (p, q, r, s)."""
+        """x0 = p x + q y and eps = r x + s y; x, y: (B, *S), rows = (p, q, r, s)."""
+        p, q, r, s = rows
+        if torch.is_grad_enabled():
+            return cls(level, combine(p, x, q, y), combine(r, x, s, y))
         made = cls.__new__(cls)
         made.level, made.aux = level, NO_AUX
         made._x0 = made._eps = None
-        made._said = (x, y, rows)
+        made._said = (x.detach() if x.requires_grad else x, y, rows)
         return made
 
     @property
@@ -64,17 +68,15 @@ class Estimate:
         if self._said is None or not (isinstance(a, float) and isinstance(b, float)):
             return combine(broadcast(a, self._like), self.x0, broadcast(b, self._like), self.eps)
         x, y, (p, q, r, s) = self._said
-        c, d = a * p + b * r, a * q + b * s
-        if 0.0 in (c, d) or 1.0 in (c, d):
-            return combine(c, x, d, y)
-        return torch.mul(y, d).add_(x, alpha=c)
+        return combine(a * p + b * r, x, a * q + b * s, y)
 
-    def told(self, level: Level | None = None, /, **aux: Tensor) -> Estimate:
-        """The same x0 and eps, said of another level of this signal-to-noise ratio, or with more in `aux`."""
-        made = Estimate.__new__(Estimate)
-        made.level, made.aux = level or self.level, {**self.aux, **aux}
-        made._x0, made._eps, made._said = self._x0, self._eps, self._said
-        return made
+    def of_level(self, level: Level) -> Estimate:
+        """The same x0 and eps, said of another level of the same signal-to-noise ratio."""
+        return self._like_this(level, self.aux)
+
+    def with_aux(self, **aux: Tensor) -> Estimate:
+        """The same estimate, with more in `aux`."""
+        return self._like_this(self.level, {**self.aux, **aux})
 
     @classmethod
     def from_x0(cls, x: Tensor, level: Level, x0: Tensor, aux: Mapping[str, Tensor] = NO_AUX) -> Estimate:
@@ -125,13 +127,15 @@ class Estimate:
         return x
 
     def lerp(self, other: Estimate, weight: Scalar) -> Estimate:
-        """(1 - weight) self + weight other, in x0 and eps; aux is that of `other`."""
+        """(1 - weight) self + weight other, in x0 and eps; aux and level are those of `other`.
+
+        Two outputs of one parameterization at the same x are mixed as they are, before anything is decoded.
+        """
         w = broadcast(weight, self._like)
         mine, its = self._said, other._said
         if mine is not None and its is not None and mine[0] is its[0] and mine[2] == its[2]:
             mixed = Estimate.decoded(other.level, its[0], _between(mine[1], its[1], w), its[2])
-            mixed.aux = other.aux
-            return mixed
+            return mixed._like_this(other.level, other.aux)
         return Estimate(other.level, _between(self.x0, other.x0, w), _between(self.eps, other.eps, w), other.aux)
 
     def with_x0(self, x0: Tensor) -> Estimate:
@@ -142,6 +146,16 @@ class Estimate:
         shift = scalar.divide(level.alpha, level.sigma)
         return Estimate(self.level, x0, combine(1.0, self.eps, shift, self.x0 - x0), self.aux)
 
+    def __repr__(self) -> str:
+        told = "".join(f", {name}" for name in self.aux)
+        return f"Estimate({self.level}, x0 and eps {tuple(self._like.shape)}{told})"
+
+    def _like_this(self, level: Level, aux: Mapping[str, Tensor]) -> Estimate:
+        made = Estimate.__new__(Estimate)
+        made.level, made.aux = level, aux
+        made._x0, made._eps, made._said = self._x0, self._eps, self._said
+        return made
+
     @property
     def _like(self) -> Tensor:
         """A tensor of the shape, type and device of x0, computed or not."""
@@ -150,4 +164,4 @@ class Estimate:
 
 def _between(a: Tensor, b: Tensor, weight: Scalar) -> Tensor:
     """(1 - weight) a + weight b."""
-    return a + weight * (b - a) if isinstance(weight, Tensor) else torch.lerp(a, b, weight)
+    return a + weight * (b - a) if isinstance(weight, Tensor) else combine(1.0 - weight, a, weight, b)

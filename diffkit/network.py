@@ -32,4 +32,7 @@ class Network(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, *S), c_noise: (B,) float, label: (B,) long where the network is conditional -> (B, C', *S)."""
+        """x: (B, C, *S), c_noise: (B,) float, label: (B,) long where the network is conditional -> (B, C', *S).
+
+        Arguments stay as they are, and so does an output when the network is called again: estimates read it later.
+        """

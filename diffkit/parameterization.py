@@ -44,7 +44,7 @@ class Parameterization(ABC):
 
         y, x: (B, C, *S). Raises LevelError where det = 0: there x and y say the same thing.
         """
-        if isinstance(level.sigma, float) and is_value(self):
+        if isinstance(level.sigma, float) and isinstance(level.alpha, float) and is_value(self):
             return Estimate.decoded(level, x, y, _host_rows(self, level))
         p, q, r, s = (broadcast(v, x) for v in self.inverse(level))
         return Estimate(level, combine(p, x, q, y), combine(r, x, s, y))

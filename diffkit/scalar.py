@@ -29,7 +29,9 @@ class Function(Protocol):
 
 def _both(on_float: Callable[[float], float], on_tensor: Callable[[Tensor], Tensor], doc: str) -> Function:
     def function(x: Scalar, /) -> Scalar:
-        return on_float(x) if isinstance(x, float) else on_tensor(x) if isinstance(x, Tensor) else on_float(float(x))
+        if isinstance(x, float):
+            return on_float(x)
+        return on_tensor(x) if isinstance(x, Tensor) else on_float(float(x))
 
     function.__doc__ = doc
     return cast(Function, function)

@@ -27,18 +27,19 @@ def load_weights(
     Returns the step; warns of each newer checkpoint that is damaged. Raises CheckpointError where no checkpoint loads,
     UsageError for an average that the run neither has nor can reconstruct.
     """
-    averages = [f"ema-{average.name}" for average in assembly.recipe.train.ema]
-    groups = ["network", *averages] if weights.startswith(WIDTH) else [_group(assembly, weights)]
+    width = weights.removeprefix(WIDTH) if weights.startswith(WIDTH) else None
+    power = None if width is None else _power(width)
+    groups = [_group(assembly, weights)] if power is None else _powers(assembly)
     expected: dict[str, Mapping[str, torch.Tensor] | None] = dict.fromkeys(groups, assembly.network.state_dict())
     components = _components(assembly)
     if components is not None:
         expected["components"] = components.state_dict()
     store = CheckpointStore(directory.checkpoints, on_event=_warn)
-    found = store.load(expected, device, must=True)
+    found = store.load(expected, device if power is None else "cpu", must=True)
     assert found is not None
     chosen = found.tensors[groups[0]]
-    if weights.startswith(WIDTH):
-        chosen = _reconstructed(directory, found.step, weights.removeprefix(WIDTH))
+    if power is not None:  # Karras et al. 2024 (arXiv:2312.02696), sec. 3.2
+        chosen = reconstruct(stored_profiles(directory.checkpoints), Profile(found.step, power))
     assembly.network.load_state_dict(chosen)
     if components is not None:
         components.load_state_dict(found.tensors["components"])
@@ -46,22 +47,26 @@ def load_weights(
     return found.step
 
 
-def _reconstructed(directory: RunDirectory, step: int, width: str) -> dict[str, torch.Tensor]:
-    """The average of this width at the last step. Source: Karras et al. 2024 (arXiv:2312.02696), sec. 3.2."""
+def _power(width: str) -> float:
+    """The exponent of the power average of this relative width."""
     try:
-        power = power_of(float(width))
+        return power_of(float(width))
     except ValueError as error:
         raise UsageError(
             f"{WIDTH}{width} is no width of a power average", code="DK018", fix="0 < W < 0.2887, such as width:0.1"
         ) from error
-    stored = stored_profiles(directory.checkpoints)
-    if not stored:
+
+
+def _powers(assembly: Assembly) -> list[str]:
+    """The groups of the power averages, from which others are reconstructed."""
+    found = [f"ema-{average.name}" for average in assembly.recipe.train.ema if average.power is not None]
+    if not found:
         raise UsageError(
             "this run stores no power average to reconstruct another from",
             code="DK018",
             fix="train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep",
         )
-    return reconstruct(stored, Profile(step, power))
+    return found
 
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:

@@ -164,7 +164,7 @@ class WithAux:
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         estimate = self.denoise(x, level, **cond)
-        return estimate.told(**{name: torch.full_like(estimate.x0, self.value) for name in self.names})
+        return estimate.with_aux(**{name: torch.full_like(estimate.x0, self.value) for name in self.names})
 
 
 def probe_levels() -> tuple[Level, ...]:
@@ -203,7 +203,7 @@ class Ranged(Parameterization):
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         mean, said = y.chunk(2, 1)
-        return self.inner.decode(mean, x, level).told(frac=(said + 1.0) / 2.0)
+        return self.inner.decode(mean, x, level).with_aux(frac=(said + 1.0) / 2.0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffkit import Estimate, Level, Model, Network, Progress, SampleNoise, sample
+from diffkit import Estimate, Level, Model, Network, Progress, SampleNoise, build, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.sampler import Ancestral
@@ -27,7 +27,9 @@ def both(given_rows: tuple[float, float, float, float], y: Tensor = Y) -> tuple[
     """The same estimate, said and decoded."""
     p, q, r, s = given_rows
     level = Level(0.8, 0.6)
-    return Estimate.decoded(level, X, y, given_rows), Estimate(level, p * X + q * y, r * X + s * y)
+    with torch.no_grad():
+        said = Estimate.decoded(level, X, y, given_rows)
+    return said, Estimate(level, p * X + q * y, r * X + s * y)
 
 
 def close(got: Tensor, want: Tensor) -> None:
@@ -60,13 +62,13 @@ def test_everything_made_of_it(four: tuple[float, float, float, float]) -> None:
 
 
 def test_mixing_keeps_what_else_the_second_says() -> None:
-    first, second = both((0.5, 1.0, 0.2, 1.0))[0].told(frac=X), both((0.5, 1.0, 0.2, 1.0), Z)[0].told(frac=Y)
+    first, second = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(frac=X), both((0.5, 1.0, 0.2, 1.0), Z)[0].with_aux(frac=Y)
     assert first.lerp(second, 2.0).aux["frac"] is Y
 
 
 def test_telling_more_keeps_what_was_told() -> None:
-    said = both((0.5, 1.0, 0.2, 1.0))[0].told(frac=X)
-    more = said.told(Level(1.6, 1.2), width=Y)
+    said = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(frac=X)
+    more = said.of_level(Level(1.6, 1.2)).with_aux(width=Y)
     assert more.level == Level(1.6, 1.2)
     assert more.aux["frac"] is X
     assert more.aux["width"] is Y
@@ -94,41 +96,70 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_step_is_two_operations_and_x0_is_computed_once() -> None:
-    said = both((1.25, -0.75, 0.0, 1.0))[0]
-    with Operations() as step:
-        said.at(Level(0.9, 0.4))
-    with Operations() as decoding:
-        said.x0, said.x0, said.eps, said.eps  # noqa: B018
-    assert (step.count, decoding.count) == (2, 2)
-
-
-@dataclass(eq=False)
-class Rude(Network):
-    """Keeps what it is told, and writes into it."""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.told: list[float] = []
+class Answer(Network):
+    """Says the same, for nothing."""
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        self.told.append(float(c_noise[0]))
-        c_noise.mul_(1000.0)
-        return 0.1 * x
+        return Y
 
 
-@pytest.mark.parametrize("inference", [False, True])
-def test_a_network_that_writes_into_its_time_is_told_it_anew(inference: bool) -> None:
-    network, level = Rude(), Linear().level(500.0)
-    model = Model(network, Eps(), Linear())
-    with torch.inference_mode(inference):
-        for _ in range(3):
-            model(X, level)
-    assert network.told == [499.0] * 3
+def test_x0_is_computed_once() -> None:
+    said = both((1.25, -0.75, 0.0, 1.0))[0]
+    with Operations() as decoding:
+        said.x0, said.x0, said.eps, said.eps  # noqa: B018
+    assert decoding.count == 2
+
+
+@pytest.mark.parametrize("name", ["ddim", "straight"])
+def test_a_step_is_two_operations_and_telling_the_time(name: str) -> None:
+    """On levels that are equal to known ones, too."""
+    model, sampler = Model(Answer(), Eps(), Linear()), build("sampler", name)
+    for _ in range(2):
+        t, s = Trailing().levels(Linear(), 10)[:2]
+        with torch.no_grad(), Operations() as step:
+            sampler.step(model, X, t, s, None, torch.zeros_like)
+        assert step.count == 3
+
+
+def test_guidance_mixes_one_tensor() -> None:
+    model, level = Model(Answer(), Eps(), Linear()), Linear().level(500.0)
+    with torch.no_grad():
+        first, second = model(X, level), model(X, level)
+        with Operations() as mixing:
+            first.lerp(second, 3.0)
+    assert mixing.count == 2
+
+
+def test_gradients_do_not_depend_on_who_reads_first() -> None:
+    x = X.clone().requires_grad_()
+    estimate = Model(Answer(), Eps(), Linear())(x, Linear().level(500.0))
+    with torch.no_grad():
+        estimate.x0, estimate.eps  # noqa: B018
+    (gradient,) = torch.autograd.grad(estimate.x0.sum(), x)
+    close(gradient, torch.full_like(X, 1.0 / float(Linear().level(500.0).alpha)))
+    with torch.no_grad():
+        silent = Model(Answer(), Eps(), Linear())(x, Linear().level(500.0))
+    assert not silent.x0.requires_grad
+
+
+def test_types_are_promoted_as_torch_does() -> None:
+    level = Level(0.8, 0.6)
+    with torch.no_grad():
+        assert Eps().decode(Y.bfloat16(), X.float(), level).x0.dtype == torch.float32
+        assert Eps().decode(Y.float(), X, level).at(Level(0.9, 0.4)).dtype == F64
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected")
+def test_a_model_may_be_transformed_copied_and_compiled() -> None:
+    model, level = Model(Answer(), Eps(), Linear()), Linear().level(500.0)
+    want = model(X, level).x0
+    torch.func.grad(lambda x: model(x, level).x0.sum())(X)
+    close(copy.deepcopy(model)(X, level).x0, want)
+    close(torch.compile(lambda x: model(x, level).x0, backend="eager")(X), want)
 
 
 def test_watching_changes_nothing() -> None:
-    model, levels = Model(Rude(), Eps(), Linear()), Trailing().levels(Linear(), 5)
+    model, levels = Model(Answer(), Eps(), Linear()), Trailing().levels(Linear(), 5)
     steps: list[Progress] = []
     seen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)), on_step=steps.append)
     unseen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)))

@@ -81,7 +81,7 @@ def shapes(subject: Subject, worst: Worst) -> None:
 
 @law(
     "network",
-    statement="in evaluation mode the output is a function of the inputs, each example's of its own",
+    statement="in evaluation mode the output is a function of the inputs, each example's of its own, and stays so",
     source="pains 16",
     tolerance=1e-4,
 )
@@ -91,11 +91,14 @@ def each_alone(subject: Subject, worst: Worst) -> None:
     x, c_noise, label = inputs(subject)
     with torch.no_grad():
         whole = call(network, x, c_noise, label)
-        worst.compare(call(network, x, c_noise, label), whole, "the same inputs again")
+        kept = whole.clone()
+        worst.compare(call(network, x, c_noise, label), kept, "the same inputs again")
         for i in range(len(x)):
             row = slice(i, i + 1)
             alone = call(network, x[row], c_noise[row], None if label is None else label[row])
-            worst.compare(alone, whole[row], f"example {i} alone")
+            worst.compare(alone, kept[row], f"example {i} alone")
+        call(network, -x, c_noise, label)
+        worst.compare(whole, kept, "the first output, after later calls")
 
 
 @law(

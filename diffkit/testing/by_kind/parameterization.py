@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from diffkit.errors import LevelError
-from diffkit.estimate import Estimate
 from diffkit.level import Level
 from diffkit.parameterization import Parameterization
 
@@ -96,8 +95,11 @@ def readings(subject: Subject, worst: Worst) -> None:
     """A step takes x and the output at once, where it would decode both parts first."""
     p: Parameterization = subject.component
     for level, x0, eps in _cases(subject):
-        estimate = p.decode(speak(p, x0, eps, level), subject.normal(3, 2), level)
-        plain = Estimate(level, estimate.x0, estimate.eps, estimate.aux)
+        x, y = subject.normal(3, 2), speak(p, x0, eps, level)
+        with torch.no_grad():
+            estimate = p.decode(y, x, level)
+        with torch.enable_grad():  # both parts at once
+            plain = p.decode(y, x, level)
         size = max(1.0, float(plain.x0.abs().max()), float(plain.eps.abs().max()))
         for a, b in ((1.0, 0.0), (0.0, 1.0), (-1.0, 1.0), (0.3, -2.0)):
             worst.compare(estimate.read(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)

@@ -107,8 +107,13 @@ def test_it_runs_from_pure_noise_to_clean_data() -> None:
         torch.testing.assert_close(got, 0.3 + 0.5 * X, rtol=1e-4, atol=1e-4)
     assert Adams().reaches_noise
     assert not Adams(chart="sigma").reaches_noise
-    with pytest.raises(LevelError, match="chart angle"):
-        sample(oracle, Adams(chart="sigma"), levels, X)
+
+    def unasked(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        raise AssertionError("the network was asked before the chart was known to fail")
+
+    for denoise in (oracle, unasked):
+        with pytest.raises(LevelError, match="chart angle"):
+            sample(denoise, Adams(chart="sigma"), levels, X)
 
 
 def test_options_change_the_result() -> None:

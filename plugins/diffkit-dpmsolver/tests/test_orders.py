@@ -7,7 +7,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from diffkit_dpmsolver.adams import Adams
 from diffkit_dpmsolver.coefficients import moments, stretched, weights
+from diffkit_dpmsolver.linear import Memory
 from diffkit_dpmsolver.multistep import DPMpp2M, DPMpp3M
 from diffkit_dpmsolver.singlestep import DPMpp2S
 from diffkit_dpmsolver.unipc import UniPC
@@ -177,3 +179,18 @@ def test_evaluations() -> None:
 
         sample(ask, sampler, [*logsnr_levels(8), Level(1.0, 0.0)], torch.zeros(1, 1))
         assert calls == count == sampler.nfe(9)
+
+
+@pytest.mark.parametrize("sampler", [DPMpp2M(), UniPC(), Adams()], ids=lambda one: type(one).__name__)
+def test_remembered_steps_outlive_the_mode_they_were_made_in(sampler: Sampler[Memory]) -> None:
+    """Inference tensors cannot be differentiated through, and a default device is for new tensors."""
+    levels = logsnr_levels(7, -1.7, 2.1)
+    oracle = PolynomialOracle([0.3, -1.0])
+    with torch.inference_mode(), torch.device("meta"):
+        sample(oracle, sampler, levels, torch.ones(2, 1, dtype=F64, device="cpu"), noise=torch.zeros_like)
+    x = torch.ones(2, 1, dtype=F64, requires_grad=True)
+    z, state = x, None
+    for t, s in pairwise(levels):
+        z, state = sampler.step(oracle, z, t, s, state, torch.zeros_like)
+    (gradient,) = torch.autograd.grad(z.sum(), x)
+    assert float(gradient.min()) > 0

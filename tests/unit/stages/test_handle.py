@@ -14,6 +14,7 @@ from diffkit.errors import CheckpointError, UsageError
 from diffkit.sampler import sample
 from diffkit.stages.drawing import Plan, draw
 from diffkit.stages.weights import load_weights
+from diffkit.train.posthoc import Profile, reconstruct, stored_profiles
 from diffkit.train.profile import power_of
 
 RECIPE: dict[str, Any] = {
@@ -155,6 +156,10 @@ def test_widths_where_the_newest_averages_are_damaged(tmp_path: Path) -> None:
     (made.directory.checkpoints / "step-00000020" / "ema-wide.safetensors").write_bytes(b"")
     with pytest.warns(UserWarning, match="the checkpoint of step 20 is passed over: ema-wide"):
         assert load_weights(made.directory, made.assembly, "width:0.1") == 15
+    want = reconstruct(stored_profiles(made.directory.checkpoints), Profile(15, power_of(0.1)))
+    got = made.assembly.network.state_dict()
+    assert len({name for name in want if torch.equal(want[name], got[name])}) == len(got)
+    assert {profile.t for profile, _ in stored_profiles(made.directory.checkpoints)} == {5, 10, 15}
 
 
 def test_a_run_without_power_averages_has_nothing_to_reconstruct_from(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,9 @@ class Adams(Multistep):
     @property
     def remembers(self) -> int:  # type: ignore[override]
         return self.order
+
+    def init(self, levels: Sequence[Level]) -> None:
+        CHARTS[self.chart].check(levels[0])
 
     def output(self, estimate: Estimate) -> Tensor:
         """The slope."""

@@ -34,7 +34,11 @@ class Memory(NamedTuple):
 
 
 class Multistep(Sampler[Memory]):
-    """Implement `factors`. One evaluation a step; `remembers` is how many outputs a step is made from at most."""
+    """x_s = keep x_t + sum_i factors_i outputs_i + rho z. Implement `factors`, in a frozen dataclass.
+
+    One evaluation a step. `remembers` is how many outputs a step is made from at most; what `factors` says is
+    remembered by the options and the levels.
+    """
 
     remembers: int = 1
 
@@ -53,17 +57,16 @@ class Multistep(Sampler[Memory]):
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Memory | None, noise: Noise
     ) -> tuple[Tensor, Memory]:
-        levels: tuple[Level, ...] = (t,)
-        outputs: tuple[Tensor, ...] = (self.output(denoise(x, t)),)
-        if state is not None:
-            levels, outputs = levels + state.levels, outputs + state.outputs
+        before = state or Memory(x, (), ())
+        levels = (t, *before.levels)
+        outputs = (self.output(denoise(x, t)), *before.outputs)
         correction, step = _plan(self, s, levels)
-        if state is not None and correction is not None:
-            x = correction(state.x, outputs)
-        moved, most = step(x, outputs), self.remembers
+        if correction is not None:
+            x = correction(before.x, outputs)
+        moved = step(x, outputs)
         if step.rho:
             moved.add_(noise(x), alpha=step.rho)
-        return moved, Memory(x, levels[:most], outputs[:most])
+        return moved, Memory(x, levels[: self.remembers], outputs[: self.remembers])
 
 
 class _Sum(NamedTuple):
@@ -87,7 +90,8 @@ def _plan(method: Multistep, s: Level, levels: tuple[Level, ...]) -> tuple[_Sum 
 
     def ready(start: Level, end: Level, known: tuple[Level, ...]) -> _Sum:
         keep, factors, rho = method.factors(start, end, known)
-        return _Sum(torch.tensor(keep, dtype=torch.float64), factors, rho)
+        with torch.inference_mode(False):  # it outlives the mode and the default device of this call
+            return _Sum(torch.tensor(keep, dtype=torch.float64, device="cpu"), factors, rho)
 
     t = levels[0]
     corrects = len(levels) > 1 and method.corrects(levels[1], t, s)

@@ -48,7 +48,7 @@ class LearnedRange(Parameterization):
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         heads = self.inner.out_channels(x.shape[1])
         known, v = self.inner.decode(y[:, :heads], x, level), y[:, heads:]
-        return known.told(frac=(v + 1.0) / 2.0)
+        return known.with_aux(frac=(v + 1.0) / 2.0)
 
     def weight(self, level: Level) -> Scalar:
         return self.inner.weight(level)
