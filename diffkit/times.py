@@ -11,6 +11,9 @@ from torch import Tensor
 from .noise import Draws
 from .schedule import Schedule
 
+HALF_GAP = 2.0**-25
+"""Half of the distance between two numbers of a float32 stream, which may be 0, where the quantile is -inf."""
+
 
 class Times(ABC):
     """Implement `draw`. One that learns from the losses is an `nn.Module` too, with its memory in buffers."""
@@ -50,6 +53,11 @@ class Uniform(Times):
 
 
 UNIFORM = Uniform()
+
+
+def normal_quantile(uniform: Tensor) -> Tensor:
+    """Standard normal numbers from uniform ones in [0, 1): float64, finite at both ends."""
+    return torch.special.ndtri(uniform.double().clamp(HALF_GAP, 1.0 - HALF_GAP))  # type: ignore[no-any-return]
 
 
 def nearest(t: Tensor, schedule: Schedule) -> Tensor:

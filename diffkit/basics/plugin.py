@@ -47,7 +47,11 @@ def _levels() -> Iterator[Entry]:
     yield Entry("grid", "quadratic", f"{grid}:Quadratic", "even steps in sqrt(t): denser near the data", ddim)
     yield Entry("times", "uniform", "diffkit.times:Uniform", "every time alike", "ho2020denoising")
     yield Entry(
-        "times", "stratified", f"{HERE}.times:Stratified", "one per stratum of the batch", "kingma2021variational"
+        "times",
+        "stratified",
+        f"{HERE}.times:Stratified",
+        "one number per stratum of the batch, for any law",
+        "kingma2021variational",
     )
 
 

@@ -11,7 +11,7 @@ from diffkit_edm import grid, parameterization, schedule, times, weighting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffkit import Level, LevelError, Model, Network
+from diffkit import Level, LevelError, Model, Network, build
 from diffkit.ddpm.parameterization import X0
 from diffkit.ddpm.schedule import Linear
 from diffkit.testing import GaussianOracle
@@ -97,6 +97,15 @@ def test_times_are_lognormal() -> None:
     assert logs.std().item() == pytest.approx(1.2, abs=0.01)
     shifted = times.LogNormal(0.4, 2.0).draw(uniform, schedule.EDM(1e-9, 1e9)).log()
     torch.testing.assert_close(shifted, (logs + 1.2) / 1.2 * 2.0 + 0.4)
+
+
+def test_strata_of_lognormal_times() -> None:
+    """As many below every quantile as there ought to be; the last one is finite."""
+    strata = build("times", "stratified", inner=times.LogNormal())
+    logs = strata.draw(torch.full((256,), 1.0 - 2.0**-24), schedule.EDM(1e-9, 1e9)).log()
+    normal = torch.distributions.Normal(-1.2, 1.2)
+    want = (torch.arange(256, dtype=F64) + 1.0) / 256
+    torch.testing.assert_close(normal.cdf(logs), want, rtol=0, atol=1e-6)
 
 
 def test_times_stay_on_the_schedule() -> None:

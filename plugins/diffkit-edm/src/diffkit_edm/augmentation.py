@@ -14,8 +14,7 @@ from torch.nn import functional as fn
 from diffkit import Augmentation
 from diffkit.data import Cond
 from diffkit.errors import DataError
-
-from .times import HALF_GAP
+from diffkit.times import normal_quantile
 
 Strength = Annotated[float, Field(ge=0)]
 LABELS = 9
@@ -70,11 +69,11 @@ class EDM(Augmentation):
 
     def _warp(self, u: tuple[Tensor, ...], width: int, height: int) -> tuple[Tensor, list[Tensor]]:
         """The maps from the coordinates in [-1, 1] of the result to those of the image: (B, 3, 3), and seven labels."""
-        size = _normal(u[4]) * self._on(u[3], self.scale)
+        size = normal_quantile(u[4]) * self._on(u[3], self.scale)
         angle = math.pi * self.rotate * (2.0 * u[6] - 1.0) * self._on(u[5], self.rotate)
-        amount, direction = _normal(u[8]) * self._on(u[7], self.stretch), math.pi * (2.0 * u[9] - 1.0)
+        amount, direction = normal_quantile(u[8]) * self._on(u[7], self.stretch), math.pi * (2.0 * u[9] - 1.0)
         shift = self._on(u[10], self.translate)
-        right, down = _normal(u[11]) * shift, _normal(u[12]) * shift
+        right, down = normal_quantile(u[11]) * shift, normal_quantile(u[12]) * shift
 
         shrink, squeeze = torch.exp2(-self.scale * size), torch.exp2(-self.stretch * amount)
         inverse = _diagonal(shrink, shrink) @ _rotation(-angle)
@@ -89,11 +88,6 @@ class EDM(Augmentation):
     def _on(self, u: Tensor, strength: float) -> Tensor:
         """1 where a part is to be applied, 0 elsewhere."""
         return (u < self.probability).double() * (strength > 0.0)
-
-
-def _normal(u: Tensor) -> Tensor:
-    z: Tensor = torch.special.ndtri(u + HALF_GAP)
-    return z
 
 
 def _matrix(rows: list[list[Tensor]]) -> Tensor:

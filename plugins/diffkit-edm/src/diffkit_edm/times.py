@@ -10,10 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit import Level, Schedule, Times
-from diffkit.times import nearest
-
-HALF_GAP = 2.0**-25
-"""Half of the distance between two float32 numbers of the stream, which may be 0, where the quantile is -inf."""
+from diffkit.times import nearest, normal_quantile
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,6 @@ class LogNormal(Times):
     p_std: Annotated[float, Field(gt=0)] = 1.2
 
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        normal = torch.special.ndtri(uniform.double() + HALF_GAP)
-        sigma = torch.exp(self.p_mean + self.p_std * normal)
+        sigma = torch.exp(self.p_mean + self.p_std * normal_quantile(uniform))
         time = schedule.time(Level(torch.ones_like(sigma), sigma))
         return nearest(torch.as_tensor(time), schedule)

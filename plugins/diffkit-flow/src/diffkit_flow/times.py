@@ -10,10 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit import Level, Schedule, Times
-from diffkit.times import nearest
-
-HALF_GAP = 2.0**-25
-"""Half of the distance between two float32 numbers of the stream, which may be 0, where the quantile is -inf."""
+from diffkit.times import nearest, normal_quantile
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,6 @@ class LogitNormal(Times):
     std: Annotated[float, Field(gt=0)] = 1.0
 
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        logit = self.mean + self.std * torch.special.ndtri(uniform.double() + HALF_GAP)
+        logit = self.mean + self.std * normal_quantile(uniform)
         level = Level(torch.sigmoid(-logit), torch.sigmoid(logit))
         return nearest(torch.as_tensor(schedule.time(level)), schedule)
