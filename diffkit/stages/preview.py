@@ -9,8 +9,8 @@ from typing import Any
 from ..recipe import Recipe, assemble
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.listing import named
+from ..train.cost import cost_of_run
 from ..train.distributed import resolve_device
-from ..train.estimate import estimate_run
 from ..train.loop import Trainer
 from ..train.settings import Settings
 from .sampling import guided
@@ -27,7 +27,7 @@ def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     settings = Settings.of(recipe.train)
     guided(assembly, assembly.model)
     trainer = Trainer(task_of(assembly), settings, device=chosen)
-    found = estimate_run(trainer)
+    found = cost_of_run(trainer)
     levels = assembly.levels()
     nfe = assembly.sampler.nfe(len(levels) - 1)
     seconds = found.seconds(settings.steps, settings.batch_size)

@@ -14,7 +14,7 @@ import torch
 from diffkit.errors import CheckpointError, UsageError
 from diffkit.train.checkpoint import CheckpointStore
 from diffkit.train.clock import Clock
-from diffkit.train.estimate import estimate_run
+from diffkit.train.cost import cost_of_run
 from diffkit.train.fine_tune import load_initial
 from diffkit.train.progress import Bar, Lines, Silent, console_progress, describe
 from diffkit.train.window import Window
@@ -72,7 +72,7 @@ def test_a_run_that_is_not_there(toys: ModuleType, tmp_path: Path) -> None:
 
 def test_an_estimate_before_the_run(toys: ModuleType) -> None:
     made = toys.trainer(toys.task(), accumulate=1)
-    found = estimate_run(made, steps=2)
+    found = cost_of_run(made, steps=2)
     sizes = [5 * 16 + 16, 16 * 4 + 4, 4 * 16]
     assert found.parameters == sum(sizes)
     assert found.seconds(100, 10) == pytest.approx(1000 / found.images_per_second)
@@ -88,8 +88,8 @@ def test_an_estimate_before_the_run(toys: ModuleType) -> None:
 
 
 def test_activations_are_those_of_one_part(toys: ModuleType) -> None:
-    one = estimate_run(toys.trainer(toys.task(), accumulate=1), steps=1)
-    two = estimate_run(toys.trainer(toys.task(), accumulate=2), steps=1)
+    one = cost_of_run(toys.trainer(toys.task(), accumulate=1), steps=1)
+    two = cost_of_run(toys.trainer(toys.task(), accumulate=2), steps=1)
     assert two.activations < 0.7 * one.activations
 
 
@@ -98,10 +98,10 @@ def test_an_estimate_takes_no_longer_than_its_budget(toys: ModuleType) -> None:
     made = toys.trainer(toys.task(), batch_size=100_000, accumulate=1)
     asked: list[int] = []
     made.engine.network.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
-    found = estimate_run(made, steps=2, budget=1e-6)
+    found = cost_of_run(made, steps=2, budget=1e-6)
     assert set(asked) == {1}
     assert found.activations > 1e6
-    whole = estimate_run(toys.trainer(toys.task(), batch_size=1000, accumulate=1), steps=2)
+    whole = cost_of_run(toys.trainer(toys.task(), batch_size=1000, accumulate=1), steps=2)
     assert whole.images_per_second > 3 * found.images_per_second
 
 

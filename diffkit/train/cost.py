@@ -19,7 +19,7 @@ BUDGET = 10.0
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Cost:
     """`parameters` that are trained; `memory` at the peak of a step in bytes: `state` (weights, gradients, optimizer,
     averages, resident data) plus `activations`; `flops` of one image forward and backward; images per second;
     `checkpoint` bytes of one checkpoint."""
@@ -41,7 +41,7 @@ class Estimate:
         return steps * batch_size / self.images_per_second
 
 
-def estimate_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -> Estimate:
+def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -> Cost:
     """Measure by training: one image under counters, then `steps` timed steps, of as many images at once as a part of
     the batch has, or fewer where they would take longer than `budget` seconds. The trainer is used up by it."""
     engine = trainer.engine
@@ -61,7 +61,7 @@ def estimate_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -
     images = _time(engine.device, lambda: gradient(count), steps) / count
     update = _time(engine.device, lambda: engine.apply(0), 2)
     checkpoint = sum(t.numel() * t.element_size() for group in engine.tensors().values() for t in group.values())
-    return Estimate(
+    return Cost(
         parameters=sum(p.numel() for p in engine.flat.parameters.values()),
         state=held.state,
         activations=held.activations * part,
