@@ -80,7 +80,8 @@ class DiffkitError(Exception):
         return "\n".join(parts)
 
     def __str__(self) -> str:
-        return self.message if self.fix is None else f"{self.message}; fix: {self.fix}"
+        hint = "" if self.hint is None else f"; {self.hint}"
+        return f"{self.message}{hint}" if self.fix is None else f"{self.message}{hint}; fix: {self.fix}"
 
 
 class UsageError(DiffkitError):

@@ -34,10 +34,13 @@ class Evaluation:
 
 
 class Metric(ABC):
-    """Implement `__call__`. `definition` is the sentence that reports print under the number."""
+    """Implement `__call__`. `definition` is the sentence that reports print under the number.
+
+    `lower_is_better` is None where neither is: what real held-out data scores is best.
+    """
 
     definition: str = ""
-    lower_is_better: bool = True
+    lower_is_better: bool | None = True
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:

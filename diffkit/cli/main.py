@@ -93,8 +93,9 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="diffkit")
 @click.option("--plugins", "pinned", metavar="none|a,b", help="Load only these plugins besides the defaults.")
 @click.option("-p", "dropped", metavar="no:NAME", multiple=True, help="Leave one plugin out.")
+@click.option("-P", "files", metavar="FILE", multiple=True, help="Load a one-file plugin, for this command.")
 @click.option("--no-color", is_flag=True, help="Plain text; the variable NO_COLOR does the same.")
-def cli(pinned: str | None, dropped: Sequence[str], no_color: bool) -> None:
+def cli(pinned: str | None, dropped: Sequence[str], files: Sequence[str], no_color: bool) -> None:
     """Train, sample and test diffusion models declared in a recipe.
 
     \b
@@ -105,7 +106,7 @@ def cli(pinned: str | None, dropped: Sequence[str], no_color: bool) -> None:
 
 
 def take_switches(arguments: Sequence[str]) -> list[str]:
-    """Apply `--plugins`, `-p no:NAME` and `--no-color` wherever they stand, and return the other arguments.
+    """Apply `--plugins`, `-p no:NAME`, `-P FILE` and `--no-color` wherever they stand, and return the other arguments.
 
     They are read here, before click, because a plugin must not run before the switch that leaves it out is known.
     Raises UsageError for a switch without its value.
@@ -113,6 +114,7 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
     rest: list[str] = []
     pinned: str | None = None
     dropped: list[str] = []
+    files: list[str] = []
     words = iter(arguments)
     for word in words:
         if word == "--":
@@ -121,6 +123,8 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
             os.environ["NO_COLOR"] = "1"
         elif word == "--plugins" or word.startswith("--plugins="):
             pinned = word.partition("=")[2] if "=" in word else _value("--plugins", words)
+        elif word.startswith("-P"):
+            files.append(word.removeprefix("-P").removeprefix("=") or _value("-P", words))
         elif word == "-p" or word.startswith(("-p=", "-pno:")):
             value = _value("-p", words) if word == "-p" else word.removeprefix("-p").removeprefix("=")
             if not value.startswith("no:"):
@@ -132,6 +136,11 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
         from ..host import configure
 
         configure(plugins=pinned, without=dropped)
+    if files:
+        from ..host import load_file
+
+        for file in files:
+            load_file(Path(file))
     return rest
 
 

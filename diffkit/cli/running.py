@@ -27,7 +27,6 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random streams.")
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Resolve, measure five steps, and say what the run would take.")
-@click.option("-P", "files", type=click.Path(path_type=Path), multiple=True, help="Load a one-file plugin.")
 @device
 @as_json
 @quiet
@@ -39,7 +38,6 @@ def run(
     seed: int | None,
     resume: str,
     dry_run: bool,
-    files: tuple[Path, ...],
     device: str,
     as_json: bool,
     quiet: bool,
@@ -49,11 +47,8 @@ def run(
 
     The same command line continues where it stopped, or says that it is done.
     """
-    from ..host import load_file
     from ..recipe import load_recipe
 
-    for file in files:
-        load_file(file)
     changed = overrides if seed is None else (*overrides, f"seed={seed}")
     loaded = load_recipe(recipe, changed)
     for warning in loaded.warnings:
@@ -96,7 +91,7 @@ def _conclude(results: dict[str, Any], report: Path, as_json: bool) -> None:
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
 @click.option("--labels", metavar="0,1,...", help="Classes, repeated until --count.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--format", "form", type=click.Choice(["png", "npz"]), default="png", show_default=True)
+@click.option("--format", "form", type=click.Choice(["png", "npz"]), help="By default png for images, else npz.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; by default below RUN/samples.")
 @device
 @quiet
@@ -110,7 +105,7 @@ def sample(
     weights: str,
     labels: str | None,
     seed: int,
-    form: str,
+    form: str | None,
     out: Path | None,
     device: str,
     quiet: bool,
@@ -118,9 +113,11 @@ def sample(
 ) -> None:
     """Draw samples from the run directory RUN; sample i of a seed is the same whatever the batch size."""
     from ..stages import open_run
-    from ..stages.pictures import save_npz, save_png
+    from ..stages.pictures import is_image, save_npz, save_png
 
     opened = open_run(run, device=device)
+    data = opened.assembly.data
+    form = _form(form, out, is_image(data))
     drawn = opened.draw(
         count,
         sampler=_component(sampler),
@@ -131,16 +128,28 @@ def sample(
         labels=_labels(labels),
         progress=not quiet,
     )
-    data = opened.assembly.data
-    target = out or opened.directory.samples / f"drawn-{weights.replace(':', '-')}-seed{seed}.{form}"
+    told = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
+    name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, told), f"seed{seed}"]))
+    target = out or opened.directory.samples / f"{name}.{form}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "png":
-        if not save_png(target, data, drawn.x):
-            raise UsageError("this data is no image", code="DK016", fix="use --format npz")
+        save_png(target, data, drawn.x)
     else:
         arrays = {"x": data.encode(drawn.x).numpy()}
         save_npz(target, arrays if drawn.labels is None else arrays | {"labels": drawn.labels.numpy()})
     say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
+
+
+def _form(form: str | None, out: Path | None, image: bool) -> str:
+    """What --format says, else what the name of the file says, else what fits the data."""
+    suffix = out.suffix[1:].lower() if out is not None else ""
+    named = suffix if suffix in ("png", "npz") else None
+    if form and named and form != named:
+        raise UsageError(f"--format {form} and --out {out} disagree", code="DK016", fix="leave --format out")
+    chosen = form or named or ("png" if image else "npz")
+    if chosen == "png" and not image:
+        raise UsageError("this data is no image", code="DK016", fix="use --format npz")
+    return chosen
 
 
 def _component(text: str | None) -> str | dict[str, Any] | None:

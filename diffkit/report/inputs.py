@@ -107,7 +107,7 @@ class ReportInputs:
     ({"time", "event", ...}; "step" where known).
 
     `results`: content of results.json: {"metrics": {name: {"values": {key: float}, "held_out": {key: float},
-    "definition": str, "samples": int, "reference": int, "lower_is_better": bool, "nfe": int, "sampler": str}},
+    "definition": str, "samples": int, "reference": int, "lower_is_better": bool | None, "nfe": int, "sampler": str}},
     "timings": {stage: seconds}}. The first metric is the headline, and of each metric its first value.
 
     `samples`, `real`: images or vectors, `real` from the data in the same form. `progress`: samples drawn while

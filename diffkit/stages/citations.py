@@ -40,7 +40,7 @@ def cited(found: list[Registered]) -> list[Cited]:
     ]
 
 
-def _named(tree: Any, kind: str | None = None) -> Iterator[Registered]:
+def _named(tree: Any, kind: str | None = None, section: str = "") -> Iterator[Registered]:
     """Every registered component that a plain recipe names, whatever is wrong with the rest of it."""
     host = registry()
     if isinstance(tree, dict):
@@ -48,7 +48,9 @@ def _named(tree: Any, kind: str | None = None) -> Iterator[Registered]:
         if kind and isinstance(name, str):
             yield from _find(kind, name)
         for key, value in tree.items():
-            yield from _named(value, _kind_of(key, host.kinds))
+            # The schedule of training is that of the learning rate, no component.
+            found = None if (section, key) == ("train", "schedule") else _kind_of(key, host.kinds)
+            yield from _named(value, found, key)
     elif isinstance(tree, list):
         for item in tree:
             yield from _named(item, kind)

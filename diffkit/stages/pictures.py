@@ -18,13 +18,17 @@ from ..train import files
 Array = NDArray[Any]
 
 
+def is_image(data: Data) -> bool:
+    """Whether examples can be shown: two dimensions of 1 or 3 channels."""
+    return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
+
+
 def viewable(data: Data, x: Tensor) -> Array:
     """Examples as a report shows them: (N, H, W, C) uint8 for images of 1 or 3 channels, else (N, D) float.
 
     x: (N, C, *S), decoded.
     """
-    spec = data.spec
-    if len(spec.size) == 2 and spec.channels in (1, 3):
+    if is_image(data):
         return pictures.as_images(x)
     return x.float().flatten(1).numpy()
 

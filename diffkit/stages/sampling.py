@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..errors import ResourceError
+from ..errors import ResourceError, UsageError
 from ..guidance import guide
 from ..level import Level
 from ..recipe import Assembly
@@ -23,10 +23,19 @@ FRAMES = 12
 
 
 def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = None) -> Tensor | None:
-    """The classes of `count` samples: `labels`, else those of the recipe, repeated; else all classes in turn."""
+    """The classes of `count` samples: `labels`, else those of the recipe, repeated; else all classes in turn.
+
+    Raises UsageError for `labels` that the network does not have; K of 0..K is the null class.
+    """
     classes = assembly.shape.classes
     if classes is None:
+        if labels:
+            raise UsageError("this run has no classes to choose from", code="DK019", fix="leave labels out")
         return None
+    if unknown := [label for label in labels or () if not 0 <= label <= classes]:
+        raise UsageError(
+            f"this run has no class {unknown[0]}", code="DK019", fix=f"choose of 0..{classes - 1}; {classes} is none"
+        )
     wanted = labels if labels is not None else assembly.recipe.sample.labels
     cycle = torch.tensor(list(wanted) if wanted else range(classes))
     return cycle.repeat(count // len(cycle) + 1)[:count]

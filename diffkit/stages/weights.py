@@ -91,6 +91,9 @@ def _group(assembly: Assembly, weights: str) -> str:
         weights = names[0]
     if weights not in names:
         raise UsageError(
-            f'this run has no weights "{weights}"', code="DK018", choices=["raw", "ema", *names], fix="choose one"
+            f'this run has no weights "{weights}"',
+            code="DK018",
+            choices=list(dict.fromkeys(["raw", "ema", *names])),
+            fix="choose one",
         )
     return f"ema-{weights}"

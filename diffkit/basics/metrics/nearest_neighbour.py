@@ -32,8 +32,7 @@ class NearestNeighbour(Metric):
         "median distance of samples to the nearest training example over that of held-out examples; "
         "1 is as near as unseen data, 0 means copies; close: share nearer than all but 1 % of the held-out examples"
     )
-    lower_is_better = False
-    law_exemptions = {"ranks": "it looks for copies: 1 is best, and samples far from the data are above"}  # noqa: RUF012
+    lower_is_better = None
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         samples, reference = compared(evaluation, least=1)

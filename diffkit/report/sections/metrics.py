@@ -9,6 +9,8 @@ from ..wording import figure
 from .scores import Score, scores
 from .summary import GRADES
 
+BETTER = {True: "Lower is better.", False: "Higher is better.", None: "As real data is best."}
+
 
 def section(inputs: ReportInputs) -> Section | None:
     """None where results.json holds no metric."""
@@ -45,7 +47,7 @@ def _definitions(found: list[Score]) -> Html:
     entries = []
     for score in found:
         if score.headline:
-            better = "Lower is better." if score.lower_is_better else "Higher is better."
+            better = BETTER[score.lower_is_better]
             rest = join([better, score.counted or None], between=" ")
             meaning = join([score.definition or None, tag("span", rest, class_="soft")], between=" ")
             entries.append(tag("div", tag("dt", score.metric), tag("dd", meaning)))

@@ -19,7 +19,7 @@ class Score:
     value: float | None
     held_out: float | None
     headline: bool
-    lower_is_better: bool
+    lower_is_better: bool | None
     definition: str
     counted: str
     nfe: float | None
@@ -35,7 +35,10 @@ class Score:
         """How many times worse than real data, 1 = equal; None where either number is absent or not positive."""
         if self.value is None or self.held_out is None or self.value <= 0 or self.held_out <= 0:
             return None
-        return self.value / self.held_out if self.lower_is_better else self.held_out / self.value
+        ratio = self.value / self.held_out
+        if self.lower_is_better is None:
+            return max(ratio, 1.0 / ratio)
+        return ratio if self.lower_is_better else 1.0 / ratio
 
 
 def mapping(value: object) -> Mapping[object, object]:
@@ -59,13 +62,18 @@ def scores(results: Mapping[str, object]) -> list[Score]:
                     value=number(values[key]),
                     held_out=number(held_out.get(key)),
                     headline=place == 0,
-                    lower_is_better=record.get("lower_is_better") is not False,
+                    lower_is_better=_direction(record.get("lower_is_better", True)),
                     definition=_sentence(str(record.get("definition") or "")),
                     counted=_counted(record),
                     nfe=number(record.get("nfe")),
                 )
             )
     return found
+
+
+def _direction(told: object) -> bool | None:
+    """Lower is better where nothing else is said."""
+    return None if told is None else told is not False
 
 
 def _sentence(text: str) -> str:

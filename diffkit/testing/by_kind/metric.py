@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.data import DataSpec
 from diffkit.metric import Evaluation, Metric
 
-from ..lawbook import Worst, law
+from ..lawbook import Inapplicable, Worst, law
 from ..subject import Subject
 
 COUNT = 200
@@ -61,6 +61,8 @@ def repeatable(subject: Subject, worst: Worst) -> None:
 def ranks(subject: Subject, worst: Worst) -> None:
     """The direction is the one that `lower_is_better` says."""
     metric: Metric = subject.component
+    if metric.lower_is_better is None:
+        raise Inapplicable("neither lower nor higher is better")
     case = _evaluation(subject)
     good = _headline(metric(case))
     bad = {

@@ -138,6 +138,13 @@ def test_a_switch_that_means_nothing_is_refused(diffkit: Diffkit) -> None:
     configure()
 
 
+def test_the_schedule_of_the_learning_rate_is_no_component(diffkit: Diffkit, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("train: {", "train: {schedule: {name: cosine}, "))
+    said = diffkit("cite", recipe)
+    assert said.code == 0
+    assert "cosine" not in said.out
+
+
 def test_cite_prints_the_papers_of_a_recipe(diffkit: Diffkit, recipe: Path) -> None:
     text = diffkit("cite", recipe).out
     assert "Denoising Diffusion Probabilistic Models" in text

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffkit.host import configure
+
 from .conftest import RECIPE, Diffkit
 
 
@@ -104,10 +106,36 @@ def test_sample_takes_another_sampler_with_options(diffkit: Diffkit, finished: P
     assert diffkit("sample", finished, "--grid", "quadratic", "--format", "npz", "--out", tmp_path / "q.npz").code == 0
 
 
-def test_points_are_no_picture(diffkit: Diffkit, finished: Path) -> None:
-    said = diffkit("sample", finished)
+def test_points_are_no_picture(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    """They are numbers by default; a picture of them is refused before anything is drawn."""
+    for options in (("--format", "png"), ("--out", tmp_path / "a.png")):
+        said = diffkit("sample", finished, *options)
+        assert said.code == 2
+        assert "DK016" in said.err
+        assert "sampling" not in said.err
+    said = diffkit("sample", finished, "--format", "png", "--out", tmp_path / "a.npz")
+    assert "disagree" in said.err
+    assert diffkit("sample", finished, "--count", "2", "--out", tmp_path / "a.NPZ").code == 0
+    assert np.load(tmp_path / "a.NPZ")["x"].shape == (2, 2)
+
+
+def test_samples_drawn_otherwise_have_another_name(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    choices: list[tuple[str, ...]] = [(), ("--sampler", "ancestral,variance=large"), ("--steps", "3")]
+    choices += [("--grid", "quadratic"), ("--weights", "raw"), ("--seed", "1")]
+    for options in choices:
+        assert diffkit("sample", copy, "--count", "2", *options).code == 0
+    drawn = {path.name for path in (copy / "samples").glob("drawn-*.npz")}
+    assert len(drawn) == len(choices)
+    assert {"drawn-ema-seed0.npz", "drawn-ema-ancestral-variance=large-seed0.npz"} <= drawn
+
+
+def test_classes_that_are_not_there(diffkit: Diffkit, finished: Path) -> None:
+    said = diffkit("sample", finished, "--labels", "0,1")
     assert said.code == 2
-    assert "--format npz" in said.err
+    assert "no classes" in said.err
+    assert "fix: leave labels out" in said.err
 
 
 def test_unknown_weights_name_the_choices(diffkit: Diffkit, finished: Path) -> None:
@@ -170,6 +198,15 @@ def test_a_one_file_plugin_is_used_by_explicit_flag_only(diffkit: Diffkit, tmp_p
     assert diffkit("run", recipe, *options).code == 3
     said = diffkit("run", "-P", plugin, recipe, *options)
     assert said.code == 0, said.err
+    assert diffkit("ls", "-P").code == 2
+    for command in (
+        ("-P", plugin, "sample", tmp_path / "a", "--count", "2", "-q"),
+        ("validate", recipe, "--set", "objective.weighting=flat", f"-P{plugin}"),
+        ("show", "weighting", "flat", f"-P={plugin}"),
+    ):
+        configure()  # each command line is a process of its own
+        assert diffkit(*[word for word in command if str(plugin) not in str(word) and word != "-P"]).code != 0
+        assert diffkit(*command).code == 0
 
 
 @pytest.mark.parametrize("field", ["parameters", "memory", "FLOPs per image", "images per second", "time", "disk"])
