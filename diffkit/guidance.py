@@ -19,8 +19,8 @@ class Guidance(ABC):
         """The guided denoiser; it calls `denoise` as often as it needs."""
 
 
-def guide(denoise: Denoiser, guidance: Sequence[Guidance]) -> Denoiser:
-    """The denoiser under all of `guidance`; the last one listed acts last on the estimate."""
-    for wrap in guidance:
+def guide(denoise: Denoiser, guidance: Guidance | Sequence[Guidance]) -> Denoiser:
+    """The denoiser under all of `guidance`, one or several; the last one listed acts last on the estimate."""
+    for wrap in [guidance] if isinstance(guidance, Guidance) else guidance:
         denoise = wrap(denoise)
     return denoise

@@ -99,8 +99,11 @@ def sample(
     `noise` is a `SampleNoise`, or any function noise(x) -> z like x; by default the streams of seed 0. The state is
     held in `dtype`, by default the sampler's or that of x. `on_step` is called after each step. Runs without
     gradients, but not in inference mode, so that guidance may enable them; the result is detached.
-    Raises ValueError unless the signal-to-noise ratio rises strictly along `levels`.
+    Raises ValueError unless the signal-to-noise ratio rises strictly along `levels`, TypeError where the arguments are
+    in another order.
     """
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sample(denoise, sampler, levels, x): the second is no sampler but a {type(sampler).__name__}")
     _refuse_disorder(levels)
     source = SampleNoise(0, range(len(x))) if noise is None else noise
     x = x.to(dtype or sampler.dtype or x.dtype)
@@ -118,6 +121,8 @@ def sample(
 def _refuse_disorder(levels: Sequence[Level]) -> None:
     if len(levels) < 2:
         raise ValueError("a grid needs at least two levels, the noisiest first")
+    if not all(isinstance(level, Level) for level in levels):
+        raise TypeError("levels are those of a grid, such as build('grid', 'trailing').levels(schedule, 50)")
     angles = [math.atan2(level.sigma, level.alpha) for level in levels]
     for i, (a, b) in enumerate(pairwise(angles)):
         if not b < a:

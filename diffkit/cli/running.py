@@ -70,7 +70,11 @@ def _conclude(results: dict[str, Any], report: Path, as_json: bool) -> None:
         say_json(results | {"report": str(report)})
         return
     rows = [
-        [f"{metric}.{name}", f"{value:.4g}", "" if held_out is None else f"{held_out:.4g}"]
+        [
+            metric if name.replace("_", "-") == metric else f"{metric} {name}",
+            f"{value:.4g}",
+            "" if held_out is None else f"{held_out:.4g}",
+        ]
         for metric, record in results.get("metrics", {}).items()
         for name, value in record["values"].items()
         if isinstance(value, int | float)

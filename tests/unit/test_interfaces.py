@@ -30,6 +30,8 @@ from diffkit import (
     Sampler,
     Schedule,
     Weighting,
+    build,
+    guide,
     sample,
     scalar,
 )
@@ -347,3 +349,17 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
         a, b = alone.at_step(step), together.at_step(step)
         for _ in range(2):
             assert torch.equal(a(torch.zeros(1, 3))[0], b(torch.zeros(4, 3))[2])
+
+
+def test_arguments_in_another_order_are_named() -> None:
+    model, levels = Model(Exact(Eps(), Linear()), Eps(), Linear()), Trailing().levels(Linear(), 3)
+    with pytest.raises(TypeError, match="the second is no sampler but a Model"):
+        sample(Ancestral(), model, levels, torch.zeros(1, 2))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="levels are those of a grid"):
+        sample(model, Ancestral(), torch.linspace(1, 0, 3), torch.zeros(1, 2))  # type: ignore[arg-type]
+
+
+def test_one_guidance_needs_no_list() -> None:
+    oracle = GaussianOracle(torch.tensor([3.0, 3.0]), 0.25)
+    clipped = guide(oracle, build("guidance", "clip"))
+    assert float(clipped(torch.zeros(1, 2), Level(0.6, 0.8)).x0.max()) == 1.0

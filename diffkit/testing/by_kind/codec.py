@@ -45,7 +45,7 @@ def shapes(subject: Subject, worst: Worst) -> None:
 @law(
     "codec",
     statement="each example is encoded and decoded alone, the same way twice, x unchanged",
-    source="pains 16",
+    source="tests/pains.md, 16",
     tolerance=1e-5,
 )
 def each_alone(subject: Subject, worst: Worst) -> None:

@@ -76,7 +76,7 @@ def bounds(subject: Subject, worst: Worst) -> None:
 @law(
     "data",
     statement="encode(decode(raw)) = raw",
-    source="design.md, data; pains 14",
+    source="design.md, data; tests/pains.md, 14",
     tolerance=0.0,
 )
 def stored(subject: Subject, worst: Worst) -> None:

@@ -39,7 +39,7 @@ def cases(subject: Subject) -> Iterator[tuple[str, Schedule, int]]:
 @law(
     "grid",
     statement="n steps have n + 1 levels of host floats, for every n from 1 to T",
-    source="pains 2",
+    source="tests/pains.md, 2",
     tolerance=0.0,
 )
 def length(subject: Subject, worst: Worst) -> None:
@@ -54,7 +54,7 @@ def length(subject: Subject, worst: Worst) -> None:
 @law(
     "grid",
     statement="the signal-to-noise ratio rises strictly along the levels",
-    source="pains 1, 2; identities A3",
+    source="tests/pains.md, 1, 2; identities A3",
     tolerance=0.0,
     identities="A3",
 )
@@ -87,7 +87,7 @@ def clean_end(subject: Subject, worst: Worst) -> None:
 @law(
     "grid",
     statement="the first level is the schedule's noisiest, unless the grid declares a deficit",
-    source="pains 3; Lin et al. 2023 (arXiv:2305.08891), sec. 3.3",
+    source="tests/pains.md, 3; Lin et al. 2023 (arXiv:2305.08891), sec. 3.3",
     tolerance=1e-9,
 )
 def noise_end(subject: Subject, worst: Worst) -> None:
@@ -107,7 +107,7 @@ def noise_end(subject: Subject, worst: Worst) -> None:
 @law(
     "grid",
     statement="on a discrete schedule the levels are those of distinct whole times in 1..T; n = T visits every one",
-    source="pains 1; identities K, rounding",
+    source="tests/pains.md, 1; identities K, rounding",
     tolerance=0.0,
     identities="A14",
 )
@@ -130,7 +130,7 @@ def whole_times(subject: Subject, worst: Worst) -> None:
 @law(
     "grid",
     statement="fewer than one step, more than T, or a schedule that the grid cannot follow is refused",
-    source="pains 2; design.md, errors",
+    source="tests/pains.md, 2; design.md, errors",
     tolerance=0.0,
 )
 def refuses(subject: Subject, worst: Worst) -> None:
@@ -152,7 +152,7 @@ def refuses(subject: Subject, worst: Worst) -> None:
 @law(
     "grid",
     statement="asking twice gives the same levels",
-    source="pains 17",
+    source="tests/pains.md, 17",
     tolerance=0.0,
 )
 def pure(subject: Subject, worst: Worst) -> None:

@@ -53,7 +53,7 @@ def consistent(subject: Subject, worst: Worst) -> None:
 @law(
     "guidance",
     statement="the estimate of an example depends on that example only, and x is left as it was",
-    source="pains 16",
+    source="tests/pains.md, 16",
     tolerance=1e-9,
 )
 def each_alone(subject: Subject, worst: Worst) -> None:

@@ -82,7 +82,7 @@ def shapes(subject: Subject, worst: Worst) -> None:
 @law(
     "network",
     statement="in evaluation mode the output is a function of the inputs, each example's of its own, and stays so",
-    source="pains 16",
+    source="tests/pains.md, 16",
     tolerance=1e-4,
 )
 def each_alone(subject: Subject, worst: Worst) -> None:
@@ -206,7 +206,7 @@ def channels_last(subject: Subject, worst: Worst) -> None:
 @law(
     "network",
     statement="its tensors are its whole state: loaded into another instance they give the same output",
-    source="pains 6",
+    source="tests/pains.md, 6",
     tolerance=0.0,
 )
 def state(subject: Subject, worst: Worst) -> None:

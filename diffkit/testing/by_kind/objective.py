@@ -192,7 +192,7 @@ def minimum(subject: Subject, worst: Worst) -> None:
 @law(
     "objective",
     statement="a weighted loss is the same number in every parameterization",
-    source="pains 12; identities C3, C4",
+    source="tests/pains.md, 12; identities C3, C4",
     tolerance=1e-4,
     identities="C3 C4",
 )

@@ -127,7 +127,7 @@ def finite(subject: Subject, worst: Worst) -> None:
 @law(
     "parameterization",
     statement="where x and y say the same thing decoding raises LevelError; it never answers inf or nan",
-    source="Lin et al. 2023 (arXiv:2305.08891), sec. 3.1; pains 4",
+    source="Lin et al. 2023 (arXiv:2305.08891), sec. 3.1; tests/pains.md, 4",
     tolerance=0.0,
     identities="C2",
 )
@@ -202,7 +202,7 @@ def any_shape(subject: Subject, worst: Worst) -> None:
 @law(
     "parameterization",
     statement="float32 x and y are decoded in float32, within rounding",
-    source="pains 8",
+    source="tests/pains.md, 8",
     tolerance=1e-4,
 )
 def single_precision(subject: Subject, worst: Worst) -> None:

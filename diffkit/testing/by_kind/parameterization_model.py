@@ -51,7 +51,7 @@ def _inside(schedule: Schedule) -> list[float]:
 @law(
     "parameterization",
     statement="a perfect network is the exact denoiser, whatever it predicts and on whatever curve it is asked",
-    source="identities C1, A8; design.md, fact 5; pains 5",
+    source="identities C1, A8; design.md, fact 5; tests/pains.md, 5",
     tolerance=2e-5,
     identities="A8 C1",
 )
@@ -81,7 +81,7 @@ def model(subject: Subject, worst: Worst) -> None:
 @law(
     "parameterization",
     statement="the same denoiser in this parameterization gives the same sample",
-    source="identities J; pains 5",
+    source="identities J; tests/pains.md, 5",
     tolerance=1e-4,
     identities="A8",
 )
@@ -158,7 +158,7 @@ def network_input(subject: Subject, worst: Worst) -> None:
 @law(
     "parameterization",
     statement="a level outside of what was trained is refused, one within its rounding is not",
-    source="pains 3; design.md, numerics",
+    source="tests/pains.md, 3; design.md, numerics",
     tolerance=0.0,
 )
 def outside(subject: Subject, worst: Worst) -> None:

@@ -80,7 +80,7 @@ def evaluations(subject: Subject, worst: Worst) -> None:
 @law(
     "sampler",
     statement="1, 2 and 3 steps, to clean data or to a level with noise, give finite samples like x",
-    source="pains 19",
+    source="tests/pains.md, 19",
     tolerance=0.0,
 )
 def edges(subject: Subject, worst: Worst) -> None:
@@ -145,7 +145,7 @@ def _run(sampler: Sampler[Any], levels: Sequence[Level], x: Tensor, last_noise: 
 @law(
     "sampler",
     statement="it draws noise if it declares to be stochastic, and only from the function it is given",
-    source="design.md, randomness; pains 16",
+    source="design.md, randomness; tests/pains.md, 16",
     tolerance=0.0,
 )
 def declared_noise(subject: Subject, worst: Worst) -> None:
@@ -160,8 +160,8 @@ def declared_noise(subject: Subject, worst: Worst) -> None:
 
 @law(
     "sampler",
-    statement="it keeps nothing between calls: two runs of one instance, step by step in turn, do not mix",
-    source="pains 18",
+    statement="it keeps nothing between calls and leaves x as it was: two runs of one instance, in turn, do not mix",
+    source="tests/pains.md, 18",
     tolerance=0.0,
 )
 def pure(subject: Subject, worst: Worst) -> None:
@@ -192,7 +192,7 @@ def pure(subject: Subject, worst: Worst) -> None:
 @law(
     "sampler",
     statement="sample i of a seed is the same in every batch",
-    source="pains 16; design.md, randomness",
+    source="tests/pains.md, 16; design.md, randomness",
     tolerance=1e-9,
 )
 def batch_composition(subject: Subject, worst: Worst) -> None:
@@ -248,7 +248,7 @@ def types(subject: Subject, worst: Worst) -> None:
 @law(
     "sampler",
     statement="it starts from alpha = 0 where it says it can, near where it would end from next to it",
-    source="Lin et al. 2023 (arXiv:2305.08891); pains 4",
+    source="Lin et al. 2023 (arXiv:2305.08891); tests/pains.md, 4",
     tolerance=5e-2,
 )
 def from_noise(subject: Subject, worst: Worst) -> None:

@@ -112,7 +112,7 @@ def float_tensor(subject: Subject, worst: Worst) -> None:
 @law(
     "schedule",
     statement="levels are computed in float64: most have no float32 representation",
-    source="pains 8; identities K, float32",
+    source="tests/pains.md, 8; identities K, float32",
     tolerance=0.2,
     identities="A1",
 )
@@ -260,7 +260,7 @@ def product(subject: Subject, worst: Worst) -> None:
 @law(
     "schedule",
     statement="coefficients for half-precision x keep float32: sigma is positive and rises at every time",
-    source="pains 8",
+    source="tests/pains.md, 8",
     tolerance=0.0,
 )
 def half_precision(subject: Subject, worst: Worst) -> None:
@@ -276,7 +276,7 @@ def half_precision(subject: Subject, worst: Worst) -> None:
 @law(
     "schedule",
     statement="level and time keep nothing: the same answer twice, the argument unchanged",
-    source="pains 18",
+    source="tests/pains.md, 18",
     tolerance=0.0,
 )
 def pure(subject: Subject, worst: Worst) -> None:

@@ -48,7 +48,7 @@ def weights(subject: Subject, worst: Worst) -> None:
 @law(
     "weighting",
     statement="the weight of an example depends on its own level only",
-    source="pains 12",
+    source="tests/pains.md, 12",
     tolerance=1e-12,
 )
 def each_alone(subject: Subject, worst: Worst) -> None:
@@ -63,7 +63,7 @@ def each_alone(subject: Subject, worst: Worst) -> None:
 @law(
     "weighting",
     statement="w(level) |x0 - x0_hat|^2 is the same loss in every parameterization",
-    source="Hang et al. 2023 (arXiv:2303.09556); identities C3, C5; pains 12",
+    source="Hang et al. 2023 (arXiv:2303.09556); identities C3, C5; tests/pains.md, 12",
     tolerance=1e-7,
     identities="C3 C5",
 )
