@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from multiprocessing import active_children
 from typing import Protocol
 
 import torch
@@ -89,8 +90,10 @@ class StreamedFeed:
             worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
+        others = set(active_children())
         with held_back():  # a worker that has not yet been told to ignore a signal would die of it
             self._batches: Iterator[Batch | DiffkitError] | None = iter(loader)
+        self._workers = [worker for worker in active_children() if worker not in others]
 
     def rows(self, step: int, rows: range) -> Batch:
         while self._step < step:
@@ -103,6 +106,10 @@ class StreamedFeed:
 
     def close(self) -> None:
         self._batches = None
+        # One that was killed may have held a lock that the others wait for; they ignore milder signals.
+        if any(worker.exitcode for worker in self._workers):
+            for worker in self._workers:
+                worker.kill()
 
     def _next(self) -> Batch:
         assert self._batches is not None
@@ -110,6 +117,7 @@ class StreamedFeed:
             batch = next(self._batches)
         except RuntimeError as error:
             if killed := worker_killed(error):
+                self.close()
                 raise killed from error
             raise
         if isinstance(batch, DiffkitError):
