@@ -110,6 +110,7 @@ class StreamedFeed:
         if any(worker.exitcode for worker in self._workers):
             for worker in self._workers:
                 worker.kill()
+                worker.join()  # torch complains of its end here, where that is understood, and not later
 
     def _next(self) -> Batch:
         assert self._batches is not None
