@@ -21,9 +21,9 @@ from diffkit.ddpm.schedule import Linear
 from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.network import Shape
-from diffkit.train.loop import Trainer
-from diffkit.train.settings import Ema, Settings
-from diffkit.train.task import Task
+from diffkit.train.config import Ema, Settings
+from diffkit.train.preprocessing import Task
+from diffkit.train.trainer import Trainer
 
 Step = Callable[[], object]
 

@@ -29,12 +29,10 @@ from torch import Tensor, nn
 from diffkit import Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe import Assembly
-from diffkit.stages.drawing import Drawn, draw
-from diffkit.stages.sampling import guided, plan
-from diffkit.stages.training import task_of
-from diffkit.train.hooks import Hooks
-from diffkit.train.loop import Trainer
-from diffkit.train.settings import Settings
+from diffkit.runs.sampling import Drawn, draw, guided, plan
+from diffkit.runs.training import task_of
+from diffkit.train.config import Settings
+from diffkit.train.trainer import Hooks, Trainer
 
 METRICS = {
     "Frechet": ("frechet", "frechet"),

@@ -30,8 +30,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from diffkit import Denoiser, Grid, Level, Sampler, build, open_run, sample
+from diffkit.oracles.base import Oracle
 from diffkit.testing import MixtureOracle
-from diffkit.testing.oracle import Oracle
 
 F64 = torch.float64
 BUDGETS, TRAINED = (5, 10, 20, 50), (5, 10, 20)

@@ -22,7 +22,7 @@ from diffkit import Level, Model, Network, Sampler, build, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
-from diffkit.train.allocator import keep_memory
+from diffkit.runtime.memory import keep_memory
 
 STEPS = 100
 SHAPES = ((64, 3, 32, 32), (1, 4, 64, 64))

@@ -24,8 +24,7 @@ from digits_quality import contest, held_out, ours, scores
 
 from diffkit import Model, assemble, build, load_recipe
 from diffkit.recipe import Assembly
-from diffkit.stages.drawing import draw
-from diffkit.stages.sampling import guided, plan
+from diffkit.runs.sampling import draw, guided, plan
 
 ROOT = Path(__file__).parents[1]
 COUNT, SEED = 512, 0

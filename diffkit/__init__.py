@@ -29,7 +29,7 @@ _MODULES = {
     "recipe": "assemble build entries load_recipe",
     "sampler": "Progress Sampler sample",
     "schedule": "Discrete Schedule",
-    "stages": "Run open_run run",
+    "runs": "Run open_run run",
     "times": "Times",
     "tracker": "Tracker",
 }
@@ -91,13 +91,13 @@ if TYPE_CHECKING:
     from .recipe import build as build
     from .recipe import entries as entries
     from .recipe import load_recipe as load_recipe
+    from .runs import Run as Run
+    from .runs import open_run as open_run
+    from .runs import run as run
     from .sampler import Progress as Progress
     from .sampler import Sampler as Sampler
     from .sampler import sample as sample
     from .schedule import Discrete as Discrete
     from .schedule import Schedule as Schedule
-    from .stages import Run as Run
-    from .stages import open_run as open_run
-    from .stages import run as run
     from .times import Times as Times
     from .tracker import Tracker as Tracker

@@ -19,10 +19,10 @@ from mkdocs.structure.pages import Page
 from diffkit.cli.main import COMMANDS, cli
 from diffkit.errors import DiffkitError
 from diffkit.host import registry
-from diffkit.recipe.describe import default_text, describe, type_text
+from diffkit.recipe.contents import default_text, describe, type_text
 from diffkit.recipe.signature import Parameter, section_parameters
 from diffkit.recipe.spec import Spec
-from diffkit.testing.lawbook import Law, laws
+from diffkit.testing.law_registry import Law, laws
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))

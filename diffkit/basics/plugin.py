@@ -14,7 +14,7 @@ HERE = "diffkit.basics"
 def diffkit_components() -> Iterator[Entry]:
     yield from _data()
     yield from _levels()
-    yield Entry("network", "oracle", "diffkit.testing.oracle_network:OracleNetwork", "the exact denoiser of the data")
+    yield Entry("network", "oracle", "diffkit.oracles.network:OracleNetwork", "the exact denoiser of the data")
     yield Entry("guidance", "clip", f"{HERE}.guidance:Clip", "x0 clamped to the range of the data", "ho2020denoising")
     yield Entry(
         "guidance", "threshold", f"{HERE}.guidance:Threshold", "dynamic thresholding", "saharia2022photorealistic"

@@ -32,7 +32,7 @@ def ls(kind: str | None, as_json: bool, folder: str) -> None:
     if everything or kind == "recipes":
         parts["recipes"] = [{"name": n, "path": str(p), "summary": _headline(p)} for n, p in host.recipes().items()]
     if everything or kind == "runs":
-        from ..stages.listing import runs
+        from ..runs.listing import runs
 
         parts["runs"] = runs(Path(folder))
     if as_json:
@@ -60,7 +60,7 @@ def _headline(path: Path) -> str:
 @as_json
 def show(kind: str, name: str, as_json: bool) -> None:
     """Describe the component NAME of KIND: what it computes, its options, its source."""
-    from ..recipe.describe import describe
+    from ..recipe.contents import describe
 
     account = describe(kind, name)
     if as_json:
@@ -156,7 +156,7 @@ def plugins(why: str | None, as_json: bool) -> None:
 @click.argument("recipe")
 def cite(recipe: str) -> None:
     """Print BibTeX of the paper behind each component that RECIPE names."""
-    from ..stages.citations import citations
+    from ..runs.citations import citations
 
     found = citations(recipe)
     if not found:
@@ -169,7 +169,7 @@ def cite(recipe: str) -> None:
 @as_json
 def doctor(as_json: bool) -> None:
     """Report versions, hardware, plugins and disk, and what is wrong with them."""
-    from ..stages.doctor import examine
+    from .doctor import examine
 
     findings = examine()
     if as_json:

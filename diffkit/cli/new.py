@@ -13,7 +13,7 @@ import click
 
 from .. import __version__
 from ..errors import UsageError
-from ..host.api import API
+from ..host.loader import API
 from .console import say
 
 SUMMARIES = {

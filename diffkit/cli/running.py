@@ -54,12 +54,12 @@ def run(
     for warning in loaded.warnings:
         say_error(warning.render().replace("error[", "warning[", 1))
     if dry_run:
-        from ..stages.preview import preview
+        from ..runs.dry_run import preview
 
         plan = preview(loaded, out, device)
         say_json(plan) if as_json else table([[name, str(value)] for name, value in plan.items()], ["what", "value"])
         return
-    from ..stages.pipeline import run as run_recipe
+    from ..runs.pipeline import run as run_recipe
 
     finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet)  # type: ignore[arg-type]
     _conclude(finished.results, finished.directory.report, as_json)
@@ -116,8 +116,8 @@ def sample(
     verbose: bool,
 ) -> None:
     """Draw samples from the run directory RUN; sample i of a seed is the same whatever the batch size."""
-    from ..stages import open_run
-    from ..stages.pictures import is_image, save_npz, save_png
+    from ..runs import open_run
+    from ..runs.sampling import is_image, save_npz, save_png
 
     opened = open_run(run, device=device)
     data = opened.assembly.data
@@ -160,7 +160,7 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
     """NAME, or NAME,option=value,... as a mapping; values are read as in a recipe."""
     if text is None or "," not in text:
         return text
-    from ..recipe.strict import parse
+    from ..recipe.yaml import parse
 
     name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
     found: dict[str, Any] = {"name": name}
@@ -203,7 +203,7 @@ def evaluate(
     verbose: bool,
 ) -> None:
     """Measure the run directory RUN; the result goes to results.json, beside that of real held-out data."""
-    from ..stages import open_run
+    from ..runs import open_run
 
     opened = open_run(run, device=device)
     results = opened.evaluate(metrics or None, count=count, steps=steps, weights=weights, progress=not quiet)
@@ -215,7 +215,7 @@ def evaluate(
 @verbose
 def report(run: Path, verbose: bool) -> None:
     """Write report.html of the run directory RUN again, from what lies in it."""
-    from ..stages import open_run
+    from ..runs import open_run
 
     opened = open_run(run, device="cpu")
     opened.write_report()

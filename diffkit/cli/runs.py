@@ -17,8 +17,8 @@ from .console import say, say_json, table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
     """List the checkpoints of RUN, newest first; with --verify, exit 8 where one of them is damaged."""
-    from ..stages.rundir import RunDirectory
-    from ..train.manifest import inspect
+    from ..storage.manifest import inspect
+    from ..storage.run_directory import RunDirectory
 
     found = inspect(RunDirectory.open(run).checkpoints, contents=verify)
     rows: list[dict[str, Any]] = [
@@ -49,7 +49,7 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Put runs side by side: where their recipes differ, and their results."""
-    from ..stages.compare import compare_runs
+    from ..runs.listing import compare_runs
 
     found = compare_runs(runs)
     if as_json:

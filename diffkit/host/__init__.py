@@ -6,11 +6,9 @@ Nothing here imports torch or the algebra. Plugin authors need `Entry`, `Kind` a
 from .bibliography import bibtex
 from .entry import Entry, Kind
 from .hookspecs import hookimpl
-from .lookup import UnknownNameError
-from .plugin import Plugin
-from .process import configure, load_file, registry
-from .registered import LoadError, Registered
-from .registry import Registry
+from .loader import Plugin
+from .registry import LoadError, Registered, Registry, configure, load_file, registry
+from .unknown_names import UnknownNameError
 
 __all__ = [
     "Entry",

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import PluginError
-from .plugin import Plugin
+from .loader import Plugin
 
 FILE = "references.bib"
 _HEAD = re.compile(r"^@([A-Za-z]+)\s*\{\s*([^\s,{}]+)\s*,", re.MULTILINE)

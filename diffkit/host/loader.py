@@ -12,20 +12,20 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pluggy
 
-from ..errors import PluginError
-from . import api, hookspecs
+from ..errors import DiffkitError, PluginError
+from . import hookspecs
 from .discovery import Candidate
 from .entry import Entry, Kind
-from .plugin import Offer, Plugin
 
 MOST = 1000
 SLOW = 1.0
@@ -51,7 +51,7 @@ def load(candidate: Candidate) -> Plugin:
             before, started = "torch" in sys.modules, time.perf_counter()
             module = candidate.load()
             notes = _notes(plugin, time.perf_counter() - started, not before and "torch" in sys.modules)
-            plugin = replace(plugin, folder=_folder(module), notes=notes, api=api.stated(module))
+            plugin = replace(plugin, folder=_folder(module), notes=notes, api=stated(module))
             manager = _register(module, plugin.name)
             plugin = replace(plugin, manager=manager, offer=_collect(manager, plugin.name))
     except KeyboardInterrupt:
@@ -165,3 +165,115 @@ def _notes(plugin: Plugin, seconds: float, torch: bool) -> tuple[str, ...]:
     if torch and plugin.distribution is not None:
         notes.append("its plugin module imports torch: move the components to modules of their own")
     return tuple(notes)
+
+
+Status = Literal["ok", "broken", "off"]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the hooks of one plugin yielded."""
+
+    entries: tuple[Entry, ...] = ()
+    kinds: tuple[Kind, ...] = ()
+    recipes: tuple[tuple[str, Path], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin. Only where `status` is "ok" does it offer anything.
+
+    `origin` is the module of its entry point, or the file it came from. `error` is the traceback of a broken plugin
+    and `reason` its last line; `withheld` is what it would have offered, None where it failed too early to say.
+    `notes` are remarks such as a slow import. `essential` marks the defaults of diffkit itself.
+    """
+
+    name: str
+    distribution: str | None
+    version: str | None
+    origin: str
+    status: Status = "ok"
+    essential: bool = False
+    api: int | None = None
+    folder: Path | None = None
+    offer: Offer = Offer()
+    withheld: Offer | None = None
+    error: str | None = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+    manager: pluggy.PluginManager | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The components that it registers; none unless its status is "ok"."""
+        return self.offer.entries
+
+    @property
+    def label(self) -> str:
+        """How messages name where a component comes from: `diffkit`, `diffkit-edm 0.1`, or a file."""
+        if self.essential:
+            return "diffkit"
+        if self.distribution is None:
+            return Path(self.origin).name
+        return f"{self.distribution} {self.version or ''}".rstrip()
+
+    def answers_to(self, name: str) -> bool:
+        """Whether `name` means this plugin: its own name, or that of its distribution."""
+        return name in (self.name, self.distribution)
+
+    def broken(self, error: BaseException) -> Plugin:
+        """The same plugin, unregistered whole, with the traceback kept."""
+        return replace(
+            self,
+            status="broken",
+            offer=Offer(),
+            withheld=None if self.offer == Offer() else self.offer,
+            error="".join(traceback.format_exception(error)).rstrip(),
+            reason=describe(error),
+            manager=None,
+        )
+
+
+def describe(error: BaseException) -> str:
+    """One line for an error of any kind."""
+    if isinstance(error, DiffkitError):
+        return str(error)
+    kind = type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"{kind}: {error.name}"
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - the message is a plugin's code too
+        text = "(its message cannot be shown)"
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return f"{kind}: {first}" if first else kind
+
+
+API = 1
+FIRST = 1
+SERVED = tuple(range(max(FIRST, API - 1), API + 1))
+
+
+def stated(module: ModuleType) -> int:
+    """The version that a plugin module states; raises `PluginError` DK204 where the core does not serve it."""
+    version: object = getattr(module, "DIFFKIT_API", FIRST)
+    if type(version) is not int:
+        raise PluginError(
+            f"DIFFKIT_API of {module.__name__} is {version!r}, not a whole number",
+            code="DK204",
+            fix=f"write DIFFKIT_API = {API} in the plugin module",
+        )
+    if version in SERVED:
+        return version
+    served = " and ".join(str(number) for number in SERVED)
+    package = module.__name__.partition(".")[0].replace("_", "-")
+    fix = (
+        f"pip install --upgrade diffkit, or an older {package}"
+        if version > API
+        else f"pip install --upgrade {package}, or an older diffkit"
+    )
+    raise PluginError(
+        f"{module.__name__} is built for version {version} of the plugin interface; this diffkit serves {served}",
+        code="DK204",
+        fix=fix,
+    )

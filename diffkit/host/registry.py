@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import difflib
+import importlib
+import inspect
+import threading
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PluginError
-from . import lookup
+from . import discovery, unknown_names
 from .bibliography import bibtex
-from .conflicts import settle
 from .discovery import DEFAULTS, Candidate, candidates
-from .entry import Kind
-from .kinds import KINDS
-from .loader import call, implements, load, output_to_stderr
-from .plugin import Plugin
-from .registered import Registered
+from .entry import KINDS, Entry, Kind
+from .loader import Plugin, call, describe, implements, load, output_to_stderr
 from .switches import Switches
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Registry:
     def entries(self, kind: str | None = None) -> tuple[Registered, ...]:
         """What is registered, of one kind or of all. Raises `UsageError` DK013 for an unknown kind."""
         if kind is not None and kind not in self._kinds:
-            raise lookup.no_kind(kind, self._kinds)
+            raise unknown_names.no_kind(kind, self._kinds)
         return tuple(one for one in self._entries if kind in (None, one.kind))
 
     def has(self, kind: str, name: str) -> bool:
@@ -79,11 +80,15 @@ class Registry:
         if len(found) == 1:
             return found[0]
         if found:
-            raise lookup.ambiguous(kind, name, found)
+            raise unknown_names.ambiguous(kind, name, found)
         if not prefix:
-            raise lookup.no_name(self, kind, name)
+            raise unknown_names.no_name(self, kind, name)
         owner = self._working(prefix)
-        raise lookup.no_name(self, kind, bare, owner) if owner else lookup.no_plugin(self, prefix, f'{kind} "{name}"')
+        raise (
+            unknown_names.no_name(self, kind, bare, owner)
+            if owner
+            else unknown_names.no_plugin(self, prefix, f'{kind} "{name}"')
+        )
 
     def recipes(self) -> dict[str, Path]:
         """Built-in recipes by name. A name that a default has is the default's; one that several other plugins have
@@ -104,7 +109,7 @@ class Registry:
         """
         plugins = [plugin for plugin in self._plugins if plugin.answers_to(name)]
         if not plugins:
-            raise lookup.no_plugin(self, name, "diffkit plugins --why")
+            raise unknown_names.no_plugin(self, name, "diffkit plugins --why")
         return "\n\n".join(_account(plugin) for plugin in plugins)
 
     def bibtex(self, one: Registered) -> str | None:
@@ -166,3 +171,172 @@ def _account(plugin: Plugin) -> str:
     head = f"{plugin.name} ({plugin.label}, {plugin.origin}): {plugin.status}"
     lines = [f"{head}: {plugin.reason}" if plugin.reason else head, *(f"note: {note}" for note in plugin.notes)]
     return "\n".join([*lines, plugin.error] if plugin.error else lines)
+
+
+class LoadError(PluginError):
+    """The class behind a name cannot be used; `traceback` is the text of what its plugin raised, if it did."""
+
+    code = "DK203"
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An entry, the plugin it comes from, and the kind that its class must be of."""
+
+    entry: Entry
+    plugin: Plugin
+    of: Kind
+
+    @property
+    def kind(self) -> str:
+        """The kind of component, such as "sampler"."""
+        return self.entry.kind
+
+    @property
+    def name(self) -> str:
+        """The name in recipes; `plugin/name` where two plugins offer it."""
+        return self.entry.name
+
+    @property
+    def qualified(self) -> str:
+        """`plugin/name`, which is never ambiguous."""
+        return f"{self.plugin.name}/{self.entry.name}"
+
+    def load(self) -> type:
+        """Imports the target. Raises `LoadError` DK203, naming the plugin, unless it is a class that can be used."""
+        base = self._import(self.of.base, f'the base class of kind "{self.kind}"')
+        found = self._import(self.entry.target, f'{self.kind} "{self.name}"')
+        if not isinstance(base, type):
+            raise self._error(f"the base class {self.of.base} of kind {self.kind} is not a class")
+        if not isinstance(found, type):
+            raise self._error(f"{self.entry.target} is a {type(found).__name__}, not a class")
+        if not issubclass(found, base):
+            raise self._error(f"{self.entry.target} does not derive from {self.of.base}")
+        if inspect.isabstract(found):
+            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+            raise self._error(f"{self.entry.target} is abstract: it does not define {missing}")
+        return found
+
+    def _import(self, target: str, what: str) -> object:
+        module_name, _, class_name = target.partition(":")
+        try:
+            with output_to_stderr():
+                module = importlib.import_module(module_name)
+                return getattr(module, class_name)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            failure = self._error(f"{what} cannot be imported from {target} ({describe(error)})", error, class_name)
+            raise failure from error
+
+    def _error(self, message: str, cause: BaseException | None = None, wanted: str = "") -> LoadError:
+        notes = []
+        if isinstance(cause, AttributeError) and cause.name == wanted:
+            notes += [f"the module has {near}" for near in difflib.get_close_matches(wanted, dir(cause.obj), 1)]
+        frames = traceback.extract_tb(cause.__traceback__) if cause else []
+        theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+        if theirs:
+            notes.append(f"raised at {theirs[-1].filename}:{theirs[-1].lineno}")
+        error = LoadError(
+            f'plugin "{self.plugin.name}" ({self.plugin.label}): {message}',
+            fix=f"diffkit check {self.plugin.name} tries every component of it",
+            notes=notes,
+        )
+        error.traceback = "".join(traceback.format_exception(cause)) if cause else None
+        return error
+
+
+def settle(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
+    """The same plugins, with those broken that claim what is taken, until no claim is left to refuse.
+
+    A kind may be added by one plugin only; an entry needs a kind that exists; the names of the defaults are theirs.
+    Two other plugins may well offer one name: a recipe then has to say `plugin/name`.
+    """
+    settled = list(plugins)
+    while True:
+        faults = {index: fault for index, plugin in enumerate(settled) if (fault := _fault(plugin, settled))}
+        if not faults:
+            return tuple(settled)
+        for index, fault in faults.items():
+            settled[index] = settled[index].broken(fault)
+
+
+def _fault(plugin: Plugin, plugins: Sequence[Plugin]) -> PluginError | None:
+    if plugin.status != "ok":
+        return None
+    kinds = {kind.name: "diffkit" for kind in KINDS}
+    owned: dict[tuple[str, str], str] = {}
+    for other in plugins:
+        if other is not plugin:
+            kinds.update({kind.name: other.name for kind in other.offer.kinds if kind.name not in kinds})
+            if other.essential:
+                owned.update({(entry.kind, entry.name): other.name for entry in other.entries})
+    for kind in plugin.offer.kinds:
+        if kind.name in kinds and not plugin.essential:
+            return PluginError(f'the kind "{kind.name}" is taken by {_named(kinds[kind.name])}', code="DK201")
+    known = kinds.keys() | {kind.name for kind in plugin.offer.kinds}
+    for entry in plugin.entries:
+        if entry.kind not in known:
+            return PluginError(f'{entry.name}: there is no kind "{entry.kind}"', code="DK201", choices=sorted(known))
+        if (entry.kind, entry.name) in owned and not plugin.essential:
+            owner = owned[entry.kind, entry.name]
+            return PluginError(f'the {entry.kind} "{entry.name}" is taken by {_named(owner)}', code="DK201")
+    return None
+
+
+def _named(owner: str) -> str:
+    return "diffkit itself" if owner == "diffkit" else f'plugin "{owner}"'
+
+
+@dataclass
+class _State:
+    """`making` tells a plugin module that asks for the registry while it is being made."""
+
+    switches: Switches | None = None
+    registry: Registry | None = None
+    making: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+_state = _State()
+
+
+def configure(plugins: str | Iterable[str] | None = None, without: Iterable[str] = ()) -> None:
+    """Sets the switches: `plugins` "a,b" pins the set, "none" loads the defaults only, None leaves it to
+    DIFFKIT_PLUGINS; `without` drops single ones. A registry made before is forgotten, one-file plugins with it.
+
+    Raises `UsageError` DK011 here for a text that means nothing, on first use for a name that is not installed.
+    """
+    switches = Switches.read(plugins, without)
+    with _state.lock:
+        _state.switches, _state.registry = switches, None
+        discovery.forget()
+
+
+def registry() -> Registry:
+    """The registry of this process."""
+    with _state.lock:
+        if _state.making:
+            raise PluginError("a plugin module asks for the registry while it is being loaded", code="DK201")
+        if _state.registry is None:
+            _state.making = True
+            try:
+                _state.registry = Registry.discover(_state.switches or Switches.read())
+            finally:
+                _state.making = False
+        return _state.registry
+
+
+def load_file(path: str | Path) -> Plugin:
+    """Registers the one-file plugin at `path`, which the user named, as if it were installed.
+
+    Raises `UsageError` DK012 where it is no such file, and `PluginError` DK201 where it is broken: then it is
+    listed like any other broken plugin, and the traceback stands in the notes.
+    """
+    plugin = registry().add(discovery.candidate(path))
+    if plugin.status == "broken":
+        raise PluginError(
+            f"{path} failed to load ({plugin.reason})", code="DK201", notes=[plugin.error] if plugin.error else []
+        )
+    return plugin

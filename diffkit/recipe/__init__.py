@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "Assembly": "assembly",
     "Chosen": "spec",
-    "Recipe": "recipe",
+    "Recipe": "validate",
     "assemble": "assembly",
     "build": "assembly",
-    "entries": "listing",
+    "entries": "contents",
     "load_recipe": "load",
 }
 __all__ = ["Assembly", "Chosen", "Recipe", "assemble", "build", "entries", "load_recipe"]
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .assembly import Assembly as Assembly
     from .assembly import assemble as assemble
     from .assembly import build as build
-    from .listing import entries as entries
+    from .contents import entries as entries
     from .load import load_recipe as load_recipe
-    from .recipe import Recipe as Recipe
     from .spec import Chosen as Chosen
+    from .validate import Recipe as Recipe

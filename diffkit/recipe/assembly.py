@@ -23,16 +23,14 @@ from ..noise import key
 from ..objective import Objective
 from ..parameterization import Parameterization
 from ..sampler import Sampler
-from ..schedule import Schedule
+from ..schedule import Schedule, default_steps, sampled
 from ..tracker import Tracker
-from .construct import construct
 from .load import as_text
-from .recipe import Recipe
-from .resolve import Resolver
+from .resolve import Resolver, construct
 from .signature import component_parameters
 from .spec import Chosen
-from .start import default_steps, sampled
-from .strict import parse
+from .validate import Recipe
+from .yaml import parse
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,22 +6,22 @@ All faults are collected. What failed is None, and what does not depend on it is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
 from pydantic import ValidationError
 
 from ..errors import DataError, DiffkitError, Mark, PluginError, RecipeError
 from ..host import registry
 from ..network import Shape
-from . import faults
-from .construct import STAGES, unavailable
+from . import errors
+from .errors import SYNONYMS
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
 from .spec import Chosen, Section, Spec
-from .tree import Node
-from .trial import blamed, tried
-from .words import SYNONYMS
+from .yaml import Node
 
 S = TypeVar("S", bound=Section)
 GLOBAL = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
@@ -68,7 +68,7 @@ class Resolver:
         """Report unknown keys, now that all valid ones are known; what one of them was meant to be is not missing."""
         meant = set()
         for mark, key, here in self._unknown[:MOST]:
-            fault, path = faults.unknown_key(mark, key, here, self._valid)
+            fault, path = errors.unknown_key(mark, key, here, self._valid)
             self.faults.append(fault)
             meant.add(path)
         if rest := self._unknown[MOST:]:
@@ -83,7 +83,7 @@ class Resolver:
         owner = next((p for p in parameters if p.name == "component"), None)
         entries = node.entries("name" if owner else cls.shorthand)
         if entries is None:
-            self.faults.append(faults.wrong(node, "a mapping"))
+            self.faults.append(errors.wrong(node, "a mapping"))
             return None
         before = len(self.faults) + len(self._unknown)
         known = {p.name for p in parameters} - {"component"}
@@ -119,14 +119,14 @@ class Resolver:
         keys of that section, told as valid too."""
         entries = node.entries("name")
         if entries is None:
-            self.faults.append(faults.wrong(node, f"the name of the {kind}, or a mapping with it"))
+            self.faults.append(errors.wrong(node, f"the name of the {kind}, or a mapping with it"))
             return None
         name = entries.get("name")
         if name is None or not isinstance(name.value, str):
             names = [one.name for one in registry().entries(kind)]
             what = f"the name of the {kind}"
-            wrong = faults.wrong(name, what, choices=names) if name and name.value is not None else None
-            self.faults.append(wrong or faults.missing(node.label, _join(path, "name"), "NAME", names))
+            wrong = errors.wrong(name, what, choices=names) if name and name.value is not None else None
+            self.faults.append(wrong or errors.missing(node.label, _join(path, "name"), "NAME", names))
             aliases = [key for key in entries if "name" in SYNONYMS.get(key, ())]
             self._unknown += [(entries[key].label, key, ("name",)) for key in aliases]
             return None
@@ -202,7 +202,7 @@ class Resolver:
             kind = next((p.target for p in inner if p.name == "component"), None)
             value = "{" + ", ".join(f"{p.name}: ..." for p in inner if p.default is REQUIRED) + "}"
         names = [one.name for one in registry().entries(kind)] if kind else ()
-        self.faults.append(faults.missing(mark, path, "NAME" if kind else value, names))
+        self.faults.append(errors.missing(mark, path, "NAME" if kind else value, names))
         return None
 
     @staticmethod
@@ -233,7 +233,7 @@ class Resolver:
         try:
             return parameter.adapter.validate_json(json.dumps(node.plain()))
         except ValidationError as error:
-            self.faults += faults.from_pydantic(node, error.errors(include_url=False))
+            self.faults += errors.from_pydantic(node, error.errors(include_url=False))
             return FAILED
 
     def _try(
@@ -321,3 +321,82 @@ class Resolver:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+STAGES = (
+    *("data", "augmentation", "codec", "schedule", "parameterization", "shape", "network"),
+    *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric", "tracker"),
+)
+"""The order in which the parts of a recipe are built; a component may ask for those before it."""
+
+
+def parameters_of(chosen: Chosen) -> tuple[type, tuple[Parameter, ...]]:
+    """The class behind a chosen component, and what it may be told."""
+    cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
+    return cls, component_parameters(cls, chosen.kind)
+
+
+def construct(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object] | None = None) -> Any:
+    """The object, with what it asks for taken from `scope`, which maps kinds (and `shape`) to what was built, and
+    with `objects` as further arguments.
+
+    Raises PluginError DK251 where it asks for what the scope lacks and has no default for.
+    """
+    cls, parameters = parameters_of(chosen)
+    arguments: dict[str, Any] = dict(objects or {})
+    for parameter in parameters:
+        if parameter.role == "injected":
+            if parameter.target in scope:
+                arguments[parameter.name] = scope[parameter.target]
+            elif parameter.default is REQUIRED:
+                raise unavailable(chosen, parameter.target)
+        elif parameter.name in chosen.options:
+            arguments[parameter.name] = _materialise(chosen.options[parameter.name], scope)
+    return cls(**arguments)
+
+
+def unavailable(chosen: Chosen, kind: str) -> PluginError:
+    """A component asks for something that is not built when its turn comes."""
+    before = STAGES[: STAGES.index(chosen.kind)] if chosen.kind in STAGES else ()
+    return PluginError(
+        f"{chosen.kind} {chosen.name} asks for the {kind} of the recipe, which there is none of",
+        code="DK251",
+        choices=before,
+        fix="give the parameter a default, or ask for what is built before",
+    )
+
+
+def _materialise(value: Any, scope: Mapping[str, object]) -> Any:
+    if isinstance(value, Chosen):
+        return construct(value, scope)
+    if isinstance(value, tuple) and any(isinstance(item, Chosen) for item in value):
+        return tuple(_materialise(item, scope) for item in value)
+    return value
+
+
+def tried(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object]) -> Any:
+    """The object; a network on the meta device, unless its constructor must read numbers. No generator moves."""
+    with torch.random.fork_rng(devices=[]):
+        if chosen.kind != "network":
+            return construct(chosen, scope, objects)
+        try:
+            with torch.device("meta"):
+                return construct(chosen, scope, objects)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+        return construct(chosen, scope, objects)
+
+
+def blamed(message: str, entries: Mapping[str, Node]) -> Mark:
+    """The option that a message speaks of, by its name or else by its value; else the name of the component."""
+    options = [(key, node) for key, node in entries.items() if key != "name"]
+    named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]
+    words = set(re.findall(r"[\w.+-]+", message))
+    valued = [node for _, node in options if words & {str(leaf) for leaf in _leaves(node)}]
+    return (named or (valued if len(valued) == 1 else []) or [entries["name"]])[0].mark
+
+
+def _leaves(node: Node) -> list[object]:
+    """The value of a scalar, or the items of a list of scalars."""
+    return [item.value for item in node.value] if isinstance(node.value, list) else [node.value]

@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "affine": "Affine Normal first_order posterior_kernel",
     "engine": "Report Row check check_class",
-    "lawbook": "Inapplicable Law Worst law laws",
-    "oracle": "Oracle",
-    "oracle_gaussian": "GaussianOracle PointMassOracle",
-    "oracle_mixture": "MixtureOracle",
-    "oracle_network": "OracleNetwork",
-    "oracle_polynomial": "PolynomialOracle",
+    "law_registry": "Inapplicable Law Worst law laws",
     "order": "OrderFit measure polynomial_error run_from_exact",
     "affine_probe": "NotAffineError probe",
     "subject": "Subject",
 }
+_ORACLES = "GaussianOracle MixtureOracle Oracle OracleNetwork PointMassOracle PolynomialOracle"
 _WHERE = {name: f"diffkit.testing.{module}" for module, names in _MODULES.items() for name in names.split()}
+_WHERE |= dict.fromkeys(_ORACLES.split(), "diffkit.oracles")
 __all__ = sorted(_WHERE)
 
 
@@ -38,6 +35,12 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from ..oracles.base import Oracle as Oracle
+    from ..oracles.gaussian import GaussianOracle as GaussianOracle
+    from ..oracles.gaussian import PointMassOracle as PointMassOracle
+    from ..oracles.mixture import MixtureOracle as MixtureOracle
+    from ..oracles.network import OracleNetwork as OracleNetwork
+    from ..oracles.polynomial import PolynomialOracle as PolynomialOracle
     from .affine import Affine as Affine
     from .affine import Normal as Normal
     from .affine import first_order as first_order
@@ -48,17 +51,11 @@ if TYPE_CHECKING:
     from .engine import Row as Row
     from .engine import check as check
     from .engine import check_class as check_class
-    from .lawbook import Inapplicable as Inapplicable
-    from .lawbook import Law as Law
-    from .lawbook import Worst as Worst
-    from .lawbook import law as law
-    from .lawbook import laws as laws
-    from .oracle import Oracle as Oracle
-    from .oracle_gaussian import GaussianOracle as GaussianOracle
-    from .oracle_gaussian import PointMassOracle as PointMassOracle
-    from .oracle_mixture import MixtureOracle as MixtureOracle
-    from .oracle_network import OracleNetwork as OracleNetwork
-    from .oracle_polynomial import PolynomialOracle as PolynomialOracle
+    from .law_registry import Inapplicable as Inapplicable
+    from .law_registry import Law as Law
+    from .law_registry import Worst as Worst
+    from .law_registry import law as law
+    from .law_registry import laws as laws
     from .order import OrderFit as OrderFit
     from .order import measure as measure
     from .order import polynomial_error as polynomial_error

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffkit import scalar, transition
 from diffkit.level import Level
 
-from .oracle_gaussian import GaussianOracle
+from ..oracles.gaussian import GaussianOracle
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from diffkit.errors import DiffkitError, UsageError
 from diffkit.host import Registered, registry
 
-from .lawbook import Inapplicable, Law, Worst, laws
+from .law_registry import Inapplicable, Law, Worst, laws
 from .subject import Subject, Unbuildable, subjects
 
 Verdict = Literal["pass", "fail", "exempt", "n/a"]

@@ -20,8 +20,8 @@ from diffkit.parameterization import Parameterization
 from diffkit.scalar import Scalar
 from diffkit.schedule import Discrete, Schedule
 
-from .oracle_gaussian import GaussianOracle
-from .oracle_mixture import MixtureOracle
+from ..oracles.gaussian import GaussianOracle
+from ..oracles.mixture import MixtureOracle
 from .order import at_logsnr
 
 

@@ -15,8 +15,8 @@ from diffkit.denoiser import Denoiser
 from diffkit.level import Level
 from diffkit.sampler import Sampler
 
-from .oracle import Oracle
-from .oracle_mixture import MixtureOracle
+from ..oracles.base import Oracle
+from ..oracles.mixture import MixtureOracle
 
 FIRST, LAST = -1.5, 2.0
 """half_logsnr of the noisy and the clean end of the fit; the clean end keeps noise, as h is infinite without."""
@@ -111,7 +111,7 @@ def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6, reach: floa
     Exact: d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
     An exponential method of order p with the right coefficients leaves only rounding for degree < p. Identity F4.
     """
-    from .oracle_polynomial import PolynomialOracle
+    from ..oracles.polynomial import PolynomialOracle
 
     levels = [at_logsnr(clock) for clock in _uneven(n, reach)]
     x = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)[:, None]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from diffkit.level import Level
 from diffkit.schedule import Discrete, Schedule
 
+from ..oracles.gaussian import GaussianOracle
+from ..oracles.mixture import MixtureOracle
 from . import families
-from .oracle_gaussian import GaussianOracle
-from .oracle_mixture import MixtureOracle
 
 
 def levels(*, clean: bool = False, noise: bool = False) -> st.SearchStrategy[Level]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from .engine import Engine
-from .loop import Trainer
+from .trainer import Trainer
 
 STEPS = 5
 BUDGET = 10.0

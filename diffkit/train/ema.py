@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..denoiser import Model
+from ..errors import CheckpointError
 from ..network import Network
-from .flat import Flat
-from .profile import profile
-from .settings import Ema
+from ..storage.checkpoint import Expected, read_checkpoint
+from ..storage.manifest import candidates
+from .config import Ema
+from .optimizer import Flat
 
 
 class Average:
@@ -109,3 +115,145 @@ def effective_weights(ema: Ema, updates: int, batch_size: int = 1) -> Tensor:
         out *= factor
         out[n] = 1.0 - factor
     return out
+
+
+RAMP = 0.05
+
+
+def profile(ema: Ema, batch_size: int) -> Callable[[int], float]:
+    """The factor beta_n of the old average at update n = 1, 2, ...: new = beta_n old + (1 - beta_n) weights.
+
+    decay: b, warmed up min(b, (1 + n) / (10 + n)). half_life: 2^(-batch / H), warmed up with H at most 5 % of the
+    images of earlier updates, so that the first update copies. power: (1 - 1/n)^(g + 1).
+    Source: Karras et al. 2022 (arXiv:2206.00364), the authors' training loop; 2024 (arXiv:2312.02696), sec. 3.1.
+    """
+    if ema.decay is not None:
+        decay, warmup = ema.decay, ema.warmup
+        return lambda n: min(decay, (1 + n) / (10 + n)) if warmup else decay
+    if ema.half_life is not None:
+        half_life, warmup = ema.half_life, ema.warmup
+
+        def by_images(n: int) -> float:
+            life = min(half_life, RAMP * (n - 1) * batch_size) if warmup else half_life
+            return 0.5 ** (batch_size / life) if life > 0 else 0.0
+
+        return by_images
+    assert ema.power is not None
+    exponent = ema.power + 1.0
+    return lambda n: float((1.0 - 1.0 / n) ** exponent)
+
+
+def half_life_of(decay: float, batch_size: int) -> float:
+    """Images after which a weight counts half: batch log(1/2) / log(decay)."""
+    return batch_size * math.log(0.5) / math.log(decay)
+
+
+def decay_of(half_life: float, batch_size: int) -> float:
+    """The decay an update of so many images: 2^(-batch / half_life)."""
+    return float(0.5 ** (batch_size / half_life))
+
+
+def width_of(power: float) -> float:
+    """sigma_rel = sqrt(g + 1) / ((g + 2) sqrt(g + 3)), the profile's standard deviation / training time.
+
+    Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
+    """
+    return math.sqrt(power + 1.0) / ((power + 2.0) * math.sqrt(power + 3.0))
+
+
+def power_of(width: float) -> float:
+    """The inverse of `width_of`: the largest root of g^3 + 7 g^2 + (16 - u) g + 12 - u, u = width^-2.
+
+    Raises ValueError where no profile is so wide: width must lie in (0, 0.288].
+    """
+    if not 0.0 < width <= width_of(0.0):
+        raise ValueError(f"a width of {width} is none of a power profile: it must lie in (0, {width_of(0.0):.4f}]")
+    u = width**-2
+    roots = np.roots([1.0, 7.0, 16.0 - u, 12.0 - u])
+    return max(0.0, float(roots[np.abs(roots.imag) < 1e-9 * u].real.max()))
+
+
+def half_life_of_power(power: float, images: float) -> float:
+    """The half-life of the exponential profile that is as wide as the power profile after so many images."""
+    return math.log(2.0) * width_of(power) * images
+
+
+def power_of_half_life(half_life: float, images: float) -> float:
+    """The inverse of `half_life_of_power`. Raises ValueError where the half-life is too long for so few images."""
+    return power_of(half_life / (math.log(2.0) * images))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A power profile p(tau) = (g + 1) tau^g / t^(g + 1) on [0, t]: `t` is the update at which it was stored."""
+
+    t: float
+    power: float
+
+
+def stored_profiles(directory: Path) -> list[tuple[Profile, dict[str, Tensor]]]:
+    """Every power average in the whole checkpoints of a `checkpoints/` directory, oldest first.
+
+    How many there are is up to `train.keep` and `train.checkpoint_every`. Damaged checkpoints are left out.
+    """
+    found = []
+    for candidate in reversed(candidates(directory)):
+        try:
+            state = read_checkpoint(candidate, {}).state
+            powers = dict(zip(state["averages"], state["powers"], strict=True))
+            groups: Expected = {f"ema-{name}": None for name, power in powers.items() if power > 0}
+            tensors = read_checkpoint(candidate, groups).tensors
+        except CheckpointError:
+            continue
+        found += [(Profile(candidate.step, p), tensors[f"ema-{n}"]) for n, p in powers.items() if p > 0]
+    return found
+
+
+def inner(a: Profile, b: Profile) -> float:
+    """The integral of the product of two profiles.
+
+    (g1 + 1)(g2 + 1) (t1/t2)^e / ((g1 + g2 + 1) max(t1, t2)), e = g2 where t1 < t2, else -g1.
+    Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
+    """
+    e = b.power if a.t < b.t else -a.power
+    overlap = (a.power + 1) * (b.power + 1) / ((a.power + b.power + 1) * max(a.t, b.t))
+    return float(overlap * (a.t / b.t) ** e)
+
+
+def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.float64]:
+    """(K,) factors of the snapshots whose sum is nearest to `target` in least squares; they add up to 1.
+
+    A target that is a combination of the snapshots is met exactly. Raises ValueError without snapshots, or where the
+    target lies after the last of them. Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
+    Differs: scaled to the sum 1, without which what never moves in training would come out 1e-4 too large.
+    """
+    if not snapshots:
+        raise ValueError("there are no snapshots to reconstruct from")
+    if target.t > max(snapshot.t for snapshot in snapshots):
+        raise ValueError(f"nothing was stored at update {target.t:g} or later")
+    gram = np.array([[inner(a, b) for b in snapshots] for a in snapshots])
+    towards = np.array([inner(a, target) for a in snapshots])
+    # Profiles are scaled to unit norm: their norms differ by orders of magnitude, which would cost digits.
+    norm = np.sqrt(np.diag(gram))
+    solution: NDArray[np.float64] = np.linalg.lstsq(gram / np.outer(norm, norm), towards / norm, rcond=1e-14)[0]
+    factors = solution / norm
+    return factors / factors.sum()  # type: ignore[no-any-return]
+
+
+def reconstruct(snapshots: Sequence[tuple[Profile, Mapping[str, Tensor]]], target: Profile) -> dict[str, Tensor]:
+    """The weights averaged with the profile `target`, from stored (profile, named weights); summed in float64.
+
+    What is not of a floating type is taken from the newest snapshot. Raises ValueError as `coefficients` does.
+    """
+    factors = coefficients([profile for profile, _ in snapshots], target)
+    newest = max(snapshots, key=lambda snapshot: snapshot[0].t)[1]
+    result = {}
+    for name, like in newest.items():
+        if not like.is_floating_point():
+            result[name] = like.clone()
+            continue
+        total = torch.zeros_like(like, dtype=torch.float64)
+        for factor, (_, weights) in zip(factors, snapshots, strict=True):
+            total.add_(weights[name].double(), alpha=float(factor))
+        result[name] = total.to(like.dtype)
+    return result

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from inspect import signature
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Resident
 from ..denoiser import Model
 from ..errors import DivergedError, UsageError
-from ..noise import Draws
-from .acceleration import compiles, keeps_channels_last
-from .distributed import ALONE, World
-from .dropout import seed_dropout
+from ..noise import Draws, key
+from ..objective import Loss, Objective
+from ..runtime.distributed import ALONE, World
+from .config import Settings
+from .data_loading import Feed, Order, divide, feed
 from .ema import Averaged
-from .feed import Feed, feed
-from .flat import Flat
-from .held_out import GROUP, MOST, HeldOut, held_out_loss
-from .optim import Update
-from .order import Order, divide
-from .parallel import Computation
-from .precision import InPrecision, choose
-from .preparation import Preparation
-from .rate import rate
-from .settings import Settings
-from .task import Task
+from .optimizer import Flat, Update, rate
+from .precision import InPrecision, choose, compiles, keeps_channels_last
+from .preprocessing import Preparation, Task
+from .validation import GROUP, MOST, HeldOut, held_out_loss
 
 
 class Engine:
@@ -202,3 +200,53 @@ def _diverged(step: int) -> DivergedError:
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in signature(DistributedDataParallel).parameters
+)
+"""The option of torch 2.13 and later, and what it was called before: each rank's buffers are its own."""
+
+
+class _Loss(nn.Module):
+    """Holds all that learns, so that one forward of it is one loss, however often an objective asks the network."""
+
+    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict) -> None:
+        super().__init__()
+        self.network, self.components = network, components
+        self._objective = (objective,)  # in a tuple: an objective that is a module is among the components
+
+    def forward(self, model: Model, x0: Tensor, noise: Draws, ema: Model | None, cond: Mapping[str, Tensor]) -> Loss:
+        return self._objective[0](model, x0, noise, ema=ema, **cond)
+
+
+class Computation:
+    """The loss of a part of the batch. Over several processes gradients are averaged in the last part of a step."""
+
+    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict, world: World) -> None:
+        loss = _Loss(objective, network, components)
+        self._loss: nn.Module = loss
+        self._parallel: DistributedDataParallel | None = None
+        if world.size > 1:
+            self._parallel = DistributedDataParallel(loss, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
+            self._loss = self._parallel
+
+    def __call__(self, model: Model, x0: Tensor, noise: Draws, ema: Model | None, cond: Mapping[str, Tensor]) -> Loss:
+        return self._loss(model, x0, noise, ema, cond)  # type: ignore[no-any-return]
+
+    def part(self, last: bool) -> AbstractContextManager[None]:
+        """The context of one part: forward and backward belong inside."""
+        if self._parallel is None or last:
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
+
+
+def seed_dropout(device: torch.device, seed: int, step: int, rank: int, part: int) -> None:
+    """Seed what dropout draws from on this device: a function of its arguments and nothing else."""
+    number = key(seed, "dropout", step, rank, part)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(number)

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
-from .checkpoint import CheckpointStore
-from .loop import Trainer
+from ..storage.checkpoint import CheckpointStore
+from .trainer import Trainer
 
 SHOWN = 8
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +13,8 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..network import Network
 from ..parameterization import Parameterization
-from . import settings as told
+from . import config as told
+from .config import Settings
 
 WORTH_IT = 500_000
 """From so many weights of convolutions on bf16 pays on a CPU that has it: 1.2 times as fast at 0.7 M parameters. Below,
@@ -88,3 +92,26 @@ class InPrecision(Network):
             cond["label"] = label
         with torch.autocast(self.device_type, dtype=self.dtype, enabled=self.dtype is not None):
             return self.network(x, c_noise, **cond)  # type: ignore[no-any-return]
+
+
+LONG = 5_000
+"""From so many steps on, the minute or so that compilation takes should be repaid."""
+
+
+def compiles(settings: Settings, device: torch.device) -> bool:
+    """Whether the network is compiled; auto: in long runs on a CUDA device, where this machine can."""
+    if settings.compile != "auto":
+        return settings.compile
+    return device.type == "cuda" and settings.steps >= LONG and _can_compile()
+
+
+def keeps_channels_last(settings: Settings, device: torch.device, parameters: Iterable[Tensor]) -> bool:
+    """Whether weights lie channels_last; auto: on a CUDA device, for networks with convolutions over images."""
+    if settings.channels_last != "auto":
+        return settings.channels_last
+    return device.type == "cuda" and any(parameter.ndim == 4 for parameter in parameters)
+
+
+def _can_compile() -> bool:
+    """Kernels are written in Triton, which calls a C compiler."""
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))

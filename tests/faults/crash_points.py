@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from diffkit.train.checkpoint import CheckpointStore
+from diffkit.storage.checkpoint import CheckpointStore
 
 TRACED = (f"diffkit{os.sep}train{os.sep}", f"{os.sep}shutil.py")
 KEY = "0" * 32

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from diffkit.train.checkpoint import CheckpointStore, SaveFailed
+from diffkit.storage.checkpoint import CheckpointStore, SaveFailed
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffkit.errors import LockedError
-from diffkit.stages.rundir import begin
+from diffkit.storage.run_directory import begin
 
 RACERS = 8
 

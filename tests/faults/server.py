@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-import diffkit.stages.pipeline  # noqa: F401 - imported once, for every child
+import diffkit.runs.pipeline  # noqa: F401 - imported once, for every child
 from diffkit.cli.main import main
 from diffkit.host import registry
 from diffkit.train.engine import Engine

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from diffkit.errors import CheckpointError
-from diffkit.train.checkpoint import CheckpointStore
-from diffkit.train.manifest import candidates, verify
+from diffkit.storage.checkpoint import CheckpointStore
+from diffkit.storage.manifest import candidates, verify
 
 FILES = ("network.safetensors", "ema-0.999.safetensors", "state.json", "manifest.json")
 EXPECTED: dict[str, Any] = {"network": {"w": (300, 20), "b": (20,), "mask": (7,)}, "ema-0.999": {"w": (300, 20)}}

@@ -14,7 +14,7 @@ TMPFS = """
 import sys
 from pathlib import Path
 import torch
-from diffkit.train.checkpoint import CheckpointStore, SaveFailed
+from diffkit.storage.checkpoint import CheckpointStore, SaveFailed
 root = Path(sys.argv[1])
 store = CheckpointStore(root / "checkpoints", keep=2)
 tensors = {"network": {"w": torch.zeros(40_000)}}

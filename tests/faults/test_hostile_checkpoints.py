@@ -21,8 +21,8 @@ import pytest
 import torch
 
 from diffkit.errors import CheckpointError
-from diffkit.train.checkpoint import CheckpointStore
-from diffkit.train.manifest import inspect
+from diffkit.storage.checkpoint import CheckpointStore
+from diffkit.storage.manifest import inspect
 
 EXPECTED: dict[str, Any] = {"network": {"w": torch.zeros(4, 3), "flag": torch.zeros(2, dtype=torch.bool)}}
 NETWORK, STATE, MANIFEST = "network.safetensors", "state.json", "manifest.json"

@@ -18,10 +18,9 @@ from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.errors import DivergedError
 from diffkit.network import Shape
-from diffkit.train.hooks import Hooks
-from diffkit.train.loop import Trainer
-from diffkit.train.settings import Ema, Settings
-from diffkit.train.task import Task
+from diffkit.train.config import Ema, Settings
+from diffkit.train.preprocessing import Task
+from diffkit.train.trainer import Hooks, Trainer
 
 pytestmark = pytest.mark.gpu
 

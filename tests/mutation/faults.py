@@ -224,10 +224,10 @@ DEFAULTS = [
     fault("Frechet distance without its cross term", BASICS + "metrics/frechet.py", "- 2 * cross", "- cross", "metric/frechet"),
     fault("projections that are no unit vectors", BASICS + "metrics/sliced_wasserstein.py", "axes / axes.norm(dim=0)", "axes", "metric/sliced-wasserstein"),
     fault("averages forget at the wrong rate", "diffkit/train/ema.py", "step = 1.0 - self._beta(n)", "step = self._beta(n)", "ema"),
-    fault("warm-up of the average left out (K: EMA warm-up)", "diffkit/train/profile.py", "min(decay, (1 + n) / (10 + n)) if warmup else decay", "decay", "ema"),
-    fault("half-life independent of the batch", "diffkit/train/profile.py", "return 0.5 ** (batch_size / life) if life > 0 else 0.0", "return 0.5 ** (1 / life) if life > 0 else 0.0", "ema"),
-    fault("power profile with exponent g", "diffkit/train/profile.py", "exponent = ema.power + 1.0", "exponent = ema.power", "ema"),
-    fault("updates counted from 0", "diffkit/train/profile.py", "lambda n: float((1.0 - 1.0 / n) ** exponent)", "lambda n: float((1.0 - 1.0 / (n + 1)) ** exponent)", "ema"),
+    fault("warm-up of the average left out (K: EMA warm-up)", "diffkit/train/ema.py", "min(decay, (1 + n) / (10 + n)) if warmup else decay", "decay", "ema"),
+    fault("half-life independent of the batch", "diffkit/train/ema.py", "return 0.5 ** (batch_size / life) if life > 0 else 0.0", "return 0.5 ** (1 / life) if life > 0 else 0.0", "ema"),
+    fault("power profile with exponent g", "diffkit/train/ema.py", "exponent = ema.power + 1.0", "exponent = ema.power", "ema"),
+    fault("updates counted from 0", "diffkit/train/ema.py", "lambda n: float((1.0 - 1.0 / n) ** exponent)", "lambda n: float((1.0 - 1.0 / (n + 1)) ** exponent)", "ema"),
 ]  # fmt: skip
 
 PLUGINS = [

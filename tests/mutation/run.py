@@ -50,7 +50,7 @@ def caught_by(targets: tuple[str, ...]) -> str | None:
     """The first law that any of the targets breaks."""
     from diffkit.host import registry
     from diffkit.testing.engine import EMA, Row, _worst, apply, check_ema
-    from diffkit.testing.lawbook import laws
+    from diffkit.testing.law_registry import laws
     from diffkit.testing.subject import subjects
 
     for target in targets:

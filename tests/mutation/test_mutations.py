@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.testing.lawbook import laws
+from diffkit.testing.law_registry import laws
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

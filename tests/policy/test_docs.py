@@ -19,7 +19,7 @@ from diffkit.cli.main import COMMANDS, cli, take_switches
 from diffkit.host import configure, load_file, registry
 from diffkit.recipe import load_recipe
 from diffkit.recipe.load import read
-from diffkit.testing import lawbook
+from diffkit.testing import law_registry
 
 from .blocks import ROOT, Block, blocks, pages
 
@@ -29,8 +29,8 @@ REFERENCE = ROOT / "docs"
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One-file plugins and laws of a page are forgotten after it, and its random numbers are its own."""
-    lawbook.laws()
-    monkeypatch.setattr(lawbook, "_LAWS", {kind: dict(found) for kind, found in lawbook._LAWS.items()})
+    law_registry.laws()
+    monkeypatch.setattr(law_registry, "_LAWS", {kind: dict(found) for kind, found in law_registry._LAWS.items()})
     configure()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
@@ -139,7 +139,7 @@ def test_every_command_is_in_the_reference() -> None:
 def test_identities_that_laws_cite_are_explained() -> None:
     page = (REFERENCE / "theory" / "identities.md").read_text(encoding="utf-8")
     explained = set(re.findall(r"^\*\*(\w+)\*\*", page, flags=re.MULTILINE))
-    assert {i for law in lawbook.laws() for i in law.identities.split()} <= explained
+    assert {i for law in law_registry.laws() for i in law.identities.split()} <= explained
 
 
 def test_changelog_names_the_version() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.testing.lawbook import laws
+from diffkit.testing.law_registry import laws
 
 from .sources import ROOT
 

@@ -38,9 +38,9 @@ IMPORTING = {
     "diffkit/__init__.py": "public names on first use",
     "diffkit/cli/main.py": "commands on first use",
     "diffkit/host/discovery.py": "plugin modules, named by installed metadata",
-    "diffkit/host/registered.py": "components, named by installed plugins",
+    "diffkit/host/registry.py": "components, named by installed plugins",
     "diffkit/recipe/__init__.py": "public names on first use",
-    "diffkit/stages/__init__.py": "public names on first use",
+    "diffkit/runs/__init__.py": "public names on first use",
     "diffkit/testing/__init__.py": "public names on first use",
     "diffkit/testing/all_laws.py": "the modules of laws",
 }
@@ -215,7 +215,7 @@ def test_signatures_speak_the_glossary(kind: str) -> None:
 
 
 def test_kinds_of_the_core_have_an_interface_here() -> None:
-    from diffkit.host.kinds import KINDS
+    from diffkit.host.entry import KINDS
 
     assert {kind.name for kind in KINDS} == set(INTERFACES)
 

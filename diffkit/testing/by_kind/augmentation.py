@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffkit.data import Augmentation, Cond
 
-from ..lawbook import Worst, law
+from ..law_registry import Worst, law
 from ..subject import Subject
 
 

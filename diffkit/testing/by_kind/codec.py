@@ -7,7 +7,7 @@ import torch
 from diffkit.codec import Codec
 from diffkit.data import DataSpec
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 

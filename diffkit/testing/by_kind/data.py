@@ -11,7 +11,7 @@ from torch import Tensor
 from diffkit.data import Data, Part, Split, stack
 from diffkit.level import Level
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -6,10 +6,10 @@ import math
 
 import torch
 
+from diffkit.train.config import Ema
 from diffkit.train.ema import average, effective_weights
-from diffkit.train.settings import Ema
 
-from ..lawbook import Worst, law
+from ..law_registry import Worst, law
 from ..subject import Subject
 
 BATCH = 8

@@ -10,7 +10,7 @@ from diffkit.grid import Grid
 from diffkit.schedule import Schedule
 
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501, 599, 600, 750, 999, 1000)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 from .grid import COUNTS
 

@@ -9,9 +9,9 @@ from diffkit.estimate import Estimate
 from diffkit.level import Level
 from diffkit.network import Shape
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit.data import DataSpec
 from diffkit.metric import Evaluation, Metric
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 COUNT = 200

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffkit.network import Network, Shape
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 

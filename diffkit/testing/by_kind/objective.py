@@ -16,10 +16,9 @@ from diffkit.objective import Loss, Objective
 from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
+from ...oracles.network import OracleNetwork, speak
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_network import OracleNetwork
-from ..speaking import speak
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 

@@ -12,10 +12,10 @@ from diffkit.errors import LevelError
 from diffkit.level import Level
 from diffkit.parameterization import Parameterization
 
+from ...oracles.gaussian import GaussianOracle
+from ...oracles.network import speak
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
-from ..speaking import speak
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"

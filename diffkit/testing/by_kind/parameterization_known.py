@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffkit.parameterization import Parameterization
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 from .parameterization import levels
 

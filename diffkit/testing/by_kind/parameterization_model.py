@@ -15,9 +15,9 @@ from diffkit.network import Network
 from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
+from ...oracles.network import OracleNetwork
 from .. import families
-from ..lawbook import Worst, law
-from ..oracle_network import OracleNetwork
+from ..law_registry import Worst, law
 from ..subject import Subject
 
 

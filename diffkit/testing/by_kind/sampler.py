@@ -15,9 +15,9 @@ from diffkit.level import Level
 from diffkit.noise import SampleNoise
 from diffkit.sampler import Sampler, sample
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)

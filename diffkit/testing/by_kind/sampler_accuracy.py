@@ -9,11 +9,11 @@ import torch
 
 from diffkit.sampler import Sampler
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
 from ..affine import Normal
 from ..affine_probe import NotAffineError, probe
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..order import measure
 from ..subject import Subject
 from .sampler import POINT, equipped

@@ -12,11 +12,11 @@ import torch
 from diffkit.level import Level
 from diffkit.sampler import Sampler
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
 from ..affine import Affine
 from ..affine_probe import probe
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..order import measure, polynomial_error
 from ..subject import Subject
 from .sampler import equipped

@@ -8,11 +8,11 @@ import torch
 
 from diffkit.level import Level
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
 from ..affine import Affine
 from ..affine_probe import probe
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 from .sampler_known import beta, chain, matrices, walks
 

@@ -9,9 +9,9 @@ import torch
 from diffkit.level import Level
 from diffkit.sampler import Sampler, sample
 
+from ...oracles.gaussian import GaussianOracle
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
-from ..oracle_gaussian import GaussianOracle
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 from .sampler import Recorded, equipped, walk
 

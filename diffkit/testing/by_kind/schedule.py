@@ -10,7 +10,7 @@ from diffkit import transition
 from diffkit.level import Level
 from diffkit.schedule import Discrete, Schedule, sde
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"

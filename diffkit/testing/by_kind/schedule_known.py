@@ -8,7 +8,7 @@ import torch
 
 from diffkit.schedule import Discrete, Schedule
 
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 from .schedule import moments
 

@@ -11,7 +11,7 @@ from diffkit.schedule import Schedule
 from diffkit.times import Times
 
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 SCHEDULES = ("discrete", "short", "curve", "edm")

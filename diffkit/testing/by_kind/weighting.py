@@ -10,7 +10,7 @@ from diffkit.objective import Weighting
 from diffkit.schedule import Schedule
 
 from .. import families
-from ..lawbook import Inapplicable, Worst, law
+from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 

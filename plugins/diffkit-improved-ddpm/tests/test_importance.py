@@ -132,9 +132,9 @@ def test_it_is_saved_restored_and_the_same_on_every_rank() -> None:
 def test_a_resumed_run_draws_the_same_times(tmp_path: Path) -> None:
     """Pains 6: N steps are k steps, a checkpoint, and N - k steps, bit for bit, with the memory in use."""
     from diffkit import assemble, load_recipe
-    from diffkit.train.loop import Trainer
-    from diffkit.train.settings import Settings
-    from diffkit.train.task import Task
+    from diffkit.train.config import Settings
+    from diffkit.train.preprocessing import Task
+    from diffkit.train.trainer import Trainer
 
     source = """
 name: small

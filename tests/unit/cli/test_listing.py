@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from diffkit.cli import doctor
 from diffkit.cli.main import COMMANDS, cli, main
-from diffkit.stages import doctor
 
 from .conftest import Diffkit
 
@@ -250,7 +250,7 @@ def test_a_bug_is_reported_whole_and_kept(
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setenv("DIFFKIT_CRASH_DIR", str(tmp_path))
-    monkeypatch.setattr("diffkit.stages.pipeline.assemble", broken)
+    monkeypatch.setattr("diffkit.runs.pipeline.assemble", broken)
     said = diffkit("run", recipe, "--out", tmp_path / "a")
     assert said.code == 1
     assert "a bug of ours" in (tmp_path / "crash.txt").read_text()
@@ -263,7 +263,7 @@ def test_a_bug_in_a_stage_is_kept_in_the_run_directory(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("diffkit.stages.pipeline.train", broken)
+    monkeypatch.setattr("diffkit.runs.pipeline.train", broken)
     assert diffkit("run", recipe, "--out", tmp_path / "a").code == 1
     assert "a bug of ours" in (tmp_path / "a" / "crash.txt").read_text()
     assert '"event": "bug"' in (tmp_path / "a" / "events.jsonl").read_text()

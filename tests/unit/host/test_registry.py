@@ -8,7 +8,7 @@ import pytest
 
 from diffkit.errors import PluginError, RecipeError, UsageError
 from diffkit.host import LoadError, Registry, UnknownNameError, known
-from diffkit.host.conflicts import settle
+from diffkit.host.registry import settle
 from diffkit.host.switches import Switches
 
 ONE = """

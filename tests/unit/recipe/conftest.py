@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.host import process
-from diffkit.host.discovery import candidates
-from diffkit.host.files import candidate
+from diffkit.host import registry
+from diffkit.host.discovery import candidate, candidates
 from diffkit.host.loader import load
 from diffkit.host.registry import Registry
 
@@ -35,7 +34,7 @@ def standins() -> Registry:
 
 @pytest.fixture(autouse=True)
 def _registry(standins: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process._state, "registry", standins)
+    monkeypatch.setattr(registry._state, "registry", standins)
 
 
 @pytest.fixture

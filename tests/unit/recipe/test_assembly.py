@@ -11,7 +11,7 @@ from torch import nn
 from diffkit import assemble, build, entries, load_recipe
 from diffkit.errors import DataError, DiffkitError, PluginError, RecipeError
 from diffkit.network import Shape
-from diffkit.recipe.listing import named
+from diffkit.recipe.contents import named
 from diffkit.sampler import sample
 
 

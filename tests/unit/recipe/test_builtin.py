@@ -9,8 +9,8 @@ from diffkit import load_recipe
 from diffkit.host import registry
 from diffkit.network import Shape
 from diffkit.recipe import Recipe
-from diffkit.recipe.construct import construct
 from diffkit.recipe.effective import difference, effective, effective_yaml
+from diffkit.recipe.resolve import construct
 
 NAMES = ("digits", "digits-conditional", "mixture", "mnist", "fashion-mnist")
 PAPER = ("cifar10-ddpm", "lsun256-ddpm", "celebahq256-ddpm")

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit import load_recipe
-from diffkit.host import process
-from diffkit.host.files import candidate
+from diffkit.host import registry
+from diffkit.host.discovery import candidate
 from diffkit.host.loader import load
 from diffkit.host.registry import Registry
-from diffkit.recipe.effective import Change, difference, effective, effective_yaml, origins, recipe_hash
-from diffkit.recipe.emit import inline
-from diffkit.recipe.strict import parse
+from diffkit.recipe.effective import Change, difference, effective, effective_yaml, inline, origins, recipe_hash
+from diffkit.recipe.yaml import parse
 
 VARIANTS: list[list[str]] = [
     [],
@@ -105,7 +104,7 @@ def diffkit_components():
 
 def test_names_that_two_plugins_offer_are_written_in_full(base: str, tmp_path: Path, standins: Registry) -> None:
     (tmp_path / "other.py").write_text(OTHER)
-    process._state.registry = Registry([*standins.plugins, load(candidate(tmp_path / "other.py"))])
+    registry._state.registry = Registry([*standins.plugins, load(candidate(tmp_path / "other.py"))])
     recipe = load_recipe(base, ["schedule=standin/zero", "parameterization=velocity"])
     assert effective(recipe)["schedule"] == {"name": "standin/zero", "steps": 10}
     assert difference(recipe, load_recipe(effective_yaml(recipe))) == ()

@@ -12,8 +12,8 @@ import pytest
 from diffkit import load_recipe
 from diffkit.errors import RecipeError
 from diffkit.recipe.effective import recipe_hash
-from diffkit.recipe.requires import satisfies
-from diffkit.recipe.strict import MAX_BYTES
+from diffkit.recipe.validate import satisfies
+from diffkit.recipe.yaml import MAX_BYTES
 
 
 def test_sources_are_equal(base: str, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_reading_and_listing_import_no_torch(tmp_path: Path, base: str) -> None:
     file.write_text(base)
     code = f"""
 import sys, diffkit
-from diffkit.recipe.listing import entries, named
+from diffkit.recipe.contents import entries, named
 from diffkit.recipe.load import read
 read({str(file)!r}, ["seed=1"]); named({str(file)!r}); entries(); diffkit.load_recipe
 print("torch" in sys.modules, any(m.startswith("diffkit.ddpm.") and m != "diffkit.ddpm.plugin" for m in sys.modules))

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit.errors import RecipeError
-from diffkit.recipe.overrides import override
-from diffkit.recipe.strict import parse
-from diffkit.recipe.tree import Node
+from diffkit.recipe.load import override
+from diffkit.recipe.yaml import Node, parse
 
 TEXT = "name: a\nschedule: {name: linear, steps: 10}\nparameterization: eps\nevaluate: [frechet, mmd]\nempty:\n"
 

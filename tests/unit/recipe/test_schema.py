@@ -16,7 +16,7 @@ from diffkit.errors import RecipeError
 from diffkit.host import registry
 from diffkit.recipe.effective import effective
 from diffkit.recipe.schema import DRAFT, json_schema
-from diffkit.recipe.strict import parse
+from diffkit.recipe.yaml import parse
 
 KEYWORDS = {
     *("$schema", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf", "items", "properties"),
@@ -29,13 +29,13 @@ SHAPE_CODES = {"DK101", "DK102", "DK104", "DK105", "DK106"}
 
 @pytest.fixture(scope="module")
 def schema(standins: Any) -> dict[str, Any]:
-    from diffkit.host import process
+    from diffkit.host import registry
 
-    before, process._state.registry = process._state.registry, standins
+    before, registry._state.registry = registry._state.registry, standins
     try:
         return json_schema()
     finally:
-        process._state.registry = before
+        registry._state.registry = before
 
 
 def fits(value: Any, schema: Any, root: dict[str, Any]) -> bool:

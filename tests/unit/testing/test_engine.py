@@ -240,7 +240,7 @@ def test_a_law_that_does_not_apply_says_why() -> None:
         raise Inapplicable("because")
 
     from diffkit.testing.engine import apply
-    from diffkit.testing.lawbook import Law
+    from diffkit.testing.law_registry import Law
 
     where = Row("sampler/x", "", "", "", None, None, "n/a")
     one = Law("sampler", "x", "s", "s", 0.0, "", check_nothing)

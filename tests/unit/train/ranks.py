@@ -15,11 +15,10 @@ import torch
 import toys
 from safetensors.torch import save_file
 
-from diffkit.train.distributed import World, join_world, leave_world
-from diffkit.train.feed import ResidentFeed
-from diffkit.train.hooks import Hooks
-from diffkit.train.loop import Trainer
-from diffkit.train.settings import Ema, Settings
+from diffkit.runtime.distributed import World, join_world, leave_world
+from diffkit.train.config import Ema, Settings
+from diffkit.train.data_loading import ResidentFeed
+from diffkit.train.trainer import Hooks, Trainer
 
 SETTINGS = Settings(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(Ema(decay=0.9),), warmup=3)
 SEEN: list[list[int]] = []

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffkit.errors import UsageError
-from diffkit.train.distributed import ALONE, join_world, resolve_device
+from diffkit.runtime.distributed import ALONE, join_world, resolve_device
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 Ranks = Callable[[str], list[tuple[dict[str, Any], dict[str, torch.Tensor]]]]

@@ -13,20 +13,25 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.train.checkpoint import CheckpointStore
-from diffkit.train.ema import average, effective_weights
-from diffkit.train.hooks import Hooks
-from diffkit.train.posthoc import Profile, coefficients, inner, reconstruct, stored_profiles
-from diffkit.train.profile import (
+from diffkit.storage.checkpoint import CheckpointStore
+from diffkit.train.config import Ema
+from diffkit.train.ema import (
+    Profile,
+    average,
+    coefficients,
     decay_of,
+    effective_weights,
     half_life_of,
     half_life_of_power,
+    inner,
     power_of,
     power_of_half_life,
     profile,
+    reconstruct,
+    stored_profiles,
     width_of,
 )
-from diffkit.train.settings import Ema
+from diffkit.train.trainer import Hooks
 
 
 def path(n: int, size: int = 5) -> list[torch.Tensor]:

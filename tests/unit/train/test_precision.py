@@ -16,8 +16,8 @@ from diffkit.denoiser import Model
 from diffkit.errors import UsageError
 from diffkit.noise import Draws
 from diffkit.objective import Loss
+from diffkit.train.config import Precision
 from diffkit.train.precision import BF16, FULL, WORTH_IT, choose
-from diffkit.train.settings import Precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HAS = {"avx512_bf16": True, "amx_bf16": False}

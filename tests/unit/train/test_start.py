@@ -12,12 +12,11 @@ import pytest
 import torch
 
 from diffkit.errors import CheckpointError, UsageError
-from diffkit.train.checkpoint import CheckpointStore
-from diffkit.train.clock import Clock
+from diffkit.runtime.progress import Bar, Clock, Lines, Silent, console_progress, describe
+from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.cost import cost_of_run
 from diffkit.train.fine_tune import load_initial
-from diffkit.train.progress import Bar, Lines, Silent, console_progress, describe
-from diffkit.train.window import Window
+from diffkit.train.trainer import Window
 
 RECORD = {"step": 50, "loss": 0.25, "images_per_second": 1234.5, "held_out_loss": 0.5}
 

@@ -18,10 +18,9 @@ from diffkit.network import Network
 from diffkit.objective import Objective
 from diffkit.schedule import Schedule
 from diffkit.times import Times
-from diffkit.train.hooks import Hooks
-from diffkit.train.loop import Outcome, Trainer
-from diffkit.train.settings import Ema, Settings
-from diffkit.train.task import Task
+from diffkit.train.config import Ema, Settings
+from diffkit.train.preprocessing import Task
+from diffkit.train.trainer import Hooks, Outcome, Trainer
 
 CLASSES = 3
 

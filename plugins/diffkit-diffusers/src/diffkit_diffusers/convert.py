@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffkit import Run, load_recipe
 from diffkit.errors import UsageError
-from diffkit.stages import adopt
+from diffkit.runs import adopt
 
 from .openai import Heads, openai_weights, shown
 from .recipe_text import adopted, name_of, recipe_text

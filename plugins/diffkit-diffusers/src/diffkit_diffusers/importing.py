@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffkit import Network, Run, load_recipe, open_run
-from diffkit.stages import adopt
+from diffkit.runs import adopt
 
 from .folder import INDEX, SCHEDULER, open_folder, write_json, write_model
 from .recipe_text import adopted, name_of, recipe_text

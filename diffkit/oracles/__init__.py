@@ -1,0 +1,9 @@
+"""Exact denoisers in closed form, for data whose distribution is known: Gaussian, mixture, point mass, polynomial."""
+
+from .base import Oracle
+from .gaussian import GaussianOracle, PointMassOracle
+from .mixture import MixtureOracle
+from .network import OracleNetwork
+from .polynomial import PolynomialOracle
+
+__all__ = ["GaussianOracle", "MixtureOracle", "Oracle", "OracleNetwork", "PointMassOracle", "PolynomialOracle"]

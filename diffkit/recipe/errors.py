@@ -1,0 +1,293 @@
+"""The faults of a recipe, each with its place; pydantic's complaints in the words of the house."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import Mark, RecipeError
+from .spec import NAME
+from .yaml import Node
+
+EXPECTED = {
+    "float": "a number",
+    "int": "a whole number",
+    "string": "text",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping",
+    "none_required": "nothing (null)",
+}
+LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+    "multiple_of": ("multiple_of", "a multiple of"),
+}
+NAMES = "a name of letters, digits, dots, dashes and underscores, at most 64, the first a letter or digit"
+YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
+    """A key that nothing reads, and the path of the one that was meant, where there is one."""
+    guess = meant(key, here, elsewhere)
+    hint = f'did you mean "{guess}"?' if guess else None
+    place = mark.path.rpartition(".")[0]
+    fault = RecipeError(
+        f"unknown key {quote(key)}" + (f" in {place}" if place else ""),
+        code="DK104",
+        where=mark,
+        hint=hint,
+        choices=sorted(here),
+        fix=None if guess else "remove it",
+    )
+    return fault, f"{place}.{guess}".lstrip(".") if guess in here else guess
+
+
+def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
+    """A key that must be given."""
+    return RecipeError(
+        f"{path} is missing", code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}"
+    )
+
+
+def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | Sequence[str] = ()) -> RecipeError:
+    """A value of the wrong type or out of range."""
+    path = node.mark.path or "the recipe"
+    return RecipeError(
+        f"{path} must be {expected}, not {quote(node.plain())}",
+        code="DK106",
+        where=node.mark,
+        hint=hint,
+        choices=choices,
+    )
+
+
+def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
+    """One fault for each place where a value failed; the branches of a union are told as alternatives."""
+    places: dict[int, tuple[Node, list[Any]]] = {}
+    for error in errors:
+        at = _walk(node, error["loc"])
+        places.setdefault(id(at), (at, []))[1].append(error)
+    return [_fault(at, told) for at, told in places.values()]
+
+
+def _walk(node: Node, loc: Sequence[str | int]) -> Node:
+    """The node that `loc` leads to; steps that are names of union branches lead nowhere and are passed over."""
+    for step in loc:
+        node = node.child(step) or node
+    return node
+
+
+def _fault(node: Node, errors: list[Any]) -> RecipeError:
+    value = node.plain()
+    literals = [word for error in errors for word in _literals(error)]
+    expected = " or ".join(dict.fromkeys(_expected(error) for error in errors))
+    hint = _hint(value, errors, literals)
+    if literals and all(_literals(error) for error in errors):
+        told = f"{node.mark.path} cannot be {quote(value)}"
+        return RecipeError(told, code="DK106", where=node.mark, hint=hint, choices=literals)
+    return wrong(node, expected, hint=hint, choices=literals if len(literals) > 1 else ())
+
+
+def _literals(error: Any) -> list[str]:
+    if error["type"] not in ("literal_error", "enum"):
+        return []
+    return re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+
+
+def _expected(error: Any) -> str:
+    kind, ctx = str(error["type"]), error.get("ctx", {})
+    if kind in LIMITS:
+        name, sign = LIMITS[kind]
+        return f"{sign} {ctx[name]:g}" if isinstance(ctx[name], float) else f"{sign} {ctx[name]}"
+    if kind in ("literal_error", "enum"):
+        literals = _literals(error)
+        return literals[0] if len(literals) == 1 else f"one of {', '.join(literals)}"
+    if kind in ("too_short", "too_long"):
+        bound = ctx.get("min_length") if kind == "too_short" else ctx.get("max_length")
+        return f"a list of at {'least' if kind == 'too_short' else 'most'} {bound}"
+    if kind == "missing":
+        return "a longer list"
+    if kind == "unexpected_positional_argument":
+        return "a shorter list"
+    if kind == "string_pattern_mismatch":
+        return NAMES if ctx["pattern"] == NAME else f"a text like {ctx['pattern'].strip('^$')}"
+    if kind == "finite_number":
+        return "a finite number"
+    base = re.sub(r"_(type|parsing|from_float)(_size)?$", "", kind)
+    return EXPECTED.get(base, _sentence(str(error["msg"])))
+
+
+def _sentence(message: str) -> str:
+    return re.sub(r"^(Input should be|Value error,) ?", "", message)
+
+
+def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
+    kinds = {str(error["type"]) for error in errors}
+    if value is None:
+        return "write a value, or remove the key"
+    if isinstance(value, str) and "bool_type" in kinds and value.lower() in YES_NO:
+        return f"did you mean {YES_NO[value.lower()]}?"
+    if isinstance(value, str) and literals:
+        guess = nearest_value(value, literals)
+        return f'did you mean "{guess}"?' if guess else None
+    if isinstance(value, str) and kinds & {"float_type", "int_type"}:
+        return _number_hint(value)
+    if isinstance(value, float) and kinds & {"int_type", "int_from_float"} and value.is_integer():
+        return f"did you mean {int(value)}?"
+    if isinstance(value, bool) and kinds & {"float_type", "int_type"}:
+        return "write a number"
+    if isinstance(value, int | float | str) and kinds & {"tuple_type", "list_type"}:
+        return f"did you mean [{value}]?"
+    return None
+
+
+def _number_hint(text: str) -> str | None:
+    """What number a text was probably meant to be."""
+    bare = text.strip().replace("_", "").replace(",", "").replace(" ", "")
+    if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM])", bare):
+        return f"did you mean {float(match[1]) * (1e6 if match[2] in 'mM' else 1e3):.0f}?"
+    try:
+        float(bare)
+    except ValueError:
+        return None
+    return f"did you mean {bare}, without quotes?" if bare == text else f"did you mean {bare}?"
+
+
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "accumulation": ("accumulate",),
+    "accumulation_steps": ("accumulate",),
+    "gradient_accumulation": ("accumulate",),
+    "amp": ("precision",),
+    "augmentation": ("augment",),
+    "batch": ("batch_size",),
+    "bs": ("batch_size",),
+    "beta1": ("betas",),
+    "beta2": ("betas",),
+    "cfg": ("guidance",),
+    "dataset": ("data",),
+    "denoiser": ("network",),
+    "dtype": ("precision",),
+    "ema_decay": ("ema",),
+    "epochs": ("steps",),
+    "experiment": ("name",),
+    "grad_clip": ("clip",),
+    "gradient_clip": ("clip",),
+    "max_grad_norm": ("clip",),
+    "iterations": ("steps",),
+    "learning_rate": ("lr",),
+    "logger": ("trackers",),
+    "loggers": ("trackers",),
+    "loss": ("objective",),
+    "lr_schedule": ("schedule",),
+    "max_steps": ("steps",),
+    "metric": ("evaluate", "metrics"),
+    "metrics": ("evaluate",),
+    "mixed_precision": ("precision",),
+    "model": ("network",),
+    "n_samples": ("count",),
+    "num_samples": ("count",),
+    "noise_schedule": ("schedule",),
+    "num_inference_steps": ("steps",),
+    "num_steps": ("steps",),
+    "num_train_timesteps": ("steps",),
+    "num_workers": ("workers",),
+    "timesteps": ("steps",),
+    "diffusion_steps": ("steps",),
+    "optim": ("optimizer",),
+    "optimiser": ("optimizer",),
+    "parametrization": ("parameterization",),
+    "plugins": ("requires",),
+    "prediction": ("parameterization",),
+    "prediction_type": ("parameterization",),
+    "random_seed": ("seed",),
+    "sampling": ("sample",),
+    "save_every": ("checkpoint_every",),
+    "scheduler": ("schedule", "sampler"),
+    "tracker": ("trackers",),
+    "training": ("train",),
+    "unet": ("network",),
+    **dict.fromkeys(("type", "kind", "class", "_target_", "target", "id"), ("name",)),
+    "warmup_steps": ("warmup",),
+    "wd": ("weight_decay",),
+    "channel_mult": ("multipliers",),
+    "ch_mult": ("multipliers",),
+    "dim_mults": ("multipliers",),
+    "num_channels": ("channels",),
+    "model_channels": ("channels",),
+    "num_res_blocks": ("blocks",),
+    "attention_resolutions": ("attention",),
+    "num_heads": ("heads",),
+}
+
+VALUES = {
+    **dict.fromkeys(("half", "float16", "16", "mixed"), "fp16"),
+    **dict.fromkeys(("float", "float32", "32", "full"), "fp32"),
+    **dict.fromkeys(("bfloat16", "bfloat"), "bf16"),
+    **dict.fromkeys(("fixedsmall", "fixed_small", "beta_tilde"), "small"),
+    **dict.fromkeys(("fixedlarge", "fixed_large", "beta"), "large"),
+    **dict.fromkeys(("learned_range", "learned_interpolation"), "learned"),
+}
+"""What other tools call some values."""
+
+
+def nearest_value(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that is meant, by a synonym or a slip."""
+    choices = tuple(choices)
+    synonym = VALUES.get(_form(word))
+    return synonym if synonym in choices else nearest(word, choices)
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice that `word` is most likely a slip of, None where none is close."""
+    by_form = {_form(choice): choice for choice in choices}
+    found = difflib.get_close_matches(_form(word), by_form, n=1, cutoff=cutoff)
+    return by_form[found[0]] if found else None
+
+
+def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | None:
+    """What an unknown key should have been: a name that is valid here, or the path where it is valid.
+
+    `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
+    another section, a near certain slip, synonyms, and last whatever is close.
+    """
+    here = tuple(here)
+    if near := nearest(key, here, 0.99):
+        return near
+    if key in elsewhere:
+        return elsewhere[key]
+    if near := nearest(key, here, 0.8):
+        return near
+    synonyms = SYNONYMS.get(_form(key), ())
+    for synonym in synonyms:
+        if synonym in here:
+            return synonym
+    for synonym in synonyms:
+        if synonym in elsewhere:
+            return elsewhere[synonym]
+    return nearest(key, here) or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
+
+
+def quote(value: object) -> str:
+    """A value as it may be shown on a terminal: bounded, and without control characters."""
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "..."
+        return f'"{text}"' if text.isprintable() else ascii(text)
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return "a mapping"
+    return repr(value)
+
+
+def _form(word: str) -> str:
+    return word.strip().lower().replace("-", "_").replace(" ", "_")

@@ -1,0 +1,286 @@
+"""The strict YAML reader: YAML 1.2 scalars, no tags, anchors, aliases, merge keys or duplicate keys, bounded in size
+and depth, and a place kept for every key and value. It reads parser events and constructs nothing but plain values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from ..errors import Mark, RecipeError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_FAULTS = 50
+LINE_SHOWN = 200
+
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def parse(text: str, file: str, *, prefix: str = "") -> Node:
+    """The tree of one YAML document. `prefix` is what stands before `text` on its only line (for `--set a=`).
+
+    Raises RecipeError with every fault that can be found; after a syntax error nothing more can be.
+    """
+    if len(text) > MAX_BYTES:
+        raise RecipeError(f"the recipe is larger than {MAX_BYTES >> 20} MiB", code="DK101", where=Mark(file, 1))
+    reader = _Reader(text, file, prefix)
+    root = reader.read()
+    if reader.faults:
+        raise RecipeError(f"{file} is not a valid recipe", errors=reader.faults)
+    return root
+
+
+class _Reader:
+    """One pass over the events of one text."""
+
+    def __init__(self, text: str, file: str, prefix: str) -> None:
+        self.text, self.file, self.prefix = text, file, prefix
+        self.lines = text.splitlines()
+        self.faults: list[RecipeError] = []
+
+    def mark(self, start: Any, end: Any, path: str) -> Mark:
+        line = self.lines[start.line] if start.line < len(self.lines) else ""
+        shift = self.prefix if start.line == 0 else ""
+        stop = end.column if end.line == start.line else len(line)
+        shown, column = (shift + line).rstrip(), len(shift) + start.column + 1
+        width = max(1, stop - start.column)
+        if len(shown) > LINE_SHOWN:
+            shown = "" if column + width > LINE_SHOWN else shown[:LINE_SHOWN] + " ..."
+        return Mark(self.file, start.line + 1, column, path, shown, width)
+
+    def fault(self, message: str, mark: Mark, fix: str | None = None) -> None:
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(RecipeError(message, code="DK101", where=mark, fix=fix))
+
+    def read(self) -> Node:
+        """Drive the parser; its own complaints become faults with their place."""
+        try:
+            return self._document(self._events())
+        except _Stop:
+            pass
+        except yaml.MarkedYAMLError as error:
+            forgotten = "expected ':'" in (error.problem or "") and error.context_mark is not None
+            at = error.context_mark if forgotten else error.problem_mark or error.context_mark
+            said = ", ".join(part for part in (error.problem, error.context) if part)
+            self.fault(
+                f"this is not YAML: {said}",
+                self._point(at),
+                "check the indentation, colons, brackets and quotes nearby",
+            )
+        except (yaml.YAMLError, UnicodeError) as error:
+            self.fault(f"this is not YAML: {_first_line(error)}", Mark(self.file, 1), "save the file as UTF-8 text")
+        return Node(None, Mark(self.file, 1))
+
+    def _point(self, at: Any) -> Mark:
+        """Where the parser stood; a complaint about the end of the text points at its last line."""
+        if at is None or not self.lines:
+            return Mark(self.file, 1)
+        if at.line < len(self.lines):
+            return self.mark(at, at, "")
+        last = self.lines[-1].rstrip()
+        shown = last if len(last) <= LINE_SHOWN else ""
+        return Mark(self.file, len(self.lines), len(self.prefix) + len(last) + 1, "", shown and self.prefix + shown)
+
+    def _events(self) -> Iterator[Any]:
+        if "\0" in self.text:
+            line = self.text[: self.text.index("\0")].count("\n") + 1
+            self.fault("a recipe must not hold NUL characters", Mark(self.file, line), "save the file as UTF-8 text")
+            raise _Stop
+        yield from yaml.parse(self.text, Loader=_PARSER)
+
+    def _document(self, events: Iterator[Any]) -> Node:
+        root: Node | None = None
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                if root is not None:
+                    where = self.mark(event.start_mark, event.end_mark, "")
+                    self.fault("a recipe is one YAML document", where, 'remove everything from this "---" on')
+                    raise _Stop
+            elif isinstance(event, yaml.NodeEvent):
+                root = self._node(event, events, "", None, 0)
+        return root if root is not None else Node(None, Mark(self.file, 1))
+
+    def _node(self, event: Any, events: Iterator[Any], path: str, key: Mark | None, depth: int) -> Node:
+        mark = self.mark(event.start_mark, event.end_mark, path)
+        if isinstance(event, yaml.AliasEvent):
+            self.fault("a recipe holds no aliases (*name)", mark, "write the value out")
+            return Node(None, mark, key)
+        if event.anchor is not None:
+            self.fault("a recipe holds no anchors (&name)", mark, "write the value without it")
+        if event.tag is not None:
+            self.fault("a recipe holds no tags (!name)", mark, "write the value without it; components go by `name:`")
+        if isinstance(event, yaml.ScalarEvent):
+            return Node(self._scalar(event, mark), mark, key)
+        if depth >= MAX_DEPTH:
+            self.fault(f"a recipe is at most {MAX_DEPTH} levels deep", mark)
+            raise _Stop
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Node(self._list(events, path, depth), mark, key)
+        return Node(self._mapping(events, path, depth), mark, key)
+
+    def _scalar(self, event: Any, mark: Mark) -> Scalar:
+        if event.style:
+            return str(event.value)
+        try:
+            return resolve(event.value)
+        except ValueError as error:
+            self.fault(str(error), mark)
+            return None
+
+    def _list(self, events: Iterator[Any], path: str, depth: int) -> list[Node]:
+        items: list[Node] = []
+        for event in events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            items.append(self._node(event, events, _join(path, str(len(items))), None, depth + 1))
+        return items
+
+    def _mapping(self, events: Iterator[Any], path: str, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        for event in events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            node = self._node(event, events, path, None, depth + 1)
+            name = self._key(event, node, path)
+            mark = Mark(**{**vars(node.mark), "path": _join(path, name)})
+            value = self._node(next(events), events, _join(path, name), mark, depth + 1)
+            if (first := entries.get(name)) is not None and first.key is not None:
+                said = f'"{name}" is given twice, first on line {first.key.line}'
+                self.fault(said, mark, "keep one of them")
+            entries[name] = value
+        return entries
+
+    def _key(self, event: Any, node: Node, path: str) -> str:
+        if not isinstance(event, yaml.ScalarEvent):
+            self.fault("a key must be a word", node.mark)
+            return ""
+        if event.value == "<<" and not event.style:
+            self.fault("a recipe holds no merge keys (<<)", node.mark, "write the entries out")
+        elif not isinstance(node.value, str):
+            self.fault(f"a key must be text, this is {event.value or 'nothing'}", node.mark, "put the key in quotes")
+        return str(event.value)
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: it ends reading after a fault that is already recorded
+    """Reading cannot go on."""
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+LITERALS: dict[str, Scalar] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+INT = re.compile(r"[-+]?[0-9]+\Z", re.ASCII)
+BASED = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z", re.ASCII)
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
+NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z", re.ASCII)
+YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
+"""Words that older readers take for true and false, so that we write them in quotes."""
+LARGEST = 2**63 - 1
+DIGITS = 64
+
+
+def resolve(word: str) -> Scalar:
+    """The value of an unquoted scalar. Raises ValueError where it is a number that no recipe can hold."""
+    if word in LITERALS:
+        return LITERALS[word]
+    if NOT_FINITE.match(word):
+        raise ValueError(f"{word} is not a finite number")
+    if INT.match(word) or BASED.match(word):
+        if len(word) > DIGITS or abs(number := int(word, 0 if BASED.match(word) else 10)) > LARGEST:
+            raise ValueError("a whole number must fit in 64 bits")
+        return number
+    if FLOAT.match(word):
+        if len(word) > 4 * DIGITS or not math.isfinite(real := float(word)):
+            raise ValueError("a number must be finite and of sensible length")
+        return real
+    return word
+
+
+def is_plain(text: str) -> bool:
+    """Whether `text` may be written without quotes and still be read as that text."""
+    if not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", text, re.ASCII) or text.lower() in YAML_1_1:
+        return False
+    try:
+        return resolve(text) == text
+    except ValueError:
+        return False
+
+
+Scalar = None | bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Node:
+    """A scalar, a list of nodes or a mapping of nodes; `mark` is where it stands, `key` where its key stands."""
+
+    value: Scalar | list[Node] | dict[str, Node]
+    mark: Mark
+    key: Mark | None = None
+
+    @property
+    def label(self) -> Mark:
+        """The place to point at when the value as a whole is meant: its key where it has one."""
+        return self.key or self.mark
+
+    def plain(self) -> object:
+        """The value without its marks."""
+        if isinstance(self.value, dict):
+            return {name: node.plain() for name, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def child(self, step: str | int) -> Node | None:
+        """The entry of a mapping or the item of a list, None where there is none."""
+        if isinstance(self.value, dict) and isinstance(step, str):
+            return self.value.get(step)
+        if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
+            return self.value[step]
+        return None
+
+    def at(self, path: str) -> Node | None:
+        """The node at a dotted path, None where nothing is written."""
+        node: Node | None = self
+        for part in path.split(".") if path else []:
+            if node is None:
+                return None
+            node = node.child(int(part) if part.isdecimal() and isinstance(node.value, list) else part)
+        return node
+
+    def entries(self, shorthand: str | None) -> dict[str, Node] | None:
+        """The mapping here, a bare value being put under its shorthand; None where neither fits."""
+        if isinstance(self.value, dict):
+            return self.value
+        if self.value is None:
+            return {}
+        if shorthand is None or (shorthand == "name" and not isinstance(self.value, str)):
+            return None
+        return {shorthand: Node(self.value, self.mark, self.key)}
+
+    def under(self, path: str) -> Node:
+        """The same node with every mark told that it lies below `path`."""
+
+        def moved(mark: Mark) -> Mark:
+            return replace(mark, path=f"{path}.{mark.path}" if mark.path else path)
+
+        value = self.value
+        if isinstance(value, dict):
+            value = {name: node.under(path) for name, node in value.items()}
+        elif isinstance(value, list):
+            value = [node.under(path) for node in value]
+        return Node(value, moved(self.mark), moved(self.key) if self.key else None)

@@ -1,0 +1,22 @@
+"""The run directory and the stages that fill it: train, sample, evaluate, report. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .import_weights import adopt as adopt
+    from .trained import Run as Run
+    from .trained import open_run as open_run
+    from .pipeline import run as run
+
+
+_WHERE = {"adopt": "import_weights", "Run": "trained", "open_run": "trained", "run": "pipeline"}
+__all__ = ["Run", "adopt", "open_run", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

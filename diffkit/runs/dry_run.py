@@ -1,0 +1,70 @@
+"""The dry run: what a recipe resolves to and what it would take, measured over five steps; nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+from ..recipe import Recipe, assemble
+from ..recipe.effective import effective_yaml, recipe_hash
+from ..recipe.contents import named
+from ..train.cost import cost_of_run
+from ..runtime.distributed import resolve_device
+from ..train.trainer import Trainer
+from ..train.config import Settings
+from .sampling import guided
+from .training import task_of
+
+
+def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> dict[str, Any]:
+    """Named facts of a run that has not begun: components, parameters, memory, FLOPs, speed, time, disk.
+
+    Raises what the run would raise before its first step, and ResourceError where five steps do not fit.
+    """
+    chosen = resolve_device(device)
+    assembly = assemble(recipe, chosen)
+    settings = Settings.of(recipe.train)
+    guided(assembly, assembly.model)
+    trainer = Trainer(task_of(assembly), settings, device=chosen)
+    found = cost_of_run(trainer)
+    levels = assembly.levels()
+    nfe = assembly.sampler.nfe(len(levels) - 1)
+    seconds = found.seconds(settings.steps, settings.batch_size)
+    disk = found.checkpoint * (settings.keep + 1)
+    free = shutil.disk_usage(_existing(out or Path("runs"))).free
+    return {
+        **{path: f"{one.name}   ({one.plugin.label})" for path, one in named(effective_yaml(recipe))},
+        "recipe hash": recipe_hash(recipe)[:16],
+        "device": str(chosen),
+        "precision": trainer.engine.precision.name,
+        "training examples": len(assembly.data.split("train")),
+        "held-out examples": len(assembly.data.split("held-out")),
+        "shape of an example": assembly.spec.shape,
+        "parameters": found.parameters,
+        "memory": f"{_mega(found.memory)}: {_mega(found.state)} state, {_mega(found.activations)} activations",
+        "FLOPs per image": f"{found.flops / 1e9:.4g} G, forward and backward",
+        "images per second": f"{found.images_per_second:.4g}",
+        "time": f"{_duration(seconds)} for {settings.steps} steps of {settings.batch_size}",
+        "evaluations per sample": "depends on the data" if nfe is None else nfe,
+        "disk": f"{disk / 1e6:.1f} MB for {settings.keep} checkpoints, {free / 1e9:.1f} GB free",
+    }
+
+
+def _mega(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the two largest units."""
+    for name, size, smaller, least in (
+        ("d", 86400.0, "h", 3600.0),
+        ("h", 3600.0, "min", 60.0),
+        ("min", 60.0, "s", 1.0),
+    ):
+        if seconds >= size:
+            return f"{int(seconds // size)} {name} {int(seconds % size // least)} {smaller}"
+    return f"{seconds:.1f} s"

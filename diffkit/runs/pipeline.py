@@ -1,0 +1,157 @@
+"""`run`: train, sample, evaluate, report; each stage once, and the same call goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+import torch
+from ..errors import DiffkitError, ResourceError, StoppedError
+from ..recipe import Assembly, Recipe, assemble, load_recipe
+from ..recipe.effective import effective_yaml
+from ..recipe.load import Source
+from ..runtime.distributed import ALONE, World, join_world, leave_world, resolve_device
+from ..storage.jsonl import Journal
+from ..runtime.memory import enough_memory
+from ..runtime.progress import Heard, Silent, console_progress
+from ..runtime.signals import StopSignals
+from ..runtime.environment import environment
+from .trained import Run
+from .stage_status import Ledger, stopwatch
+from .reporting import write_report
+from ..storage.run_directory import OpenRun, Resume, RunDirectory, begin
+from .sampling import draw_and_save
+from .training import train
+
+
+RUNS = Path("runs")
+KNOBS = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
+
+
+def run(
+    recipe: Recipe | Source,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    resume: Resume = "auto",
+    quiet: bool = True,
+) -> Run:
+    """Do what `recipe` says in the run directory `out` (by default runs/NAME) and return the finished run.
+
+    A run that stopped continues; one that is done is returned as it is. Raises RecipeError, LockedError,
+    CheckpointError, DataError, DivergedError, ResourceError; StoppedError after SIGTERM or Ctrl-C, once a checkpoint
+    is saved.
+    """
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    chosen = resolve_device(device)
+    assembly = assemble(loaded, chosen)
+    path = Path(out) if out is not None else RUNS / loaded.name
+    world = join_world(chosen)
+    try:
+        if world.is_main:
+            opened = begin(path, loaded.text, effective_yaml(loaded), environment(str(chosen)), resume)
+            world.barrier()
+            tell = None if quiet else _tell
+            with opened, StopSignals() as stop, Journal(opened.directory.path, tell) as journal:
+                for change in opened.changes:
+                    journal.event("environment", {"change": change})
+                _guarded(opened, assembly, chosen, journal, stop, quiet, world)
+            return Run(opened.directory, chosen)
+        world.barrier()
+        with StopSignals() as stop:
+            train(RunDirectory(path), assembly, chosen, None, lambda: stop.requested, world=world)
+        return Run(RunDirectory(path), chosen)
+    finally:
+        leave_world(world)
+
+
+def _guarded(
+    opened: OpenRun,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal,
+    stop: StopSignals,
+    quiet: bool,
+    world: World,
+) -> None:
+    """The stages, with a note in the journal of why they ended early."""
+    try:
+        _stages(opened, assembly, device, journal, lambda: stop.requested, quiet, world)
+    except StoppedError:
+        journal.event("signal", {"name": stop.received.name if stop.received else "stop"})
+        raise
+    except DiffkitError as error:
+        journal.event("error", {"code": error.code, "message": error.message})
+        raise
+    except Exception as error:
+        journal.event("bug", {"message": repr(error)})
+        with contextlib.suppress(ResourceError):  # it is shown as well, and must not be hidden behind a full disk
+            path = opened.directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
+            error.add_note(f"the traceback is in {path}")
+        raise
+
+
+def _stages(
+    opened: OpenRun,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal,
+    stop: Callable[[], bool],
+    quiet: bool,
+    world: World = ALONE,
+) -> None:
+    """Every stage that is not done for the weights at the last step."""
+    directory, ledger = opened.directory, Ledger(opened.directory)
+    say: Callable[[str], None] = (lambda text: None) if quiet else _say
+    progress = Silent() if quiet else console_progress()
+    step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
+
+    def check() -> None:
+        if stop():
+            raise StoppedError(
+                "stopped after training, which is done and saved", fix="run the same command again to continue"
+            )
+
+    handle = Run(directory, device)
+    vars(handle).update(recipe=assembly.recipe, assembly=assembly)
+    fresh = False
+    with enough_memory(lambda: _sampling_needs(assembly), "sampling", KNOBS):
+        if not ledger.done("sample", step):
+            check()
+            say(f"sampling {assembly.recipe.sample.count}")
+            with stopwatch() as spent:
+                denoise = handle.denoiser(guidance=False)
+                draw_and_save(assembly, denoise, directory.samples, device, lambda done: check())
+            ledger.write("sample", step, spent[0])
+            fresh = True
+        if assembly.metrics and not ledger.done("evaluate", step):
+            check()
+            handle.evaluate(progress=not quiet, check=check)
+            fresh = True
+    if fresh or not ledger.done("report", step) or not directory.report.is_file():
+        with stopwatch() as spent:
+            journal.event("report")
+            write_report(directory, assembly, check)
+        ledger.write("report", step, spent[0])
+    else:
+        say(f"{directory.path} is done; another --out or --resume never begins anew")
+
+
+def _sampling_needs(assembly: Assembly) -> str:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in assembly.network.parameters())
+    batch = max(assembly.recipe.sample.batch_size, assembly.recipe.evaluate.batch_size or 0)
+    return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time, and what metrics compare"
+
+
+def _tell(name: str, fields: Mapping[str, Any]) -> None:
+    """Warn of what went wrong without ending the run."""
+    if name == "fault" or name.endswith("-failed"):
+        at = f" (step {fields['step']})" if "step" in fields else ""
+        _say(f"warning: {name}{at}: {fields.get('reason')}")
+
+
+def _say(text: str) -> None:
+    print(text, file=Heard(sys.stderr), flush=True)

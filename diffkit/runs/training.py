@@ -1,0 +1,244 @@
+"""The training stage: a trainer on one side, the run directory on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+import torch
+from .. import __version__
+from ..denoiser import Model
+from ..errors import CheckpointError, ResourceError, StoppedError
+from ..recipe import Assembly
+from ..recipe.effective import recipe_hash
+from ..sampler import Progress as Step
+from ..tracker import Tracker
+from ..storage.checkpoint import CheckpointStore
+from ..runtime.distributed import ALONE, World
+from ..train.fine_tune import load_initial
+from ..train.trainer import Hooks
+from ..storage.jsonl import Journal
+from ..train.trainer import Outcome, Trainer
+from ..storage.manifest import candidates, verify
+from ..runtime.memory import enough_memory
+from ..runtime.progress import Progress, Silent
+from ..train.config import Settings
+from ..train.preprocessing import Task
+from .sampling import draw
+from .stage_status import Ledger, stopwatch
+from ..storage.lock import RunLock
+from .sampling import save_npz, save_png, viewable
+from ..storage.run_directory import RunDirectory
+from .sampling import guided, plan
+
+
+PREVIEWS = 16
+FAILURES, VANISHED = 3, 2
+
+
+def task_of(assembly: Assembly) -> Task:
+    """What the recipe trains on what."""
+    data = assembly.recipe.data
+    return Task(
+        assembly.model,
+        assembly.objective,
+        assembly.data,
+        assembly.codec,
+        assembly.augment,
+        data.label_dropout,
+        assembly.recipe.seed,
+    )
+
+
+def train(
+    directory: RunDirectory,
+    assembly: Assembly,
+    device: torch.device,
+    journal: Journal | None,
+    stop: Callable[[], bool],
+    *,
+    world: World = ALONE,
+    progress: Progress | None = None,
+    lock: RunLock | None = None,
+) -> int:
+    """Train to the last step of the recipe, from the newest whole checkpoint where there is one; returns the step.
+
+    Before each save `lock` must still be ours. Raises StoppedError (exit 75) where it was asked to stop, after a
+    checkpoint was saved; DivergedError, CheckpointError, DataError, LockedError and ResourceError as the trainer, the
+    store and the lock do.
+    """
+    settings = Settings.of(assembly.recipe.train)
+    if _done(directory, settings.steps):
+        return settings.steps
+    note = journal.event if journal is not None else _nowhere
+    store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
+    with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
+        trainer = Trainer(task_of(assembly), settings, device=device, world=world)
+    if journal is not None:
+        store.clean()
+    world.barrier()
+    _continue(trainer, store, journal, assembly)
+    if journal is None:
+        outcome = trainer.run(Hooks(stop=stop))
+    else:
+        writer = _Writer(directory, assembly, device, store, journal, stop, lock)
+        outcome = _write_along(writer, trainer, progress or Silent())
+    if outcome.stopped:
+        raise StoppedError(
+            f"stopped at step {outcome.step} of {settings.steps}; a checkpoint is saved",
+            fix="run the same command again to continue",
+        )
+    return outcome.step
+
+
+def _done(directory: RunDirectory, steps: int) -> bool:
+    """Whether training is: it reached the last step, and what it left is whole unless nothing needs it any more."""
+    ledger = Ledger(directory)
+    if not ledger.done("train", steps):
+        return False
+    if ledger.done("report", steps):
+        return True
+    newest = candidates(directory.checkpoints)[:1]
+    try:
+        return bool(newest) and verify(newest[0]).step == steps
+    except CheckpointError:
+        return False
+
+
+def _parameters(assembly: Assembly) -> int:
+    return sum(parameter.numel() for parameter in assembly.network.parameters())
+
+
+def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Outcome:
+    """Train on the rank that writes: logs, checkpoints and previews go to the run directory."""
+    if trainer.step < trainer.settings.steps:
+        writer.store.preflight(trainer.tensors())
+    writer.open()
+    hooks = Hooks(
+        log=writer.log,
+        save=writer.save,
+        preview=writer.preview,
+        stop=writer.stop,
+        event=writer.journal.event,
+        progress=progress,
+    )
+    with stopwatch() as spent:
+        try:
+            outcome = trainer.run(hooks)
+        finally:
+            writer.close()
+    Ledger(writer.directory).write("train", outcome.step, spent[0], **_levels(outcome))
+    return outcome
+
+
+def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
+    """Events of a rank that does not write."""
+
+
+def _continue(trainer: Trainer, store: CheckpointStore, journal: Journal | None, assembly: Assembly) -> None:
+    """Load the newest whole checkpoint, or the weights that `train.init` names where there is none."""
+    found = store.load(trainer.tensors(), trainer.device, state=trainer.state())
+    if found is not None:
+        differences = trainer.load(found.tensors, found.state)
+        if journal is not None:
+            journal.rewind(trainer.step)
+            journal.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
+        return
+    if journal is not None:
+        journal.rewind(0)
+        journal.event("start", {"steps": trainer.settings.steps})
+    if assembly.recipe.train.init is not None:
+        taken = load_initial(trainer, assembly.recipe.train.init)
+        if journal is not None:
+            journal.event("init", {"from": assembly.recipe.train.init, "step": taken})
+
+
+class _Writer:
+    """Writes what the trainer reports.
+
+    A checkpoint that cannot be saved does not stop training; three in a row do, two where the directory has vanished,
+    and the last one of all.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        assembly: Assembly,
+        device: torch.device,
+        store: CheckpointStore,
+        journal: Journal,
+        stop: Callable[[], bool],
+        lock: RunLock | None,
+    ) -> None:
+        self.directory, self.assembly, self.device = directory, assembly, device
+        self.store, self.journal, self.stop, self.lock = store, journal, stop, lock
+        self.trackers: tuple[Tracker, ...] = assembly.trackers
+        self.failures = 0
+        self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
+
+    def open(self) -> None:
+        for tracker in self.trackers:
+            tracker.open(self.directory.path)
+
+    def log(self, record: Mapping[str, float]) -> None:
+        self.journal.metric(record)
+        values = {name: v for name, v in record.items() if name != "step"}
+        for tracker in self.trackers:
+            self._try(partial(tracker.log, int(record["step"]), values))
+
+    def save(self, trainer: Trainer) -> None:
+        self.journal.sync()
+        try:
+            if self.lock is not None:
+                self.lock.check()
+            self.store.save(trainer.step, trainer.tensors(), trainer.state(), self.meta)
+            self.failures = 0
+        except ResourceError as error:
+            self.failures += 1
+            self.journal.event("save-failed", {"step": trainer.step, "reason": error.message})
+            allowed = FAILURES if self.directory.path.is_dir() else VANISHED
+            if self.failures >= allowed or trainer.step >= trainer.settings.steps or self.stop():
+                raise
+
+    def preview(self, step: int, model: Model) -> None:
+        """A small grid of samples, from streams that training does not use; given up where it is asked to stop."""
+        assembly = self.assembly
+        levels = assembly.evaluation_levels()
+        chosen = plan(
+            assembly, count=PREVIEWS, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
+        )
+        target = self.directory.samples
+        try:
+            drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device, on_step=self._go_on)
+            target.mkdir(exist_ok=True)
+            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
+            save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
+        except (OSError, ResourceError, StoppedError) as error:
+            self.journal.event("preview-failed", {"step": step, "reason": str(error)})
+
+    def _go_on(self, step: Step) -> None:
+        if self.stop():
+            raise StoppedError("stopped while drawing a preview")
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            self._try(tracker.close)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        """What a tracker does; a disk that refuses it stops no training."""
+        try:
+            action()
+        except OSError as error:
+            self.journal.event("tracker-failed", {"reason": str(error)})
+
+
+def _levels(outcome: Outcome) -> dict[str, Any]:
+    """The held-out loss by noise level, as the ledger keeps it; bins that no draw fell into are left out."""
+    found = outcome.held_out
+    if found is None:
+        return {}
+    rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count) if count]
+    return {
+        "held_out_loss": found.loss,
+        "loss_by_level": {"axis": "t", "level": [t for t, _ in rows], "loss": [loss for _, loss in rows]},
+    }

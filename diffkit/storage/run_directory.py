@@ -1,0 +1,321 @@
+"""The run directory: what lies where, who may write, and when an old run goes on.
+
+    runs/<name>/  recipe.yaml  effective.yaml  environment.json  metrics.jsonl  events.jsonl  results.json  report.html
+                  checkpoints/  samples/  LOCK
+
+Torch is not imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..errors import CheckpointError, RecipeError, ResourceError, UsageError
+from ..recipe.yaml import parse
+from . import atomic
+from .jsonl import EVENTS, METRICS
+from .lock import LOCK, RunLock
+from .manifest import candidates
+
+Resume = Literal["auto", "never", "must"]
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
+_LONGEST_NAME = 64
+_LONGEST_TEXT = 1 << 20
+RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The layout of one run; nothing is read or written before it is asked for.
+
+    Raises: UsageError where the last part of `path` is no name for a run, or it is a symbolic link.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+        if not RUN_NAME.fullmatch(self.path.name):
+            raise UsageError(
+                f"a run cannot be called {self.path.name!r}",
+                code="DK611",
+                choices="letters, digits, '.', '_' and '-', at most 64, the first a letter or a digit",
+                fix="choose another name: or --out",
+            )
+        if self.path.is_symlink():
+            raise _link(self.path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunDirectory:
+        """An existing run. Raises: UsageError where there is none at `path`."""
+        run = cls(Path(path))
+        if not run.exists:
+            raise UsageError(f"{path} is not a run directory", code="DK612", fix="diffkit ls runs shows what there is")
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here: effective.yaml is what is written last."""
+        return self.effective.is_file()
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.path.name
+
+    @property
+    def recipe(self) -> Path:
+        """The recipe as it was given."""
+        return self._inside(RECIPE)
+
+    @property
+    def effective(self) -> Path:
+        """The whole recipe, with defaults."""
+        return self._inside(EFFECTIVE)
+
+    @property
+    def environment(self) -> Path:
+        """Versions, plugins, hardware, threads and git state of the last start."""
+        return self._inside(ENVIRONMENT)
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each log point."""
+        return self._inside(METRICS)
+
+    @property
+    def events(self) -> Path:
+        """One JSON line an event."""
+        return self._inside(EVENTS)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
+        return self._inside("checkpoints")
+
+    @property
+    def samples(self) -> Path:
+        """The directory of the samples."""
+        return self._inside("samples")
+
+    @property
+    def results(self) -> Path:
+        """The results of the evaluation."""
+        return self._inside("results.json")
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self._inside("report.html")
+
+    def _inside(self, name: str) -> Path:
+        path = self.path / name
+        if path.is_symlink():
+            raise _link(path)
+        return path
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Replace results.json or another file of this name whole. Raises: ResourceError where the disk refuses."""
+        return self._write(name, atomic.dump_json(dict(value)))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Replace a text file of this run whole. Raises: ResourceError where the disk refuses."""
+        return self._write(name, text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of this run, empty where there is no such file."""
+        path = self._inside(name)
+        return atomic.parse_object(atomic.read_bounded(path, 64 * _LONGEST_TEXT), name) if path.exists() else {}
+
+    def _write(self, name: str, data: bytes) -> Path:
+        path = self._inside(name)
+        try:
+            atomic.replace(path, data)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run directory that this process may write to: its lock, whether an old run goes on, and what is new.
+
+    `changes` says how the environment differs from that of the last start; `renamed` is where an old run went.
+    """
+
+    directory: RunDirectory
+    lock: RunLock
+    resumed: bool
+    changes: tuple[str, ...] = ()
+    renamed: Path | None = None
+
+    def __enter__(self) -> OpenRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def begin(
+    path: Path | str,
+    recipe: str,
+    effective: str,
+    environment: Mapping[str, Any],
+    resume: Resume = "auto",
+) -> OpenRun:
+    """Create the run at `path` or open it to go on, locked. `recipe` and `effective` are the texts of the two files.
+
+    auto goes on where a run with the same effective recipe is there; must refuses to begin anew; never renames an old
+    run to NAME.1, NAME.2, ... and begins anew. Nothing is ever deleted.
+    Raises: LockedError (another writer), RecipeError with the differences (another recipe), CheckpointError (must, and
+    nothing to go on from), UsageError (not a run directory), ResourceError (it cannot be written).
+    """
+    if resume not in get_args(Resume):
+        raise UsageError(f"unknown resume mode {resume!r}", code="DK010", choices=get_args(Resume))
+    run = RunDirectory(Path(path))
+    if resume == "must" and not (run.exists and candidates(run.checkpoints)):
+        raise CheckpointError(f"{run.path} holds no checkpoint to resume from", fix="leave out --resume must")
+    _make(run.path)
+    lock, renamed = RunLock(run.path), None
+    try:
+        if run.exists and resume == "never":
+            renamed, lock = _move_away(run, lock)
+        if run.exists:
+            _refuse_change(run, effective)
+            _clean(run)
+            changes = _environment_changes(run, environment)
+            run.write_json(ENVIRONMENT, environment)
+            return OpenRun(run, lock, resumed=True, changes=changes)
+        _refuse_foreign(run)
+        run.write_text(RECIPE, recipe)
+        run.write_json(ENVIRONMENT, environment)
+        run.write_text(EFFECTIVE, effective)
+        return OpenRun(run, lock, resumed=False, renamed=renamed)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _clean(run: RunDirectory) -> None:
+    """Remove the half-written files that a crash left."""
+    for folder in (run.path, run.samples):
+        for path in folder.glob(".tmp-*") if folder.is_dir() else ():
+            if _HALF_WRITTEN.fullmatch(path.name):
+                with contextlib.suppress(OSError):  # it harms nobody
+                    path.unlink()
+
+
+def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> tuple[str, ...]:
+    try:
+        return tuple(difference(run.read_json(ENVIRONMENT), environment))
+    except CheckpointError as error:  # nothing is computed from this file, so a damaged one stops no run
+        return (f"the environment of the last start is unknown: {error.message}",)
+
+
+def _make(path: Path) -> None:
+    """Create the directory where it is missing, although another process may be renaming it at this moment."""
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return
+        except FileExistsError as error:
+            with contextlib.suppress(FileNotFoundError):  # it was there, and was renamed since: once more
+                if stat.S_ISDIR(os.stat(path).st_mode):
+                    return
+                raise _unwritable(path, error) from error
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
+    """Rename the old run, still locked, and lock a new directory in its place."""
+    number = 1
+    while os.path.lexists(target := _numbered(run.path, number)):
+        number += 1
+    try:
+        run.path.rename(target)
+        atomic.sync_directory(run.path.parent)
+    except OSError as error:
+        raise _unwritable(run.path, error) from error
+    _make(run.path)
+    fresh = RunLock(run.path)
+    lock.release()
+    return target, fresh
+
+
+def _numbered(path: Path, number: int) -> Path:
+    suffix = f".{number}"
+    return path.with_name(path.name[: _LONGEST_NAME - len(suffix)] + suffix)
+
+
+def _refuse_change(run: RunDirectory, effective: str) -> None:
+    text = atomic.read_bounded(run.effective, _LONGEST_TEXT).decode("utf-8", "replace")
+    changed = difference(parse(text, str(run.effective)).plain(), parse(effective, EFFECTIVE).plain())
+    if changed:
+        raise RecipeError(
+            f"{run.path} holds a run of another recipe",
+            code="DK613",
+            notes=changed,
+            fix=f"--out another directory, or --resume never, which renames the old run to {run.name}.1",
+        )
+
+
+def _refuse_foreign(run: RunDirectory) -> None:
+    """A directory that is no run may be begun in only where it is empty, or a crash left it just begun."""
+    ours = {LOCK, RECIPE, ENVIRONMENT}
+    foreign = sorted(path.name for path in run.path.iterdir() if path.name not in ours and path.name[0] != ".")
+    if foreign:
+        raise UsageError(
+            f"{run.path} is not a run directory and is not empty (it holds {foreign[0]!r})",
+            code="DK612",
+            fix="choose another --out",
+        )
+
+
+def runs_in(root: Path) -> list[RunDirectory]:
+    """Every run below `root`, by name; links and other directories are passed over."""
+    if not root.is_dir():
+        return []
+    named = sorted(path for path in root.iterdir() if RUN_NAME.fullmatch(path.name) and not path.is_symlink())
+    return [run for run in map(RunDirectory, named) if (run.path / EFFECTIVE).is_file()]
+
+
+def _link(path: Path) -> UsageError:
+    fix = "name the directory itself; links are not followed"
+    return UsageError(f"{path} is a symbolic link", code="DK614", fix=fix)
+
+
+def _unwritable(path: Path, error: OSError) -> ResourceError:
+    fix = "free some space or choose another --out"
+    return ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix)
+
+
+def difference(old: object, new: object, path: str = "") -> list[str]:
+    """Where two plain values differ, a line each: `train.steps: 100 -> 200`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        lines = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            below = f"{path}.{key}" if path else str(key)
+            if key not in new:
+                lines.append(f"{below}: {_shown(old[key])} -> (absent)")
+            elif key not in old:
+                lines.append(f"{below}: (absent) -> {_shown(new[key])}")
+            else:
+                lines += difference(old[key], new[key], below)
+        return lines
+    same = old == new and isinstance(old, bool) == isinstance(new, bool)
+    return [] if same else [f"{path}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -1,0 +1,215 @@
+"""Feeding: raw batches by step and row, gathered on the device or streamed by workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from multiprocessing import active_children
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..data import Resident, Split, stack
+from ..errors import DataError, DiffkitError
+from ..noise import generator
+from ..runtime.memory import worker_killed
+from ..runtime.signals import held_back, ignore_stop_signals
+
+Batch = tuple[Tensor, dict[str, Tensor]]
+
+
+class Feed(Protocol):
+    """Where raw examples come from."""
+
+    def rows(self, step: int, rows: range) -> Batch:
+        """Raw x: (B, C, *S) and cond of rows of the global batch of a step, on the device; steps never go back."""
+
+    def close(self) -> None:
+        """Stop what was started."""
+
+
+def feed(
+    split: Split, order: Order, own: range, steps: int, device: torch.device, workers: int, first: int = 0
+) -> Feed:
+    """The feed of a part: resident on the device, read in this process, or streamed by `workers`.
+
+    `own` are the rows of the global batch that this process trains on; `first` is the first step that will be asked.
+    """
+    if isinstance(split, Resident):
+        return ResidentFeed(split.to(device), Order(order.count, order.batch_size, order.seed, device))
+    if workers == 0:
+        return DirectFeed(split, order, device)
+    return StreamedFeed(split, order, own, range(first, steps), device, workers)
+
+
+class ResidentFeed:
+    """A part that lives on the device as raw values: rows are gathered there, nothing is copied from the host."""
+
+    def __init__(self, split: Resident, order: Order) -> None:
+        self.split, self.order = split, order
+
+    def rows(self, step: int, rows: range) -> Batch:
+        return self.split.rows(self.order.rows(step, rows.start, rows.stop))
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class DirectFeed:
+    """A part that is read example by example in this process."""
+
+    def __init__(self, split: Split, order: Order, device: torch.device) -> None:
+        self.split, self.order, self.device = split, order, device
+
+    def rows(self, step: int, rows: range) -> Batch:
+        return _move(stack(self.split, self.order.rows(step, rows.start, rows.stop).tolist()), self.device)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+class StreamedFeed:
+    """A part that worker processes read ahead, each batch of this rank whole, in order.
+
+    Raises: whatever the part raises in a worker; ResourceError where a worker was killed.
+    """
+
+    def __init__(
+        self, split: Split, order: Order, own: range, steps: range, device: torch.device, workers: int
+    ) -> None:
+        self.own, self.device = own, device
+        self._step = steps.start - 1
+        self._batch: Batch | None = None
+        loader = DataLoader(
+            _Examples(split),
+            batch_sampler=_Batches(order, own, steps),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=device.type == "cuda",
+            worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # else the loader would draw from the global one
+        )
+        others = set(active_children())
+        with held_back():  # a worker that has not yet been told to ignore a signal would die of it
+            self._batches: Iterator[Batch | DiffkitError] | None = iter(loader)
+        self._workers = [worker for worker in active_children() if worker not in others]
+
+    def rows(self, step: int, rows: range) -> Batch:
+        while self._step < step:
+            self._batch = self._next()
+            self._step += 1
+        assert self._batch is not None
+        x, cond = self._batch
+        at = slice(rows.start - self.own.start, rows.stop - self.own.start)
+        return x[at], {name: value[at] for name, value in cond.items()}
+
+    def close(self) -> None:
+        self._batches = None
+        # One that was killed may have held a lock that the others wait for; they ignore milder signals.
+        if any(worker.exitcode for worker in self._workers):
+            for worker in self._workers:
+                worker.kill()
+                worker.join()  # torch complains of its end here, where that is understood, and not later
+
+    def _next(self) -> Batch:
+        assert self._batches is not None
+        try:
+            batch = next(self._batches)
+        except RuntimeError as error:
+            if killed := worker_killed(error):
+                self.close()
+                raise killed from error
+            raise
+        if isinstance(batch, DiffkitError):
+            raise batch
+        return _move(batch, self.device)
+
+
+class _Examples(Dataset[tuple[Tensor, dict[str, Tensor]] | DiffkitError]):
+    """The part as a torch data set; an error is handed over as a value, so that it arrives as it was raised."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]] | DiffkitError:
+        try:
+            x, cond = self.split[index]
+        except DiffkitError as error:
+            return error
+        return x, dict(cond)
+
+
+class _Batches(Sampler[list[int]]):
+    """The indices of this rank's rows, step after step."""
+
+    def __init__(self, order: Order, own: range, steps: range) -> None:
+        self.order, self.own, self.steps = order, own, steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            yield self.order.rows(step, self.own.start, self.own.stop).tolist()
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _collate(rows: list[tuple[Tensor, dict[str, Tensor]] | DiffkitError]) -> Batch | DiffkitError:
+    good = []
+    for row in rows:
+        if isinstance(row, DiffkitError):
+            return row
+        good.append(row)
+    cond = {name: torch.stack([torch.as_tensor(c[name]) for _, c in good]) for name in good[0][1]}
+    return torch.stack([x for x, _ in good]), cond
+
+
+def _move(batch: Batch, device: torch.device) -> Batch:
+    x, cond = batch
+    return x.to(device, non_blocking=True), {n: v.to(device, non_blocking=True) for n, v in cond.items()}
+
+
+class Order:
+    """Which example is row r of step k: position k batch + r of an endless list of permutations, one an epoch.
+
+    A batch at the end of an epoch is filled from the next, so no example is left out, and a data set smaller than a
+    batch is repeated. World size and micro-batches do not enter. Raises DataError where there are no examples.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+        if count < 1:
+            raise DataError("there are no examples to train on", code="DK320", fix="look at the data set's folder")
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.device = torch.device(device)
+        self._epochs: dict[int, Tensor] = {}
+
+    def rows(self, step: int, start: int, stop: int) -> Tensor:
+        """Indices: (stop - start,) long, on the device, of these rows of the global batch of a step."""
+        position, missing = step * self.batch_size + start, stop - start
+        parts = []
+        while missing:
+            epoch, at = divmod(position, self.count)
+            part = self._permutation(epoch)[at : at + missing]
+            parts.append(part)
+            position, missing = position + len(part), missing - len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            # Drawn on the CPU whatever the device, so that the order is the same everywhere.
+            order = torch.randperm(self.count, generator=generator("cpu", self.seed, "order", epoch))
+            if self.device.type == "cuda":
+                order = order.pin_memory().to(self.device, non_blocking=True)
+            kept = max(2, self.batch_size // self.count + 2)
+            while len(self._epochs) >= kept:
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[epoch] = order
+        return self._epochs[epoch]
+
+
+def divide(start: int, stop: int, parts: int) -> list[range]:
+    """`parts` consecutive ranges that cover [start, stop), their lengths differing by one at most; none is empty."""
+    total = stop - start
+    bounds = [start + total * part // parts for part in range(parts + 1)]
+    return [range(a, b) for a, b in pairwise(bounds) if b > a]

@@ -1,0 +1,112 @@
+"""Preparation: from raw examples to what diffuses, with every random choice taken from the counted streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..codec import Codec, Identity
+from ..data import Augmentation, Data
+from ..denoiser import Model
+from ..errors import UsageError
+from ..noise import Draws
+from ..objective import Objective
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """decode, then augment, then drop labels, then encode; held-out examples are only decoded and encoded.
+
+    Raises UsageError where labels are to be dropped and the data has none.
+    """
+
+    task: Task
+
+    def __post_init__(self) -> None:
+        if self.task.label_dropout and self.task.data.spec.classes is None:
+            raise UsageError(
+                "data.label_dropout replaces labels by the null class, and this data has no labels",
+                code="DK053",
+                fix="leave label_dropout out, or use data with classes",
+            )
+
+    def train(self, raw: Tensor, cond: Mapping[str, Tensor], noise: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Raw x: (B, C, *S) and cond of training examples -> x0 and cond, as the objective takes them."""
+        task = self.task
+        x, cond = task.data.decode(raw), dict(cond)
+        for index, augmentation in enumerate(task.augment):
+            uniform = noise.uniform(f"augment-{index}", x, augmentation.draws)
+            x, changed = augmentation(x, uniform, cond)
+            cond = dict(changed)
+        if task.label_dropout:
+            dropped = noise.uniform("label-dropout", x) < task.label_dropout
+            cond["label"] = cond["label"].masked_fill(dropped, task.data.spec.classes or 0)
+        return self._encode(x, noise), cond
+
+    def held_out(self, raw: Tensor, cond: Mapping[str, Tensor], noise: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """Raw held-out examples -> x0 and cond."""
+        return self._encode(self.task.data.decode(raw), noise), dict(cond)
+
+    def _encode(self, x: Tensor, noise: Draws) -> Tensor:
+        codec = self.task.codec
+        if isinstance(codec, Identity):
+            return x
+        shape = codec.spec(self.task.data.spec).shape
+        like = torch.empty((), dtype=x.dtype, device=x.device).expand(len(x), *shape)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(codec)):
+            return codec.encode(x, noise.normal("codec", like))
+
+
+def _learns(part: object) -> bool:
+    return isinstance(part, torch.nn.Module) and any(p.requires_grad for p in part.parameters())
+
+
+IDENTITY = Identity()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, the objective that trains it, and the data; `label_dropout` is the share of labels that become the null
+    class."""
+
+    model: Model
+    objective: Objective
+    data: Data
+    codec: Codec = IDENTITY
+    augment: tuple[Augmentation, ...] = ()
+    label_dropout: float = 0.0
+    seed: int = 0
+
+    def learned(self) -> nn.ModuleDict:
+        """Every module but the network that some component is or holds: trained where it has parameters, and saved.
+
+        Keys are paths with slashes, such as `objective/times`.
+        """
+        parts: list[tuple[str, object]] = [
+            ("objective", self.objective),
+            ("parameterization", self.model.parameterization),
+            ("schedule", self.model.schedule),
+            ("codec", self.codec),
+            *((f"augment{index}", augmentation) for index, augmentation in enumerate(self.augment)),
+        ]
+        found: dict[int, tuple[str, nn.Module]] = {}
+        for path, part in parts:
+            for at, module in _modules(part, path):
+                if not any(module is inner for inner in self.model.network.modules()):
+                    found.setdefault(id(module), (at, module))
+        return nn.ModuleDict(dict(found.values()))
+
+
+def _modules(part: object, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost modules in a component and in the components it was made with."""
+    if isinstance(part, nn.Module):
+        yield path, part
+    elif is_dataclass(part) and not isinstance(part, type):
+        for field in fields(part):
+            yield from _modules(getattr(part, field.name), f"{path}/{field.name}")
+    elif isinstance(part, (tuple, list)):
+        for index, item in enumerate(part):
+            yield from _modules(item, f"{path}/{index}")

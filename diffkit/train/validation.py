@@ -1,0 +1,90 @@
+"""The loss on examples that training never sees, from random streams of its own, so that it can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import stack
+from ..denoiser import Model
+from ..noise import Draws, key
+from .data_loading import divide
+from .preprocessing import Preparation
+
+BINS = 20
+MOST = 2048
+GROUP = 64
+"""Noise is drawn for so many examples at once, whatever the size of a batch."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """`loss` over all examples; the mean loss in equal bins of time: `level` (K,) their middles, `binned` (K,)
+    means, nan where no time fell in, `count` (K,)."""
+
+    loss: float
+    level: tuple[float, ...]
+    binned: tuple[float, ...]
+    count: tuple[int, ...]
+
+
+def held_out_loss(
+    model: Model,
+    preparation: Preparation,
+    device: torch.device,
+    *,
+    batch_size: int,
+    ema: Model | None = None,
+    most: int = MOST,
+    rounds: int = 1,
+) -> HeldOut | None:
+    """The objective on the held-out part (its first `most` examples), each `rounds` times with other draws.
+
+    The same draws at every call, whatever was trained before and whatever `batch_size`. None where nothing is held
+    out. The model's network is put in evaluation mode for the time.
+    """
+    task = preparation.task
+    split = task.data.split("held-out")
+    total = min(len(split), most)
+    if total == 0:
+        return None
+    seed = key(task.seed, "held-out")
+    mode = model.network.training
+    model.network.eval()
+    means, each, times = [], [], []
+    with torch.no_grad():
+        for start in range(0, total * rounds, GROUP):
+            group = range(start, min(start + GROUP, total * rounds))
+            draws = Draws(seed, start // GROUP, len(group))
+            for rows in divide(0, len(group), -(-len(group) // batch_size)):
+                raw, cond = stack(split, [group[row] % total for row in rows])
+                local = draws.rows(rows.start)
+                x0, ready = preparation.held_out(raw.to(device), _to(cond, device), local)
+                loss = task.objective(model, x0, local, ema=ema, **ready)
+                means.append(loss.mean.double() * len(rows))
+                each.append(loss.each.double())
+                times.append(loss.t.double())
+    model.network.train(mode)
+    loss_sum = torch.stack(means).sum() / (total * rounds)
+    return _binned(float(loss_sum), torch.cat(each), torch.cat(times), model)
+
+
+def _binned(loss: float, each: Tensor, t: Tensor, model: Model) -> HeldOut:
+    clean, noise = model.schedule.t_clean, model.schedule.t_noise
+    at = ((t.reshape(len(each), -1).mean(1) - clean) / (noise - clean) * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+    count = torch.zeros(BINS, dtype=torch.float64, device=each.device).index_add_(0, at, torch.ones_like(each))
+    total = torch.zeros_like(count).index_add_(0, at, each)
+    width = (noise - clean) / BINS
+    return HeldOut(
+        loss,
+        tuple(clean + (k + 0.5) * width for k in range(BINS)),
+        tuple((total / count).tolist()),
+        tuple(int(n) for n in count.tolist()),
+    )
+
+
+def _to(cond: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in cond.items()}

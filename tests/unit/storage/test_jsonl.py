@@ -1,0 +1,182 @@
+"""The append-only logs of a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffkit.storage.jsonl import Journal, read_records
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_records_are_lines_of_json(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.metric({"step": 1, "loss": 0.5})
+        journal.metric({"step": 2, "loss": float("nan"), "parts": [float("inf"), 1]})
+        journal.event("start", {"step": 0})
+        journal.event("save")
+        journal.sync()
+    assert lines(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": None, "parts": [None, 1]},
+    ]
+    events = lines(tmp_path / "events.jsonl")
+    assert [event["event"] for event in events] == ["start", "save"]
+    assert events[0]["step"] == 0
+    assert str(events[0]["time"]).endswith("+00:00")
+
+
+def test_a_torn_last_line_is_dropped_when_the_log_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"ste')
+    assert [record["step"] for record in read_records(path)] == [1, 2]
+    with Journal(tmp_path) as journal:
+        journal.metric({"step": 3})
+    assert [record["step"] for record in lines(path)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("torn", [b"x" * 200_000, b""])
+def test_a_torn_line_of_any_length_is_dropped(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"event": "start"}\n' + torn)
+    Journal(tmp_path).close()
+    assert path.read_bytes() == b'{"event": "start"}\n'
+    path.write_bytes(torn)
+    Journal(tmp_path).close()
+    assert path.read_bytes() == b""
+
+
+@given(stop=st.integers(1, 8), resumed=st.integers(0, 8), cut=st.integers(0, 30))
+def test_resumed_metrics_equal_those_of_an_uninterrupted_run(
+    tmp_path_factory: pytest.TempPathFactory, stop: int, resumed: int, cut: int
+) -> None:
+    """pains 6: a run that died at `stop` and goes on from step `resumed` leaves the same file, byte for byte."""
+    whole, torn = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("torn")
+    resumed = min(resumed, stop)
+
+    def write(directory: Path, first: int, last: int) -> None:
+        with Journal(directory) as journal:
+            journal.rewind(first - 1)
+            for step in range(first, last + 1):
+                journal.metric({"step": step, "loss": 1 / step})
+
+    write(whole, 1, 9)
+    write(torn, 1, stop)
+    path = torn / "metrics.jsonl"
+    reached = [json.dumps({"step": step, "loss": 1 / step}) + "\n" for step in range(1, resumed + 1)]
+    path.write_bytes(path.read_bytes()[: max(len("".join(reached)), path.stat().st_size - cut)])
+    write(torn, resumed + 1, 9)
+    assert path.read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_damaged_line_costs_only_itself(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n{"step": true}\n{"step": 2}\n{"step": 3}\n')
+    assert len(list(read_records(path))) == 4
+    with Journal(tmp_path) as journal:
+        journal.rewind(2)
+        journal.metric({"step": 3, "again": 1})
+    assert lines(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": 1}]
+
+
+def test_rewinding_leaves_the_events(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.event("start")
+        journal.metric({"step": 1})
+        before = (tmp_path / "metrics.jsonl").stat().st_ino
+        journal.rewind(1)
+        assert (tmp_path / "metrics.jsonl").stat().st_ino == before
+        journal.rewind(0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    assert len(lines(tmp_path / "events.jsonl")) == 1
+
+
+@pytest.mark.parametrize("written", [None, 5], ids=["nothing", "a part"])
+def test_a_full_disk_is_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int | None) -> None:
+    journal = Journal(tmp_path)
+    journal.metric({"step": 1})
+    real = os.write
+
+    def full(handle: int, data: bytes) -> int:
+        if written is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(handle, data[:written])
+
+    monkeypatch.setattr(os, "write", full)
+    journal.metric({"step": 2})
+    journal.metric({"step": 3})
+    journal.event("save")
+    assert journal.lost == 3
+    monkeypatch.undo()
+    journal.metric({"step": 4})
+    journal.event("save")
+    journal.event("save")
+    journal.close()
+    assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 4]
+    assert [event.get("lost_lines") for event in lines(tmp_path / "events.jsonl")] == [3, None]
+
+
+def test_a_limit_of_the_kernel_tears_no_line(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for a full disk: the kernel takes a part of the line, then nothing."""
+    code = (
+        "import resource, sys; from pathlib import Path; from diffkit.storage.jsonl import Journal;"
+        f"journal = Journal(Path({str(tmp_path)!r}));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY));"
+        "[journal.metric({'step': step, 'loss': 0.125}) for step in range(30)];"
+        "assert journal.lost == 23, journal.lost;"
+        "journal.event('save')"
+    )
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == list(range(7))
+    assert lines(tmp_path / "events.jsonl")[0]["lost_lines"] == 23
+
+
+def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").write_text("precious\n")
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        Journal(tmp_path / "run")
+    assert (tmp_path / "elsewhere").read_text() == "precious\n"
+
+
+def test_no_log_no_records(tmp_path: Path) -> None:
+    assert list(read_records(tmp_path / "metrics.jsonl")) == []
+
+
+def test_a_disk_that_is_gone_costs_lines_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither mending a torn line nor syncing is possible; both are caught up with when the disk is back."""
+    told: list[str] = []
+    journal = Journal(tmp_path, lambda name, fields: told.append(name))
+    journal.metric({"step": 1})
+    real = os.write
+
+    def gone(*arguments: object) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "write", lambda handle, data: real(handle, data[:5]))
+    monkeypatch.setattr(os, "ftruncate", gone)
+    journal.metric({"step": 2})
+    monkeypatch.setattr(os, "write", gone)
+    monkeypatch.setattr(os, "fsync", gone)
+    journal.sync()
+    monkeypatch.undo()
+    journal.metric({"step": 3})
+    journal.event("save", {"step": 3})
+    journal.close()
+    assert [record["step"] for record in lines(tmp_path / "metrics.jsonl")] == [1, 3]
+    assert [(event["event"], event.get("lost_lines")) for event in lines(tmp_path / "events.jsonl")] == [("save", 2)]
+    assert told == ["sync-failed", "save"]
