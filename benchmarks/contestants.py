@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -22,7 +22,7 @@ from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.network import Shape
 from diffkit.train.config import Ema, Settings
-from diffkit.train.preprocessing import Task
+from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Trainer
 
 Step = Callable[[], object]
@@ -83,8 +83,8 @@ class Pictures(Data):
     def spec(self) -> DataSpec:
         return DataSpec(self.shape[0], self.shape[1:], bounded=True, bins=256)
 
-    def split(self, part: Part) -> Resident:
-        return Resident(torch.randint(0, 256, (1024, *self.shape), dtype=torch.uint8))
+    def split(self, part: Part) -> InMemorySplit:
+        return InMemorySplit(torch.randint(0, 256, (1024, *self.shape), dtype=torch.uint8))
 
 
 def network(size: Size) -> UNet:
@@ -108,7 +108,7 @@ def ours(size: Size, switches: Switches) -> tuple[Step, Step]:
         ema=(Ema(decay=0.9999),),
         precision=switches.precision,  # type: ignore[arg-type]
     )
-    task = Task(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))
+    task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))
     trainer = Trainer(task, settings, device=switches.device)
     engine = trainer.engine
     source = engine.feed(0)

@@ -179,7 +179,7 @@ def _train_digits(assembly: Assembly) -> Tensor:
 
 def _decoded(assembly: Assembly, part: Split) -> Tensor:
     raw, _ = stack(part, range(len(part)))
-    return assembly.data.decode(raw)
+    return assembly.data.to_model_range(raw)
 
 
 def contest(builders: list[Callable[[int], Contestant]], seconds: float, turn: float) -> list[Contestant]:

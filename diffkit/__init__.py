@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "chart": "ANGLE CHARTS FLOW SIGMA Chart",
     "codec": "Codec Identity",
-    "data": "Augmentation Data DataSpec Resident Split",
+    "data": "Augmentation Data DataSpec InMemorySplit Split",
     "denoiser": "Denoiser Model",
     "errors": "DiffkitError LevelError",
     "estimate": "Estimate",
@@ -23,11 +23,11 @@ _MODULES = {
     "level": "Level",
     "metric": "Evaluation Metric",
     "network": "Network Shape",
-    "noise": "Draws SampleNoise",
+    "noise": "RandomStreams SampleNoise",
     "objective": "Loss Objective Weighting",
     "parameterization": "Parameterization",
     "recipe": "assemble build entries load_recipe",
-    "sampler": "Progress Sampler sample",
+    "sampler": "StepInfo Sampler sample",
     "schedule": "Discrete Schedule",
     "runs": "Run open_run run",
     "times": "Times",
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from .data import Augmentation as Augmentation
     from .data import Data as Data
     from .data import DataSpec as DataSpec
-    from .data import Resident as Resident
+    from .data import InMemorySplit as InMemorySplit
     from .data import Split as Split
     from .denoiser import Denoiser as Denoiser
     from .denoiser import Model as Model
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from .metric import Metric as Metric
     from .network import Network as Network
     from .network import Shape as Shape
-    from .noise import Draws as Draws
+    from .noise import RandomStreams as RandomStreams
     from .noise import SampleNoise as SampleNoise
     from .objective import Loss as Loss
     from .objective import Objective as Objective
@@ -94,8 +94,8 @@ if TYPE_CHECKING:
     from .runs import Run as Run
     from .runs import open_run as open_run
     from .runs import run as run
-    from .sampler import Progress as Progress
     from .sampler import Sampler as Sampler
+    from .sampler import StepInfo as StepInfo
     from .sampler import sample as sample
     from .schedule import Discrete as Discrete
     from .schedule import Schedule as Schedule

@@ -47,7 +47,7 @@ def _flow_scale(level: Level) -> Scalar:
 
 def _rotation(estimate: Estimate) -> Tensor:
     level, scale = estimate.level, estimate.level.scale
-    return estimate.read(-level.sigma / scale, level.alpha / scale)
+    return estimate.combine(-level.sigma / scale, level.alpha / scale)
 
 
 SIGMA = Chart(
@@ -66,7 +66,7 @@ FLOW = Chart(
     "flow",
     scale=_flow_scale,
     clock=lambda level: scalar.divide(level.sigma, _flow_scale(level)),
-    slope=lambda estimate: estimate.read(-1.0, 1.0),
+    slope=lambda estimate: estimate.combine(-1.0, 1.0),
 )
 """d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is the same step, and starts at alpha = 0.
 

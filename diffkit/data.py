@@ -1,8 +1,8 @@
 """Data: where the clean examples come from.
 
-A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: `Resident` when it fits
+A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: `InMemorySplit` when it fits
 in memory (kept raw, as uint8 where it is images, and moved to the device whole), else one that worker processes read
-example by example. `decode` turns raw values into what the model sees; images live in [-1, 1].
+example by example. `to_model_range` turns raw values into what the model sees; images live in [-1, 1].
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Split(ABC):
 
 
 @dataclass(frozen=True)
-class Resident(Split):
+class InMemorySplit(Split):
     """A part held whole: raw x: (N, C, *S), and one row of each entry of `cond` per example (label: (N,) long)."""
 
     x: Tensor
@@ -70,9 +70,9 @@ class Resident(Split):
         """The examples at `indices`: (B,) long, on the device where this part lives."""
         return self.x[indices], {name: value[indices] for name, value in self.cond.items()}
 
-    def to(self, device: torch.device | str) -> Resident:
+    def to(self, device: torch.device | str) -> InMemorySplit:
         """The same part on another device."""
-        return Resident(self.x.to(device), {name: value.to(device) for name, value in self.cond.items()})
+        return InMemorySplit(self.x.to(device), {name: value.to(device) for name, value in self.cond.items()})
 
 
 class Data(ABC):
@@ -83,13 +83,13 @@ class Data(ABC):
     @property
     @abstractmethod
     def spec(self) -> DataSpec:
-        """What one example looks like after `decode`."""
+        """What one example looks like after `to_model_range`."""
 
     @abstractmethod
     def split(self, part: Part) -> Split:
-        """The examples of `part`; the two parts share none. `Resident` if small, any `Split` otherwise."""
+        """The examples of `part`; the two parts share none. `InMemorySplit` if small, any `Split` otherwise."""
 
-    def decode(self, raw: Tensor) -> Tensor:
+    def to_model_range(self, raw: Tensor) -> Tensor:
         """Raw values to what the model sees: integers k to 2 k / (bins - 1) - 1, anything else to float32 as it is.
 
         `bins` is that of `spec`, 256 where it has none: uint8 images become k / 127.5 - 1.
@@ -98,10 +98,10 @@ class Data(ABC):
             return raw.float()
         return raw.float().div_(((self.spec.bins or 256) - 1) / 2).sub_(1.0)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def to_storage(self, x: Tensor) -> Tensor:
         """What a sample is stored as: the nearest of the `bins` values where there are such, else x itself.
 
-        The inverse of `decode` on data; whatever leaves [-1, 1] becomes the first or the last value.
+        The inverse of `to_model_range` on data; whatever leaves [-1, 1] becomes the first or the last value.
         """
         bins = self.spec.bins
         if bins is None:
@@ -136,7 +136,7 @@ class Augmentation(ABC):
 
 def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
     """Raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""
-    if isinstance(split, Resident):
+    if isinstance(split, InMemorySplit):
         return split.rows(torch.as_tensor(indices, device=split.x.device))
     rows = [split[i] for i in indices]
     cond = {name: torch.stack([torch.as_tensor(c[name]) for _, c in rows]) for name in (rows[0][1] if rows else {})}

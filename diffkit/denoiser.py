@@ -75,7 +75,7 @@ class Model:
                 fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )
         estimate = self.parameterization.decode(y if y.dtype == x.dtype else y.to(x.dtype), z, place.own)
-        return estimate if place.is_here else estimate.of_level(level)
+        return estimate if place.is_here else estimate.at_level(level)
 
     def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
         """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import scalar
 from .errors import LevelError
-from .level import Level, broadcast, combine
+from .level import Level, broadcast, weighted_sum
 from .scalar import Scalar
 
 Rows = tuple[float, float, float, float]
@@ -22,7 +22,8 @@ NO_AUX: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Estimate:
-    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: frac of a learned variance.
+    """x0, eps: (B, *S), both shaped like x. `aux` holds what else a network says: the variance_fraction of a
+    learned variance.
 
     What a network said (`decoded`) stays as it came: x0 and eps are computed when they are first asked for, and a
     step reads x and the output once instead of decoding first. So nothing of it may be changed in place: neither x nor
@@ -42,7 +43,7 @@ class Estimate:
         """x0 = p x + q y and eps = r x + s y; x, y: (B, *S), rows = (p, q, r, s)."""
         p, q, r, s = rows
         if torch.is_grad_enabled():
-            return cls(level, combine(p, x, q, y), combine(r, x, s, y))
+            return cls(level, weighted_sum(p, x, q, y), weighted_sum(r, x, s, y))
         made = cls.__new__(cls)
         made.level, made.aux = level, NO_AUX
         made._x0 = made._eps = None
@@ -53,24 +54,24 @@ class Estimate:
     def x0(self) -> Tensor:
         """The clean part."""
         if self._x0 is None:
-            self._x0 = self.read(1.0, 0.0)
+            self._x0 = self.combine(1.0, 0.0)
         return self._x0
 
     @property
     def eps(self) -> Tensor:
         """The noise part, of unit variance."""
         if self._eps is None:
-            self._eps = self.read(0.0, 1.0)
+            self._eps = self.combine(0.0, 1.0)
         return self._eps
 
-    def read(self, a: Scalar, b: Scalar) -> Tensor:
+    def combine(self, a: Scalar, b: Scalar) -> Tensor:
         """a x0 + b eps, what a parameterization with the row (a, b) would say: (B, *S). a, b: floats, (B,) or wider."""
         if self._said is None or not (isinstance(a, float) and isinstance(b, float)):
-            return combine(broadcast(a, self._like), self.x0, broadcast(b, self._like), self.eps)
+            return weighted_sum(broadcast(a, self._like), self.x0, broadcast(b, self._like), self.eps)
         x, y, (p, q, r, s) = self._said
-        return combine(a * p + b * r, x, a * q + b * s, y)
+        return weighted_sum(a * p + b * r, x, a * q + b * s, y)
 
-    def of_level(self, level: Level) -> Estimate:
+    def at_level(self, level: Level) -> Estimate:
         """The same x0 and eps, said of another level of the same signal-to-noise ratio."""
         return self._like_this(level, self.aux)
 
@@ -99,9 +100,9 @@ class Estimate:
                 code="DK503",
                 fix="ask for the score at a level with sigma > 0",
             )
-        return self.read(0.0, -1.0 / self.level.sigma)
+        return self.combine(0.0, -1.0 / self.level.sigma)
 
-    def at(
+    def step_to(
         self,
         s: Level,
         rho: Scalar = 0.0,
@@ -118,15 +119,15 @@ class Estimate:
         like = self._like
         target = s.like(like)
         none = not isinstance(rho, Tensor) and rho == 0.0
-        x = self.read(target.alpha, target.sigma if none else target.kept(broadcast(rho, like)))
+        x = self.combine(target.alpha, target.sigma if none else target.remaining_std(broadcast(rho, like)))
         spread = broadcast(rho if std is None else std, like)
         if isinstance(spread, Tensor) or spread != 0.0:
             if noise is None:
                 raise TypeError("a step with rho or std > 0 needs noise: pass z or a function that draws it")
-            x = combine(1.0, x, spread, noise if isinstance(noise, Tensor) else noise(like))
+            x = weighted_sum(1.0, x, spread, noise if isinstance(noise, Tensor) else noise(like))
         return x
 
-    def lerp(self, other: Estimate, weight: Scalar) -> Estimate:
+    def interpolate(self, other: Estimate, weight: Scalar) -> Estimate:
         """(1 - weight) self + weight other, in x0 and eps; aux and level are those of `other`.
 
         Two outputs of one parameterization at the same x are mixed as they are, before anything is decoded.
@@ -144,7 +145,7 @@ class Estimate:
         if not isinstance(level.sigma, Tensor) and level.sigma == 0.0:
             return Estimate(self.level, x0, self.eps, self.aux)
         shift = scalar.divide(level.alpha, level.sigma)
-        return Estimate(self.level, x0, combine(1.0, self.eps, shift, self.x0 - x0), self.aux)
+        return Estimate(self.level, x0, weighted_sum(1.0, self.eps, shift, self.x0 - x0), self.aux)
 
     def __repr__(self) -> str:
         told = "".join(f", {name}" for name in self.aux)
@@ -164,4 +165,4 @@ class Estimate:
 
 def _between(a: Tensor, b: Tensor, weight: Scalar) -> Tensor:
     """(1 - weight) a + weight b."""
-    return a + weight * (b - a) if isinstance(weight, Tensor) else combine(1.0 - weight, a, weight, b)
+    return a + weight * (b - a) if isinstance(weight, Tensor) else weighted_sum(1.0 - weight, a, weight, b)

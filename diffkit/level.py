@@ -78,12 +78,12 @@ class Level:
             return self
         return Level(broadcast(self.alpha, x), broadcast(self.sigma, x))
 
-    def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
+    def add_noise(self, x0: Tensor, eps: Tensor) -> Tensor:
         """x = alpha x0 + sigma eps; x0, eps: (B, *S) -> (B, *S)."""
         level = self.like(x0)
         return level.alpha * x0 + level.sigma * eps
 
-    def kept(self, rho: Scalar) -> Scalar:
+    def remaining_std(self, rho: Scalar) -> Scalar:
         """sqrt(sigma^2 - rho^2): what is left for eps where a step to this level adds noise of deviation rho.
 
         Raises LevelError where rho > sigma: no such step keeps the marginal law. Not for tensors, which give 0.
@@ -113,7 +113,7 @@ def broadcast(value: Scalar, x: Tensor) -> Scalar:
     return value
 
 
-def combine(c: Scalar, x: Tensor, d: Scalar, y: Tensor) -> Tensor:
+def weighted_sum(c: Scalar, x: Tensor, d: Scalar, y: Tensor) -> Tensor:
     """c x + d y, without the operations that floats of 0 and 1 make needless."""
     if not isinstance(d, Tensor):
         if d == 0.0:

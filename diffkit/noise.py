@@ -30,7 +30,7 @@ def generator(device: torch.device | str, *parts: object) -> torch.Generator:
 
 
 @dataclass
-class Draws:
+class RandomStreams:
     """The random numbers of one training step: the rows of `total` examples from `start` on.
 
     The same (seed, step, stream) gives the same global batch whatever the world size and the micro-batch.
@@ -42,9 +42,9 @@ class Draws:
     start: int = 0
     _blocks: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def rows(self, start: int) -> Draws:
+    def rows(self, start: int) -> RandomStreams:
         """The same step, for the micro-batch that starts at row `start`; blocks drawn before are shared."""
-        return Draws(self.seed, self.step, self.total, start, self._blocks)
+        return RandomStreams(self.seed, self.step, self.total, start, self._blocks)
 
     def normal(self, stream: str, like: Tensor) -> Tensor:
         """Standard normal, shaped like `like`: (B, *S), drawn in float32."""

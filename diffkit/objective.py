@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .denoiser import Model
 from .level import Level
-from .noise import Draws
+from .noise import RandomStreams
 from .parameterization import Parameterization
 from .scalar import Scalar
 
@@ -38,7 +38,9 @@ class Objective(ABC):
     """Implement `__call__`."""
 
     @abstractmethod
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         """The loss of a batch x0: (B, C, *S); `ema` is the averaged model, for objectives that learn from it."""
 
     def update(self, t: Tensor, each: Tensor) -> None:  # noqa: B027 - most have nothing to learn

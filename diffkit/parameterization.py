@@ -15,7 +15,7 @@ from torch import Tensor
 from . import scalar
 from .errors import LevelError
 from .estimate import Estimate, Rows
-from .level import Level, broadcast, combine
+from .level import Level, broadcast, weighted_sum
 from .scalar import Scalar
 from .value import is_value
 
@@ -37,7 +37,7 @@ class Parameterization(ABC):
     def target(self, x0: Tensor, eps: Tensor, level: Level) -> Tensor:
         """What the network should say: a x0 + b eps; x0, eps: (B, C, *S)."""
         a, b = (broadcast(c, x0) for c in self.coefficients(level))
-        return combine(a, x0, b, eps)
+        return weighted_sum(a, x0, b, eps)
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         """What the output y means: x0 = (b x - sigma y) / det, eps = (alpha y - a x) / det.
@@ -47,7 +47,7 @@ class Parameterization(ABC):
         if isinstance(level.sigma, float) and isinstance(level.alpha, float) and is_value(self):
             return Estimate.decoded(level, x, y, _host_rows(self, level))
         p, q, r, s = (broadcast(v, x) for v in self.inverse(level))
-        return Estimate(level, combine(p, x, q, y), combine(r, x, s, y))
+        return Estimate(level, weighted_sum(p, x, q, y), weighted_sum(r, x, s, y))
 
     def inverse(self, level: Level) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         """(p, q, r, s) with x0 = p x + q y and eps = r x + s y. Raises LevelError where det = 0."""

@@ -58,7 +58,7 @@ class Sampler(ABC, Generic[State]):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepInfo:
     """One finished step: `index` of `count`, from t to s; x at s; the last estimate; evaluations so far."""
 
     index: int
@@ -92,7 +92,7 @@ def sample(
     *,
     noise: SampleNoise | Noise | None = None,
     dtype: torch.dtype | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[StepInfo], None] | None = None,
 ) -> Tensor:
     """Carry x: (B, C, *S) at levels[0] to levels[-1], one step for each pair of neighbours.
 
@@ -114,7 +114,7 @@ def sample(
             draw = source.at_step(index) if isinstance(source, SampleNoise) else source
             x, state = sampler.step(watched or denoise, x, t, s, state, draw)
             if on_step is not None and watched is not None:
-                on_step(Progress(index + 1, len(levels) - 1, t, s, x, watched.last, watched.calls))
+                on_step(StepInfo(index + 1, len(levels) - 1, t, s, x, watched.last, watched.calls))
     return x.detach()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .noise import Draws
+from .noise import RandomStreams
 from .schedule import Schedule
 
 HALF_GAP = 2.0**-25
@@ -25,7 +25,7 @@ class Times(ABC):
         Whole numbers 1..T of an integer type on a discrete schedule, float64 in (t_clean, t_noise] on others.
         """
 
-    def of_rows(self, noise: Draws, x0: Tensor, schedule: Schedule) -> Tensor:
+    def of_rows(self, noise: RandomStreams, x0: Tensor, schedule: Schedule) -> Tensor:
         """Times of the rows x0: (B, *S) of the batch that `noise` belongs to; (B,), on the device of x0."""
         return self.draw(noise.block("times", x0), schedule)[noise.start : noise.start + len(x0)]
 

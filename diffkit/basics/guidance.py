@@ -87,6 +87,6 @@ class ClassifierFree(Guidance):
             if label is None:
                 return labelled
             null = denoise(x, level, **{**cond, "label": torch.full_like(label, classes)})
-            return null.lerp(labelled, self.scale)
+            return null.interpolate(labelled, self.scale)
 
         return guided

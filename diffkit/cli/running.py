@@ -139,7 +139,7 @@ def sample(
     if form == "png":
         save_png(target, data, drawn.x)
     else:
-        arrays = {"x": data.encode(drawn.x).numpy()}
+        arrays = {"x": data.to_storage(drawn.x).numpy()}
         save_npz(target, arrays if drawn.labels is None else arrays | {"labels": drawn.labels.numpy()})
     say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 

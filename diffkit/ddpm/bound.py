@@ -14,7 +14,7 @@ from diffkit import scalar, transition
 from diffkit.denoiser import Denoiser
 from diffkit.estimate import Estimate
 from diffkit.level import Level, broadcast
-from diffkit.noise import Draws
+from diffkit.noise import RandomStreams
 from diffkit.scalar import Scalar
 from diffkit.schedule import Schedule
 
@@ -62,15 +62,15 @@ def deviation(
         return torch.as_tensor(small)
     if variance == "large":
         return torch.as_tensor(large)
-    return interpolated(small, large, estimate.aux["frac"])
+    return interpolated(small, large, estimate.aux["variance_fraction"])
 
 
-def interpolated(small: Scalar, large: Scalar, frac: Tensor) -> Tensor:
-    """The standard deviation of a learned variance: log std = frac log large + (1 - frac) log small.
+def interpolated(small: Scalar, large: Scalar, variance_fraction: Tensor) -> Tensor:
+    """The standard deviation of a learned variance: log std = f log large + (1 - f) log small.
 
-    frac: (B, *S) in [0, 1]. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
+    f = variance_fraction: (B, *S) in [0, 1]. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
     """
-    return torch.exp(frac * scalar.log(large) + (1.0 - frac) * scalar.log(small))
+    return torch.exp(variance_fraction * scalar.log(large) + (1.0 - variance_fraction) * scalar.log(small))
 
 
 def density(error: Tensor, std: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def exact(
     denoise: Denoiser,
     schedule: Schedule,
     x0: Tensor,
-    noise: Draws,
+    noise: RandomStreams,
     *,
     variance: Variance = "small",
     bins: int | None = None,
@@ -137,7 +137,7 @@ def exact(
         for step in range(1, schedule.steps + 1):
             t = torch.full((len(x0),), step, device=x0.device)
             level = schedule.level(float(step))
-            x = level.mix(x0, noise.normal(f"bound-{step}", x0))
+            x = level.add_noise(x0, noise.normal(f"bound-{step}", x0))
             estimate = denoise(x, level, **(cond or {}))
             rows.append(term(x0, t, estimate, schedule, variance, bins))
     end = schedule.noise

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffkit.data import Data
 from diffkit.denoiser import Model
 from diffkit.level import broadcast
-from diffkit.noise import Draws
+from diffkit.noise import RandomStreams
 from diffkit.objective import Loss, Objective, Weighting
 from diffkit.times import UNIFORM, Times
 
@@ -31,11 +31,13 @@ class Simple(Objective):
     reduction: Literal["mean", "sum"] = "mean"
     law_options = ({"reduction": "sum"},)
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
-        y = model.output(level.mix(x0, eps), level, t, **cond)[:, : x0.shape[1]]
+        y = model.output(level.add_noise(x0, eps), level, t, **cond)[:, : x0.shape[1]]
         error = (y.float() - model.parameterization.target(x0, eps, level)).square().flatten(1)
         each = error.mean(1) if self.reduction == "mean" else error.sum(1)
         if self.weighting is not None:
@@ -64,14 +66,16 @@ class VLB(Objective):
     @property
     def needs(self) -> tuple[str, ...]:
         """Entries of `Estimate.aux` that the variance is made from."""
-        return ("frac",) if self.variance == "learned" else ()
+        return ("variance_fraction",) if self.variance == "learned" else ()
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         steps = model.schedule.steps
         assert steps is not None
         t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
-        x = level.mix(x0, noise.normal("noise", x0))
+        x = level.add_noise(x0, noise.normal("noise", x0))
         y = model.output(x, level, t, **cond).float()
         estimate = model.parameterization.decode(y, x, level)
         each = term(x0, t, estimate, model.schedule, self.variance, self.data.spec.bins) * steps

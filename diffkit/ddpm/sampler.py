@@ -20,7 +20,7 @@ class Ancestral(Sampler[None]):
 
     variance `small`: std^2 = beta tilde = sigma_s^2 (1 - exp(-2h)), exact where the data is one point;
     `large`: std^2 = beta = sigma_t^2 (1 - exp(-2h)), exact where the data is N(0, I);
-    `learned`: log std^2 = frac log beta + (1 - frac) log beta tilde, frac in [0, 1] from the network.
+    `learned`: log std^2 = f log beta + (1 - f) log beta tilde, f = aux["variance_fraction"] in [0, 1] from the network.
     The last step, to clean data, adds no noise. Source: Ho et al. 2020 (arXiv:2006.11239), Algorithm 2 and sec. 3.2;
     Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15 and 19.
     """
@@ -43,16 +43,16 @@ class Ancestral(Sampler[None]):
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return ("frac",) if self.variance == "learned" else ()
+        return ("variance_fraction",) if self.variance == "learned" else ()
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate = denoise(x, t)
         if s.is_clean:
-            return estimate.at(s), None
+            return estimate.step_to(s), None
         small = transition.posterior(t, s)
         if self.variance == "small":
-            return estimate.at(s, small, noise), None
+            return estimate.step_to(s, small, noise), None
         large = transition.spread(t, s)
         if self.variance == "large":
-            return estimate.at(s, small, noise, large), None
-        return estimate.at(s, small, noise, interpolated(small, large, estimate.aux["frac"])), None
+            return estimate.step_to(s, small, noise, large), None
+        return estimate.step_to(s, small, noise, interpolated(small, large, estimate.aux["variance_fraction"])), None

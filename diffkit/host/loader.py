@@ -111,7 +111,7 @@ def _register(module: ModuleType, name: str) -> pluggy.PluginManager:
     return manager
 
 
-def _collect(manager: pluggy.PluginManager, name: str) -> Offer:
+def _collect(manager: pluggy.PluginManager, name: str) -> Contributions:
     kinds = tuple(_items(manager, name, "diffkit_kinds", Kind))
     entries = tuple(_items(manager, name, "diffkit_components", Entry))
     _once("kind", [kind.name for kind in kinds])
@@ -125,7 +125,7 @@ def _collect(manager: pluggy.PluginManager, name: str) -> Offer:
         if not RECIPE_NAME.fullmatch(recipe):
             raise PluginError(f"diffkit_recipes: {file.name} is not a name for a recipe", code="DK201")
     _once("recipe", [recipe for recipe, _ in recipes])
-    return Offer(entries, kinds, tuple(recipes))
+    return Contributions(entries, kinds, tuple(recipes))
 
 
 def _items(manager: pluggy.PluginManager, plugin: str, hook: str, wanted: type[T]) -> Iterator[T]:
@@ -171,7 +171,7 @@ Status = Literal["ok", "broken", "off"]
 
 
 @dataclass(frozen=True)
-class Offer:
+class Contributions:
     """What the hooks of one plugin yielded."""
 
     entries: tuple[Entry, ...] = ()
@@ -196,8 +196,8 @@ class Plugin:
     essential: bool = False
     api: int | None = None
     folder: Path | None = None
-    offer: Offer = Offer()
-    withheld: Offer | None = None
+    offer: Contributions = Contributions()
+    lost_contributions: Contributions | None = None
     error: str | None = None
     reason: str | None = None
     notes: tuple[str, ...] = ()
@@ -226,8 +226,8 @@ class Plugin:
         return replace(
             self,
             status="broken",
-            offer=Offer(),
-            withheld=None if self.offer == Offer() else self.offer,
+            offer=Contributions(),
+            lost_contributions=None if self.offer == Contributions() else self.offer,
             error="".join(traceback.format_exception(error)).rstrip(),
             reason=describe(error),
             manager=None,

@@ -43,8 +43,8 @@ class Registry:
         for candidate in [*found, *extra]:
             names = (candidate.name, candidate.distribution)
             optional = not candidate.essential and candidate.path is None
-            excuse = switches.excuse(names) if optional else None
-            plugins.append(_switched_off(candidate, excuse) if excuse else _admit(candidate, plugins))
+            disabled_reason = switches.disabled_reason(names) if optional else None
+            plugins.append(_switched_off(candidate, disabled_reason) if disabled_reason else _admit(candidate, plugins))
         return cls(plugins)
 
     @property
@@ -145,7 +145,7 @@ class Registry:
         return next((plugin for plugin in self._plugins if plugin.status == "ok" and plugin.answers_to(name)), None)
 
     def _settle(self, plugins: Sequence[Plugin]) -> None:
-        self._plugins = settle(plugins)
+        self._plugins = resolve_conflicts(plugins)
         kinds = [*KINDS, *(kind for plugin in self._plugins for kind in plugin.offer.kinds)]
         self._kinds = {kind.name: kind for kind in kinds}
         self._entries = tuple(
@@ -161,9 +161,14 @@ def _admit(candidate: Candidate, present: Sequence[Plugin]) -> Plugin:
     return load(candidate)
 
 
-def _switched_off(candidate: Candidate, excuse: str) -> Plugin:
+def _switched_off(candidate: Candidate, disabled_reason: str) -> Plugin:
     return Plugin(
-        candidate.name, candidate.distribution, candidate.version, candidate.origin, status="off", reason=excuse
+        candidate.name,
+        candidate.distribution,
+        candidate.version,
+        candidate.origin,
+        status="off",
+        reason=disabled_reason,
     )
 
 
@@ -247,7 +252,7 @@ class Registered:
         return error
 
 
-def settle(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
+def resolve_conflicts(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     """The same plugins, with those broken that claim what is taken, until no claim is left to refuse.
 
     A kind may be added by one plugin only; an entry needs a kind that exists; the names of the defaults are theirs.

@@ -64,7 +64,7 @@ class Switches:
                     fix="see diffkit plugins",
                 )
 
-    def excuse(self, names: Collection[str | None]) -> str | None:
+    def disabled_reason(self, names: Collection[str | None]) -> str | None:
         """Why the plugin that goes by `names` is off; None where it is not."""
         for name in names:
             if name in self.without:

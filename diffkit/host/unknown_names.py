@@ -95,7 +95,7 @@ def no_name(registry: Registry, kind: str, name: str, among: Plugin | None = Non
 
 def _withheld(registry: Registry, kind: str, name: str) -> PluginError | None:
     for plugin in registry.plugins:
-        offered = plugin.withheld.entries if plugin.withheld else ()
+        offered = plugin.lost_contributions.entries if plugin.lost_contributions else ()
         holds = any((entry.kind, entry.name) == (kind, name) for entry in offered)
         if not holds and not any(plugin.answers_to(holder) for holder in known.holders(kind, name)):
             continue
@@ -107,7 +107,7 @@ def _withheld(registry: Registry, kind: str, name: str) -> PluginError | None:
 
 
 def _may_hold(plugin: Plugin) -> bool:
-    return plugin.status == "broken" and plugin.withheld is None
+    return plugin.status == "broken" and plugin.lost_contributions is None
 
 
 def _broken(plugin: Plugin, why: str) -> PluginError:

@@ -35,7 +35,7 @@ class OracleNetwork(Network):
         level = self._level(c_noise.double())
         x = x / broadcast(self.parameterization.c_in(level), x)
         estimate = self.truth(x, level) if label is None else self.truth(x, level, label=label)
-        return speak(self.parameterization, estimate.x0, estimate.eps, level)
+        return ideal_output(self.parameterization, estimate.x0, estimate.eps, level)
 
     def _level(self, c_noise: Tensor) -> Level:
         return self.schedule.level(self._time(c_noise))
@@ -68,7 +68,9 @@ class OracleNetwork(Network):
         return torch.where((t - whole).abs() <= 1e-3, whole, t)
 
 
-def speak(parameterization: Parameterization, x0: Tensor, eps: Tensor, level: Level, fill: float = 0.0) -> Tensor:
+def ideal_output(
+    parameterization: Parameterization, x0: Tensor, eps: Tensor, level: Level, fill: float = 0.0
+) -> Tensor:
     """The output that means (x0, eps): (B, C, *S) -> (B, C', *S); channels beyond C hold `fill`."""
     y = parameterization.target(x0, eps, level)
     more = parameterization.out_channels(x0.shape[1]) - y.shape[1]

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "Assembly": "assembly",
-    "Chosen": "spec",
+    "ComponentSpec": "spec",
     "Recipe": "validate",
     "assemble": "assembly",
     "build": "assembly",
     "entries": "contents",
     "load_recipe": "load",
 }
-__all__ = ["Assembly", "Chosen", "Recipe", "assemble", "build", "entries", "load_recipe"]
+__all__ = ["Assembly", "ComponentSpec", "Recipe", "assemble", "build", "entries", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,5 +29,5 @@ if TYPE_CHECKING:
     from .assembly import build as build
     from .contents import entries as entries
     from .load import load_recipe as load_recipe
-    from .spec import Chosen as Chosen
+    from .spec import ComponentSpec as ComponentSpec
     from .validate import Recipe as Recipe

@@ -28,7 +28,7 @@ from ..tracker import Tracker
 from .load import as_text
 from .resolve import Resolver, construct
 from .signature import component_parameters
-from .spec import Chosen
+from .spec import ComponentSpec
 from .validate import Recipe
 from .yaml import parse
 
@@ -120,17 +120,17 @@ class _Builder:
         self.seed, self.device = seed, device
         self.scope: dict[str, object] = {}
 
-    def make(self, path: str, chosen: Chosen, given: dict[str, object] | None = None) -> Any:
+    def make(self, path: str, chosen: ComponentSpec, given: dict[str, object] | None = None) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key(self.seed, "initialisation", path))
             made = construct(chosen, {**self.scope, **(given or {})})
         return made.to(self.device) if isinstance(made, nn.Module) else made
 
-    def add(self, path: str, chosen: Chosen) -> Any:
+    def add(self, path: str, chosen: ComponentSpec) -> Any:
         made = self.scope[chosen.kind] = self.make(path, chosen)
         return made
 
-    def all(self, path: str, chosen: Sequence[Chosen]) -> tuple[Any, ...]:
+    def all(self, path: str, chosen: Sequence[ComponentSpec]) -> tuple[Any, ...]:
         return tuple(self.make(f"{path}.{i}", one) for i, one in enumerate(chosen))
 
     def objective(self, recipe: Recipe) -> Any:

@@ -17,7 +17,7 @@ from ..host import registry
 from .load import FLAG
 from .resolve import parameters_of
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
-from .spec import Chosen, Section
+from .spec import ComponentSpec, Section
 from .validate import Recipe
 from .yaml import Node, is_plain
 
@@ -97,9 +97,9 @@ def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None
     """A tree of Values, from a section, a component, a list of either, or a plain value."""
     if isinstance(value, Section):
         return _section(value, node, absent)
-    if isinstance(value, Chosen):
+    if isinstance(value, ComponentSpec):
         return _component(value, node, absent)
-    if isinstance(value, tuple) and value and isinstance(value[0], Section | Chosen):
+    if isinstance(value, tuple) and value and isinstance(value[0], Section | ComponentSpec):
         items: list[Node | None] = list(node.value) if node and isinstance(node.value, list) else [node]
         if len(items) < len(value):
             items = [None] * len(value)
@@ -107,7 +107,7 @@ def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None
     return Value(_plain(value, parameter), _origin(node, absent))
 
 
-def _component(chosen: Chosen, node: Node | None, absent: str) -> Tree:
+def _component(chosen: ComponentSpec, node: Node | None, absent: str) -> Tree:
     below = (node.entries("name") if node else None) or {}
     name = chosen.name if _is_unique(chosen) else f"{chosen.plugin}/{chosen.name}"
     tree: Tree = {"name": Value(name, _origin(below.get("name"), absent))}
@@ -133,7 +133,7 @@ def _default(parameter: Parameter, origin: str) -> Any:
     return Value(_plain(parameter.default, parameter), origin)
 
 
-def chosen_of(instance: Any, kind: str) -> Chosen | None:
+def chosen_of(instance: Any, kind: str) -> ComponentSpec | None:
     """A component instance (a default of another one) back to its registered name and options; None if it has none."""
     if instance is None:
         return None
@@ -153,17 +153,17 @@ def chosen_of(instance: Any, kind: str) -> Chosen | None:
             value = tuple(one for one in (chosen_of(v, parameter.target) for v in value) if one)
         if value is not None:
             options[parameter.name] = value
-    return Chosen(kind, found.name, options, found.plugin.name, found.plugin.label)
+    return ComponentSpec(kind, found.name, options, found.plugin.name, found.plugin.label)
 
 
-def _own_default(chosen: Chosen, parameter: Parameter) -> Chosen | None:
+def _own_default(chosen: ComponentSpec, parameter: Parameter) -> ComponentSpec | None:
     """What an objective takes for times or weighting where the recipe names none."""
     _, parameters = parameters_of(chosen)
     own = next((p for p in parameters if p.role == "injected" and p.target == parameter.target), None)
     return None if own is None or own.default is REQUIRED else chosen_of(own.default, parameter.target)
 
 
-def _is_unique(chosen: Chosen) -> bool:
+def _is_unique(chosen: ComponentSpec) -> bool:
     return sum(one.name == chosen.name for one in registry().entries(chosen.kind)) == 1
 
 

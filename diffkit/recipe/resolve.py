@@ -20,7 +20,7 @@ from ..network import Shape
 from . import errors
 from .errors import SYNONYMS
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
-from .spec import Chosen, Section, Spec
+from .spec import ComponentSpec, Section, Spec
 from .yaml import Node
 
 S = TypeVar("S", bound=Section)
@@ -55,7 +55,7 @@ class Resolver:
         self._tell_unknown()
         return made if isinstance(made, cls) and not self.faults else None
 
-    def alone(self, kind: str, scope: Mapping[str, object], objects: Mapping[str, object]) -> Chosen | None:
+    def alone(self, kind: str, scope: Mapping[str, object], objects: Mapping[str, object]) -> ComponentSpec | None:
         """The whole tree as one component, with what a recipe would inject in `scope` and further arguments."""
         self.scope |= scope
         self._valid.clear()
@@ -114,7 +114,7 @@ class Resolver:
         path: str,
         given: Mapping[str, object] | None = None,
         beside: Iterable[str] = (),
-    ) -> Chosen | None:
+    ) -> ComponentSpec | None:
         """The component written at `node`. `given` are parts of its section, injected into it alone; `beside` the
         keys of that section, told as valid too."""
         entries = node.entries("name")
@@ -140,7 +140,7 @@ class Resolver:
         self.names[path] = found.name
         before = len(self.faults) + len(self._unknown)
         options = self._options(parameters, entries, path, node, (*beside,))
-        chosen = Chosen(kind, found.name, options, found.plugin.name, found.plugin.label)
+        chosen = ComponentSpec(kind, found.name, options, found.plugin.name, found.plugin.label)
         if len(self.faults) + len(self._unknown) > before:
             return None
         return chosen if self._try(chosen, parameters, entries, path, given or {}) else None
@@ -238,7 +238,7 @@ class Resolver:
 
     def _try(
         self,
-        chosen: Chosen,
+        chosen: ComponentSpec,
         parameters: Sequence[Parameter],
         entries: Mapping[str, Node],
         path: str,
@@ -266,22 +266,22 @@ class Resolver:
         if unread:
             return False
         try:
-            made = tried(chosen, {**self.scope, **given}, self._objects if not path else {})
+            made = try_build(chosen, {**self.scope, **given}, self._objects if not path else {})
         except DataError as error:
             self.data_error = error
             return True
         except DiffkitError as error:
-            self._place(error, blamed(str(error), entries))
+            self._place(error, locate(str(error), entries))
         except ValueError as error:
             refused = RecipeError(f"{chosen.kind} {chosen.name}: {error}", code="DK107")
-            self._place(refused, blamed(str(error), entries))
+            self._place(refused, locate(str(error), entries))
         except Exception as error:  # noqa: BLE001 - a plugin's constructor may fail in any way
             failed = PluginError(
                 f"{chosen.kind} {chosen.name} failed: {type(error).__name__}: {error}".splitlines()[0],
                 code="DK252",
                 fix="a component should refuse its options with ValueError",
             )
-            self._place(failed, blamed(str(error), entries))
+            self._place(failed, locate(str(error), entries))
         else:
             self.built[path] = made
             if path in GLOBAL:
@@ -330,13 +330,13 @@ STAGES = (
 """The order in which the parts of a recipe are built; a component may ask for those before it."""
 
 
-def parameters_of(chosen: Chosen) -> tuple[type, tuple[Parameter, ...]]:
+def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
     """The class behind a chosen component, and what it may be told."""
     cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
     return cls, component_parameters(cls, chosen.kind)
 
 
-def construct(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object] | None = None) -> Any:
+def construct(chosen: ComponentSpec, scope: Mapping[str, object], objects: Mapping[str, object] | None = None) -> Any:
     """The object, with what it asks for taken from `scope`, which maps kinds (and `shape`) to what was built, and
     with `objects` as further arguments.
 
@@ -355,7 +355,7 @@ def construct(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str,
     return cls(**arguments)
 
 
-def unavailable(chosen: Chosen, kind: str) -> PluginError:
+def unavailable(chosen: ComponentSpec, kind: str) -> PluginError:
     """A component asks for something that is not built when its turn comes."""
     before = STAGES[: STAGES.index(chosen.kind)] if chosen.kind in STAGES else ()
     return PluginError(
@@ -367,14 +367,14 @@ def unavailable(chosen: Chosen, kind: str) -> PluginError:
 
 
 def _materialise(value: Any, scope: Mapping[str, object]) -> Any:
-    if isinstance(value, Chosen):
+    if isinstance(value, ComponentSpec):
         return construct(value, scope)
-    if isinstance(value, tuple) and any(isinstance(item, Chosen) for item in value):
+    if isinstance(value, tuple) and any(isinstance(item, ComponentSpec) for item in value):
         return tuple(_materialise(item, scope) for item in value)
     return value
 
 
-def tried(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, object]) -> Any:
+def try_build(chosen: ComponentSpec, scope: Mapping[str, object], objects: Mapping[str, object]) -> Any:
     """The object; a network on the meta device, unless its constructor must read numbers. No generator moves."""
     with torch.random.fork_rng(devices=[]):
         if chosen.kind != "network":
@@ -388,7 +388,7 @@ def tried(chosen: Chosen, scope: Mapping[str, object], objects: Mapping[str, obj
         return construct(chosen, scope, objects)
 
 
-def blamed(message: str, entries: Mapping[str, Node]) -> Mark:
+def locate(message: str, entries: Mapping[str, Node]) -> Mark:
     """The option that a message speaks of, by its name or else by its value; else the name of the component."""
     options = [(key, node) for key, node in entries.items() if key != "name"]
     named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]

@@ -20,7 +20,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from ..errors import PluginError
 from ..host import registry
-from .spec import Of, Section
+from .spec import ComponentField, Section
 
 Role = Literal["option", "injected", "component", "components", "section", "sections"]
 SHAPE = "diffkit.network:Shape"
@@ -192,11 +192,11 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return (args[0], True) if len(args) == 1 else (annotation, False)
 
 
-def _marked(annotation: Any) -> tuple[Of | None, bool]:
+def _marked(annotation: Any) -> tuple[ComponentField | None, bool]:
     """The kind that a field of a section is marked with, and whether it holds several."""
     many = get_origin(annotation) is tuple
     item = get_args(annotation)[0] if many else annotation
-    marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, Of)]
+    marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, ComponentField)]
     return (marks[0] if marks else None), many
 
 

@@ -20,7 +20,7 @@ Below1 = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class Of:
+class ComponentField:
     """Marks a field as a component of `kind`; `default` is the name that stands where the recipe says nothing."""
 
     kind: str
@@ -28,10 +28,11 @@ class Of:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ComponentSpec:
     """A component that a recipe names: the options it was given, validated, and where its class comes from.
 
-    `options` holds only what was given; nested components are `Chosen` as well. `plugin` is the name of the plugin.
+    `options` holds only what was given; nested components are `ComponentSpec` as well. `plugin` is the name of
+    the plugin.
     """
 
     kind: str
@@ -54,8 +55,8 @@ class Data(Section):
     """Where the examples come from, and what is done to them on the way. `label_dropout`: share of labels that
     become the null class, which classifier-free guidance needs."""
 
-    component: Annotated[Chosen, Of("data")]
-    augment: tuple[Annotated[Chosen, Of("augmentation")], ...] = ()
+    component: Annotated[ComponentSpec, ComponentField("data")]
+    augment: tuple[Annotated[ComponentSpec, ComponentField("augmentation")], ...] = ()
     label_dropout: Below1 = 0.0
 
     @property
@@ -67,9 +68,9 @@ class Data(Section):
 class Objective(Section):
     """The loss = times x weighting x distance; None leaves times or weighting to the objective's own default."""
 
-    component: Annotated[Chosen, Of("objective", "simple")]
-    weighting: Annotated[Chosen, Of("weighting")] | None = None
-    times: Annotated[Chosen, Of("times")] | None = None
+    component: Annotated[ComponentSpec, ComponentField("objective", "simple")]
+    weighting: Annotated[ComponentSpec, ComponentField("weighting")] | None = None
+    times: Annotated[ComponentSpec, ComponentField("times")] | None = None
 
     @property
     def name(self) -> str:
@@ -142,13 +143,13 @@ class Sample(Section):
     """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, where
     the sampler cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
 
-    sampler: Annotated[Chosen, Of("sampler", "ancestral")]
-    grid: Annotated[Chosen, Of("grid", "trailing")]
+    sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
+    grid: Annotated[ComponentSpec, ComponentField("grid", "trailing")]
     steps: Count | None = None
     start: Annotated[float, Field(gt=0)] | None = None
     count: Count = 64
     labels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    guidance: tuple[Annotated[Chosen, Of("guidance")], ...] = ()
+    guidance: tuple[Annotated[ComponentSpec, ComponentField("guidance")], ...] = ()
     batch_size: Count = 64
     allow_mismatch: bool = False
 
@@ -161,9 +162,9 @@ class Evaluate(Section):
     """
 
     shorthand: ClassVar[str | None] = "metrics"
-    metrics: tuple[Annotated[Chosen, Of("metric")], ...] = ()
-    sampler: Annotated[Chosen, Of("sampler")] | None = None
-    grid: Annotated[Chosen, Of("grid")] | None = None
+    metrics: tuple[Annotated[ComponentSpec, ComponentField("metric")], ...] = ()
+    sampler: Annotated[ComponentSpec, ComponentField("sampler")] | None = None
+    grid: Annotated[ComponentSpec, ComponentField("grid")] | None = None
     steps: Count | None = None
     count: Count | None = None
     batch_size: Count | None = None
@@ -176,12 +177,12 @@ class Spec(Section):
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     requires: dict[str, str] = {}
     data: Data
-    codec: Annotated[Chosen, Of("codec", "identity")]
-    schedule: Annotated[Chosen, Of("schedule")]
-    parameterization: Annotated[Chosen, Of("parameterization")]
-    network: Annotated[Chosen, Of("network")]
+    codec: Annotated[ComponentSpec, ComponentField("codec", "identity")]
+    schedule: Annotated[ComponentSpec, ComponentField("schedule")]
+    parameterization: Annotated[ComponentSpec, ComponentField("parameterization")]
+    network: Annotated[ComponentSpec, ComponentField("network")]
     objective: Objective
     train: Train
     sample: Sample
     evaluate: Evaluate = Evaluate()
-    trackers: tuple[Annotated[Chosen, Of("tracker")], ...] = ()
+    trackers: tuple[Annotated[ComponentSpec, ComponentField("tracker")], ...] = ()

@@ -85,7 +85,11 @@ def _needs(view: View) -> Iterator[DiffkitError]:
         component = view.built(path)
         lacking = [aux for aux in getattr(component, "needs", ()) if aux not in parameterization.provides]
         if lacking:
-            names = "parameterization learned-range" if "frac" in lacking else "a parameterization that provides it"
+            names = (
+                "parameterization learned-range"
+                if "variance_fraction" in lacking
+                else "a parameterization that provides it"
+            )
             yield RecipeError(
                 f"{path} {view.name(path)} needs {', '.join(lacking)} from the network, and parameterization "
                 f"{view.name('parameterization')} gives it one head only",

@@ -11,7 +11,7 @@ from ..metric import Evaluation, Metric
 from .sampling import Drawn
 import torch
 from torch import Tensor
-from ..data import Data, Part, Resident, stack
+from ..data import Data, Part, InMemorySplit, stack
 
 
 COUNTS = ("samples", "reference", "held_out")
@@ -89,13 +89,13 @@ def examples(data: Data, part: Part, limit: int = LIMIT) -> tuple[Tensor, Tensor
     split = data.split(part)
     count = min(limit, len(split))
     indices = torch.arange(count) * len(split) // max(1, count)
-    if isinstance(split, Resident):
+    if isinstance(split, InMemorySplit):
         raw, cond = split.rows(indices.to(split.x.device))
-        return data.decode(raw).float().cpu(), cond["label"].cpu() if "label" in cond else None
+        return data.to_model_range(raw).float().cpu(), cond["label"].cpu() if "label" in cond else None
     xs: list[Tensor] = []
     labels: list[Tensor] = []
     for start in range(0, count, _CHUNK):
         raw, cond = stack(split, indices[start : start + _CHUNK].tolist())
-        xs.append(data.decode(raw).float())
+        xs.append(data.to_model_range(raw).float())
         labels += [cond["label"]] if "label" in cond else []
     return torch.cat(xs), torch.cat(labels) if labels else None

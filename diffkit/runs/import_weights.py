@@ -12,10 +12,10 @@ from ..recipe import Recipe, assemble
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..storage.checkpoint import CheckpointStore
 from ..train.fine_tune import refuse_misfit
-from ..storage.jsonl import Journal
+from ..storage.jsonl import EventLog
 from ..runtime.environment import environment
 from .trained import Run
-from .stage_status import Ledger
+from .stage_status import StageStatus
 from ..storage.run_directory import begin
 
 
@@ -36,13 +36,13 @@ def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source
     refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     opened = begin(out, recipe.text, effective_yaml(recipe), environment(), "auto")
-    with opened, Journal(opened.directory.path) as journal:
+    with opened, EventLog(opened.directory.path) as journal:
         if opened.resumed:
             raise UsageError(f"{out} is a run already", code="DK056", fix="choose another directory")
         store = CheckpointStore(opened.directory.checkpoints, on_event=journal.event)
         store.preflight({"network": fitting})
         meta = {"recipe": recipe_hash(recipe), "diffkit": __version__, "torch": torch.__version__, "source": source}
         store.save(0, {"network": fitting}, {"step": 0, "averages": []}, meta)
-        Ledger(opened.directory).write("train", 0, 0.0)
+        StageStatus(opened.directory).write("train", 0, 0.0)
         journal.event("adopt", {"from": source})
     return Run(opened.directory, torch.device("cpu"))

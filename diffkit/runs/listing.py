@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from ..recipe.yaml import parse
-from .stage_status import Ledger
+from .stage_status import StageStatus
 from ..storage.run_directory import RunDirectory
 
 
@@ -48,7 +48,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     directories = [RunDirectory.open(path) for path in paths]
     recipes = [dict(_flat(parse(d.effective.read_text("utf-8"), str(d.effective)).plain())) for d in directories]
     results = [
-        dict(_values(d.read_json("results.json"))) | {f"seconds.{k}": v for k, v in Ledger(d).seconds().items()}
+        dict(_values(d.read_json("results.json"))) | {f"seconds.{k}": v for k, v in StageStatus(d).seconds().items()}
         for d in directories
     ]
     return Comparison(

@@ -13,14 +13,14 @@ from ..errors import DiffkitError, ResourceError, StoppedError
 from ..recipe import Assembly, Recipe, assemble, load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
-from ..runtime.distributed import ALONE, World, join_world, leave_world, resolve_device
-from ..storage.jsonl import Journal
+from ..runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks, resolve_device
+from ..storage.jsonl import EventLog
 from ..runtime.memory import enough_memory
 from ..runtime.progress import Heard, Silent, console_progress
 from ..runtime.signals import StopSignals
 from ..runtime.environment import environment
 from .trained import Run
-from .stage_status import Ledger, stopwatch
+from .stage_status import StageStatus, stopwatch
 from .reporting import write_report
 from ..storage.run_directory import OpenRun, Resume, RunDirectory, begin
 from .sampling import draw_and_save
@@ -28,7 +28,7 @@ from .training import train
 
 
 RUNS = Path("runs")
-KNOBS = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
+HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
 
 
 def run(
@@ -49,13 +49,13 @@ def run(
     chosen = resolve_device(device)
     assembly = assemble(loaded, chosen)
     path = Path(out) if out is not None else RUNS / loaded.name
-    world = join_world(chosen)
+    world = join_ranks(chosen)
     try:
         if world.is_main:
             opened = begin(path, loaded.text, effective_yaml(loaded), environment(str(chosen)), resume)
             world.barrier()
             tell = None if quiet else _tell
-            with opened, StopSignals() as stop, Journal(opened.directory.path, tell) as journal:
+            with opened, StopSignals() as stop, EventLog(opened.directory.path, tell) as journal:
                 for change in opened.changes:
                     journal.event("environment", {"change": change})
                 _guarded(opened, assembly, chosen, journal, stop, quiet, world)
@@ -65,17 +65,17 @@ def run(
             train(RunDirectory(path), assembly, chosen, None, lambda: stop.requested, world=world)
         return Run(RunDirectory(path), chosen)
     finally:
-        leave_world(world)
+        leave_ranks(world)
 
 
 def _guarded(
     opened: OpenRun,
     assembly: Assembly,
     device: torch.device,
-    journal: Journal,
+    journal: EventLog,
     stop: StopSignals,
     quiet: bool,
-    world: World,
+    world: Ranks,
 ) -> None:
     """The stages, with a note in the journal of why they ended early."""
     try:
@@ -98,13 +98,13 @@ def _stages(
     opened: OpenRun,
     assembly: Assembly,
     device: torch.device,
-    journal: Journal,
+    journal: EventLog,
     stop: Callable[[], bool],
     quiet: bool,
-    world: World = ALONE,
+    world: Ranks = SINGLE_PROCESS,
 ) -> None:
     """Every stage that is not done for the weights at the last step."""
-    directory, ledger = opened.directory, Ledger(opened.directory)
+    directory, ledger = opened.directory, StageStatus(opened.directory)
     say: Callable[[str], None] = (lambda text: None) if quiet else _say
     progress = Silent() if quiet else console_progress()
     step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
@@ -118,7 +118,7 @@ def _stages(
     handle = Run(directory, device)
     vars(handle).update(recipe=assembly.recipe, assembly=assembly)
     fresh = False
-    with enough_memory(lambda: _sampling_needs(assembly), "sampling", KNOBS):
+    with enough_memory(lambda: _sampling_needs(assembly), "sampling", HINT):
         if not ledger.done("sample", step):
             check()
             say(f"sampling {assembly.recipe.sample.count}")

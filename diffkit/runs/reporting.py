@@ -17,7 +17,7 @@ from ..report import Citation, Density, EffectiveRow, LossByLevel, Neighbours, R
 from ..storage.jsonl import read_records
 from .citations import cited, readable
 from .evaluation import examples
-from .stage_status import Ledger
+from .stage_status import StageStatus
 from .sampling import load_npz, viewable
 from ..storage.run_directory import RunDirectory
 from .sampling import SAMPLES, TRAJECTORY
@@ -47,7 +47,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
     recipe = assembly.recipe
     stored = load_npz(directory.samples / SAMPLES) if (directory.samples / SAMPLES).is_file() else {}
     samples = stored.get("view")
-    entries = Ledger(directory).read()
+    entries = StageStatus(directory).read()
     train_x, _ = examples(assembly.data, "train")
     environment = directory.read_json("environment.json")
     return ReportInputs(
@@ -65,7 +65,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         events=list(read_records(directory.events)),
         results={
             "metrics": _in_order(directory, [metric.name for metric in recipe.evaluate.metrics]),
-            "timings": Ledger(directory).seconds(),
+            "timings": StageStatus(directory).seconds(),
         },
         samples=samples,
         real=viewable(assembly.data, train_x[: max(SHOWN, 0 if samples is None else len(samples))]),
@@ -124,7 +124,7 @@ def _neighbours(assembly: Assembly, stored: dict[str, Array], train: torch.Tenso
     """The nearest training example of the first samples, by distance between all values."""
     if "x" not in stored or len(assembly.data.spec.size) != 2:
         return None
-    x = assembly.data.decode(torch.from_numpy(stored["x"][:NEIGHBOURS]))
+    x = assembly.data.to_model_range(torch.from_numpy(stored["x"][:NEIGHBOURS]))
     distances, found = torch.cdist(x.flatten(1), train.flatten(1)).min(1)
     return Neighbours(stored["view"][:NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy())
 

@@ -12,13 +12,13 @@ from ..errors import ResourceError, UsageError
 from ..guidance import guide
 from ..level import Level
 from ..recipe import Assembly
-from ..sampler import Progress, Sampler
+from ..sampler import StepInfo, Sampler
 import time
 from dataclasses import dataclass, field
 from ..codec import Codec
 from ..estimate import Estimate
 from ..noise import SampleNoise
-from ..sampler import Progress, Sampler, sample
+from ..sampler import StepInfo, Sampler, sample
 from ..runtime.memory import keep_memory
 import io
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def draw_and_save(
     denoise: Denoiser,
     directory: Path,
     device: torch.device,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[StepInfo], None],
 ) -> Drawn:
     """Draw the samples that the recipe asks for and write them below `directory`."""
     chosen = plan(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
@@ -100,7 +100,7 @@ def save(assembly: Assembly, drawn: Drawn, directory: Path) -> None:
 
     Raises ResourceError where the disk refuses.
     """
-    arrays = {"x": assembly.data.encode(drawn.x).numpy(), "view": viewable(assembly.data, drawn.x)}
+    arrays = {"x": assembly.data.to_storage(drawn.x).numpy(), "view": viewable(assembly.data, drawn.x)}
     if drawn.labels is not None:
         arrays["labels"] = drawn.labels.numpy()
     try:
@@ -184,7 +184,7 @@ class _Recorder:
     x0: list[Tensor] = field(default_factory=list)
     levels: list[Level] = field(default_factory=list)
 
-    def __call__(self, step: Progress) -> None:
+    def __call__(self, step: StepInfo) -> None:
         wanted = {1 + round(k * (step.count - 1) / max(1, self.count - 1)) for k in range(self.count)}
         if step.index in wanted and step.estimate is not None:
             self.x.append(step.x[: self.rows].float().cpu())
@@ -210,7 +210,7 @@ def draw(
     given: Tensor | None = None,
     frames: int = 0,
     on_batch: OnBatch | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[StepInfo], None] | None = None,
 ) -> Drawn:
     """Draw `plan.count` samples; sample i of a seed is the same whatever the batch size.
 
@@ -225,7 +225,7 @@ def draw(
     parts: list[Tensor] = []
     nfe = 0
 
-    def watch(step: Progress) -> None:
+    def watch(step: StepInfo) -> None:
         nonlocal nfe
         nfe = step.nfe
         if frames and not parts:
@@ -241,7 +241,7 @@ def draw(
             x = float(noisiest.sigma) * x
         else:
             with torch.no_grad():
-                x = noisiest.mix(codec.encode(given[rows.start : rows.stop].to(device)), x)
+                x = noisiest.add_noise(codec.encode(given[rows.start : rows.stop].to(device)), x)
         cond = {} if plan.labels is None else {"label": plan.labels[rows.start : rows.stop].to(device)}
         z = sample(conditioned(denoise, **cond), plan.sampler, plan.levels, x, noise=noise, on_step=watch)
         with torch.no_grad():

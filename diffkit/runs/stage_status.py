@@ -15,7 +15,7 @@ FILE = "stages.json"
 
 
 @dataclass(frozen=True)
-class Ledger:
+class StageStatus:
     """The file stages.json of a run: for each finished stage, the training step it belongs to and its seconds."""
 
     directory: RunDirectory

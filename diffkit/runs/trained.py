@@ -18,7 +18,7 @@ from ..sampler import Sampler
 from ..runtime.distributed import resolve_device
 from .sampling import Drawn, draw
 from .evaluation import measure
-from .stage_status import Ledger, stopwatch
+from .stage_status import StageStatus, stopwatch
 from ..runtime.progress import batches
 from ..storage.run_directory import RunDirectory
 from .sampling import guided, plan
@@ -165,7 +165,7 @@ class Run:
         results["metrics"] = {**results.get("metrics", {}), **records}
         self.directory.write_json("results.json", results)
         if as_told:  # anything else is not what `run` would do at the end
-            Ledger(self.directory).write("evaluate", self._step, spent[0])
+            StageStatus(self.directory).write("evaluate", self._step, spent[0])
         return results
 
     def write_report(self) -> None:

@@ -11,21 +11,21 @@ from ..denoiser import Model
 from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe import Assembly
 from ..recipe.effective import recipe_hash
-from ..sampler import Progress as Step
+from ..sampler import StepInfo
 from ..tracker import Tracker
 from ..storage.checkpoint import CheckpointStore
-from ..runtime.distributed import ALONE, World
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..train.fine_tune import load_initial
 from ..train.trainer import Hooks
-from ..storage.jsonl import Journal
-from ..train.trainer import Outcome, Trainer
+from ..storage.jsonl import EventLog
+from ..train.trainer import TrainResult, Trainer
 from ..storage.manifest import candidates, verify
 from ..runtime.memory import enough_memory
 from ..runtime.progress import Progress, Silent
 from ..train.config import Settings
-from ..train.preprocessing import Task
+from ..train.preprocessing import TrainingProblem
 from .sampling import draw
-from .stage_status import Ledger, stopwatch
+from .stage_status import StageStatus, stopwatch
 from ..storage.lock import RunLock
 from .sampling import save_npz, save_png, viewable
 from ..storage.run_directory import RunDirectory
@@ -36,10 +36,10 @@ PREVIEWS = 16
 FAILURES, VANISHED = 3, 2
 
 
-def task_of(assembly: Assembly) -> Task:
+def task_of(assembly: Assembly) -> TrainingProblem:
     """What the recipe trains on what."""
     data = assembly.recipe.data
-    return Task(
+    return TrainingProblem(
         assembly.model,
         assembly.objective,
         assembly.data,
@@ -54,10 +54,10 @@ def train(
     directory: RunDirectory,
     assembly: Assembly,
     device: torch.device,
-    journal: Journal | None,
+    journal: EventLog | None,
     stop: Callable[[], bool],
     *,
-    world: World = ALONE,
+    world: Ranks = SINGLE_PROCESS,
     progress: Progress | None = None,
     lock: RunLock | None = None,
 ) -> int:
@@ -93,7 +93,7 @@ def train(
 
 def _done(directory: RunDirectory, steps: int) -> bool:
     """Whether training is: it reached the last step, and what it left is whole unless nothing needs it any more."""
-    ledger = Ledger(directory)
+    ledger = StageStatus(directory)
     if not ledger.done("train", steps):
         return False
     if ledger.done("report", steps):
@@ -109,7 +109,7 @@ def _parameters(assembly: Assembly) -> int:
     return sum(parameter.numel() for parameter in assembly.network.parameters())
 
 
-def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Outcome:
+def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> TrainResult:
     """Train on the rank that writes: logs, checkpoints and previews go to the run directory."""
     if trainer.step < trainer.settings.steps:
         writer.store.preflight(trainer.tensors())
@@ -127,7 +127,7 @@ def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Outco
             outcome = trainer.run(hooks)
         finally:
             writer.close()
-    Ledger(writer.directory).write("train", outcome.step, spent[0], **_levels(outcome))
+    StageStatus(writer.directory).write("train", outcome.step, spent[0], **_levels(outcome))
     return outcome
 
 
@@ -135,7 +135,7 @@ def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
     """Events of a rank that does not write."""
 
 
-def _continue(trainer: Trainer, store: CheckpointStore, journal: Journal | None, assembly: Assembly) -> None:
+def _continue(trainer: Trainer, store: CheckpointStore, journal: EventLog | None, assembly: Assembly) -> None:
     """Load the newest whole checkpoint, or the weights that `train.init` names where there is none."""
     found = store.load(trainer.tensors(), trainer.device, state=trainer.state())
     if found is not None:
@@ -166,7 +166,7 @@ class _Writer:
         assembly: Assembly,
         device: torch.device,
         store: CheckpointStore,
-        journal: Journal,
+        journal: EventLog,
         stop: Callable[[], bool],
         lock: RunLock | None,
     ) -> None:
@@ -216,7 +216,7 @@ class _Writer:
         except (OSError, ResourceError, StoppedError) as error:
             self.journal.event("preview-failed", {"step": step, "reason": str(error)})
 
-    def _go_on(self, step: Step) -> None:
+    def _go_on(self, step: StepInfo) -> None:
         if self.stop():
             raise StoppedError("stopped while drawing a preview")
 
@@ -232,7 +232,7 @@ class _Writer:
             self.journal.event("tracker-failed", {"reason": str(error)})
 
 
-def _levels(outcome: Outcome) -> dict[str, Any]:
+def _levels(outcome: TrainResult) -> dict[str, Any]:
     """The held-out loss by noise level, as the ledger keeps it; bins that no draw fell into are left out."""
     found = outcome.held_out
     if found is None:

@@ -42,7 +42,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 @dataclass(frozen=True)
-class World:
+class Ranks:
     """The processes of a run. `control` is the gloo group of the host, None when alone."""
 
     rank: int = 0
@@ -86,21 +86,21 @@ class World:
             dist.barrier(group=self.control)
 
 
-ALONE = World()
+SINGLE_PROCESS = Ranks()
 
 
-def join_world(device: torch.device) -> World:
-    """The world that the launcher describes, joined; `ALONE` where there is no launcher."""
+def join_ranks(device: torch.device) -> Ranks:
+    """The world that the launcher describes, joined; `SINGLE_PROCESS` where there is no launcher."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return ALONE
+        return SINGLE_PROCESS
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     control = dist.new_group(backend="gloo")
-    return World(dist.get_rank(), dist.get_world_size(), control)
+    return Ranks(dist.get_rank(), dist.get_world_size(), control)
 
 
-def leave_world(world: World) -> None:
-    """Undo `join_world`."""
+def leave_ranks(world: Ranks) -> None:
+    """Undo `join_ranks`."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()

@@ -17,7 +17,7 @@ from ..errors import ResourceError
 
 _SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 
-KNOBS = (
+HINT = (
     "raise train.accumulate (the same batch in smaller parts), set train.precision: bf16, or make the network smaller"
 )
 
@@ -31,7 +31,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = KNOBS) -> Iterator[None]:
+def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = HINT) -> Iterator[None]:
     """Turn the many errors of exhausted memory into one `ResourceError` that names the knobs; `estimate()` says how
     much the run needs, `what` it was doing. A worker that the kernel killed is one of them, whenever it is noticed."""
     try:

@@ -22,7 +22,7 @@ METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 _BLOCK = 1 << 16
 
 
-class Journal:
+class EventLog:
     """Appends to the logs in `directory`; raises nothing for a full disk, and OSError only when it is opened.
 
     `tell(name, fields)` hears of every event too.
@@ -62,7 +62,7 @@ class Journal:
         self._metrics.close()
         self._events.close()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> EventLog:
         return self
 
     def __exit__(

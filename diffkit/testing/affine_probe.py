@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffkit.denoiser import Denoiser
 from diffkit.level import Level
-from diffkit.sampler import Progress, Sampler, sample
+from diffkit.sampler import Sampler, StepInfo, sample
 
 from .affine import Affine
 
@@ -53,7 +53,7 @@ def probe(
     levels: Sequence[Level],
     dimensions: int,
     *,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[StepInfo], None] | None = None,
 ) -> Affine:
     """A, b, Q of the whole run from levels[0] to levels[-1], for data x: (D,), in float64.
 

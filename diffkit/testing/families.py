@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffkit import scalar
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.denoiser import Denoiser
 from diffkit.estimate import Estimate
 from diffkit.level import Level
@@ -130,9 +130,9 @@ class GaussianData(Data):
     def spec(self) -> DataSpec:
         return DataSpec(2, bins=self.bins)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         source = torch.Generator().manual_seed(0 if part == "train" else 1)
-        return Resident(gaussian().sample(256, source).float())
+        return InMemorySplit(gaussian().sample(256, source).float())
 
     def truth(self) -> Denoiser:
         return gaussian()
@@ -190,10 +190,10 @@ def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, 
 
 @dataclass(frozen=True)
 class Ranged(Parameterization):
-    """A prediction with a second output for each dimension, frac in [0, 1], as learned variances need."""
+    """A prediction with a second output for each dimension, variance_fraction in [0, 1], as learned variances need."""
 
     inner: Parameterization
-    provides = ("frac",)
+    provides = ("variance_fraction",)
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
         return self.inner.coefficients(level)
@@ -203,7 +203,7 @@ class Ranged(Parameterization):
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         mean, said = y.chunk(2, 1)
-        return self.inner.decode(mean, x, level).with_aux(frac=(said + 1.0) / 2.0)
+        return self.inner.decode(mean, x, level).with_aux(variance_fraction=(said + 1.0) / 2.0)
 
 
 @dataclass(frozen=True)

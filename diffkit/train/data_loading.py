@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..data import Resident, Split, stack
+from ..data import InMemorySplit, Split, stack
 from ..errors import DataError, DiffkitError
 from ..noise import generator
 from ..runtime.memory import worker_killed
@@ -20,7 +20,7 @@ from ..runtime.signals import held_back, ignore_stop_signals
 Batch = tuple[Tensor, dict[str, Tensor]]
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """Where raw examples come from."""
 
     def rows(self, step: int, rows: range) -> Batch:
@@ -31,23 +31,23 @@ class Feed(Protocol):
 
 
 def feed(
-    split: Split, order: Order, own: range, steps: int, device: torch.device, workers: int, first: int = 0
-) -> Feed:
+    split: Split, order: ShuffledOrder, own: range, steps: int, device: torch.device, workers: int, first: int = 0
+) -> BatchSource:
     """The feed of a part: resident on the device, read in this process, or streamed by `workers`.
 
     `own` are the rows of the global batch that this process trains on; `first` is the first step that will be asked.
     """
-    if isinstance(split, Resident):
-        return ResidentFeed(split.to(device), Order(order.count, order.batch_size, order.seed, device))
+    if isinstance(split, InMemorySplit):
+        return InMemoryBatches(split.to(device), ShuffledOrder(order.count, order.batch_size, order.seed, device))
     if workers == 0:
-        return DirectFeed(split, order, device)
-    return StreamedFeed(split, order, own, range(first, steps), device, workers)
+        return DirectBatches(split, order, device)
+    return WorkerBatches(split, order, own, range(first, steps), device, workers)
 
 
-class ResidentFeed:
+class InMemoryBatches:
     """A part that lives on the device as raw values: rows are gathered there, nothing is copied from the host."""
 
-    def __init__(self, split: Resident, order: Order) -> None:
+    def __init__(self, split: InMemorySplit, order: ShuffledOrder) -> None:
         self.split, self.order = split, order
 
     def rows(self, step: int, rows: range) -> Batch:
@@ -57,10 +57,10 @@ class ResidentFeed:
         """Nothing was started."""
 
 
-class DirectFeed:
+class DirectBatches:
     """A part that is read example by example in this process."""
 
-    def __init__(self, split: Split, order: Order, device: torch.device) -> None:
+    def __init__(self, split: Split, order: ShuffledOrder, device: torch.device) -> None:
         self.split, self.order, self.device = split, order, device
 
     def rows(self, step: int, rows: range) -> Batch:
@@ -70,14 +70,14 @@ class DirectFeed:
         """Nothing was started."""
 
 
-class StreamedFeed:
+class WorkerBatches:
     """A part that worker processes read ahead, each batch of this rank whole, in order.
 
     Raises: whatever the part raises in a worker; ResourceError where a worker was killed.
     """
 
     def __init__(
-        self, split: Split, order: Order, own: range, steps: range, device: torch.device, workers: int
+        self, split: Split, order: ShuffledOrder, own: range, steps: range, device: torch.device, workers: int
     ) -> None:
         self.own, self.device = own, device
         self._step = steps.start - 1
@@ -144,7 +144,7 @@ class _Examples(Dataset[tuple[Tensor, dict[str, Tensor]] | DiffkitError]):
 class _Batches(Sampler[list[int]]):
     """The indices of this rank's rows, step after step."""
 
-    def __init__(self, order: Order, own: range, steps: range) -> None:
+    def __init__(self, order: ShuffledOrder, own: range, steps: range) -> None:
         self.order, self.own, self.steps = order, own, steps
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -170,7 +170,7 @@ def _move(batch: Batch, device: torch.device) -> Batch:
     return x.to(device, non_blocking=True), {n: v.to(device, non_blocking=True) for n, v in cond.items()}
 
 
-class Order:
+class ShuffledOrder:
     """Which example is row r of step k: position k batch + r of an endless list of permutations, one an epoch.
 
     A batch at the end of an epoch is filled from the next, so no example is left out, and a data set smaller than a

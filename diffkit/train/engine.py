@@ -13,19 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import Resident
+from ..data import InMemorySplit
 from ..denoiser import Model
 from ..errors import DivergedError, UsageError
-from ..noise import Draws, key
+from ..noise import RandomStreams, key
 from ..objective import Loss, Objective
-from ..runtime.distributed import ALONE, World
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from .config import Settings
-from .data_loading import Feed, Order, divide, feed
+from .data_loading import BatchSource, ShuffledOrder, divide, feed
 from .ema import Averaged
 from .optimizer import Flat, Update, rate
-from .precision import InPrecision, choose, compiles, keeps_channels_last
-from .preprocessing import Preparation, Task
-from .validation import GROUP, MOST, HeldOut, held_out_loss
+from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last
+from .preprocessing import Preprocessing, TrainingProblem
+from .validation import GROUP, MOST, ValidationResult, held_out_loss
 
 
 class Engine:
@@ -36,7 +36,9 @@ class Engine:
     Raises: UsageError for settings that contradict each other or the device, DataError where there are no examples.
     """
 
-    def __init__(self, task: Task, settings: Settings, device: torch.device, world: World = ALONE) -> None:
+    def __init__(
+        self, task: TrainingProblem, settings: Settings, device: torch.device, world: Ranks = SINGLE_PROCESS
+    ) -> None:
         if settings.batch_size < world.size * settings.accumulate:
             raise UsageError(
                 f"a batch of {settings.batch_size} cannot be split over {world.size} processes with "
@@ -45,7 +47,7 @@ class Engine:
                 fix="raise train.batch_size or lower train.accumulate",
             )
         self.task, self.settings, self.device, self.world = task, settings, device, world
-        self.preparation = Preparation(task)
+        self.preparation = Preprocessing(task)
         self.network = task.model.network.to(device).train()
         self.components = task.learned().to(device)
         self.flat = self._flatten()
@@ -54,13 +56,13 @@ class Engine:
         self.averages = [Averaged(ema, self.flat, self.network, settings.batch_size) for ema in settings.ema]
         if compiles(settings, device):
             self.network.compile()
-        self.model = replace(task.model, network=InPrecision(self.network, self.precision, device))
+        self.model = replace(task.model, network=PrecisionWrapper(self.network, self.precision, device))
         self.ema_model = self._average_model()
         self._computation = Computation(task.objective, self.network, self.components, world)
         self.rows = divide(0, settings.batch_size, world.size)[world.rank]
         self.parts = divide(self.rows.start, self.rows.stop, settings.accumulate)
         self._split = task.data.split("train")
-        self._order = Order(len(self._split), settings.batch_size, task.seed)
+        self._order = ShuffledOrder(len(self._split), settings.batch_size, task.seed)
         # Reading a number is free on the CPU, so there every step is checked before anything changes.
         self._immediate = device.type == "cpu" and world.size == 1
 
@@ -69,13 +71,13 @@ class Engine:
         """How many examples there are to train on."""
         return self._order.count
 
-    def feed(self, first: int, workers: int | None = None) -> Feed:
+    def feed(self, first: int, workers: int | None = None) -> BatchSource:
         """Where `advance` gets its examples from, starting with step `first`; close it after the last."""
         if workers is None:
             workers = self.task.data.workers if self.settings.workers is None else self.settings.workers
         return feed(self._split, self._order, self.rows, self.settings.steps, self.device, workers, first)
 
-    def advance(self, step: int, source: Feed) -> dict[str, Tensor]:
+    def advance(self, step: int, source: BatchSource) -> dict[str, Tensor]:
         """One step: the gradient of the global batch, and one update. Returns numbers for the log, on the device.
 
         Raises DivergedError where a number is not finite and reading it is free; elsewhere `check` does.
@@ -86,12 +88,14 @@ class Engine:
         self.task.objective.update(self.world.gather(times, total), self.world.gather(each, total))
         return sums
 
-    def gradient(self, step: int, source: Feed, parts: Sequence[range]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def gradient(
+        self, step: int, source: BatchSource, parts: Sequence[range]
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Leave the gradient of these rows of the batch with the parameters.
 
         Returns the mean losses, and of every example its time and its loss.
         """
-        draws = Draws(self.task.seed, step, self.settings.batch_size)
+        draws = RandomStreams(self.task.seed, step, self.settings.batch_size)
         sums: dict[str, Tensor] = {}
         each, times = [], []
         for index, rows in enumerate(parts):
@@ -124,7 +128,7 @@ class Engine:
         if bool(self.update.bad):
             raise _diverged(self.update.done + 1)
 
-    def validate(self, *, average: bool = True, rounds: int = 1) -> HeldOut | None:
+    def validate(self, *, average: bool = True, rounds: int = 1) -> ValidationResult | None:
         """The loss on held-out examples, with the first average or the raw weights; the same draws at every call.
 
         Of at most a tenth of the examples that the whole training sees, so that it never takes longer than that.
@@ -165,7 +169,7 @@ class Engine:
         """Everything of size that stays on the device: weights, optimizer, averages, resident data."""
         yield from (self.flat.values, *self.update.tensors().values())
         yield from (averaged.average.values for averaged in self.averages)
-        if isinstance(self._split, Resident):
+        if isinstance(self._split, InMemorySplit):
             yield from (self._split.x, *self._split.cond.values())
 
     def _flatten(self) -> Flat:
@@ -186,7 +190,7 @@ class Engine:
     def _average_model(self) -> Model | None:
         if not self.averages:
             return None
-        network = InPrecision(self.averages[0].network, self.precision, self.device).eval()
+        network = PrecisionWrapper(self.averages[0].network, self.precision, self.device).eval()
         return replace(self.task.model, network=network)
 
 
@@ -218,14 +222,16 @@ class _Loss(nn.Module):
         self.network, self.components = network, components
         self._objective = (objective,)  # in a tuple: an objective that is a module is among the components
 
-    def forward(self, model: Model, x0: Tensor, noise: Draws, ema: Model | None, cond: Mapping[str, Tensor]) -> Loss:
+    def forward(
+        self, model: Model, x0: Tensor, noise: RandomStreams, ema: Model | None, cond: Mapping[str, Tensor]
+    ) -> Loss:
         return self._objective[0](model, x0, noise, ema=ema, **cond)
 
 
 class Computation:
     """The loss of a part of the batch. Over several processes gradients are averaged in the last part of a step."""
 
-    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict, world: World) -> None:
+    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict, world: Ranks) -> None:
         loss = _Loss(objective, network, components)
         self._loss: nn.Module = loss
         self._parallel: DistributedDataParallel | None = None
@@ -233,7 +239,9 @@ class Computation:
             self._parallel = DistributedDataParallel(loss, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
             self._loss = self._parallel
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, ema: Model | None, cond: Mapping[str, Tensor]) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, ema: Model | None, cond: Mapping[str, Tensor]
+    ) -> Loss:
         return self._loss(model, x0, noise, ema, cond)  # type: ignore[no-any-return]
 
     def part(self, last: bool) -> AbstractContextManager[None]:

@@ -79,7 +79,7 @@ def _pays(device: torch.device, network: nn.Module) -> bool:
     return weights >= WORTH_IT and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
-class InPrecision(Network):
+class PrecisionWrapper(Network):
     """A network under autocast; only what happens inside of it runs in low precision."""
 
     def __init__(self, network: Network, precision: Precision, device: torch.device) -> None:

@@ -12,18 +12,18 @@ from ..codec import Codec, Identity
 from ..data import Augmentation, Data
 from ..denoiser import Model
 from ..errors import UsageError
-from ..noise import Draws
+from ..noise import RandomStreams
 from ..objective import Objective
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """decode, then augment, then drop labels, then encode; held-out examples are only decoded and encoded.
 
     Raises UsageError where labels are to be dropped and the data has none.
     """
 
-    task: Task
+    task: TrainingProblem
 
     def __post_init__(self) -> None:
         if self.task.label_dropout and self.task.data.spec.classes is None:
@@ -33,10 +33,10 @@ class Preparation:
                 fix="leave label_dropout out, or use data with classes",
             )
 
-    def train(self, raw: Tensor, cond: Mapping[str, Tensor], noise: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+    def train(self, raw: Tensor, cond: Mapping[str, Tensor], noise: RandomStreams) -> tuple[Tensor, dict[str, Tensor]]:
         """Raw x: (B, C, *S) and cond of training examples -> x0 and cond, as the objective takes them."""
         task = self.task
-        x, cond = task.data.decode(raw), dict(cond)
+        x, cond = task.data.to_model_range(raw), dict(cond)
         for index, augmentation in enumerate(task.augment):
             uniform = noise.uniform(f"augment-{index}", x, augmentation.draws)
             x, changed = augmentation(x, uniform, cond)
@@ -46,11 +46,13 @@ class Preparation:
             cond["label"] = cond["label"].masked_fill(dropped, task.data.spec.classes or 0)
         return self._encode(x, noise), cond
 
-    def held_out(self, raw: Tensor, cond: Mapping[str, Tensor], noise: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+    def held_out(
+        self, raw: Tensor, cond: Mapping[str, Tensor], noise: RandomStreams
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Raw held-out examples -> x0 and cond."""
-        return self._encode(self.task.data.decode(raw), noise), dict(cond)
+        return self._encode(self.task.data.to_model_range(raw), noise), dict(cond)
 
-    def _encode(self, x: Tensor, noise: Draws) -> Tensor:
+    def _encode(self, x: Tensor, noise: RandomStreams) -> Tensor:
         codec = self.task.codec
         if isinstance(codec, Identity):
             return x
@@ -68,7 +70,7 @@ IDENTITY = Identity()
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingProblem:
     """A model, the objective that trains it, and the data; `label_dropout` is the share of labels that become the null
     class."""
 

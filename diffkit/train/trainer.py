@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ..denoiser import Model
 from ..errors import DataError
-from ..runtime.distributed import ALONE, World
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory, keep_memory, peak_memory
 from ..runtime.progress import Clock, Progress, Silent
 from .config import Settings
 from .engine import Engine
 from .optimizer import rate
-from .preprocessing import Task
-from .validation import HeldOut
+from .preprocessing import TrainingProblem
+from .validation import ValidationResult
 
 Record = Mapping[str, float]
 
@@ -68,12 +68,12 @@ ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainResult:
     """Where training ended: `stopped` before the last step because it was asked to; the loss on held-out data."""
 
     step: int
     stopped: bool
-    held_out: HeldOut | None = None
+    held_out: ValidationResult | None = None
 
 
 class Trainer:
@@ -84,16 +84,21 @@ class Trainer:
     """
 
     def __init__(
-        self, task: Task, settings: Settings, *, device: torch.device | str = "cpu", world: World = ALONE
+        self,
+        task: TrainingProblem,
+        settings: Settings,
+        *,
+        device: torch.device | str = "cpu",
+        world: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.task, self.settings, self.world = task, settings, world
         self.device = torch.device(device)
         keep_memory(self.device)
         self.engine = Engine(task, settings, self.device, world)
         self.step, self._saved = 0, -1
-        self._window = Window(self.device)
+        self._window = MetricAccumulator(self.device)
 
-    def run(self, hooks: Hooks = HOOKS) -> Outcome:
+    def run(self, hooks: Hooks = HOOKS) -> TrainResult:
         """Train to the last step, or until `hooks.stop()`; saves at intervals, when stopped, and at the end.
 
         Raises: DivergedError where loss or gradient is not finite: nothing has seen it, and nothing is saved.
@@ -121,7 +126,7 @@ class Trainer:
                     source.close()
                 if self._saved != self.step:
                     self._save(hooks)
-                return Outcome(self.step, stopped, None if stopped else engine.validate(rounds=ROUNDS))
+                return TrainResult(self.step, stopped, None if stopped else engine.validate(rounds=ROUNDS))
         finally:
             hooks.progress.close()
 
@@ -242,7 +247,7 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-class Window:
+class MetricAccumulator:
     """Means of named numbers over the steps since the last log point."""
 
     def __init__(self, device: torch.device) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..data import stack
 from ..denoiser import Model
-from ..noise import Draws, key
+from ..noise import RandomStreams, key
 from .data_loading import divide
-from .preprocessing import Preparation
+from .preprocessing import Preprocessing
 
 BINS = 20
 MOST = 2048
@@ -21,7 +21,7 @@ GROUP = 64
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class ValidationResult:
     """`loss` over all examples; the mean loss in equal bins of time: `level` (K,) their middles, `binned` (K,)
     means, nan where no time fell in, `count` (K,)."""
 
@@ -33,14 +33,14 @@ class HeldOut:
 
 def held_out_loss(
     model: Model,
-    preparation: Preparation,
+    preparation: Preprocessing,
     device: torch.device,
     *,
     batch_size: int,
     ema: Model | None = None,
     most: int = MOST,
     rounds: int = 1,
-) -> HeldOut | None:
+) -> ValidationResult | None:
     """The objective on the held-out part (its first `most` examples), each `rounds` times with other draws.
 
     The same draws at every call, whatever was trained before and whatever `batch_size`. None where nothing is held
@@ -58,7 +58,7 @@ def held_out_loss(
     with torch.no_grad():
         for start in range(0, total * rounds, GROUP):
             group = range(start, min(start + GROUP, total * rounds))
-            draws = Draws(seed, start // GROUP, len(group))
+            draws = RandomStreams(seed, start // GROUP, len(group))
             for rows in divide(0, len(group), -(-len(group) // batch_size)):
                 raw, cond = stack(split, [group[row] % total for row in rows])
                 local = draws.rows(rows.start)
@@ -72,13 +72,13 @@ def held_out_loss(
     return _binned(float(loss_sum), torch.cat(each), torch.cat(times), model)
 
 
-def _binned(loss: float, each: Tensor, t: Tensor, model: Model) -> HeldOut:
+def _binned(loss: float, each: Tensor, t: Tensor, model: Model) -> ValidationResult:
     clean, noise = model.schedule.t_clean, model.schedule.t_noise
     at = ((t.reshape(len(each), -1).mean(1) - clean) / (noise - clean) * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
     count = torch.zeros(BINS, dtype=torch.float64, device=each.device).index_add_(0, at, torch.ones_like(each))
     total = torch.zeros_like(count).index_add_(0, at, each)
     width = (noise - clean) / BINS
-    return HeldOut(
+    return ValidationResult(
         loss,
         tuple(clean + (k + 0.5) * width for k in range(BINS)),
         tuple((total / count).tolist()),

@@ -110,7 +110,7 @@ def path(schedule: Schedule, n: int, *, reaches_noise: bool = True) -> list[Leve
 def exact(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
     """The denoiser of the data, with the head of learned-range."""
     known = gaussian()(x, level)
-    return Estimate(level, known.x0, known.eps, {"frac": torch.full_like(x, 0.5)})
+    return Estimate(level, known.x0, known.eps, {"variance_fraction": torch.full_like(x, 0.5)})
 
 
 class Cached(OracleNetwork):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit import Model, Network, Progress, build, sample
+from diffkit import Model, Network, StepInfo, build, sample
 from diffkit.host import registry
 
 OTHERS = {"diffusers"}
@@ -36,7 +36,7 @@ def test_memory_is_constant_in_the_number_of_steps(name: str) -> None:
         """Tensors of the size of x that are alive after the last step but one."""
         found = 0
 
-        def count(step: Progress) -> None:
+        def count(step: StepInfo) -> None:
             nonlocal found
             if step.index == step.count - 1:
                 gc.collect()

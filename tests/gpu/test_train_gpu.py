@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -19,7 +19,7 @@ from diffkit.denoiser import Model
 from diffkit.errors import DivergedError
 from diffkit.network import Shape
 from diffkit.train.config import Ema, Settings
-from diffkit.train.preprocessing import Task
+from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Hooks, Trainer
 
 pytestmark = pytest.mark.gpu
@@ -42,16 +42,16 @@ class Pictures(Data):
     def spec(self) -> DataSpec:
         return DataSpec(3, (16, 16), classes=4, bounded=True, bins=256)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         generator = torch.Generator().manual_seed(len(part))
         x = torch.randint(0, 256, (50, 3, 16, 16), generator=generator, dtype=torch.uint8)
-        return Resident(x, {"label": torch.arange(50) % 4})
+        return InMemorySplit(x, {"label": torch.arange(50) % 4})
 
 
 def trainer(**changes: Any) -> Trainer:
     torch.manual_seed(0)
     network = UNet(Shape(3, 3, (16, 16), 4), channels=32, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.1)
-    task = Task(Model(network, Eps(), Linear()), Simple(), Pictures(), label_dropout=0.2, seed=1)
+    task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Pictures(), label_dropout=0.2, seed=1)
     return Trainer(task, replace(SETTINGS, **changes), device="cuda")
 
 

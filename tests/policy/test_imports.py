@@ -24,15 +24,18 @@ LAYERS = (
 )
 BESIDE = {("parameterization", "value"), ("schedule", "value")}
 ALGEBRA = set().union(*LAYERS)
-PUBLIC = ALGEBRA | {"host", "testing"}
+PUBLIC = ALGEBRA | {"host", "testing", "oracles"}
 PACKAGES = {
     "host": {"errors"},
+    "storage": {"errors"},
+    "runtime": {"errors"},
     "report": set(),
-    "train": ALGEBRA,
+    "oracles": ALGEBRA,
+    "train": ALGEBRA | {"storage", "runtime"},
     "recipe": ALGEBRA | {"host"},
-    "stages": ALGEBRA | {"host", "recipe", "train", "report"},
-    "testing": ALGEBRA | {"host", "recipe", "train"},
-    "cli": {"errors", "host", "recipe", "train", "stages", "testing"},
+    "runs": ALGEBRA | {"host", "recipe", "train", "report", "storage", "runtime"},
+    "testing": ALGEBRA | {"host", "recipe", "train", "oracles"},
+    "cli": {"errors", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
     "ddpm": PUBLIC,
     "basics": PUBLIC,
 }

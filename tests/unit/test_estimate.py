@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffkit import Estimate, Level, Model, Network, Progress, SampleNoise, build, sample
+from diffkit import Estimate, Level, Model, Network, SampleNoise, StepInfo, build, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.sampler import Ancestral
@@ -40,10 +40,10 @@ def close(got: Tensor, want: Tensor) -> None:
 def test_readings(four: tuple[float, float, float, float], a: float, b: float) -> None:
     said, pair = both(four)
     want = a * pair.x0 + b * pair.eps
-    close(said.read(a, b), want)
-    close(pair.read(a, b), want)
+    close(said.combine(a, b), want)
+    close(pair.combine(a, b), want)
     per_example = torch.tensor([a, 0.5], dtype=F64)
-    close(said.read(per_example, b), per_example[:, None] * pair.x0 + b * pair.eps)
+    close(said.combine(per_example, b), per_example[:, None] * pair.x0 + b * pair.eps)
 
 
 @given(rows)
@@ -52,25 +52,30 @@ def test_everything_made_of_it(four: tuple[float, float, float, float]) -> None:
     other_said, other_pair = both(four, Z)
     s = Level(0.9, 0.4)
     close(said.score, pair.score)
-    close(said.at(s, 0.3, Z), pair.at(s, 0.3, Z))
-    close(said.at(s, torch.tensor([0.1, 0.2], dtype=F64), Z), pair.at(s, torch.tensor([0.1, 0.2], dtype=F64), Z))
+    close(said.step_to(s, 0.3, Z), pair.step_to(s, 0.3, Z))
+    close(
+        said.step_to(s, torch.tensor([0.1, 0.2], dtype=F64), Z), pair.step_to(s, torch.tensor([0.1, 0.2], dtype=F64), Z)
+    )
     for weight in (2.5, torch.tensor([0.3, 2.0], dtype=F64)):
-        got, want = said.lerp(other_said, weight), pair.lerp(other_pair, weight)
+        got, want = said.interpolate(other_said, weight), pair.interpolate(other_pair, weight)
         close(got.x0, want.x0)
         close(got.eps, want.eps)
     close(said.with_x0(Z).eps, pair.with_x0(Z).eps)
 
 
 def test_mixing_keeps_what_else_the_second_says() -> None:
-    first, second = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(frac=X), both((0.5, 1.0, 0.2, 1.0), Z)[0].with_aux(frac=Y)
-    assert first.lerp(second, 2.0).aux["frac"] is Y
+    first, second = (
+        both((0.5, 1.0, 0.2, 1.0))[0].with_aux(variance_fraction=X),
+        both((0.5, 1.0, 0.2, 1.0), Z)[0].with_aux(variance_fraction=Y),
+    )
+    assert first.interpolate(second, 2.0).aux["variance_fraction"] is Y
 
 
 def test_telling_more_keeps_what_was_told() -> None:
-    said = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(frac=X)
-    more = said.of_level(Level(1.6, 1.2)).with_aux(width=Y)
+    said = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(variance_fraction=X)
+    more = said.at_level(Level(1.6, 1.2)).with_aux(width=Y)
     assert more.level == Level(1.6, 1.2)
-    assert more.aux["frac"] is X
+    assert more.aux["variance_fraction"] is X
     assert more.aux["width"] is Y
     assert said.level == Level(0.8, 0.6)
     assert "width" not in said.aux
@@ -126,7 +131,7 @@ def test_guidance_mixes_one_tensor() -> None:
     with torch.no_grad():
         first, second = model(X, level), model(X, level)
         with Operations() as mixing:
-            first.lerp(second, 3.0)
+            first.interpolate(second, 3.0)
     assert mixing.count == 2
 
 
@@ -146,7 +151,7 @@ def test_types_are_promoted_as_torch_does() -> None:
     level = Level(0.8, 0.6)
     with torch.no_grad():
         assert Eps().decode(Y.bfloat16(), X.float(), level).x0.dtype == torch.float32
-        assert Eps().decode(Y.float(), X, level).at(Level(0.9, 0.4)).dtype == F64
+        assert Eps().decode(Y.float(), X, level).step_to(Level(0.9, 0.4)).dtype == F64
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected")
@@ -160,7 +165,7 @@ def test_a_model_may_be_transformed_copied_and_compiled() -> None:
 
 def test_watching_changes_nothing() -> None:
     model, levels = Model(Answer(), Eps(), Linear()), Trailing().levels(Linear(), 5)
-    steps: list[Progress] = []
+    steps: list[StepInfo] = []
     seen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)), on_step=steps.append)
     unseen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)))
     assert torch.equal(seen, unseen)

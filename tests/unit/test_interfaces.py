@@ -15,17 +15,17 @@ from diffkit import (
     Data,
     DataSpec,
     Denoiser,
-    Draws,
     Estimate,
     Grid,
     Guidance,
+    InMemorySplit,
     Level,
     Loss,
     Model,
     Network,
     Objective,
     Parameterization,
-    Resident,
+    RandomStreams,
     SampleNoise,
     Sampler,
     Schedule,
@@ -112,7 +112,7 @@ class Heun(Sampler[None]):
         if self.churn:
             x = x + math.sqrt(raised.sigma**2 - t.sigma**2) * noise(x)
         first = denoise(x, raised)
-        euler = first.at(s)
+        euler = first.step_to(s)
         if s.is_clean:
             return euler, None
         dt = s.sigma / s.alpha - raised.sigma / raised.alpha
@@ -128,7 +128,7 @@ class TwoStep(Sampler[Tensor]):
     ) -> tuple[Tensor, Tensor]:
         x0 = denoise(x, t).x0
         guess = x0 if state is None or s.is_clean else 1.5 * x0 - 0.5 * state
-        return Estimate.from_x0(x, t, guess).at(s), x0
+        return Estimate.from_x0(x, t, guess).step_to(s), x0
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class LearnedRange(Parameterization):
     """A second head that says where between beta tilde and beta the variance lies."""
 
     inner: Parameterization
-    provides = ("frac",)
+    provides = ("variance_fraction",)
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
         return self.inner.coefficients(level)
@@ -147,7 +147,7 @@ class LearnedRange(Parameterization):
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         mean, v = y.chunk(2, dim=1)
         known = self.inner.decode(mean, x, level)
-        return Estimate(level, known.x0, known.eps, {"frac": (v + 1) / 2})
+        return Estimate(level, known.x0, known.eps, {"variance_fraction": (v + 1) / 2})
 
 
 class Exact(Network):
@@ -188,11 +188,11 @@ def test_edm_preconditioning_keeps_input_target_and_output_at_unit_variance() ->
         level = Level(1.0, sigma)
         x0 = 0.5 * torch.randn(200_000, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
         eps = torch.randn(200_000, 1, dtype=F64, generator=torch.Generator().manual_seed(1))
-        assert float((edm.c_in(level) * level.mix(x0, eps)).std()) == pytest.approx(1.0, abs=0.01)
+        assert float((edm.c_in(level) * level.add_noise(x0, eps)).std()) == pytest.approx(1.0, abs=0.01)
         assert float(edm.target(x0, eps, level).std()) == pytest.approx(1.0, abs=0.01)
         # EDM's own form: F = (x0 - c_skip x) / c_out
         c_skip, c_out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / math.hypot(sigma, 0.5)
-        literal = (x0 - c_skip * level.mix(x0, eps)) / c_out
+        literal = (x0 - c_skip * level.add_noise(x0, eps)) / c_out
         torch.testing.assert_close(edm.target(x0, eps, level), literal)
         torch.testing.assert_close(edm.weight(level), 1 / c_out**2)
 
@@ -302,15 +302,17 @@ def test_an_objective_may_use_the_average_and_a_weighting_is_one_line() -> None:
             return 0.5 * level.snr
 
     class Consistency(Objective):
-        def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        def __call__(
+            self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+        ) -> Loss:
             assert ema is not None
             level = model.schedule.level(torch.full((len(x0),), 10))
-            x = level.mix(x0, noise.normal("noise", x0))
+            x = level.add_noise(x0, noise.normal("noise", x0))
             each = (model(x, level).x0 - ema(x, level).x0.detach()).square().flatten(1).mean(1)
             return Loss(each.mean(), each.detach(), torch.full((len(x0),), 10))
 
     model = Model(Exact(Eps(), Linear()), Eps(), Linear())
-    draws = Draws(0, 1, 4)
+    draws = RandomStreams(0, 1, 4)
     x0 = torch.zeros(4, 1, dtype=F64)
     assert Consistency()(model, x0, draws, ema=model).mean.item() == 0.0
 
@@ -334,11 +336,11 @@ def test_a_grid_and_a_data_set_are_a_few_lines() -> None:
     class Ones(Data):
         spec = DataSpec(2)
 
-        def split(self, part: str) -> Resident:
-            return Resident(torch.ones(3, 2))
+        def split(self, part: str) -> InMemorySplit:
+            return InMemorySplit(torch.ones(3, 2))
 
     assert len(Ones().split("train")) == 3
-    torch.testing.assert_close(Ones().decode(Ones().split("train")[0][0]), torch.ones(2))
+    torch.testing.assert_close(Ones().to_model_range(Ones().split("train")[0][0]), torch.ones(2))
 
 
 def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.errors import DataError
 
 from .fingerprint import fingerprint
@@ -44,7 +44,7 @@ class CIFAR10(Data):
         names = CLASSES if self.labels else ()
         return DataSpec(3, (32, 32), len(names) or None, bounded=True, bins=256, class_names=names)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         return self._parts[part]
 
     def fingerprint(self) -> str:
@@ -69,10 +69,10 @@ class CIFAR10(Data):
         return root
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Resident]:
+    def _parts(self) -> Mapping[Part, InMemorySplit]:
         return {part: self._read(names) for part, names in FILES.items()}
 
-    def _read(self, names: tuple[str, ...]) -> Resident:
+    def _read(self, names: tuple[str, ...]) -> InMemorySplit:
         batches = [_batch(self._root / name) for name in names]
         labels = [
             checked_labels(batch[:, 0], len(batch), len(CLASSES), self._root / name)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit.basics.extra import missing
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 
 from .fingerprint import fingerprint
 from .holdout import check_amount, divide
@@ -39,14 +39,14 @@ class Digits(Data):
         names = tuple("0123456789") if self.labels else ()
         return DataSpec(1, (8, 8), len(names) or None, bounded=True, bins=17, class_names=names)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         return self._parts[part]
 
     def fingerprint(self) -> str:
         return fingerprint(self)
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Resident]:
+    def _parts(self) -> Mapping[Part, InMemorySplit]:
         images, labels = _read()
         rows = divide([str(i) for i in range(len(labels))], self.held_out, labels.tolist())
         return divided(images, labels if self.labels else None, rows)

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.denoiser import Denoiser
 
 from .fingerprint import fingerprint
@@ -65,7 +65,7 @@ class Gaussian(Data):
     def spec(self) -> DataSpec:
         return DataSpec(len(self.mean))
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         return self._parts[part]
 
     def truth(self) -> Denoiser:
@@ -86,10 +86,10 @@ class Gaussian(Data):
         return torch.diag(std.square())
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Resident]:
+    def _parts(self) -> Mapping[Part, InMemorySplit]:
         generator = torch.Generator().manual_seed(self.seed)
         z = torch.randn(self.count + self.held_out, len(self.mean), generator=generator, dtype=torch.float64)
         variances, axes = torch.linalg.eigh(self.matrix)
         root = axes * variances.clamp(min=0).sqrt()
         x = (torch.tensor(self.mean, dtype=torch.float64) + z @ root.T).float()
-        return {"train": Resident(x[: self.count]), "held-out": Resident(x[self.count :])}
+        return {"train": InMemorySplit(x[: self.count]), "held-out": InMemorySplit(x[self.count :])}

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.denoiser import Denoiser
 
 from .fingerprint import fingerprint
@@ -75,7 +75,7 @@ class Mixture(Data):
         channels = len(self.means[0]) if self.layout == "explicit" else 2
         return DataSpec(channels, classes=len(self._means) if self.labels else None)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         return self._parts[part]
 
     def truth(self) -> Denoiser:
@@ -108,7 +108,7 @@ class Mixture(Data):
         return torch.tensor(self.stds or (self.std,) * len(self._means), dtype=torch.float64)
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Resident]:
+    def _parts(self) -> Mapping[Part, InMemorySplit]:
         generator = torch.Generator().manual_seed(self.seed)
         total = self.count + self.held_out
         k = torch.multinomial(self._weights, total, replacement=True, generator=generator)

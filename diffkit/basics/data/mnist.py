@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 
-from diffkit.data import Data, DataSpec, Part, Resident
+from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.errors import DataError
 
 from .fingerprint import fingerprint
@@ -39,7 +39,7 @@ class IdxImages(Data):
         names = self.class_names if self.labels else ()
         return DataSpec(1, (28, 28), len(names) or None, bounded=True, bins=256, class_names=names)
 
-    def split(self, part: Part) -> Resident:
+    def split(self, part: Part) -> InMemorySplit:
         return self._parts[part]
 
     def fingerprint(self) -> str:
@@ -68,10 +68,10 @@ class IdxImages(Data):
         )
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Resident]:
+    def _parts(self) -> Mapping[Part, InMemorySplit]:
         return {part: self._read(stem) for part, stem in STEMS.items()}
 
-    def _read(self, stem: str) -> Resident:
+    def _read(self, stem: str) -> InMemorySplit:
         path = self._file(stem, "images-idx3")
         images = read_idx(path, 3)
         if images.shape[1:] != (28, 28) or len(images) == 0:

@@ -9,16 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data import Part, Resident
+from diffkit.data import InMemorySplit, Part
 from diffkit.errors import DataError
 
 
-def labelled(x: Tensor, labels: Tensor | None) -> Resident:
+def labelled(x: Tensor, labels: Tensor | None) -> InMemorySplit:
     """A part with labels, or without where they are None."""
-    return Resident(x, {} if labels is None else {"label": labels})
+    return InMemorySplit(x, {} if labels is None else {"label": labels})
 
 
-def divided(x: Tensor, labels: Tensor | None, rows: tuple[Sequence[int], Sequence[int]]) -> Mapping[Part, Resident]:
+def divided(
+    x: Tensor, labels: Tensor | None, rows: tuple[Sequence[int], Sequence[int]]
+) -> Mapping[Part, InMemorySplit]:
     """Both parts of x: (N, C, *S) and labels: (N,); `rows` holds the indices of the training and held-out examples."""
     train, held_out = (torch.as_tensor(part, dtype=torch.long) for part in rows)
     return {

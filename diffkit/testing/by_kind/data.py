@@ -40,7 +40,7 @@ def spec(subject: Subject, worst: Worst) -> None:
         split = data.split(part)
         worst.holds(len(split) > 0, f"{part} has {len(split)} examples", "some")
         raw, cond = stack(split, _some(split))
-        x = data.decode(raw)
+        x = data.to_model_range(raw)
         worst.holds(tuple(x.shape[1:]) == told.shape, f"{part}: shape {tuple(x.shape[1:])}", f"{told.shape}")
         worst.holds(x.dtype == torch.float32, f"{part}: decoded to {x.dtype}", "torch.float32")
         worst.holds(bool(torch.isfinite(x).all()), f"{part}: values that are not finite", "finite")
@@ -65,7 +65,7 @@ def bounds(subject: Subject, worst: Worst) -> None:
     if not data.spec.bounded:
         raise Inapplicable("not bounded")
     split = data.split("train")
-    x = data.decode(stack(split, _some(split, 256))[0])
+    x = data.to_model_range(stack(split, _some(split, 256))[0])
     worst.note(
         max(0.0, float(x.abs().max()) - 1.0), f"values from {float(x.min()):.4g} to {float(x.max()):.4g}", "<= 1"
     )
@@ -87,11 +87,11 @@ def stored(subject: Subject, worst: Worst) -> None:
     split = data.split("train")
     raw = stack(split, _some(split))[0]
     worst.holds(not raw.is_floating_point(), f"raw is {raw.dtype}", "integers")
-    worst.compare(data.encode(data.decode(raw)).double(), raw.double(), "raw, decoded and encoded")
-    near = data.decode(raw) + 0.8 / (data.spec.bins - 1) * (2.0 * torch.rand(raw.shape) - 1.0)
-    worst.compare(data.encode(near).double(), raw.double(), "values within half a step of those stored")
+    worst.compare(data.to_storage(data.to_model_range(raw)).double(), raw.double(), "raw, decoded and encoded")
+    near = data.to_model_range(raw) + 0.8 / (data.spec.bins - 1) * (2.0 * torch.rand(raw.shape) - 1.0)
+    worst.compare(data.to_storage(near).double(), raw.double(), "values within half a step of those stored")
     grid = torch.arange(data.spec.bins).reshape(1, -1)
-    x = data.decode(grid.to(raw.dtype))
+    x = data.to_model_range(grid.to(raw.dtype))
     worst.compare(x[0, [0, -1]], torch.tensor([-1.0, 1.0]), "first and last value")
 
 
@@ -145,11 +145,11 @@ def truth(subject: Subject, worst: Worst) -> None:
         raise Inapplicable("its law is not known in closed form")
     split = data.split("train")
     raw, cond = stack(split, range(min(len(split), 4096)))
-    x0 = data.decode(raw).double().flatten(1)
+    x0 = data.to_model_range(raw).double().flatten(1)
     eps = subject.normal(*x0.shape, stream="eps")
     for angle in (0.05, 0.4, 1.2):
         level = Level(math.cos(angle), math.sin(angle))
-        x = level.mix(x0, eps)
+        x = level.add_noise(x0, eps)
         for labelled in (False, True) if "label" in cond else (False,):
             estimate = denoise(x, level, label=cond["label"]) if labelled else denoise(x, level)
             error = x0 - estimate.x0

@@ -30,7 +30,7 @@ def cases(subject: Subject) -> list[tuple[Level, Tensor]]:
     found = []
     for level in families.probe_levels():
         x0, eps = subject.normal(5, 2, stream="x0"), subject.normal(5, 2, stream="eps")
-        found.append((level, level.mix(x0, eps)))
+        found.append((level, level.add_noise(x0, eps)))
     return found
 
 
@@ -45,7 +45,7 @@ def consistent(subject: Subject, worst: Worst) -> None:
     for level, x in cases(subject):
         estimate = subject.component(denoiser())(x, level, label=LABEL)
         size = max(1.0, float(level.alpha) * float(estimate.x0.abs().max()))
-        worst.compare(level.mix(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
+        worst.compare(level.add_noise(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
         worst.holds(estimate.level == level, f"level {estimate.level}", f"{level}")
         worst.holds(estimate.x0.dtype == x.dtype, f"{estimate.x0.dtype}", f"{x.dtype}")
 

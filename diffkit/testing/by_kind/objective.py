@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from diffkit.denoiser import Model
 from diffkit.network import Network
-from diffkit.noise import Draws
+from diffkit.noise import RandomStreams
 from diffkit.objective import Loss, Objective
 from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
-from ...oracles.network import OracleNetwork, speak
+from ...oracles.network import OracleNetwork, ideal_output
 from .. import families
 from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
 
 
-class Prescribed(Draws):
+class FixedRandomStreams(RandomStreams):
     """Draws that are told: the noise of every example, and one uniform number for all."""
 
     def __init__(self, eps: Tensor, uniform: float) -> None:
@@ -54,7 +54,7 @@ class Shifted(Network):
         return torch.cat([y[:, :2] + more, y[:, 2:]], 1)
 
 
-class Mistaken(Network):
+class PerturbedNetwork(Network):
     """The exact denoiser with its x0 wrong by `by`, the same mistake in every parameterization."""
 
     def __init__(self, p: Parameterization, schedule: Schedule, by: float) -> None:
@@ -66,7 +66,7 @@ class Mistaken(Network):
         level = self.reader._level(c_noise.double())
         estimate = families.gaussian()(x, level)
         estimate = estimate.with_x0(estimate.x0 + self.by * (1.0 + 0.5 * x))
-        return speak(self.p, estimate.x0, estimate.eps, level)
+        return ideal_output(self.p, estimate.x0, estimate.eps, level)
 
 
 def design() -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def form(subject: Subject, worst: Worst) -> None:
         model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
         x0 = families.gaussian().sample(5, subject.generator("x0")).float()
         kept = x0.clone()
-        loss = objective(model, x0, Draws(subject.seed, 3, 5), ema=model)
+        loss = objective(model, x0, RandomStreams(subject.seed, 3, 5), ema=model)
         worst.holds(loss.each.shape == (5,), f"each has shape {tuple(loss.each.shape)}", "(5,)")
         worst.holds(loss.t.shape == (5,), f"t has shape {tuple(loss.t.shape)}", "(5,)")
         worst.holds(loss.mean.shape == () and loss.mean.requires_grad, "mean is no differentiable number", "one")
@@ -133,17 +133,17 @@ def counted(subject: Subject, worst: Worst) -> None:
     model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
     x0 = families.gaussian().sample(6, subject.generator("x0")).float()
     before = torch.random.get_rng_state()
-    whole = objective(model, x0, Draws(1, 3, 6), ema=model)
+    whole = objective(model, x0, RandomStreams(1, 3, 6), ema=model)
     worst.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
     parts: list[Loss] = []
-    noise = Draws(1, 3, 6)
+    noise = RandomStreams(1, 3, 6)
     for start in (0, 2, 4):
         parts.append(objective(model, x0[start : start + 2], noise.rows(start), ema=model))
     worst.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
     worst.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
-    first, second = (Draws(1, 3, 6).normal(name, x0) for name in ("noise", "other"))
+    first, second = (RandomStreams(1, 3, 6).normal(name, x0) for name in ("noise", "other"))
     worst.holds(not bool((first == second).any()), "streams of two names share numbers", "each its own")
-    other = objective(model, x0, Draws(1, 4, 6), ema=model)
+    other = objective(model, x0, RandomStreams(1, 4, 6), ema=model)
     worst.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
 
 
@@ -165,13 +165,13 @@ def minimum(subject: Subject, worst: Worst) -> None:
         for uniform in moments(schedule):
             network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
             model = Model(network, p, schedule)
-            best = objective(model, x0, Prescribed(eps, uniform), ema=model)
+            best = objective(model, x0, FixedRandomStreams(eps, uniform), ema=model)
             at_best = torch.autograd.grad(best.mean, (network.constant, network.slope), allow_unused=True)
             away, losses = 0.0, []
             for index, parameter in enumerate((network.constant, network.slope)):
                 with torch.no_grad():
                     parameter.add_(0.1)
-                moved = objective(model, x0, Prescribed(eps, uniform), ema=model)
+                moved = objective(model, x0, FixedRandomStreams(eps, uniform), ema=model)
                 (slope,) = torch.autograd.grad(moved.mean, parameter)
                 away = max(away, float(slope.abs().max()))
                 losses.append(float(moved.mean))
@@ -207,8 +207,8 @@ def same_loss(subject: Subject, worst: Worst) -> None:
     found: dict[tuple[int | None, float], Tensor] = {}
     for schedule, p in settings(subject):
         for uniform in moments(schedule):
-            model = Model(Mistaken(p, schedule, 0.2), p, schedule)
-            each = objective(model, x0, Prescribed(eps, uniform), ema=model).each
+            model = Model(PerturbedNetwork(p, schedule, 0.2), p, schedule)
+            each = objective(model, x0, FixedRandomStreams(eps, uniform), ema=model).each
             want = found.setdefault((schedule.steps, uniform), each)
             ratio = each / want
             worst.compare(ratio, torch.ones_like(ratio), f"loss / loss in eps, u = {uniform:.4g}")
@@ -233,7 +233,7 @@ def conditional(subject: Subject, worst: Worst) -> None:
 
     model = Model(Listening(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
     label = torch.tensor([3, 1, 2])
-    objective(model, families.gaussian().sample(3).float(), Draws(0, 0, 3), ema=model, label=label)
+    objective(model, families.gaussian().sample(3).float(), RandomStreams(0, 0, 3), ema=model, label=label)
     same = bool(heard) and all(told is not None and torch.equal(told, label) for told in heard)
     worst.holds(same, f"the network heard {heard[:1]}", f"{label.tolist()}")
 
@@ -256,7 +256,7 @@ def simple_value(subject: Subject, worst: Worst) -> None:
     for schedule, p in settings(subject):
         for uniform in moments(schedule):
             model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
-            loss = objective(model, x0, Prescribed(eps, uniform))
+            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
             want = oracle.minimum_loss(p, schedule.level(float(loss.t[0])))
             want = want / 2 if objective.reduction == "mean" else want
             worst.note(abs(float(loss.mean) / want - 1.0), f"loss at t = {float(loss.t[0]):.5g}", f"{want:.9g}")
@@ -281,7 +281,7 @@ def vlb_terms(subject: Subject, worst: Worst) -> None:
         abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
         for uniform in moments(schedule):
             model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
-            loss = objective(model, x0, Prescribed(eps, uniform))
+            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
             t = int(loss.t[0])
             want = T * float(_term(abar, t, s, objective.variance).mean())
             worst.compare(float(loss.mean), want, f"T L at t = {t}, variance {objective.variance}", 1.0)
@@ -307,14 +307,14 @@ def hybrid_parts(subject: Subject, worst: Worst) -> None:
         for uniform in moments(schedule):
             network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
             model = Model(network, p, schedule)
-            loss = objective(model, x0, Prescribed(eps, uniform))
+            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
             t = int(loss.t[0])
             bits = objective.scale * T * float(_term(abar, t, s, "learned").mean()) / math.log(2.0)
             want = families.gaussian().minimum_loss(p, schedule.level(float(t))) / 2 + bits
             worst.compare(float(loss.mean), want, f"loss at t = {t}", 1e-3)
             with torch.no_grad():
                 network.constant.add_(0.3)
-            moved = objective(model, x0, Prescribed(eps, uniform))
+            moved = objective(model, x0, FixedRandomStreams(eps, uniform))
             (slope,) = torch.autograd.grad(moved.mean, network.constant)
             worst.compare(slope, torch.full((2,), 0.3, dtype=torch.float64), f"slope at t = {t}, 0.3 away", 0.3)
 

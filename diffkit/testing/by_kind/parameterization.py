@@ -13,7 +13,7 @@ from diffkit.level import Level
 from diffkit.parameterization import Parameterization
 
 from ...oracles.gaussian import GaussianOracle
-from ...oracles.network import speak
+from ...oracles.network import ideal_output
 from .. import families
 from ..law_registry import Inapplicable, Worst, law
 from ..subject import Subject
@@ -62,7 +62,7 @@ def round_trip(subject: Subject, worst: Worst) -> None:
         det = abs(_det(p, level))
         a, b = (abs(float(c)) for c in p.coefficients(level))
         hard = max(1.0, max(a, b, float(level.alpha), float(level.sigma)) / det)
-        estimate = p.decode(speak(p, x0, eps, level), level.mix(x0, eps), level)
+        estimate = p.decode(ideal_output(p, x0, eps, level), level.add_noise(x0, eps), level)
         worst.compare(estimate.x0, x0, f"x0 at {level}", hard)
         worst.compare(estimate.eps, eps, f"eps at {level}", hard)
         worst.holds(estimate.level == level, f"the estimate's level is {estimate.level}", f"{level}")
@@ -79,10 +79,10 @@ def consistent(subject: Subject, worst: Worst) -> None:
     p: Parameterization = subject.component
     for level, x0, eps in _cases(subject):
         x = subject.normal(3, 2)
-        y = speak(p, x0, eps, level)
+        y = ideal_output(p, x0, eps, level)
         estimate = p.decode(y, x, level)
         size = max(1.0, float(estimate.x0.abs().max()) * float(level.alpha))
-        worst.compare(level.mix(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
+        worst.compare(level.add_noise(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
 
 
 @law(
@@ -95,16 +95,16 @@ def readings(subject: Subject, worst: Worst) -> None:
     """A step takes x and the output at once, where it would decode both parts first."""
     p: Parameterization = subject.component
     for level, x0, eps in _cases(subject):
-        x, y = subject.normal(3, 2), speak(p, x0, eps, level)
+        x, y = subject.normal(3, 2), ideal_output(p, x0, eps, level)
         with torch.no_grad():
             estimate = p.decode(y, x, level)
         with torch.enable_grad():  # both parts at once
             plain = p.decode(y, x, level)
         size = max(1.0, float(plain.x0.abs().max()), float(plain.eps.abs().max()))
         for a, b in ((1.0, 0.0), (0.0, 1.0), (-1.0, 1.0), (0.3, -2.0)):
-            worst.compare(estimate.read(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
+            worst.compare(estimate.combine(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
         s = Level(level.alpha + 0.1, 0.5 * level.sigma)
-        worst.compare(estimate.at(s), plain.at(s), f"the step from {level} to {s}", size)
+        worst.compare(estimate.step_to(s), plain.step_to(s), f"the step from {level} to {s}", size)
 
 
 @law(
@@ -139,12 +139,14 @@ def singular_ends(subject: Subject, worst: Worst) -> None:
         for form in (level, Level(torch.full((3,), float(level.alpha)), torch.full((3,), float(level.sigma)))):
             kind = "floats" if form is level else "tensors"
             try:
-                estimate = p.decode(speak(p, x0, eps, form), form.mix(x0, eps), form)
+                estimate = p.decode(ideal_output(p, x0, eps, form), form.add_noise(x0, eps), form)
             except LevelError as error:
                 worst.holds(bool(error.fix), f"LevelError without a fix at {level}", "an error that names the fix")
                 continue
             fine = bool(torch.isfinite(estimate.x0).all()) and bool(torch.isfinite(estimate.eps).all())
-            right = fine and float((form.mix(estimate.x0, estimate.eps) - form.mix(x0, eps)).abs().max()) < 1e-5
+            right = (
+                fine and float((form.add_noise(estimate.x0, estimate.eps) - form.add_noise(x0, eps)).abs().max()) < 1e-5
+            )
             worst.holds(fine and right, f"decoded at {level} ({kind}) to a wrong or infinite estimate", "LevelError")
     if not worst.checks:
         raise Inapplicable("its schedule has no such ends")
@@ -181,16 +183,16 @@ def any_shape(subject: Subject, worst: Worst) -> None:
     p: Parameterization = subject.component
     x0, eps = subject.normal(3, 2, 4, stream="x0"), subject.normal(3, 2, 4, stream="eps")
     for level in levels(subject):
-        want = p.decode(speak(p, x0, eps, level), level.mix(x0, eps), level)
+        want = p.decode(ideal_output(p, x0, eps, level), level.add_noise(x0, eps), level)
         size = max(1.0, float(want.x0.abs().max()), float(want.eps.abs().max()))
         rough = size * max(1.0, 1.0 / max(abs(_det(p, level)), 1e-9)) * 1e2
         for shape in ((3,), (3, 1, 1), (3, 1, 4)):
             if len(shape) > 1 and getattr(p, "schedule", None) is not None:
                 continue
             many = Level(*(torch.full(shape, float(c), dtype=torch.float64) for c in (level.alpha, level.sigma)))
-            y = speak(p, x0, eps, many)
-            worst.compare(y, speak(p, x0, eps, level), f"target at {level}, tensors {shape}", size)
-            got = p.decode(y, many.mix(x0, eps), many)
+            y = ideal_output(p, x0, eps, many)
+            worst.compare(y, ideal_output(p, x0, eps, level), f"target at {level}, tensors {shape}", size)
+            got = p.decode(y, many.add_noise(x0, eps), many)
             worst.compare(got.x0, want.x0, f"x0 at {level}, tensors {shape}", rough)
             worst.compare(got.eps, want.eps, f"eps at {level}, tensors {shape}", rough)
             factor = torch.as_tensor(p.weight(many))
@@ -209,7 +211,7 @@ def single_precision(subject: Subject, worst: Worst) -> None:
     """Coefficients come from float64 levels; only x and y are rounded."""
     p: Parameterization = subject.component
     for level, x0, eps in _cases(subject):
-        y, x = speak(p, x0, eps, level), level.mix(x0, eps)
+        y, x = ideal_output(p, x0, eps, level), level.add_noise(x0, eps)
         got = p.decode(y.float(), x.float(), level)
         worst.holds(got.x0.dtype == got.eps.dtype == torch.float32, f"decoded to {got.x0.dtype}", "torch.float32")
         a, b = (abs(float(c)) for c in p.coefficients(level))
@@ -234,7 +236,7 @@ def optimum(subject: Subject, worst: Worst) -> None:
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     x0, eps = (m + std * signs[:, :1]).expand(4, 2), signs[:, 1:].expand(4, 2)
     for level in levels(subject):
-        x = level.mix(x0, eps)
+        x = level.add_noise(x0, eps)
         best = oracle(x, level)
         y = p.target(best.x0, best.eps, level).detach().requires_grad_()
         target = p.target(x0, eps, level)
@@ -244,7 +246,7 @@ def optimum(subject: Subject, worst: Worst) -> None:
         (slope,) = torch.autograd.grad(loss, y)
         for name, direction in (("1", torch.ones_like(x)), ("x", x)):
             worst.compare(float((slope * direction).sum()), 0.0, f"slope along {name} at {level}", size * 10)
-        heard = p.decode(speak(p, best.x0, best.eps, level), x, level)
+        heard = p.decode(ideal_output(p, best.x0, best.eps, level), x, level)
         worst.compare(heard.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
 
 
@@ -263,10 +265,12 @@ def channels(subject: Subject, worst: Worst) -> None:
     for fill in (-1.0, 0.0, 1.0):
         level = levels(subject)[1]
         x0, eps = subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
-        estimate = p.decode(speak(p, x0, eps, level, fill), level.mix(x0, eps), level)
+        estimate = p.decode(ideal_output(p, x0, eps, level, fill), level.add_noise(x0, eps), level)
         for name in p.provides:
             value = estimate.aux.get(name)
             worst.holds(value is not None and value.shape == x0.shape, f"aux[{name}] = {value}", "shaped like x")
-            if name == "frac" and value is not None:
+            if name == "variance_fraction" and value is not None:
                 inside = bool(((value >= 0) & (value <= 1)).all())
-                worst.holds(inside, f"frac in [{float(value.min()):.3g}, {float(value.max()):.3g}]", "in [0, 1]")
+                worst.holds(
+                    inside, f"variance_fraction in [{float(value.min()):.3g}, {float(value.max()):.3g}]", "in [0, 1]"
+                )

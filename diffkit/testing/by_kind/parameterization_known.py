@@ -89,7 +89,7 @@ def mu_target(subject: Subject, worst: Worst) -> None:
     for t in (1, 2, 3, len(betas) // 2, len(betas)):
         beta, now, before = float(betas[t - 1]), float(abar[t]), float(abar[t - 1])
         level = schedule.level(float(t))
-        x = level.mix(x0, eps)
+        x = level.add_noise(x0, eps)
         want = before**0.5 * beta / (1 - now) * x0 + (1 - beta) ** 0.5 * (1 - before) / (1 - now) * x
         worst.compare(p.target(x0, eps, level), want, f"target at t = {t}")
 

@@ -70,7 +70,7 @@ def model(subject: Subject, worst: Worst) -> None:
             own = schedule.level(t)
             for scale in (1.0, 2.5):
                 level = Level(float(own.alpha) * scale, float(own.sigma) * scale)
-                x = level.mix(oracle.sample(4, subject.generator("x0")), subject.normal(4, 2, stream="eps"))
+                x = level.add_noise(oracle.sample(4, subject.generator("x0")), subject.normal(4, 2, stream="eps"))
                 want, got = oracle(x, level), denoise(x, level)
                 at = f"t = {t:.5g} of {type(schedule).__name__}, scaled by {scale}"
                 worst.compare(got.x0, want.x0, f"x0 at {at}", 1.0)
@@ -100,7 +100,7 @@ def same_sample(subject: Subject, worst: Worst) -> None:
         for i, (t, s) in enumerate(pairwise(levels)):
             z = subject.normal(4, 2, stream=f"z{i}")
             rho = 0.5 * float(transition.posterior(t, s))
-            got, want = denoise(got, t).at(s, rho, z), oracle(want, t).at(s, rho, z)
+            got, want = denoise(got, t).step_to(s, rho, z), oracle(want, t).step_to(s, rho, z)
         last = levels[-1]
         worst.compare(denoise(got, last).x0, oracle(want, last).x0, f"a sample on {type(schedule).__name__}")
 

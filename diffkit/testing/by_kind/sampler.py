@@ -23,9 +23,9 @@ from ..subject import Subject
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
 
-def equipped(sampler: Sampler[Any], denoise: Denoiser, frac: float = 0.5) -> Denoiser:
+def equipped(sampler: Sampler[Any], denoise: Denoiser, variance_fraction: float = 0.5) -> Denoiser:
     """The denoiser with the entries of aux that the sampler needs."""
-    return families.WithAux(denoise, sampler.needs, frac) if sampler.needs else denoise
+    return families.WithAux(denoise, sampler.needs, variance_fraction) if sampler.needs else denoise
 
 
 def walk(subject: Subject, n: int, *, clean: bool = True) -> list[Level]:

@@ -69,11 +69,11 @@ def walks(subject: Subject) -> list[tuple[str, list[Level]]]:
     return found
 
 
-def _hold(subject: Subject, worst: Worst, step: Step, frac: float = 0.5) -> None:
+def _hold(subject: Subject, worst: Worst, step: Step, variance_fraction: float = 0.5) -> None:
     sampler: Sampler[Any] = subject.component
     for oracle in (families.gaussian(), GaussianOracle(torch.zeros(2, dtype=torch.float64), 1.0)):
         for title, levels in walks(subject):
-            got = probe(equipped(sampler, oracle, frac), sampler, levels, 2)
+            got = probe(equipped(sampler, oracle, variance_fraction), sampler, levels, 2)
             want = chain(oracle, levels, step)
             for name in ("A", "b", "Q"):
                 worst.compare(getattr(got, name), getattr(want, name), f"{name} of {title}")
@@ -89,7 +89,7 @@ def _hold(subject: Subject, worst: Worst, step: Step, frac: float = 0.5) -> None
 )
 def ancestral_law(subject: Subject, worst: Worst) -> None:
     """The mean is that of q(x_s | x_t, x0*) whatever the variance; the last step, to clean data, adds none."""
-    frac = 0.3
+    variance_fraction = 0.3
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
         small = beta_tilde(t, s)
@@ -99,11 +99,11 @@ def ancestral_law(subject: Subject, worst: Worst) -> None:
         variance = {
             "small": small,
             "large": large,
-            "learned": math.exp(frac * math.log(large) + (1.0 - frac) * math.log(small)),
+            "learned": math.exp(variance_fraction * math.log(large) + (1.0 - variance_fraction) * math.log(small)),
         }[subject.component.variance]
         return matrices(oracle, t, s, small, math.sqrt(variance))
 
-    _hold(subject, worst, step, frac)
+    _hold(subject, worst, step, variance_fraction)
 
 
 @law(

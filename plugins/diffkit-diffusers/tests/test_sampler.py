@@ -81,7 +81,7 @@ def _plain(levels: list[Level]) -> Tensor:
     """DDIM by its definition."""
     x = X
     for t, s in pairwise(levels):
-        x = MIXTURE(x, t).at(s)
+        x = MIXTURE(x, t).step_to(s)
     return x
 
 
@@ -155,8 +155,8 @@ def test_one_point_is_found_and_a_noisy_end_is_reached(scheduler: str) -> None:
         torch.testing.assert_close(x, torch.full_like(x, 0.7), rtol=5e-5, atol=5e-5)
     levels = [LINEAR.level(float(t)) for t in (900, 600, 300)]
     if not sampler.stochastic:
-        x = sample(point, sampler, levels, levels[0].mix(torch.full_like(X, 0.7), X))
-        torch.testing.assert_close(x, levels[-1].mix(torch.full_like(X, 0.7), X), rtol=5e-5, atol=5e-5)
+        x = sample(point, sampler, levels, levels[0].add_noise(torch.full_like(X, 0.7), X))
+        torch.testing.assert_close(x, levels[-1].add_noise(torch.full_like(X, 0.7), X), rtol=5e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize(

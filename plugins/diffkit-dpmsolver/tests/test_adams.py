@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffkit import Estimate, Level, LevelError, Progress, Sampler, sample
+from diffkit import Estimate, Level, LevelError, Sampler, StepInfo, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.schedule import Linear
 from diffkit.testing import GaussianOracle, MixtureOracle, PointMassOracle
@@ -82,7 +82,7 @@ def test_the_first_order_without_corrector_is_ddim() -> None:
     t, s = Linear().level(700.0), Linear().level(400.0)
     for chart in ("sigma", "flow"):
         got, _ = Adams(1, chart, corrector=False).step(MIXTURE, X, t, s, None, torch.zeros_like)  # type: ignore[arg-type]
-        torch.testing.assert_close(got, MIXTURE(X, t).at(s), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(got, MIXTURE(X, t).step_to(s), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
@@ -128,7 +128,7 @@ def test_options_change_the_result() -> None:
 
 
 def test_evaluations() -> None:
-    steps: list[Progress] = []
+    steps: list[StepInfo] = []
     sample(MIXTURE, Adams(), [*logsnr_levels(8), CLEAN], X, on_step=steps.append)
     assert steps[-1].nfe == 9 == Adams().nfe(9)
 

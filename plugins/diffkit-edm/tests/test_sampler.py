@@ -13,7 +13,7 @@ from diffkit_edm.sampler import ChartName, Euler, Heun
 from diffkit_edm.schedule import EDM
 from torch import Tensor
 
-from diffkit import Estimate, Level, LevelError, Progress, Sampler, sample
+from diffkit import Estimate, Level, LevelError, Sampler, StepInfo, sample
 from diffkit.ddpm.schedule import Linear
 from diffkit.testing import GaussianOracle, MixtureOracle, PointMassOracle
 from diffkit.testing.order import logsnr_levels, measure
@@ -51,7 +51,7 @@ def test_measured_order(chart: ChartName) -> None:
 def test_euler_is_ddim_in_two_charts_and_not_in_the_third() -> None:
     """Identity A8b: Euler is DDIM where alpha and sigma are affine in the clock, and only there."""
     t, s = Linear().level(700.0), Linear().level(400.0)
-    ddim = MIXTURE(X, t).at(s)
+    ddim = MIXTURE(X, t).step_to(s)
     steps = {chart: Euler(chart).step(MIXTURE, X, t, s, None, torch.zeros_like)[0] for chart in CHARTS}
     torch.testing.assert_close(steps["sigma"], ddim, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(steps["flow"], ddim, rtol=1e-12, atol=1e-12)
@@ -165,7 +165,7 @@ def test_evaluations_and_noises() -> None:
         raise AssertionError("no churn, yet noise was drawn")
 
     for sampler, count in ((Euler(), 9), (Heun(), 17)):
-        steps: list[Progress] = []
+        steps: list[StepInfo] = []
         sample(GAUSSIAN, sampler, Karras().levels(EDM(), 9), X, noise=never, on_step=steps.append)
         assert steps[-1].nfe == count == sampler.nfe(9)
         assert not sampler.stochastic

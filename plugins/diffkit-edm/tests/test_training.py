@@ -45,7 +45,7 @@ def test_the_ends_of_the_schedule() -> None:
 def test_preconditioning_is_that_of_the_paper(sg: float, scale: float, sd: float, x0: float, eps: float) -> None:
     """Table 1, on any curve: y = x / alpha, x0 = c_skip y + c_out F, input c_in y, told log(sg) / 4."""
     own, level = parameterization.EDM(sd), Level(scale, scale * sg)
-    x = level.mix(torch.tensor([x0], dtype=F64), torch.tensor([eps], dtype=F64))
+    x = level.add_noise(torch.tensor([x0], dtype=F64), torch.tensor([eps], dtype=F64))
     y = x / scale
     c_skip, c_out = sd**2 / (sg**2 + sd**2), sg * sd / math.sqrt(sg**2 + sd**2)
     target = own.target(torch.tensor([x0], dtype=F64), torch.tensor([eps], dtype=F64), level)

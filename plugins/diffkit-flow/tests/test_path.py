@@ -51,7 +51,7 @@ def test_the_path_reaches_both_ends() -> None:
 def test_the_velocity_is_the_slope_of_the_path(t: float, x0: float, eps: float) -> None:
     a, b = (torch.tensor([v], dtype=F64) for v in (x0, eps))
     level = Rectified().level(t)
-    x, u = level.mix(a, b), Flow().target(a, b, level)
+    x, u = level.add_noise(a, b), Flow().target(a, b, level)
     assert u.item() == pytest.approx(eps - x0)
     known = Flow().decode(u, x, level)
     assert known.x0.item() == pytest.approx((x - t * u).item(), abs=1e-12)
@@ -65,10 +65,10 @@ def test_v_is_a_rotation(angle: float, scale: float, x0: float, eps: float) -> N
     a, b = (torch.tensor([v], dtype=F64) for v in (x0, eps))
     unit = Level(math.cos(angle), math.sin(angle))
     v = V().target(a, b, unit)
-    assert (unit.alpha * unit.mix(a, b) - unit.sigma * v).item() == pytest.approx(x0, abs=1e-12)
+    assert (unit.alpha * unit.add_noise(a, b) - unit.sigma * v).item() == pytest.approx(x0, abs=1e-12)
     level = Level(scale * unit.alpha, scale * unit.sigma)
     torch.testing.assert_close(V().target(a, b, level), v, rtol=1e-12, atol=1e-12)
-    known = V().decode(v, level.mix(a, b), level)
+    known = V().decode(v, level.add_noise(a, b), level)
     assert (known.x0.item(), known.eps.item()) == pytest.approx((x0, eps), abs=1e-11)
 
 
@@ -77,7 +77,7 @@ def test_both_decode_at_pure_noise_and_at_clean_data() -> None:
     a, b = torch.tensor([0.3], dtype=F64), torch.tensor([-1.4], dtype=F64)
     for own in (Flow(), V()):
         for level in (Level(0.0, 1.0), Level(1.0, 0.0)):
-            known = own.decode(own.target(a, b, level), level.mix(a, b), level)
+            known = own.decode(own.target(a, b, level), level.add_noise(a, b), level)
             assert (known.x0.item(), known.eps.item()) == pytest.approx((0.3, -1.4))
 
 

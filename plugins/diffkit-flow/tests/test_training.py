@@ -16,7 +16,7 @@ from diffkit_flow.schedule import Rectified
 from diffkit_flow.times import LogitNormal
 from torch import Tensor
 
-from diffkit import Draws, Model, Network, sample
+from diffkit import Model, Network, RandomStreams, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
@@ -51,7 +51,7 @@ def test_without_a_coupling_the_loss_is_the_simple_one() -> None:
         for weighting in (None, SNR()):
             ours = FlowMatching(weighting=weighting, times=LogitNormal())
             theirs = Simple(weighting=weighting, times=LogitNormal())
-            a, b = ours(model, X0, Draws(0, 5, 6)), theirs(model, X0, Draws(0, 5, 6))
+            a, b = ours(model, X0, RandomStreams(0, 5, 6)), theirs(model, X0, RandomStreams(0, 5, 6))
             torch.testing.assert_close(a.each, b.each)
             torch.testing.assert_close(a.mean, b.mean)
             assert torch.equal(a.t, b.t)
@@ -68,13 +68,13 @@ def test_a_head_for_the_variance_is_left_alone() -> None:
     """One channel too, where numbers of another shape would spread in silence."""
     for x0 in (X0, torch.randn(6, 1, 4, 4), torch.randn(6, 3, 4, 4)):
         plain, headed = (Model(net, Flow(), Rectified()) for net in (Silent(), Headed()))
-        a, b = (FlowMatching()(model, x0, Draws(0, 5, 6)) for model in (plain, headed))
+        a, b = (FlowMatching()(model, x0, RandomStreams(0, 5, 6)) for model in (plain, headed))
         torch.testing.assert_close(a.each, b.each)
 
 
 def test_the_loss_of_a_silent_network_is_the_velocity() -> None:
     network = Silent()
-    draws = Draws(0, 5, 6)
+    draws = RandomStreams(0, 5, 6)
     loss = FlowMatching()(Model(network, Flow(), Rectified()), X0, draws)
     eps = draws.normal("noise", X0)
     torch.testing.assert_close(loss.each, (eps - X0).square().mean(1))
@@ -102,8 +102,8 @@ def test_the_coupled_loss_is_smaller_and_straighter() -> None:
     """Pains 25: the option does something. Shorter paths have smaller velocities."""
     model = Model(Silent(), Flow(), Rectified())
     x0 = torch.randn(64, 2, generator=torch.Generator().manual_seed(3))
-    independent = FlowMatching()(model, x0, Draws(0, 1, 64)).mean
-    coupled = FlowMatching("optimal")(model, x0, Draws(0, 1, 64)).mean
+    independent = FlowMatching()(model, x0, RandomStreams(0, 1, 64)).mean
+    coupled = FlowMatching("optimal")(model, x0, RandomStreams(0, 1, 64)).mean
     assert coupled < 0.7 * independent
 
 
@@ -111,16 +111,16 @@ def test_labels_pass_and_the_noise_of_pairs_does_not_reach_the_network() -> None
     network, label = Silent(), torch.arange(6)
     eps = torch.randn(6, 2)
     model = Model(network, Flow(), Rectified())
-    loss = FlowMatching("pairs")(model, X0, Draws(0, 1, 6), eps=eps, label=label)
+    loss = FlowMatching("pairs")(model, X0, RandomStreams(0, 1, 6), eps=eps, label=label)
     torch.testing.assert_close(loss.each, (eps - X0).square().mean(1))
     assert network.labels[0] is label
-    other = FlowMatching()(model, X0, Draws(0, 1, 6), eps=eps)
+    other = FlowMatching()(model, X0, RandomStreams(0, 1, 6), eps=eps)
     assert not torch.allclose(other.each, loss.each)
 
 
 def test_pairs_without_noise_are_refused() -> None:
     with pytest.raises(DataError, match="brings none") as caught:
-        FlowMatching("pairs")(Model(Silent(), Flow(), Rectified()), X0, Draws(0, 1, 6))
+        FlowMatching("pairs")(Model(Silent(), Flow(), Rectified()), X0, RandomStreams(0, 1, 6))
     assert caught.value.code == "DK340"
 
 
@@ -212,6 +212,6 @@ def test_damaged_and_missing_pairs(tmp_path: Path) -> None:
 
 def test_eps_prediction_trains_with_a_coupling_too() -> None:
     """Pains 5: objective and prediction are two choices."""
-    loss = FlowMatching("optimal")(Model(Silent(), Eps(), Linear()), X0, Draws(0, 1, 6))
+    loss = FlowMatching("optimal")(Model(Silent(), Eps(), Linear()), X0, RandomStreams(0, 1, 6))
     assert loss.mean.requires_grad
     assert torch.isfinite(loss.each).all()

@@ -18,11 +18,11 @@ from torch import Tensor
 from diffkit import (
     Data,
     DataSpec,
-    Draws,
+    InMemorySplit,
     Level,
     Model,
     Network,
-    Resident,
+    RandomStreams,
     Schedule,
     Times,
     Weighting,
@@ -50,8 +50,8 @@ class Images(Data):
     def spec(self) -> DataSpec:
         return DataSpec(1, (2, 2), bins=self.bins)
 
-    def split(self, part: Part) -> Resident:
-        return Resident(X_0)
+    def split(self, part: Part) -> InMemorySplit:
+        return InMemorySplit(X_0)
 
 
 class Says(Network):
@@ -76,7 +76,7 @@ class Told(Times):
         return torch.full((len(t),), 2.0)
 
 
-class ToldDraws(Draws):
+class ToldDraws(RandomStreams):
     def normal(self, stream: str, like: Tensor) -> Tensor:
         return NOISE
 
@@ -92,11 +92,11 @@ def test_decoding_keeps_the_rows_of_the_inner_prediction_and_adds_frac() -> None
         p = LearnedRange(inner)
         level = Linear().level(300.0)
         x0, eps, v = (torch.randn(3, 2, 4, dtype=torch.float64) for _ in range(3))
-        x = level.mix(x0, eps)
+        x = level.add_noise(x0, eps)
         estimate = p.decode(torch.cat([inner.target(x0, eps, level), v], 1), x, level)
         torch.testing.assert_close(estimate.x0, x0, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(estimate.eps, eps, rtol=1e-8, atol=1e-8)
-        torch.testing.assert_close(estimate.aux["frac"], (v + 1) / 2)
+        torch.testing.assert_close(estimate.aux["variance_fraction"], (v + 1) / 2)
         assert p.weight(level) == inner.weight(level)
         assert p.full_precision == inner.full_precision
         assert p.out_channels(3) == 6
@@ -111,7 +111,7 @@ def test_the_step_is_that_of_the_authors() -> None:
     model = Model(Says(), LearnedRange(Eps()), schedule)
     for i, t in enumerate(TIMES.tolist()):
         at, before = schedule.level(float(t)), schedule.level(float(t - 1))
-        x = at.mix(X_0, NOISE)
+        x = at.add_noise(X_0, NOISE)
         one = lambda sign: Ancestral("learned").step(model, x, at, before, None, lambda z: torch.full_like(z, sign))[0]  # noqa: B023, E731
         up, down = one(1.0)[i], one(-1.0)[i]
         torch.testing.assert_close((up + down) / 2, mean[i], rtol=2e-4, atol=2e-4)
@@ -193,7 +193,7 @@ def test_the_learned_variance_finds_the_true_one() -> None:
     model = Model(network, LearnedRange(Eps()), schedule)
     objective = Hybrid(Images(None), scale=1.0, times=Told(torch.full((len(x0),), t)))
     for _ in range(30):  # Newton's method on one number
-        mean = objective(model, x0, Draws(0, 0, len(x0))).mean
+        mean = objective(model, x0, RandomStreams(0, 0, len(x0))).mean
         (slope,) = torch.autograd.grad(mean, network.v, create_graph=True)
         (bend,) = torch.autograd.grad(slope, network.v)
         with torch.no_grad():
@@ -233,4 +233,4 @@ def test_a_respaced_process_is_a_grid() -> None:
 def test_levels_of_tensors_keep_their_shapes() -> None:
     level = Level(torch.full((3,), 0.6, dtype=torch.float64), torch.full((3,), 0.8, dtype=torch.float64))
     estimate = LearnedRange(X0()).decode(torch.ones(3, 4, 5, dtype=torch.float64), torch.ones(3, 2, 5), level)
-    assert estimate.aux["frac"].shape == estimate.x0.shape == (3, 2, 5)
+    assert estimate.aux["variance_fraction"].shape == estimate.x0.shape == (3, 2, 5)

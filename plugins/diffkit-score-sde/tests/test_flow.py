@@ -153,7 +153,7 @@ def test_the_likelihood_is_exact_with_the_exact_prior(name: str) -> None:
     oracle, curve = gaussian(), CURVES[name]
     span = curve.t_noise - curve.t_clean
     t, s = (curve.level(curve.t_clean + span * u) for u in (0.95, 0.1))
-    x = s.mix(oracle.sample(4, torch.Generator().manual_seed(0)), torch.randn(4, 2, dtype=F64))
+    x = s.add_noise(oracle.sample(4, torch.Generator().manual_seed(0)), torch.randn(4, 2, dtype=F64))
     found = log_density(oracle, x, s, t, prior=oracle.log_density, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(found.log_density, oracle.log_density(x, s), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(found.latent, oracle.flow(x, s, t), rtol=1e-7, atol=1e-7)

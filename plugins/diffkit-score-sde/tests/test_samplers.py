@@ -199,7 +199,7 @@ def test_evaluations_are_counted(rounds: int, predictor: Sampler[None] | None) -
 
 def test_a_predictor_lends_what_it_declares() -> None:
     class Picky(Sampler[None]):
-        needs, discrete_only, reaches_noise, syncs, dtype, order = ("frac",), True, False, True, F64, 2
+        needs, discrete_only, reaches_noise, syncs, dtype, order = ("variance_fraction",), True, False, True, F64, 2
 
         def nfe(self, n: int) -> None:
             return None
@@ -208,7 +208,7 @@ def test_a_predictor_lends_what_it_declares() -> None:
             return x, state
 
     made = PredictorCorrector(Picky())
-    assert (made.needs, made.discrete_only, made.reaches_noise) == (("frac",), True, False)
+    assert (made.needs, made.discrete_only, made.reaches_noise) == (("variance_fraction",), True, False)
     assert (made.syncs, made.dtype, made.order, made.nfe(3)) == (True, F64, 2, None)
     assert not PredictorCorrector(None).reaches_noise
 

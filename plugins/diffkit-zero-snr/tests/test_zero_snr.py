@@ -117,7 +117,7 @@ def test_the_deviation_before_guidance_is_kept() -> None:
     torch.testing.assert_close(full.x0.std(1), plain.x0.std(1))
     half = Rescale(CFG, 0.4)(labelled)(X, AT, label=LABEL)
     torch.testing.assert_close(half.x0, 0.4 * full.x0 + 0.6 * guided.x0)
-    torch.testing.assert_close(AT.mix(half.x0, half.eps), X)
+    torch.testing.assert_close(AT.add_noise(half.x0, half.eps), X)
     none = Rescale(CFG, 0.0)(labelled)(X, AT, label=LABEL)
     torch.testing.assert_close(none.x0, guided.x0)
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from diffkit.basics.data import arrays
 from diffkit.basics.data.array_rows import ArrayRows
 from diffkit.basics.data.arrays import Arrays
-from diffkit.data import DataSpec, Resident
+from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -59,8 +59,8 @@ def test_floats_channels_first(tmp_path, resident):
     assert data.spec == DataSpec(2, (6, 5))
     assert gathered(data) == sorted(x.astype(np.float32).tobytes() for x in FLOATS)
     x = data.split("train")[0][0]
-    assert torch.equal(data.decode(x), x)
-    assert torch.equal(data.encode(x), x)
+    assert torch.equal(data.to_model_range(x), x)
+    assert torch.equal(data.to_storage(x), x)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_npz_and_other_names(tmp_path):
     np.savez_compressed(tmp_path / "set.npz", pictures=BYTES, kinds=LABELS.astype(np.uint8))
     data = Arrays(str(tmp_path / "set.npz"), images="pictures", labels="kinds")
     assert data.spec == DataSpec(3, (6, 5), 3, bounded=True, bins=256)
-    assert isinstance(data.split("train"), Resident)
+    assert isinstance(data.split("train"), InMemorySplit)
     assert data.split("train").cond["label"].max() == 2
     missing = failure(Arrays(str(tmp_path / "set.npz")))
     assert missing.code == "DK301"
@@ -191,10 +191,10 @@ def test_a_header_that_claims_the_moon_allocates_nothing(tmp_path):
 
 def test_large_sets_stream_and_small_ones_stay(tmp_path, monkeypatch):
     path = save(tmp_path, images=BYTES)
-    assert isinstance(Arrays(path).split("train"), Resident)
+    assert isinstance(Arrays(path).split("train"), InMemorySplit)
     monkeypatch.setattr(arrays, "RESIDENT", BYTES.nbytes - 1)
     assert isinstance(Arrays(path).split("train"), ArrayRows)
-    assert isinstance(Arrays(path, resident="always").split("train"), Resident)
+    assert isinstance(Arrays(path, resident="always").split("train"), InMemorySplit)
 
 
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])

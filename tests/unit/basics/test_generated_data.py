@@ -30,11 +30,11 @@ def test_digits_parts():
 def test_digits_decode_to_minus_one_and_one_and_back():
     data = Digits()
     raw = data.split("train").x
-    x = data.decode(raw)
+    x = data.to_model_range(raw)
     assert (x.min(), x.max()) == (-1, 1)
     torch.testing.assert_close(x, raw / 8 - 1)
-    assert torch.equal(data.encode(x), raw)
-    assert torch.equal(data.encode(torch.tensor([-3.0, -0.99, 0.05, 3.0])), torch.tensor([0, 0, 8, 16]).byte())
+    assert torch.equal(data.to_storage(x), raw)
+    assert torch.equal(data.to_storage(torch.tensor([-3.0, -0.99, 0.05, 3.0])), torch.tensor([0, 0, 8, 16]).byte())
 
 
 def test_digits_options():

@@ -17,7 +17,7 @@ from diffkit.basics.data import images, picture_files
 from diffkit.basics.data.images import Images
 from diffkit.basics.data.picture_files import PictureFiles, replaced
 from diffkit.basics.data.pictures import PictureError, find_pictures, picture_size, quiet, read_picture
-from diffkit.data import DataSpec, Resident
+from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
 
 
@@ -80,7 +80,7 @@ def test_pictures_come_out_as_they_are(folder, resident):
     wanted = sorted(np.asarray(picture(i)).transpose(2, 0, 1).tobytes() for i in range(20))
     assert sorted(rows(data.split("train")) + rows(data.split("held-out"))) == wanted
     x = data.split("train")[0][0]
-    assert torch.equal(data.encode(data.decode(x)), x)
+    assert torch.equal(data.to_storage(data.to_model_range(x)), x)
 
 
 def test_streamed_equals_resident(folder):
@@ -88,7 +88,7 @@ def test_streamed_equals_resident(folder):
         for part in ("train", "held-out"):
             kept = Images(str(folder), resident="always", **options).split(part)
             read = Images(str(folder), resident="never", **options).split(part)
-            assert isinstance(kept, Resident)
+            assert isinstance(kept, InMemorySplit)
             assert isinstance(read, PictureFiles)
             assert rows(kept) == rows(read)
 
@@ -255,7 +255,7 @@ def test_large_sets_stream(folder, monkeypatch):
     monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3 - 1)
     assert isinstance(Images(str(folder)).split("train"), PictureFiles)
     monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3)
-    assert isinstance(Images(str(folder)).split("train"), Resident)
+    assert isinstance(Images(str(folder)).split("train"), InMemorySplit)
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

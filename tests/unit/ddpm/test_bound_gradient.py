@@ -17,7 +17,7 @@ def test_a_network_that_says_nothing_has_a_finite_gradient(bins: int | None) -> 
     t = torch.tensor([1, 2, 26, 27, 28]).repeat_interleave(2000)
     level, source = schedule.level(t), torch.Generator().manual_seed(0)
     x0 = torch.randint(0, 17, (len(t), 4), generator=source) / 8 - 1
-    x = level.mix(x0, torch.randn(x0.shape, generator=source))
+    x = level.add_noise(x0, torch.randn(x0.shape, generator=source))
     y = torch.zeros_like(x0, requires_grad=True)
     loss = term(x0, t, Eps().decode(y, x, level), schedule, "small", bins)
     (slope,) = torch.autograd.grad(loss.sum(), y)

@@ -8,7 +8,7 @@ import pytest
 
 from diffkit.errors import PluginError, RecipeError, UsageError
 from diffkit.host import LoadError, Registry, UnknownNameError, known
-from diffkit.host.registry import settle
+from diffkit.host.registry import resolve_conflicts
 from diffkit.host.switches import Switches
 
 ONE = """
@@ -116,7 +116,7 @@ def test_verdicts_do_not_depend_on_the_order_of_plugins(site) -> None:
     ]
     second = next(p for p in Registry.discover(Switches(frozenset({"second"}))).plugins if p.name == "second")
     for order in permutations([*loaded, *others, second]):
-        status = {plugin.name: plugin.status for plugin in settle(order)}
+        status = {plugin.name: plugin.status for plugin in resolve_conflicts(order)}
         assert status == {"ddpm": "ok", "basics": "ok", "first": "broken", "second": "broken", "third": "broken"}
 
 

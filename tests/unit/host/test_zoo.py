@@ -129,7 +129,7 @@ def test_a_recipe_that_needs_it_is_told_the_culprit(case: str, site) -> None:
     for name in ("zoo/mine", "diffkit-zoo/mine", "qqqq"):
         with pytest.raises(DiffkitError) as caught:
             found.find("schedule", name)
-        if name == "qqqq" and next(p for p in found.plugins if p.name == "zoo").withheld is not None:
+        if name == "qqqq" and next(p for p in found.plugins if p.name == "zoo").lost_contributions is not None:
             continue  # what it would have offered is known, and this is not in it
         assert caught.value.exit_code == 4
         assert "zoo" in caught.value.render()

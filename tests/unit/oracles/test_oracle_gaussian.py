@@ -40,7 +40,7 @@ def test_denoiser(oracle: GaussianOracle, level: Level, seed: int) -> None:
     score = -torch.linalg.solve(S_t, away.T).T
     size = max(1.0, float(score.abs().max()))
     torch.testing.assert_close(oracle.score(x, level) / size, score / size, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(level.mix(estimate.x0, estimate.eps), x, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(level.add_noise(estimate.x0, estimate.eps), x, rtol=1e-10, atol=1e-10)
     tweedie = (x + level.sigma**2 * oracle.score(x, level)) / level.alpha
     scale = max(1.0, float(x.abs().max()) / float(level.alpha))
     torch.testing.assert_close(estimate.x0 / scale, tweedie / scale, rtol=1e-9, atol=1e-9)

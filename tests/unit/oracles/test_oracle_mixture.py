@@ -32,7 +32,7 @@ def test_one_component_is_the_gaussian() -> None:
 def test_tweedie(level: Level) -> None:
     """E1, E2: x0* and its covariance from the first and second derivative of log p."""
     oracle = families.mixture()
-    x = level.mix(oracle.sample(3, torch.Generator().manual_seed(0)), torch.ones(3, 2, dtype=DOUBLE))
+    x = level.add_noise(oracle.sample(3, torch.Generator().manual_seed(0)), torch.ones(3, 2, dtype=DOUBLE))
     x.requires_grad_()
     (score,) = torch.autograd.grad(oracle.log_density(x, level).sum(), x, create_graph=True)
     x0 = oracle(x, level).x0
@@ -134,7 +134,7 @@ def test_polynomial() -> None:
     x = torch.randn(3, 2, dtype=DOUBLE)
     estimate = oracle(x, level)
     torch.testing.assert_close(estimate.x0, torch.full_like(x, 1.0 + 2.0 * clock + 0.5 * clock**2))
-    torch.testing.assert_close(level.mix(estimate.x0, estimate.eps), x)
+    torch.testing.assert_close(level.add_noise(estimate.x0, estimate.eps), x)
     with pytest.raises(LevelError):
         oracle(x, Level(1.0, 0.0))
     with pytest.raises(ValueError, match="at least one"):

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.host import registry
 from diffkit.host.discovery import candidate, candidates
 from diffkit.host.loader import load
-from diffkit.host.registry import Registry
+from diffkit.host.registry import Registry, _state
 
 HERE = Path(__file__).parent
 
@@ -34,7 +33,7 @@ def standins() -> Registry:
 
 @pytest.fixture(autouse=True)
 def _registry(standins: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry._state, "registry", standins)
+    monkeypatch.setattr(_state, "registry", standins)
 
 
 @pytest.fixture

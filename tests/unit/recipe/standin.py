@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit import scalar
-from diffkit.data import Augmentation, Data, DataSpec, Resident
+from diffkit.data import Augmentation, Data, DataSpec, InMemorySplit
 from diffkit.errors import DataError
 from diffkit.estimate import Estimate
 from diffkit.grid import Grid
@@ -84,7 +84,7 @@ class Velocity(Parameterization):
 @dataclass(frozen=True)
 class TwoHeads(Parameterization):
     inner: Parameterization = field(default_factory=Velocity)
-    provides = ("frac",)
+    provides = ("variance_fraction",)
 
     def coefficients(self, level: Level) -> tuple[Any, Any]:
         return self.inner.coefficients(level)
@@ -142,10 +142,10 @@ class Counting(Tiny):
 
 @dataclass(frozen=True)
 class Learned(Sampler[None]):
-    needs = ("frac",)
+    needs = ("variance_fraction",)
 
     def step(self, denoise: Any, x: Tensor, t: Level, s: Level, state: None, noise: Any) -> tuple[Tensor, None]:
-        return denoise(x, t).at(s), None
+        return denoise(x, t).step_to(s), None
 
 
 @dataclass(frozen=True)
@@ -223,8 +223,8 @@ class Points(Data):
     def spec(self) -> DataSpec:
         return DataSpec(2)
 
-    def split(self, part: Any) -> Resident:
-        return Resident(torch.zeros(self.count, 2))
+    def split(self, part: Any) -> InMemorySplit:
+        return InMemorySplit(torch.zeros(self.count, 2))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffkit import load_recipe
 from diffkit.errors import RecipeError
-from diffkit.recipe import Chosen
+from diffkit.recipe import ComponentSpec
 
 
 def refused(source: object, *sets: str) -> RecipeError:
@@ -50,7 +50,7 @@ def test_validation_recurses_into_nested_components(base: str) -> None:
 def test_nested_components_and_tuples_of_them(base: str) -> None:
     recipe = load_recipe(base, ["sample.sampler={name: wrapper, inner: shy, others: [ancestral, {name: learned}]}"])
     options = recipe.sample.sampler.options
-    assert options["inner"] == Chosen("sampler", "shy", {}, "standin")
+    assert options["inner"] == ComponentSpec("sampler", "shy", {}, "standin")
     assert [one.name for one in options["others"]] == ["ancestral", "learned"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.storage.jsonl import Journal, read_records
+from diffkit.storage.jsonl import EventLog, read_records
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -22,7 +22,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_records_are_lines_of_json(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
+    with EventLog(tmp_path) as journal:
         journal.metric({"step": 1, "loss": 0.5})
         journal.metric({"step": 2, "loss": float("nan"), "parts": [float("inf"), 1]})
         journal.event("start", {"step": 0})
@@ -42,7 +42,7 @@ def test_a_torn_last_line_is_dropped_when_the_log_is_opened(tmp_path: Path) -> N
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n{"ste')
     assert [record["step"] for record in read_records(path)] == [1, 2]
-    with Journal(tmp_path) as journal:
+    with EventLog(tmp_path) as journal:
         journal.metric({"step": 3})
     assert [record["step"] for record in lines(path)] == [1, 2, 3]
 
@@ -51,10 +51,10 @@ def test_a_torn_last_line_is_dropped_when_the_log_is_opened(tmp_path: Path) -> N
 def test_a_torn_line_of_any_length_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"event": "start"}\n' + torn)
-    Journal(tmp_path).close()
+    EventLog(tmp_path).close()
     assert path.read_bytes() == b'{"event": "start"}\n'
     path.write_bytes(torn)
-    Journal(tmp_path).close()
+    EventLog(tmp_path).close()
     assert path.read_bytes() == b""
 
 
@@ -67,7 +67,7 @@ def test_resumed_metrics_equal_those_of_an_uninterrupted_run(
     resumed = min(resumed, stop)
 
     def write(directory: Path, first: int, last: int) -> None:
-        with Journal(directory) as journal:
+        with EventLog(directory) as journal:
             journal.rewind(first - 1)
             for step in range(first, last + 1):
                 journal.metric({"step": step, "loss": 1 / step})
@@ -85,14 +85,14 @@ def test_a_damaged_line_costs_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n[1]\n{"step": true}\n{"step": 2}\n{"step": 3}\n')
     assert len(list(read_records(path))) == 4
-    with Journal(tmp_path) as journal:
+    with EventLog(tmp_path) as journal:
         journal.rewind(2)
         journal.metric({"step": 3, "again": 1})
     assert lines(path) == [{"step": 1}, {"step": 2}, {"step": 3, "again": 1}]
 
 
 def test_rewinding_leaves_the_events(tmp_path: Path) -> None:
-    with Journal(tmp_path) as journal:
+    with EventLog(tmp_path) as journal:
         journal.event("start")
         journal.metric({"step": 1})
         before = (tmp_path / "metrics.jsonl").stat().st_ino
@@ -105,7 +105,7 @@ def test_rewinding_leaves_the_events(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", [None, 5], ids=["nothing", "a part"])
 def test_a_full_disk_is_counted_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int | None) -> None:
-    journal = Journal(tmp_path)
+    journal = EventLog(tmp_path)
     journal.metric({"step": 1})
     real = os.write
 
@@ -149,7 +149,7 @@ def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("precious\n")
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic links"):
-        Journal(tmp_path / "run")
+        EventLog(tmp_path / "run")
     assert (tmp_path / "elsewhere").read_text() == "precious\n"
 
 
@@ -160,7 +160,7 @@ def test_no_log_no_records(tmp_path: Path) -> None:
 def test_a_disk_that_is_gone_costs_lines_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither mending a torn line nor syncing is possible; both are caught up with when the disk is back."""
     told: list[str] = []
-    journal = Journal(tmp_path, lambda name, fields: told.append(name))
+    journal = EventLog(tmp_path, lambda name, fields: told.append(name))
     journal.metric({"step": 1})
     real = os.write
 

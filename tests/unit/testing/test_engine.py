@@ -32,7 +32,7 @@ class Honest(Sampler[None]):
         return self.eta > 0
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
-        return denoise(x, t).at(s, self.eta * float(transition.posterior(t, s)), noise), None
+        return denoise(x, t).step_to(s, self.eta * float(transition.posterior(t, s)), noise), None
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Remembering(Sampler[None]):
             if before is None or before.shape != x.shape
             else estimate.with_x0(0.9 * estimate.x0 + 0.1 * before)
         )
-        return (mixed.at(s) if not s.is_clean else estimate.at(s)), None
+        return (mixed.step_to(s) if not s.is_clean else estimate.step_to(s)), None
 
 
 @dataclass(frozen=True)

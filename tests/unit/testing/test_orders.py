@@ -31,7 +31,7 @@ class DDIM(Sampler[None]):
     eta: float = 0.0
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
-        return denoise(x, t).at(s, self.eta * float(transition.posterior(t, s)), noise), None
+        return denoise(x, t).step_to(s, self.eta * float(transition.posterior(t, s)), noise), None
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Multistep(Sampler[tuple[tuple[float, Tensor], ...]]):
                 d1 = d10 + r0 / (r0 + r1) * (d10 - d11)
                 guess = guess + self.factor * (0.5 - phi2 / h) * (d10 - d11) / (r0 + r1)
             guess = guess + phi2 * d1
-        return estimate.with_x0(guess / first).at(s), known
+        return estimate.with_x0(guess / first).step_to(s), known
 
 
 class Heun(Sampler[None]):
@@ -67,7 +67,7 @@ class Heun(Sampler[None]):
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         first = denoise(x, t)
-        second = denoise(first.at(s), s)
+        second = denoise(first.step_to(s), s)
         d = float(s.sigma) / float(s.alpha) - float(t.sigma) / float(t.alpha)
         return float(s.alpha) * (x / float(t.alpha) + d / 2 * (first.eps + second.eps)), None
 

@@ -15,16 +15,16 @@ import torch
 import toys
 from safetensors.torch import save_file
 
-from diffkit.runtime.distributed import World, join_world, leave_world
+from diffkit.runtime.distributed import Ranks, join_ranks, leave_ranks
 from diffkit.train.config import Ema, Settings
-from diffkit.train.data_loading import ResidentFeed
+from diffkit.train.data_loading import InMemoryBatches
 from diffkit.train.trainer import Hooks, Trainer
 
 SETTINGS = Settings(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(Ema(decay=0.9),), warmup=3)
 SEEN: list[list[int]] = []
 
 
-class Spied(ResidentFeed):
+class Spied(InMemoryBatches):
     """Notes which examples were asked for."""
 
     def rows(self, step: int, rows: range) -> Any:
@@ -45,7 +45,7 @@ class Bad(toys.Simple):
         return toys.replace(loss, mean=loss.mean * float("nan")) if bad else loss
 
 
-def train(world: World, scenario: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def train(world: Ranks, scenario: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What came out of training as one rank, and the tensors; alone it is the reference."""
     SEEN.clear()
     task = toys.task(dropout=0.0)
@@ -71,12 +71,12 @@ def train(world: World, scenario: str) -> tuple[dict[str, Any], dict[str, torch.
 def main(rank: int, size: int, port: str, out: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    world = join_world(torch.device("cpu"))
+    world = join_ranks(torch.device("cpu"))
     for scenario in ("train", "stop", "diverge"):
         result, tensors = train(world, scenario)
         save_file(tensors, out / f"{scenario}-{rank}.safetensors")
         (out / f"{scenario}-{rank}.json").write_text(json.dumps(result))
-    leave_world(world)
+    leave_ranks(world)
 
 
 if __name__ == "__main__":

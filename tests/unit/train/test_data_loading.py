@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from diffkit.data import Cond, Split
 from diffkit.errors import DataError, ResourceError
-from diffkit.train.data_loading import DirectFeed, Order, ResidentFeed, StreamedFeed, divide, feed
+from diffkit.train.data_loading import DirectBatches, InMemoryBatches, ShuffledOrder, WorkerBatches, divide, feed
 
 CPU = torch.device("cpu")
 
@@ -22,28 +22,28 @@ CPU = torch.device("cpu")
 @given(count=st.integers(1, 40), batch=st.integers(2, 50), seed=st.integers(0, 5), data=st.data())
 def test_every_epoch_holds_every_example_once(count: int, batch: int, seed: int, data: st.DataObject) -> None:
     """Batches that end an epoch go on with the next; any cut of the rows gives the same examples."""
-    order = Order(count, batch, seed)
+    order = ShuffledOrder(count, batch, seed)
     steps = 3 * count // batch + 1
     seen = torch.cat([order.rows(step, 0, batch) for step in range(steps)]).tolist()
     for epoch in range(len(seen) // count):
         assert sorted(seen[epoch * count : (epoch + 1) * count]) == list(range(count))
     step = data.draw(st.integers(0, steps - 1))
     cut = data.draw(st.integers(1, batch - 1))
-    again = Order(count, batch, seed)
+    again = ShuffledOrder(count, batch, seed)
     parts = torch.cat([again.rows(step, 0, cut), again.rows(step, cut, batch)])
     assert parts.tolist() == seen[step * batch : (step + 1) * batch]
 
 
 def test_epochs_and_seeds_differ() -> None:
-    order = Order(100, 100, 0)
+    order = ShuffledOrder(100, 100, 0)
     rows = [order.rows(step, 0, 100).tolist() for step in range(3)]
     assert rows[0] != rows[1] != rows[2]
-    assert Order(100, 100, 1).rows(0, 0, 100).tolist() != rows[0]
+    assert ShuffledOrder(100, 100, 1).rows(0, 0, 100).tolist() != rows[0]
 
 
 def test_no_examples_is_an_error() -> None:
     with pytest.raises(DataError, match="no examples"):
-        Order(0, 4, 0)
+        ShuffledOrder(0, 4, 0)
 
 
 @given(start=st.integers(0, 9), length=st.integers(1, 40), parts=st.integers(1, 50))
@@ -58,7 +58,7 @@ def test_parts_cover_the_rows(start: int, length: int, parts: int) -> None:
 @pytest.mark.parametrize("first", [0, 3])
 def test_all_feeds_give_the_same(toys: ModuleType, first: int) -> None:
     """Resident, direct and streamed by workers, from any step on."""
-    order = Order(23, 10, 7)
+    order = ShuffledOrder(23, 10, 7)
     whole, single = toys.Whole().split("train"), toys.OneByOne().split("train")
     own = range(2, 8)
     feeds = [
@@ -66,7 +66,7 @@ def test_all_feeds_give_the_same(toys: ModuleType, first: int) -> None:
         feed(single, order, own, 6, CPU, 0, first),
         feed(single, order, own, 6, CPU, 2, first),
     ]
-    assert [type(f) for f in feeds] == [ResidentFeed, DirectFeed, StreamedFeed]
+    assert [type(f) for f in feeds] == [InMemoryBatches, DirectBatches, WorkerBatches]
     for step in range(first, 6):
         for rows in (range(2, 5), range(5, 8)):
             (x, cond), *others = [f.rows(step, rows) for f in feeds]
@@ -97,7 +97,7 @@ class Broken(Split):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
-    source = feed(Broken(die=False), Order(10, 10, 0), range(10), 3, CPU, workers)
+    source = feed(Broken(die=False), ShuffledOrder(10, 10, 0), range(10), 3, CPU, workers)
     with pytest.raises(DataError) as caught:
         source.rows(0, range(10))
     assert (caught.value.code, caught.value.fix, caught.value.message) == ("DK303", "remove it", "picture 5 is torn")
@@ -106,7 +106,7 @@ def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
 
 def test_a_killed_worker_is_named() -> None:
     """reliability 13: the kernel ended a worker for its memory."""
-    source = feed(Broken(die=True), Order(10, 10, 0), range(10), 3, CPU, 1)
+    source = feed(Broken(die=True), ShuffledOrder(10, 10, 0), range(10), 3, CPU, 1)
     with pytest.raises(ResourceError, match="killed"):
         source.rows(0, range(10))
     source.close()
@@ -114,8 +114,8 @@ def test_a_killed_worker_is_named() -> None:
 
 def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
     """reliability 4: a scheduler signals every process; the step at hand can still end."""
-    source = feed(toys.OneByOne().split("train"), Order(23, 10, 0), range(10), 50, CPU, 2)
-    assert isinstance(source, StreamedFeed)
+    source = feed(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 50, CPU, 2)
+    assert isinstance(source, WorkerBatches)
     source.rows(0, range(10))
     workers = source._batches._workers  # type: ignore[union-attr]
     for worker in workers:
@@ -127,7 +127,7 @@ def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
 
 def test_workers_do_not_draw_from_the_global_generator(toys: ModuleType) -> None:
     before = torch.get_rng_state()
-    source = feed(toys.OneByOne().split("train"), Order(23, 10, 0), range(10), 2, CPU, 1)
+    source = feed(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 2, CPU, 1)
     source.rows(0, range(10))
     source.close()
     assert torch.equal(torch.get_rng_state(), before)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffkit.errors import UsageError
-from diffkit.runtime.distributed import ALONE, join_world, resolve_device
+from diffkit.runtime.distributed import SINGLE_PROCESS, join_ranks, resolve_device
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 Ranks = Callable[[str], list[tuple[dict[str, Any], dict[str, torch.Tensor]]]]
@@ -47,7 +47,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
 def test_two_processes_are_one(ranks: Ranks, toys: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """reliability 16: the same sample ids, weights within rounding; loss and importance history of the whole batch."""
     monkeypatch.setitem(sys.modules, "toys", toys)
-    one, alone = runpy.run_path(str(SCRIPT))["train"](ALONE, "train")
+    one, alone = runpy.run_path(str(SCRIPT))["train"](SINGLE_PROCESS, "train")
     (first, a), (second, b) = ranks("train")
     for step in range(8):
         together = [i for s in (first, second) for row in s["seen"] if row[0] == step for i in row[1:]]
@@ -84,8 +84,8 @@ def test_a_bad_loss_on_one_rank_stops_all_before_the_update(ranks: Ranks) -> Non
 
 def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    world = join_world(torch.device("cpu"))
-    assert world is ALONE
+    world = join_ranks(torch.device("cpu"))
+    assert world is SINGLE_PROCESS
     assert world.is_main
     assert world.any(True) is True
     assert world.any(False) is False

@@ -14,7 +14,7 @@ from diffkit.ddpm.parameterization import Eps, Mu
 from diffkit.ddpm.schedule import Linear
 from diffkit.denoiser import Model
 from diffkit.errors import UsageError
-from diffkit.noise import Draws
+from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
 from diffkit.train.config import Precision
 from diffkit.train.precision import BF16, FULL, WORTH_IT, choose
@@ -55,7 +55,9 @@ def test_only_the_network_runs_in_low_precision(toys: ModuleType) -> None:
     seen: dict[str, torch.dtype] = {}
 
     class Spy(Simple):
-        def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        def __call__(
+            self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+        ) -> Loss:
             eye = torch.eye(4)
             seen["objective"] = (x0 @ eye).dtype
             seen["output"] = model.output(x0, model.schedule.level(torch.ones(len(x0))), **cond).dtype

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from diffkit.codec import Codec
 from diffkit.data import DataSpec
 from diffkit.errors import UsageError
-from diffkit.noise import Draws
-from diffkit.train.preprocessing import Preparation
+from diffkit.noise import RandomStreams
+from diffkit.train.preprocessing import Preprocessing
 from diffkit.train.validation import held_out_loss
 
 
 def test_labels_are_dropped_one_by_one(toys: ModuleType) -> None:
     """pains, runners-up: not for a whole batch at once; from a counted stream, so any cut of the rows agrees."""
-    preparation = Preparation(toys.task(label_dropout=0.25))
+    preparation = Preprocessing(toys.task(label_dropout=0.25))
     label = torch.arange(4000) % toys.CLASSES
-    draws = Draws(3, 5, 4000)
+    draws = RandomStreams(3, 5, 4000)
     _, cond = preparation.train(torch.zeros(4000, 4), {"label": label}, draws)
     dropped = cond["label"] == toys.CLASSES
     assert abs(float(dropped.float().mean()) - 0.25) < 0.03
@@ -34,13 +34,13 @@ def test_labels_are_dropped_one_by_one(toys: ModuleType) -> None:
 
 def test_label_dropout_without_labels_is_refused(toys: ModuleType) -> None:
     with pytest.raises(UsageError, match="no labels"):
-        Preparation(toys.task(toys.Whole(labels=False), label_dropout=0.1))
+        Preprocessing(toys.task(toys.Whole(labels=False), label_dropout=0.1))
 
 
 def test_augmentations_are_for_training_only(toys: ModuleType) -> None:
-    preparation = Preparation(toys.task(augment=(toys.Jitter(), toys.Jitter()), label_dropout=0.0))
+    preparation = Preprocessing(toys.task(augment=(toys.Jitter(), toys.Jitter()), label_dropout=0.0))
     x = torch.zeros(6, 4)
-    draws = Draws(3, 0, 6)
+    draws = RandomStreams(3, 0, 6)
     changed, _ = preparation.train(x, {}, draws)
     expected = sum(0.1 * draws.uniform(f"augment-{i}", x, 2).sum(1, keepdim=True) for i in range(2))
     torch.testing.assert_close(changed, expected.expand(6, 4))
@@ -49,8 +49,8 @@ def test_augmentations_are_for_training_only(toys: ModuleType) -> None:
 
 
 def test_raw_integers_are_decoded(toys: ModuleType) -> None:
-    preparation = Preparation(toys.task(augment=(), label_dropout=0.0))
-    x, _ = preparation.train(torch.tensor([[0, 255, 51, 204]], dtype=torch.uint8), {}, Draws(0, 0, 1))
+    preparation = Preprocessing(toys.task(augment=(), label_dropout=0.0))
+    x, _ = preparation.train(torch.tensor([[0, 255, 51, 204]], dtype=torch.uint8), {}, RandomStreams(0, 0, 1))
     torch.testing.assert_close(x, torch.tensor([[-1.0, 1.0, -0.6, 0.6]]))
 
 
@@ -78,8 +78,8 @@ class Half(nn.Module, Codec):
 @pytest.mark.parametrize("learns", [False, True])
 def test_codecs_get_noise_of_their_shape_and_gradients_if_they_learn(toys: ModuleType, learns: bool) -> None:
     codec = Half(learns)
-    preparation = Preparation(replace(toys.task(), codec=codec))
-    z, _ = preparation.train(torch.ones(5, 4), {"label": torch.zeros(5, dtype=torch.long)}, Draws(0, 0, 5))
+    preparation = Preprocessing(replace(toys.task(), codec=codec))
+    z, _ = preparation.train(torch.ones(5, 4), {"label": torch.zeros(5, dtype=torch.long)}, RandomStreams(0, 0, 5))
     assert z.shape == (5, 2)
     assert (z.requires_grad, codec.asked) == (learns, [learns])
     assert ("codec.weight" in replace(toys.task(), codec=codec).learned().state_dict()) is True
@@ -104,7 +104,7 @@ def test_the_held_out_loss_is_the_same_at_every_call_and_by_level(toys: ModuleTy
 
     def measure(batch_size: int, **options: int) -> object:
         found = held_out_loss(
-            made.engine.model, Preparation(given), torch.device("cpu"), batch_size=batch_size, **options
+            made.engine.model, Preprocessing(given), torch.device("cpu"), batch_size=batch_size, **options
         )
         assert found is not None
         return found
@@ -128,7 +128,7 @@ def test_nothing_held_out_is_no_loss(toys: ModuleType) -> None:
             split = super().split(part)
             return split if part == "train" else type(split)(split.x[:0], {})
 
-    journal = toys.Journal()
+    journal = toys.EventLog()
     _, outcome = toys.trained(toys.task(OnlyTrain()), journal.hooks(), validate_every=6)
     assert outcome.held_out is None
     assert all("held_out_loss" not in record for record in journal.records)

@@ -16,7 +16,7 @@ from diffkit.runtime.progress import Bar, Clock, Lines, Silent, console_progress
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.cost import cost_of_run
 from diffkit.train.fine_tune import load_initial
-from diffkit.train.trainer import Window
+from diffkit.train.trainer import MetricAccumulator
 
 RECORD = {"step": 50, "loss": 0.25, "images_per_second": 1234.5, "held_out_loss": 0.5}
 
@@ -167,7 +167,7 @@ def test_progress_is_closed_whatever_happens(toys: ModuleType) -> None:
             calls.append("close")
 
     with pytest.raises(KeyboardInterrupt):
-        toys.trained(toys.task(), toys.Journal().hooks(progress=Told()))
+        toys.trained(toys.task(), toys.EventLog().hooks(progress=Told()))
     assert calls == ["start 0/12", "close"]
 
 
@@ -182,7 +182,7 @@ def test_clocks_leave_out_pauses() -> None:
 
 def test_windows_survive_a_checkpoint() -> None:
     cpu = torch.device("cpu")
-    whole, first, second = Window(cpu), Window(cpu), Window(cpu)
+    whole, first, second = MetricAccumulator(cpu), MetricAccumulator(cpu), MetricAccumulator(cpu)
     values = [{"loss": torch.tensor(0.1 * k), "grad_norm": torch.tensor(1.0 / (k + 1))} for k in range(7)]
     for k, value in enumerate(values):
         whole.add(value)

@@ -19,11 +19,11 @@ from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.errors import DataError, DivergedError, ResourceError, UsageError
 from diffkit.network import Shape
-from diffkit.noise import Draws
+from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.config import Ema, Settings
-from diffkit.train.preprocessing import Task
+from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Hooks, Trainer
 
 
@@ -33,7 +33,7 @@ def test_a_resumed_run_is_bit_identical(toys: ModuleType, tmp_path: Path, worker
     """pains 6: N steps = k + save + load + N - k, with accumulation, three averages, importance sampling, dropout,
     label dropout, augmentation and workers; weights, averages, optimizer, history and metrics."""
     data = toys.Whole() if workers is None else toys.OneByOne()
-    whole, parts = toys.Journal(), toys.Journal()
+    whole, parts = toys.EventLog(), toys.EventLog()
     straight, _ = toys.trained(toys.task(data), whole.hooks(), workers=workers)
 
     first = toys.trainer(toys.task(data), workers=workers)
@@ -63,7 +63,7 @@ def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, 
     def trainer() -> Trainer:
         torch.manual_seed(0)
         network = UNet(Shape(1, 1, (8, 8), 10), channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
-        task = Task(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
+        task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
         options = {"channels_last": channels_last, "precision": precision}
         return Trainer(task, Settings(steps=6, batch_size=8, accumulate=2, ema=(Ema(decay=0.9),), **options))
 
@@ -113,7 +113,7 @@ def test_seeds_change_everything(toys: ModuleType) -> None:
 
 
 def test_records_say_what_happened(toys: ModuleType) -> None:
-    journal = toys.Journal()
+    journal = toys.EventLog()
     _, outcome = toys.trained(toys.task(), journal.hooks(), log_every=4, validate_every=6)
     assert [record["step"] for record in journal.records] == [4, 6, 8, 12]
     first, second = journal.records[:2]
@@ -127,7 +127,7 @@ def test_records_say_what_happened(toys: ModuleType) -> None:
 
 
 def test_the_logged_loss_is_the_mean_of_the_interval(toys: ModuleType) -> None:
-    every, some = toys.Journal(), toys.Journal()
+    every, some = toys.EventLog(), toys.EventLog()
     toys.trained(toys.task(), every.hooks(), log_every=1)
     toys.trained(toys.task(), some.hooks(), log_every=4)
     for k, record in enumerate(some.records):
@@ -137,7 +137,7 @@ def test_the_logged_loss_is_the_mean_of_the_interval(toys: ModuleType) -> None:
 
 
 def test_checkpoints_at_intervals_and_once_at_the_end(toys: ModuleType) -> None:
-    journal = toys.Journal()
+    journal = toys.EventLog()
     made, _ = toys.trained(toys.task(), journal.hooks(), checkpoint_every=4)
     assert journal.saved == [4, 8, 12]
     assert made.run(journal.hooks()).stopped is False
@@ -145,7 +145,7 @@ def test_checkpoints_at_intervals_and_once_at_the_end(toys: ModuleType) -> None:
 
 
 def test_zero_steps_save_the_untrained_network(toys: ModuleType) -> None:
-    journal = toys.Journal()
+    journal = toys.EventLog()
     _, outcome = toys.trained(toys.task(), journal.hooks(), steps=0)
     assert (outcome.step, outcome.stopped, journal.saved) == (0, False, [0])
 
@@ -158,7 +158,9 @@ class Failing(Simple):
     value: float = float("nan")
     error: BaseException | None = None
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         loss = super().__call__(model, x0, noise, ema=ema, **cond)
         if noise.step != self.at:
             return loss
@@ -171,7 +173,7 @@ class Failing(Simple):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_never_reaches_weights_or_averages(toys: ModuleType, deferred: bool, value: float) -> None:
     """Stops before the optimizer step; on a GPU (`deferred`) the updates are no-ops until the next log point."""
-    journal = toys.Journal()
+    journal = toys.EventLog()
     good, _ = toys.trained(toys.task(objective=Simple()), steps=6)
     bad = toys.trainer(toys.task(objective=Failing(value=value)), log_every=10)
     bad.engine._immediate = not deferred
@@ -195,7 +197,7 @@ def test_a_gradient_that_is_not_finite_stops_too(toys: ModuleType) -> None:
 
 
 def test_nothing_is_saved_after_divergence_is_seen_at_a_checkpoint(toys: ModuleType) -> None:
-    journal = toys.Journal()
+    journal = toys.EventLog()
     bad = toys.trainer(toys.task(objective=Failing(at=5)), log_every=50, checkpoint_every=4)
     bad.engine._immediate = False
     with pytest.raises(DivergedError):
@@ -267,7 +269,9 @@ def test_objectives_see_the_average_and_learn_along(toys: ModuleType) -> None:
 
         weighting, times, reduction = None, Simple().times, "mean"
 
-        def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+        def __call__(
+            self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+        ) -> Loss:
             assert ema is not None
             assert not ema.network.training
             seen.append(float(ema.output(x0, model.schedule.level(torch.ones(len(x0)))).abs().sum()))

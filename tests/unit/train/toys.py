@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit.data import Augmentation, Cond, Data, DataSpec, Part, Resident, Split
+from diffkit.data import Augmentation, Cond, Data, DataSpec, InMemorySplit, Part, Split
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -19,8 +19,8 @@ from diffkit.objective import Objective
 from diffkit.schedule import Schedule
 from diffkit.times import Times
 from diffkit.train.config import Ema, Settings
-from diffkit.train.preprocessing import Task
-from diffkit.train.trainer import Hooks, Outcome, Trainer
+from diffkit.train.preprocessing import TrainingProblem
+from diffkit.train.trainer import Hooks, Trainer, TrainResult
 
 CLASSES = 3
 
@@ -61,7 +61,7 @@ class Whole(Data):
     def split(self, part: Part) -> Split:
         generator = torch.Generator().manual_seed(len(part))
         x = torch.randn(self.count, 4, generator=generator)
-        return Resident(x, {"label": torch.arange(self.count) % CLASSES} if self.labels else {})
+        return InMemorySplit(x, {"label": torch.arange(self.count) % CLASSES} if self.labels else {})
 
 
 class Rows(Split):
@@ -118,7 +118,7 @@ class Jitter(Augmentation):
 
 
 @dataclass
-class Journal:
+class EventLog:
     """What a run reported."""
 
     records: list[dict[str, float]] = field(default_factory=list)
@@ -152,25 +152,27 @@ def task(
     label_dropout: float = 0.3,
     augment: tuple[Augmentation, ...] = (Jitter(),),
     steps: int = 50,
-) -> Task:
+) -> TrainingProblem:
     """The task, its network always initialised alike."""
     torch.manual_seed(11)
     model = Model(Net(dropout), Eps(), Linear(steps))
     chosen = objective or Simple(times=Importance(steps))
-    return Task(model, chosen, data or Whole(), augment=augment, label_dropout=label_dropout, seed=seed)
+    return TrainingProblem(model, chosen, data or Whole(), augment=augment, label_dropout=label_dropout, seed=seed)
 
 
-def plain(**options: Any) -> Task:
+def plain(**options: Any) -> TrainingProblem:
     """The task without anything random but times and noise."""
     return task(objective=Simple(), dropout=0.0, label_dropout=0.0, augment=(), **options)
 
 
-def trainer(given: Task | None = None, **changes: Any) -> Trainer:
+def trainer(given: TrainingProblem | None = None, **changes: Any) -> Trainer:
     """A trainer of the task with `SETTINGS` changed."""
     return Trainer(given or task(), replace(SETTINGS, **changes))
 
 
-def trained(given: Task | None = None, hooks: Hooks | None = None, **changes: Any) -> tuple[Trainer, Outcome]:
+def trained(
+    given: TrainingProblem | None = None, hooks: Hooks | None = None, **changes: Any
+) -> tuple[Trainer, TrainResult]:
     """A trainer after its run."""
     made = trainer(given, **changes)
     return made, made.run(hooks or Hooks())

@@ -31,4 +31,4 @@ class DDIM(Sampler[None]):
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         rho = self.eta * float(transition.posterior(t, s)) if self.eta else 0.0
-        return denoise(x, t).at(s, rho, noise), None
+        return denoise(x, t).step_to(s, rho, noise), None

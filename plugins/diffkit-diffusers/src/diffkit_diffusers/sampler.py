@@ -139,7 +139,7 @@ class Diffusers(Sampler[Running]):
             if at.is_clean:
                 break
             known = denoise(z, at)
-            output = known.read(-1.0, 1.0) if self._how.space == "straight" else known.eps
+            output = known.combine(-1.0, 1.0) if self._how.space == "straight" else known.eps
             time = scheduler.timesteps[visit]
             z = draw(scheduler, output, time, z, return_dict=False, **told)[0].to(x.dtype)
         return z * (float(s.alpha) / float(nodes[index + 1].alpha)), replace(

@@ -31,7 +31,7 @@ class _Exponential(Multistep):
 
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
         rho, length = stretched(t, s, self.eta)
-        keep = float(s.kept(rho)) / float(t.sigma)
+        keep = float(s.remaining_std(rho)) / float(t.sigma)
         return Step(keep, shares(t, s, keep, levels, self.integrals(length)), rho)
 
 

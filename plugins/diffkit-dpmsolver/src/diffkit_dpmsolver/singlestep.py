@@ -28,11 +28,11 @@ class DPMpp2S(Sampler[None]):
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate, h = denoise(x, t), float(transition.step(t, s))
         if not math.isfinite(h):
-            return estimate.at(s), None
+            return estimate.step_to(s), None
         u = _at(float(t.half_logsnr) + self.r * h)
-        middle = denoise(estimate.at(u), u)
+        middle = denoise(estimate.step_to(u), u)
         guess = estimate.x0 + (middle.x0 - estimate.x0) / (2.0 * self.r)
-        return estimate.with_x0(guess).at(s), None
+        return estimate.with_x0(guess).step_to(s), None
 
     def nfe(self, n: int) -> int:
         return 2 * n - 1

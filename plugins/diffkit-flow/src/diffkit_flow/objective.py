@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit import Draws, Loss, Model, Objective, Times, Weighting
+from diffkit import Loss, Model, Objective, RandomStreams, Times, Weighting
 from diffkit.errors import DataError
 from diffkit.level import broadcast
 from diffkit.times import UNIFORM
@@ -34,11 +34,13 @@ class FlowMatching(Objective):
     weighting: Weighting | None = None
     times: Times = UNIFORM
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = self._coupled(x0, noise, cond)
-        y = model.output(level.mix(x0, eps), level, t, **cond)[:, : x0.shape[1]]
+        y = model.output(level.add_noise(x0, eps), level, t, **cond)[:, : x0.shape[1]]
         target = model.parameterization.target(x0, eps, level)
         each = (y.float() - target).square().flatten(1).mean(1)
         if self.weighting is not None:
@@ -48,7 +50,7 @@ class FlowMatching(Objective):
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)
 
-    def _coupled(self, x0: Tensor, noise: Draws, cond: dict[str, Tensor]) -> Tensor:
+    def _coupled(self, x0: Tensor, noise: RandomStreams, cond: dict[str, Tensor]) -> Tensor:
         """eps: (B, *S); noise that came with the data is taken out of `cond`, for the network does not know it."""
         given = cond.pop("eps", None)
         if self.coupling == "pairs":

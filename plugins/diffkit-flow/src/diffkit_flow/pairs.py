@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffkit import Data, DataSpec, Denoiser, Level, Resident, SampleNoise, Sampler, Split, sample
+from diffkit import Data, DataSpec, Denoiser, InMemorySplit, Level, SampleNoise, Sampler, Split, sample
 from diffkit.data import Part
 from diffkit.errors import DataError, UsageError
 
@@ -89,7 +89,7 @@ class Pairs(Data):
         x, cond = self._pairs
         kept = min(max(round(len(x) * (1.0 - self.held_out)), 1), len(x) - 1)
         rows = slice(0, kept) if part == "train" else slice(kept, None)
-        return Resident(x[rows], {key: value[rows] for key, value in cond.items()})
+        return InMemorySplit(x[rows], {key: value[rows] for key, value in cond.items()})
 
     def fingerprint(self) -> str:
         return f"Pairs:{self.held_out}:{hashlib.sha256(Path(self.path).read_bytes()).hexdigest()[:32]}"

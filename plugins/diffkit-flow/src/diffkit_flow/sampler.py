@@ -21,4 +21,4 @@ class Straight(Sampler[None]):
     order = 1
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
-        return denoise(x, t).at(s), None
+        return denoise(x, t).step_to(s), None

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Data, Draws, Loss, Model, Objective, Times, Weighting
+from diffkit import Data, Loss, Model, Objective, RandomStreams, Times, Weighting
 from diffkit.ddpm.bound import LOG_2, term
 from diffkit.level import broadcast
 from diffkit.times import UNIFORM
@@ -31,15 +31,17 @@ class Hybrid(Objective):
     weighting: Weighting | None = None
     times: Times = UNIFORM
     discrete_only = True
-    needs = ("frac",)
+    needs = ("variance_fraction",)
 
-    def __call__(self, model: Model, x0: Tensor, noise: Draws, *, ema: Model | None = None, **cond: Tensor) -> Loss:
+    def __call__(
+        self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
+    ) -> Loss:
         steps, channels = model.schedule.steps, x0.shape[1]
         assert steps is not None
         t = self.times.of_rows(noise, x0, model.schedule)
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
-        x = level.mix(x0, eps)
+        x = level.add_noise(x0, eps)
         y = model.output(x, level, t, **cond).float()
         error = y[:, :channels] - model.parameterization.target(x0, eps, level)
         frozen = torch.cat([y[:, :channels].detach(), y[:, channels:]], dim=1)

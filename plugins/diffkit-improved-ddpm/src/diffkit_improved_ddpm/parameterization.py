@@ -13,9 +13,9 @@ from diffkit.scalar import Scalar
 
 @dataclass(frozen=True)
 class LearnedRange(Parameterization):
-    """The output of `inner`, and behind it one number v for each dimension: aux["frac"] = (v + 1) / 2.
+    """The output of `inner`, and behind it one number v for each dimension: f = aux["variance_fraction"] = (v + 1) / 2.
 
-    log std^2 = frac log beta + (1 - frac) log beta tilde, which the sampler `ancestral` and the objectives read with
+    log std^2 = f log beta + (1 - f) log beta tilde, which the sampler `ancestral` and the objectives read with
     variance: learned. v is not clamped. y: (B, 2C, *S), the first C channels are those of `inner`. Raises ValueError
     where `inner` has such a head already. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
     """
@@ -23,7 +23,7 @@ class LearnedRange(Parameterization):
     inner: Parameterization
 
     def __post_init__(self) -> None:
-        if "frac" in self.inner.provides:
+        if "variance_fraction" in self.inner.provides:
             raise ValueError("learned-range around learned-range: the variance has one head already")
 
     @staticmethod
@@ -33,7 +33,7 @@ class LearnedRange(Parameterization):
 
     @property
     def provides(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*self.inner.provides, "frac")
+        return (*self.inner.provides, "variance_fraction")
 
     @property
     def full_precision(self) -> bool:  # type: ignore[override]
@@ -48,7 +48,7 @@ class LearnedRange(Parameterization):
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
         heads = self.inner.out_channels(x.shape[1])
         known, v = self.inner.decode(y[:, :heads], x, level), y[:, heads:]
-        return known.with_aux(frac=(v + 1.0) / 2.0)
+        return known.with_aux(variance_fraction=(v + 1.0) / 2.0)
 
     def weight(self, level: Level) -> Scalar:
         return self.inner.weight(level)

@@ -82,7 +82,7 @@ class PredictorCorrector(Sampler[Any]):
         if self.predictor is not None:
             x, state = self.predictor.step(denoise, x, t, s, state, noise)
         elif s.is_clean:
-            x = denoise(x, t).at(s)
+            x = denoise(x, t).step_to(s)
         else:
             x = float(s.alpha) / float(t.alpha) * x
         for _ in range(0 if s.is_clean else self.rounds):

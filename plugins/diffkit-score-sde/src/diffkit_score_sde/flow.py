@@ -50,7 +50,7 @@ class ProbabilityFlow(Sampler[None]):
         last = Level(math.cos(angle), math.sin(angle))
         if float(t.angle) > angle:
             x, t = self._solved(denoise, x, t, last), last
-        return denoise(x, t).at(s), None
+        return denoise(x, t).step_to(s), None
 
     def _solved(self, denoise: Denoiser, x: Tensor, t: Level, s: Level) -> Tensor:
         def field(angle: Array, y: Array) -> Array:

@@ -31,7 +31,7 @@ class EulerMaruyama(Sampler[None]):
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate = denoise(x, t)
         if s.is_clean:
-            return estimate.at(s), None
+            return estimate.step_to(s), None
         drift = float(scalar.log(s.alpha) - scalar.log(t.alpha))
         variance = noise_between(t, s)
         return (1.0 + drift) * x - variance / float(t.sigma) * estimate.eps + variance**0.5 * noise(x), None
@@ -52,7 +52,7 @@ class ReverseDiffusion(Sampler[None]):
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate = denoise(x, t)
         if s.is_clean:
-            return estimate.at(s), None
+            return estimate.step_to(s), None
         a, b = float(transition.decay(t, s)), float(transition.spread(t, s))
         return (2.0 - a) * x - b * b / float(t.sigma) * estimate.eps + b * noise(x), None
 
