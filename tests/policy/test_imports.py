@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
 import tomllib
@@ -181,6 +182,82 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
     named = {m for m in MODULES if m.split(".")[-1] in functions}
     named |= {m for m in MODULES if m.startswith("diffkit.testing.") and m.split(".")[-1] in inner}
     assert named == set()
+
+
+ROOMS = ("train", "recipe", "host", "runs", "storage", "runtime")
+MAX_FILES = 66
+"""Files of these rooms, `__init__` counted: each more is a concept that someone has to find."""
+LOCAL_IMPORTS = {
+    "diffkit.cli": "listing commands start without torch",
+    "diffkit_diffusers.commands": "commands of a plugin, loaded at each start as those of diffkit.cli",
+    "diffkit_flow.command": "commands of a plugin, loaded at each start as those of diffkit.cli",
+}
+"""Modules whose functions import other modules of the project, and the reason."""
+
+
+def test_rooms_have_few_files() -> None:
+    assert len([s for s in core() if part(s.module) in ROOMS]) <= MAX_FILES
+
+
+def test_no_import_circle() -> None:
+    """Neither at run time nor for type checkers alone, neither at the top of a file nor inside functions."""
+    graph = {s.module: {_module_of(one) for one in s.imports()} & MODULES - {s.module} for s in core()}
+    graph = {module: {m for m in targets if not module.startswith(f"{m}.")} for module, targets in graph.items()}
+    lazy = {"diffkit", "diffkit.recipe", "diffkit.runs", "diffkit.testing"}  # load their names on first use
+    graph = {module: targets - lazy for module, targets in graph.items() if module not in lazy}
+    assert _circles(graph) == []
+
+
+def _module_of(one: Import) -> str:
+    return one.target if one.target in MODULES else one.module
+
+
+def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Each group of modules that import each other, found by removing modules that import nothing left."""
+    rest = {module: set(targets) for module, targets in graph.items()}
+    while free := [module for module, targets in rest.items() if not targets & rest.keys()]:
+        for module in free:
+            del rest[module]
+    importing: dict[str, set[str]] = {module: set() for module in rest}
+    for module, targets in rest.items():
+        for target in targets & rest.keys():
+            importing[target].add(module)
+    while free := [module for module, sources in importing.items() if not sources & importing.keys()]:
+        for module in free:
+            del importing[module]
+    return [sorted(importing)] if importing else []
+
+
+def test_circles_are_found() -> None:
+    assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [["b", "c"]]
+
+
+def test_functions_import_no_module_of_the_project() -> None:
+    """`diffkit.cli` does, so that it starts without torch; so do the lazy names of packages."""
+    wrong = set()
+    for source in shipped():
+        if source.module.startswith(tuple(LOCAL_IMPORTS)):
+            continue
+        inside = {
+            id(node)
+            for function in ast.walk(source.tree)
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(source.tree):
+            if not isinstance(node, ast.ImportFrom) or id(node) not in inside:
+                continue
+            if node.level or (node.module or "").startswith("diffkit"):
+                wrong.add(f"{source.path}:{node.lineno}")
+    assert wrong == set()
+
+
+def test_every_dependency_is_imported() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    names = {"pillow": "PIL", "pyyaml": "yaml"}
+    wanted = {names.get(d, d) for d in _names(tomllib.loads(text)["project"]["dependencies"])}
+    used = {one.module.split(".")[0] for source in core() for one in source.imports()}
+    assert wanted - used == set()
 
 
 def _names(requirements: list[str]) -> set[str]:
