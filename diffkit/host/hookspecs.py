@@ -36,5 +36,10 @@ def diffkit_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
 
 
 @hookspec
+def diffkit_laws() -> Iterable[str]:  # type: ignore[empty-body]
+    """Yield dotted names of modules that register laws with `diffkit.testing.law`; imported when laws are needed."""
+
+
+@hookspec
 def diffkit_commands(group: click.Group) -> None:
     """Add commands to `group`, the command `diffkit`; names that are taken may not be replaced."""

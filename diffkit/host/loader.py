@@ -31,6 +31,7 @@ MOST = 1000
 SLOW = 1.0
 PLUGIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RECIPE_NAME = PLUGIN_NAME
+MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 T = TypeVar("T")
 
 
@@ -125,7 +126,11 @@ def _collect(manager: pluggy.PluginManager, name: str) -> Contributions:
         if not RECIPE_NAME.fullmatch(recipe):
             raise PluginError(f"diffkit_recipes: {file.name} is not a name for a recipe", code="DK201")
     _once("recipe", [recipe for recipe, _ in recipes])
-    return Contributions(entries, kinds, tuple(recipes))
+    laws = tuple(_items(manager, name, "diffkit_laws", str))
+    for module in laws:
+        if not MODULE_NAME.fullmatch(module):
+            raise PluginError(f"diffkit_laws: {module!r} is not the dotted name of a module", code="DK201")
+    return Contributions(entries, kinds, tuple(recipes), laws)
 
 
 def _items(manager: pluggy.PluginManager, plugin: str, hook: str, wanted: type[T]) -> Iterator[T]:
@@ -177,6 +182,7 @@ class Contributions:
     entries: tuple[Entry, ...] = ()
     kinds: tuple[Kind, ...] = ()
     recipes: tuple[tuple[str, Path], ...] = ()
+    laws: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,10 @@ class Registry:
             for plugin, name, path in offered
         }
 
+    def law_modules(self) -> tuple[tuple[str, str], ...]:
+        """(plugin, dotted name) of each module in which a working plugin registers laws of its components."""
+        return tuple((plugin.name, module) for plugin in self._plugins for module in plugin.offer.laws)
+
     def why(self, name: str) -> str:
         """What is to be known about a plugin: the traceback of a broken one, the switch that holds one off, notes.
 
