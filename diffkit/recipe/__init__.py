@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 _WHERE = {
     "Assembly": "assembly",
     "ComponentSpec": "spec",
-    "Recipe": "validate",
+    "Recipe": "spec",
     "assemble": "assembly",
     "build": "assembly",
     "entries": "contents",
-    "load_recipe": "load",
+    "load_recipe": "validate",
 }
 __all__ = ["Assembly", "ComponentSpec", "Recipe", "assemble", "build", "entries", "load_recipe"]
 
@@ -28,6 +28,6 @@ if TYPE_CHECKING:
     from .assembly import assemble as assemble
     from .assembly import build as build
     from .contents import entries as entries
-    from .load import load_recipe as load_recipe
     from .spec import ComponentSpec as ComponentSpec
-    from .validate import Recipe as Recipe
+    from .spec import Recipe as Recipe
+    from .validate import load_recipe as load_recipe

@@ -28,8 +28,7 @@ from ..tracker import Tracker
 from .load import as_text
 from .resolve import Resolver, construct
 from .signature import component_parameters
-from .spec import ComponentSpec
-from .validate import Recipe
+from .spec import ComponentSpec, Recipe
 from .yaml import parse
 
 

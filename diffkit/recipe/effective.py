@@ -15,10 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from ..host import registry
 from .load import FLAG
-from .resolve import parameters_of
-from .signature import REQUIRED, Parameter, component_parameters, section_parameters
-from .spec import ComponentSpec, Section
-from .validate import Recipe
+from .signature import REQUIRED, Parameter, component_parameters, parameters_of, section_parameters
+from .spec import ComponentSpec, Recipe, Section
 from .yaml import Node, is_plain
 
 

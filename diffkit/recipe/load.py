@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
@@ -14,24 +14,7 @@ from ..host.known import recipe_holder
 from .errors import nearest, quote
 from .yaml import MAX_BYTES, Node, parse
 
-if TYPE_CHECKING:
-    from .validate import Recipe
-
-
 Source = str | os.PathLike[str] | Mapping[str, Any]
-
-
-def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe in a file, under a built-in name, in a YAML text of several lines, or in a mapping.
-
-    `overrides` are texts `path=value`, applied in turn. Every component named is imported and built once on trial,
-    networks on the meta device; data files are not needed. Raises RecipeError, whose `errors` are all the faults
-    found, each with its place; its `exit_code` is 4 where only plugins are at fault.
-    """
-    from .validate import validate
-
-    text, root = read(source, overrides)
-    return validate(text, root)
 
 
 def read(source: Source, overrides: Iterable[str] = ()) -> tuple[str, Node]:

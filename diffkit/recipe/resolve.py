@@ -19,7 +19,7 @@ from ..host import registry
 from ..network import Shape
 from . import errors
 from .errors import SYNONYMS
-from .signature import REQUIRED, Parameter, component_parameters, section_parameters
+from .signature import REQUIRED, Parameter, component_parameters, parameters_of, section_parameters
 from .spec import ComponentSpec, Section, Spec
 from .yaml import Node
 
@@ -328,12 +328,6 @@ STAGES = (
     *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric", "tracker"),
 )
 """The order in which the parts of a recipe are built; a component may ask for those before it."""
-
-
-def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
-    """The class behind a chosen component, and what it may be told."""
-    cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
-    return cls, component_parameters(cls, chosen.kind)
 
 
 def construct(chosen: ComponentSpec, scope: Mapping[str, object], objects: Mapping[str, object] | None = None) -> Any:

@@ -20,7 +20,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from ..errors import PluginError
 from ..host import registry
-from .spec import ComponentField, Section
+from .spec import ComponentField, ComponentSpec, Section
 
 Role = Literal["option", "injected", "component", "components", "section", "sections"]
 SHAPE = "diffkit.network:Shape"
@@ -95,6 +95,12 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
             _require_schema(made, where)
         found.append(made)
     return tuple(found)
+
+
+def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
+    """The class behind a chosen component, and what it may be told."""
+    cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
+    return cls, component_parameters(cls, chosen.kind)
 
 
 @cache

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from ..errors import DataError, RecipeError
+from .yaml import Node
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -186,3 +189,36 @@ class Spec(Section):
     sample: Sample
     evaluate: Evaluate = Evaluate()
     trackers: tuple[Annotated[ComponentSpec, ComponentField("tracker")], ...] = ()
+
+
+class Recipe(Spec):
+    """What a recipe says, every value valid; made by `load_recipe`.
+
+    `text` is the recipe as it was given, `root` its tree under the overrides, `warnings` are faults that do not
+    forbid a run, and `data_error` says why the data could not be looked at, where shapes are therefore unchecked.
+    """
+
+    _text: str = PrivateAttr(default="")
+    _root: Node | None = PrivateAttr(default=None)
+    _warnings: tuple[RecipeError, ...] = PrivateAttr(default=())
+    _data_error: DataError | None = PrivateAttr(default=None)
+
+    @property
+    def text(self) -> str:
+        """The recipe as it was given, without overrides."""
+        return self._text
+
+    @property
+    def root(self) -> Node | None:
+        """The tree with its places, under the overrides."""
+        return self._root
+
+    @property
+    def warnings(self) -> tuple[RecipeError, ...]:
+        """What is allowed but probably not meant."""
+        return self._warnings
+
+    @property
+    def data_error(self) -> DataError | None:
+        """Why the data could not be looked at."""
+        return self._data_error

@@ -8,28 +8,44 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import PrivateAttr
 
-from ..errors import DataError, DiffkitError, LevelError, Mark, PluginError, RecipeError
+from ..errors import DiffkitError, LevelError, Mark, PluginError, RecipeError
 from ..host import registry
 from ..level import Level
 from ..network import Shape
 from ..schedule import Schedule, default_steps, sampled
 from .errors import nearest, quote
-from .load import raise_all
+from .load import Source, raise_all, read
 from .resolve import Resolver
 from .signature import section_parameters
-from .spec import Section, Spec
-from .yaml import Node
+from .spec import Recipe, Section, Spec
 
 TOLERATED = 1e-4
 REFUSED = 0.1
 ASKED = ("parameterization", "objective.weighting", "objective.times", "objective")
+
+
+def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a file, under a built-in name, in a YAML text of several lines, or in a mapping.
+
+    `overrides` are texts `path=value`, applied in turn. Every component named is imported and built once on trial,
+    networks on the meta device; data files are not needed. Raises RecipeError, whose `errors` are all the faults
+    found, each with its place; its `exit_code` is 4 where only plugins are at fault.
+    """
+    text, root = read(source, overrides)
+    resolver = Resolver(root)
+    recipe = resolver.read(Recipe)
+    found, warnings = check(resolver)
+    raise_all([*resolver.faults, *check_requires(resolver), *found], f"{root.mark.file} is not a valid recipe")
+    assert recipe is not None
+    recipe._text, recipe._root = text, root
+    recipe._warnings, recipe._data_error = tuple(warnings), resolver.data_error
+    return recipe
 
 
 def check(resolver: Resolver) -> tuple[list[DiffkitError], list[RecipeError]]:
@@ -486,48 +502,3 @@ def _default(path: str, default: Any) -> Any:
         cls = found.target
     field = next((p for p in section_parameters(cls) if p.name == last), None)
     return default if field is None or field.required else field.default
-
-
-class Recipe(Spec):
-    """What a recipe says, every value valid; made by `load_recipe`.
-
-    `text` is the recipe as it was given, `root` its tree under the overrides, `warnings` are faults that do not
-    forbid a run, and `data_error` says why the data could not be looked at, where shapes are therefore unchecked.
-    """
-
-    _text: str = PrivateAttr(default="")
-    _root: Node | None = PrivateAttr(default=None)
-    _warnings: tuple[RecipeError, ...] = PrivateAttr(default=())
-    _data_error: DataError | None = PrivateAttr(default=None)
-
-    @property
-    def text(self) -> str:
-        """The recipe as it was given, without overrides."""
-        return self._text
-
-    @property
-    def root(self) -> Node | None:
-        """The tree with its places, under the overrides."""
-        return self._root
-
-    @property
-    def warnings(self) -> tuple[RecipeError, ...]:
-        """What is allowed but probably not meant."""
-        return self._warnings
-
-    @property
-    def data_error(self) -> DataError | None:
-        """Why the data could not be looked at."""
-        return self._data_error
-
-
-def validate(text: str, root: Node) -> Recipe:
-    """The recipe in `root`. Raises RecipeError with all its faults."""
-    resolver = Resolver(root)
-    recipe = resolver.read(Recipe)
-    found, warnings = check(resolver)
-    raise_all([*resolver.faults, *check_requires(resolver), *found], f"{root.mark.file} is not a valid recipe")
-    assert recipe is not None
-    recipe._text, recipe._root = text, root
-    recipe._warnings, recipe._data_error = tuple(warnings), resolver.data_error
-    return recipe

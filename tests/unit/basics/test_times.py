@@ -11,8 +11,7 @@ from torch import Tensor
 from diffkit import Schedule, Times
 from diffkit.basics.times import Stratified
 from diffkit.ddpm.schedule import Linear
-from diffkit.recipe import assemble
-from diffkit.recipe.load import load_recipe
+from diffkit.recipe import assemble, load_recipe
 from diffkit.testing.families import TRIG
 from diffkit.times import at_fraction, normal_quantile
 

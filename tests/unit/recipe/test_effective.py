@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit import load_recipe
-from diffkit.host import registry
 from diffkit.host.discovery import candidate
 from diffkit.host.loader import load
-from diffkit.host.registry import Registry
+from diffkit.host.registry import Registry, _state
 from diffkit.recipe.effective import Change, difference, effective, effective_yaml, inline, origins, recipe_hash
 from diffkit.recipe.yaml import parse
 
@@ -102,9 +101,12 @@ def diffkit_components():
 """
 
 
-def test_names_that_two_plugins_offer_are_written_in_full(base: str, tmp_path: Path, standins: Registry) -> None:
+def test_names_that_two_plugins_offer_are_written_in_full(
+    base: str, tmp_path: Path, standins: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "other.py").write_text(OTHER)
-    registry._state.registry = Registry([*standins.plugins, load(candidate(tmp_path / "other.py"))])
+    both = Registry([*standins.plugins, load(candidate(tmp_path / "other.py"))])
+    monkeypatch.setattr(_state, "registry", both)
     recipe = load_recipe(base, ["schedule=standin/zero", "parameterization=velocity"])
     assert effective(recipe)["schedule"] == {"name": "standin/zero", "steps": 10}
     assert difference(recipe, load_recipe(effective_yaml(recipe))) == ()

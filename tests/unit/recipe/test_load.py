@@ -122,7 +122,7 @@ def test_reading_and_listing_import_no_torch(tmp_path: Path, base: str) -> None:
 import sys, diffkit
 from diffkit.recipe.contents import entries, named
 from diffkit.recipe.load import read
-read({str(file)!r}, ["seed=1"]); named({str(file)!r}); entries(); diffkit.load_recipe
+read({str(file)!r}, ["seed=1"]); named({str(file)!r}); entries()
 print("torch" in sys.modules, any(m.startswith("diffkit.ddpm.") and m != "diffkit.ddpm.plugin" for m in sys.modules))
 """
     assert _python(code) == "False False"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from diffkit import load_recipe
 from diffkit.errors import RecipeError
 from diffkit.host import registry
+from diffkit.host.registry import _state
 from diffkit.recipe.effective import effective
 from diffkit.recipe.schema import DRAFT, json_schema
 from diffkit.recipe.yaml import parse
@@ -29,13 +30,9 @@ SHAPE_CODES = {"DK101", "DK102", "DK104", "DK105", "DK106"}
 
 @pytest.fixture(scope="module")
 def schema(standins: Any) -> dict[str, Any]:
-    from diffkit.host import registry
-
-    before, registry._state.registry = registry._state.registry, standins
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_state, "registry", standins)
         return json_schema()
-    finally:
-        registry._state.registry = before
 
 
 def fits(value: Any, schema: Any, root: dict[str, Any]) -> bool:
