@@ -245,3 +245,17 @@ def test_architecture_lists_every_part() -> None:
     concepts = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
     files = {p for p in parts if p.endswith(".py") and p != "__init__.py"}
     assert {p for p in files if f"`{p}`" not in concepts} == set()
+
+
+MAX_FILES_OF_A_WALK = 14
+
+
+def test_walks_name_files_that_exist() -> None:
+    """Each walk through the code (docs/develop/architecture.md) names its files in order, and not too many."""
+    page = (ROOT / "docs" / "develop" / "architecture.md").read_text(encoding="utf-8")
+    walks = re.findall(r"^## Walk \d: .*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    assert len(walks) == 3
+    for walk in walks:
+        named = list(dict.fromkeys(re.findall(r"`([a-z_/]+\.py)`", walk)))
+        assert [file for file in named if not (ROOT / "diffkit" / file).is_file()] == []
+        assert 5 <= len(named) <= MAX_FILES_OF_A_WALK, walk.splitlines()[0]
