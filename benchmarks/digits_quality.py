@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from diffkit import Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe import Assembly
-from diffkit.runs.sampling import Drawn, draw, guided, plan
-from diffkit.runs.training import task_of
+from diffkit.runs.sampling import SampleBatch, draw_samples, guided, plan_sampling
+from diffkit.runs.training import training_problem
 from diffkit.train.config import Settings
 from diffkit.train.trainer import Hooks, Trainer
 
@@ -66,7 +66,7 @@ class Contestant:
 
 def ours(assembly: Assembly, steps: int) -> Contestant:
     """The recipe, its learning rate stretched over `steps`; weights are those that its seed gives, at every call."""
-    task = task_of(assemble(assembly.recipe))
+    task = training_problem(assemble(assembly.recipe))
     settings = replace(Settings.of(assembly.recipe.train), steps=steps, validate_every=0, sample_every=0)
     settings = replace(settings, warmup=min(settings.warmup, steps // 10))
     trainer = Trainer(task, settings)
@@ -199,15 +199,15 @@ def contest(builders: list[Callable[[int], Contestant]], seconds: float, turn: f
     return found
 
 
-def drawn(one: Contestant, count: int, seed: int) -> Drawn:
+def drawn(one: Contestant, count: int, seed: int) -> SampleBatch:
     """`count` samples, as the recipe says for its evaluation."""
     assembly, model = one.assembly, one.model()
     model.network.eval()
     steps = assembly.recipe.evaluate.steps or assembly.steps
     levels = assembly.evaluation_grid.levels(assembly.schedule, steps)
     sampler = assembly.evaluation_sampler
-    chosen = plan(assembly, count=count, seed=seed, sampler=sampler, levels=levels, batch_size=BATCH)
-    return draw(guided(assembly, model), chosen, assembly.codec, "cpu")
+    chosen = plan_sampling(assembly, count=count, seed=seed, sampler=sampler, levels=levels, batch_size=BATCH)
+    return draw_samples(guided(assembly, model), chosen, assembly.codec, "cpu")
 
 
 def scores(assembly: Assembly, x: Tensor, seed: int) -> dict[str, float]:

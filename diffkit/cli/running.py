@@ -117,21 +117,21 @@ def sample(
 ) -> None:
     """Draw samples from the run directory RUN; sample i of a seed is the same whatever the batch size."""
     from ..runs import open_run
-    from ..runs.sampling import is_image, save_npz, save_png
+    from ..runs.sampling import SampleRequest, is_image, save_npz, save_png
 
     opened = open_run(run, device=device)
     data = opened.assembly.data
     form = _form(form, out, is_image(data))
-    drawn = opened.draw(
-        count,
+    request = SampleRequest(
+        count=count,
         sampler=_component(sampler),
         grid=_component(grid),
         steps=steps,
         weights=weights,
         seed=seed,
         labels=_labels(labels),
-        progress=not quiet,
     )
+    drawn = opened.draw(request, progress=not quiet)
     told = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, told), f"seed{seed}"]))
     target = out or opened.directory.samples / f"{name}.{form}"

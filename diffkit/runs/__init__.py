@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .import_weights import adopt as adopt
+    from .pipeline import run as run
     from .trained import Run as Run
     from .trained import open_run as open_run
-    from .pipeline import run as run
 
 
 _WHERE = {"adopt": "import_weights", "Run": "trained", "open_run": "trained", "run": "pipeline"}

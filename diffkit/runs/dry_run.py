@@ -5,15 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any
+
 from ..recipe import Recipe, assemble
-from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.contents import named
-from ..train.cost import cost_of_run
+from ..recipe.effective import effective_yaml, recipe_hash
 from ..runtime.distributed import resolve_device
-from ..train.trainer import Trainer
 from ..train.config import Settings
+from ..train.cost import cost_of_run
+from ..train.trainer import Trainer
 from .sampling import guided
-from .training import task_of
+from .training import training_problem
 
 
 def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> dict[str, Any]:
@@ -25,7 +26,7 @@ def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     assembly = assemble(recipe, chosen)
     settings = Settings.of(recipe.train)
     guided(assembly, assembly.model)
-    trainer = Trainer(task_of(assembly), settings, device=chosen)
+    trainer = Trainer(training_problem(assembly), settings, device=chosen)
     found = cost_of_run(trainer)
     levels = assembly.levels()
     nfe = assembly.sampler.nfe(len(levels) - 1)

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from ..data import Data
-from ..metric import Evaluation, Metric
-from .sampling import Drawn
+
 import torch
 from torch import Tensor
-from ..data import Data, Part, InMemorySplit, stack
 
+from ..data import Data, InMemorySplit, Part, stack
+from ..metric import Evaluation, Metric
+from .sampling import SampleBatch
 
 COUNTS = ("samples", "reference", "held_out")
 """Values of a metric by these names say how many examples it looked at, and stand in the record beside the values."""
@@ -21,7 +21,7 @@ COUNTS = ("samples", "reference", "held_out")
 def measure(
     metrics: Sequence[tuple[str, Metric]],
     data: Data,
-    drawn: Drawn,
+    drawn: SampleBatch,
     sampler: str,
     seed: int,
     check: Callable[[], None] = lambda: None,

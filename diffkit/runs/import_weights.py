@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+
 import torch
 from torch import Tensor
+
 from .. import __version__
 from ..errors import UsageError
 from ..recipe import Recipe, assemble
 from ..recipe.effective import effective_yaml, recipe_hash
-from ..storage.checkpoint import CheckpointStore
-from ..train.fine_tune import refuse_misfit
-from ..storage.jsonl import EventLog
 from ..runtime.environment import environment
-from .trained import Run
-from .stage_status import StageStatus
+from ..storage.checkpoint import CheckpointStore
+from ..storage.jsonl import EventLog
 from ..storage.run_directory import begin
+from ..train.fine_tune import refuse_misfit
+from .stage_status import StageStatus
+from .trained import Run
 
 
 def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source: str) -> Run:

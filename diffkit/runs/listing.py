@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from ..storage.manifest import candidates
-from ..storage.run_directory import RunDirectory, runs_in
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
 from ..recipe.yaml import parse
+from ..storage.manifest import candidates
+from ..storage.run_directory import RunDirectory, runs_in
 from .stage_status import StageStatus
-from ..storage.run_directory import RunDirectory
 
 
 def runs(root: Path) -> list[dict[str, str]]:

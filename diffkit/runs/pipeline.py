@@ -8,24 +8,25 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
 import torch
+
 from ..errors import DiffkitError, ResourceError, StoppedError
 from ..recipe import Assembly, Recipe, assemble, load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
 from ..runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks, resolve_device
-from ..storage.jsonl import EventLog
+from ..runtime.environment import environment
 from ..runtime.memory import enough_memory
 from ..runtime.progress import Heard, Silent, console_progress
 from ..runtime.signals import StopSignals
-from ..runtime.environment import environment
-from .trained import Run
-from .stage_status import StageStatus, stopwatch
-from .reporting import write_report
+from ..storage.jsonl import EventLog
 from ..storage.run_directory import OpenRun, Resume, RunDirectory, begin
+from .reporting import write_report
 from .sampling import draw_and_save
+from .stage_status import StageStatus, stopwatch
+from .trained import Run
 from .training import train
-
 
 RUNS = Path("runs")
 HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
@@ -109,32 +110,31 @@ def _stages(
     progress = Silent() if quiet else console_progress()
     step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
 
-    def check() -> None:
+    def raise_if_stopped() -> None:
         if stop():
             raise StoppedError(
                 "stopped after training, which is done and saved", fix="run the same command again to continue"
             )
 
-    handle = Run(directory, device)
-    vars(handle).update(recipe=assembly.recipe, assembly=assembly)
+    trained = Run(directory, device, assembly)
     fresh = False
     with enough_memory(lambda: _sampling_needs(assembly), "sampling", HINT):
         if not ledger.done("sample", step):
-            check()
+            raise_if_stopped()
             say(f"sampling {assembly.recipe.sample.count}")
             with stopwatch() as spent:
-                denoise = handle.denoiser(guidance=False)
-                draw_and_save(assembly, denoise, directory.samples, device, lambda done: check())
+                drawn_from = trained.trained()
+                draw_and_save(drawn_from, drawn_from.model, directory.samples, device, lambda done: raise_if_stopped())
             ledger.write("sample", step, spent[0])
             fresh = True
         if assembly.metrics and not ledger.done("evaluate", step):
-            check()
-            handle.evaluate(progress=not quiet, check=check)
+            raise_if_stopped()
+            trained.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped)
             fresh = True
     if fresh or not ledger.done("report", step) or not directory.report.is_file():
         with stopwatch() as spent:
             journal.event("report")
-            write_report(directory, assembly, check)
+            write_report(directory, assembly, raise_if_stopped)
         ledger.write("report", step, spent[0])
     else:
         say(f"{directory.path} is done; another --out or --resume never begins anew")

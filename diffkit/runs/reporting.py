@@ -5,23 +5,33 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterator
 from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
 from ..recipe import Assembly
-from ..recipe.effective import effective_yaml, origins
-from ..recipe.effective import inline
 from ..recipe.contents import named
+from ..recipe.effective import effective_yaml, inline, origins
+from ..report import (
+    Citation,
+    Density,
+    EffectiveRow,
+    LossByLevel,
+    Neighbours,
+    ReportInputs,
+    ScheduleCurves,
+    Snapshot,
+    Trajectory,
+    build_report,
+)
 from ..schedule import sampled
-from ..report import Citation, Density, EffectiveRow, LossByLevel, Neighbours, ReportInputs, ScheduleCurves, Snapshot, Trajectory, build_report
 from ..storage.jsonl import read_records
+from ..storage.run_directory import RunDirectory
 from .citations import cited, readable
 from .evaluation import examples
+from .sampling import SAMPLES, TRAJECTORY, load_npz, viewable
 from .stage_status import StageStatus
-from .sampling import load_npz, viewable
-from ..storage.run_directory import RunDirectory
-from .sampling import SAMPLES, TRAJECTORY
-
 
 SHOWN = 64
 NEIGHBOURS = 12

@@ -1,139 +1,106 @@
-"""The sampling stage: the samples, the picture of them, and a few of them on their way."""
+"""Sampling: what is asked for, how it is drawn, and the files that the samples are written to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import operator
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from ..codec import Codec
+from ..data import Data
 from ..denoiser import Denoiser
 from ..errors import ResourceError, UsageError
+from ..estimate import Estimate
+from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
-from ..recipe import Assembly
-from ..sampler import StepInfo, Sampler
-import time
-from dataclasses import dataclass, field
-from ..codec import Codec
-from ..estimate import Estimate
 from ..noise import SampleNoise
-from ..sampler import StepInfo, Sampler, sample
-from ..runtime.memory import keep_memory
-import io
-from collections.abc import Mapping
-import numpy as np
-from numpy.typing import NDArray
-from ..data import Data
+from ..recipe import Assembly, build
 from ..report import pictures
+from ..sampler import Sampler, StepInfo, sample
+from ..schedule import default_steps, sampled
 from ..storage import atomic
 
+SAMPLES, TRAJECTORY, GRID = "samples.npz", "trajectory.npz", "grid.png"
+MAX_FRAMES = 12
+"""Steps of the first batch that trajectory.npz holds."""
+FRAME_ROWS = 8
+"""Samples that each of these steps shows."""
+MAX_SEED = 2**63 - 1
 
-SAMPLES, TRAJECTORY, PICTURE = "samples.npz", "trajectory.npz", "grid.png"
-FRAMES = 12
-
-
-def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = None) -> Tensor | None:
-    """The classes of `count` samples: `labels`, else those of the recipe, repeated; else all classes in turn.
-
-    Raises UsageError for `labels` that the network does not have; K of 0..K is the null class.
-    """
-    classes = assembly.shape.classes
-    if classes is None:
-        if labels:
-            raise UsageError("this run has no classes to choose from", code="DK019", fix="leave labels out")
-        return None
-    if unknown := [label for label in labels or () if not 0 <= label <= classes]:
-        raise UsageError(
-            f"this run has no class {unknown[0]}", code="DK019", fix=f"choose of 0..{classes - 1}; {classes} is none"
-        )
-    wanted = labels if labels is not None else assembly.recipe.sample.labels
-    cycle = torch.tensor(list(wanted) if wanted else range(classes))
-    return cycle.repeat(count // len(cycle) + 1)[:count]
-
-
-def plan(
-    assembly: Assembly,
-    *,
-    count: int,
-    seed: int,
-    sampler: Sampler[Any] | None = None,
-    levels: Sequence[Level] | None = None,
-    labels: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    first: int = 0,
-) -> Plan:
-    """How `count` samples are drawn, by default as the recipe says."""
-    return Plan(
-        sampler or assembly.sampler,
-        levels or assembly.levels(),
-        assembly.spec.shape,
-        count,
-        seed,
-        batch_size or assembly.recipe.sample.batch_size,
-        labels_for(assembly, count, labels),
-        first,
-    )
-
-
-def guided(assembly: Assembly, denoise: Denoiser) -> Denoiser:
-    """The denoiser under the guidance of the recipe."""
-    return guide(denoise, assembly.guidance)
-
-
-def draw_and_save(
-    assembly: Assembly,
-    denoise: Denoiser,
-    directory: Path,
-    device: torch.device,
-    on_step: Callable[[StepInfo], None],
-) -> Drawn:
-    """Draw the samples that the recipe asks for and write them below `directory`."""
-    chosen = plan(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
-    drawn = draw(guided(assembly, denoise), chosen, assembly.codec, device, frames=FRAMES, on_step=on_step)
-    save(assembly, drawn, directory)
-    return drawn
-
-
-def save(assembly: Assembly, drawn: Drawn, directory: Path) -> None:
-    """samples.npz (values as the data stores them), grid.png and trajectory.npz, in `directory` of a run that exists.
-
-    Raises ResourceError where the disk refuses.
-    """
-    arrays = {"x": assembly.data.to_storage(drawn.x).numpy(), "view": viewable(assembly.data, drawn.x)}
-    if drawn.labels is not None:
-        arrays["labels"] = drawn.labels.numpy()
-    try:
-        directory.mkdir(exist_ok=True)
-        save_npz(directory / SAMPLES, arrays)
-        save_png(directory / PICTURE, assembly.data, drawn.x)
-        if drawn.frames is not None:
-            save_npz(directory / TRAJECTORY, _trajectory(assembly, drawn.frames))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write to {directory}: {error.strerror}",
-            code="DK412",
-            fix="free some space and run the same command again; training is done and saved",
-        ) from error
-
-
-def _trajectory(assembly: Assembly, taken: Frames) -> dict[str, Any]:
-    times = [float(assembly.schedule.time(level)) for level in taken.levels]
-    return {
-        "x": frames(assembly.data, taken.x),
-        "x0": frames(assembly.data, taken.x0),
-        "t": torch.tensor(times).numpy(),
-    }
-
-
+Array = NDArray[Any]
+Component = str | Mapping[str, Any]
 OnBatch = Callable[[int, int], None]
+OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """What to draw. None leaves a choice to the recipe.
+
+    Args:
+        count: Number of samples, at least 1.
+        sampler: A sampler, its name, or a mapping of its name and options.
+        grid: A grid, likewise.
+        steps: Number of sampling steps.
+        seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
+        weights: "raw", "ema", the name of an average, or "width:W".
+        labels: Classes, repeated until there are `count`.
+        x: Examples (count, C, *S) in the model's range to start from instead of noise (image to image).
+        start: The time whose noise is added to `x`; required with `x`.
+
+    Raises:
+        UsageError: A value is of the wrong type or out of range.
+    """
+
+    count: int
+    sampler: Sampler[Any] | Component | None = None
+    grid: Grid | Component | None = None
+    steps: int | None = None
+    seed: int = 0
+    weights: str = "ema"
+    labels: Sequence[int] | None = None
+    x: Tensor | None = None
+    start: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_whole("count", self.count, 1)
+        _require_whole("seed", self.seed, 0, MAX_SEED)
+        if self.steps is not None:
+            _require_whole("steps", self.steps, 1)
+        if not isinstance(self.weights, str):
+            raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
+        if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
+            raise _wrong(f"start must be a time of the schedule, got {self.start!r}", "pass a number")
+        if self.x is not None and self.start is None:
+            raise _wrong("x requires start, the time whose noise is added to it", "pass start=")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to draw: `levels` from noisy to clean, `shape` of one z: (C, *S), `labels` for all samples or none."""
+class SamplingPlan:
+    """How to draw samples: everything that a request and a recipe leave open, resolved.
 
-    sampler: Sampler[object]
+    Args:
+        sampler: The sampler.
+        levels: The levels that it visits, noisiest first.
+        shape: (C, *S) of one sample before the codec.
+        count: Number of samples.
+        seed: Seed of the noise.
+        batch_size: Samples drawn at a time; the samples do not depend on it.
+        labels: (count,) long, or None without classes.
+        first: Number of the first sample among those of the seed.
+    """
+
+    sampler: Sampler[Any]
     levels: Sequence[Level]
     shape: tuple[int, ...]
     count: int
@@ -144,8 +111,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Frames:
-    """A few samples on the way: x and the estimates of x0, (K, B, C, *S) each, at `levels`, noisiest first."""
+class SampleTrajectory:
+    """A few samples during sampling: x and the estimate of x0, (K, B, C, *S) each, at K `levels`, noisiest first."""
 
     x: Tensor
     x0: Tensor
@@ -153,75 +120,140 @@ class Frames:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Samples after the codec: (N, C, *S) float32 on the CPU; evaluations each of them took; seconds in all."""
+class SampleBatch:
+    """Samples in the model's range, x: (N, C, *S) float32 on the CPU, and their labels (N,) or None.
+
+    `nfe` is the number of network calls for each sample, `seconds` the time for all of them.
+    """
 
     x: Tensor
     labels: Tensor | None
     nfe: int
     seconds: float
-    frames: Frames | None = None
+    trajectory: SampleTrajectory | None = None
 
 
-def conditioned(denoise: Denoiser, **cond: Tensor) -> Denoiser:
-    """The denoiser with its conditions filled in, as the sampling loop calls it."""
-    if not cond:
-        return denoise
+def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
+    """Resolve a request with the objects of a recipe.
 
-    def bound(x: Tensor, level: Level, /, **more: Tensor) -> Estimate:
-        return denoise(x, level, **{**cond, **more})
-
-    return bound
-
-
-@dataclass
-class _Recorder:
-    """Keeps x and x0 of the first `rows` samples at about `count` steps, the first and the last included."""
-
-    rows: int
-    count: int
-    x: list[Tensor] = field(default_factory=list)
-    x0: list[Tensor] = field(default_factory=list)
-    levels: list[Level] = field(default_factory=list)
-
-    def __call__(self, step: StepInfo) -> None:
-        wanted = {1 + round(k * (step.count - 1) / max(1, self.count - 1)) for k in range(self.count)}
-        if step.index in wanted and step.estimate is not None:
-            self.x.append(step.x[: self.rows].float().cpu())
-            self.x0.append(step.estimate.x0[: self.rows].float().cpu())
-            self.levels.append(step.t)
-
-    def frames(self, codec: Codec) -> Frames | None:
-        if not self.x:
-            return None
-        return Frames(
-            torch.stack([codec.decode(x) for x in self.x]),
-            torch.stack([codec.decode(x) for x in self.x0]),
-            tuple(self.levels),
-        )
+    Raises:
+        UsageError: The request does not fit the recipe: labels, the shape of `x`, `start`, or the type of a component.
+        RecipeError: A component has no such name or options.
+    """
+    if request.x is not None:
+        _check_examples(request.x, request.count, assembly.data.spec.shape)
+    sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
+    grid = _component("grid", Grid, request.grid) or assembly.grid
+    return plan_sampling(
+        assembly,
+        count=request.count,
+        seed=request.seed,
+        sampler=sampler,
+        levels=grid_levels(assembly, grid, request.steps, request.start),
+        labels=request.labels,
+    )
 
 
-def draw(
+def plan_sampling(
+    assembly: Assembly,
+    *,
+    count: int,
+    seed: int,
+    sampler: Sampler[Any] | None = None,
+    levels: Sequence[Level] | None = None,
+    labels: Sequence[int] | None = None,
+    batch_size: int | None = None,
+) -> SamplingPlan:
+    """The plan for `count` samples; each argument left out is taken from the recipe.
+
+    Raises:
+        UsageError: `labels` holds a class that the run does not have.
+    """
+    return SamplingPlan(
+        sampler or assembly.sampler,
+        levels or assembly.levels(),
+        assembly.spec.shape,
+        count,
+        seed,
+        batch_size or assembly.recipe.sample.batch_size,
+        labels_for(assembly, count, labels),
+    )
+
+
+def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float | None = None) -> list[Level]:
+    """The levels of `grid` on the schedule of a recipe, from time `start` (by default that of the recipe).
+
+    Raises:
+        UsageError: `start` is not a time of the schedule.
+    """
+    try:
+        part = sampled(assembly.schedule, start if start is not None else assembly.recipe.sample.start)
+    except ValueError as error:
+        raise _wrong(str(error), "choose a time of the schedule") from error
+    wanted = steps or assembly.recipe.sample.steps or default_steps(part)
+    return grid.levels(part, min(wanted, part.steps) if part.steps and steps is None else wanted)
+
+
+def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = None) -> Tensor | None:
+    """The classes of `count` samples: (count,) long, or None for a run without classes.
+
+    Args:
+        assembly: The objects of the recipe.
+        count: Number of samples.
+        labels: Classes 0..K-1, or K for the unconditional class, repeated until there are `count`; by default those of
+            the recipe, else every class in turn.
+
+    Raises:
+        UsageError: The run has no such class, or none at all.
+    """
+    classes = assembly.shape.classes
+    if classes is None:
+        if labels is not None and len(labels):
+            raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
+        return None
+    chosen = labels if labels is not None else assembly.recipe.sample.labels or range(classes)
+    allowed = f"labels must be 0-{classes - 1}, or {classes} for the unconditional class"
+    try:
+        numbers = [operator.index(label) for label in chosen]
+    except TypeError:
+        raise _wrong(f"{allowed}, got {list(chosen)!r}", "pass whole numbers") from None
+    if not numbers or any(not 0 <= number <= classes for number in numbers):
+        raise _wrong(f"{allowed}, got {numbers}", "pass at least one of them")
+    cycle = torch.tensor(numbers)
+    return cycle.repeat(count // len(cycle) + 1)[:count]
+
+
+def guided(assembly: Assembly, denoise: Denoiser) -> Denoiser:
+    """The denoiser under the guidance of the recipe."""
+    return guide(denoise, assembly.guidance)
+
+
+def draw_samples(
     denoise: Denoiser,
-    plan: Plan,
+    plan: SamplingPlan,
     codec: Codec,
     device: torch.device | str,
     *,
-    given: Tensor | None = None,
+    x: Tensor | None = None,
     frames: int = 0,
     on_batch: OnBatch | None = None,
-    on_step: Callable[[StepInfo], None] | None = None,
-) -> Drawn:
-    """Draw `plan.count` samples; sample i of a seed is the same whatever the batch size.
+    on_step: OnStep | None = None,
+) -> SampleBatch:
+    """Draw the samples of a plan. Whatever `on_batch` and `on_step` raise ends it.
 
-    x starts as sigma z at the noisiest level. `given`: (N, C, *S) examples to start from instead, which become
-    alpha z(x) + sigma eps there: image to image. `frames` records so many steps of the first batch. `on_batch` is
-    told how many samples are done. Raises whatever `on_step` raises, such as a request to stop.
+    Args:
+        denoise: The denoiser.
+        plan: What to draw.
+        codec: Decodes the samples.
+        device: Where to compute.
+        x: (N, C, *S) examples to start from instead of noise: z = alpha encode(x) + sigma eps at the noisiest level.
+        frames: Number of steps of the first batch to keep, the first and the last included.
+        on_batch: Called with (done, count) after each batch.
+        on_step: Called after each step.
     """
     began = time.monotonic()
-    keep_memory(torch.device(device))
     noisiest = plan.levels[0]
-    recorder = _Recorder(rows=8, count=frames)
+    recorder = _Recorder(frames)
     parts: list[Tensor] = []
     nfe = 0
 
@@ -234,64 +266,162 @@ def draw(
             on_step(step)
 
     for start in range(0, plan.count, plan.batch_size):
-        rows = range(start, min(start + plan.batch_size, plan.count))
-        noise = SampleNoise(plan.seed, [plan.first + i for i in rows])
-        x = noise.initial(plan.shape, device)
-        if given is None:
-            x = float(noisiest.sigma) * x
+        rows = slice(start, min(start + plan.batch_size, plan.count))
+        noise = SampleNoise(plan.seed, range(plan.first + rows.start, plan.first + rows.stop))
+        z = noise.initial(plan.shape, device)
+        if x is None:
+            z = float(noisiest.sigma) * z
         else:
             with torch.no_grad():
-                x = noisiest.add_noise(codec.encode(given[rows.start : rows.stop].to(device)), x)
-        cond = {} if plan.labels is None else {"label": plan.labels[rows.start : rows.stop].to(device)}
-        z = sample(conditioned(denoise, **cond), plan.sampler, plan.levels, x, noise=noise, on_step=watch)
+                z = noisiest.add_noise(codec.encode(x[rows].to(device)), z)
+        cond = {} if plan.labels is None else {"label": plan.labels[rows].to(device)}
+        z = sample(_with_conditions(denoise, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
             parts.append(codec.decode(z.float()).cpu())
         if on_batch is not None:
             on_batch(rows.stop, plan.count)
-    return Drawn(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.frames(codec))
+    return SampleBatch(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.trajectory(codec))
 
 
-Array = NDArray[Any]
+def _with_conditions(denoise: Denoiser, **cond: Tensor) -> Denoiser:
+    """The denoiser with conditions filled in, as the sampling loop calls it."""
+    if not cond:
+        return denoise
+
+    def conditioned(x: Tensor, level: Level, /, **more: Tensor) -> Estimate:
+        return denoise(x, level, **{**cond, **more})
+
+    return conditioned
+
+
+@dataclass
+class _Recorder:
+    """Keeps x and x0 of the first `FRAME_ROWS` samples at about `count` evenly spread steps."""
+
+    count: int
+    x: list[Tensor] = field(default_factory=list)
+    x0: list[Tensor] = field(default_factory=list)
+    levels: list[Level] = field(default_factory=list)
+
+    def __call__(self, step: StepInfo) -> None:
+        wanted = {1 + round(k * (step.count - 1) / max(1, self.count - 1)) for k in range(self.count)}
+        if step.index in wanted and step.estimate is not None:
+            self.x.append(step.x[:FRAME_ROWS].float().cpu())
+            self.x0.append(step.estimate.x0[:FRAME_ROWS].float().cpu())
+            self.levels.append(step.t)
+
+    def trajectory(self, codec: Codec) -> SampleTrajectory | None:
+        if not self.x:
+            return None
+        x, x0 = (torch.stack([codec.decode(z) for z in kept]) for kept in (self.x, self.x0))
+        return SampleTrajectory(x, x0, tuple(self.levels))
+
+
+def draw_and_save(
+    assembly: Assembly, denoise: Denoiser, directory: Path, device: torch.device, on_step: OnStep
+) -> SampleBatch:
+    """Draw the samples that the recipe asks for and write samples.npz, grid.png and trajectory.npz into `directory`.
+
+    Raises:
+        ResourceError: The files cannot be written.
+    """
+    plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
+    drawn = draw_samples(guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, on_step=on_step)
+    data = assembly.data
+    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
+    if drawn.labels is not None:
+        arrays["labels"] = drawn.labels.numpy()
+    try:
+        directory.mkdir(exist_ok=True)
+        save_npz(directory / SAMPLES, arrays)
+        if is_image(data):
+            save_png(directory / GRID, data, drawn.x)
+        if drawn.trajectory is not None:
+            save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
+    except OSError as error:
+        raise ResourceError(
+            f"cannot write to {directory}: {error.strerror}",
+            code="DK412",
+            fix="free some space and run the same command again; training is done and saved",
+        ) from error
+    return drawn
+
+
+def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:
+    """x and x0 as a report shows them, (K, B, H, W, C) or (K, B, D), and the times t: (K,)."""
+
+    def view(frames: Tensor) -> Array:
+        rows = viewable(assembly.data, frames.flatten(0, 1))
+        return rows.reshape(*frames.shape[:2], *rows.shape[1:])
+
+    times = np.array([float(assembly.schedule.time(level)) for level in taken.levels], dtype=np.float32)
+    return {"x": view(taken.x), "x0": view(taken.x0), "t": times}
 
 
 def is_image(data: Data) -> bool:
-    """Whether examples can be shown: two dimensions of 1 or 3 channels."""
+    """Whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
     return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
 
 
 def viewable(data: Data, x: Tensor) -> Array:
-    """Examples as a report shows them: (N, H, W, C) uint8 for images of 1 or 3 channels, else (N, D) float.
-
-    x: (N, C, *S), decoded.
-    """
-    if is_image(data):
-        return pictures.as_images(x)
-    return x.float().flatten(1).numpy()
+    """x: (N, C, *S) in the model's range, as a report shows it: (N, H, W, C) uint8 for images, else (N, D) float."""
+    return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
 
 
-def frames(data: Data, x: Tensor) -> Array:
-    """The same for frames (K, B, C, *S) -> (K, B, H, W, C) or (K, B, D)."""
-    rows = viewable(data, x.flatten(0, 1))
-    return rows.reshape(*x.shape[:2], *rows.shape[1:])
-
-
-def save_png(path: Path, data: Data, x: Tensor) -> bool:
-    """A grid of images; False where the data is none."""
-    shown = viewable(data, x)
-    if shown.ndim == 4:
-        atomic.replace(path, pictures.png(pictures.image_grid(shown)))
-        return True
-    return False
+def save_png(path: Path, data: Data, x: Tensor) -> None:
+    """Write a grid of the images x: (N, C, H, W)."""
+    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x))))
 
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Named arrays in one uncompressed file, replaced whole."""
+    """Write named arrays to one uncompressed file, which is replaced as a whole."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     atomic.replace(path, buffer.getvalue())
 
 
 def load_npz(path: Path) -> dict[str, Array]:
-    """The arrays of a file that `save_npz` wrote; nothing in it is ever unpickled."""
+    """The arrays of a file that `save_npz` wrote. Nothing in it is unpickled."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def _component(kind: str, base: type[Any], given: Any) -> Any:
+    """The component that is given, or that a name or mapping describes; None for None."""
+    if given is None or isinstance(given, base):
+        return given
+    options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
+    if not isinstance(name := options.pop("name", None), str):
+        raise _wrong(
+            f"{kind} must be a name, a mapping with a name, or a {base.__name__}, got {type(given).__name__}",
+            f'pass {kind}="NAME" or {{"name": "NAME", ...}}',
+        )
+    return build(kind, name, **options)
+
+
+def _check_examples(x: object, count: int, shape: tuple[int, ...]) -> None:
+    """Raise UsageError unless x is a finite floating-point tensor (count, *shape)."""
+    wanted = f"x must be a float tensor of shape ({count}, {', '.join(map(str, shape))}) in the model's range"
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
+        raise _wrong(f"{wanted}, got {kind}", "convert raw examples with run.assembly.data.to_model_range")
+    if tuple(x.shape) != (count, *shape):
+        raise _wrong(f"{wanted}, got shape {tuple(x.shape)}", "give one example for each sample")
+    if not bool(torch.isfinite(x).all()):
+        raise _wrong("x holds NaN or infinite values", "remove them")
+
+
+def _require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise UsageError unless value is a whole number in range."""
+    limits = f"{least} or more" if most is None else f"between {least} and {most}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
+        raise _wrong(f"{name} must be a whole number, {limits}, got {value!r}", f"pass {name} in this range")
+
+
+def _wrong(message: str, fix: str) -> UsageError:
+    """An argument of sampling that is of the wrong type or out of range."""
+    return UsageError(message, code="DK019", fix=fix)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from ..storage.run_directory import RunDirectory
 
+from ..storage.run_directory import RunDirectory
 
 Stage = Literal["train", "sample", "evaluate", "report"]
 FILE = "stages.json"

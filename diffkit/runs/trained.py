@@ -1,64 +1,96 @@
-"""A run as a library sees it: its recipe, its denoiser, its samples and its results."""
+"""A finished or stopped run, opened for reading: its recipe, denoisers, samples and results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from ..denoiser import Denoiser
-from ..errors import UsageError
 from ..grid import Grid
 from ..recipe import Assembly, Recipe, assemble, build, load_recipe
-from ..schedule import default_steps, sampled
-from ..sampler import Sampler
 from ..runtime.distributed import resolve_device
-from .sampling import Drawn, draw
-from .evaluation import measure
-from .stage_status import StageStatus, stopwatch
 from ..runtime.progress import batches
+from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .sampling import guided, plan
-from .weights import load_weights
+from .evaluation import measure
+from .reporting import write_report
+from .sampling import (
+    Component,
+    SampleBatch,
+    SampleRequest,
+    draw_samples,
+    grid_levels,
+    guided,
+    plan_request,
+    plan_sampling,
+)
+from .stage_status import StageStatus, stopwatch
+from .weights import TrainedWeights, group_of, load_weights
 
 
-Component = str | Mapping[str, Any]
-
-
-@dataclass
 class Run:
-    """One run directory, opened for reading. Weights are loaded on first use."""
+    """A run directory. Weights are loaded when they are first needed; methods may be called from several threads.
 
-    directory: RunDirectory
-    device: torch.device
-    _loaded: str | None = field(default=None, repr=False)
-    _step: int = field(default=0, repr=False)
+    Args:
+        directory: The run directory.
+        device: Where to compute.
+        assembly: The objects of its recipe, if they are built already.
+    """
+
+    def __init__(self, directory: RunDirectory, device: torch.device, assembly: Assembly | None = None) -> None:
+        self.directory, self.device = directory, device
+        self._given = assembly
+        self._lock = threading.RLock()
+        self._loaded: dict[str, TrainedWeights] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory.path)!r}, device={str(self.device)!r})"
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The whole recipe, with defaults. Raises RecipeError where it is no longer valid, say for a lost plugin."""
-        return load_recipe(self.directory.effective)
+        """The whole recipe, with defaults. Raises RecipeError if it is no longer valid, as if a plugin is missing."""
+        return self._given.recipe if self._given is not None else load_recipe(self.directory.effective)
 
     @cached_property
     def assembly(self) -> Assembly:
-        """The objects of the recipe."""
-        return assemble(self.recipe, self.device)
+        """The objects of the recipe. Their weights are not the trained ones: see `trained`."""
+        return self._given if self._given is not None else assemble(self.recipe, self.device)
 
     @property
     def results(self) -> dict[str, Any]:
         """The content of results.json; empty before the first evaluation."""
         return self.directory.read_json("results.json")
 
-    def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
-        """The trained model, under the guidance of the recipe or without; `weights`: as `load_weights` takes.
+    def trained(self, weights: str = "ema") -> Assembly:
+        """The objects of the recipe with trained weights, which later calls and other threads leave as they are.
 
-        Raises CheckpointError where no checkpoint loads.
+        Calls that select the same weights return the same objects.
+
+        Raises:
+            CheckpointError: No checkpoint can be loaded.
+            UsageError: The run does not have these weights.
         """
-        self._load(weights)
-        return guided(self.assembly, self.assembly.model) if guidance else self.assembly.model
+        return self._trained(weights).assembly
+
+    def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
+        """The trained model: (x, level, **cond) -> Estimate. It owns its weights.
+
+        Args:
+            weights: "raw", "ema" (the first average), the name of an average, or "width:W".
+            guidance: Apply the guidance of the recipe.
+
+        Raises:
+            CheckpointError: No checkpoint can be loaded.
+            UsageError: The run does not have these weights.
+        """
+        assembly = self.trained(weights)
+        return guided(assembly, assembly.model) if guidance else assembly.model
 
     def sample(
         self,
@@ -73,13 +105,29 @@ class Run:
         x: Tensor | None = None,
         start: float | None = None,
     ) -> Tensor:
-        """`count` samples (N, C, *S), decoded; sample i of a seed is the same whatever the batch size.
+        """Draw samples. Every argument that is left out is as the recipe says.
 
-        `x` starts from given examples (N, C, *S) at time `start` instead of from noise: image to image; interpolation
-        is a mixture of two such x. Everything else is as the recipe says unless it is given.
+        Args:
+            count: Number of samples.
+            sampler: A sampler, its name, or a mapping of its name and options.
+            grid: A grid, likewise.
+            steps: Number of sampling steps.
+            seed: Seed of the noise, 0 to 2^63 - 1. Sample i of a seed is the same whatever the batch size.
+            weights: "raw", "ema" (the first average), the name of an average, or "width:W".
+            labels: Classes, repeated until there are `count`; by default those of the recipe, else all in turn.
+            x: Examples (count, C, *S) in the model's range to start from instead of noise: image to image, or, for a
+                mixture of two examples, interpolation.
+            start: The time whose noise is added to `x`.
+
+        Returns:
+            (count, C, *S) float32 on the CPU, in the model's range.
+
+        Raises:
+            UsageError: An argument is of the wrong type, out of range, or does not fit the run.
+            CheckpointError: No checkpoint can be loaded.
         """
-        return self.draw(
-            count,
+        request = SampleRequest(
+            count=count,
             sampler=sampler,
             grid=grid,
             steps=steps,
@@ -88,110 +136,104 @@ class Run:
             labels=labels,
             x=x,
             start=start,
-        ).x
-
-    def draw(
-        self,
-        count: int,
-        *,
-        sampler: Sampler[Any] | Component | None = None,
-        grid: Grid | Component | None = None,
-        steps: int | None = None,
-        seed: int = 0,
-        weights: str = "ema",
-        labels: Sequence[int] | None = None,
-        x: Tensor | None = None,
-        start: float | None = None,
-        progress: bool = False,
-    ) -> Drawn:
-        """What `sample` draws, with labels, the number of evaluations and the time it took."""
-        if x is not None and len(x) != count:
-            raise UsageError(f"{len(x)} examples were given for {count} samples", code="DK019", fix="give one for each")
-        if x is not None and start is None:
-            raise UsageError("x needs start, the time whose noise is added to it", code="DK019", fix="pass start=")
-        assembly = self.assembly
-        chosen = plan(
-            assembly,
-            count=count,
-            seed=seed,
-            sampler=self._component("sampler", sampler) or assembly.sampler,
-            levels=self._levels(self._component("grid", grid) or assembly.grid, steps, start),
-            labels=labels,
         )
-        with batches("sampling", count, progress) as on_batch:
-            return draw(self.denoiser(weights), chosen, assembly.codec, self.device, given=x, on_batch=on_batch)
+        return self.draw(request).x
+
+    def draw(self, request: SampleRequest, *, progress: bool = False) -> SampleBatch:
+        """Draw what `request` describes, with labels, number of network calls and time.
+
+        Raises:
+            UsageError, RecipeError: The request does not fit the run.
+            CheckpointError: No checkpoint can be loaded.
+        """
+        plan_request(self.assembly, request)  # refuse a request before weights are loaded
+        assembly = self.trained(request.weights)
+        plan = plan_request(assembly, request)
+        with batches("sampling", plan.count, progress) as on_batch:
+            return draw_samples(
+                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, on_batch=on_batch
+            )
 
     def evaluate(
         self,
-        metrics: Sequence[str] | None = None,
+        metrics: str | Sequence[str] | None = None,
         *,
         count: int | None = None,
         steps: int | None = None,
         weights: str = "ema",
         progress: bool = False,
-        check: Callable[[], None] = lambda: None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        """Measure the run and write results.json; the metrics of the recipe unless others are named.
+        """Measure samples of the run and write results.json.
 
-        `check` is called after each sampling step and before each metric; what it raises ends this.
+        Args:
+            metrics: Names of metrics; by default those of the recipe.
+            count: Number of samples; by default as the recipe says.
+            steps: Number of sampling steps; by default as the recipe says.
+            weights: "raw", "ema" (the first average), the name of an average, or "width:W".
+            progress: Show progress on standard error.
+            raise_if_stopped: Called after each sampling step and before each metric; what it raises ends this.
+
+        Returns:
+            The content of results.json.
         """
-        recipe, assembly = self.recipe, self.assembly
-        as_told = (metrics, count, steps, weights) == (None, None, None, "ema")
-        named = (
-            list(zip([one.name for one in recipe.evaluate.metrics], assembly.metrics))
-            if metrics is None
-            else [(name, build("metric", name)) for name in metrics]
-        )
+        recipe = self.recipe
+        as_in_recipe = (metrics, count, steps, weights) == (None, None, None, "ema")
+        if metrics is None:
+            named = list(zip([one.name for one in recipe.evaluate.metrics], self.assembly.metrics, strict=True))
+        else:
+            names = [metrics] if isinstance(metrics, str) else metrics
+            named = [(name, build("metric", name)) for name in names]
         if not named:
             return self.results
+        assembly = self.trained(weights)
         steps = steps or recipe.evaluate.steps or assembly.steps
-        chosen = plan(
+        plan = plan_sampling(
             assembly,
             count=count or recipe.evaluate.count or recipe.sample.count,
             seed=recipe.seed,
             sampler=assembly.evaluation_sampler,
-            levels=self._levels(assembly.evaluation_grid, steps, None),
+            levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=recipe.evaluate.batch_size,
         )
         with stopwatch() as spent:
-            denoise = self.denoiser(weights)
-            with batches("sampling for metrics", chosen.count, progress) as on_batch:
-                drawn = draw(
-                    denoise, chosen, assembly.codec, self.device, on_batch=on_batch, on_step=lambda step: check()
+            denoise = guided(assembly, assembly.model)
+            with batches("sampling for metrics", plan.count, progress) as on_batch:
+                drawn = draw_samples(
+                    denoise,
+                    plan,
+                    assembly.codec,
+                    self.device,
+                    on_batch=on_batch,
+                    on_step=lambda step: raise_if_stopped(),
                 )
             sampler = recipe.evaluate.sampler or recipe.sample.sampler
-            records = measure(named, assembly.data, drawn, f"{sampler.name}, {steps} steps", recipe.seed, check)
+            records = measure(
+                named, assembly.data, drawn, f"{sampler.name}, {steps} steps", recipe.seed, raise_if_stopped
+            )
         results = self.results
         results["metrics"] = {**results.get("metrics", {}), **records}
         self.directory.write_json("results.json", results)
-        if as_told:  # anything else is not what `run` would do at the end
-            StageStatus(self.directory).write("evaluate", self._step, spent[0])
+        if as_in_recipe:  # `run` would repeat any other evaluation at the end
+            StageStatus(self.directory).write("evaluate", self._trained(weights).step, spent[0])
         return results
 
     def write_report(self) -> None:
-        """Write report.html from what lies in the directory."""
-        from .reporting import write_report
-
+        """Write report.html from the files in the run directory."""
         write_report(self.directory, self.assembly)
 
-    def _load(self, weights: str) -> None:
-        if self._loaded != weights:
-            self._step = load_weights(self.directory, self.assembly, weights, self.device)
-            self._loaded = weights
-
-    def _levels(self, grid: Grid, steps: int | None, start: float | None) -> list[Any]:
-        recipe = self.recipe
-        part = sampled(self.assembly.schedule, start if start is not None else recipe.sample.start)
-        wanted = steps or recipe.sample.steps or default_steps(part)
-        return grid.levels(part, min(wanted, part.steps) if part.steps and steps is None else wanted)
-
-    def _component(self, kind: str, given: Any) -> Any:
-        if given is None or not isinstance(given, str | Mapping):
-            return given
-        options = {"name": given} if isinstance(given, str) else dict(given)
-        return build(kind, options.pop("name"), **options)
+    def _trained(self, weights: str) -> TrainedWeights:
+        group = group_of(self.assembly, weights)
+        with self._lock:
+            if group not in self._loaded:
+                self._loaded[group] = load_weights(self.directory, self.assembly, weights)
+            return self._loaded[group]
 
 
 def open_run(path: str | Path, *, device: str = "auto") -> Run:
-    """The run in the directory `path`. Raises UsageError where there is none."""
+    """Open the run in the directory `path`.
+
+    Raises:
+        UsageError: There is no run, or no such device.
+    """
     return Run(RunDirectory.open(path), resolve_device(device))

@@ -1,43 +1,42 @@
-"""The training stage: a trainer on one side, the run directory on the other."""
+"""The training stage: connects a trainer with the files of a run directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
 import torch
+
 from .. import __version__
 from ..denoiser import Model
 from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe import Assembly
 from ..recipe.effective import recipe_hash
-from ..sampler import StepInfo
-from ..tracker import Tracker
-from ..storage.checkpoint import CheckpointStore
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
-from ..train.fine_tune import load_initial
-from ..train.trainer import Hooks
-from ..storage.jsonl import EventLog
-from ..train.trainer import TrainResult, Trainer
-from ..storage.manifest import candidates, verify
 from ..runtime.memory import enough_memory
 from ..runtime.progress import Progress, Silent
-from ..train.config import Settings
-from ..train.preprocessing import TrainingProblem
-from .sampling import draw
-from .stage_status import StageStatus, stopwatch
+from ..sampler import StepInfo
+from ..storage.checkpoint import CheckpointStore
+from ..storage.jsonl import EventLog
 from ..storage.lock import RunLock
-from .sampling import save_npz, save_png, viewable
+from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
-from .sampling import guided, plan
+from ..tracker import Tracker
+from ..train.config import Settings
+from ..train.fine_tune import load_initial
+from ..train.preprocessing import TrainingProblem
+from ..train.trainer import Hooks, Trainer, TrainResult
+from .sampling import draw_samples, guided, is_image, plan_sampling, save_npz, save_png, viewable
+from .stage_status import StageStatus, stopwatch
+
+PREVIEW_COUNT = 16
+MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
+"""Failed saves in a row that end training: usually, and if the run directory no longer exists."""
 
 
-PREVIEWS = 16
-FAILURES, VANISHED = 3, 2
-
-
-def task_of(assembly: Assembly) -> TrainingProblem:
-    """What the recipe trains on what."""
+def training_problem(assembly: Assembly) -> TrainingProblem:
+    """The model, objective and data of a recipe."""
     data = assembly.recipe.data
     return TrainingProblem(
         assembly.model,
@@ -73,7 +72,7 @@ def train(
     note = journal.event if journal is not None else _nowhere
     store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
-        trainer = Trainer(task_of(assembly), settings, device=device, world=world)
+        trainer = Trainer(training_problem(assembly), settings, device=device, world=world)
     if journal is not None:
         store.clean()
     world.barrier()
@@ -196,7 +195,7 @@ class _Writer:
         except ResourceError as error:
             self.failures += 1
             self.journal.event("save-failed", {"step": trainer.step, "reason": error.message})
-            allowed = FAILURES if self.directory.path.is_dir() else VANISHED
+            allowed = MAX_SAVE_FAILURES if self.directory.path.is_dir() else MAX_SAVE_FAILURES_VANISHED
             if self.failures >= allowed or trainer.step >= trainer.settings.steps or self.stop():
                 raise
 
@@ -204,19 +203,22 @@ class _Writer:
         """A small grid of samples, from streams that training does not use; given up where it is asked to stop."""
         assembly = self.assembly
         levels = assembly.evaluation_levels()
-        chosen = plan(
-            assembly, count=PREVIEWS, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
+        plan = plan_sampling(
+            assembly, count=PREVIEW_COUNT, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
         )
         target = self.directory.samples
         try:
-            drawn = draw(guided(assembly, model), chosen, assembly.codec, self.device, on_step=self._go_on)
+            drawn = draw_samples(
+                guided(assembly, model), plan, assembly.codec, self.device, on_step=self._raise_if_stopped
+            )
             target.mkdir(exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
-            save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
+            if is_image(assembly.data):
+                save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
         except (OSError, ResourceError, StoppedError) as error:
             self.journal.event("preview-failed", {"step": step, "reason": str(error)})
 
-    def _go_on(self, step: StepInfo) -> None:
+    def _raise_if_stopped(self, step: StepInfo) -> None:
         if self.stop():
             raise StoppedError("stopped while drawing a preview")
 

@@ -1,49 +1,104 @@
-"""Weights of a finished or stopped run, from its newest whole checkpoint."""
+"""Trained weights of a run, each loaded into a copy of the recipe's objects that nothing else changes."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
-from torch import nn
+from torch import Tensor
+
 from ..errors import UsageError
 from ..recipe import Assembly
 from ..storage.checkpoint import CheckpointStore
-from ..train.ema import Profile, reconstruct, stored_profiles
-from ..train.ema import power_of
 from ..storage.run_directory import RunDirectory
-
+from ..train.ema import Profile, power_of, reconstruct, stored_profiles
+from .training import training_problem
 
 WIDTH = "width:"
 
 
-def load_weights(
-    directory: RunDirectory, assembly: Assembly, weights: str = "ema", device: torch.device | str = "cpu"
-) -> int:
-    """Fill the network of `assembly` with `weights`: `raw`, `ema` (the first average), the name of an average, or
-    `width:W`, the power average of relative width W that is reconstructed from the stored ones.
+@dataclass(frozen=True)
+class TrainedWeights:
+    """The objects of a recipe with trained weights, in evaluation mode, and the training step of the weights.
 
-    Returns the step; warns of each newer checkpoint that is damaged. Raises CheckpointError where no checkpoint loads,
-    UsageError for an average that the run neither has nor can reconstruct.
+    Data, metrics and trackers are shared with the assembly they were copied from; every object that holds weights, or
+    a reference to an object that does, is a copy.
     """
-    width = weights.removeprefix(WIDTH) if weights.startswith(WIDTH) else None
-    power = None if width is None else _power(width)
-    groups = [_group(assembly, weights)] if power is None else _powers(assembly)
-    expected: dict[str, Mapping[str, torch.Tensor] | None] = dict.fromkeys(groups, assembly.network.state_dict())
-    components = _components(assembly)
-    if components is not None:
+
+    assembly: Assembly
+    step: int
+
+
+def group_of(assembly: Assembly, weights: str) -> str:
+    """The name of the stored tensors that `weights` selects: names that select the same tensors give the same one.
+
+    Raises:
+        UsageError: The run has no weights of this name.
+    """
+    if weights == "raw":
+        return "network"
+    if weights.startswith(WIDTH):
+        return weights
+    names = [average.name for average in assembly.recipe.train.ema]
+    if weights == "ema" and "ema" not in names:
+        return f"ema-{names[0]}" if names else "network"
+    if weights not in names:
+        raise UsageError(
+            f"this run has no weights {weights!r}",
+            code="DK018",
+            choices=list(dict.fromkeys(["raw", "ema", *names])),
+            fix="choose one of them",
+        )
+    return f"ema-{weights}"
+
+
+def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "ema") -> TrainedWeights:
+    """Copy `assembly` and load weights of the newest intact checkpoint into the copy.
+
+    Warns about each newer checkpoint that is damaged.
+
+    Args:
+        directory: The run.
+        assembly: The objects of its recipe. They are not changed.
+        weights: "raw", "ema" (the first average), the name of an average, or "width:W", the power average of relative
+            width W that is reconstructed from the stored power averages.
+
+    Returns:
+        The copy, on the device of `assembly`.
+
+    Raises:
+        CheckpointError: No checkpoint can be loaded.
+        UsageError: The run neither stores these weights nor can reconstruct them.
+    """
+    group = group_of(assembly, weights)
+    power = _power(group.removeprefix(WIDTH)) if group.startswith(WIDTH) else None
+    groups = [group] if power is None else _power_groups(assembly)
+    copied = _copy(assembly)
+    network, components = copied.network, training_problem(copied).learned()
+    expected: dict[str, Mapping[str, Tensor] | None] = dict.fromkeys(groups, network.state_dict())
+    if components.state_dict():
         expected["components"] = components.state_dict()
-    store = CheckpointStore(directory.checkpoints, on_event=_warn)
-    found = store.load(expected, device if power is None else "cpu", must=True)
+    device = next((p.device for p in network.parameters()), torch.device("cpu"))
+    found = CheckpointStore(directory.checkpoints, on_event=_warn).load(expected, device, must=True)
     assert found is not None
     chosen = found.tensors[groups[0]]
     if power is not None:  # Karras et al. 2024 (arXiv:2312.02696), sec. 3.2
         chosen = reconstruct(stored_profiles(directory.checkpoints), Profile(found.step, power))
-    assembly.network.load_state_dict(chosen)
-    if components is not None:
+    network.load_state_dict(chosen)
+    if components.state_dict():
         components.load_state_dict(found.tensors["components"])
-    assembly.network.to(device).eval()
-    return found.step
+    for module in (network, components):
+        module.eval()
+    return TrainedWeights(copied, found.step)
+
+
+def _copy(assembly: Assembly) -> Assembly:
+    """A deep copy. Objects without weights are shared, so that a data set is not held twice."""
+    shared = (assembly.recipe, assembly.data, *assembly.metrics, *assembly.trackers)
+    return copy.deepcopy(assembly, {id(one): one for one in shared})
 
 
 def _power(width: str) -> float:
@@ -52,16 +107,18 @@ def _power(width: str) -> float:
         return power_of(float(width))
     except ValueError as error:
         raise UsageError(
-            f"{WIDTH}{width} is no width of a power average", code="DK018", fix="0 < W < 0.2887, such as width:0.1"
+            f"{WIDTH}{width} is not the width of a power average",
+            code="DK018",
+            fix="choose 0 < W < 0.2887, for example width:0.1",
         ) from error
 
 
-def _powers(assembly: Assembly) -> list[str]:
+def _power_groups(assembly: Assembly) -> list[str]:
     """The groups of the power averages, from which others are reconstructed."""
     found = [f"ema-{average.name}" for average in assembly.recipe.train.ema if average.power is not None]
     if not found:
         raise UsageError(
-            "this run stores no power average to reconstruct another from",
+            "this run stores no power average, so no other width can be reconstructed",
             code="DK018",
             fix="train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep",
         )
@@ -69,30 +126,4 @@ def _powers(assembly: Assembly) -> list[str]:
 
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:
-    warnings.warn(f"the checkpoint of step {fields['step']} is passed over: {fields['reason']}", stacklevel=2)
-
-
-def _components(assembly: Assembly) -> nn.Module | None:
-    """What besides the network was trained or remembers."""
-    from .training import task_of
-
-    learned = task_of(assembly).learned()
-    return learned if learned.state_dict() else None
-
-
-def _group(assembly: Assembly, weights: str) -> str:
-    if weights == "raw":
-        return "network"
-    names = [average.name for average in assembly.recipe.train.ema]
-    if weights == "ema" and "ema" not in names:
-        if not names:
-            return "network"
-        weights = names[0]
-    if weights not in names:
-        raise UsageError(
-            f'this run has no weights "{weights}"',
-            code="DK018",
-            choices=list(dict.fromkeys(["raw", "ema", *names])),
-            fix="choose one",
-        )
-    return f"ema-{weights}"
+    warnings.warn(f"the checkpoint of step {fields['step']} is skipped: {fields['reason']}", stacklevel=2)

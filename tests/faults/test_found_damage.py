@@ -97,7 +97,7 @@ def test_samples_of_older_weights_are_announced(
     damage(place, 15)
     ended = diffkit("sample", place, "--count", "4", "--format", "npz", "-q", "--device", "cpu")
     assert ended.code == 0
-    assert "the checkpoint of step 15 is passed over: the content of network.safetensors" in ended.err
+    assert "the checkpoint of step 15 is skipped: the content of network.safetensors" in ended.err
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -123,8 +123,7 @@ def test_labels_are_counted_aloud(tmp_path: Path) -> None:
             import_folder(tmp_path / "theirs", tmp_path / "run", classes=classes)
     for classes in (3, 4):
         found = import_folder(tmp_path / "theirs", tmp_path / f"run{classes}", classes=classes)
-        found.denoiser()
-        ours = found.assembly.network.state_dict()["embedding.table.weight"]
+        ours = found.trained().network.state_dict()["embedding.table.weight"]
         assert torch.equal(ours[:4], table)
         assert len(ours) == classes + 1
     assert not ours[4].any()
@@ -170,9 +169,8 @@ sample: {{count: 2}}
         finished = run(text, tmp_path / name, device="cpu")
         place = export_run(tmp_path / name, tmp_path / f"{name}-out", weights="raw")
         theirs = diffusers.UNet2DModel.from_pretrained(place).eval()
-        finished.denoiser("raw")
         with torch.no_grad():
-            want = finished.assembly.network.eval()(x, t)
+            want = finished.trained("raw").network(x, t)
             torch.testing.assert_close(theirs(x, 3).sample, want, rtol=1e-4, atol=1e-5)
         with pytest.raises(UsageError, match="not empty"):
             export_run(tmp_path / name, tmp_path / f"{name}-out")

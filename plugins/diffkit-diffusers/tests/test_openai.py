@@ -122,10 +122,9 @@ def test_a_checkpoint_becomes_a_run(tmp_path: Path) -> None:
     )
     assert run.recipe.parameterization.name == "learned-range"
     assert run.assembly.schedule.steps == 4000
-    run.denoiser()
     x, t, _ = formulas.inputs(3, 8)
     with torch.no_grad():
-        y = run.assembly.network(x, 4.0 * t).flatten()[:: CASES["improved"]["every"]]
+        y = run.trained().network(x, 4.0 * t).flatten()[:: CASES["improved"]["every"]]
     torch.testing.assert_close(y, torch.tensor(CASES["improved"]["output"]), rtol=2e-5, atol=2e-5)
     assert torch.isfinite(run.sample(2, steps=2)).all()
 

@@ -36,8 +36,7 @@ def test_the_run_has_the_weights_and_draws_samples(tmp_path: Path) -> None:
     adopt(recipe(), tmp_path / "run", given, "a friend")
     opened = open_run(tmp_path / "run", device="cpu")
     for choice in ("ema", "raw"):
-        opened.denoiser(choice)
-        found = opened.assembly.network.state_dict()
+        found = opened.trained(choice).network.state_dict()
         assert all(torch.equal(found[name], value) for name, value in given.items())
     assert torch.isfinite(opened.sample(3)).all()
     assert "a friend" in (tmp_path / "run" / "events.jsonl").read_text()
@@ -48,8 +47,7 @@ def test_the_run_has_the_weights_and_draws_samples(tmp_path: Path) -> None:
 def test_numbers_take_the_type_of_the_network(tmp_path: Path) -> None:
     given = {name: value.half() for name, value in weights().items()}
     opened = adopt(recipe(), tmp_path / "run", given, "half")
-    opened.denoiser()
-    assert all(value.dtype == torch.float32 for value in opened.assembly.network.state_dict().values())
+    assert all(value.dtype == torch.float32 for value in opened.trained().network.state_dict().values())
 
 
 def test_another_run_starts_from_it(tmp_path: Path) -> None:
@@ -57,8 +55,7 @@ def test_another_run_starts_from_it(tmp_path: Path) -> None:
     tuned = run(
         recipe("train.steps=1", "train.optimizer.lr=1e-9", f"train.init={tmp_path / 'run'}"), tmp_path / "tuned"
     )
-    tuned.denoiser("raw")
-    for name, value in tuned.assembly.network.state_dict().items():
+    for name, value in tuned.trained("raw").network.state_dict().items():
         torch.testing.assert_close(value, weights()[name], atol=1e-6, rtol=0)
 
 
@@ -89,5 +86,4 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a run already"):
         adopt(recipe(), tmp_path / "run", weights(2.0), "another")
     opened = open_run(tmp_path / "run", device="cpu")
-    opened.denoiser()
-    assert torch.equal(next(iter(opened.assembly.network.state_dict().values())), next(iter(weights().values())))
+    assert torch.equal(next(iter(opened.trained().network.state_dict().values())), next(iter(weights().values())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 import diffkit
 from diffkit import Run
 from diffkit.errors import CheckpointError, UsageError
-from diffkit.runs.sampling import Plan, draw
+from diffkit.host import configure, load_file
+from diffkit.runs.sampling import SamplingPlan, draw_samples
 from diffkit.runs.weights import load_weights
 from diffkit.sampler import sample
+from diffkit.storage.checkpoint import read_checkpoint
+from diffkit.storage.manifest import candidates
 from diffkit.train.ema import Profile, power_of, reconstruct, stored_profiles
 
 RECIPE: dict[str, Any] = {
@@ -80,7 +84,7 @@ def test_sampling_from_given_examples_starts_at_their_noise(run: Run) -> None:
     assert (near - x).norm() < 0.5 * (far - x).norm()
     with pytest.raises(UsageError, match="start"):
         run.sample(3, x=x)
-    with pytest.raises(UsageError, match="4 samples"):
+    with pytest.raises(UsageError, match="shape"):
         run.sample(4, x=x, start=10)
 
 
@@ -97,8 +101,8 @@ def test_interpolation_is_sampling_from_a_mixture_of_two_states(run: Run) -> Non
     from diffkit.schedule import sampled
 
     levels = assembly.grid.levels(sampled(assembly.schedule, 20), 4)
-    plan = Plan(assembly.sampler, levels, (2,), 2)
-    draw(spy, plan, assembly.codec, "cpu", given=torch.zeros(2, 2))
+    plan = SamplingPlan(assembly.sampler, levels, (2,), 2)
+    draw_samples(spy, plan, assembly.codec, "cpu", x=torch.zeros(2, 2))
     assert asked[0] == 20.0
 
 
@@ -135,15 +139,14 @@ def test_an_average_of_any_width_after_training(tmp_path: Path) -> None:
     made = diffkit.run(RECIPE | {"train": {**train, "ema": ema}, "evaluate": {"metrics": []}}, out=tmp_path / "ring")
 
     def weights(name: str) -> torch.Tensor:
-        made.denoiser(name)
-        return torch.cat([p.detach().flatten().clone() for p in made.assembly.network.parameters()])
+        return torch.cat([p.detach().flatten() for p in made.trained(name).network.parameters()])
 
     for width, name in ((0.2, "wide"), (0.05, "narrow")):
         torch.testing.assert_close(weights(f"width:{width}"), weights(name), rtol=0, atol=1e-5)
     between, apart = weights("width:0.1"), (weights("wide") - weights("narrow")).norm()
     assert all(0.01 * apart < (between - weights(name)).norm() < apart for name in ("wide", "narrow"))
     for wrong in ("width:", "width:0", "width:0.5", "width:nan", "width:x"):
-        with pytest.raises(UsageError, match="no width of a power average"):
+        with pytest.raises(UsageError, match="not the width of a power average"):
             made.denoiser(wrong)
 
 
@@ -153,10 +156,11 @@ def test_widths_where_the_newest_averages_are_damaged(tmp_path: Path) -> None:
     ema = [{"name": "wide", "power": power_of(0.2)}, {"name": "narrow", "power": power_of(0.05)}]
     made = diffkit.run(RECIPE | {"train": {**train, "ema": ema}, "evaluate": {"metrics": []}}, out=tmp_path / "ring")
     (made.directory.checkpoints / "step-00000020" / "ema-wide.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match="the checkpoint of step 20 is passed over: ema-wide"):
-        assert load_weights(made.directory, made.assembly, "width:0.1") == 15
+    with pytest.warns(UserWarning, match="the checkpoint of step 20 is skipped: ema-wide"):
+        loaded = load_weights(made.directory, made.assembly, "width:0.1")
+    assert loaded.step == 15
     want = reconstruct(stored_profiles(made.directory.checkpoints), Profile(15, power_of(0.1)))
-    got = made.assembly.network.state_dict()
+    got = loaded.assembly.network.state_dict()
     assert len({name for name in want if torch.equal(want[name], got[name])}) == len(got)
     assert {profile.t for profile, _ in stored_profiles(made.directory.checkpoints)} == {5, 10, 15}
 
@@ -176,5 +180,117 @@ def test_only_an_evaluation_as_the_recipe_says_counts_as_one(tmp_path: Path) -> 
 def test_weights_of_an_older_checkpoint_are_announced(tmp_path: Path) -> None:
     made = diffkit.run(RECIPE | {"train": {"steps": 4, "batch_size": 8, "checkpoint_every": 2}}, out=tmp_path / "ring")
     (made.directory.checkpoints / "step-00000004" / "network.safetensors").write_bytes(b"")
-    with pytest.warns(UserWarning, match="the checkpoint of step 4 is passed over: network.safetensors has 0 bytes"):
+    with pytest.warns(UserWarning, match="the checkpoint of step 4 is skipped: network.safetensors has 0 bytes"):
         diffkit.open_run(made.directory.path).sample(2)
+
+
+def test_denoisers_of_different_weights_coexist(run: Run) -> None:
+    """Each owns its weights: a later call of `denoiser`, `sample` or `evaluate` changes none of them."""
+    x, level = torch.tensor([[0.3, -0.2]]), run.assembly.levels()[1]
+    names = ["ema", "raw", "slow"]
+    alone = [diffkit.open_run(run.directory.path, device="cpu").denoiser(name)(x, level).x0 for name in names]
+    together = [run.denoiser(name) for name in names]
+    run.sample(2, weights="raw")
+    for want, denoise in zip(alone, together, strict=True):
+        assert torch.equal(denoise(x, level).x0, want)
+    assert not torch.equal(alone[0], alone[1])
+
+
+def test_threads_that_mix_weights_do_not_disturb_each_other(run: Run) -> None:
+    fresh = diffkit.open_run(run.directory.path, device="cpu")
+    x, level = torch.tensor([[0.3, -0.2]]), run.assembly.levels()[1]
+    want = {name: run.denoiser(name)(x, level).x0 for name in ("ema", "raw", "slow")}
+    names = [*want] * 30
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda name: fresh.denoiser(name)(x, level).x0, names))
+    assert [name for name, x0 in zip(names, found, strict=True) if not torch.equal(x0, want[name])] == []
+
+
+def test_equal_weights_are_held_once(run: Run) -> None:
+    assert run.trained("ema").network is run.trained("fast").network
+    assert run.trained("ema").data is run.assembly.data
+
+
+LEARNED = """
+import math
+import torch
+from torch import Tensor, nn
+from diffkit import Entry, Level, Schedule, hookimpl
+
+
+@hookimpl
+def diffkit_components():
+    yield Entry("schedule", "learned-angle", "learned_angle:LearnedAngle", "a learned last angle")
+
+
+class LearnedAngle(nn.Module, Schedule):
+    def __init__(self):
+        super().__init__()
+        self.end = nn.Parameter(torch.tensor(1.4))
+
+    def level(self, t):
+        if isinstance(t, Tensor):
+            angle = self.end * t
+            return Level(torch.cos(angle), torch.sin(angle))
+        angle = self.end.item() * t
+        return Level(math.cos(angle), math.sin(angle))
+
+    def time(self, level):
+        return level.angle / (self.end if isinstance(level.angle, Tensor) else self.end.item())
+"""
+
+
+def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
+    """The levels of sampling are those of the trained schedule; the assembly of the recipe keeps the initial one."""
+    (tmp_path / "learned_angle.py").write_text(LEARNED)
+    load_file(tmp_path / "learned_angle.py")
+    try:
+        train = {"steps": 20, "batch_size": 8, "optimizer": {"name": "adam", "lr": 0.01}}
+        made = diffkit.run(
+            RECIPE | {"schedule": "learned-angle", "train": train, "evaluate": {"metrics": []}},
+            out=tmp_path / "ring",
+            device="cpu",
+        )
+        opened = diffkit.open_run(made.directory.path, device="cpu")
+        trained, initial = opened.trained("raw").schedule, opened.assembly.schedule
+        stored = read_checkpoint(candidates(made.directory.checkpoints)[0], {"components": None}).tensors["components"]
+        assert torch.equal(stored["schedule.end"], trained.state_dict()["end"])
+        assert float(initial.state_dict()["end"]) == pytest.approx(1.4)
+        assert abs(float(trained.state_dict()["end"]) - 1.4) > 1e-3
+        first = opened.sample(2, steps=3)
+        assert torch.equal(first, opened.sample(2, steps=3))
+        assert torch.equal(first, made.sample(2, steps=3))
+    finally:
+        configure()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "count must be a whole number, 1 or more, got 0"),
+        ({"count": 2.5}, "count must be a whole number"),
+        ({"count": True}, "count must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": 2**63}, "seed must be a whole number"),
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"labels": ["dress"]}, "labels must be 0-7, or 8 for the unconditional class"),
+        ({"labels": [9]}, "labels must be 0-7, or 8 for the unconditional class"),
+        ({"labels": [0.5]}, "labels must be 0-7"),
+        ({"labels": []}, "labels must be 0-7"),
+        ({"sampler": 5}, "sampler must be a name, a mapping with a name, or a Sampler, got int"),
+        ({"sampler": {"variance": "large"}}, "sampler must be a name"),
+        ({"grid": torch.zeros(3)}, "grid must be a name"),
+        ({"weights": 3}, "weights must be a name"),
+        ({"x": torch.zeros(2, 3), "start": 5}, r"shape \(2, 2\)"),
+        ({"x": torch.zeros(2, 2, dtype=torch.uint8), "start": 5}, "float tensor"),
+        ({"x": [[0.0, 0.0]], "start": 5}, "float tensor"),
+        ({"x": torch.full((2, 2), float("nan")), "start": 5}, "NaN"),
+        ({"start": 0}, "start is 0"),
+        ({"start": 0.5}, "starts at a whole step"),
+        ({"start": "5"}, "start must be a time"),
+    ],
+    ids=str,
+)
+def test_arguments_of_sample_that_make_no_sense(run: Run, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run.sample(**{"count": 2, **options})

@@ -64,8 +64,7 @@ def export_run(run: Path | str, out: Path | str, *, weights: str = "ema") -> Pat
     DDPMPipeline. Raises UsageError DK081 where diffusers has no such model.
     """
     opened = open_run(run, device="cpu")
-    opened.denoiser(weights, guidance=False)
-    assembly, recipe = opened.assembly, opened.recipe
+    assembly, recipe = opened.trained(weights), opened.recipe
     name, network = recipe.network.name, assembly.network
     if name == "unet":
         config = config_of(network, assembly.shape, unet_options(network, recipe.network.options))

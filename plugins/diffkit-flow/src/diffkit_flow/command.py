@@ -27,7 +27,7 @@ def reflow(
     from .pairs import make_pairs, save_pairs
 
     opened = open_run(run, device=device)
-    assembly = opened.assembly
+    assembly = opened.trained(weights)
     labels = None
     if assembly.spec.classes is not None:
         source = torch.Generator().manual_seed(seed)
