@@ -21,6 +21,7 @@ from diffkit.ddpm.schedule import Linear
 from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.network import Shape
+from diffkit.runtime.memory import keep_freed_memory
 from diffkit.train.config import Ema, Settings
 from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Trainer
@@ -110,6 +111,8 @@ def ours(size: Size, switches: Switches) -> tuple[Step, Step]:
         precision=switches.precision,  # type: ignore[arg-type]
     )
     task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))
+    if switches.device == "cpu":
+        keep_freed_memory()  # as `diffkit run` does
     trainer = Trainer(task, settings, device=switches.device)
     engine = trainer.engine
     source = engine.feed(0)

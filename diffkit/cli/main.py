@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -15,6 +16,8 @@ import click
 
 from .. import __version__
 from ..errors import DiffkitError, UsageError
+from ..runtime.memory import keep_freed_memory
+from ..storage.lock import close_inherited_locks
 from .console import ReaderLeftError, say_error
 
 COMMANDS = {
@@ -153,6 +156,7 @@ def _value(switch: str, words: object) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code, and never shows a traceback for a user's mistake."""
+    configure_process()
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = any(word in ("-v", "--verbose") for word in given)
     try:
@@ -174,6 +178,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported whole
         return _report_bug(error)
+
+
+@functools.cache
+def configure_process() -> None:
+    """Change what holds for the whole process, once: malloc keeps freed memory, and forked processes hold no lock."""
+    keep_freed_memory()
+    os.register_at_fork(after_in_child=close_inherited_locks)
 
 
 def _report_bug(error: Exception) -> int:

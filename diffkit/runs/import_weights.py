@@ -11,12 +11,11 @@ from torch import Tensor
 from .. import __version__
 from ..errors import UsageError
 from ..recipe import Recipe, assemble
-from ..recipe.effective import effective_yaml, recipe_hash
-from ..runtime.environment import environment
+from ..recipe.effective import recipe_hash
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
-from ..storage.run_directory import begin
 from ..train.fine_tune import refuse_misfit
+from .pipeline import open_directory
 from .stage_status import StageStatus
 from .trained import Run
 
@@ -37,7 +36,7 @@ def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source
     own = assemble(recipe).network.state_dict()
     refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
-    opened = begin(out, recipe.text, effective_yaml(recipe), environment(), "auto")
+    opened = open_directory(Path(out), recipe, torch.device("cpu"))
     with opened, EventLog(opened.directory.path) as journal:
         if opened.resumed:
             raise UsageError(f"{out} is a run already", code="DK056", fix="choose another directory")

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 
 from ..errors import DiffkitError, ResourceError, StoppedError
+from ..host import registry
 from ..recipe import Assembly, Recipe, assemble, load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
+from ..recipe.yaml import parse
 from ..runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
 from ..runtime.memory import enough_memory
 from ..runtime.progress import Heard, Silent, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
-from ..storage.run_directory import OpenRun, Resume, RunDirectory, begin
+from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
 from .reporting import write_report
 from .sampling import draw_and_save
 from .stage_status import StageStatus, stopwatch
@@ -53,7 +55,7 @@ def run(
     world = join_ranks(chosen)
     try:
         if world.is_main:
-            opened = begin(path, loaded.text, effective_yaml(loaded), environment(str(chosen)), resume)
+            opened = open_directory(path, loaded, chosen, resume)
             world.barrier()
             tell = None if quiet else _tell
             with opened, StopSignals() as stop, EventLog(opened.directory.path, tell) as journal:
@@ -67,6 +69,24 @@ def run(
         return Run(RunDirectory(path), chosen)
     finally:
         leave_ranks(world)
+
+
+def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Resume = "auto") -> OpenRun:
+    """Create or open the run directory of `recipe`, locked.
+
+    Args:
+        path: the run directory.
+        recipe: the recipe of the run; an existing run must have the same effective values.
+        device: the device of the run, recorded in environment.json.
+        resume: as `begin` takes it. Default: "auto".
+
+    Raises:
+        DiffkitError: as `begin` raises.
+    """
+    plugins = {plugin.name: plugin.version for plugin in registry().plugins if plugin.status == "ok"}
+    found = environment(str(device), plugins)
+    text = effective_yaml(recipe)
+    return begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
 
 
 def _guarded(

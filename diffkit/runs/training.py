@@ -189,7 +189,7 @@ class _Writer:
         self.journal.sync()
         try:
             if self.lock is not None:
-                self.lock.check()
+                self.lock.require_held()
             self.store.save(trainer.step, trainer.tensors(), trainer.state(), self.meta)
             self.failures = 0
         except ResourceError as error:

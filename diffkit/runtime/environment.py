@@ -1,33 +1,37 @@
-"""What a run was made with: versions, plugins, hardware, threads, and the state of the git work tree."""
+"""Describe what a run is made with: versions, plugins, hardware, threads and the git commit."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..host import registry
-
 PACKAGES = ("diffkit", "torch", "numpy", "pydantic", "pluggy", "safetensors", "pillow", "scikit-learn")
-_GIT_SECONDS = 5.0
+_GIT_TIMEOUT_SECONDS = 5.0
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
-    """A JSON object for environment.json, with nothing in it that changes from one start to the next by itself."""
+def environment(device: str, plugins: Mapping[str, str]) -> dict[str, Any]:
+    """Return the content of environment.json, which is equal for two starts under equal conditions.
+
+    Args:
+        device: the device of the run, such as "cpu" or "cuda:0".
+        plugins: versions by name of plugin.
+    """
     return {
         "versions": versions(),
-        "plugins": {plugin.name: plugin.version for plugin in registry().plugins if plugin.status == "ok"},
+        "plugins": dict(plugins),
         "hardware": hardware(device),
         "threads": threads(),
-        "git": git_state(Path.cwd()),
+        "git": git_commit(Path.cwd()),
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of python and of the packages that numbers depend on; what is not installed is left out."""
+    """Return the versions of Python and of the installed packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -38,7 +42,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: str) -> dict[str, Any]:
-    """The machine, and the accelerator where `device` is one."""
+    """Describe the machine, and the accelerator if `device` is a CUDA device."""
     found: dict[str, Any] = {
         "system": platform.platform(),
         "machine": platform.machine(),
@@ -59,7 +63,7 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 def threads() -> dict[str, Any]:
-    """What the order of floating-point sums depends on."""
+    """Return the settings of torch that change the order of floating-point sums."""
     import torch
 
     return {
@@ -69,19 +73,16 @@ def threads() -> dict[str, Any]:
     }
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and cleanness of the work tree around `directory`; None where there is none, or no git."""
-    commit = _git(directory, "rev-parse", "HEAD")
-    changed = _git(directory, "status", "--porcelain", "--untracked-files=no")
-    return None if commit is None else {"commit": commit, "clean": changed == ""}
+def git_commit(directory: Path) -> str | None:
+    """Return the commit of the work tree around `directory`; None if there is no work tree, no commit or no git.
 
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    # Git itself would run what a repository's fsmonitor names; a repository around a run is data, not code.
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(directory), *arguments]
-    quiet = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    A repository is data: its configuration can name programs (filters, fsmonitor) that many git commands execute.
+    `rev-parse` executes none of them. Whether the work tree has changes is not recorded, because `git status` runs
+    the filters of the repository.
+    """
+    command = ["git", "-c", "core.fsmonitor=", "-C", str(directory), "rev-parse", "--verify", "--quiet", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, env=quiet, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

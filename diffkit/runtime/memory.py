@@ -1,21 +1,26 @@
-"""Memory: how much was used, and what to do when there is not enough."""
+"""Memory: the peak that was used, one error for every way in which it can run out, and a setting of malloc.
+
+Torch is imported inside functions, because the command line program starts without it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import os
 import platform
 import resource
 import sys
 from collections.abc import Callable, Iterator
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..errors import ResourceError
 
-_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+if TYPE_CHECKING:
+    import torch
+
+_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 
 HINT = (
     "raise train.accumulate (the same batch in smaller parts), set train.precision: bf16, or make the network smaller"
@@ -23,8 +28,10 @@ HINT = (
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the peak so far: allocated on a CUDA device, else the resident set of this process."""
+    """Return the peak in bytes: of allocations on a CUDA device, else of the resident set of this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -32,51 +39,51 @@ def peak_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = HINT) -> Iterator[None]:
-    """Turn the many errors of exhausted memory into one `ResourceError` that names the knobs; `estimate()` says how
-    much the run needs, `what` it was doing. A worker that the kernel killed is one of them, whenever it is noticed."""
+    """Convert every error of exhausted memory, and of a data worker that the kernel killed, to a `ResourceError`.
+
+    Args:
+        estimate: returns a sentence on how much memory the run needs; it becomes a note of the error.
+        what: the activity inside the context, for the message. Default: "training".
+        fix: the advice in the message.
+
+    Raises:
+        ResourceError: memory ran out (DK401) or a worker was killed (DK402). Other errors pass unchanged.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if killed := worker_killed(error):
             raise killed from error
         text = str(error).lower()
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and not any(s in text for s in _SIGNS):
+        if not isinstance(error, MemoryError) and not any(message in text for message in _MESSAGES):
             raise
         raise ResourceError(
-            f"memory ran out while {what}",
+            f"memory ran out during {what}",
             code="DK401",
             fix=fix,
-            notes=[estimate(), str(error).splitlines()[0] if str(error) else type(error).__name__],
+            notes=[estimate(), str(error).splitlines()[0] if text else type(error).__name__],
         ) from error
 
 
 def worker_killed(error: BaseException) -> ResourceError | None:
-    """The answer to what torch raises wherever the main thread is at the moment when a DataLoader's worker dies."""
+    """Return the `ResourceError` for the error that torch raises if a worker of a DataLoader dies, else None."""
     if "DataLoader worker" not in str(error):
         return None
     return ResourceError(
-        f"a worker that reads the data was killed, by the kernel when memory runs out ({error})",
+        f"a data worker was killed, probably by the kernel because memory ran out ({error})",
         code="DK402",
         fix="use fewer workers (train.workers), or a machine with more memory",
     )
 
 
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Names of mallopt: how much unused memory at the top is handed back; how many blocks live in mappings of their own."""
+def keep_freed_memory() -> None:
+    """Make malloc keep freed memory for reuse, which saves the page faults of large tensors on the CPU.
 
-
-def keep_memory(device: torch.device) -> None:
-    """Let this process keep what it frees, where `device` is the CPU; an environment that tunes malloc is left alone.
-
-    Does nothing where the C library is not glibc.
+    This changes the whole process, so only programs call it, never a library function. It does nothing if the C
+    library is not glibc or if an environment variable tunes malloc already.
     """
-    if device.type == "cpu" and not any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
-        _keep()
-
-
-@functools.cache
-def _keep() -> None:
-    if platform.libc_ver()[0] == "glibc":
+    tuned = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if platform.libc_ver()[0] == "glibc" and not tuned:
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(TRIM_THRESHOLD, -1)
-        mallopt(MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_MMAP_MAX, 0)

@@ -70,8 +70,11 @@ _NOTE = "\n{}: saving and stopping after this step; once more stops now, without
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Within it stop signals wait, and processes are born deaf to them until `ignore_stop_signals` is called there."""
+def block_stop_signals() -> Iterator[None]:
+    """Block SIGTERM and SIGINT, so that child processes that start inside inherit the mask.
+
+    A child unblocks them when it calls `ignore_stop_signals`.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -79,8 +82,8 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def ignore_stop_signals(worker: int) -> None:
-    """A DataLoader's `worker_init_fn`: workers outlive a signal to the whole group, so that the last step can end."""
+def ignore_stop_signals() -> None:
+    """Ignore SIGTERM and SIGINT in this process, so that data workers outlive a signal to the process group."""
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)  # which forgets those that waited
+        signal.signal(number, signal.SIG_IGN)  # this also discards pending signals
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

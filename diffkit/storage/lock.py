@@ -20,24 +20,25 @@ LOCK = "LOCK"
 _LONGEST = 4096
 _PATIENCE_SECONDS = 0.5
 
-_HELD: set[int] = set()
+_HELD: dict[int, int] = {}  # process that opened a lock file, by file descriptor
 
 
-def _let_go() -> None:
-    """In a forked child, such as a worker that reads data: it outlives a killed parent, and must not hold its lock."""
-    for handle in _HELD:
-        os.close(handle)
-    _HELD.clear()
+def close_inherited_locks() -> None:
+    """Close the lock files that a forked process inherited, so that it does not hold a run whose process has ended.
 
-
-os.register_at_fork(after_in_child=_let_go)
+    Data workers call it when they start. The command line program also registers it as a hook for every fork.
+    """
+    for handle, process in list(_HELD.items()):
+        if process != os.getpid():
+            del _HELD[handle]
+            os.close(handle)
 
 
 class RunLock:
     """The exclusive right to write to `directory`, from construction until `release`.
 
     The kernel frees it when the process ends, however it ends. Where flock means nothing (some network file systems)
-    `check` still notices that another run has written its id into the file.
+    `require_held` still notices that another run has written its id into the file.
     Raises: LockedError that names host and process of the holder, ResourceError where the file system has no locks.
     """
 
@@ -45,7 +46,7 @@ class RunLock:
         self.run_id = uuid.uuid4().hex
         self.path = directory / LOCK
         self._handle: int | None = self._acquire()
-        _HELD.add(self._handle)
+        _HELD[self._handle] = os.getpid()
         about = {"run_id": self.run_id, "host": platform.node(), "pid": os.getpid(), "since": _now()}
         try:
             text = (json.dumps(about) + "\n").encode()
@@ -101,7 +102,7 @@ class RunLock:
         here = os.fstat(handle)
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
-    def check(self) -> None:
+    def require_held(self) -> None:
         """Called before each save: LockedError where another run has taken this directory over, ResourceError where
         it is gone."""
         if not self.path.parent.is_dir():
@@ -117,7 +118,7 @@ class RunLock:
     def release(self) -> None:
         """Give the right back; the file stays, because removing it would race with the next writer."""
         if self._handle is not None and self._handle in _HELD:
-            _HELD.remove(self._handle)
+            del _HELD[self._handle]
             os.close(self._handle)
         self._handle = None
 

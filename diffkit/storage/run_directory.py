@@ -13,13 +13,12 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..errors import CheckpointError, RecipeError, ResourceError, UsageError
-from ..recipe.yaml import parse
 from . import atomic
 from .jsonl import EVENTS, METRICS
 from .lock import LOCK, RunLock
@@ -171,13 +170,29 @@ def begin(
     effective: str,
     environment: Mapping[str, Any],
     resume: Resume = "auto",
+    *,
+    parse: Callable[[str], object],
 ) -> OpenRun:
-    """Create the run at `path` or open it to go on, locked. `recipe` and `effective` are the texts of the two files.
+    """Create the run directory at `path`, or open an existing one to resume it, and lock it. Nothing is deleted.
 
-    auto goes on where a run with the same effective recipe is there; must refuses to begin anew; never renames an old
-    run to NAME.1, NAME.2, ... and begins anew. Nothing is ever deleted.
-    Raises: LockedError (another writer), RecipeError with the differences (another recipe), CheckpointError (must, and
-    nothing to go on from), UsageError (not a run directory), ResourceError (it cannot be written).
+    Args:
+        path: the run directory; its last part is the name of the run.
+        recipe: the text of recipe.yaml, as the user wrote it.
+        effective: the text of effective.yaml, the recipe with all defaults.
+        environment: the content of environment.json.
+        resume: "auto" resumes a run of the same effective recipe, or starts one; "must" requires a checkpoint to
+            resume from; "never" renames an existing run to NAME.1, NAME.2, ... and starts a new one.
+        parse: converts the text of effective.yaml to plain values, by which two recipes are compared.
+
+    Returns:
+        The open run. Its `__exit__` releases the lock.
+
+    Raises:
+        LockedError: another process writes to the directory.
+        RecipeError: the directory holds a run of another recipe; the notes list the differences.
+        CheckpointError: `resume` is "must" and there is no checkpoint.
+        UsageError: `path` is a symbolic link, has an invalid name, or is a directory of something else.
+        ResourceError: the directory cannot be written.
     """
     if resume not in get_args(Resume):
         raise UsageError(f"unknown resume mode {resume!r}", code="DK010", choices=get_args(Resume))
@@ -190,7 +205,7 @@ def begin(
         if run.exists and resume == "never":
             renamed, lock = _move_away(run, lock)
         if run.exists:
-            _refuse_change(run, effective)
+            _refuse_change(run, effective, parse)
             _clean(run)
             changes = _environment_changes(run, environment)
             run.write_json(ENVIRONMENT, environment)
@@ -257,9 +272,9 @@ def _numbered(path: Path, number: int) -> Path:
     return path.with_name(path.name[: _LONGEST_NAME - len(suffix)] + suffix)
 
 
-def _refuse_change(run: RunDirectory, effective: str) -> None:
+def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> None:
     text = atomic.read_bounded(run.effective, _LONGEST_TEXT).decode("utf-8", "replace")
-    changed = difference(parse(text, str(run.effective)).plain(), parse(effective, EFFECTIVE).plain())
+    changed = difference(parse(text), parse(effective))
     if changed:
         raise RecipeError(
             f"{run.path} holds a run of another recipe",

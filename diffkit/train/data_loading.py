@@ -15,7 +15,8 @@ from ..data import InMemorySplit, Split, stack
 from ..errors import DataError, DiffkitError
 from ..noise import generator
 from ..runtime.memory import worker_killed
-from ..runtime.signals import held_back, ignore_stop_signals
+from ..runtime.signals import block_stop_signals, ignore_stop_signals
+from ..storage.lock import close_inherited_locks
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -88,11 +89,11 @@ class WorkerBatches:
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
-            worker_init_fn=ignore_stop_signals,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
         others = set(active_children())
-        with held_back():  # a worker that has not yet been told to ignore a signal would die of it
+        with block_stop_signals():  # a signal would end a worker that has not run `_start_worker` yet
             self._batches: Iterator[Batch | DiffkitError] | None = iter(loader)
         self._workers = [worker for worker in active_children() if worker not in others]
 
@@ -125,6 +126,12 @@ class WorkerBatches:
         if isinstance(batch, DiffkitError):
             raise batch
         return _move(batch, self.device)
+
+
+def _start_worker(worker: int) -> None:
+    """Prepare a worker process: it outlives signals to the process group and holds no lock of the run."""
+    ignore_stop_signals()
+    close_inherited_locks()
 
 
 class _Examples(Dataset[tuple[Tensor, dict[str, Tensor]] | DiffkitError]):

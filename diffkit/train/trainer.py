@@ -14,7 +14,7 @@ from torch import Tensor
 from ..denoiser import Model
 from ..errors import DataError
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
-from ..runtime.memory import enough_memory, keep_memory, peak_memory
+from ..runtime.memory import enough_memory, peak_memory
 from ..runtime.progress import Clock, Progress, Silent
 from .config import Settings
 from .engine import Engine
@@ -93,7 +93,6 @@ class Trainer:
     ) -> None:
         self.task, self.settings, self.world = task, settings, world
         self.device = torch.device(device)
-        keep_memory(self.device)
         self.engine = Engine(task, settings, self.device, world)
         self.step, self._saved = 0, -1
         self._window = MetricAccumulator(self.device)

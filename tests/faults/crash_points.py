@@ -22,7 +22,7 @@ import torch
 
 from diffkit.storage.checkpoint import CheckpointStore
 
-TRACED = (f"diffkit{os.sep}train{os.sep}", f"{os.sep}shutil.py")
+TRACED = (f"diffkit{os.sep}storage{os.sep}", f"{os.sep}shutil.py")
 KEY = "0" * 32
 
 

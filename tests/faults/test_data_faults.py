@@ -111,8 +111,8 @@ def test_a_worker_that_is_killed(diffkit: Server, recipe: Path, tmp_path: Path) 
     np.save(tmp_path / "points.npy", np.random.default_rng(0).standard_normal((40, 2)).astype("float32"))
     with_data(recipe, "{name: arrays, path: points.npy, held_out: 8, resident: never, workers: 2}")
     assert run(diffkit, recipe, "whole").code == 0
-    ended = run(diffkit, recipe, faults=[fault("train.feed:_Examples.__getitem__", 60, "kill")])
+    ended = run(diffkit, recipe, faults=[fault("train.data_loading:_Examples.__getitem__", 60, "kill")])
     assert ended.code == 6, ended.err
-    assert "error[DK402] a worker that reads the data was killed" in ended.err
+    assert "error[DK402] a data worker was killed" in ended.err
     assert run(diffkit, recipe).code == 0
     assert finished(recipe.parent / "run") == finished(recipe.parent / "whole")

@@ -28,7 +28,7 @@ def killed(diffkit: Server, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     (folder / "ring.yaml").write_text(RECIPE)
     for name, at, nth in (
         ("training", "train.engine:Engine.advance", 18),
-        ("trained", "stages.pipeline:draw_and_save", 1),
+        ("trained", "runs.pipeline:draw_and_save", 1),
     ):
         assert run(diffkit, folder / "ring.yaml", name, [fault(at, nth, "kill")]).code == -9
 

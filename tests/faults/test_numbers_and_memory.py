@@ -67,10 +67,10 @@ def test_a_number_that_is_not_finite(diffkit: Server, recipe: Path, backward: bo
 @pytest.mark.parametrize(
     ("at", "nth", "said", "knob"),
     [
-        ("train.engine:Engine.__init__", 1, "memory ran out while training", "train.accumulate"),
-        ("train.engine:Engine.advance", 8, "memory ran out while training", "train.accumulate"),
-        ("stages.drawing:_Recorder.__call__", 3, "memory ran out while sampling", "sample.batch_size"),
-        ("stages.handle:measure", 1, "memory ran out while sampling", "evaluate.count"),
+        ("train.engine:Engine.__init__", 1, "memory ran out during training", "train.accumulate"),
+        ("train.engine:Engine.advance", 8, "memory ran out during training", "train.accumulate"),
+        ("runs.sampling:_Recorder.__call__", 3, "memory ran out during sampling", "sample.batch_size"),
+        ("runs.trained:measure", 1, "memory ran out during sampling", "evaluate.count"),
     ],
     ids=["at the start", "in a step", "in sampling", "in a metric"],
 )

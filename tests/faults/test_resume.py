@@ -100,7 +100,7 @@ def distinct() -> list[str]:
 def train(diffkit: Server, sets: Path, name: str, out: Path, *faults: dict[str, Any]) -> None:
     """Train until something kills the process, at the latest when it would begin to sample."""
     command = ("run", name, *scaled_down(name), "--out", out, "-q", "--device", "cpu")
-    last = fault("stages.pipeline:draw_and_save", 1, "kill")
+    last = fault("runs.pipeline:draw_and_save", 1, "kill")
     ended = diffkit(*command, cwd=sets, env={"DIFFKIT_DATA": str(sets)}, faults=[*faults, last])
     assert ended.code == -9, ended.err
 

@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Server, events, fault, finished, run, steps
 
-STEP, SAVE = "train.engine:Engine.advance", "train.checkpoint:_write"
+STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
 WHOLE = {"recipe": "uninterrupted", "streamed": "uninterrupted_streamed"}
 # Where the signal comes, at which call of that function, and the steps of the checkpoints that are there afterwards.
 TRAINING = [
@@ -17,9 +17,9 @@ TRAINING = [
     (STEP, 1, [1]),
     (STEP, 8, [5, 8]),
     (SAVE, 2, [5, 10]),
-    ("train.checkpoint:CheckpointStore._publish", 1, [5]),
-    ("train.checkpoint:CheckpointStore._rotate", 3, [5, 10, 15]),
-    ("stages.training:draw", 1, [5, 10]),
+    ("storage.checkpoint:CheckpointStore._publish", 1, [5]),
+    ("storage.checkpoint:CheckpointStore._rotate", 3, [5, 10, 15]),
+    ("runs.training:draw", 1, [5, 10]),
     ("train.engine:Engine.validate", 1, [5, 10]),
 ]
 # One after the other in a single run: before the first step, at steps 2, 5, 10, 15 and 20.
@@ -28,17 +28,17 @@ CHAIN = [
     (STEP, 2),
     (SAVE, 1),
     ("train.engine:Engine.validate", 1),
-    ("train.checkpoint:CheckpointStore._publish", 1),
-    ("stages.training:draw", 1),
+    ("storage.checkpoint:CheckpointStore._publish", 1),
+    ("runs.training:draw", 1),
 ]
 LATER = [
-    ("stages.pipeline:draw_and_save", 1),
-    ("stages.drawing:_Recorder.__call__", 3),
-    ("stages.sampling:save", 1),
-    ("stages.handle:draw", 1),
-    ("stages.handle:measure", 1),
-    ("stages.reporting:collect", 1),
-    ("stages.reporting:build_report", 1),
+    ("runs.pipeline:draw_and_save", 1),
+    ("runs.sampling:_Recorder.__call__", 3),
+    ("runs.sampling:save", 1),
+    ("runs.trained:draw", 1),
+    ("runs.trained:measure", 1),
+    ("runs.reporting:collect", 1),
+    ("runs.reporting:build_report", 1),
 ]
 
 
@@ -94,7 +94,9 @@ def test_a_signal_to_the_group_while_workers_start(diffkit: Server, streamed: Pa
     """
     waits, first = (streamed.parent / name for name in ("waits", "first"))
     waiting = fault(STEP, 1, f"once {waits}")
-    starting = fault("train.feed:ignore_stop_signals", 1, f"once {first}", f"await {waits}", "pause 0.1", "term group")
+    starting = fault(
+        "train.data_loading:ignore_stop_signals", 1, f"once {first}", f"await {waits}", "pause 0.1", "term group"
+    )
     ended = run(diffkit, streamed, faults=[waiting, starting])
     assert ended.code == 75, ended.err
     assert steps(streamed.parent / "run") in ([1], [2])

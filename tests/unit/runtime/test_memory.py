@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 PROGRAM = """
 import resource
 import torch
-from diffkit.runtime.memory import keep_memory
+from diffkit.runtime.memory import keep_freed_memory
 
 {call}
 def fault() -> None:
@@ -44,12 +44,17 @@ def faults(call: str, **environment: str) -> int:
 def test_freed_memory_is_kept() -> None:
     pages = 5 * 80 * 256  # of 4 KiB
     assert faults("") > pages / 2
-    assert faults("keep_memory(torch.device('cpu'))") < pages / 5  # a block of 48 MB may find its place late, once
+    assert faults("keep_freed_memory()") < pages / 5  # a block of 48 MB may find its place late, once
 
 
 def test_an_environment_that_tunes_malloc_has_its_way() -> None:
-    assert faults("keep_memory(torch.device('cpu'))", MALLOC_TRIM_THRESHOLD_="131072") > 1000
+    assert faults("keep_freed_memory()", MALLOC_TRIM_THRESHOLD_="131072") > 1000
 
 
-def test_a_run_on_another_device_changes_nothing() -> None:
-    assert faults("keep_memory(torch.device('cuda'))") > 1000
+def test_a_library_call_changes_nothing() -> None:
+    """Only the command line program changes what holds for the whole process."""
+    assert faults("import diffkit.runs.pipeline, diffkit.train.trainer, diffkit.storage.lock") > 1000
+
+
+def test_the_command_line_program_keeps_freed_memory() -> None:
+    assert faults("from diffkit.cli.main import configure_process; configure_process()") < 5 * 80 * 256 / 5

@@ -146,7 +146,7 @@ def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
         "os.setpgrp()\n"
         "seen = 0\n"
         "with StopSignals() as stop:\n"
-        "    for batch in DataLoader(Slow(), 4, num_workers=2, worker_init_fn=ignore_stop_signals):\n"
+        "    for batch in DataLoader(Slow(), 4, num_workers=2, worker_init_fn=lambda worker: ignore_stop_signals()):\n"
         "        seen += len(batch)\n"
         "        if seen == 8:\n"
         "            os.killpg(0, signal.SIGTERM)\n"

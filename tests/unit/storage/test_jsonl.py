@@ -131,8 +131,8 @@ def test_a_full_disk_is_counted_and_told(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_limit_of_the_kernel_tears_no_line(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands for a full disk: the kernel takes a part of the line, then nothing."""
     code = (
-        "import resource, sys; from pathlib import Path; from diffkit.storage.jsonl import Journal;"
-        f"journal = Journal(Path({str(tmp_path)!r}));"
+        "import resource, sys; from pathlib import Path; from diffkit.storage.jsonl import EventLog;"
+        f"journal = EventLog(Path({str(tmp_path)!r}));"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY));"
         "[journal.metric({'step': step, 'loss': 0.125}) for step in range(30)];"
         "assert journal.lost == 23, journal.lost;"

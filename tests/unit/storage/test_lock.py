@@ -16,7 +16,7 @@ import pytest
 
 from diffkit.errors import LockedError, ResourceError
 from diffkit.storage import lock as module
-from diffkit.storage.lock import RunLock, read_holder
+from diffkit.storage.lock import RunLock, close_inherited_locks, read_holder
 
 HOLD = """
 import sys, time; from pathlib import Path; from diffkit.storage.lock import RunLock
@@ -29,7 +29,7 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
         with pytest.raises(LockedError, match=f"process {os.getpid()} on {socket.gethostname()} since") as caught:
             RunLock(tmp_path)
         assert caught.value.exit_code == 9
-        first.check()
+        first.require_held()
         assert read_holder(tmp_path / "LOCK")["run_id"] == first.run_id
     with RunLock(tmp_path) as second:
         assert second.run_id != first.run_id
@@ -52,10 +52,10 @@ def test_a_takeover_without_flock_is_noticed(tmp_path: Path) -> None:
     with RunLock(tmp_path) as lock:
         (tmp_path / "LOCK").write_text(json.dumps({"run_id": "other", "host": "node7", "pid": 12, "since": "now"}))
         with pytest.raises(LockedError, match="taken over by process 12 on node7"):
-            lock.check()
+            lock.require_held()
         (tmp_path / "LOCK").unlink()
         with pytest.raises(LockedError, match="another process"):
-            lock.check()
+            lock.require_held()
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{", b'{"pid": {}}'])
@@ -63,7 +63,7 @@ def test_a_strange_lock_file_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.02)
     (tmp_path / "LOCK").write_bytes(content)
     with RunLock(tmp_path) as lock:
-        lock.check()
+        lock.require_held()
         (tmp_path / "LOCK").write_bytes(content)
         with pytest.raises(LockedError):
             RunLock(tmp_path)
@@ -115,20 +115,24 @@ def test_a_directory_that_was_renamed_meanwhile_is_not_locked_by_mistake(
 
 
 def test_a_forked_child_holds_nothing(tmp_path: Path) -> None:
-    """A worker that reads data lives on for seconds when its parent is killed."""
+    """A data worker runs for some seconds after its parent was killed. Nothing is closed in the process itself."""
     lock = RunLock(tmp_path)
     (waits, goes_on), (begun, begins) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         os.close(goes_on)
+        close_inherited_locks()
         os.write(begins, b"!")
         os.read(waits, 1)  # until the parent closes its end
         lock.release()
         os._exit(0)
     os.read(begun, 1)
+    close_inherited_locks()
+    with pytest.raises(LockedError):
+        RunLock(tmp_path)
     lock.release()
     with RunLock(tmp_path) as second:
-        second.check()
+        second.require_held()
         os.close(goes_on)
         assert os.waitpid(child, 0)[1] == 0
         with pytest.raises(LockedError):
@@ -142,5 +146,5 @@ def test_a_directory_that_is_gone_was_not_taken_over(tmp_path: Path) -> None:
     with RunLock(tmp_path / "run") as lock:
         (tmp_path / "run").rename(tmp_path / "elsewhere")
         with pytest.raises(ResourceError, match="has vanished") as caught:
-            lock.check()
+            lock.require_held()
         assert caught.value.code == "DK412"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit.errors import CheckpointError, LockedError, RecipeError, ResourceError, UsageError
-from diffkit.storage import atomic
-from diffkit.storage.run_directory import RunDirectory, begin, difference, runs_in
+from diffkit.storage import atomic, run_directory
+from diffkit.storage.run_directory import RunDirectory, difference, runs_in
 
 RECIPE = "name: digits  # as given\n"
 EFFECTIVE = "name: digits  # digits.yaml:1\nseed: 0  # default\ntrain:\n  steps: 100\n  lr: 0.001\n"
+begin = partial(run_directory.begin, parse=yaml.safe_load)
 ENVIRONMENT = {"versions": {"torch": "2.13"}, "threads": {"intra_op": 1}}
 
 
