@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,8 @@ def components_page() -> str:
 def kind_page(kind: str) -> str:
     """Every component of one kind: formula, options, source, and the laws that it is held against."""
     parts = [f"# {kind}\n\n{markdown(registry().kinds[kind].summary)}\n"]
-    parts += _laws(laws(kind), "", "Laws that each of them is held against")
+    general = [one for one in laws(kind) if not one.only]
+    parts += _laws(general, "Laws that apply to all of them")
     for one in registry().entries(kind):
         account = describe(kind, one.qualified)
         parts.append(f"\n## {one.name} {{ #{one.name} }}\n\n*{account['plugin']}*\n\n{markdown(account['doc'])}\n")
@@ -166,18 +167,21 @@ def kind_page(kind: str) -> str:
         if account["options"]:
             parts.append("| option | type | default |\n|---|---|---|")
             parts += [f"| `{o['name']}` | {_cell(o['type'])} | `{_cell(o['default'])}` |" for o in account["options"]]
-        parts += _laws(laws(kind), one.name, "Laws of its own")
+        own = [each for each in laws(kind) if each.only and each.applies_to(one.name, one.plugin.name)]
+        parts += _laws(own, "Laws of this component only")
     return "\n".join(parts)
 
 
-def _laws(found: tuple[Law, ...], name: str, words: str) -> list[str]:
-    """The laws of every component of a kind (no name), or of the one that is named."""
-    chosen = [one for one in found if (name in one.only if name else not one.only)]
-    return [f"\n{words}: {', '.join(_law_link(one) for one in chosen)}.\n"] if chosen else []
+def _laws(found: Sequence[Law], words: str) -> list[str]:
+    return [f"\n{words}: {', '.join(_law_link(one) for one in found)}.\n"] if found else []
 
 
 def _law_link(one: Law, folder: str = "../../theory/") -> str:
-    return f"[{one.name}]({folder}laws.md#{one.kind}-{one.name})"
+    return f"[{one.name}]({folder}laws.md#{_law_id(one)})"
+
+
+def _law_id(one: Law) -> str:
+    return "-".join(part for part in (one.kind, one.plugin, one.name) if part)
 
 
 def laws_page() -> str:
@@ -195,7 +199,7 @@ def laws_page() -> str:
 
 
 def _law(one: Law) -> str:
-    lines = [f"### {one.name} {{ #{one.kind}-{one.name} }}\n", f"{markdown(one.statement)}.\n"]
+    lines = [f"### {one.name} {{ #{_law_id(one)} }}\n", f"{markdown(one.statement)}.\n"]
     if one.derivation:
         lines.append(f"Why: {markdown(one.derivation)}\n")
     facts = [f"source: {_sourced(one.source)}", f"tolerance: {one.tolerance:g}"]
@@ -203,13 +207,10 @@ def _law(one: Law) -> str:
         ids = [f"[{i}](identities.md#{i.lower()})" for i in one.identities.split()]
         facts.append(f"identities: {', '.join(ids)}")
     if one.only:
-        links = [f"[{name}](../reference/components/{one.kind}.md#{name})" for name in one.only if _known(one, name)]
+        names = [e.name for e in registry().entries(one.kind) if one.applies_to(e.name, e.plugin.name)]
+        links = [f"[{name}](../reference/components/{one.kind}.md#{name})" for name in names]
         facts.append(f"only for: {', '.join(links) or ', '.join(one.only)}")
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
-
-
-def _known(one: Law, name: str) -> bool:
-    return any(entry.name == name for entry in registry().entries(one.kind))
 
 
 def _sourced(source: str) -> str:

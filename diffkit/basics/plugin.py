@@ -74,3 +74,8 @@ def _metrics() -> Iterator[Entry]:
         "meehan2020nonparametric",
     )
     yield Entry("metric", "classifier", f"{here}.classifier:Classifier", "accuracy of labels, seen by a classifier")
+
+
+@hookimpl
+def diffkit_laws() -> Iterator[str]:
+    yield "diffkit.basics.laws"

@@ -1,4 +1,4 @@
-"""Exact tests for every kind of component: oracles, laws, order fits, `check`, and a pytest plugin.
+"""Tests for components of every kind: laws, `check`, exact denoisers, order fits, and a pytest plugin.
 
 Nothing here imports torch before it is used: every public name is loaded from its module on first use (PEP 562).
 """
@@ -9,12 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _MODULES = {
-    "affine": "Affine Normal first_order posterior_kernel",
+    "affine": "Affine NotAffineError Normal compare_steps first_order posterior_kernel probe",
+    "case": "Case",
     "engine": "Report Row check check_class",
-    "law_registry": "Inapplicable Law Worst law laws",
+    "law_registry": "Law LawResult NotApplicable law laws",
     "order": "OrderFit measure polynomial_error run_from_exact",
-    "affine_probe": "NotAffineError probe",
-    "subject": "Subject",
 }
 _ORACLES = "GaussianOracle MixtureOracle Oracle OracleNetwork PointMassOracle PolynomialOracle"
 _WHERE = {name: f"diffkit.testing.{module}" for module, names in _MODULES.items() for name in names.split()}
@@ -43,21 +42,22 @@ if TYPE_CHECKING:
     from ..oracles.polynomial import PolynomialOracle as PolynomialOracle
     from .affine import Affine as Affine
     from .affine import Normal as Normal
+    from .affine import NotAffineError as NotAffineError
+    from .affine import compare_steps as compare_steps
     from .affine import first_order as first_order
     from .affine import posterior_kernel as posterior_kernel
-    from .affine_probe import NotAffineError as NotAffineError
-    from .affine_probe import probe as probe
+    from .affine import probe as probe
+    from .case import Case as Case
     from .engine import Report as Report
     from .engine import Row as Row
     from .engine import check as check
     from .engine import check_class as check_class
-    from .law_registry import Inapplicable as Inapplicable
     from .law_registry import Law as Law
-    from .law_registry import Worst as Worst
+    from .law_registry import LawResult as LawResult
+    from .law_registry import NotApplicable as NotApplicable
     from .law_registry import law as law
     from .law_registry import laws as laws
     from .order import OrderFit as OrderFit
     from .order import measure as measure
     from .order import polynomial_error as polynomial_error
     from .order import run_from_exact as run_from_exact
-    from .subject import Subject as Subject

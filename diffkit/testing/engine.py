@@ -1,4 +1,4 @@
-"""`check`: every law that applies, to every component that is named."""
+"""`check`: apply every law that applies to every component that is named."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
 
@@ -16,8 +17,8 @@ import torch
 from diffkit.errors import DiffkitError, UsageError
 from diffkit.host import Registered, registry
 
-from .law_registry import Inapplicable, Law, Worst, laws
-from .subject import Subject, Unbuildable, subjects
+from .case import CannotBuild, Case, build_cases
+from .law_registry import Law, LawResult, NotApplicable, import_failures, laws
 
 Verdict = Literal["pass", "fail", "exempt", "n/a"]
 EMA = "ema"
@@ -25,7 +26,10 @@ EMA = "ema"
 
 @dataclass(frozen=True)
 class Row:
-    """One law on one component, the worst over its variants. `reason` explains exempt and n/a."""
+    """One law on one component, the largest error over its cases.
+
+    `example` and `expected` describe the error, `reason` explains the verdicts exempt and n/a.
+    """
 
     component: str
     plugin: str
@@ -42,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All rows; `ok` where none fails."""
+    """All rows of one call of `check`."""
 
     rows: tuple[Row, ...]
     seed: int = 0
@@ -50,7 +54,7 @@ class Report:
 
     @property
     def failures(self) -> tuple[Row, ...]:
-        """The rows that fail."""
+        """The rows with the verdict fail."""
         return tuple(row for row in self.rows if row.verdict == "fail")
 
     @property
@@ -59,11 +63,11 @@ class Report:
         return not self.failures
 
     def count(self, verdict: Verdict) -> int:
-        """How many rows have this verdict."""
+        """Return the number of rows with this verdict."""
         return sum(row.verdict == verdict for row in self.rows)
 
     def to_json(self) -> str:
-        """One JSON object; an infinite error is the text "inf"."""
+        """Return one JSON object; an infinite error is the text "inf"."""
         rows = [asdict(row) for row in self.rows]
         for row in rows:
             if row["error"] is not None and not math.isfinite(row["error"]):
@@ -78,23 +82,39 @@ def check(
     seed: int = 0,
     on_row: Callable[[Row], None] | None = None,
 ) -> Report:
-    """Holds components against the laws of their kinds.
+    """Apply the laws to components.
 
-    A target is "kind/name", a kind, a plugin or its distribution; without any, all that is installed. "ema" is the
-    averaging of weights. Raises UsageError DK710 for a target that names nothing.
+    Args:
+        targets: each "kind/name", a kind, a plugin or its distribution, or "ema" for the averages of weights; empty
+            for all that is installed.
+        deep: whether to try more inputs.
+        seed: the seed of random inputs.
+        on_row: called with each row as soon as it is known.
+
+    Returns:
+        One row for each law and component.
+
+    Raises:
+        UsageError: DK710, nothing has the name of a target.
     """
     rows: list[Row] = []
-    for one in chosen(targets):
-        found = check_ema(deep, seed) if one is None else check_entry(one, deep=deep, seed=seed)
-        for row in found:
-            rows.append(row)
-            if on_row is not None:
-                on_row(row)
+    found = select(targets)
+    plugins = {one.plugin.name for one in found if one is not None}
+    for one in found:
+        new = check_ema(deep, seed) if one is None else check_entry(one, deep=deep, seed=seed)
+        rows += new
+        for row in new if on_row is not None else ():
+            on_row(row)
+    rows += _broken_law_modules(plugins)
     return Report(tuple(rows), seed, deep)
 
 
-def chosen(targets: Sequence[str] = ()) -> list[Registered | None]:
-    """The entries that `targets` name, each once; None stands for the averaging of weights."""
+def select(targets: Sequence[str] = ()) -> list[Registered | None]:
+    """Return the entries that `targets` name, each once; None stands for the averages of weights.
+
+    Raises:
+        UsageError: DK710, nothing has the name of a target.
+    """
     entries = registry().entries()
     found: list[Registered | None] = []
     for target in targets or ("",):
@@ -102,83 +122,115 @@ def chosen(targets: Sequence[str] = ()) -> list[Registered | None]:
         if target in ("", EMA):
             matches.append(None)
         if not matches:
-            _refuse(target, entries)
+            raise _no_target(target, entries)
         found += [one for one in matches if one not in found]
     return found
 
 
 def check_entry(one: Registered, *, deep: bool = False, seed: int = 0) -> list[Row]:
-    """All rows of one registered component."""
+    """Return all rows of one registered component.
+
+    Args:
+        one: the component.
+        deep: whether to try more inputs.
+        seed: the seed of random inputs.
+    """
     where = Row(f"{one.kind}/{one.name}", one.plugin.name, "", "", None, None, "n/a")
     try:
         cls = one.load()
     except DiffkitError as error:
-        return [_built(where, "fail", error.render())]
+        return [_build_row(where, "fail", error.render())]
     return check_class(one.kind, one.name, cls, plugin=one.plugin.name, deep=deep, seed=seed)
 
 
 def check_class(
     kind: str, name: str, cls: type, *, plugin: str = "", deep: bool = False, seed: int = 0, only: Sequence[str] = ()
 ) -> list[Row]:
-    """All rows of a class that need not be registered; `only` names the laws to apply, empty for all."""
+    """Return all rows of a class, which need not be registered.
+
+    Args:
+        kind: the kind of component, such as "sampler".
+        name: the name of the component.
+        cls: its class.
+        plugin: the plugin of the component: laws of this plugin apply to it.
+        deep: whether to try more inputs.
+        seed: the seed of random inputs.
+        only: the names of the laws to apply; empty for all.
+    """
     where = Row(f"{kind}/{name}", plugin, "", "", None, None, "n/a")
     try:
-        variants = list(subjects(kind, name, cls, deep=deep, seed=seed))
-    except (Unbuildable, ModuleNotFoundError) as error:
-        return [_built(where, "n/a", str(error))]
-    except Exception as error:  # noqa: BLE001 - whatever a constructor raises is what has to be reported
+        cases = list(build_cases(kind, name, cls, deep=deep, seed=seed))
+    except (CannotBuild, ModuleNotFoundError) as error:
+        return [_build_row(where, "n/a", str(error))]
+    except Exception as error:  # noqa: BLE001 - a constructor may raise anything, which is the finding
         missing = isinstance(error, DiffkitError) and error.code.startswith("DK3")
-        return [_built(where, "n/a" if missing else "fail", _account(error))]
-    return list(check_subjects(kind, variants, where, only))
+        return [_build_row(where, "n/a" if missing else "fail", _describe(error))]
+    return list(check_cases(kind, cases, where, only))
 
 
 def check_ema(deep: bool = False, seed: int = 0) -> list[Row]:
-    """The rows of the averaging of weights, which no plugin registers."""
+    """Return the rows of the averages of weights, which are not a component."""
     where = Row(EMA, "diffkit", "", "", None, None, "n/a")
-    return list(check_subjects(EMA, [Subject(EMA, EMA, None, deep=deep, seed=seed)], where, ()))
+    return list(check_cases(EMA, [Case(EMA, EMA, None, deep=deep, seed=seed)], where, ()))
 
 
-def check_subjects(kind: str, variants: Sequence[Subject], where: Row, only: Sequence[str]) -> Iterator[Row]:
-    """One row for each law of the kind, the worst over the variants."""
+def check_cases(kind: str, cases: Sequence[Case], where: Row, only: Sequence[str] = ()) -> Iterator[Row]:
+    """Apply the laws of a kind to the cases of one component.
+
+    Args:
+        kind: the kind of component.
+        cases: the component with its options, at least one.
+        where: a row with the component and its plugin.
+        only: the names of the laws to apply; empty for all.
+
+    Yields:
+        One row for each law, with the largest error over the cases.
+    """
     for one in laws(kind):
-        if one.only and variants[0].name not in one.only:
-            continue
-        if only and one.name not in only:
-            continue
-        yield _worst([apply(one, variant, where) for variant in variants])
+        if one.applies_to(cases[0].name, where.plugin) and (not only or one.name in only):
+            yield _largest([apply(one, case, where) for case in cases])
 
 
-def apply(one: Law, subject: Subject, where: Row) -> Row:
-    """One law on one variant of a component."""
+def apply(one: Law, case: Case, where: Row) -> Row:
+    """Apply one law to one case of a component.
+
+    Args:
+        one: the law.
+        case: the component with its options.
+        where: a row with the component and its plugin.
+
+    Returns:
+        The row, with the verdict. A law that raises an error fails.
+    """
     row = partial(Row, where.component, where.plugin, one.name, one.statement, source=one.source)
-    unjudged = partial(row, error=None, tolerance=one.tolerance)
-    if one.name in subject.exemptions:
-        return unjudged(verdict="exempt", reason=f"{subject.label}: {subject.exemptions[one.name]}")
-    worst = Worst(one.tolerance)
+    skipped = partial(row, error=None, tolerance=one.tolerance)
+    if one.name in case.exemptions:
+        return skipped(verdict="exempt", reason=f"{case.label}: {case.exemptions[one.name]}")
+    result = LawResult(one.tolerance)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
-            torch.manual_seed(subject.seed)
-            one.check(subject, worst)
-    except Inapplicable as reason:
-        return unjudged(verdict="n/a", reason=str(reason))
-    except Exception as error:  # noqa: BLE001 - a component may fail in any way, and that is a finding
+            torch.manual_seed(case.seed)
+            one.check(case, result)
+    except NotApplicable as reason:
+        return skipped(verdict="n/a", reason=str(reason))
+    except Exception as error:  # noqa: BLE001 - a component may raise anything, which is the finding
         if isinstance(error, DiffkitError) and error.code.startswith(("DK3", "DK4")):
-            return unjudged(verdict="n/a", reason=_account(error))
-        told = f"{subject.label}: {_account(error)}"
-        return row(error=math.inf, tolerance=one.tolerance, verdict="fail", expected="an answer", example=told)
-    if not worst.checks:
-        return unjudged(verdict="n/a", reason="no case applies")
+            return skipped(verdict="n/a", reason=_describe(error))
+        example = f"{case.label}: {_describe(error)}"
+        return row(error=math.inf, tolerance=one.tolerance, verdict="fail", expected="no error", example=example)
+    if not result.checks:
+        return skipped(verdict="n/a", reason="the law has no case for this component")
     return row(
-        error=worst.error,
+        error=result.error,
         tolerance=one.tolerance,
-        verdict="pass" if worst.error <= one.tolerance else "fail",
-        expected=worst.expected,
-        example=f"{subject.label}: {worst.example}" if worst.example else subject.label,
+        verdict="pass" if result.error <= one.tolerance else "fail",
+        expected=result.expected,
+        example=f"{case.label}: {result.example}" if result.example else case.label,
     )
 
 
-def _worst(rows: Sequence[Row]) -> Row:
+def _largest(rows: Sequence[Row]) -> Row:
     rank = {"n/a": 0, "pass": 1, "exempt": 2, "fail": 3}
     return max(rows, key=lambda row: (rank[row.verdict], row.error or 0.0))
 
@@ -195,24 +247,22 @@ def _matches(one: Registered, target: str) -> bool:
     )
 
 
-def _refuse(target: str, entries: Sequence[Registered]) -> None:
-    from difflib import get_close_matches
-
+def _no_target(target: str, entries: Sequence[Registered]) -> DiffkitError:
     kind, slash, name = target.partition("/")
     if slash:
         registry().find(kind, name)
     for plugin in registry().plugins:
         if plugin.answers_to(target):
             if plugin.status == "broken":
-                raise DiffkitError(
-                    f'plugin "{plugin.name}" is broken, so none of its components can be checked',
+                return DiffkitError(
+                    f'plugin "{plugin.name}" is broken, so its components cannot be checked',
                     code="DK711",
                     fix=f"diffkit plugins --why {plugin.name}",
                 )
-            raise UsageError(f'plugin "{plugin.name}" offers no components', code="DK710", fix="diffkit ls")
+            return UsageError(f'plugin "{plugin.name}" offers no components', code="DK710", fix="diffkit ls")
     names = sorted({one.kind for one in entries} | {one.plugin.name for one in entries} | {EMA})
     near = get_close_matches(target, names, 1)
-    raise UsageError(
+    return UsageError(
         f'nothing to check is called "{target}"',
         code="DK710",
         hint=f'did you mean "{near[0]}"?' if near else None,
@@ -221,19 +271,38 @@ def _refuse(target: str, entries: Sequence[Registered]) -> None:
     )
 
 
-def _built(where: Row, verdict: Verdict, reason: str) -> Row:
-    told: Mapping[str, Any] = {
+def _build_row(where: Row, verdict: Verdict, reason: str) -> Row:
+    facts: Mapping[str, Any] = {
         "law": "builds",
-        "statement": "the component loads, and is built by its constructor with default options",
+        "statement": "the component loads, and its constructor accepts the default options",
         "verdict": verdict,
     }
     if verdict == "fail":
-        return Row(where.component, where.plugin, error=math.inf, tolerance=0.0, example=reason, **told)
-    return Row(where.component, where.plugin, error=None, tolerance=None, reason=reason, **told)
+        return Row(where.component, where.plugin, error=math.inf, tolerance=0.0, example=reason, **facts)
+    return Row(where.component, where.plugin, error=None, tolerance=None, reason=reason, **facts)
 
 
-def _account(error: Exception) -> str:
-    """The kind and message of an error and the last line that raised it."""
+def _broken_law_modules(plugins: set[str]) -> list[Row]:
+    """One failed row for each module of laws of these plugins that cannot be imported."""
+    return [
+        Row(
+            component=f"plugin/{plugin}",
+            plugin=plugin,
+            law="laws-import",
+            statement="the modules that diffkit_laws yields can be imported",
+            error=math.inf,
+            tolerance=0.0,
+            verdict="fail",
+            expected="no error",
+            example=f"{module}: {_describe(error)}",
+        )
+        for (plugin, module), error in import_failures().items()
+        if plugin in plugins
+    ]
+
+
+def _describe(error: Exception) -> str:
+    """The type and message of an error, and the function and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" (at {frames[-1].name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{at}"

@@ -1,26 +1,56 @@
-"""Laws: statements that every component of a kind must satisfy, each a named function with its source and tolerance."""
+"""Laws: statements that every component of a kind must satisfy, each a function with its source and tolerance.
+
+The laws of a kind are in `diffkit.testing.by_kind`. The laws of one paper are in the package of its plugin, which names
+the modules in the hook `diffkit_laws`; they are imported when laws are first needed.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from diffkit.host import registry
+
 if TYPE_CHECKING:
-    from .subject import Subject
+    from .case import Case
+
+MODULES = (
+    "schedule",
+    "grid",
+    "times",
+    "parameterization",
+    "parameterization_model",
+    "sampler",
+    "sampler_accuracy",
+    "weighting",
+    "objective",
+    "guidance",
+    "network",
+    "codec",
+    "data",
+    "metric",
+    "ema",
+)
+"""The modules of `by_kind`, in the order in which their laws are listed."""
 
 
-class Inapplicable(Exception):  # noqa: N818 - a verdict, not an error
-    """Raised by a law that says nothing about this component; the message says why."""
+class NotApplicable(Exception):  # noqa: N818 - a verdict, not an error
+    """Raised by a law that does not apply to a component; the message is the reason."""
 
 
 @dataclass
-class Worst:
-    """What a law found: the largest error, and the first example beyond the tolerance (cases come smallest first)."""
+class LawResult:
+    """The errors that one law found on one component.
+
+    `error` is the largest one. `example` and `expected` describe the first error above the tolerance, or else the
+    largest: laws try small cases first, so the first failure is the easiest to understand. `checks` counts them.
+    """
 
     tolerance: float
     error: float = 0.0
@@ -30,7 +60,13 @@ class Worst:
     _failed: bool = field(default=False, repr=False)
 
     def note(self, error: float, example: str, expected: str = "") -> None:
-        """One error, already relative; nan counts as infinite."""
+        """Add one error.
+
+        Args:
+            error: the error, relative to the size of the expected value; nan counts as infinite.
+            example: the case and the value found, such as "n = 3: 4 levels".
+            expected: the value that the law requires.
+        """
         self.checks += 1
         error = math.inf if math.isnan(error) else error
         failed = error > self.tolerance
@@ -40,7 +76,14 @@ class Worst:
         self.error = max(self.error, error)
 
     def compare(self, got: Tensor | float, want: Tensor | float, example: str, scale: float = 1.0) -> None:
-        """|got - want| relative to max(scale, |want|), over all entries."""
+        """Add the largest error of an entry, |got - want| / max(scale, max |want|).
+
+        Args:
+            got: the value found.
+            want: the value that the law requires: the same shape, or a single number.
+            example: the case, such as "alpha at t = 3".
+            scale: the smallest size that errors are relative to.
+        """
         g = torch.as_tensor(got).detach().double().cpu()
         w = torch.as_tensor(want).detach().double().cpu()
         if g.shape != w.shape and g.numel() != 1 and w.numel() != 1:
@@ -58,18 +101,26 @@ class Worst:
             self.note(error, example)
 
     def holds(self, condition: bool, example: str, expected: str) -> None:
-        """A statement that is true or false."""
+        """Add the error 0 if a condition is true, infinity if it is false.
+
+        Args:
+            condition: whether the law is satisfied in this case.
+            example: the case and the value found.
+            expected: the value that the law requires.
+        """
         self.note(0.0 if condition else math.inf, example, expected)
 
 
-Check = Callable[["Subject", Worst], None]
+Check = Callable[["Case", LawResult], None]
 
 
 @dataclass(frozen=True)
 class Law:
-    """`check(subject, worst)` notes errors; a component breaks the law where the worst exceeds `tolerance`.
+    """One law. `check(case, result)` adds errors to `result`; the law is broken if the largest exceeds `tolerance`.
 
-    `only` names the entries that a law about one known method speaks of; empty: all of the kind.
+    `plugin` is the plugin whose package contains the law, "" for the laws of all components of a kind. Names are
+    unique within one plugin and kind. `only` lists the components that a law about one method applies to: a name
+    means a component of the law's own plugin, `plugin/name` a component of another. Empty: all components of the kind.
     """
 
     kind: str
@@ -80,14 +131,28 @@ class Law:
     identities: str
     check: Check
     only: tuple[str, ...] = ()
+    plugin: str = ""
 
     @property
     def derivation(self) -> str:
-        """Why it holds: the docstring of the function."""
+        """Why the law holds: the docstring of its function."""
         return (self.check.__doc__ or "").strip()
 
+    def applies_to(self, name: str, plugin: str = "") -> bool:
+        """Return whether the law applies to the component `name` of the plugin `plugin`.
 
-_LAWS: dict[str, dict[str, Law]] = {}
+        A law that no plugin owns, such as one written in a test, matches a bare name in `only` in every plugin.
+        """
+        if not self.only:
+            return True
+        owner = self.plugin or plugin
+        return f"{plugin}/{name}" in {one if "/" in one else f"{owner}/{one}" for one in self.only}
+
+
+_LAWS: dict[tuple[str, str, str], Law] = {}
+"""All registered laws by (module, kind, name)."""
+_OWNERS: dict[str, str] = {}
+"""The plugin of each module that a hook `diffkit_laws` named."""
 
 
 def law(
@@ -100,23 +165,58 @@ def law(
     only: tuple[str, ...] = (),
     name: str | None = None,
 ) -> Callable[[Check], Check]:
-    """Registers a function as a law of `kind`, under its own name with dashes. Raises ValueError for a taken name."""
+    """Register the decorated function as a law.
+
+    Args:
+        kind: the kind of component, such as "sampler".
+        statement: what must be true, in one line; shown by `diffkit check`.
+        source: the paper with its equation, or the definition.
+        tolerance: the largest error that passes.
+        identities: names of the identities in docs/theory/identities.md, separated by spaces.
+        only: the components that the law applies to; empty means all of the kind.
+        name: the name of the law; the name of the function with dashes by default.
+
+    Returns:
+        A decorator that returns the function unchanged.
+    """
 
     def register(check: Check) -> Check:
         called = name or check.__name__.replace("_", "-")
-        laws = _LAWS.setdefault(kind, {})
-        if called in laws and laws[called].check.__module__ != check.__module__:
-            raise ValueError(f"{kind} has a law {called} already")
-        laws[called] = Law(kind, called, statement, source, tolerance, identities, check, only)
+        one = Law(kind, called, statement, source, tolerance, identities, check, only)
+        _LAWS[check.__module__, kind, called] = one
         return check
 
     return register
 
 
 def laws(kind: str | None = None) -> tuple[Law, ...]:
-    """The laws of one kind, or all."""
-    from . import all_laws
+    """Return the laws of one kind, or all of them sorted by kind.
 
-    all_laws.load()
-    kinds = [kind] if kind is not None else sorted(_LAWS)
-    return tuple(one for each in kinds for one in _LAWS.get(each, {}).values())
+    Raises:
+        ValueError: two laws of one kind and plugin have the same name.
+    """
+    for name in MODULES:
+        importlib.import_module(f"{__package__}.by_kind.{name}")
+    import_failures()
+    found: dict[tuple[str, str, str], Law] = {}
+    for (module, _, _), one in _LAWS.items():
+        owner = next((p for m, p in _OWNERS.items() if module == m or module.startswith(f"{m}.")), "")
+        general = module.startswith(f"{__package__}.")
+        key = (owner or ("" if general else module), one.kind, one.name)
+        if key in found:
+            raise ValueError(f"{owner or 'diffkit'} has two laws {one.name} of the kind {one.kind}")
+        found[key] = replace(one, plugin=owner)
+    kinds = [kind] if kind is not None else sorted({one.kind for one in found.values()})
+    return tuple(one for each in kinds for one in found.values() if one.kind == each)
+
+
+def import_failures() -> Mapping[tuple[str, str], Exception]:
+    """Import the modules of laws of all plugins; return the errors by (plugin, module)."""
+    failures: dict[tuple[str, str], Exception] = {}
+    for plugin, module in registry().law_modules():
+        _OWNERS[module] = plugin
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the others keep their laws
+            failures[plugin, module] = error
+    return failures

@@ -19,7 +19,7 @@ from diffkit import Estimate, Level, Model, Parameterization, SampleNoise, Sampl
 from diffkit.errors import RecipeError
 from diffkit.host import registry
 from diffkit.testing import GaussianOracle, OracleNetwork
-from diffkit.testing.families import GaussianData, gaussian
+from diffkit.testing.fixtures import GaussianData, gaussian
 
 F64 = torch.float64
 OPTIONS: dict[tuple[str, str], str] = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from diffkit.host import Registered
-from diffkit.testing.engine import Row, check_ema, check_entry, chosen
+from diffkit.testing.engine import Row, check_ema, check_entry, select
 
-ENTRIES = [one for one in chosen() if one is not None]
+ENTRIES = [one for one in select() if one is not None]
 
 
 def told(rows: list[Row]) -> str:

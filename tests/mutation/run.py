@@ -49,23 +49,18 @@ def edit(file: Path, old: str, new: str) -> None:
 def caught_by(targets: tuple[str, ...]) -> str | None:
     """The first law that any of the targets breaks."""
     from diffkit.host import registry
-    from diffkit.testing.engine import EMA, Row, _worst, apply, check_ema
-    from diffkit.testing.law_registry import laws
-    from diffkit.testing.subject import subjects
+    from diffkit.testing.case import build_cases
+    from diffkit.testing.engine import EMA, Row, check_cases, check_ema
 
     for target in targets:
         kind, _, name = target.partition("/")
         if kind == EMA:
-            for row in check_ema():
-                if row.verdict == "fail":
-                    return row.law
-            continue
-        where = Row(target, "", "", "", None, None, "n/a")
-        variants = list(subjects(kind, name, registry().find(kind, name).load()))
-        for one in laws(kind):
-            if one.only and name not in one.only:
-                continue
-            row = _worst([apply(one, variant, where) for variant in variants])
+            rows = iter(check_ema())
+        else:
+            entry = registry().find(kind, name)
+            where = Row(target, entry.plugin.name, "", "", None, None, "n/a")
+            rows = check_cases(kind, list(build_cases(kind, name, entry.load())), where)
+        for row in rows:
             if row.verdict == "fail":
                 return row.law
     return None

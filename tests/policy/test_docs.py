@@ -30,7 +30,7 @@ REFERENCE = ROOT / "docs"
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """One-file plugins and laws of a page are forgotten after it, and its random numbers are its own."""
     law_registry.laws()
-    monkeypatch.setattr(law_registry, "_LAWS", {kind: dict(found) for kind, found in law_registry._LAWS.items()})
+    monkeypatch.setattr(law_registry, "_LAWS", dict(law_registry._LAWS))
     configure()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -171,7 +171,7 @@ def test_only_declared_distributions_are_imported() -> None:
         if (root := one.module.split(".")[0]) not in allowed
         and root not in sys.stdlib_module_names
         and not (root == "pytest" and source.module == "diffkit.testing.pytest_plugin")
-        and not (root == "hypothesis" and source.module == "diffkit.testing.strategies")
+        and not (root == "hypothesis" and source.module == "diffkit.testing.hypothesis_strategies")
     }
     assert wrong == set()
 

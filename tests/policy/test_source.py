@@ -38,7 +38,7 @@ IMPORTING = {
     "diffkit/recipe/__init__.py": "public names on first use",
     "diffkit/runs/__init__.py": "public names on first use",
     "diffkit/testing/__init__.py": "public names on first use",
-    "diffkit/testing/all_laws.py": "the modules of laws",
+    "diffkit/testing/law_registry.py": "the modules of laws, those of plugins included",
 }
 
 

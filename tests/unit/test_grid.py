@@ -12,7 +12,7 @@ from diffkit.basics.grid import Leading, Linspace, Quadratic, Trailing
 from diffkit.ddpm.schedule import Linear
 from diffkit.errors import UsageError
 from diffkit.grid import Grid, push_apart, round_half_up
-from diffkit.testing import families
+from diffkit.testing import fixtures
 
 GRIDS = [Linspace(), Trailing(), Leading(), Quadratic(), Quadratic(0.8)]
 SCHEDULE = Linear()
@@ -48,7 +48,7 @@ def test_step_counts_that_break_other_libraries(grid: Grid, n: int) -> None:
 @given(st.integers(1, 300).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T), st.sampled_from(GRIDS))))
 def test_any_schedule_length(case: tuple[int, int, Grid]) -> None:
     T, n, grid = case
-    times = grid.times(families.discrete(T), n)
+    times = grid.times(fixtures.discrete(T), n)
     assert len(set(times)) == n
     assert sorted(times, reverse=True) == times
     assert times[-1] >= 1
@@ -73,13 +73,13 @@ def test_halves_go_up(t: float, whole: int) -> None:
 
 
 def test_refusals() -> None:
-    for schedule, n, code in ((SCHEDULE, 0, "DK020"), (SCHEDULE, 1001, "DK022"), (families.TRIG, 0, "DK020")):
+    for schedule, n, code in ((SCHEDULE, 0, "DK020"), (SCHEDULE, 1001, "DK022"), (fixtures.TRIG, 0, "DK020")):
         with pytest.raises(UsageError) as caught:
             Trailing().levels(schedule, n)
         assert caught.value.code == code
         assert caught.value.fix
     with pytest.raises(UsageError) as caught:
-        Leading().levels(families.TRIG, 5)
+        Leading().levels(fixtures.TRIG, 5)
     assert caught.value.code == "DK021"
 
 
@@ -87,14 +87,14 @@ def test_continuous_grids() -> None:
     """From t_noise, never asked at a level without noise, clean at the end."""
     for grid in (Linspace(), Trailing(), Quadratic()):
         for n in (1, 2, 5, 50):
-            for schedule in (families.TRIG, families.RECTIFIED, families.EXPLODING):
+            for schedule in (fixtures.TRIG, fixtures.RECTIFIED, fixtures.EXPLODING):
                 levels = grid.levels(schedule, n)
                 assert len(levels) == n + 1
                 assert levels[0] == schedule.noise
                 assert levels[-1] == schedule.clean
                 assert all(level.sigma > 0 for level in levels[:-1])
-    assert Linspace().times(families.TRIG, 4) == [1.0, 0.75, 0.5, 0.25]
-    assert Linspace().times(families.EXPLODING, 2) == [80.0, 0.002]
+    assert Linspace().times(fixtures.TRIG, 4) == [1.0, 0.75, 0.5, 0.25]
+    assert Linspace().times(fixtures.EXPLODING, 2) == [80.0, 0.002]
 
 
 def test_exact_points() -> None:

@@ -1,4 +1,4 @@
-"""Laws of data."""
+"""Laws of data and of augmentations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from diffkit.data import Data, Part, Split, stack
+from diffkit.data import Augmentation, Cond, Data, Part, Split, stack
 from diffkit.level import Level
 
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -32,25 +32,27 @@ def _key(x: Tensor) -> bytes:
     source="the definition of Data",
     tolerance=0.0,
 )
-def spec(subject: Subject, worst: Worst) -> None:
+def spec(case: Case, result: LawResult) -> None:
     """What a network is built for."""
-    data: Data = subject.component
+    data: Data = case.component
     told = data.spec
     for part in PARTS:
         split = data.split(part)
-        worst.holds(len(split) > 0, f"{part} has {len(split)} examples", "some")
+        result.holds(len(split) > 0, f"{part} has {len(split)} examples", "some")
         raw, cond = stack(split, _some(split))
         x = data.to_model_range(raw)
-        worst.holds(tuple(x.shape[1:]) == told.shape, f"{part}: shape {tuple(x.shape[1:])}", f"{told.shape}")
-        worst.holds(x.dtype == torch.float32, f"{part}: decoded to {x.dtype}", "torch.float32")
-        worst.holds(bool(torch.isfinite(x).all()), f"{part}: values that are not finite", "finite")
+        result.holds(tuple(x.shape[1:]) == told.shape, f"{part}: shape {tuple(x.shape[1:])}", f"{told.shape}")
+        result.holds(x.dtype == torch.float32, f"{part}: decoded to {x.dtype}", "torch.float32")
+        result.holds(bool(torch.isfinite(x).all()), f"{part}: values that are not finite", "finite")
         label = cond.get("label")
-        worst.holds((label is None) == (told.classes is None), f"{part}: labels {label is not None}", str(told.classes))
+        result.holds(
+            (label is None) == (told.classes is None), f"{part}: labels {label is not None}", str(told.classes)
+        )
         if label is not None and told.classes is not None:
             fine = label.dtype == torch.long and int(label.min()) >= 0 and int(label.max()) < told.classes
-            worst.holds(fine, f"{part}: labels {int(label.min())}..{int(label.max())}", f"long, 0..{told.classes - 1}")
+            result.holds(fine, f"{part}: labels {int(label.min())}..{int(label.max())}", f"long, 0..{told.classes - 1}")
     if told.class_names:
-        worst.holds(len(told.class_names) == told.classes, f"{len(told.class_names)} names", f"{told.classes}")
+        result.holds(len(told.class_names) == told.classes, f"{len(told.class_names)} names", f"{told.classes}")
 
 
 @law(
@@ -59,18 +61,18 @@ def spec(subject: Subject, worst: Worst) -> None:
     source="design.md, data",
     tolerance=1e-6,
 )
-def bounds(subject: Subject, worst: Worst) -> None:
+def bounds(case: Case, result: LawResult) -> None:
     """Clipping and the discretised decoder rely on it."""
-    data: Data = subject.component
+    data: Data = case.component
     if not data.spec.bounded:
-        raise Inapplicable("not bounded")
+        raise NotApplicable("not bounded")
     split = data.split("train")
     x = data.to_model_range(stack(split, _some(split, 256))[0])
-    worst.note(
+    result.note(
         max(0.0, float(x.abs().max()) - 1.0), f"values from {float(x.min()):.4g} to {float(x.max()):.4g}", "<= 1"
     )
     wide = float(x.max()) - float(x.min())
-    worst.holds(wide > 0.5, f"values span {wide:.3g}", "a good part of [-1, 1]")
+    result.holds(wide > 0.5, f"values span {wide:.3g}", "a good part of [-1, 1]")
 
 
 @law(
@@ -79,20 +81,20 @@ def bounds(subject: Subject, worst: Worst) -> None:
     source="design.md, data; tests/pains.md, 14",
     tolerance=0.0,
 )
-def stored(subject: Subject, worst: Worst) -> None:
+def stored(case: Case, result: LawResult) -> None:
     """What is written of a sample is what would be read: k and 2 k / (bins - 1) - 1 are inverse to each other."""
-    data: Data = subject.component
+    data: Data = case.component
     if data.spec.bins is None:
-        raise Inapplicable("no bins")
+        raise NotApplicable("no bins")
     split = data.split("train")
     raw = stack(split, _some(split))[0]
-    worst.holds(not raw.is_floating_point(), f"raw is {raw.dtype}", "integers")
-    worst.compare(data.to_storage(data.to_model_range(raw)).double(), raw.double(), "raw, decoded and encoded")
+    result.holds(not raw.is_floating_point(), f"raw is {raw.dtype}", "integers")
+    result.compare(data.to_storage(data.to_model_range(raw)).double(), raw.double(), "raw, decoded and encoded")
     near = data.to_model_range(raw) + 0.8 / (data.spec.bins - 1) * (2.0 * torch.rand(raw.shape) - 1.0)
-    worst.compare(data.to_storage(near).double(), raw.double(), "values within half a step of those stored")
+    result.compare(data.to_storage(near).double(), raw.double(), "values within half a step of those stored")
     grid = torch.arange(data.spec.bins).reshape(1, -1)
     x = data.to_model_range(grid.to(raw.dtype))
-    worst.compare(x[0, [0, -1]], torch.tensor([-1.0, 1.0]), "first and last value")
+    result.compare(x[0, [0, -1]], torch.tensor([-1.0, 1.0]), "first and last value")
 
 
 @law(
@@ -101,16 +103,16 @@ def stored(subject: Subject, worst: Worst) -> None:
     source="design.md, data",
     tolerance=0.0,
 )
-def repeatable(subject: Subject, worst: Worst) -> None:
+def repeatable(case: Case, result: LawResult) -> None:
     """Resumed runs see the same order of the same examples."""
-    data: Data = subject.component
+    data: Data = case.component
     for part in PARTS:
         split = data.split(part)
         which = _some(split, 8)
         first = [split[i][0].clone() for i in which]
         for i, want in reversed(list(zip(which, first, strict=True))):
-            worst.compare(data.split(part)[i][0], want, f"{part}[{i}] again")
-    worst.holds(data.fingerprint() == data.fingerprint(), "fingerprint changes by itself", "the same text")
+            result.compare(data.split(part)[i][0], want, f"{part}[{i}] again")
+    result.holds(data.fingerprint() == data.fingerprint(), "fingerprint changes by itself", "the same text")
 
 
 @law(
@@ -119,15 +121,15 @@ def repeatable(subject: Subject, worst: Worst) -> None:
     source="the definition of Data",
     tolerance=0.0,
 )
-def disjoint(subject: Subject, worst: Worst) -> None:
+def disjoint(case: Case, result: LawResult) -> None:
     """Held-out means never seen; equal examples in both would hide memorisation. At most 4096 of each are compared."""
-    data: Data = subject.component
+    data: Data = case.component
     seen = []
     for part in PARTS:
         split = data.split(part)
         seen.append({_key(split[i][0]) for i in range(min(len(split), 4096))})
     common = len(seen[0] & seen[1])
-    worst.note(float(common), f"{common} examples in both parts", "0")
+    result.note(float(common), f"{common} examples in both parts", "0")
 
 
 @law(
@@ -137,16 +139,16 @@ def disjoint(subject: Subject, worst: Worst) -> None:
     tolerance=5.0,
     identities="D3 E3",
 )
-def truth(subject: Subject, worst: Worst) -> None:
+def truth(case: Case, result: LawResult) -> None:
     """x0* is a conditional mean, so its error is uncorrelated with every function of x."""
-    data: Data = subject.component
+    data: Data = case.component
     denoise = data.truth()
     if denoise is None:
-        raise Inapplicable("its law is not known in closed form")
+        raise NotApplicable("its law is not known in closed form")
     split = data.split("train")
     raw, cond = stack(split, range(min(len(split), 4096)))
     x0 = data.to_model_range(raw).double().flatten(1)
-    eps = subject.normal(*x0.shape, stream="eps")
+    eps = case.normal(*x0.shape, stream="eps")
     for angle in (0.05, 0.4, 1.2):
         level = Level(math.cos(angle), math.sin(angle))
         x = level.add_noise(x0, eps)
@@ -157,4 +159,54 @@ def truth(subject: Subject, worst: Worst) -> None:
                 product = error * test
                 deviation = product.std(0).clamp(min=1e-12) / len(x0) ** 0.5
                 ratio = float((product.mean(0).abs() / deviation).max())
-                worst.note(ratio, f"E[(x0 - x0*) {name}] at angle {angle}, in standard errors", "0")
+                result.note(ratio, f"E[(x0 - x0*) {name}] at angle {angle}, in standard errors", "0")
+
+
+def augmentation_inputs(case: Case) -> tuple[Tensor, Tensor, Cond]:
+    augmentation: Augmentation = case.component
+    x = case.normal(8, 3, 6, 6, dtype=torch.float32).clamp(-1, 1)
+    uniform = torch.rand(8, augmentation.draws, generator=case.generator("u"))
+    return x, uniform, {"label": torch.arange(8)}
+
+
+@law(
+    "augmentation",
+    statement="examples keep their shape and type, and stay in [-1, 1]; what came with them stays",
+    source="the definition of Augmentation",
+    tolerance=0.0,
+)
+def form(case: Case, result: LawResult) -> None:
+    """Entries may be added to cond, none may be lost."""
+    x, uniform, cond = augmentation_inputs(case)
+    kept = x.clone()
+    y, told = case.component(x, uniform, cond)
+    result.holds(
+        y.shape == x.shape and y.dtype == x.dtype, f"{tuple(y.shape)} {y.dtype}", f"{tuple(x.shape)} {x.dtype}"
+    )
+    result.holds(float(y.abs().max()) <= 1.0 + 1e-6, f"|x| up to {float(y.abs().max()):.4g}", "<= 1")
+    result.holds(
+        "label" in told and torch.equal(told["label"], cond["label"]), f"cond holds {sorted(told)}", "the label"
+    )
+    result.holds(all(len(v) == 8 for v in told.values()), "entries of cond of another length", "one row an example")
+    result.compare(x, kept, "x afterwards")
+
+
+@law(
+    "augmentation",
+    statement="what happens to an example is a function of its own uniform numbers, and they matter",
+    source="design.md, randomness",
+    tolerance=1e-5,
+)
+def counted(case: Case, result: LawResult) -> None:
+    """The same twice, and alone; torch's generator is not touched."""
+    x, uniform, cond = augmentation_inputs(case)
+    before = torch.random.get_rng_state()
+    y, _ = case.component(x, uniform, cond)
+    result.compare(case.component(x, uniform, cond)[0], y, "again")
+    result.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
+    for i in (0, 5):
+        alone = case.component(x[i : i + 1], uniform[i : i + 1], {"label": cond["label"][i : i + 1]})[0]
+        result.compare(alone[0], y[i], f"example {i} alone")
+    outcomes = [case.component(x[:1], torch.full((1, uniform.shape[1]), u), {})[0] for u in (0.01, 0.3, 0.6, 0.99)]
+    differ = any(not torch.equal(a, outcomes[0]) for a in outcomes[1:])
+    result.holds(differ, "all uniform numbers do the same", "some change")

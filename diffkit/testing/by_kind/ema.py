@@ -9,8 +9,8 @@ import torch
 from diffkit.train.config import Ema
 from diffkit.train.ema import average, effective_weights
 
-from ..law_registry import Worst, law
-from ..subject import Subject
+from ..case import Case
+from ..law_registry import LawResult, law
 
 BATCH = 8
 FORMS = (
@@ -22,8 +22,8 @@ FORMS = (
 )
 
 
-def _path(subject: Subject, updates: int) -> list[torch.Tensor]:
-    return [subject.normal(3, stream=f"w{n}") for n in range(updates + 1)]
+def _path(case: Case, updates: int) -> list[torch.Tensor]:
+    return [case.normal(3, stream=f"w{n}") for n in range(updates + 1)]
 
 
 @law(
@@ -33,13 +33,13 @@ def _path(subject: Subject, updates: int) -> list[torch.Tensor]:
     tolerance=1e-12,
     identities="H1",
 )
-def convex(subject: Subject, worst: Worst) -> None:
+def convex(case: Case, result: LawResult) -> None:
     """No bias towards zero, so nothing needs correction."""
     for ema in FORMS:
         for updates in (0, 1, 2, 30):
             w = effective_weights(ema, updates, BATCH)
-            worst.compare(float(w.sum()), 1.0, f"sum after {updates} updates of {ema}")
-            worst.holds(bool((w >= 0).all()), f"a negative weight in {ema}", ">= 0")
+            result.compare(float(w.sum()), 1.0, f"sum after {updates} updates of {ema}")
+            result.holds(bool((w >= 0).all()), f"a negative weight in {ema}", ">= 0")
 
 
 @law(
@@ -49,13 +49,13 @@ def convex(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="H1",
 )
-def recursion(subject: Subject, worst: Worst) -> None:
+def recursion(case: Case, result: LawResult) -> None:
     """new = beta_n old + (1 - beta_n) weights, unrolled."""
     for ema in FORMS:
-        path = _path(subject, 25)
+        path = _path(case, 25)
         w = effective_weights(ema, 25, BATCH)
         want = sum((c * x for c, x in zip(w, path, strict=True)), torch.zeros(3, dtype=torch.float64))
-        worst.compare(average(ema, path, BATCH), want, f"{ema}")
+        result.compare(average(ema, path, BATCH), want, f"{ema}")
 
 
 @law(
@@ -65,11 +65,11 @@ def recursion(subject: Subject, worst: Worst) -> None:
     tolerance=1e-12,
     identities="H1",
 )
-def constant_decay(subject: Subject, worst: Worst) -> None:
+def constant_decay(case: Case, result: LawResult) -> None:
     """The geometric weights."""
     b, n = 0.9, 12
     want = torch.tensor([b**n, *((1.0 - b) * b ** (n - k) for k in range(1, n + 1))], dtype=torch.float64)
-    worst.compare(effective_weights(Ema(decay=b), n), want, f"weights of decay {b}")
+    result.compare(effective_weights(Ema(decay=b), n), want, f"weights of decay {b}")
 
 
 @law(
@@ -79,12 +79,12 @@ def constant_decay(subject: Subject, worst: Worst) -> None:
     tolerance=1e-12,
     identities="H1",
 )
-def warm_up(subject: Subject, worst: Worst) -> None:
+def warm_up(case: Case, result: LawResult) -> None:
     """The product of the factors telescopes."""
     n = 15
     want = math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10)
     got = float(effective_weights(Ema(decay=0.9999, warmup=True), n)[0])
-    worst.note(abs(got / want - 1.0), f"share of the initial weights after {n} updates: {got:.9g}", f"{want:.9g}")
+    result.note(abs(got / want - 1.0), f"share of the initial weights after {n} updates: {got:.9g}", f"{want:.9g}")
 
 
 @law(
@@ -94,11 +94,11 @@ def warm_up(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="H1",
 )
-def half_life(subject: Subject, worst: Worst) -> None:
+def half_life(case: Case, result: LawResult) -> None:
     """beta = 2^(-batch / H)."""
     for batch in (1, 8, 32):
         w = effective_weights(Ema(half_life=64.0), 200, batch)
-        worst.compare(float(w[-1 - 64 // batch] / w[-1]), 0.5, f"batch {batch}: 64 images ago / now")
+        result.compare(float(w[-1 - 64 // batch] / w[-1]), 0.5, f"batch {batch}: 64 images ago / now")
 
 
 @law(
@@ -108,11 +108,11 @@ def half_life(subject: Subject, worst: Worst) -> None:
     tolerance=1e-12,
     identities="H2",
 )
-def power(subject: Subject, worst: Worst) -> None:
+def power(case: Case, result: LawResult) -> None:
     """The integrals of the profile over the cells; the initial weights vanish with the first update."""
     for g in (1.0, 6.94, 16.97):
         n = 20
         want = [0.0, *((k / n) ** (g + 1) - ((k - 1) / n) ** (g + 1) for k in range(1, n + 1))]
-        worst.compare(
+        result.compare(
             effective_weights(Ema(power=g), n), torch.tensor(want, dtype=torch.float64), f"weights of g = {g}"
         )

@@ -9,9 +9,9 @@ from diffkit.errors import DiffkitError
 from diffkit.grid import Grid
 from diffkit.schedule import Schedule
 
-from .. import families
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from .. import fixtures
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501, 599, 600, 750, 999, 1000)
 
@@ -19,19 +19,19 @@ COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501
 def schedules(grid: Grid) -> Iterator[tuple[str, Schedule]]:
     """Where a grid is tried: discrete schedules of several lengths, and curves that it says it can follow."""
     for steps in (1, 2, 12, 1000):
-        yield f"{steps} steps", families.discrete(steps)
+        yield f"{steps} steps", fixtures.discrete(steps)
     if not grid.discrete_only:
-        yield "edm", families.EXPLODING
+        yield "edm", fixtures.EXPLODING
         if grid.reaches_noise:
-            yield "trig", families.TRIG
-            yield "flow", families.RECTIFIED
+            yield "trig", fixtures.TRIG
+            yield "flow", fixtures.RECTIFIED
 
 
-def cases(subject: Subject) -> Iterator[tuple[str, Schedule, int]]:
+def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
     """Every schedule with step counts, smallest first: all of them for short schedules, and for all where deep."""
-    for title, schedule in schedules(subject.component):
+    for title, schedule in schedules(case.component):
         top = schedule.steps or 64
-        counts = range(1, top + 1) if top <= 64 or subject.deep else [n for n in COUNTS if n <= top]
+        counts = range(1, top + 1) if top <= 64 or case.deep else [n for n in COUNTS if n <= top]
         for n in counts:
             yield title, schedule, n
 
@@ -42,13 +42,13 @@ def cases(subject: Subject) -> Iterator[tuple[str, Schedule, int]]:
     source="tests/pains.md, 2",
     tolerance=0.0,
 )
-def length(subject: Subject, worst: Worst) -> None:
+def length(case: Case, result: LawResult) -> None:
     """A step is a pair of neighbours; spacing by a rounded stride yields one too many or too few."""
-    for title, schedule, n in cases(subject):
-        levels = subject.component.levels(schedule, n)
-        worst.holds(len(levels) == n + 1, f"n = {n} on {title}: {len(levels)} levels", f"{n + 1}")
+    for title, schedule, n in settings(case):
+        levels = case.component.levels(schedule, n)
+        result.holds(len(levels) == n + 1, f"n = {n} on {title}: {len(levels)} levels", f"{n + 1}")
         floats = all(type(v) is float for level in levels for v in (level.alpha, level.sigma))
-        worst.holds(floats, f"n = {n} on {title}: levels that are not Python floats", "floats, so that no step syncs")
+        result.holds(floats, f"n = {n} on {title}: levels that are not Python floats", "floats, so that no step syncs")
 
 
 @law(
@@ -58,12 +58,12 @@ def length(subject: Subject, worst: Worst) -> None:
     tolerance=0.0,
     identities="A3",
 )
-def rises(subject: Subject, worst: Worst) -> None:
+def rises(case: Case, result: LawResult) -> None:
     """No level is visited twice, whatever rounding does to the times."""
-    for title, schedule, n in cases(subject):
-        levels = subject.component.levels(schedule, n)
+    for title, schedule, n in settings(case):
+        levels = case.component.levels(schedule, n)
         bad = [i for i, (a, b) in enumerate(pairwise(levels)) if not float(b.angle) < float(a.angle)]
-        worst.note(float(len(bad)), f"n = {n} on {title}: levels {bad[:1]} and after", "a larger SNR after")
+        result.note(float(len(bad)), f"n = {n} on {title}: levels {bad[:1]} and after", "a larger SNR after")
 
 
 @law(
@@ -72,16 +72,16 @@ def rises(subject: Subject, worst: Worst) -> None:
     source="design.md, glossary of grids",
     tolerance=0.0,
 )
-def clean_end(subject: Subject, worst: Worst) -> None:
+def clean_end(case: Case, result: LawResult) -> None:
     """Sampling ends on data, not one step before it (K: final alpha)."""
-    for title, schedule, n in cases(subject):
-        levels = subject.component.levels(schedule, n)
-        worst.holds(levels[-1] == schedule.clean, f"n = {n} on {title}: ends at {levels[-1]}", f"{schedule.clean}")
-        times = subject.component.times(schedule, n)
+    for title, schedule, n in settings(case):
+        levels = case.component.levels(schedule, n)
+        result.holds(levels[-1] == schedule.clean, f"n = {n} on {title}: ends at {levels[-1]}", f"{schedule.clean}")
+        times = case.component.times(schedule, n)
         inside = schedule.t_clean <= min(times) and max(times) <= schedule.t_noise
-        worst.holds(inside, f"n = {n} on {title}: times {min(times)!r}..{max(times)!r}", "within the schedule")
+        result.holds(inside, f"n = {n} on {title}: times {min(times)!r}..{max(times)!r}", "within the schedule")
         early = [i for i, level in enumerate(levels[:-1]) if level.is_clean]
-        worst.holds(not early, f"n = {n} on {title}: level {early[:1]} is clean", "noise in every level asked")
+        result.holds(not early, f"n = {n} on {title}: level {early[:1]} is clean", "noise in every level asked")
 
 
 @law(
@@ -90,18 +90,18 @@ def clean_end(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 3; Lin et al. 2023 (arXiv:2305.08891), sec. 3.3",
     tolerance=1e-9,
 )
-def noise_end(subject: Subject, worst: Worst) -> None:
+def noise_end(case: Case, result: LawResult) -> None:
     """Samples start from pure noise; the denoiser must be asked about it, or every mean is biased."""
-    grid: Grid = subject.component
+    grid: Grid = case.component
     deficits = []
-    for title, schedule, n in cases(subject):
+    for title, schedule, n in settings(case):
         first, noise = grid.levels(schedule, n)[0], schedule.noise
         gap = float(noise.angle) - float(first.angle)
-        worst.holds(gap >= -1e-9, f"n = {n} on {title}: starts beyond the schedule, at {first}", f"{noise}")
+        result.holds(gap >= -1e-9, f"n = {n} on {title}: starts beyond the schedule, at {first}", f"{noise}")
         deficits.append((gap, f"n = {n} on {title}: starts at {first}", f"{noise}"))
     if not grid.declares_deficit:
         for gap, example, expected in deficits:
-            worst.note(abs(gap), example, expected)
+            result.note(abs(gap), example, expected)
 
 
 @law(
@@ -111,20 +111,20 @@ def noise_end(subject: Subject, worst: Worst) -> None:
     tolerance=0.0,
     identities="A14",
 )
-def whole_times(subject: Subject, worst: Worst) -> None:
+def whole_times(case: Case, result: LawResult) -> None:
     """Between the points, networks were never trained."""
-    for title, schedule, n in cases(subject):
+    for title, schedule, n in settings(case):
         if schedule.steps is None:
             continue
-        times = subject.component.times(schedule, n)
+        times = case.component.times(schedule, n)
         fine = all(t == int(t) and 1 <= t <= schedule.steps for t in times) and len(set(times)) == n
-        worst.holds(fine, f"n = {n} on {title}: times {times[:4]}...", "distinct whole times in 1..T")
-        levels = subject.component.levels(schedule, n)
+        result.holds(fine, f"n = {n} on {title}: times {times[:4]}...", "distinct whole times in 1..T")
+        levels = case.component.levels(schedule, n)
         same = fine and levels[:-1] == [schedule.level(t) for t in times]
-        worst.holds(same, f"n = {n} on {title}: levels are not those of the times", "schedule.level(t)")
+        result.holds(same, f"n = {n} on {title}: levels are not those of the times", "schedule.level(t)")
         if n == schedule.steps:
             every = [float(t) for t in range(n, 0, -1)]
-            worst.holds(times == every, f"n = T = {n}: {times[:4]}...", "T, T - 1, ..., 1")
+            result.holds(times == every, f"n = T = {n}: {times[:4]}...", "T, T - 1, ..., 1")
 
 
 @law(
@@ -133,20 +133,20 @@ def whole_times(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 2; design.md, errors",
     tolerance=0.0,
 )
-def refuses(subject: Subject, worst: Worst) -> None:
+def refuses(case: Case, result: LawResult) -> None:
     """With a message of the library, not an IndexError, and never with a wrong list."""
-    grid: Grid = subject.component
-    schedule = families.discrete(12)
+    grid: Grid = case.component
+    schedule = fixtures.discrete(12)
     tries: list[tuple[Schedule, int]] = [(schedule, 0), (schedule, -1), (schedule, 13)]
     if grid.discrete_only:
-        tries.append((families.EXPLODING, 4))
+        tries.append((fixtures.EXPLODING, 4))
     for place, n in tries:
         try:
             made = grid.levels(place, n)
         except DiffkitError:
-            worst.holds(True, f"n = {n}", "")
+            result.holds(True, f"n = {n}", "")
             continue
-        worst.holds(False, f"n = {n} of T = {place.steps}: {len(made)} levels", "a DiffkitError")
+        result.holds(False, f"n = {n} of T = {place.steps}: {len(made)} levels", "a DiffkitError")
 
 
 @law(
@@ -155,12 +155,12 @@ def refuses(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 17",
     tolerance=0.0,
 )
-def pure(subject: Subject, worst: Worst) -> None:
+def pure(case: Case, result: LawResult) -> None:
     """A grid is rebuilt from the schedule each time, so that no shift is applied twice."""
-    for title, schedule in schedules(subject.component):
+    for title, schedule in schedules(case.component):
         n = min(7, schedule.steps or 7)
-        first, again = (subject.component.levels(schedule, n) for _ in range(2))
-        worst.holds(first == again, f"n = {n} on {title}: other levels the second time", "the same")
+        first, again = (case.component.levels(schedule, n) for _ in range(2))
+        result.holds(first == again, f"n = {n} on {title}: other levels the second time", "the same")
 
 
 @law(
@@ -169,16 +169,16 @@ def pure(subject: Subject, worst: Worst) -> None:
     source="the definition of a grid",
     tolerance=0.0,
 )
-def refines(subject: Subject, worst: Worst) -> None:
+def refines(case: Case, result: LawResult) -> None:
     """Without it no sampler converges on this grid."""
-    if subject.component.declares_deficit:
-        raise Inapplicable("the range of a grid with a deficit depends on n")
-    for title, schedule in schedules(subject.component):
+    if case.component.declares_deficit:
+        raise NotApplicable("the range of a grid with a deficit depends on n")
+    for title, schedule in schedules(case.component):
         if title == "edm" or (schedule.steps is not None and schedule.steps < 1000):
             continue
         widest = []
         for n in (5, 50, 500):
-            levels = subject.component.levels(schedule, n)
+            levels = case.component.levels(schedule, n)
             widest.append(max(float(a.angle) - float(b.angle) for a, b in pairwise(levels)))
         for n, coarse, fine in zip((50, 500), widest, widest[1:], strict=False):
-            worst.holds(fine < 0.5 * coarse, f"n = {n} on {title}: widest step {fine:.3g}", f"< half of {coarse:.3g}")
+            result.holds(fine < 0.5 * coarse, f"n = {n} on {title}: widest step {fine:.3g}", f"< half of {coarse:.3g}")

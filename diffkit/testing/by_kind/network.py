@@ -10,32 +10,30 @@ from torch import Tensor
 
 from diffkit.network import Network, Shape
 
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 
-def shape_of(subject: Subject) -> Shape:
+def shape_of(case: Case) -> Shape:
     """What the network was built for."""
-    shape: Shape = subject.context["shape"]
+    shape: Shape = case.context["shape"]
     return shape
 
 
-def awake(subject: Subject) -> Network:
+def awake(case: Case) -> Network:
     """A copy in evaluation mode whose weights are all away from zero: layers that start at zero hide the others."""
-    network: Network = copy.deepcopy(subject.component).eval()
-    source = subject.generator("weights")
+    network: Network = copy.deepcopy(case.component).eval()
+    source = case.generator("weights")
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=source).to(parameter))
     return network
 
 
-def inputs(
-    subject: Subject, count: int = 3, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def inputs(case: Case, count: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor | None]:
     """x, c_noise and, where there are classes, labels, the last of them the null class."""
-    shape = shape_of(subject)
-    x = subject.normal(count, shape.in_channels, *shape.size, dtype=dtype)
+    shape = shape_of(case)
+    x = case.normal(count, shape.in_channels, *shape.size, dtype=dtype)
     c_noise = torch.tensor([3.0, 250.0, 700.0, 999.0])[:count]
     label = None if shape.classes is None else torch.tensor([1, 0, shape.classes, 2])[:count]
     return x, c_noise, label
@@ -52,9 +50,9 @@ def parameters_of(network: Network) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, p) for name, p in network.named_parameters() if p.requires_grad)
 
 
-def _needs_parameters(subject: Subject) -> None:
-    if not any(True for _ in parameters_of(subject.component)):
-        raise Inapplicable("it has no parameters")
+def _needs_parameters(case: Case) -> None:
+    if not any(True for _ in parameters_of(case.component)):
+        raise NotApplicable("it has no parameters")
 
 
 @law(
@@ -63,20 +61,20 @@ def _needs_parameters(subject: Subject) -> None:
     source="the definition of Network",
     tolerance=0.0,
 )
-def shapes(subject: Subject, worst: Worst) -> None:
+def shapes(case: Case, result: LawResult) -> None:
     """What the parameterization decodes."""
-    network, shape = awake(subject), shape_of(subject)
+    network, shape = awake(case), shape_of(case)
     for count in (1, 3):
-        x, c_noise, label = inputs(subject, count)
+        x, c_noise, label = inputs(case, count)
         kept, told = x.clone(), c_noise.clone()
         with torch.no_grad():
             y = call(network, x, c_noise, label)
         want = (count, shape.out_channels, *shape.size)
-        worst.holds(tuple(y.shape) == want, f"B = {count}: {tuple(y.shape)}", f"{want}")
-        worst.holds(y.dtype == torch.float32, f"B = {count}: {y.dtype}", "torch.float32")
-        worst.holds(bool(torch.isfinite(y).all()), f"B = {count}: values that are not finite", "finite")
-        worst.compare(x, kept, "x afterwards")
-        worst.compare(c_noise, told, "c_noise afterwards")
+        result.holds(tuple(y.shape) == want, f"B = {count}: {tuple(y.shape)}", f"{want}")
+        result.holds(y.dtype == torch.float32, f"B = {count}: {y.dtype}", "torch.float32")
+        result.holds(bool(torch.isfinite(y).all()), f"B = {count}: values that are not finite", "finite")
+        result.compare(x, kept, "x afterwards")
+        result.compare(c_noise, told, "c_noise afterwards")
 
 
 @law(
@@ -85,20 +83,20 @@ def shapes(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 16",
     tolerance=1e-4,
 )
-def each_alone(subject: Subject, worst: Worst) -> None:
+def each_alone(case: Case, result: LawResult) -> None:
     """No batch statistics, no dropout, no hidden state."""
-    network = awake(subject)
-    x, c_noise, label = inputs(subject)
+    network = awake(case)
+    x, c_noise, label = inputs(case)
     with torch.no_grad():
         whole = call(network, x, c_noise, label)
         kept = whole.clone()
-        worst.compare(call(network, x, c_noise, label), kept, "the same inputs again")
+        result.compare(call(network, x, c_noise, label), kept, "the same inputs again")
         for i in range(len(x)):
             row = slice(i, i + 1)
             alone = call(network, x[row], c_noise[row], None if label is None else label[row])
-            worst.compare(alone, kept[row], f"example {i} alone")
+            result.compare(alone, kept[row], f"example {i} alone")
         call(network, -x, c_noise, label)
-        worst.compare(whole, kept, "the first output, after later calls")
+        result.compare(whole, kept, "the first output, after later calls")
 
 
 @law(
@@ -107,19 +105,19 @@ def each_alone(subject: Subject, worst: Worst) -> None:
     source="the definition of training",
     tolerance=0.0,
 )
-def gradients(subject: Subject, worst: Worst) -> None:
+def gradients(case: Case, result: LawResult) -> None:
     """An unused layer is a mistake of wiring; weights are moved off zero first, as many layers start there."""
-    _needs_parameters(subject)
-    network = awake(subject).train()
-    x, c_noise, label = inputs(subject)
+    _needs_parameters(case)
+    network = awake(case).train()
+    x, c_noise, label = inputs(case)
     y = call(network, x, c_noise, label)
-    target = subject.normal(*y.shape, stream="target", dtype=torch.float32)
+    target = case.normal(*y.shape, stream="target", dtype=torch.float32)
     torch.autograd.backward((y * target).sum())
     for name, parameter in parameters_of(network):
         reached = parameter.grad is not None and bool((parameter.grad != 0).any())
-        worst.holds(reached, f"{name} {tuple(parameter.shape)} gets no gradient", "one")
+        result.holds(reached, f"{name} {tuple(parameter.shape)} gets no gradient", "one")
         if parameter.grad is not None:
-            worst.holds(bool(torch.isfinite(parameter.grad).all()), f"{name}: gradient not finite", "finite")
+            result.holds(bool(torch.isfinite(parameter.grad).all()), f"{name}: gradient not finite", "finite")
 
 
 @law(
@@ -128,10 +126,10 @@ def gradients(subject: Subject, worst: Worst) -> None:
     source="the definition of Network",
     tolerance=0.0,
 )
-def level_used(subject: Subject, worst: Worst) -> None:
+def level_used(case: Case, result: LawResult) -> None:
     """One network for all levels must tell them apart."""
-    network = awake(subject)
-    x, c_noise, label = inputs(subject)
+    network = awake(case)
+    x, c_noise, label = inputs(case)
     with torch.no_grad():
         y = call(network, x, c_noise, label)
         steps = (1.0,) if network.integer_time else (1.0, 0.5)
@@ -139,7 +137,7 @@ def level_used(subject: Subject, worst: Worst) -> None:
             moved = call(network, x, c_noise - step, label)
             for i in range(len(x)):
                 gap = float((moved[i] - y[i]).abs().max())
-                worst.holds(gap > 0, f"c_noise {c_noise[i]:.0f} less {step}: no change", "another output")
+                result.holds(gap > 0, f"c_noise {c_noise[i]:.0f} less {step}: no change", "another output")
 
 
 @law(
@@ -148,18 +146,18 @@ def level_used(subject: Subject, worst: Worst) -> None:
     source="Ho & Salimans 2022 (arXiv:2207.12598)",
     tolerance=0.0,
 )
-def label_used(subject: Subject, worst: Worst) -> None:
+def label_used(case: Case, result: LawResult) -> None:
     """Classifier-free guidance compares a label with the null class."""
-    classes = shape_of(subject).classes
+    classes = shape_of(case).classes
     if classes is None:
-        raise Inapplicable("unconditional")
-    network = awake(subject)
-    x, c_noise, _ = inputs(subject, 1)
+        raise NotApplicable("unconditional")
+    network = awake(case)
+    x, c_noise, _ = inputs(case, 1)
     with torch.no_grad():
         outputs = [call(network, x, c_noise, torch.tensor([k])) for k in range(classes + 1)]
     for k in range(1, classes + 1):
         gap = float((outputs[k] - outputs[0]).abs().max())
-        worst.holds(gap > 0, f"label {k} gives what label 0 does", "another output")
+        result.holds(gap > 0, f"label {k} gives what label 0 does", "another output")
 
 
 @law(
@@ -168,20 +166,20 @@ def label_used(subject: Subject, worst: Worst) -> None:
     source="design.md, numerics",
     tolerance=0.15,
 )
-def types(subject: Subject, worst: Worst) -> None:
+def types(case: Case, result: LawResult) -> None:
     """The network runs in the type of its weights; c_noise stays float32."""
-    network = awake(subject)
-    x, c_noise, label = inputs(subject)
+    network = awake(case)
+    x, c_noise, label = inputs(case)
     with torch.no_grad():
         y = call(network, x, c_noise, label)
         size = float(y.abs().max()) or 1.0
         wide = call(copy.deepcopy(network).double(), x.double(), c_noise, label)
-        worst.holds(wide.dtype == torch.float64, f"float64 weights answer {wide.dtype}", "torch.float64")
-        worst.note(100.0 * float((wide - y).abs().max()) / size, "float64 and float32 differ by more than 0.15 %")
+        result.holds(wide.dtype == torch.float64, f"float64 weights answer {wide.dtype}", "torch.float64")
+        result.note(100.0 * float((wide - y).abs().max()) / size, "float64 and float32 differ by more than 0.15 %")
         if any(True for _ in network.parameters()):
             half = call(copy.deepcopy(network).bfloat16(), x.bfloat16(), c_noise, label)
-            worst.holds(half.dtype == torch.bfloat16, f"bfloat16 weights answer {half.dtype}", "torch.bfloat16")
-            worst.note(float((half.float() - y).abs().mean()) / size, "bfloat16 and float32, mean difference")
+            result.holds(half.dtype == torch.bfloat16, f"bfloat16 weights answer {half.dtype}", "torch.bfloat16")
+            result.note(float((half.float() - y).abs().mean()) / size, "bfloat16 and float32, mean difference")
 
 
 @law(
@@ -190,17 +188,17 @@ def types(subject: Subject, worst: Worst) -> None:
     source="design.md, performance",
     tolerance=1e-4,
 )
-def channels_last(subject: Subject, worst: Worst) -> None:
+def channels_last(case: Case, result: LawResult) -> None:
     """Strides are no content."""
-    network = awake(subject)
-    x, c_noise, label = inputs(subject)
+    network = awake(case)
+    x, c_noise, label = inputs(case)
     if x.ndim != 4:
-        raise Inapplicable("not images")
+        raise NotApplicable("not images")
     with torch.no_grad():
         y = call(network, x, c_noise, label)
         turned = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         got = call(turned, x.contiguous(memory_format=torch.channels_last), c_noise, label)
-    worst.compare(got, y, "channels_last")
+    result.compare(got, y, "channels_last")
 
 
 @law(
@@ -209,11 +207,11 @@ def channels_last(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 6",
     tolerance=0.0,
 )
-def state(subject: Subject, worst: Worst) -> None:
+def state(case: Case, result: LawResult) -> None:
     """Checkpoints hold parameters and buffers, nothing else."""
-    _needs_parameters(subject)
-    network, other = awake(subject), copy.deepcopy(subject.component).eval()
+    _needs_parameters(case)
+    network, other = awake(case), copy.deepcopy(case.component).eval()
     other.load_state_dict({name: value.clone() for name, value in network.state_dict().items()})
-    x, c_noise, label = inputs(subject)
+    x, c_noise, label = inputs(case)
     with torch.no_grad():
-        worst.compare(call(other, x, c_noise, label), call(network, x, c_noise, label), "after load_state_dict")
+        result.compare(call(other, x, c_noise, label), call(network, x, c_noise, label), "after load_state_dict")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 
 import torch
@@ -17,9 +16,9 @@ from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
 from ...oracles.network import OracleNetwork, ideal_output
-from .. import families
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from .. import fixtures
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 
 class FixedRandomStreams(RandomStreams):
@@ -39,7 +38,7 @@ class FixedRandomStreams(RandomStreams):
         return torch.full((self.total,), self.told)
 
 
-class Shifted(Network):
+class CorrectedNetwork(Network):
     """A network's output, plus a constant and a multiple of x that can be learned, on the channels of the data."""
 
     def __init__(self, inner: Network) -> None:
@@ -60,11 +59,11 @@ class PerturbedNetwork(Network):
     def __init__(self, p: Parameterization, schedule: Schedule, by: float) -> None:
         super().__init__()
         self.p, self.schedule, self.by = p, schedule, by
-        self.reader = OracleNetwork(families.GaussianData(), schedule, p)
+        self.reader = OracleNetwork(fixtures.GaussianData(), schedule, p)
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         level = self.reader._level(c_noise.double())
-        estimate = families.gaussian()(x, level)
+        estimate = fixtures.gaussian()(x, level)
         estimate = estimate.with_x0(estimate.x0 + self.by * (1.0 + 0.5 * x))
         return ideal_output(self.p, estimate.x0, estimate.eps, level)
 
@@ -72,23 +71,23 @@ class PerturbedNetwork(Network):
 def design() -> tuple[Tensor, Tensor]:
     """Eight (x0, eps) that have the moments of the data and the noise, so that means of quadratics are exact."""
     z = 2.0 * torch.cat([torch.eye(4, dtype=torch.float64), -torch.eye(4, dtype=torch.float64)])
-    root = torch.linalg.cholesky(families.COVARIANCE)
-    return families.MEAN + z[:, :2] @ root.T, z[:, 2:]
+    root = torch.linalg.cholesky(fixtures.COVARIANCE)
+    return fixtures.MEAN + z[:, :2] @ root.T, z[:, 2:]
 
 
-def settings(subject: Subject) -> Iterator[tuple[Schedule, Parameterization]]:
+def settings(case: Case) -> Iterator[tuple[Schedule, Parameterization]]:
     """Schedules and predictions that the objective can be used with."""
-    objective = subject.component
-    schedules: list[Schedule] = [families.discrete()]
+    objective = case.component
+    schedules: list[Schedule] = [fixtures.discrete()]
     if not getattr(objective, "discrete_only", False):
-        schedules.append(families.TRIG)
+        schedules.append(fixtures.TRIG)
     own = getattr(objective, "schedule", None)
     for schedule in [own] if own is not None else schedules:
-        for row in (families.EPS, families.X0, families.V):
-            yield schedule, families.Ranged(row) if getattr(objective, "needs", ()) else row
+        for row in (fixtures.EPS, fixtures.X0, fixtures.V):
+            yield schedule, fixtures.Ranged(row) if getattr(objective, "needs", ()) else row
 
 
-def moments(schedule: Schedule) -> tuple[float, ...]:
+def uniforms(schedule: Schedule) -> tuple[float, ...]:
     """Uniform numbers whose times are spread over the schedule."""
     steps = schedule.steps
     if steps is not None:
@@ -102,22 +101,22 @@ def moments(schedule: Schedule) -> tuple[float, ...]:
     source="the definition of Loss",
     tolerance=0.0,
 )
-def form(subject: Subject, worst: Worst) -> None:
+def form(case: Case, result: LawResult) -> None:
     """What training logs, and what it follows."""
-    objective: Objective = subject.component
-    for schedule, p in settings(subject):
-        model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
-        x0 = families.gaussian().sample(5, subject.generator("x0")).float()
+    objective: Objective = case.component
+    for schedule, p in settings(case):
+        model = Model(CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
+        x0 = fixtures.gaussian().sample(5, case.generator("x0")).float()
         kept = x0.clone()
-        loss = objective(model, x0, RandomStreams(subject.seed, 3, 5), ema=model)
-        worst.holds(loss.each.shape == (5,), f"each has shape {tuple(loss.each.shape)}", "(5,)")
-        worst.holds(loss.t.shape == (5,), f"t has shape {tuple(loss.t.shape)}", "(5,)")
-        worst.holds(loss.mean.shape == () and loss.mean.requires_grad, "mean is no differentiable number", "one")
+        loss = objective(model, x0, RandomStreams(case.seed, 3, 5), ema=model)
+        result.holds(loss.each.shape == (5,), f"each has shape {tuple(loss.each.shape)}", "(5,)")
+        result.holds(loss.t.shape == (5,), f"t has shape {tuple(loss.t.shape)}", "(5,)")
+        result.holds(loss.mean.shape == () and loss.mean.requires_grad, "mean is no differentiable number", "one")
         free = not loss.each.requires_grad and not any(part.requires_grad for part in loss.parts.values())
-        worst.holds(free, "each or parts hold a graph", "detached")
+        result.holds(free, "each or parts hold a graph", "detached")
         fine = bool(torch.isfinite(loss.each).all()) and bool(torch.isfinite(loss.mean))
-        worst.holds(fine, f"losses {loss.each.tolist()}", "finite")
-        worst.compare(x0, kept, "x0 after the loss")
+        result.holds(fine, f"losses {loss.each.tolist()}", "finite")
+        result.compare(x0, kept, "x0 after the loss")
 
 
 @law(
@@ -126,25 +125,25 @@ def form(subject: Subject, worst: Worst) -> None:
     source="design.md, randomness",
     tolerance=1e-5,
 )
-def counted(subject: Subject, worst: Worst) -> None:
+def counted(case: Case, result: LawResult) -> None:
     """Every number comes from (seed, step, stream, row), none from torch's own generator."""
-    objective: Objective = subject.component
-    schedule, p = next(settings(subject))
-    model = Model(Shifted(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
-    x0 = families.gaussian().sample(6, subject.generator("x0")).float()
+    objective: Objective = case.component
+    schedule, p = next(settings(case))
+    model = Model(CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
+    x0 = fixtures.gaussian().sample(6, case.generator("x0")).float()
     before = torch.random.get_rng_state()
     whole = objective(model, x0, RandomStreams(1, 3, 6), ema=model)
-    worst.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
+    result.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
     parts: list[Loss] = []
     noise = RandomStreams(1, 3, 6)
     for start in (0, 2, 4):
         parts.append(objective(model, x0[start : start + 2], noise.rows(start), ema=model))
-    worst.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
-    worst.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
+    result.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
+    result.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
     first, second = (RandomStreams(1, 3, 6).normal(name, x0) for name in ("noise", "other"))
-    worst.holds(not bool((first == second).any()), "streams of two names share numbers", "each its own")
+    result.holds(not bool((first == second).any()), "streams of two names share numbers", "each its own")
     other = objective(model, x0, RandomStreams(1, 4, 6), ema=model)
-    worst.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
+    result.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
 
 
 @law(
@@ -154,16 +153,16 @@ def counted(subject: Subject, worst: Worst) -> None:
     tolerance=1e-4,
     identities="D2 D3",
 )
-def minimum(subject: Subject, worst: Worst) -> None:
+def minimum(case: Case, result: LawResult) -> None:
     """Losses quadratic in (x0, eps) are averaged exactly by eight points with the right moments.
 
     The gradient along every affine change of the output is compared with the one a step away from the optimum.
     """
-    objective: Objective = subject.component
+    objective: Objective = case.component
     x0, eps = design()
-    for schedule, p in settings(subject):
-        for uniform in moments(schedule):
-            network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
+    for schedule, p in settings(case):
+        for uniform in uniforms(schedule):
+            network = CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p))
             model = Model(network, p, schedule)
             best = objective(model, x0, FixedRandomStreams(eps, uniform), ema=model)
             at_best = torch.autograd.grad(best.mean, (network.constant, network.slope), allow_unused=True)
@@ -179,11 +178,11 @@ def minimum(subject: Subject, worst: Worst) -> None:
                     parameter.sub_(0.1)
                 del index
             at = f"t = {float(best.t[0]):.5g}, {getattr(p, 'title', 'learned range')}"
-            worst.holds(away > 0, f"{at}: no gradient a step away", "one")
+            result.holds(away > 0, f"{at}: no gradient a step away", "one")
             for slope in at_best:
                 error = float(slope.abs().max()) / away if slope is not None and away > 0 else 0.0
-                worst.note(error, f"{at}: gradient at the optimum / a step away = {error:.3g}", "0")
-            worst.holds(
+                result.note(error, f"{at}: gradient at the optimum / a step away = {error:.3g}", "0")
+            result.holds(
                 min(losses) > float(best.mean), f"{at}: loss {min(losses):.6g} away", f"> {float(best.mean):.6g}"
             )
 
@@ -195,23 +194,23 @@ def minimum(subject: Subject, worst: Worst) -> None:
     tolerance=1e-4,
     identities="C3 C4",
 )
-def same_loss(subject: Subject, worst: Worst) -> None:
+def same_loss(case: Case, result: LawResult) -> None:
     """The same wrong x0, said in eps, x0 and v, has the same loss, so the same gradient in x0."""
-    objective: Objective = subject.component
+    objective: Objective = case.component
     names: set[str] = {f.name for f in dataclasses.fields(objective)} if dataclasses.is_dataclass(objective) else set()
     if "weighting" in names:
-        objective = dataclasses.replace(objective, weighting=families.SNRWeight())  # type: ignore[type-var]
+        objective = dataclasses.replace(objective, weighting=fixtures.SNRWeight())  # type: ignore[type-var]
     elif not getattr(objective, "discrete_only", False):
-        raise Inapplicable("it has no weighting")
+        raise NotApplicable("it has no weighting")
     x0, eps = design()
     found: dict[tuple[int | None, float], Tensor] = {}
-    for schedule, p in settings(subject):
-        for uniform in moments(schedule):
+    for schedule, p in settings(case):
+        for uniform in uniforms(schedule):
             model = Model(PerturbedNetwork(p, schedule, 0.2), p, schedule)
             each = objective(model, x0, FixedRandomStreams(eps, uniform), ema=model).each
             want = found.setdefault((schedule.steps, uniform), each)
             ratio = each / want
-            worst.compare(ratio, torch.ones_like(ratio), f"loss / loss in eps, u = {uniform:.4g}")
+            result.compare(ratio, torch.ones_like(ratio), f"loss / loss in eps, u = {uniform:.4g}")
 
 
 @law(
@@ -220,116 +219,19 @@ def same_loss(subject: Subject, worst: Worst) -> None:
     source="the definition of Objective",
     tolerance=0.0,
 )
-def conditional(subject: Subject, worst: Worst) -> None:
+def conditional(case: Case, result: LawResult) -> None:
     """Whatever comes with the data is passed on by name."""
-    objective: Objective = subject.component
-    schedule, p = next(settings(subject))
+    objective: Objective = case.component
+    schedule, p = next(settings(case))
     heard: list[Tensor | None] = []
 
-    class Listening(Shifted):
+    class Listening(CorrectedNetwork):
         def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
             heard.append(label)
             return super().forward(x, c_noise)
 
-    model = Model(Listening(OracleNetwork(families.GaussianData(), schedule, p)), p, schedule)
+    model = Model(Listening(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
     label = torch.tensor([3, 1, 2])
-    objective(model, families.gaussian().sample(3).float(), RandomStreams(0, 0, 3), ema=model, label=label)
+    objective(model, fixtures.gaussian().sample(3).float(), RandomStreams(0, 0, 3), ema=model, label=label)
     same = bool(heard) and all(told is not None and torch.equal(told, label) for told in heard)
-    worst.holds(same, f"the network heard {heard[:1]}", f"{label.tolist()}")
-
-
-@law(
-    "objective",
-    statement="at the exact denoiser the loss is the least there is, E|target - y*|^2 / D",
-    source="identities D3",
-    tolerance=1e-5,
-    identities="D3",
-    only=("simple",),
-)
-def simple_value(subject: Subject, worst: Worst) -> None:
-    """(det / sigma)^2 mmse, mean over dimensions; unweighted, summed where the option says so."""
-    objective = subject.component
-    if objective.weighting is not None:
-        raise Inapplicable("it is weighted")
-    x0, eps = design()
-    oracle = families.gaussian()
-    for schedule, p in settings(subject):
-        for uniform in moments(schedule):
-            model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
-            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
-            want = oracle.minimum_loss(p, schedule.level(float(loss.t[0])))
-            want = want / 2 if objective.reduction == "mean" else want
-            worst.note(abs(float(loss.mean) / want - 1.0), f"loss at t = {float(loss.t[0]):.5g}", f"{want:.9g}")
-
-
-@law(
-    "objective",
-    statement="at the exact denoiser T L_{t-1} / D is T/2 mean(log(std^2 / beta tilde) + v / std^2 - 1)",
-    source="Ho et al. 2020 (arXiv:2006.11239), eq. 8; identities D10",
-    tolerance=1e-4,
-    identities="D7 D10 D10b",
-    only=("vlb",),
-)
-def vlb_terms(subject: Subject, worst: Worst) -> None:
-    """v = V_{t-1} beta_t / V_t is the true reverse variance; at t = 1 the term is that of the decoder's density."""
-    objective = subject.component
-    x0, eps = design()
-    s = families.gaussian().variances
-    for schedule, p in settings(subject):
-        T = schedule.steps
-        assert T is not None
-        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
-        for uniform in moments(schedule):
-            model = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
-            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
-            t = int(loss.t[0])
-            want = T * float(_term(abar, t, s, objective.variance).mean())
-            worst.compare(float(loss.mean), want, f"T L at t = {t}, variance {objective.variance}", 1.0)
-
-
-@law(
-    "objective",
-    statement="L_simple + scale T L_{t-1} in bits; the bound moves the variance only, never the mean",
-    source="Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16",
-    tolerance=1e-4,
-    identities="D10",
-    only=("hybrid",),
-)
-def hybrid_parts(subject: Subject, worst: Worst) -> None:
-    """At the exact denoiser both summands are known; away from it the gradient of the mean is that of L_simple."""
-    objective = subject.component
-    x0, eps = design()
-    s = families.gaussian().variances
-    for schedule, p in settings(subject):
-        T = schedule.steps
-        assert T is not None
-        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
-        for uniform in moments(schedule):
-            network = Shifted(OracleNetwork(families.GaussianData(), schedule, p))
-            model = Model(network, p, schedule)
-            loss = objective(model, x0, FixedRandomStreams(eps, uniform))
-            t = int(loss.t[0])
-            bits = objective.scale * T * float(_term(abar, t, s, "learned").mean()) / math.log(2.0)
-            want = families.gaussian().minimum_loss(p, schedule.level(float(t))) / 2 + bits
-            worst.compare(float(loss.mean), want, f"loss at t = {t}", 1e-3)
-            with torch.no_grad():
-                network.constant.add_(0.3)
-            moved = objective(model, x0, FixedRandomStreams(eps, uniform))
-            (slope,) = torch.autograd.grad(moved.mean, network.constant)
-            worst.compare(slope, torch.full((2,), 0.3, dtype=torch.float64), f"slope at t = {t}, 0.3 away", 0.3)
-
-
-def _term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
-    beta = 1.0 - abar[t] / abar[t - 1]
-
-    def tilde(k: int) -> float:
-        return (1.0 - abar[k] / abar[k - 1]) * (1.0 - abar[k - 1]) / (1.0 - abar[k])
-
-    small = tilde(max(t, 2))
-    # A network that answers 0 for the fraction decodes to 1/2: the geometric mean.
-    std2: float = {"small": small, "large": beta, "learned": (small * beta) ** 0.5}[variance]
-    before, now = abar[t - 1] * s + 1.0 - abar[t - 1], abar[t] * s + 1.0 - abar[t]
-    v: Tensor = before * beta / now
-    if t == 1:
-        return 0.5 * (math.log(2.0 * math.pi * std2) + v / std2)
-    return 0.5 * (math.log(std2 / tilde(t)) + v / std2 - 1.0)
+    result.holds(same, f"the network heard {heard[:1]}", f"{label.tolist()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,26 +14,26 @@ from diffkit.parameterization import Parameterization
 
 from ...oracles.gaussian import GaussianOracle
 from ...oracles.network import ideal_output
-from .. import families
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from .. import fixtures
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
 
 
-def levels(subject: Subject) -> list[Level]:
+def levels(case: Case) -> list[Level]:
     """Levels of every family and scale; those of the own schedule where the component holds one."""
-    schedule = getattr(subject.component, "schedule", None)
+    schedule = getattr(case.component, "schedule", None)
     if schedule is None:
-        return list(families.probe_levels())
+        return list(fixtures.probe_levels())
     T = schedule.steps
     times = (1.0, 2.0, 10.0, T // 2, T - 1.0, T) if T else [schedule.t_clean + u for u in (0.05, 0.3, 0.9)]
     return [schedule.level(float(t)) for t in times]
 
 
-def ends(subject: Subject) -> list[Level]:
+def ends(case: Case) -> list[Level]:
     """Clean data and pure noise, of two scales."""
-    if getattr(subject.component, "schedule", None) is not None:
+    if getattr(case.component, "schedule", None) is not None:
         return []
     return [Level(1.0, 0.0), Level(0.0, 1.0), Level(3.0, 0.0), Level(0.0, 0.5)]
 
@@ -43,9 +43,27 @@ def _det(p: Parameterization, level: Level) -> float:
     return float(level.alpha) * float(b) - float(level.sigma) * float(a)
 
 
-def _cases(subject: Subject) -> Iterator[tuple[Level, Tensor, Tensor]]:
-    for level in levels(subject):
-        yield level, subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
+def _inputs(case: Case) -> Iterator[tuple[Level, Tensor, Tensor]]:
+    for level in levels(case):
+        yield level, case.normal(3, 2, stream="x0"), case.normal(3, 2, stream="eps")
+
+
+Target = Callable[[Tensor, Tensor, float, float], Tensor]
+"""The formula of a prediction: (x0, eps, alpha, sigma) -> target."""
+
+
+def compare_target(case: Case, result: LawResult, formula: Target) -> None:
+    """Compare the target of a parameterization with a formula, at levels of every family.
+
+    Raises:
+        NotApplicable: the component has options other than the defaults.
+    """
+    if case.options:
+        raise NotApplicable("tested with default options only")
+    p: Parameterization = case.component
+    for level, x0, eps in _inputs(case):
+        want = formula(x0, eps, float(level.alpha), float(level.sigma))
+        result.compare(p.target(x0, eps, level), want, f"target at {level}", 1e-3)
 
 
 @law(
@@ -55,17 +73,17 @@ def _cases(subject: Subject) -> Iterator[tuple[Level, Tensor, Tensor]]:
     tolerance=1e-9,
     identities="C1",
 )
-def round_trip(subject: Subject, worst: Worst) -> None:
+def round_trip(case: Case, result: LawResult) -> None:
     """y = a x0 + b eps and x = alpha x0 + sigma eps: two equations for two unknowns, wherever det is not 0."""
-    p: Parameterization = subject.component
-    for level, x0, eps in _cases(subject):
+    p: Parameterization = case.component
+    for level, x0, eps in _inputs(case):
         det = abs(_det(p, level))
         a, b = (abs(float(c)) for c in p.coefficients(level))
         hard = max(1.0, max(a, b, float(level.alpha), float(level.sigma)) / det)
         estimate = p.decode(ideal_output(p, x0, eps, level), level.add_noise(x0, eps), level)
-        worst.compare(estimate.x0, x0, f"x0 at {level}", hard)
-        worst.compare(estimate.eps, eps, f"eps at {level}", hard)
-        worst.holds(estimate.level == level, f"the estimate's level is {estimate.level}", f"{level}")
+        result.compare(estimate.x0, x0, f"x0 at {level}", hard)
+        result.compare(estimate.eps, eps, f"eps at {level}", hard)
+        result.holds(estimate.level == level, f"the estimate's level is {estimate.level}", f"{level}")
 
 
 @law(
@@ -74,15 +92,15 @@ def round_trip(subject: Subject, worst: Worst) -> None:
     source="design.md, section 1",
     tolerance=1e-9,
 )
-def consistent(subject: Subject, worst: Worst) -> None:
+def consistent(case: Case, result: LawResult) -> None:
     """An estimate is a split of x; a network may be wrong, its decoding may not."""
-    p: Parameterization = subject.component
-    for level, x0, eps in _cases(subject):
-        x = subject.normal(3, 2)
+    p: Parameterization = case.component
+    for level, x0, eps in _inputs(case):
+        x = case.normal(3, 2)
         y = ideal_output(p, x0, eps, level)
         estimate = p.decode(y, x, level)
         size = max(1.0, float(estimate.x0.abs().max()) * float(level.alpha))
-        worst.compare(level.add_noise(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
+        result.compare(level.add_noise(estimate.x0, estimate.eps), x, f"alpha x0 + sigma eps at {level}", size)
 
 
 @law(
@@ -91,20 +109,20 @@ def consistent(subject: Subject, worst: Worst) -> None:
     source="design.md, section 1",
     tolerance=1e-9,
 )
-def readings(subject: Subject, worst: Worst) -> None:
+def readings(case: Case, result: LawResult) -> None:
     """A step takes x and the output at once, where it would decode both parts first."""
-    p: Parameterization = subject.component
-    for level, x0, eps in _cases(subject):
-        x, y = subject.normal(3, 2), ideal_output(p, x0, eps, level)
+    p: Parameterization = case.component
+    for level, x0, eps in _inputs(case):
+        x, y = case.normal(3, 2), ideal_output(p, x0, eps, level)
         with torch.no_grad():
             estimate = p.decode(y, x, level)
         with torch.enable_grad():  # both parts at once
             plain = p.decode(y, x, level)
         size = max(1.0, float(plain.x0.abs().max()), float(plain.eps.abs().max()))
         for a, b in ((1.0, 0.0), (0.0, 1.0), (-1.0, 1.0), (0.3, -2.0)):
-            worst.compare(estimate.combine(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
+            result.compare(estimate.combine(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
         s = Level(level.alpha + 0.1, 0.5 * level.sigma)
-        worst.compare(estimate.step_to(s), plain.step_to(s), f"the step from {level} to {s}", size)
+        result.compare(estimate.step_to(s), plain.step_to(s), f"the step from {level} to {s}", size)
 
 
 @law(
@@ -114,14 +132,16 @@ def readings(subject: Subject, worst: Worst) -> None:
     tolerance=0.0,
     identities="C2",
 )
-def finite(subject: Subject, worst: Worst) -> None:
+def finite(case: Case, result: LawResult) -> None:
     """Rows are written so that training at the ends needs no special case."""
-    p: Parameterization = subject.component
-    for level in (*levels(subject), *ends(subject)):
+    p: Parameterization = case.component
+    for level in (*levels(case), *ends(case)):
         row = [float(c) for c in p.coefficients(level)]
-        worst.holds(all(math.isfinite(c) for c in row) and any(row), f"(a, b) = {row} at {level}", "finite, not (0, 0)")
+        result.holds(
+            all(math.isfinite(c) for c in row) and any(row), f"(a, b) = {row} at {level}", "finite, not (0, 0)"
+        )
         c_in = float(p.c_in(level))
-        worst.holds(0 < c_in < math.inf, f"c_in = {c_in} at {level}", "positive and finite")
+        result.holds(0 < c_in < math.inf, f"c_in = {c_in} at {level}", "positive and finite")
 
 
 @law(
@@ -131,25 +151,25 @@ def finite(subject: Subject, worst: Worst) -> None:
     tolerance=0.0,
     identities="C2",
 )
-def singular_ends(subject: Subject, worst: Worst) -> None:
+def singular_ends(case: Case, result: LawResult) -> None:
     """eps says nothing about x0 at alpha = 0, x0 nothing about eps at sigma = 0."""
-    p: Parameterization = subject.component
-    x0, eps = subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
-    for level in ends(subject):
+    p: Parameterization = case.component
+    x0, eps = case.normal(3, 2, stream="x0"), case.normal(3, 2, stream="eps")
+    for level in ends(case):
         for form in (level, Level(torch.full((3,), float(level.alpha)), torch.full((3,), float(level.sigma)))):
             kind = "floats" if form is level else "tensors"
             try:
                 estimate = p.decode(ideal_output(p, x0, eps, form), form.add_noise(x0, eps), form)
             except LevelError as error:
-                worst.holds(bool(error.fix), f"LevelError without a fix at {level}", "an error that names the fix")
+                result.holds(bool(error.fix), f"LevelError without a fix at {level}", "an error that names the fix")
                 continue
             fine = bool(torch.isfinite(estimate.x0).all()) and bool(torch.isfinite(estimate.eps).all())
             right = (
                 fine and float((form.add_noise(estimate.x0, estimate.eps) - form.add_noise(x0, eps)).abs().max()) < 1e-5
             )
-            worst.holds(fine and right, f"decoded at {level} ({kind}) to a wrong or infinite estimate", "LevelError")
-    if not worst.checks:
-        raise Inapplicable("its schedule has no such ends")
+            result.holds(fine and right, f"decoded at {level} ({kind}) to a wrong or infinite estimate", "LevelError")
+    if not result.checks:
+        raise NotApplicable("its schedule has no such ends")
 
 
 @law(
@@ -159,17 +179,19 @@ def singular_ends(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="C3",
 )
-def weight(subject: Subject, worst: Worst) -> None:
+def weight(case: Case, result: LawResult) -> None:
     """A change d of x0 at fixed x changes eps by -alpha d / sigma, so y by (a - b alpha / sigma) d = -det d / sigma."""
-    p: Parameterization = subject.component
-    d = subject.normal(3, 2, stream="d")
-    for level, x0, eps in _cases(subject):
+    p: Parameterization = case.component
+    d = case.normal(3, 2, stream="d")
+    for level, x0, eps in _inputs(case):
         shift = float(level.alpha) / float(level.sigma)
         gap = p.target(x0 + d, eps - shift * d, level) - p.target(x0, eps, level)
         got = float(p.weight(level)) * d.square().sum()
         scale = max(1e-6, float(gap.square().sum()))
         hard = max(1.0, *(abs(float(c)) for c in p.coefficients(level)), shift) ** 2
-        worst.note(abs(float(got - gap.square().sum())) / max(scale, 1e-9 * hard), f"weight at {level}", f"{scale:.9g}")
+        result.note(
+            abs(float(got - gap.square().sum())) / max(scale, 1e-9 * hard), f"weight at {level}", f"{scale:.9g}"
+        )
 
 
 @law(
@@ -178,11 +200,11 @@ def weight(subject: Subject, worst: Worst) -> None:
     source="design.md, section 1",
     tolerance=1e-9,
 )
-def any_shape(subject: Subject, worst: Worst) -> None:
+def any_shape(case: Case, result: LawResult) -> None:
     """One level for each example while training, one for each pixel in per-pixel diffusions."""
-    p: Parameterization = subject.component
-    x0, eps = subject.normal(3, 2, 4, stream="x0"), subject.normal(3, 2, 4, stream="eps")
-    for level in levels(subject):
+    p: Parameterization = case.component
+    x0, eps = case.normal(3, 2, 4, stream="x0"), case.normal(3, 2, 4, stream="eps")
+    for level in levels(case):
         want = p.decode(ideal_output(p, x0, eps, level), level.add_noise(x0, eps), level)
         size = max(1.0, float(want.x0.abs().max()), float(want.eps.abs().max()))
         rough = size * max(1.0, 1.0 / max(abs(_det(p, level)), 1e-9)) * 1e2
@@ -191,14 +213,14 @@ def any_shape(subject: Subject, worst: Worst) -> None:
                 continue
             many = Level(*(torch.full(shape, float(c), dtype=torch.float64) for c in (level.alpha, level.sigma)))
             y = ideal_output(p, x0, eps, many)
-            worst.compare(y, ideal_output(p, x0, eps, level), f"target at {level}, tensors {shape}", size)
+            result.compare(y, ideal_output(p, x0, eps, level), f"target at {level}, tensors {shape}", size)
             got = p.decode(y, many.add_noise(x0, eps), many)
-            worst.compare(got.x0, want.x0, f"x0 at {level}, tensors {shape}", rough)
-            worst.compare(got.eps, want.eps, f"eps at {level}, tensors {shape}", rough)
+            result.compare(got.x0, want.x0, f"x0 at {level}, tensors {shape}", rough)
+            result.compare(got.eps, want.eps, f"eps at {level}, tensors {shape}", rough)
             factor = torch.as_tensor(p.weight(many))
             told = torch.as_tensor(float(p.weight(level)), dtype=torch.float64)
             ratio = (factor / told).reshape(-1)
-            worst.compare(ratio, torch.ones_like(ratio), f"weight at {level}, tensors {shape}", 1e3)
+            result.compare(ratio, torch.ones_like(ratio), f"weight at {level}, tensors {shape}", 1e3)
 
 
 @law(
@@ -207,18 +229,18 @@ def any_shape(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 8",
     tolerance=1e-4,
 )
-def single_precision(subject: Subject, worst: Worst) -> None:
+def single_precision(case: Case, result: LawResult) -> None:
     """Coefficients come from float64 levels; only x and y are rounded."""
-    p: Parameterization = subject.component
-    for level, x0, eps in _cases(subject):
+    p: Parameterization = case.component
+    for level, x0, eps in _inputs(case):
         y, x = ideal_output(p, x0, eps, level), level.add_noise(x0, eps)
         got = p.decode(y.float(), x.float(), level)
-        worst.holds(got.x0.dtype == got.eps.dtype == torch.float32, f"decoded to {got.x0.dtype}", "torch.float32")
+        result.holds(got.x0.dtype == got.eps.dtype == torch.float32, f"decoded to {got.x0.dtype}", "torch.float32")
         a, b = (abs(float(c)) for c in p.coefficients(level))
         sizes = (a, b, float(level.alpha), float(level.sigma))
         hard = max(1.0, float(x.abs().max()), float(y.abs().max())) * max(sizes) / abs(_det(p, level))
-        worst.compare(got.x0.double(), x0, f"x0 at {level} in float32", max(1.0, hard))
-        worst.compare(got.eps.double(), eps, f"eps at {level} in float32", max(1.0, hard))
+        result.compare(got.x0.double(), x0, f"x0 at {level} in float32", max(1.0, hard))
+        result.compare(got.eps.double(), eps, f"eps at {level} in float32", max(1.0, hard))
 
 
 @law(
@@ -228,26 +250,26 @@ def single_precision(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="D1 D2 D3",
 )
-def optimum(subject: Subject, worst: Worst) -> None:
+def optimum(case: Case, result: LawResult) -> None:
     """The loss is quadratic, so four points (x0, eps) = (m +- s, +-1) with the right moments give its mean exactly."""
-    p: Parameterization = subject.component
+    p: Parameterization = case.component
     m, std = 0.3, 0.6
     oracle = GaussianOracle(torch.tensor([m, m], dtype=torch.float64), std**2)
     signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     x0, eps = (m + std * signs[:, :1]).expand(4, 2), signs[:, 1:].expand(4, 2)
-    for level in levels(subject):
+    for level in levels(case):
         x = level.add_noise(x0, eps)
         best = oracle(x, level)
         y = p.target(best.x0, best.eps, level).detach().requires_grad_()
         target = p.target(x0, eps, level)
         loss = (y - target).square().sum(1).mean()
         size = max(1e-3, float(target.detach().square().sum(1).mean()))
-        worst.compare(float(loss), oracle.minimum_loss(p, level), f"least loss at {level}", size)
+        result.compare(float(loss), oracle.minimum_loss(p, level), f"least loss at {level}", size)
         (slope,) = torch.autograd.grad(loss, y)
         for name, direction in (("1", torch.ones_like(x)), ("x", x)):
-            worst.compare(float((slope * direction).sum()), 0.0, f"slope along {name} at {level}", size * 10)
+            result.compare(float((slope * direction).sum()), 0.0, f"slope along {name} at {level}", size * 10)
         heard = p.decode(ideal_output(p, best.x0, best.eps, level), x, level)
-        worst.compare(heard.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
+        result.compare(heard.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
 
 
 @law(
@@ -256,21 +278,21 @@ def optimum(subject: Subject, worst: Worst) -> None:
     source="design.md, section 1",
     tolerance=0.0,
 )
-def channels(subject: Subject, worst: Worst) -> None:
+def channels(case: Case, result: LawResult) -> None:
     """Networks are built for this many channels; samplers read aux by name."""
-    p: Parameterization = subject.component
+    p: Parameterization = case.component
     for count in (1, 2, 3):
         made = p.out_channels(count)
-        worst.holds(made >= count, f"out_channels({count}) = {made}", f"at least {count}")
+        result.holds(made >= count, f"out_channels({count}) = {made}", f"at least {count}")
     for fill in (-1.0, 0.0, 1.0):
-        level = levels(subject)[1]
-        x0, eps = subject.normal(3, 2, stream="x0"), subject.normal(3, 2, stream="eps")
+        level = levels(case)[1]
+        x0, eps = case.normal(3, 2, stream="x0"), case.normal(3, 2, stream="eps")
         estimate = p.decode(ideal_output(p, x0, eps, level, fill), level.add_noise(x0, eps), level)
         for name in p.provides:
             value = estimate.aux.get(name)
-            worst.holds(value is not None and value.shape == x0.shape, f"aux[{name}] = {value}", "shaped like x")
+            result.holds(value is not None and value.shape == x0.shape, f"aux[{name}] = {value}", "shaped like x")
             if name == "variance_fraction" and value is not None:
                 inside = bool(((value >= 0) & (value <= 1)).all())
-                worst.holds(
+                result.holds(
                     inside, f"variance_fraction in [{float(value.min()):.3g}, {float(value.max()):.3g}]", "in [0, 1]"
                 )

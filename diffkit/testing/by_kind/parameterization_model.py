@@ -16,9 +16,9 @@ from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
 
 from ...oracles.network import OracleNetwork
-from .. import families
-from ..law_registry import Worst, law
-from ..subject import Subject
+from .. import fixtures
+from ..case import Case
+from ..law_registry import LawResult, law
 
 
 class _Told(Network):
@@ -38,7 +38,7 @@ class _Told(Network):
 
 def _schedules(p: Parameterization) -> list[Schedule]:
     own = getattr(p, "schedule", None)
-    return [own] if own is not None else [families.discrete(), families.TRIG, families.EXPLODING]
+    return [own] if own is not None else [fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING]
 
 
 def _inside(schedule: Schedule) -> list[float]:
@@ -55,14 +55,14 @@ def _inside(schedule: Schedule) -> list[float]:
     tolerance=2e-5,
     identities="A8 C1",
 )
-def model(subject: Subject, worst: Worst) -> None:
+def model(case: Case, result: LawResult) -> None:
     """(x0, eps) survives rescaling of x, so a model answers at levels of other families than its own.
 
     c_noise is a float32, which is where the tolerance comes from.
     """
-    p: Parameterization = subject.component
-    data = families.GaussianData()
-    oracle = families.gaussian()
+    p: Parameterization = case.component
+    data = fixtures.GaussianData()
+    oracle = fixtures.gaussian()
     for schedule in _schedules(p):
         network = OracleNetwork(data, schedule, p)
         denoise = Model(network, p, schedule)
@@ -70,12 +70,12 @@ def model(subject: Subject, worst: Worst) -> None:
             own = schedule.level(t)
             for scale in (1.0, 2.5):
                 level = Level(float(own.alpha) * scale, float(own.sigma) * scale)
-                x = level.add_noise(oracle.sample(4, subject.generator("x0")), subject.normal(4, 2, stream="eps"))
+                x = level.add_noise(oracle.sample(4, case.generator("x0")), case.normal(4, 2, stream="eps"))
                 want, got = oracle(x, level), denoise(x, level)
                 at = f"t = {t:.5g} of {type(schedule).__name__}, scaled by {scale}"
-                worst.compare(got.x0, want.x0, f"x0 at {at}", 1.0)
-                worst.compare(got.eps, want.eps, f"eps at {at}", 1.0)
-                worst.holds(got.level == level, f"the estimate's level is {got.level}", f"{level}")
+                result.compare(got.x0, want.x0, f"x0 at {at}", 1.0)
+                result.compare(got.eps, want.eps, f"eps at {at}", 1.0)
+                result.holds(got.level == level, f"the estimate's level is {got.level}", f"{level}")
 
 
 @law(
@@ -85,24 +85,24 @@ def model(subject: Subject, worst: Worst) -> None:
     tolerance=1e-4,
     identities="A8",
 )
-def same_sample(subject: Subject, worst: Worst) -> None:
+def same_sample(case: Case, result: LawResult) -> None:
     """Samplers see x0 and eps only: half ancestral steps on whole times, then to clean data, with the same noises."""
-    p: Parameterization = subject.component
-    oracle = families.gaussian()
+    p: Parameterization = case.component
+    oracle = fixtures.gaussian()
     for schedule in _schedules(p):
-        if schedule.steps is None and schedule is not families.TRIG:
+        if schedule.steps is None and schedule is not fixtures.TRIG:
             continue
-        denoise = Model(OracleNetwork(families.GaussianData(), schedule, p), p, schedule)
+        denoise = Model(OracleNetwork(fixtures.GaussianData(), schedule, p), p, schedule)
         top, low = (schedule.t_noise - 1.0, 1.0) if schedule.steps else (0.95, 0.02)
         times = [top + (low - top) * i / 5 for i in range(6)]
         levels = [schedule.level(float(round(t)) if schedule.steps else t) for t in times]
-        got = want = subject.normal(4, 2, stream="start")
+        got = want = case.normal(4, 2, stream="start")
         for i, (t, s) in enumerate(pairwise(levels)):
-            z = subject.normal(4, 2, stream=f"z{i}")
+            z = case.normal(4, 2, stream=f"z{i}")
             rho = 0.5 * float(transition.posterior(t, s))
             got, want = denoise(got, t).step_to(s, rho, z), oracle(want, t).step_to(s, rho, z)
         last = levels[-1]
-        worst.compare(denoise(got, last).x0, oracle(want, last).x0, f"a sample on {type(schedule).__name__}")
+        result.compare(denoise(got, last).x0, oracle(want, last).x0, f"a sample on {type(schedule).__name__}")
 
 
 @law(
@@ -111,28 +111,28 @@ def same_sample(subject: Subject, worst: Worst) -> None:
     source="design.md, numerics",
     tolerance=0.0,
 )
-def tells_level(subject: Subject, worst: Worst) -> None:
+def tells_level(case: Case, result: LawResult) -> None:
     """A network that cannot tell two levels apart cannot denoise both; the level itself is never rounded."""
-    p: Parameterization = subject.component
+    p: Parameterization = case.component
     for schedule in _schedules(p):
         for integer_time in (False, True):
             network = _Told(p.out_channels(2), integer_time)
             denoise = Model(network, p, schedule)
-            x = subject.normal(3, 2)
+            x = case.normal(3, 2)
             for t in _inside(schedule):
                 denoise.output(x, schedule.level(t))
             told = [float(c[0]) for c in network.heard]
             fine = all(c.dtype == torch.float32 and c.shape == (3,) for c in network.heard)
-            worst.holds(fine, "c_noise is not (B,) float32", "one float32 for each example")
-            worst.holds(len(set(told)) == len(told), f"c_noise {told}", "different at different levels")
+            result.holds(fine, "c_noise is not (B,) float32", "one float32 for each example")
+            result.holds(len(set(told)) == len(told), f"c_noise {told}", "different at different levels")
             order = all(a < b for a, b in pairwise(told)) or all(a > b for a, b in pairwise(told))
-            worst.holds(order, f"c_noise {told}", "monotone in t")
+            result.holds(order, f"c_noise {told}", "monotone in t")
             if integer_time and p.c_noise(schedule.noise) is None:
-                worst.holds(all(c == int(c) for c in told), f"c_noise {told}", "whole numbers")
+                result.holds(all(c == int(c) for c in told), f"c_noise {told}", "whole numbers")
             elif p.c_noise(schedule.noise) is None:
                 index = [float(schedule.index(t)) for t in _inside(schedule)]
                 same = all(abs(a - b) <= 1e-6 * max(1.0, abs(b)) for a, b in zip(told, index, strict=True))
-                worst.holds(same, f"c_noise {told}", f"the index, unrounded: {index}")
+                result.holds(same, f"c_noise {told}", f"the index, unrounded: {index}")
 
 
 @law(
@@ -142,17 +142,17 @@ def tells_level(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="C6",
 )
-def network_input(subject: Subject, worst: Worst) -> None:
+def network_input(case: Case, result: LawResult) -> None:
     """x at a level of any scale is carried to the own curve first."""
-    p: Parameterization = subject.component
+    p: Parameterization = case.component
     for schedule in _schedules(p):
         for t in _inside(schedule):
             own = schedule.level(t)
             for scale in (1.0, 3.0):
                 network = _Told(p.out_channels(2), False)
-                x = subject.normal(3, 2)
+                x = case.normal(3, 2)
                 Model(network, p, schedule)(x * scale, Level(float(own.alpha) * scale, float(own.sigma) * scale))
-                worst.compare(network.seen[0], float(p.c_in(own)) * x, f"input at t = {t:.5g}, scaled by {scale}", 1.0)
+                result.compare(network.seen[0], float(p.c_in(own)) * x, f"input at t = {t:.5g}, scaled by {scale}", 1.0)
 
 
 @law(
@@ -161,9 +161,9 @@ def network_input(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 3; design.md, numerics",
     tolerance=0.0,
 )
-def outside(subject: Subject, worst: Worst) -> None:
+def outside(case: Case, result: LawResult) -> None:
     """Extrapolating a network in noise gives a plausible wrong sample; a message is better."""
-    p: Parameterization = subject.component
+    p: Parameterization = case.component
     for schedule in _schedules(p):
         denoise = Model(_Told(p.out_channels(2), False), p, schedule)
         noise = schedule.noise
@@ -171,9 +171,9 @@ def outside(subject: Subject, worst: Worst) -> None:
             continue
         beyond = Level(float(noise.alpha) * 0.5, float(noise.sigma))
         try:
-            denoise(subject.normal(2, 2), beyond)
+            denoise(case.normal(2, 2), beyond)
         except LevelError:
-            worst.holds(True, "beyond the noisy end", "")
+            result.holds(True, "beyond the noisy end", "")
         else:
-            worst.holds(False, f"answered at {beyond}, beyond {noise}", "LevelError")
-        denoise(subject.normal(2, 2), Level(float(noise.alpha) * (1 + 1e-12), float(noise.sigma)))
+            result.holds(False, f"answered at {beyond}, beyond {noise}", "LevelError")
+        denoise(case.normal(2, 2), Level(float(noise.alpha) * (1 + 1e-12), float(noise.sigma)))

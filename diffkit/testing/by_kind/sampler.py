@@ -10,29 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit.denoiser import Denoiser
 from diffkit.level import Level
 from diffkit.noise import SampleNoise
 from diffkit.sampler import Sampler, sample
 
 from ...oracles.gaussian import GaussianOracle
-from .. import families
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from .. import fixtures
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
 
-def equipped(sampler: Sampler[Any], denoise: Denoiser, variance_fraction: float = 0.5) -> Denoiser:
-    """The denoiser with the entries of aux that the sampler needs."""
-    return families.WithAux(denoise, sampler.needs, variance_fraction) if sampler.needs else denoise
-
-
-def walk(subject: Subject, n: int, *, clean: bool = True) -> list[Level]:
+def walk(case: Case, n: int, *, clean: bool = True) -> list[Level]:
     """n + 1 levels, unevenly spaced; of a discrete schedule where the sampler works on nothing else."""
-    if not subject.component.discrete_only:
-        return families.path(n, clean=clean)
-    schedule = families.discrete()
+    if not case.component.discrete_only:
+        return fixtures.path(n, clean=clean)
+    schedule = fixtures.discrete()
     times = [1.0 + 899.0 * ((n - i) / n) ** 1.5 for i in range(n if clean else n + 1)]
     return [*(schedule.level(float(round(t))) for t in times), *([schedule.clean] if clean else [])]
 
@@ -56,25 +50,25 @@ class Recorded:
     source="the definition of Sampler.nfe",
     tolerance=0.0,
 )
-def evaluations(subject: Subject, worst: Worst) -> None:
+def evaluations(case: Case, result: LawResult) -> None:
     """What a sampler costs is what it says that it costs; steps and evaluations are not the same."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     for n in (1, 2, 3, 5, 10):
         declared = sampler.nfe(n)
         if declared is None:
             continue
         calls: list[int] = []
         sample(
-            equipped(sampler, families.gaussian()),
+            fixtures.with_aux(sampler, fixtures.gaussian()),
             sampler,
-            walk(subject, n),
-            subject.normal(2, 2),
+            walk(case, n),
+            case.normal(2, 2),
             noise=Recorded(),
             on_step=lambda progress, calls=calls: calls.append(progress.nfe),  # type: ignore[misc]
         )
-        worst.note(float(abs(calls[-1] - declared)), f"{n} steps: {calls[-1]} evaluations", f"{declared}")
-    if not worst.checks:
-        raise Inapplicable("the number of evaluations depends on the data")
+        result.note(float(abs(calls[-1] - declared)), f"{n} steps: {calls[-1]} evaluations", f"{declared}")
+    if not result.checks:
+        raise NotApplicable("the number of evaluations depends on the data")
 
 
 @law(
@@ -83,18 +77,17 @@ def evaluations(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 19",
     tolerance=0.0,
 )
-def edges(subject: Subject, worst: Worst) -> None:
+def edges(case: Case, result: LawResult) -> None:
     """First steps have no history, the last one has h = inf."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     for clean in (True, False):
         for n in (1, 2, 3):
             for shape in ((1, 2), (3, 2)):
-                levels = walk(subject, n, clean=clean)
-                y = sample(
-                    equipped(sampler, families.gaussian()), sampler, levels, subject.normal(*shape), noise=Recorded()
-                )
+                levels = walk(case, n, clean=clean)
+                denoise = fixtures.with_aux(sampler, fixtures.gaussian())
+                y = sample(denoise, sampler, levels, case.normal(*shape), noise=Recorded())
                 fine = y.shape == shape and bool(torch.isfinite(y).all())
-                worst.holds(fine, f"n = {n}, to sigma = {levels[-1].sigma}: {y.flatten()[:2].tolist()}", "finite")
+                result.holds(fine, f"n = {n}, to sigma = {levels[-1].sigma}: {y.flatten()[:2].tolist()}", "finite")
 
 
 @law(
@@ -104,14 +97,14 @@ def edges(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="F2",
 )
-def point_mass(subject: Subject, worst: Worst) -> None:
+def point_mass(case: Case, result: LawResult) -> None:
     """x0* does not depend on x, and the last step lands on it."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     oracle = GaussianOracle(POINT, 0.0)
     for n in (1, 2, 3, 7, 20):
-        x = subject.normal(3, 2)
-        y = sample(equipped(sampler, oracle), sampler, walk(subject, n), x, noise=Recorded())
-        worst.compare(y, POINT.expand(3, 2), f"{n} steps")
+        x = case.normal(3, 2)
+        y = sample(fixtures.with_aux(sampler, oracle), sampler, walk(case, n), x, noise=Recorded())
+        result.compare(y, POINT.expand(3, 2), f"{n} steps")
 
 
 @law(
@@ -121,19 +114,19 @@ def point_mass(subject: Subject, worst: Worst) -> None:
     tolerance=0.0,
     identities="D6",
 )
-def quiet_end(subject: Subject, worst: Worst) -> None:
+def quiet_end(case: Case, result: LawResult) -> None:
     """Whatever the last step draws leaves no trace in the sample."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     for n in (1, 2, 4):
-        levels = walk(subject, n)
-        results = []
+        levels = walk(case, n)
+        outcomes = []
         for last in (1.0, -5.0):
-            results.append(_run(sampler, levels, subject.normal(2, 2), last_noise=last))
-        worst.compare(results[1], results[0], f"{n} steps, the last with another noise")
+            outcomes.append(_run(sampler, levels, case.normal(2, 2), last_noise=last))
+        result.compare(outcomes[1], outcomes[0], f"{n} steps, the last with another noise")
 
 
 def _run(sampler: Sampler[Any], levels: Sequence[Level], x: Tensor, last_noise: float) -> Tensor:
-    denoise, steps = equipped(sampler, families.mixture()), len(levels) - 1
+    denoise, steps = fixtures.with_aux(sampler, fixtures.mixture()), len(levels) - 1
     state, noise = sampler.init(levels), Recorded()
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(levels)):
@@ -148,14 +141,14 @@ def _run(sampler: Sampler[Any], levels: Sequence[Level], x: Tensor, last_noise: 
     source="design.md, randomness; tests/pains.md, 16",
     tolerance=0.0,
 )
-def declared_noise(subject: Subject, worst: Worst) -> None:
+def declared_noise(case: Case, result: LawResult) -> None:
     """Reproducible samples need every draw to be counted."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     noise, before = Recorded(), torch.random.get_rng_state()
-    sample(equipped(sampler, families.gaussian()), sampler, walk(subject, 6), subject.normal(2, 2), noise=noise)
-    worst.holds((noise.calls > 0) == sampler.stochastic, f"{noise.calls} draws", f"stochastic = {sampler.stochastic}")
+    sample(fixtures.with_aux(sampler, fixtures.gaussian()), sampler, walk(case, 6), case.normal(2, 2), noise=noise)
+    result.holds((noise.calls > 0) == sampler.stochastic, f"{noise.calls} draws", f"stochastic = {sampler.stochastic}")
     same = torch.equal(before, torch.random.get_rng_state())
-    worst.holds(same, "torch's global generator moved", "only noise(x) is drawn from")
+    result.holds(same, "torch's global generator moved", "only noise(x) is drawn from")
 
 
 @law(
@@ -164,14 +157,14 @@ def declared_noise(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 18",
     tolerance=0.0,
 )
-def pure(subject: Subject, worst: Worst) -> None:
+def pure(case: Case, result: LawResult) -> None:
     """All that a later step needs is in the state that step returns."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     tracks = [
-        (walk(subject, 6), subject.normal(2, 2, stream="a")),
-        (walk(subject, 5, clean=False), subject.normal(2, 2, stream="b")),
+        (walk(case, 6), case.normal(2, 2, stream="a")),
+        (walk(case, 5, clean=False), case.normal(2, 2, stream="b")),
     ]
-    denoise = equipped(sampler, families.mixture())
+    denoise = fixtures.with_aux(sampler, fixtures.mixture())
     alone = [sample(denoise, sampler, levels, x, noise=Recorded(i)) for i, (levels, x) in enumerate(tracks)]
     states = [sampler.init(levels) for levels, _ in tracks]
     now, noises = [x for _, x in tracks], [Recorded(0), Recorded(1)]
@@ -183,10 +176,10 @@ def pure(subject: Subject, worst: Worst) -> None:
                     after, states[i] = sampler.step(
                         denoise, now[i], levels[step], levels[step + 1], states[i], noises[i]
                     )
-                    worst.compare(now[i], start, "x after the step that was given it")
+                    result.compare(now[i], start, "x after the step that was given it")
                     now[i] = after
     for i in range(2):
-        worst.compare(now[i], alone[i], f"run {i} in turn with another")
+        result.compare(now[i], alone[i], f"run {i} in turn with another")
 
 
 @law(
@@ -195,10 +188,10 @@ def pure(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 16; design.md, randomness",
     tolerance=1e-9,
 )
-def batch_composition(subject: Subject, worst: Worst) -> None:
+def batch_composition(case: Case, result: LawResult) -> None:
     """Its noise depends on (seed, sample, step, draw), and no step mixes examples."""
-    sampler: Sampler[Any] = subject.component
-    denoise, levels = equipped(sampler, families.mixture()), walk(subject, 6)
+    sampler: Sampler[Any] = case.component
+    denoise, levels = fixtures.with_aux(sampler, fixtures.mixture()), walk(case, 6)
     rows = [4, 0, 9]
 
     def run(which: list[int]) -> Tensor:
@@ -208,23 +201,23 @@ def batch_composition(subject: Subject, worst: Worst) -> None:
 
     whole = run(rows)
     for i, row in enumerate(rows):
-        worst.compare(run([row])[0], whole[i], f"sample {row} alone, and in a batch of 3")
-    worst.compare(run(rows[::-1]), whole.flip(0), "the batch in another order")
+        result.compare(run([row])[0], whole[i], f"sample {row} alone, and in a batch of 3")
+    result.compare(run(rows[::-1]), whole.flip(0), "the batch in another order")
     noise, x = SampleNoise(7, rows), torch.zeros(3, 2)
     draws = [source(x) for step in (0, 1, 2) for source in [noise.at_step(step)] for _ in range(2)]
     equal = sum(bool((draws[i] == draws[j]).any()) for i in range(6) for j in range(i))
-    worst.holds(equal == 0, f"{equal} pairs of draws share numbers", "each draw of each step its own")
+    result.holds(equal == 0, f"{equal} pairs of draws share numbers", "each draw of each step its own")
     by_hand, now = SampleNoise(7, rows), SampleNoise(7, rows).initial((2,)).double()
     state = sampler.init(levels)
     with torch.no_grad():
         for step, (t, s) in enumerate(pairwise(levels)):
             now, state = sampler.step(denoise, now, t, s, state, by_hand.at_step(step))
-    worst.compare(whole, now, "a run by `sample`, and its steps by hand")
+    result.compare(whole, now, "a run by `sample`, and its steps by hand")
     if sampler.stochastic:
         other = sample(
             denoise, sampler, levels, SampleNoise(7, rows).initial((2,)).double(), noise=SampleNoise(8, rows)
         )
-        worst.holds(float((other - whole).abs().max()) > 0, "another seed gives the same noise", "other samples")
+        result.holds(float((other - whole).abs().max()) > 0, "another seed gives the same noise", "other samples")
 
 
 @law(
@@ -233,16 +226,16 @@ def batch_composition(subject: Subject, worst: Worst) -> None:
     source="design.md, numerics",
     tolerance=1e-3,
 )
-def types(subject: Subject, worst: Worst) -> None:
+def types(case: Case, result: LawResult) -> None:
     """And float32 gives what float64 does, within rounding."""
-    sampler: Sampler[Any] = subject.component
-    denoise, levels = equipped(sampler, families.mixture()), walk(subject, 8)
-    x = subject.normal(3, 2)
+    sampler: Sampler[Any] = case.component
+    denoise, levels = fixtures.with_aux(sampler, fixtures.mixture()), walk(case, 8)
+    x = case.normal(3, 2)
     wide = sample(denoise, sampler, levels, x, noise=Recorded())
     narrow = sample(denoise, sampler, levels, x.float(), noise=Recorded())
     want = sampler.dtype or torch.float32
-    worst.holds(narrow.dtype == want, f"float32 x became {narrow.dtype}", str(want))
-    worst.compare(narrow.double(), wide, "a sample in float32")
+    result.holds(narrow.dtype == want, f"float32 x became {narrow.dtype}", str(want))
+    result.compare(narrow.double(), wide, "a sample in float32")
 
 
 @law(
@@ -251,18 +244,18 @@ def types(subject: Subject, worst: Worst) -> None:
     source="Lin et al. 2023 (arXiv:2305.08891); tests/pains.md, 4",
     tolerance=5e-2,
 )
-def from_noise(subject: Subject, worst: Worst) -> None:
+def from_noise(case: Case, result: LawResult) -> None:
     """Nothing in a step may be infinite at zero terminal SNR: the first step is near those from next to it.
 
     Multistep methods keep a weight on the far node that falls as 1 / h, or stays (bh2), hence the tolerance."""
-    sampler: Sampler[Any] = subject.component
+    sampler: Sampler[Any] = case.component
     if not sampler.reaches_noise:
-        raise Inapplicable("it declares that it cannot start at alpha = 0")
-    oracle = equipped(sampler, families.gaussian())
-    x = subject.normal(3, 2)
-    results = []
+        raise NotApplicable("it declares that it cannot start at alpha = 0")
+    oracle = fixtures.with_aux(sampler, fixtures.gaussian())
+    x = case.normal(3, 2)
+    outcomes = []
     for angle in (0.0, 1e-300):
         start = Level(math.sin(angle), math.cos(angle))
-        levels = [start, *(families.zero_terminal().level(float(t)) for t in (10, 7, 4, 1)), Level(1.0, 0.0)]
-        results.append(sample(oracle, sampler, levels, x, noise=Recorded()))
-    worst.compare(results[0], results[1], "from alpha = 0, and from alpha = 1e-300")
+        levels = [start, *(fixtures.zero_terminal().level(float(t)) for t in (10, 7, 4, 1)), Level(1.0, 0.0)]
+        outcomes.append(sample(oracle, sampler, levels, x, noise=Recorded()))
+    result.compare(outcomes[0], outcomes[1], "from alpha = 0, and from alpha = 1e-300")

@@ -10,32 +10,32 @@ from diffkit import transition
 from diffkit.level import Level
 from diffkit.schedule import Discrete, Schedule, sde
 
-from ..law_registry import Inapplicable, Worst, law
-from ..subject import Subject
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
 
 KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"
 HO = "Ho et al. 2020 (arXiv:2006.11239)"
 
 
-def moments(subject: Subject) -> list[float]:
+def sample_times(case: Case) -> list[float]:
     """Times to look at, cleanest first: whole ones and a few between; never the clean end."""
-    schedule: Schedule = subject.component
+    schedule: Schedule = case.component
     low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
     if schedule.steps is not None:
         T = schedule.steps
-        whole = range(1, T + 1) if subject.deep else (1, 2, 3, 10, T // 3, T // 2, T - 1, T)
+        whole = range(1, T + 1) if case.deep else (1, 2, 3, 10, T // 3, T // 2, T - 1, T)
         between = (0.37, 1.5, T / 2 + 0.37, T - 0.63)
         return sorted({float(t) for t in (*whole, *between) if 0 < t <= T})
-    count = 257 if subject.deep else 17
+    count = 257 if case.deep else 17
     return [low + span * (i / count) ** 1.5 for i in range(1, count + 1)]
 
 
-def inner(subject: Subject) -> list[float]:
-    """Those of `moments` that are neither end, nor a whole step where the curve bends."""
-    schedule: Schedule = subject.component
+def inner(case: Case) -> list[float]:
+    """Those of `sample_times` that are neither end, nor a whole step where the curve bends."""
+    schedule: Schedule = case.component
     if schedule.steps is not None:
-        return [t + 0.5 for t in moments(subject) if t + 0.5 < schedule.t_noise and t == int(t)] or [0.5]
-    return moments(subject)[:-1]
+        return [t + 0.5 for t in sample_times(case) if t + 0.5 < schedule.t_noise and t == int(t)] or [0.5]
+    return sample_times(case)[:-1]
 
 
 @law(
@@ -45,16 +45,16 @@ def inner(subject: Subject) -> list[float]:
     tolerance=0.0,
     identities="A3",
 )
-def falls(subject: Subject, worst: Worst) -> None:
+def falls(case: Case, result: LawResult) -> None:
     """Only then is q(x_t | x_s) a density: sigma_{t|s}^2 = sigma_t^2 (1 - SNR_t / SNR_s) > 0 for s < t."""
-    schedule: Schedule = subject.component
+    schedule: Schedule = case.component
     count = (schedule.steps or 512) * 2
     t = torch.linspace(schedule.t_clean, schedule.t_noise, count + 1, dtype=torch.float64)
     clock = torch.as_tensor(schedule.level(t).half_logsnr)
     steps = clock[1:] - clock[:-1]
     bad = torch.nonzero(~(steps < 0)).flatten()
     at = float(t[int(bad[0])]) if len(bad) else 0.0
-    worst.note(float(len(bad)), f"t = {at:.6g} to {at + float(t[1] - t[0]):.6g}", "a smaller SNR at the later time")
+    result.note(float(len(bad)), f"t = {at:.6g} to {at + float(t[1] - t[0]):.6g}", "a smaller SNR at the later time")
 
 
 @law(
@@ -64,19 +64,19 @@ def falls(subject: Subject, worst: Worst) -> None:
     tolerance=1e-7,
     identities="A7",
 )
-def inverse(subject: Subject, worst: Worst) -> None:
+def inverse(case: Case, result: LawResult) -> None:
     """The signal-to-noise ratio falls strictly, so it determines t; scaling x changes no ratio."""
-    schedule: Schedule = subject.component
+    schedule: Schedule = case.component
     span = schedule.t_noise - schedule.t_clean
-    for t in moments(subject):
+    for t in sample_times(case):
         level = schedule.level(t)
         for scale in (1.0, 3.7):
             got = schedule.time(Level(level.alpha * scale, level.sigma * scale))
-            worst.compare(got, t, f"time(level({t:.6g}) scaled by {scale})", span)
+            result.compare(got, t, f"time(level({t:.6g}) scaled by {scale})", span)
             if schedule.steps is not None and t == int(t):
-                worst.holds(float(got) == t, f"time(level({t:.0f})) = {got!r}", f"the whole number {t:.0f}")
-    many = torch.tensor(moments(subject), dtype=torch.float64)
-    worst.compare(schedule.time(schedule.level(many)), many, "time(level(t)) of a tensor", span)
+                result.holds(float(got) == t, f"time(level({t:.0f})) = {got!r}", f"the whole number {t:.0f}")
+    many = torch.tensor(sample_times(case), dtype=torch.float64)
+    result.compare(schedule.time(schedule.level(many)), many, "time(level(t)) of a tensor", span)
 
 
 @law(
@@ -86,10 +86,10 @@ def inverse(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="A7",
 )
-def float_tensor(subject: Subject, worst: Worst) -> None:
+def float_tensor(case: Case, result: LawResult) -> None:
     """One curve, whichever way it is computed; alpha and sigma each relative to themselves."""
-    schedule: Schedule = subject.component
-    times = moments(subject)
+    schedule: Schedule = case.component
+    times = sample_times(case)
     many = torch.tensor(times, dtype=torch.float64)
     got = schedule.level(many)
     cases = [(times, got)]
@@ -99,14 +99,14 @@ def float_tensor(subject: Subject, worst: Worst) -> None:
     for which, level in cases:
         for name in ("alpha", "sigma"):
             values = torch.as_tensor(getattr(level, name))
-            worst.holds(
+            result.holds(
                 values.dtype in (torch.float32, torch.float64) and values.shape == (len(which),),
                 f"{name} of {len(which)} times is {values.dtype} {tuple(values.shape)}",
                 "float32 or float64 of the same shape",
             )
             for t, value in zip(which, values.tolist(), strict=True):
                 want = float(getattr(schedule.level(t), name))
-                worst.note(abs(value - want) / max(abs(want), 1e-12), f"{name}({t:.6g}) = {value!r}", f"{want!r}")
+                result.note(abs(value - want) / max(abs(want), 1e-12), f"{name}({t:.6g}) = {value!r}", f"{want!r}")
 
 
 @law(
@@ -116,10 +116,10 @@ def float_tensor(subject: Subject, worst: Worst) -> None:
     tolerance=0.2,
     identities="A1",
 )
-def double(subject: Subject, worst: Worst) -> None:
+def double(case: Case, result: LawResult) -> None:
     """A float64 number is a float32 one with probability 2^-29; tables that were float32 on their way all are."""
-    schedule: Schedule = subject.component
-    times = moments(subject)
+    schedule: Schedule = case.component
+    times = sample_times(case)
     for made, levels in (
         ("float", [schedule.level(t) for t in times]),
         ("tensor", [schedule.level(torch.tensor([t], dtype=torch.float64)) for t in times]),
@@ -131,7 +131,7 @@ def double(subject: Subject, worst: Worst) -> None:
             told = values.double()[(values != 0) & (values != 1) & ~torch.isin(values, torch.tensor(times).double())]
             short = told == told.float().double()
             if len(told):
-                worst.note(float(short.double().mean()), f"{name} of {made} times that are float32 numbers", "few")
+                result.note(float(short.double().mean()), f"{name} of {made} times that are float32 numbers", "few")
 
 
 @law(
@@ -140,21 +140,21 @@ def double(subject: Subject, worst: Worst) -> None:
     source="the definition of Schedule",
     tolerance=0.0,
 )
-def ends(subject: Subject, worst: Worst) -> None:
+def ends(case: Case, result: LawResult) -> None:
     """Sampling ends at `clean` and starts at `noise`: the terminal SNR is a property, not an accident."""
-    schedule: Schedule = subject.component
+    schedule: Schedule = case.component
     first, last = schedule.level(schedule.t_clean), schedule.level(schedule.t_noise)
-    worst.holds(schedule.t_clean < schedule.t_noise, f"t_clean = {schedule.t_clean}", f"< {schedule.t_noise}")
-    worst.holds(schedule.clean == Level(first.alpha, 0.0), f"clean = {schedule.clean}", f"alpha = {first.alpha}")
-    worst.holds(schedule.noise == last, f"noise = {schedule.noise}", f"{last}")
-    for t in (schedule.t_clean, *moments(subject)):
+    result.holds(schedule.t_clean < schedule.t_noise, f"t_clean = {schedule.t_clean}", f"< {schedule.t_noise}")
+    result.holds(schedule.clean == Level(first.alpha, 0.0), f"clean = {schedule.clean}", f"alpha = {first.alpha}")
+    result.holds(schedule.noise == last, f"noise = {schedule.noise}", f"{last}")
+    for t in (schedule.t_clean, *sample_times(case)):
         level = schedule.level(t)
         for value in (level.alpha, level.sigma):
             fine = not isinstance(value, torch.Tensor) and 0.0 <= value < math.inf
-            worst.holds(fine, f"level({t:.6g}) = {level}", "finite Python floats >= 0")
+            result.holds(fine, f"level({t:.6g}) = {level}", "finite Python floats >= 0")
     if schedule.steps is not None:
-        worst.holds(first == Level(1.0, 0.0), f"level(0) = {first}", "clean data, alpha = 1 and sigma = 0")
-        worst.holds(schedule.t_noise == schedule.steps, f"t_noise = {schedule.t_noise}", f"T = {schedule.steps}")
+        result.holds(first == Level(1.0, 0.0), f"level(0) = {first}", "clean data, alpha = 1 and sigma = 0")
+        result.holds(schedule.t_noise == schedule.steps, f"t_noise = {schedule.t_noise}", f"T = {schedule.steps}")
 
 
 @law(
@@ -163,18 +163,18 @@ def ends(subject: Subject, worst: Worst) -> None:
     source=f"{HO}, code; identities K, off-by-one",
     tolerance=1e-9,
 )
-def index(subject: Subject, worst: Worst) -> None:
+def index(case: Case, result: LawResult) -> None:
     """The network is told one number; papers count t = 1..T, networks 0..T-1."""
-    schedule: Schedule = subject.component
-    times = moments(subject)
+    schedule: Schedule = case.component
+    times = sample_times(case)
     told = [float(schedule.index(t)) for t in times]
     for t, a, b in zip(times, told, told[1:], strict=False):
-        worst.holds(b > a, f"index({t:.6g}) = {a}, then {b}", "a larger number")
+        result.holds(b > a, f"index({t:.6g}) = {a}, then {b}", "a larger number")
     many = torch.as_tensor(schedule.index(torch.tensor(times, dtype=torch.float64)))
-    worst.compare(many, torch.tensor(told, dtype=torch.float64), "index of a tensor")
+    result.compare(many, torch.tensor(told, dtype=torch.float64), "index of a tensor")
     if schedule.steps is not None:
         for t, value in zip(times, told, strict=True):
-            worst.compare(value, t - 1.0, f"index({t:.6g})")
+            result.compare(value, t - 1.0, f"index({t:.6g})")
 
 
 @law(
@@ -184,26 +184,26 @@ def index(subject: Subject, worst: Worst) -> None:
     tolerance=1e-9,
     identities="A4 A5 A14 B2 B3",
 )
-def composition(subject: Subject, worst: Worst) -> None:
+def composition(case: Case, result: LawResult) -> None:
     """Chapman-Kolmogorov on the variances, and the joint covariance of (x_s, x_t) given x0 conditioned on x_t."""
-    schedule: Schedule = subject.component
-    times = [t for t in moments(subject) if not schedule.level(t).is_noise][:: 1 if subject.deep else 2]
+    schedule: Schedule = case.component
+    times = [t for t in sample_times(case) if not schedule.level(t).is_noise][:: 1 if case.deep else 2]
     for r, s, t in zip(times, times[1:], times[2:], strict=False):
         R, S, N = schedule.level(r), schedule.level(s), schedule.level(t)
         at = f"r, s, t = {r:.4g}, {s:.4g}, {t:.4g}"
         down = float(transition.decay(N, S))
-        worst.compare(float(transition.decay(N, R)), down * float(transition.decay(S, R)), f"decay, {at}", 1e-3)
+        result.compare(float(transition.decay(N, R)), down * float(transition.decay(S, R)), f"decay, {at}", 1e-3)
         variance = float(transition.spread(N, S)) ** 2
         scale = float(N.sigma) ** 2
         far = float(transition.spread(N, R)) ** 2
-        worst.compare(far, down**2 * float(transition.spread(S, R)) ** 2 + variance, f"sigma_t|r^2, {at}", scale)
-        worst.compare(variance, scale - (down * float(S.sigma)) ** 2, f"sigma_t|s^2, {at}", scale)
-        worst.compare(variance, scale - (float(N.alpha) / float(S.alpha) * float(S.sigma)) ** 2, at, scale)
+        result.compare(far, down**2 * float(transition.spread(S, R)) ** 2 + variance, f"sigma_t|r^2, {at}", scale)
+        result.compare(variance, scale - (down * float(S.sigma)) ** 2, f"sigma_t|s^2, {at}", scale)
+        result.compare(variance, scale - (float(N.alpha) / float(S.alpha) * float(S.sigma)) ** 2, at, scale)
         tilde = float(transition.posterior(N, S)) ** 2
-        worst.compare(tilde, float(S.sigma) ** 2 * variance / scale, f"beta tilde, {at}", float(S.sigma) ** 2)
+        result.compare(tilde, float(S.sigma) ** 2 * variance / scale, f"beta tilde, {at}", float(S.sigma) ** 2)
         P, Q = (float(v) for v in transition.posterior_mean(N, S))
-        worst.compare(P * float(N.alpha) + Q, float(S.alpha), f"P alpha_t + Q, {at}", 1e-3)
-        worst.compare(P * scale, down * float(S.sigma) ** 2, f"P sigma_t^2 = Cov(x_s, x_t | x0), {at}", 1e-3)
+        result.compare(P * float(N.alpha) + Q, float(S.alpha), f"P alpha_t + Q, {at}", 1e-3)
+        result.compare(P * scale, down * float(S.sigma) ** 2, f"P sigma_t^2 = Cov(x_s, x_t | x0), {at}", 1e-3)
 
 
 @law(
@@ -213,10 +213,10 @@ def composition(subject: Subject, worst: Worst) -> None:
     tolerance=2e-5,
     identities="A6 A12",
 )
-def sde_coefficients(subject: Subject, worst: Worst) -> None:
+def sde_coefficients(case: Case, result: LawResult) -> None:
     """Against central differences of the curve; both coefficients follow from alpha and sigma alone."""
-    schedule: Schedule = subject.component
-    times = [t for t in inner(subject) if not schedule.level(t).is_noise]
+    schedule: Schedule = case.component
+    times = [t for t in inner(case) if not schedule.level(t).is_noise]
     f, g2 = sde(schedule, torch.tensor(times, dtype=torch.float64))
     room = 1e-5 * (1.0 if schedule.steps is not None else schedule.t_noise - schedule.t_clean)
     for t, drift, square in zip(times, f.tolist(), g2.tolist(), strict=True):
@@ -224,9 +224,9 @@ def sde_coefficients(subject: Subject, worst: Worst) -> None:
         a, b, c = schedule.level(t - d), schedule.level(t), schedule.level(t + d)
         slope = (math.log(float(c.alpha)) - math.log(float(a.alpha))) / (2 * d)
         fall = (float(c.half_logsnr) - float(a.half_logsnr)) / (2 * d)
-        worst.compare(drift, slope, f"f({t:.6g})", 1e-2)
-        worst.compare(square, -2.0 * float(b.sigma) ** 2 * fall, f"g^2({t:.6g})", 1e-3)
-        worst.holds(square > 0, f"g^2({t:.6g}) = {square:.6g}", "> 0")
+        result.compare(drift, slope, f"f({t:.6g})", 1e-2)
+        result.compare(square, -2.0 * float(b.sigma) ** 2 * fall, f"g^2({t:.6g})", 1e-3)
+        result.holds(square > 0, f"g^2({t:.6g}) = {square:.6g}", "> 0")
 
 
 @law(
@@ -236,25 +236,27 @@ def sde_coefficients(subject: Subject, worst: Worst) -> None:
     tolerance=1e-12,
     identities="A1 A2",
 )
-def product(subject: Subject, worst: Worst) -> None:
+def product(case: Case, result: LawResult) -> None:
     """The product in exact summation of logarithms; discrete schedules are variance preserving."""
-    schedule = subject.component
+    schedule = case.component
     if not isinstance(schedule, Discrete):
-        raise Inapplicable("not a discrete schedule")
+        raise NotApplicable("not a discrete schedule")
     logs = [math.log1p(-float(beta)) if beta < 1 else -math.inf for beta in schedule.betas]
-    for t in moments(subject):
+    for t in sample_times(case):
         level = schedule.level(t)
-        worst.compare(float(level.alpha) ** 2 + float(level.sigma) ** 2, 1.0, f"alpha^2 + sigma^2 at t = {t:.6g}")
+        result.compare(float(level.alpha) ** 2 + float(level.sigma) ** 2, 1.0, f"alpha^2 + sigma^2 at t = {t:.6g}")
         if t == int(t):
             total = math.fsum(logs[: int(t)])
             want = math.exp(total) if total > -math.inf else 0.0
-            worst.note(abs(float(level.alpha) ** 2 / want - 1.0) if want else float(level.alpha), f"alpha_bar({t:.0f})")
+            result.note(
+                abs(float(level.alpha) ** 2 / want - 1.0) if want else float(level.alpha), f"alpha_bar({t:.0f})"
+            )
             noise = -math.expm1(total)
-            worst.note(abs(float(level.sigma) ** 2 / noise - 1.0), f"1 - alpha_bar({t:.0f})", f"{noise:.17g}")
+            result.note(abs(float(level.sigma) ** 2 / noise - 1.0), f"1 - alpha_bar({t:.0f})", f"{noise:.17g}")
         else:
             around = [float(schedule.level(float(k)).angle) for k in (int(t), int(t) + 1)]
             want = around[0] + (t - int(t)) * (around[1] - around[0])
-            worst.compare(float(level.angle), want, f"angle({t:.6g}), linear between steps")
+            result.compare(float(level.angle), want, f"angle({t:.6g}), linear between steps")
 
 
 @law(
@@ -263,14 +265,14 @@ def product(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 8",
     tolerance=0.0,
 )
-def half_precision(subject: Subject, worst: Worst) -> None:
+def half_precision(case: Case, result: LawResult) -> None:
     """bfloat16 has 8 bits: 1 - alpha_bar rounds to 0 over the first steps, and noise levels coincide."""
-    schedule: Schedule = subject.component
-    t = torch.tensor(moments(subject), dtype=torch.float64)
+    schedule: Schedule = case.component
+    t = torch.tensor(sample_times(case), dtype=torch.float64)
     like = schedule.level(t).like(torch.zeros(len(t), 1, dtype=torch.bfloat16))
     sigma = torch.as_tensor(like.sigma)
-    worst.holds(sigma.dtype == torch.float32, f"sigma for bfloat16 x is {sigma.dtype}", "torch.float32")
-    worst.holds(bool((sigma > 0).all()), f"least sigma for bfloat16 x: {float(sigma.min()):.3g}", "> 0")
+    result.holds(sigma.dtype == torch.float32, f"sigma for bfloat16 x is {sigma.dtype}", "torch.float32")
+    result.holds(bool((sigma > 0).all()), f"least sigma for bfloat16 x: {float(sigma.min()):.3g}", "> 0")
 
 
 @law(
@@ -279,12 +281,12 @@ def half_precision(subject: Subject, worst: Worst) -> None:
     source="tests/pains.md, 18",
     tolerance=0.0,
 )
-def pure(subject: Subject, worst: Worst) -> None:
+def pure(case: Case, result: LawResult) -> None:
     """Schedules are values; several runs may share one."""
-    schedule: Schedule = subject.component
-    t = torch.tensor(moments(subject), dtype=torch.float64)
+    schedule: Schedule = case.component
+    t = torch.tensor(sample_times(case), dtype=torch.float64)
     kept = t.clone()
     first, again = schedule.level(t), schedule.level(t)
     for name in ("alpha", "sigma"):
-        worst.compare(torch.as_tensor(getattr(again, name)), torch.as_tensor(getattr(first, name)), f"{name}, again")
-    worst.compare(t, kept, "t after level(t)")
+        result.compare(torch.as_tensor(getattr(again, name)), torch.as_tensor(getattr(first, name)), f"{name}, again")
+    result.compare(t, kept, "t after level(t)")

@@ -159,11 +159,11 @@ def test_the_grid_of_angles_for_every_number_of_steps(n: int, power: float) -> N
 
 
 def test_the_grid_of_angles_is_its_formula() -> None:
-    from diffkit.testing import families
+    from diffkit.testing import fixtures
 
-    levels = Angle(2.0).levels(families.TRIG, 4)
-    top = float(families.TRIG.noise.angle)
-    low = float(families.TRIG.level(families.TRIG.t_clean).angle)
+    levels = Angle(2.0).levels(fixtures.TRIG, 4)
+    top = float(fixtures.TRIG.noise.angle)
+    low = float(fixtures.TRIG.level(fixtures.TRIG.t_clean).angle)
     for i, level in enumerate(levels[:-1]):
         assert float(level.angle) == pytest.approx(low + (top - low) * (1 - i / 4) ** 2)
     assert levels[-1].is_clean

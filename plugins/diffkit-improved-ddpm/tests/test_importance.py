@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffkit import Discrete
 from diffkit.ddpm.schedule import Linear
-from diffkit.testing.families import EXPLODING, TRIG
+from diffkit.testing.fixtures import EXPLODING, TRIG
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "improved-diffusion.json").read_text(encoding="utf-8"))
 

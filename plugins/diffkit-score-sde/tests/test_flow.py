@@ -19,7 +19,7 @@ from diffkit import Estimate, Level, Schedule, sample
 from diffkit.basics.grid import Trailing
 from diffkit.errors import DivergedError
 from diffkit.testing import GaussianOracle, MixtureOracle
-from diffkit.testing.families import RECTIFIED, WAVY, gaussian, mixture
+from diffkit.testing.fixtures import RECTIFIED, WAVY, gaussian, mixture
 
 F64 = torch.float64
 LINE = MixtureOracle([0.4, 0.6], [-0.9, 0.7], [0.09, 0.2])

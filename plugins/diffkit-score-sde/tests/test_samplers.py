@@ -20,7 +20,7 @@ from diffkit.basics.grid import Trailing
 from diffkit.ddpm.sampler import Ancestral
 from diffkit.schedule import sde
 from diffkit.testing import GaussianOracle, Normal, probe
-from diffkit.testing.families import mixture
+from diffkit.testing.fixtures import mixture
 
 F64 = torch.float64
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "score-sde.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from diffkit.ddpm.schedule import Linear
 from diffkit.ddpm.weighting import SNR, VLBWeight
 from diffkit.schedule import sde
 from diffkit.testing import GaussianOracle
-from diffkit.testing.families import zero_terminal
+from diffkit.testing.fixtures import zero_terminal
 
 F64 = torch.float64
 T = torch.tensor([0.01, 0.2, 0.7, 0.99], dtype=F64)

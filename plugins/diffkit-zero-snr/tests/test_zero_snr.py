@@ -17,7 +17,7 @@ from diffkit.ddpm.sampler import Ancestral
 from diffkit.ddpm.schedule import Linear, ScaledLinear
 from diffkit.errors import RecipeError
 from diffkit.testing import GaussianOracle
-from diffkit.testing.families import TRIG
+from diffkit.testing.fixtures import TRIG
 
 F64 = torch.float64
 

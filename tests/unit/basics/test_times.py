@@ -12,7 +12,7 @@ from diffkit import Schedule, Times
 from diffkit.basics.times import Stratified
 from diffkit.ddpm.schedule import Linear
 from diffkit.recipe import assemble, load_recipe
-from diffkit.testing.families import TRIG
+from diffkit.testing.fixtures import TRIG
 from diffkit.times import at_fraction, normal_quantile
 
 

@@ -14,9 +14,9 @@ from diffkit import Level, transition
 from diffkit.errors import LevelError
 from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule, sde
-from diffkit.testing import GaussianOracle, PointMassOracle, families
+from diffkit.testing import GaussianOracle, PointMassOracle, fixtures
 from diffkit.testing.affine import Normal, first_order, posterior_kernel
-from diffkit.testing.strategies import gaussians, levels, seeds
+from diffkit.testing.hypothesis_strategies import gaussians, levels, seeds
 
 DOUBLE = torch.float64
 
@@ -63,20 +63,20 @@ def test_least_losses(oracle: GaussianOracle, level: Level) -> None:
     torch.testing.assert_close(oracle.mmse(level), float((s / (1 + s * snr)).sum()), rtol=1e-9, atol=1e-12)
     trace = float(torch.linalg.inv(marginal(oracle, level)).trace())
     want = oracle.dimensions / level.sigma**2 - trace
-    score = families.Row("score", lambda at: (0.0, -1.0 / at.sigma))
+    score = fixtures.Row("score", lambda at: (0.0, -1.0 / at.sigma))
     got = oracle.minimum_loss(score, level)
     assert got == pytest.approx(want, rel=1e-6, abs=1e-6 * oracle.dimensions / level.sigma**2)
-    eps = oracle.minimum_loss(families.EPS, level)
+    eps = oracle.minimum_loss(fixtures.EPS, level)
     assert eps == pytest.approx(float((s * snr / (1 + s * snr)).sum()), rel=1e-9)
 
 
-@pytest.mark.parametrize("p", families.ROWS, ids=lambda p: p.title)
+@pytest.mark.parametrize("p", fixtures.ROWS, ids=lambda p: p.title)
 def test_minimum_loss_is_finite_at_both_ends(p: Parameterization) -> None:
-    oracle = families.gaussian()
+    oracle = fixtures.gaussian()
     for level in (Level(1.0, 0.0), Level(0.0, 1.0)):
         assert math.isfinite(oracle.minimum_loss(p, level))
-    assert oracle.minimum_loss(families.X0, Level(0.0, 1.0)) == pytest.approx(float(oracle.variances.sum()))
-    assert oracle.minimum_loss(families.EPS, Level(1.0, 0.0)) == pytest.approx(2.0)
+    assert oracle.minimum_loss(fixtures.X0, Level(0.0, 1.0)) == pytest.approx(float(oracle.variances.sum()))
+    assert oracle.minimum_loss(fixtures.EPS, Level(1.0, 0.0)) == pytest.approx(2.0)
 
 
 @given(gaussians(), levels(), levels(), seeds())
@@ -94,10 +94,10 @@ def test_flow(oracle: GaussianOracle, t: Level, s: Level, seed: int) -> None:
     torch.testing.assert_close(got / size, want / size, rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("schedule", [families.TRIG, families.RECTIFIED, families.WAVY], ids=lambda s: s.title)
+@pytest.mark.parametrize("schedule", [fixtures.TRIG, fixtures.RECTIFIED, fixtures.WAVY], ids=lambda s: s.title)
 def test_flow_solves_the_ode(schedule: Schedule) -> None:
     """D4: dx/dt = f x - g^2 score / 2, by a central difference."""
-    oracle = families.gaussian()
+    oracle = fixtures.gaussian()
     x = x_of(oracle, 1)
     t, h = 0.4, 1e-5
     at = schedule.level(t)
@@ -124,7 +124,7 @@ def test_reverse_kernel(oracle: GaussianOracle, one: Level, two: Level) -> None:
 
 def test_which_variance_is_optimal() -> None:
     """D7: V_s beta / V_t is beta for unit variance, beta tilde for none, strictly between for 0 < s < 1."""
-    t, s = families.TRIG.level(0.6), families.TRIG.level(0.5)
+    t, s = fixtures.TRIG.level(0.6), fixtures.TRIG.level(0.5)
     beta, tilde = float(transition.spread(t, s)) ** 2, float(transition.posterior(t, s)) ** 2
     variances = [float(posterior_kernel(GaussianOracle(torch.zeros(1), v), t, s).Q) for v in (1.0, 0.5, 0.0, 2.0)]
     assert variances[0] == pytest.approx(beta, abs=1e-13)
@@ -145,7 +145,7 @@ def test_entropy_and_density(oracle: GaussianOracle, level: Level) -> None:
 
 def test_continuous_bound() -> None:
     """D12, D13: half the integral of the mmse over the snr is the mutual information."""
-    oracle = families.gaussian()
+    oracle = fixtures.gaussian()
     g = torch.linspace(-12.0, 12.0, 4001, dtype=DOUBLE)
     mmse = torch.tensor([oracle.mmse(Level(math.exp(u / 2), 1.0)) * math.exp(u) for u in g.tolist()], dtype=DOUBLE)
     got = 0.5 * float(torch.trapezoid(mmse, g))
@@ -158,7 +158,7 @@ def test_sde_family_keeps_the_marginals() -> None:
     """D15: drift f x - (1 + eta^2) / 2 g^2 score with noise eta g keeps mean and variance, for every eta."""
     m, v = 0.4, 0.3
     oracle = GaussianOracle(torch.tensor([m], dtype=DOUBLE), v)
-    schedule = families.TRIG
+    schedule = fixtures.TRIG
     for eta in (0.0, 0.7, 1.0):
         for t in (0.2, 0.5, 0.8):
             level, h = schedule.level(t), 1e-6
@@ -196,7 +196,7 @@ def test_shapes_and_types() -> None:
 
 def test_ends_are_stable() -> None:
     """alpha = 0, sigma = 0 and data that is one point."""
-    oracle, x = families.gaussian(), torch.randn(3, 2, dtype=DOUBLE)
+    oracle, x = fixtures.gaussian(), torch.randn(3, 2, dtype=DOUBLE)
     torch.testing.assert_close(oracle(x, Level(0.0, 2.0)).x0, oracle.mean.expand(3, 2))
     torch.testing.assert_close(oracle(x, Level(0.0, 2.0)).eps, x / 2.0)
     torch.testing.assert_close(oracle(x, Level(2.0, 0.0)).x0, x / 2.0)

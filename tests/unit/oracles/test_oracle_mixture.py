@@ -11,15 +11,15 @@ from hypothesis import given
 from diffkit import Level
 from diffkit.errors import LevelError
 from diffkit.schedule import sde
-from diffkit.testing import GaussianOracle, MixtureOracle, PolynomialOracle, families
+from diffkit.testing import GaussianOracle, MixtureOracle, PolynomialOracle, fixtures
 from diffkit.testing.order import curve, logsnr_levels
-from diffkit.testing.strategies import levels, mixtures_1d
+from diffkit.testing.hypothesis_strategies import levels, mixtures_1d
 
 DOUBLE = torch.float64
 
 
 def test_one_component_is_the_gaussian() -> None:
-    gaussian = families.gaussian()
+    gaussian = fixtures.gaussian()
     mixture = MixtureOracle([1.0], gaussian.mean[None], gaussian.matrix[None])
     x, level = torch.randn(4, 2, dtype=DOUBLE), Level(0.6, 0.8)
     for name in ("x0", "eps"):
@@ -31,7 +31,7 @@ def test_one_component_is_the_gaussian() -> None:
 @given(levels())
 def test_tweedie(level: Level) -> None:
     """E1, E2: x0* and its covariance from the first and second derivative of log p."""
-    oracle = families.mixture()
+    oracle = fixtures.mixture()
     x = level.add_noise(oracle.sample(3, torch.Generator().manual_seed(0)), torch.ones(3, 2, dtype=DOUBLE))
     x.requires_grad_()
     (score,) = torch.autograd.grad(oracle.log_density(x, level).sum(), x, create_graph=True)
@@ -74,8 +74,8 @@ def test_flow_is_the_quantile_map(oracle: MixtureOracle, t: Level, s: Level) -> 
 
 def test_flow_solves_the_ode() -> None:
     """E4, at 1e-9 for the map itself: dx/dt = f x - g^2 score / 2."""
-    oracle, schedule, t, h = curve(), families.TRIG, 0.4, 1e-5
-    x, at = torch.linspace(-2, 2, 9, dtype=DOUBLE)[:, None], families.TRIG.level(0.4)
+    oracle, schedule, t, h = curve(), fixtures.TRIG, 0.4, 1e-5
+    x, at = torch.linspace(-2, 2, 9, dtype=DOUBLE)[:, None], fixtures.TRIG.level(0.4)
     slope = (oracle.flow(x, at, schedule.level(t + h)) - oracle.flow(x, at, schedule.level(t - h))) / (2 * h)
     f, g2 = sde(schedule, torch.tensor([t], dtype=DOUBLE))
     torch.testing.assert_close(slope, f * x - 0.5 * g2 * oracle.score(x, at), rtol=1e-6, atol=1e-7)
@@ -91,13 +91,13 @@ def test_ends() -> None:
     torch.testing.assert_close(near.x0, torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=DOUBLE))
     assert torch.isfinite(near.eps).all()
     torch.testing.assert_close(oracle(x, Level(0.0, 1.0)).x0, torch.zeros(2, 2, dtype=DOUBLE))
-    wide = families.mixture()
+    wide = fixtures.mixture()
     torch.testing.assert_close(wide(x, Level(2.0, 0.0)).x0, x / 2.0)
     assert curve().mmse(Level(1.0, 1e-6)) == pytest.approx(1e-12, rel=1e-3)
 
 
 def test_labels_name_components() -> None:
-    oracle, level = families.mixture(), Level(0.6, 0.8)
+    oracle, level = fixtures.mixture(), Level(0.6, 0.8)
     x = torch.randn(4, 2, dtype=DOUBLE)
     whole = oracle(x, level).x0
     parts = [oracle(x, level, label=torch.full((4,), k)).x0 for k in range(4)]
@@ -107,7 +107,7 @@ def test_labels_name_components() -> None:
 
 
 def test_closed_forms_of_one_dimension_only() -> None:
-    oracle = families.mixture()
+    oracle = fixtures.mixture()
     for ask in (lambda: oracle.entropy(), lambda: oracle.mmse(Level(0.6, 0.8))):
         with pytest.raises(ValueError, match="one dimension"):
             ask()

@@ -11,15 +11,15 @@ from diffkit.basics.data.gaussian import Gaussian
 from diffkit.basics.data.mixture import Mixture
 from diffkit.parameterization import Parameterization
 from diffkit.schedule import Schedule
-from diffkit.testing import OracleNetwork, families
+from diffkit.testing import OracleNetwork, fixtures
 
 DATA = Gaussian(mean=(0.3, -0.2), std=(0.5, 0.8))
 
 
 @pytest.mark.parametrize(
-    "p", [*families.ROWS, families.Ranged(families.EPS)], ids=lambda p: getattr(p, "title", "range")
+    "p", [*fixtures.ROWS, fixtures.Ranged(fixtures.EPS)], ids=lambda p: getattr(p, "title", "range")
 )
-@pytest.mark.parametrize("schedule", [families.discrete(), families.TRIG, families.EXPLODING], ids=["T", "trig", "edm"])
+@pytest.mark.parametrize("schedule", [fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING], ids=["T", "trig", "edm"])
 def test_it_is_the_exact_denoiser(p: Parameterization, schedule: Schedule) -> None:
     model = Model(OracleNetwork(DATA, schedule, p), p, schedule)
     truth = DATA.truth()
@@ -34,15 +34,15 @@ def test_it_is_the_exact_denoiser(p: Parameterization, schedule: Schedule) -> No
 
 def test_labels_reach_the_truth() -> None:
     data = Mixture(labels=True)
-    schedule = families.discrete()
-    model = Model(OracleNetwork(data, schedule, families.EPS), families.EPS, schedule)
+    schedule = fixtures.discrete()
+    model = Model(OracleNetwork(data, schedule, fixtures.EPS), fixtures.EPS, schedule)
     x, label, level = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 8]), schedule.level(500.0)
     torch.testing.assert_close(model(x, level, label=label).x0, data.truth()(x, level, label=label).x0)
 
 
 def test_float32_and_levels_between_steps() -> None:
-    schedule = families.discrete()
-    model = Model(OracleNetwork(DATA, schedule, families.X0), families.X0, schedule)
+    schedule = fixtures.discrete()
+    model = Model(OracleNetwork(DATA, schedule, fixtures.X0), fixtures.X0, schedule)
     level = schedule.level(123.4)
     x = torch.randn(4, 2)
     answer = model(x, Level(float(level.alpha) * 2, float(level.sigma) * 2))
@@ -53,4 +53,4 @@ def test_float32_and_levels_between_steps() -> None:
 
 def test_data_without_a_closed_form_is_refused() -> None:
     with pytest.raises(ValueError, match="closed form"):
-        OracleNetwork(Digits(), families.discrete(), families.EPS)
+        OracleNetwork(Digits(), fixtures.discrete(), fixtures.EPS)

@@ -16,8 +16,8 @@ from diffkit import Denoiser, Level, Sampler, transition
 from diffkit.cli.check import check as command
 from diffkit.errors import PluginError, RecipeError, UsageError, ViolationError
 from diffkit.sampler import Noise
-from diffkit.testing import Inapplicable, Row, Worst, check, check_class, laws
-from diffkit.testing.subject import Subject, subjects
+from diffkit.testing import LawResult, NotApplicable, Row, check, check_class, laws
+from diffkit.testing.case import Case, build_cases
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def test_what_cannot_be_built_says_what_it_needs() -> None:
 
 
 def test_every_option_set_is_tried() -> None:
-    assert [one.label for one in subjects("sampler", "honest", Honest)] == ["honest", "honest(eta=1.0)"]
+    assert [one.label for one in build_cases("sampler", "honest", Honest)] == ["honest", "honest(eta=1.0)"]
 
 
 def test_law_example(tmp_path: Path) -> None:
@@ -135,18 +135,18 @@ def test_law_example(tmp_path: Path) -> None:
             assert list(folder.iterdir()) == []
             return Needing(str(folder))
 
-    (one,) = subjects("sampler", "made", Made)
+    (one,) = build_cases("sampler", "made", Made)
     assert one.component.path
 
 
 def test_the_worst_error_and_the_first_example() -> None:
-    worst = Worst(0.1)
+    result = LawResult(0.1)
     for error, example in ((0.05, "small"), (0.2, "first beyond"), (0.9, "worst")):
-        worst.note(error, example, "0")
-    assert (worst.error, worst.example) == (0.9, "first beyond")
-    worst.note(math.nan, "nan")
-    assert worst.error == math.inf
-    within = Worst(1.0)
+        result.note(error, example, "0")
+    assert (result.error, result.example) == (0.9, "first beyond")
+    result.note(math.nan, "nan")
+    assert result.error == math.inf
+    within = LawResult(1.0)
     within.note(0.1, "a")
     within.note(0.5, "b")
     within.note(0.3, "c")
@@ -154,15 +154,15 @@ def test_the_worst_error_and_the_first_example() -> None:
 
 
 def test_compare() -> None:
-    worst = Worst(1e-6)
-    worst.compare(torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.inf]), "equal infinities")
-    assert worst.error == 0.0
-    worst.compare(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), "second entry")
-    assert worst.example == "second entry: 2"
-    assert worst.expected == "3"
-    worst.compare(torch.zeros(2), torch.zeros(3), "shapes")
-    assert worst.error == math.inf
-    unlike = Worst(0.5)
+    result = LawResult(1e-6)
+    result.compare(torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.inf]), "equal infinities")
+    assert result.error == 0.0
+    result.compare(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0]), "second entry")
+    assert result.example == "second entry: 2"
+    assert result.expected == "3"
+    result.compare(torch.zeros(2), torch.zeros(3), "shapes")
+    assert result.error == math.inf
+    unlike = LawResult(0.5)
     unlike.compare(torch.tensor([math.nan]), torch.tensor([0.0]), "nan")
     assert unlike.error == math.inf
 
@@ -179,7 +179,7 @@ def test_laws_are_documented() -> None:
         assert one.derivation, one.name
         assert one.source, one.name
         assert one.tolerance >= 0
-    assert len({(one.kind, one.name) for one in laws()}) == len(laws())
+    assert len({(one.plugin, one.kind, one.name) for one in laws()}) == len(laws())
 
 
 def test_targets() -> None:
@@ -236,15 +236,15 @@ def test_command_table_and_violation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_law_that_does_not_apply_says_why() -> None:
-    def check_nothing(subject: Subject, worst: Worst) -> None:
-        raise Inapplicable("because")
+    def check_nothing(case: Case, result: LawResult) -> None:
+        raise NotApplicable("because")
 
     from diffkit.testing.engine import apply
     from diffkit.testing.law_registry import Law
 
     where = Row("sampler/x", "", "", "", None, None, "n/a")
     one = Law("sampler", "x", "s", "s", 0.0, "", check_nothing)
-    row = apply(one, Subject("sampler", "x", Honest()), where)
+    row = apply(one, Case("sampler", "x", Honest()), where)
     assert (row.verdict, row.reason) == ("n/a", "because")
-    silent = Law("sampler", "x", "s", "s", 0.0, "", lambda subject, worst: None)
-    assert apply(silent, Subject("sampler", "x", Honest()), where).verdict == "n/a"
+    silent = Law("sampler", "x", "s", "s", 0.0, "", lambda case, result: None)
+    assert apply(silent, Case("sampler", "x", Honest()), where).verdict == "n/a"

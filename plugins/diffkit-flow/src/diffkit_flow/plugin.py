@@ -37,3 +37,8 @@ def diffkit_commands(group: click.Group) -> None:
     from .command import reflow
 
     group.add_command(reflow)
+
+
+@hookimpl
+def diffkit_laws() -> Iterator[str]:
+    yield "diffkit_flow.laws"

@@ -26,3 +26,8 @@ def diffkit_components() -> Iterator[Entry]:
 @hookimpl
 def diffkit_recipes() -> Iterator[Path]:
     yield Path(__file__).parent / "recipes"
+
+
+@hookimpl
+def diffkit_laws() -> Iterator[str]:
+    yield "diffkit_p2.laws"

@@ -29,3 +29,8 @@ def diffkit_components() -> Iterator[Entry]:
 @hookimpl
 def diffkit_recipes() -> Iterator[Path]:
     yield Path(__file__).parent / "recipes"
+
+
+@hookimpl
+def diffkit_laws() -> Iterator[str]:
+    yield "diffkit_score_sde.laws"

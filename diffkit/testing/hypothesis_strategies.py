@@ -15,7 +15,7 @@ from diffkit.schedule import Discrete, Schedule
 
 from ..oracles.gaussian import GaussianOracle
 from ..oracles.mixture import MixtureOracle
-from . import families
+from . import fixtures
 
 
 def levels(*, clean: bool = False, noise: bool = False) -> st.SearchStrategy[Level]:
@@ -39,7 +39,7 @@ def discrete_schedules(max_steps: int = 50) -> st.SearchStrategy[Discrete]:
 
 def schedules(max_steps: int = 50) -> st.SearchStrategy[Schedule]:
     """Discrete schedules and curves of every family, one of which has an arbitrary scale."""
-    curves = st.sampled_from([families.TRIG, families.RECTIFIED, families.EXPLODING, families.WAVY])
+    curves = st.sampled_from([fixtures.TRIG, fixtures.RECTIFIED, fixtures.EXPLODING, fixtures.WAVY])
     return st.one_of(curves, discrete_schedules(max_steps))
 
 

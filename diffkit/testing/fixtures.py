@@ -1,4 +1,4 @@
-"""What components are held against: schedules, predictions, data and denoisers that need no plugin."""
+"""Schedules, parameterizations, data and denoisers that laws use as inputs; none of them needs a plugin."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from diffkit.estimate import Estimate
 from diffkit.level import Level
 from diffkit.objective import Weighting
 from diffkit.parameterization import Parameterization
+from diffkit.sampler import Sampler
 from diffkit.scalar import Scalar
 from diffkit.schedule import Discrete, Schedule
 
@@ -140,7 +142,7 @@ class GaussianData(Data):
 
 @dataclass(frozen=True)
 class ByLabel:
-    """A denoiser for each label, the last one for those without: what a conditional network learns."""
+    """One denoiser for each label and, last, one for the null label: what a conditional network learns."""
 
     denoisers: Sequence[Denoiser]
 
@@ -156,7 +158,7 @@ class ByLabel:
 
 @dataclass(frozen=True)
 class WithAux:
-    """A denoiser that also answers the entries of aux that a sampler needs, each a constant."""
+    """A denoiser whose estimates also have the entries of aux that a sampler needs, each a constant."""
 
     denoise: Denoiser
     names: tuple[str, ...]
@@ -165,6 +167,11 @@ class WithAux:
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         estimate = self.denoise(x, level, **cond)
         return estimate.with_aux(**{name: torch.full_like(estimate.x0, self.value) for name in self.names})
+
+
+def with_aux(sampler: Sampler[Any], denoise: Denoiser, variance_fraction: float = 0.5) -> Denoiser:
+    """Return the denoiser with the entries of aux that the sampler needs, each of this value."""
+    return WithAux(denoise, sampler.needs, variance_fraction) if sampler.needs else denoise
 
 
 def probe_levels() -> tuple[Level, ...]:
@@ -188,6 +195,17 @@ def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, 
     return [Level(level.alpha * scale(i), level.sigma * scale(i)) for i, level in enumerate(levels)]
 
 
+def level_lists(deep: bool = False) -> list[tuple[str, list[Level]]]:
+    """Full and partial grids of a discrete schedule, even and uneven, each with a title."""
+    schedule, full = discrete(), discrete(60)
+    found = [("60 of 60 steps", [*(full.level(float(t)) for t in range(60, 0, -1)), full.clean])]
+    for n in (1, 2, 3, 61, 600) if deep else (1, 2, 3, 61):
+        times = sorted({1000 - (i * 997) // n - (i % 3) for i in range(n)}, reverse=True)
+        found.append((f"{n} of 1000 steps", [*(schedule.level(float(t)) for t in times), schedule.clean]))
+    found.append(("to a noisy level", path(5, clean=False)))
+    return found
+
+
 @dataclass(frozen=True)
 class Ranged(Parameterization):
     """A prediction with a second output for each dimension, variance_fraction in [0, 1], as learned variances need."""
@@ -202,8 +220,8 @@ class Ranged(Parameterization):
         return 2 * channels
 
     def decode(self, y: Tensor, x: Tensor, level: Level) -> Estimate:
-        mean, said = y.chunk(2, 1)
-        return self.inner.decode(mean, x, level).with_aux(variance_fraction=(said + 1.0) / 2.0)
+        mean, fraction = y.chunk(2, 1)
+        return self.inner.decode(mean, x, level).with_aux(variance_fraction=(fraction + 1.0) / 2.0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Laws of the components of Lin et al. 2024: zero terminal SNR and rescaled guidance."""
+
+from __future__ import annotations
+
+from diffkit.schedule import Schedule
+from diffkit.testing import Case, LawResult, law
+from diffkit.testing.by_kind.guidance import LABEL, denoiser, inputs
+
+
+@law(
+    "schedule",
+    statement="alpha' = (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T): so alpha'_T = 0",
+    source="Lin et al. 2024 (arXiv:2305.08891), Algorithm 1",
+    tolerance=1e-9,
+    identities="A10",
+    only=("zero-snr",),
+)
+def zero_snr_curve(case: Case, result: LawResult) -> None:
+    """The last beta becomes 1, and nothing of the data is left at T."""
+    schedule = case.component
+    inner: Schedule = schedule.inner
+    T = inner.steps
+    assert T is not None
+    first, last = (float(inner.level(t).alpha) for t in (1.0, float(T)))
+    for t in (1, 2, T // 2, T - 1, T):
+        want = (float(inner.level(float(t)).alpha) - last) * first / (first - last)
+        result.compare(float(schedule.level(float(t)).alpha), want, f"alpha_{t}", 1e-3)
+    result.holds(schedule.noise.is_noise, f"alpha_T = {schedule.noise.alpha}", "0, exactly")
+
+
+@law(
+    "guidance",
+    statement="x0 has phi times the deviation of what is not guided, and 1 - phi times its own",
+    source="Lin et al. 2024 (arXiv:2305.08891), eq. 15, 16",
+    tolerance=1e-9,
+    only=("rescale",),
+)
+def rescale_formula(case: Case, result: LawResult) -> None:
+    """Deviations over the dimensions of an example; the direction is that of the guided estimate."""
+    guidance, source = case.component, denoiser()
+    for level, x in inputs(case):
+        got = guidance(source)(x, level, label=LABEL).x0
+        plain, guided = source(x, level, label=LABEL).x0, guidance.inner(source)(x, level, label=LABEL).x0
+        ratio = plain.std(1, correction=0) / guided.std(1, correction=0)
+        want = (guidance.phi * ratio + 1.0 - guidance.phi)[:, None] * guided
+        result.compare(got, want, f"x0 at {level}")
