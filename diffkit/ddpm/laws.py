@@ -23,6 +23,7 @@ HO = "Ho et al. 2020 (arXiv:2006.11239)"
 
 
 def compare_betas(case: Case, root: float, result: LawResult) -> None:
+    """Compare betas with the formula whose `root`-th power rises linearly from beta_start to beta_end."""
     schedule = case.component
     if not isinstance(schedule, Discrete):
         raise NotApplicable("not a discrete schedule")
@@ -207,6 +208,17 @@ def vlb_terms(case: Case, result: LawResult) -> None:
 
 
 def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
+    """Return the term t of the variational bound at the exact denoiser of Gaussian data.
+
+    Args:
+        abar: alpha_bar of the times 0, 1, ..., T.
+        t: the time, 1..T.
+        s: (D,), the variances of the data.
+        variance: the variance of the sampler: "small", "large", or "learned" for the geometric mean of both.
+
+    Returns:
+        (D,), in nats.
+    """
     beta = 1.0 - abar[t] / abar[t - 1]
 
     def tilde(k: int) -> float:

@@ -101,10 +101,10 @@ def check(
     found = select(targets)
     plugins = {one.plugin.name for one in found if one is not None}
     for one in found:
-        new = check_ema(deep, seed) if one is None else check_entry(one, deep=deep, seed=seed)
-        rows += new
-        for row in new if on_row is not None else ():
-            on_row(row)
+        for row in check_ema(deep, seed) if one is None else check_entry(one, deep=deep, seed=seed):
+            rows.append(row)
+            if on_row is not None:
+                on_row(row)
     rows += _broken_law_modules(plugins)
     return Report(tuple(rows), seed, deep)
 

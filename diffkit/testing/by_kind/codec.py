@@ -12,6 +12,7 @@ from ..law_registry import LawResult, law
 
 
 def images(case: Case) -> torch.Tensor:
+    """Return three images (3, 3, 8, 8) in [-1, 1]."""
     return case.normal(3, 3, 8, 8, dtype=torch.float32).clamp(-1, 1)
 
 

@@ -163,6 +163,7 @@ def truth(case: Case, result: LawResult) -> None:
 
 
 def augmentation_inputs(case: Case) -> tuple[Tensor, Tensor, Cond]:
+    """Return eight images, their uniform numbers, and their labels."""
     augmentation: Augmentation = case.component
     x = case.normal(8, 3, 6, 6, dtype=torch.float32).clamp(-1, 1)
     uniform = torch.rand(8, augmentation.draws, generator=case.generator("u"))
