@@ -22,7 +22,7 @@ from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.network import Shape
 from diffkit.runtime.memory import keep_freed_memory
-from diffkit.train.config import Ema, Settings
+from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Trainer
 
@@ -104,10 +104,10 @@ def network(size: Size) -> UNet:
 
 def ours(size: Size, switches: Switches) -> tuple[Step, Step]:
     """Our trainer; layout and compilation are as it decides by itself."""
-    settings = Settings(
+    settings = TrainConfig(
         steps=10**9,
         batch_size=size.batch,
-        ema=(Ema(decay=0.9999),),
+        ema=(EmaConfig(decay=0.9999),),
         precision=switches.precision,  # type: ignore[arg-type]
     )
     task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))

@@ -31,7 +31,6 @@ from diffkit.data import stack
 from diffkit.recipe import Assembly
 from diffkit.runs.sampling import SampleBatch, draw_samples, guided, plan_sampling
 from diffkit.runs.training import training_problem
-from diffkit.train.config import Settings
 from diffkit.train.trainer import Hooks, Trainer
 
 METRICS = {
@@ -67,8 +66,9 @@ class Contestant:
 def ours(assembly: Assembly, steps: int) -> Contestant:
     """The recipe, its learning rate stretched over `steps`; weights are those that its seed gives, at every call."""
     task = training_problem(assemble(assembly.recipe))
-    settings = replace(Settings.of(assembly.recipe.train), steps=steps, validate_every=0, sample_every=0)
-    settings = replace(settings, warmup=min(settings.warmup, steps // 10))
+    config = assembly.recipe.train
+    changes = {"steps": steps, "validate_every": 0, "sample_every": 0, "warmup": min(config.warmup, steps // 10)}
+    settings = config.model_copy(update=changes)
     trainer = Trainer(task, settings)
 
     def advance(until: float) -> None:

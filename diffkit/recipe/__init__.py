@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 _WHERE = {
     "Assembly": "assembly",
-    "ComponentSpec": "spec",
     "Recipe": "spec",
     "assemble": "assembly",
     "build": "assembly",
     "entries": "contents",
     "load_recipe": "validate",
 }
-__all__ = ["Assembly", "ComponentSpec", "Recipe", "assemble", "build", "entries", "load_recipe"]
+__all__ = ["Assembly", "Recipe", "assemble", "build", "entries", "load_recipe"]
 
 
 def __getattr__(name: str) -> Any:
@@ -28,6 +27,5 @@ if TYPE_CHECKING:
     from .assembly import assemble as assemble
     from .assembly import build as build
     from .contents import entries as entries
-    from .spec import ComponentSpec as ComponentSpec
     from .spec import Recipe as Recipe
     from .validate import load_recipe as load_recipe

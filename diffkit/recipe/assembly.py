@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..codec import Codec
+from ..config import ComponentSpec
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
 from ..errors import RecipeError
@@ -28,7 +29,7 @@ from ..tracker import Tracker
 from .load import as_text
 from .resolve import Resolver, construct
 from .signature import component_parameters
-from .spec import ComponentSpec, Recipe
+from .spec import Recipe
 from .yaml import parse
 
 

@@ -7,12 +7,13 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from ..config import Config
 from ..errors import DiffkitError, Mark
 from ..host import Registered, registry
 from .effective import chosen_of, inline
 from .load import Source, read
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
-from .spec import Section, Spec
+from .spec import Spec
 from .yaml import Node
 
 _NOWHERE = Mark("", 1)
@@ -41,7 +42,7 @@ def named(source: Source, overrides: Iterable[str] = ()) -> tuple[tuple[str, Reg
     return tuple(found)
 
 
-def _named(cls: type[Section], node: Node, path: str) -> Iterator[tuple[str, str, str]]:
+def _named(cls: type[Config], node: Node, path: str) -> Iterator[tuple[str, str, str]]:
     parameters = section_parameters(cls)
     owner = any(p.name == "component" for p in parameters)
     below = node.entries("name" if owner else cls.shorthand) or {}

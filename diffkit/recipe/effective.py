@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..config import ComponentSpec, Config
 from ..host import registry
 from .load import FLAG
 from .signature import REQUIRED, Parameter, component_parameters, parameters_of, section_parameters
-from .spec import ComponentSpec, Recipe, Section
+from .spec import Recipe
 from .yaml import Node, is_plain
 
 
@@ -71,7 +72,7 @@ def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
     )
 
 
-def _section(section: Section, node: Node | None, absent: str) -> Tree:
+def _section(section: Config, node: Node | None, absent: str) -> Tree:
     """Field by field; a field that nothing is written for has the origin `absent`."""
     parameters = section_parameters(type(section))
     component = next((p for p in parameters if p.name == "component"), None)
@@ -93,11 +94,11 @@ def _section(section: Section, node: Node | None, absent: str) -> Tree:
 
 def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None = None) -> Any:
     """A tree of Values, from a section, a component, a list of either, or a plain value."""
-    if isinstance(value, Section):
+    if isinstance(value, Config):
         return _section(value, node, absent)
     if isinstance(value, ComponentSpec):
         return _component(value, node, absent)
-    if isinstance(value, tuple) and value and isinstance(value[0], Section | ComponentSpec):
+    if isinstance(value, tuple) and value and isinstance(value[0], Config | ComponentSpec):
         items: list[Node | None] = list(node.value) if node and isinstance(node.value, list) else [node]
         if len(items) < len(value):
             items = [None] * len(value)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ..config import NAME
 from ..errors import Mark, RecipeError
-from .spec import NAME
 from .yaml import Node
 
 EXPECTED = {

@@ -14,16 +14,17 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 
+from ..config import ComponentSpec, Config
 from ..errors import DataError, DiffkitError, Mark, PluginError, RecipeError
 from ..host import registry
 from ..network import Shape
 from . import errors
 from .errors import SYNONYMS
 from .signature import REQUIRED, Parameter, component_parameters, parameters_of, section_parameters
-from .spec import ComponentSpec, Section, Spec
+from .spec import Spec
 from .yaml import Node
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=Config)
 GLOBAL = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
 """Paths of the components that others may ask for."""
 
@@ -77,7 +78,7 @@ class Resolver:
         self._unknown.clear()
         self.faults = [f for f in self.faults if f.code != "DK105" or f.message.partition(" ")[0] not in meant]
 
-    def section(self, cls: type[Section], node: Node, path: str) -> Section | None:
+    def section(self, cls: type[Config], node: Node, path: str) -> Config | None:
         """The section written at `node`."""
         parameters = section_parameters(cls)
         owner = next((p for p in parameters if p.name == "component"), None)
@@ -206,7 +207,7 @@ class Resolver:
         return None
 
     @staticmethod
-    def _optional_section(cls: type[Section]) -> bool:
+    def _optional_section(cls: type[Config]) -> bool:
         """Whether everything in a section has a default, so that an absent one means all of them."""
         return all(
             p.default is not REQUIRED or (p.role == "section" and Resolver._optional_section(p.target))
@@ -309,7 +310,7 @@ class Resolver:
     def _unread(self, rest: Mapping[str, Node], known: Sequence[str]) -> None:
         self._unknown += [(node.label, key, known) for key, node in rest.items()]
 
-    def _index(self, cls: type[Section], path: str) -> None:
+    def _index(self, cls: type[Config], path: str) -> None:
         """Note where every key of every section is valid, for suggestions."""
         for parameter in section_parameters(cls):
             at = _join(path, parameter.name)

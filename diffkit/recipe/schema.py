@@ -8,11 +8,12 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from ..config import Config
 from ..errors import DiffkitError
 from ..host import Registered, registry
 from .effective import chosen_of
 from .signature import REQUIRED, Parameter, component_parameters, section_parameters
-from .spec import Section, Spec
+from .spec import Spec
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
@@ -81,7 +82,7 @@ def _object(properties: Schema, required: list[str]) -> Schema:
     return made | {"required": required} if required else made
 
 
-def _section(cls: type[Section]) -> Schema:
+def _section(cls: type[Config]) -> Schema:
     parameters = section_parameters(cls)
     owner = next((p for p in parameters if p.name == "component"), None)
     fields = {p.name: _field(p) for p in parameters if p is not owner}
@@ -110,7 +111,7 @@ def _loadable(kind: str) -> list[Registered]:
     return found
 
 
-def _has_required(cls: type[Section]) -> bool:
+def _has_required(cls: type[Config]) -> bool:
     return any(
         p.default is REQUIRED and (p.role != "section" or _has_required(p.target)) for p in section_parameters(cls)
     )
@@ -142,7 +143,7 @@ def _list_or_one(schema: Schema) -> Schema:
     return {"anyOf": [{"type": "array", "items": schema}, schema, {"type": "null"}]}
 
 
-def _with_shorthand(cls: type[Section]) -> Schema:
+def _with_shorthand(cls: type[Config]) -> Schema:
     schema = _section(cls)
     if cls.shorthand is None:
         return schema if _has_required(cls) or "anyOf" in schema else {"anyOf": [schema, {"type": "null"}]}

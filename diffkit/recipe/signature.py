@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 
+from ..config import ComponentField, ComponentSpec, Config
 from ..errors import PluginError
 from ..host import registry
-from .spec import ComponentField, ComponentSpec, Section
 
 Role = Literal["option", "injected", "component", "components", "section", "sections"]
 SHAPE = "diffkit.network:Shape"
@@ -104,7 +104,7 @@ def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
 
 
 @cache
-def section_parameters(cls: type[Section]) -> tuple[Parameter, ...]:
+def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
     """The fields of a section, in the order in which they are validated and built."""
     hints = get_type_hints(cls, include_extras=True)
     found = []
@@ -206,10 +206,10 @@ def _marked(annotation: Any) -> tuple[ComponentField | None, bool]:
     return (marks[0] if marks else None), many
 
 
-def _section(annotation: Any) -> tuple[type[Section], Role] | None:
+def _section(annotation: Any) -> tuple[type[Config], Role] | None:
     many = get_origin(annotation) is tuple
     item = get_args(annotation)[0] if many else annotation
-    if isinstance(item, type) and issubclass(item, Section):
+    if isinstance(item, type) and issubclass(item, Config):
         return item, "sections" if many else "section"
     return None
 

@@ -1,66 +1,24 @@
-"""The sections of a recipe, as frozen pydantic models. A field that is a component says of which kind it is.
-
-`shorthand` is the field that a bare value means (`optimizer: adamw`). A section with a `component` field shares its
-mapping with the options of that component: `data: {name: digits, label_dropout: 0.1}`.
-"""
+"""The sections of a recipe, as frozen pydantic models; the section `train` is `diffkit.train.config.TrainConfig`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from ..config import ComponentField, ComponentSpec, Config, Count, Fraction, Name
 from ..errors import DataError, RecipeError
+from ..train.config import TrainConfig
 from .yaml import Node
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME)]
-Count = Annotated[int, Field(ge=1, le=2**40)]
-Every = Annotated[int, Field(ge=0, le=2**40)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
 
-
-@dataclass(frozen=True)
-class ComponentField:
-    """Marks a field as a component of `kind`; `default` is the name that stands where the recipe says nothing."""
-
-    kind: str
-    default: str | None = None
-
-
-@dataclass(frozen=True)
-class ComponentSpec:
-    """A component that a recipe names: the options it was given, validated, and where its class comes from.
-
-    `options` holds only what was given; nested components are `ComponentSpec` as well. `plugin` is the name of
-    the plugin.
-    """
-
-    kind: str
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    plugin: str = ""
-    label: str = field(default="", compare=False)
-
-
-class Section(BaseModel):
-    """Base of the sections: frozen, closed, strict, finite."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
-    )
-    shorthand: ClassVar[str | None] = None
-
-
-class Data(Section):
+class Data(Config):
     """Where the examples come from, and what is done to them on the way. `label_dropout`: share of labels that
     become the null class, which classifier-free guidance needs."""
 
     component: Annotated[ComponentSpec, ComponentField("data")]
     augment: tuple[Annotated[ComponentSpec, ComponentField("augmentation")], ...] = ()
-    label_dropout: Below1 = 0.0
+    label_dropout: Fraction = 0.0
 
     @property
     def name(self) -> str:
@@ -68,7 +26,7 @@ class Data(Section):
         return self.component.name
 
 
-class Objective(Section):
+class Objective(Config):
     """The loss = times x weighting x distance; None leaves times or weighting to the objective's own default."""
 
     component: Annotated[ComponentSpec, ComponentField("objective", "simple")]
@@ -81,68 +39,7 @@ class Objective(Section):
         return self.component.name
 
 
-class Optimizer(Section):
-    """Adam or AdamW with the learning rate `lr` that the warm-up reaches and the decay leaves."""
-
-    shorthand: ClassVar[str | None] = "name"
-    name: Literal["adam", "adamw"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
-    betas: tuple[Below1, Below1] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Decay(Section):
-    """The learning rate over time, from the end of the warm-up to the last step; `end` is its last value / `lr`."""
-
-    shorthand: ClassVar[str | None] = "name"
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    end: Annotated[float, Field(ge=0, le=1)] = 0.0
-
-
-class Ema(Section):
-    """An exponential moving average of the weights. Give one of: `decay` per optimizer step; `half_life` in images;
-    `power`, the exponent of a power-law profile (1 - 1/step)^(power + 1).
-
-    `warmup` for decay: min(decay, (1 + step) / (10 + step)); for half_life: at most 5 % of the images seen so far.
-    """
-
-    shorthand: ClassVar[str | None] = "decay"
-    name: Name = "ema"
-    decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    half_life: Annotated[float, Field(gt=0)] | None = None
-    power: Annotated[float, Field(gt=0)] | None = None
-    warmup: bool = False
-
-
-class Train(Section):
-    """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 is never.
-
-    auto: `precision` bf16 where the hardware has it and it pays; `compile` in runs of 5,000 steps and more, and
-    `channels_last` for images, both on a CUDA device.
-    """
-
-    steps: Every
-    batch_size: Count = 128
-    optimizer: Optimizer = Optimizer()
-    schedule: Decay = Decay()
-    warmup: Every = 0
-    clip: Annotated[float, Field(gt=0)] | None = 1.0
-    ema: tuple[Ema, ...] = (Ema(decay=0.9999),)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    accumulate: Count = 1
-    init: str | None = None
-    validate_every: Every = 0
-    log_every: Count = 50
-    checkpoint_every: Every = 1000
-    sample_every: Every = 0
-    keep: Annotated[int, Field(ge=2, le=10000)] = 3
-    compile: bool | Literal["auto"] = "auto"
-    channels_last: bool | Literal["auto"] = "auto"
-    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
-
-
-class Sample(Section):
+class Sample(Config):
     """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, where
     the sampler cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
 
@@ -157,7 +54,7 @@ class Sample(Section):
     allow_mismatch: bool = False
 
 
-class Evaluate(Section):
+class Evaluate(Config):
     """Metrics of `count` samples (None: as many as `sample.count`), drawn with weights `ema` unless said otherwise.
 
     `sampler`, `grid` and `steps` are those of `sample` where they are not given, so that a picture may take the full
@@ -173,19 +70,19 @@ class Evaluate(Section):
     batch_size: Count | None = None
 
 
-class Spec(Section):
+class Spec(Config):
     """A whole recipe."""
 
     name: Name
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    requires: dict[str, str] = {}
+    requires: dict[str, str] = Field(default_factory=dict)
     data: Data
     codec: Annotated[ComponentSpec, ComponentField("codec", "identity")]
     schedule: Annotated[ComponentSpec, ComponentField("schedule")]
     parameterization: Annotated[ComponentSpec, ComponentField("parameterization")]
     network: Annotated[ComponentSpec, ComponentField("network")]
     objective: Objective
-    train: Train
+    train: TrainConfig
     sample: Sample
     evaluate: Evaluate = Evaluate()
     trackers: tuple[Annotated[ComponentSpec, ComponentField("tracker")], ...] = ()

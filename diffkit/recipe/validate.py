@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..config import Config
 from ..errors import DiffkitError, LevelError, Mark, PluginError, RecipeError
 from ..host import registry
 from ..level import Level
@@ -23,7 +24,7 @@ from .errors import nearest, quote
 from .load import Source, raise_all, read
 from .resolve import Resolver
 from .signature import section_parameters
-from .spec import Recipe, Section, Spec
+from .spec import Recipe, Spec
 
 TOLERATED = 1e-4
 REFUSED = 0.1
@@ -493,7 +494,7 @@ class View:
 
 
 def _default(path: str, default: Any) -> Any:
-    cls: type[Section] = Spec
+    cls: type[Config] = Spec
     *sections, last = path.split(".")
     for name in sections:
         found = next((p for p in section_parameters(cls) if p.name == name and p.role == "section"), None)

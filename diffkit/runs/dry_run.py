@@ -10,7 +10,6 @@ from ..recipe import Recipe, assemble
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..runtime.distributed import resolve_device
-from ..train.config import Settings
 from ..train.cost import cost_of_run
 from ..train.trainer import Trainer
 from .sampling import guided
@@ -24,7 +23,7 @@ def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     """
     chosen = resolve_device(device)
     assembly = assemble(recipe, chosen)
-    settings = Settings.of(recipe.train)
+    settings = recipe.train
     guided(assembly, assembly.model)
     trainer = Trainer(training_problem(assembly), settings, device=chosen)
     found = cost_of_run(trainer)

@@ -23,7 +23,6 @@ from ..storage.lock import RunLock
 from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
 from ..tracker import Tracker
-from ..train.config import Settings
 from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.trainer import Hooks, Trainer, TrainResult
@@ -66,7 +65,7 @@ def train(
     checkpoint was saved; DivergedError, CheckpointError, DataError, LockedError and ResourceError as the trainer, the
     store and the lock do.
     """
-    settings = Settings.of(assembly.recipe.train)
+    settings = assembly.recipe.train
     if _done(directory, settings.steps):
         return settings.steps
     note = journal.event if journal is not None else _nowhere

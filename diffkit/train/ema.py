@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from ..network import Network
 from ..storage.checkpoint import Expected, read_checkpoint
 from ..storage.manifest import candidates
-from .config import Ema
+from .config import EmaConfig
 from .optimizer import Flat
 
 
@@ -28,7 +28,7 @@ class Average:
     `weights`: (N,) is the flat memory that is averaged, `values`: (N,) the average.
     """
 
-    def __init__(self, ema: Ema, weights: Tensor, batch_size: int) -> None:
+    def __init__(self, ema: EmaConfig, weights: Tensor, batch_size: int) -> None:
         self.ema, self.weights = ema, weights
         self.values = weights.detach().clone()
         self._beta = profile(ema, batch_size)
@@ -42,7 +42,7 @@ class Average:
 class Averaged:
     """An average, and the network whose parameters are views of it; buffers are copied from the trained network."""
 
-    def __init__(self, ema: Ema, flat: Flat, network: Network, batch_size: int) -> None:
+    def __init__(self, ema: EmaConfig, flat: Flat, network: Network, batch_size: int) -> None:
         own = dict(network.named_parameters())
         length = flat.end(sum(parameter.requires_grad for parameter in own.values()))
         self.average = Average(ema, flat.values[:length], batch_size)
@@ -95,7 +95,7 @@ def shadow(network: Network, views: Mapping[str, Tensor]) -> Network:
     return twin.requires_grad_(False).eval()
 
 
-def average(ema: Ema, weights: list[Tensor], batch_size: int = 1) -> Tensor:
+def average(ema: EmaConfig, weights: list[Tensor], batch_size: int = 1) -> Tensor:
     """The average after updates with weights[1:], starting at weights[0]; the definition, for tests and analysis."""
     source = weights[0].clone()
     result = Average(ema, source, batch_size)
@@ -105,7 +105,7 @@ def average(ema: Ema, weights: list[Tensor], batch_size: int = 1) -> Tensor:
     return result.values
 
 
-def effective_weights(ema: Ema, updates: int, batch_size: int = 1) -> Tensor:
+def effective_weights(ema: EmaConfig, updates: int, batch_size: int = 1) -> Tensor:
     """(updates + 1,) float64: how much the initial weights and those after each update count; they sum to 1."""
     beta = profile(ema, batch_size)
     out = torch.zeros(updates + 1, dtype=torch.float64)
@@ -120,13 +120,19 @@ def effective_weights(ema: Ema, updates: int, batch_size: int = 1) -> Tensor:
 RAMP = 0.05
 
 
-def profile(ema: Ema, batch_size: int) -> Callable[[int], float]:
+def profile(ema: EmaConfig, batch_size: int) -> Callable[[int], float]:
     """The factor beta_n of the old average at update n = 1, 2, ...: new = beta_n old + (1 - beta_n) weights.
 
     decay: b, warmed up min(b, (1 + n) / (10 + n)). half_life: 2^(-batch / H), warmed up with H at most 5 % of the
     images of earlier updates, so that the first update copies. power: (1 - 1/n)^(g + 1).
     Source: Karras et al. 2022 (arXiv:2206.00364), the authors' training loop; 2024 (arXiv:2312.02696), sec. 3.1.
+    Raises ValueError unless exactly one form is given.
     """
+    forms = {"decay": ema.decay, "half_life": ema.half_life, "power": ema.power}
+    given = [name for name, value in forms.items() if value is not None]
+    if len(given) != 1:
+        found = ", ".join(given) or "nothing"
+        raise ValueError(f"average {ema.name!r} needs one of decay, half_life, power; it has {found}")
     if ema.decay is not None:
         decay, warmup = ema.decay, ema.warmup
         return lambda n: min(decay, (1 + n) / (10 + n)) if warmup else decay

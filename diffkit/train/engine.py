@@ -19,7 +19,7 @@ from ..errors import DivergedError, UsageError
 from ..noise import RandomStreams, key
 from ..objective import Loss, Objective
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
-from .config import Settings
+from .config import TrainConfig
 from .data_loading import BatchSource, ShuffledOrder, divide, feed
 from .ema import Averaged
 from .optimizer import Flat, Update, rate
@@ -33,11 +33,12 @@ class Engine:
 
     The weights live in flat memory from here on (the network's parameters are views of it), in float32. `model` is
     what is trained, `ema_model` the first average or None.
-    Raises: UsageError for settings that contradict each other or the device, DataError where there are no examples.
+    Raises: UsageError for settings that contradict each other or the device, ValueError for averages of the same name
+    or of more than one form, DataError where there are no examples.
     """
 
     def __init__(
-        self, task: TrainingProblem, settings: Settings, device: torch.device, world: Ranks = SINGLE_PROCESS
+        self, task: TrainingProblem, settings: TrainConfig, device: torch.device, world: Ranks = SINGLE_PROCESS
     ) -> None:
         if settings.batch_size < world.size * settings.accumulate:
             raise UsageError(
@@ -46,6 +47,9 @@ class Engine:
                 code="DK052",
                 fix="raise train.batch_size or lower train.accumulate",
             )
+        names = [ema.name for ema in settings.ema]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two averages have the same name: {', '.join(names)}")
         self.task, self.settings, self.device, self.world = task, settings, device, world
         self.preparation = Preprocessing(task)
         self.network = task.model.network.to(device).train()

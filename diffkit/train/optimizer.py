@@ -13,8 +13,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from . import config as told
-from .config import Settings
+from .config import OptimizerConfig, TrainConfig
 
 
 class Update:
@@ -28,7 +27,7 @@ class Update:
     GROWTH = 2000
     FLOOR = 2.0**-10
 
-    def __init__(self, settings: told.Optimizer, clip: float | None, flat: Flat, *, scaling: bool = False) -> None:
+    def __init__(self, settings: OptimizerConfig, clip: float | None, flat: Flat, *, scaling: bool = False) -> None:
         self.flat, self.clip, self.settings = flat, clip, settings
         device = flat.values.device
         self._kernel = torch._fused_adamw_ if settings.name == "adamw" else torch._fused_adam_
@@ -201,7 +200,7 @@ class Flat:
         return flat.view(shape)
 
 
-def rate(settings: Settings, step: int) -> float:
+def rate(settings: TrainConfig, step: int) -> float:
     """The learning rate of the update that follows `step` updates.
 
     During warm-up lr (step + 1) / warmup; then lr (end + (1 - end) f(u)), where u runs from 0 at the end of the

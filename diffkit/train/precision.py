@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..network import Network
 from ..parameterization import Parameterization
-from . import config as told
-from .config import Settings
+from .config import PrecisionName, TrainConfig
 
 WORTH_IT = 500_000
 """From so many weights of convolutions on bf16 pays on a CPU that has it: 1.2 times as fast at 0.7 M parameters. Below,
@@ -40,7 +39,7 @@ FP16 = Precision("fp16", torch.float16)
 
 
 def choose(
-    wanted: told.Precision, device: torch.device, parameterization: Parameterization, network: nn.Module
+    wanted: PrecisionName, device: torch.device, parameterization: Parameterization, network: nn.Module
 ) -> Precision:
     """The precision that `wanted` means here. auto: bf16 where the hardware has it and it pays, else fp32.
 
@@ -98,14 +97,14 @@ LONG = 5_000
 """From so many steps on, the minute or so that compilation takes should be repaid."""
 
 
-def compiles(settings: Settings, device: torch.device) -> bool:
+def compiles(settings: TrainConfig, device: torch.device) -> bool:
     """Whether the network is compiled; auto: in long runs on a CUDA device, where this machine can."""
     if settings.compile != "auto":
         return settings.compile
     return device.type == "cuda" and settings.steps >= LONG and _can_compile()
 
 
-def keeps_channels_last(settings: Settings, device: torch.device, parameters: Iterable[Tensor]) -> bool:
+def keeps_channels_last(settings: TrainConfig, device: torch.device, parameters: Iterable[Tensor]) -> bool:
     """Whether weights lie channels_last; auto: on a CUDA device, for networks with convolutions over images."""
     if settings.channels_last != "auto":
         return settings.channels_last

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory, peak_memory
 from ..runtime.progress import Clock, Progress, Silent
-from .config import Settings
+from .config import TrainConfig
 from .engine import Engine
 from .optimizer import rate
 from .preprocessing import TrainingProblem
@@ -86,7 +86,7 @@ class Trainer:
     def __init__(
         self,
         task: TrainingProblem,
-        settings: Settings,
+        settings: TrainConfig,
         *,
         device: torch.device | str = "cpu",
         world: Ranks = SINGLE_PROCESS,

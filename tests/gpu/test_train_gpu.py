@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,17 +17,17 @@ from diffkit.ddpm.unet import UNet
 from diffkit.denoiser import Model
 from diffkit.errors import DivergedError
 from diffkit.network import Shape
-from diffkit.train.config import Ema, Settings
+from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Hooks, Trainer
 
 pytestmark = pytest.mark.gpu
 
-SETTINGS = Settings(
+SETTINGS = TrainConfig(
     steps=8,
     batch_size=16,
     accumulate=2,
-    ema=(Ema(decay=0.9, warmup=True), Ema(name="power", power=6.94)),
+    ema=(EmaConfig(decay=0.9, warmup=True), EmaConfig(name="power", power=6.94)),
     log_every=4,
     checkpoint_every=0,
     warmup=2,
@@ -52,7 +51,7 @@ def trainer(**changes: Any) -> Trainer:
     torch.manual_seed(0)
     network = UNet(Shape(3, 3, (16, 16), 4), channels=32, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.1)
     task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Pictures(), label_dropout=0.2, seed=1)
-    return Trainer(task, replace(SETTINGS, **changes), device="cuda")
+    return Trainer(task, SETTINGS.model_copy(update=changes), device="cuda")
 
 
 @contextmanager

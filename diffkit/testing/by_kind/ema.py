@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from diffkit.train.config import Ema
+from diffkit.train.config import EmaConfig
 from diffkit.train.ema import average, effective_weights
 
 from ..case import Case
@@ -14,11 +14,11 @@ from ..law_registry import LawResult, law
 
 BATCH = 8
 FORMS = (
-    Ema(decay=0.9),
-    Ema(decay=0.999, warmup=True),
-    Ema(half_life=40.0),
-    Ema(half_life=4000.0, warmup=True),
-    Ema(power=6.94),
+    EmaConfig(decay=0.9),
+    EmaConfig(decay=0.999, warmup=True),
+    EmaConfig(half_life=40.0),
+    EmaConfig(half_life=4000.0, warmup=True),
+    EmaConfig(power=6.94),
 )
 
 
@@ -69,7 +69,7 @@ def constant_decay(case: Case, result: LawResult) -> None:
     """The geometric weights."""
     b, n = 0.9, 12
     want = torch.tensor([b**n, *((1.0 - b) * b ** (n - k) for k in range(1, n + 1))], dtype=torch.float64)
-    result.compare(effective_weights(Ema(decay=b), n), want, f"weights of decay {b}")
+    result.compare(effective_weights(EmaConfig(decay=b), n), want, f"weights of decay {b}")
 
 
 @law(
@@ -83,7 +83,7 @@ def warm_up(case: Case, result: LawResult) -> None:
     """The product of the factors telescopes."""
     n = 15
     want = math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10)
-    got = float(effective_weights(Ema(decay=0.9999, warmup=True), n)[0])
+    got = float(effective_weights(EmaConfig(decay=0.9999, warmup=True), n)[0])
     result.note(abs(got / want - 1.0), f"share of the initial weights after {n} updates: {got:.9g}", f"{want:.9g}")
 
 
@@ -97,7 +97,7 @@ def warm_up(case: Case, result: LawResult) -> None:
 def half_life(case: Case, result: LawResult) -> None:
     """beta = 2^(-batch / H)."""
     for batch in (1, 8, 32):
-        w = effective_weights(Ema(half_life=64.0), 200, batch)
+        w = effective_weights(EmaConfig(half_life=64.0), 200, batch)
         result.compare(float(w[-1 - 64 // batch] / w[-1]), 0.5, f"batch {batch}: 64 images ago / now")
 
 
@@ -114,5 +114,5 @@ def power(case: Case, result: LawResult) -> None:
         n = 20
         want = [0.0, *((k / n) ** (g + 1) - ((k - 1) / n) ** (g + 1) for k in range(1, n + 1))]
         result.compare(
-            effective_weights(Ema(power=g), n), torch.tensor(want, dtype=torch.float64), f"weights of g = {g}"
+            effective_weights(EmaConfig(power=g), n), torch.tensor(want, dtype=torch.float64), f"weights of g = {g}"
         )

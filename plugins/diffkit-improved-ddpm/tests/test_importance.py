@@ -132,7 +132,7 @@ def test_it_is_saved_restored_and_the_same_on_every_rank() -> None:
 def test_a_resumed_run_draws_the_same_times(tmp_path: Path) -> None:
     """Pains 6: N steps are k steps, a checkpoint, and N - k steps, bit for bit, with the memory in use."""
     from diffkit import assemble, load_recipe
-    from diffkit.train.config import Settings
+    from diffkit.train.config import TrainConfig
     from diffkit.train.preprocessing import TrainingProblem
     from diffkit.train.trainer import Trainer
 
@@ -149,7 +149,7 @@ train: {steps: 30, batch_size: 16, validate_every: 0}
 
     def trainer(steps: int) -> Trainer:
         made = assemble(load_recipe(str(tmp_path / "small.yaml")))
-        return Trainer(TrainingProblem(made.model, made.objective, made.data), Settings(steps=steps, batch_size=16))
+        return Trainer(TrainingProblem(made.model, made.objective, made.data), TrainConfig(steps=steps, batch_size=16))
 
     whole = trainer(30)
     whole.run()

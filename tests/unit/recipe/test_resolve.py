@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit import load_recipe
+from diffkit.config import ComponentSpec
 from diffkit.errors import RecipeError
-from diffkit.recipe import ComponentSpec
 
 
 def refused(source: object, *sets: str) -> RecipeError:

@@ -15,8 +15,9 @@ from diffkit.host import registry
 from diffkit.network import Network, Shape
 from diffkit.parameterization import Parameterization
 from diffkit.recipe.signature import REQUIRED, component_parameters, kind_of, section_parameters
-from diffkit.recipe.spec import Sample, Spec, Train
+from diffkit.recipe.spec import Sample, Spec
 from diffkit.schedule import Schedule
+from diffkit.train.config import TrainConfig
 
 
 def parameters(cls: type, kind: str = "grid") -> dict[str, Any]:
@@ -197,4 +198,4 @@ def test_sections() -> None:
     assert roles["trackers"] == "components"
     assert roles["seed"] == "option"
     assert {p.name: p.default for p in section_parameters(Sample)}["sampler"] == "ancestral"
-    assert {p.name: p.role for p in section_parameters(Train)}["ema"] == "sections"
+    assert {p.name: p.role for p in section_parameters(TrainConfig)}["ema"] == "sections"

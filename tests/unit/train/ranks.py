@@ -16,11 +16,11 @@ import toys
 from safetensors.torch import save_file
 
 from diffkit.runtime.distributed import Ranks, join_ranks, leave_ranks
-from diffkit.train.config import Ema, Settings
+from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.data_loading import InMemoryBatches
 from diffkit.train.trainer import Hooks, Trainer
 
-SETTINGS = Settings(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(Ema(decay=0.9),), warmup=3)
+SETTINGS = TrainConfig(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(EmaConfig(decay=0.9),), warmup=3)
 SEEN: list[list[int]] = []
 
 

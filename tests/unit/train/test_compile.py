@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffkit.train import precision
-from diffkit.train.config import Settings
+from diffkit.train.config import TrainConfig
 from diffkit.train.precision import LONG, compiles, keeps_channels_last
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -30,15 +30,15 @@ def test_long_runs_on_a_gpu_are_compiled(
     monkeypatch: pytest.MonkeyPatch, steps: int, device: torch.device, wanted: Any, able: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(precision, "_can_compile", lambda: able)
-    assert compiles(Settings(steps=steps, compile=wanted), device) is expected
+    assert compiles(TrainConfig(steps=steps, compile=wanted), device) is expected
 
 
 def test_a_machine_without_a_c_compiler_is_not_asked_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(precision.shutil, "which", lambda name: None)
-    assert not compiles(Settings(steps=LONG), CUDA)
+    assert not compiles(TrainConfig(steps=LONG), CUDA)
     monkeypatch.setattr(precision.shutil, "which", lambda name: name == "gcc" or None)
-    assert compiles(Settings(steps=LONG), CUDA)
+    assert compiles(TrainConfig(steps=LONG), CUDA)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_a_machine_without_a_c_compiler_is_not_asked_to_compile(monkeypatch: pyt
 def test_images_on_a_gpu_lie_channels_last(
     parameters: list[torch.Tensor], device: torch.device, wanted: Any, expected: bool
 ) -> None:
-    assert keeps_channels_last(Settings(steps=1, channels_last=wanted), device, parameters) is expected
+    assert keeps_channels_last(TrainConfig(steps=1, channels_last=wanted), device, parameters) is expected

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffkit.storage.checkpoint import CheckpointStore
-from diffkit.train.config import Ema
+from diffkit.train.config import EmaConfig
 from diffkit.train.ema import (
     Profile,
     average,
@@ -49,26 +49,26 @@ def test_h1_constant_decay(decay: float, n: int) -> None:
     k = torch.arange(1, n + 1, dtype=torch.float64)
     weights = torch.cat([torch.tensor([decay**n], dtype=torch.float64), (1 - decay) * decay ** (n - k)])
     theta = path(n)
-    torch.testing.assert_close(average(Ema(decay=decay), theta), weighed(weights, theta), rtol=0, atol=1e-13)
+    torch.testing.assert_close(average(EmaConfig(decay=decay), theta), weighed(weights, theta), rtol=0, atol=1e-13)
 
 
 @given(n=st.integers(1, 60))
 def test_h1_warm_up_by_ratio(n: int) -> None:
     """While warm the initial weights count (n + 1)! 10! / (n + 10)!, whatever the decay."""
     left = math.factorial(n + 1) * math.factorial(10) / math.factorial(n + 10)
-    weights = effective_weights(Ema(decay=0.9999, warmup=True), n)
+    weights = effective_weights(EmaConfig(decay=0.9999, warmup=True), n)
     assert float(weights[0]) == pytest.approx(left, rel=1e-12)
     assert float(weights.sum()) == pytest.approx(1.0, abs=1e-13)
     theta = path(n)
-    ours = average(Ema(decay=0.9999, warmup=True), theta)
+    ours = average(EmaConfig(decay=0.9999, warmup=True), theta)
     torch.testing.assert_close(ours, weighed(weights, theta), rtol=0, atol=1e-13)
 
 
 def test_h1_half_life_in_images() -> None:
     """After `half_life` images what was there counts half; the warm-up copies at the first update."""
-    weights = effective_weights(Ema(half_life=640.0), 10, batch_size=64)
+    weights = effective_weights(EmaConfig(half_life=640.0), 10, batch_size=64)
     assert float(weights[0]) == pytest.approx(0.5, rel=1e-13)
-    warm = profile(Ema(half_life=1e6, warmup=True), 64)
+    warm = profile(EmaConfig(half_life=1e6, warmup=True), 64)
     assert warm(1) == 0.0
     assert warm(101) == pytest.approx(0.5 ** (1 / (0.05 * 100)), rel=1e-12)
     assert warm(10**9) == pytest.approx(0.5 ** (64 / 1e6), rel=1e-12)
@@ -81,7 +81,7 @@ def test_h2_power_weights(power: float, n: int) -> None:
     cells = (k / n) ** (power + 1) - ((k - 1) / n) ** (power + 1)
     expected = torch.cat([torch.zeros(1, dtype=torch.float64), cells])
     theta = path(n)
-    ours = average(Ema(power=power), theta)
+    ours = average(EmaConfig(power=power), theta)
     torch.testing.assert_close(ours, weighed(expected, theta), rtol=0, atol=1e-12)
 
 
@@ -136,13 +136,13 @@ def test_h3_other_widths_come_out_right() -> None:
     n, size = 128, 3
     theta = [torch.sin(torch.arange(size, dtype=torch.float64) + 0.05 * k) for k in range(n + 1)]
     stored = [
-        (Profile(t, power), {"w": average(Ema(power=power), theta[: t + 1]), "count": torch.tensor(t)})
+        (Profile(t, power), {"w": average(EmaConfig(power=power), theta[: t + 1]), "count": torch.tensor(t)})
         for t in range(8, n + 1, 8)
         for power in (16.97, 6.94)
     ]
     for target in (10.0, 6.0, 25.0):
         found = reconstruct(stored, Profile(n, target))
-        real = average(Ema(power=target), theta)
+        real = average(EmaConfig(power=target), theta)
         assert float((found["w"] - real).norm() / real.norm()) < 2e-3
         assert int(found["count"]) == n
 
@@ -156,7 +156,12 @@ def test_reconstruction_refuses_what_it_cannot_know() -> None:
 
 def test_profiles_are_found_in_checkpoints(toys: ModuleType, tmp_path: Path) -> None:
     """From the checkpoints of a run: the average of a third exponent, beside the real one of the same run."""
-    averages = (Ema(decay=0.9), Ema(name="wide", power=6.94), Ema(name="narrow", power=16.97), Ema("real", power=10.0))
+    averages = (
+        EmaConfig(decay=0.9),
+        EmaConfig(name="wide", power=6.94),
+        EmaConfig(name="narrow", power=16.97),
+        EmaConfig(name="real", power=10.0),
+    )
     made = toys.trainer(toys.plain(), steps=60, checkpoint_every=4, ema=averages)
     store = CheckpointStore(tmp_path, keep=100)
 

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from diffkit.recipe import spec
-from diffkit.train.config import Decay, Ema, Optimizer, Settings
+from diffkit.train.config import DecayConfig, EmaConfig, OptimizerConfig, TrainConfig
 from diffkit.train.optimizer import ALIGN, Flat, Update, rate
 
 CPU = torch.device("cpu")
@@ -92,9 +91,14 @@ def test_the_end_of_the_first_parameters() -> None:
 @pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.5, 1e6])
 @pytest.mark.parametrize(
-    "optimizer", [Optimizer(lr=1e-2), Optimizer(lr=1e-2, weight_decay=0.1), Optimizer("adamw", 1e-2, weight_decay=0.1)]
+    "optimizer",
+    [
+        OptimizerConfig(lr=1e-2),
+        OptimizerConfig(lr=1e-2, weight_decay=0.1),
+        OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.1),
+    ],
 )
-def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimizer: Optimizer) -> None:
+def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimizer: OptimizerConfig) -> None:
     """The same weights as torch's own clip_grad_norm_ and Adam, one pass each over flat memory."""
     ours, theirs = network(), network()
     made = Flat(dict(ours.named_parameters()), CPU, gathered=gathered)
@@ -117,7 +121,7 @@ def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimiz
 def test_a_bad_gradient_changes_nothing_ever_after() -> None:
     module = network()
     made = flat(module)
-    update = Update(Optimizer(lr=1e-2), 1.0, made)
+    update = Update(OptimizerConfig(lr=1e-2), 1.0, made)
     loss(module, 0).backward()
     update(1e-2)
     before = {name: value.clone() for name, value in update.tensors().items()} | {"values": made.values.clone()}
@@ -133,7 +137,10 @@ def test_a_bad_gradient_changes_nothing_ever_after() -> None:
 def test_loss_scaling_skips_overflow_and_recovers() -> None:
     module, plain = network(), network()
     made, other = flat(module), flat(plain)
-    update, reference = Update(Optimizer(lr=1e-2), 1.0, made, scaling=True), Update(Optimizer(lr=1e-2), 1.0, other)
+    update, reference = (
+        Update(OptimizerConfig(lr=1e-2), 1.0, made, scaling=True),
+        Update(OptimizerConfig(lr=1e-2), 1.0, other),
+    )
     for step in range(3):
         (loss(module, step) * update.scale).backward()
         norm = update(1e-2)
@@ -158,7 +165,7 @@ def test_loss_scaling_skips_overflow_and_recovers() -> None:
 
 def test_the_moments_are_named_by_parameter() -> None:
     module = network()
-    update = Update(Optimizer(), 1.0, flat(module))
+    update = Update(OptimizerConfig(), 1.0, flat(module))
     names = {f"{name}.{moment}" for name, _ in module.named_parameters() for moment in ("exp_avg", "exp_avg_sq")}
     assert update.tensors().keys() == names | {"step"}
     for name, parameter in module.named_parameters():
@@ -170,7 +177,9 @@ def test_the_moments_are_named_by_parameter() -> None:
 )
 def test_the_learning_rate_rises_then_falls_to_its_end(warmup: int, steps: int, end: float, name: str) -> None:
     """pains 20: in optimizer steps, whatever the world size."""
-    settings = Settings(steps, warmup=warmup, optimizer=Optimizer(lr=2.0), schedule=Decay(name, end))  # type: ignore[arg-type]
+    settings = TrainConfig(
+        steps=steps, warmup=warmup, optimizer=OptimizerConfig(lr=2.0), schedule=DecayConfig(name=name, end=end)
+    )  # type: ignore[arg-type]
     rates = [rate(settings, step) for step in range(steps)]
     top = max(0, min(warmup, steps) - 1)
     assert rates[:top] == sorted(rates[:top])
@@ -185,7 +194,9 @@ def test_the_learning_rate_rises_then_falls_to_its_end(warmup: int, steps: int, 
 
 def test_a_constant_rate_and_the_middle_of_the_decays() -> None:
     def at(name: str, step: int) -> float:
-        return rate(Settings(10, optimizer=Optimizer(lr=1.0), schedule=Decay(name, 0.2)), step)  # type: ignore[arg-type]
+        return rate(
+            TrainConfig(steps=10, optimizer=OptimizerConfig(lr=1.0), schedule=DecayConfig(name=name, end=0.2)), step
+        )  # type: ignore[arg-type]
 
     assert [at("constant", k) for k in (0, 5, 9)] == [1.0, 1.0, 1.0]
     assert at("linear", 4) == pytest.approx(0.6)
@@ -193,30 +204,13 @@ def test_a_constant_rate_and_the_middle_of_the_decays() -> None:
     assert at("cosine", 1) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(0.2 * math.pi)))
 
 
-def test_settings_are_those_of_a_recipe() -> None:
-    """Every field of the `train` section exists here, with the same default."""
-    section = spec.Train(steps=7)
-    assert Settings.of(section) == Settings(steps=7)
-    other = spec.Train(
-        steps=9,
-        optimizer=spec.Optimizer(name="adamw", lr=1e-3),
-        ema=(spec.Ema(half_life=1e3, warmup=True), spec.Ema(name="b", power=3.0)),
-        schedule=spec.Decay(name="cosine", end=0.1),
-    )
-    made = Settings.of(other)
-    assert made.optimizer == Optimizer("adamw", 1e-3)
-    assert made.ema == (Ema(half_life=1e3, warmup=True), Ema("b", power=3.0))
-    assert made.schedule == Decay("cosine", 0.1)
-    assert set(spec.Train.model_fields) == set(Settings.__dataclass_fields__)
-
-
-def test_averages_that_contradict_themselves_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 of them"):
-        Ema(decay=0.9, power=2.0)
-    with pytest.raises(ValueError, match="0 of them"):
-        Ema()
+def test_averages_that_contradict_themselves_are_refused(toys: ModuleType) -> None:
+    with pytest.raises(ValueError, match="decay, power"):
+        toys.trainer(ema=(EmaConfig(decay=0.9, power=2.0),))
+    with pytest.raises(ValueError, match="nothing"):
+        toys.trainer(ema=(EmaConfig(),))
     with pytest.raises(ValueError, match="same name"):
-        Settings(1, ema=(Ema(decay=0.9), Ema(decay=0.99)))
+        toys.trainer(ema=(EmaConfig(decay=0.9), EmaConfig(decay=0.99)))
 
 
 def test_no_parameters_without_a_gradient_move(toys: ModuleType) -> None:

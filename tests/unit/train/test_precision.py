@@ -16,7 +16,7 @@ from diffkit.denoiser import Model
 from diffkit.errors import UsageError
 from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
-from diffkit.train.config import Precision
+from diffkit.train.config import PrecisionName
 from diffkit.train.precision import BF16, FULL, WORTH_IT, choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -72,7 +72,7 @@ def test_only_the_network_runs_in_low_precision(toys: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_precision_changes_the_result_a_little(toys: ModuleType, precision: Precision) -> None:
+def test_precision_changes_the_result_a_little(toys: ModuleType, precision: PrecisionName) -> None:
     exact, _ = toys.trained(toys.plain(), precision="fp32")
     other, _ = toys.trained(toys.plain(), precision=precision)
     a, b = (made.tensors()["network"]["first.weight"] for made in (exact, other))

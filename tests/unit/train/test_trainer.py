@@ -22,7 +22,7 @@ from diffkit.network import Shape
 from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
 from diffkit.storage.checkpoint import CheckpointStore
-from diffkit.train.config import Ema, Settings
+from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Hooks, Trainer
 
@@ -65,7 +65,7 @@ def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, 
         network = UNet(Shape(1, 1, (8, 8), 10), channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
         task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
         options = {"channels_last": channels_last, "precision": precision}
-        return Trainer(task, Settings(steps=6, batch_size=8, accumulate=2, ema=(Ema(decay=0.9),), **options))
+        return Trainer(task, TrainConfig(steps=6, batch_size=8, accumulate=2, ema=(EmaConfig(decay=0.9),), **options))
 
     whole, first, second = trainer(), trainer(), trainer()
     whole.run()
@@ -281,7 +281,7 @@ def test_objectives_see_the_average_and_learn_along(toys: ModuleType) -> None:
         def update(self, t: Tensor, each: Tensor) -> None:
             assert len(t) == len(each) == 10
 
-    made, _ = toys.trained(toys.task(objective=Learned()), ema=(Ema(decay=0.5),))
+    made, _ = toys.trained(toys.task(objective=Learned()), ema=(EmaConfig(decay=0.5),))
     assert float(made.tensors()["components"]["objective.log_scale"].detach()) != 0.0
     assert len(set(seen)) > 10
     assert "/objective.log_scale.exp_avg" in made.tensors()["optimizer"]

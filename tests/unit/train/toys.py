@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from diffkit.network import Network
 from diffkit.objective import Objective
 from diffkit.schedule import Schedule
 from diffkit.times import Times
-from diffkit.train.config import Ema, Settings
+from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.trainer import Hooks, Trainer, TrainResult
 
@@ -132,11 +132,15 @@ class EventLog:
         )
 
 
-SETTINGS = Settings(
+SETTINGS = TrainConfig(
     steps=12,
     batch_size=10,
     warmup=4,
-    ema=(Ema(decay=0.9, warmup=True), Ema(name="power", power=6.94), Ema(name="images", half_life=40.0)),
+    ema=(
+        EmaConfig(decay=0.9, warmup=True),
+        EmaConfig(name="power", power=6.94),
+        EmaConfig(name="images", half_life=40.0),
+    ),
     accumulate=3,
     log_every=5,
     checkpoint_every=0,
@@ -167,7 +171,7 @@ def plain(**options: Any) -> TrainingProblem:
 
 def trainer(given: TrainingProblem | None = None, **changes: Any) -> Trainer:
     """A trainer of the task with `SETTINGS` changed."""
-    return Trainer(given or task(), replace(SETTINGS, **changes))
+    return Trainer(given or task(), SETTINGS.model_copy(update=changes))
 
 
 def trained(

@@ -1,0 +1,56 @@
+"""The base of every configuration model, and how a model names a component. Imports no torch.
+
+A recipe is a tree of `Config` models. A field that holds a component is annotated with its kind:
+`sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]`. A model that has a field `component` shares
+its mapping with the options of that component: `data: {name: digits, label_dropout: 0.1}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
+Interval = Annotated[int, Field(ge=0, le=2**40)]
+"""A number of steps; 0 is never."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class ComponentField:
+    """Marks a field as a component of `kind`; `default` is the name of the component if the recipe gives none."""
+
+    kind: str
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class ComponentSpec:
+    """A component that a recipe names: its kind, its name, its options and the plugin that registers it.
+
+    `options` holds only the options that the recipe gives, validated; nested components are `ComponentSpec` as well.
+    `label` is the name and version of the plugin for listings.
+    """
+
+    kind: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    plugin: str = ""
+    label: str = field(default="", compare=False)
+
+
+class Config(BaseModel):
+    """Base of the configuration models: frozen, strict, without unknown fields, inf or nan.
+
+    `shorthand` is the field that a bare value sets: `ema: 0.999` is `ema: {decay: 0.999}`.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+    shorthand: ClassVar[str | None] = None
