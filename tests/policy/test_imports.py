@@ -16,7 +16,7 @@ from diffkit import testing
 from .sources import ROOT, Import, Source, core, plugins, shipped
 
 LAYERS = (
-    {"errors", "scalar", "tracker"},
+    {"errors", "scalar", "config", "tracker"},
     {"level"},
     {"estimate"},
     {"value", "schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
@@ -33,7 +33,7 @@ PACKAGES = {
     "report": set(),
     "oracles": ALGEBRA,
     "train": ALGEBRA | {"storage", "runtime"},
-    "recipe": ALGEBRA | {"host"},
+    "recipe": ALGEBRA | {"host", "train"},
     "runs": ALGEBRA | {"host", "recipe", "train", "report", "storage", "runtime"},
     "testing": ALGEBRA | {"host", "recipe", "train", "oracles"},
     "cli": {"errors", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
