@@ -34,9 +34,9 @@ def _data() -> Iterator[Entry]:
     yield Entry("data", "mixture", f"{here}.mixture:Mixture", "a mixture of normal laws, with its exact denoiser")
     yield Entry("data", "arrays", f"{here}.arrays:Arrays", "a .npy or .npz file")
     yield Entry("data", "images", f"{here}.images:Images", "a folder of images")
-    yield Entry("data", "mnist", f"{here}.mnist:MNIST", "60000 digits of 28x28", "lecun1998gradient")
-    yield Entry("data", "fashion-mnist", f"{here}.mnist:FashionMNIST", "60000 garments of 28x28", "xiao2017fashion")
-    yield Entry("data", "cifar10", f"{here}.cifar10:CIFAR10", "50000 photographs of 32x32", "krizhevsky2009learning")
+    yield Entry("data", "mnist", f"{here}.published:MNIST", "60000 digits of 28x28", "lecun1998gradient")
+    yield Entry("data", "fashion-mnist", f"{here}.published:FashionMNIST", "60000 garments of 28x28", "xiao2017fashion")
+    yield Entry("data", "cifar10", f"{here}.published:CIFAR10", "50000 photographs of 32x32", "krizhevsky2009learning")
 
 
 def _levels() -> Iterator[Entry]:

@@ -1,1 +1,1 @@
-"""The default data sets, one a file."""
+"""The default data sets: generated (digits, gaussian, mixture), your own (arrays, images) and published ones."""

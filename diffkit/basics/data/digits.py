@@ -1,22 +1,19 @@
-"""Digits: 1,797 handwritten digits of 8x8 pixels, which come with scikit-learn; nothing is downloaded."""
+"""Digits: 1,797 handwritten digits of 8x8 pixels, which scikit-learn contains; nothing is downloaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from diffkit.basics.extra import missing
 from diffkit.data import Data, DataSpec, InMemorySplit, Part
 
-from .fingerprint import fingerprint
-from .holdout import check_amount, divide
-from .parts import divided
+from .files import fingerprint
+from .splits import HeldOut, check_held_out, divide, in_memory_parts
 
 
 @dataclass(frozen=True)
@@ -28,11 +25,11 @@ class Digits(Data):
     Source: Alpaydin & Kaynak 1998, UCI "Optical recognition of handwritten digits", its test part.
     """
 
-    held_out: Annotated[int | float, Field(gt=0)] = 512
+    held_out: HeldOut = 512
     labels: bool = True
 
     def __post_init__(self) -> None:
-        check_amount(self.held_out)
+        check_held_out(self.held_out)
 
     @property
     def spec(self) -> DataSpec:
@@ -49,7 +46,7 @@ class Digits(Data):
     def _parts(self) -> Mapping[Part, InMemorySplit]:
         images, labels = _read()
         rows = divide([str(i) for i in range(len(labels))], self.held_out, labels.tolist())
-        return divided(images, labels if self.labels else None, rows)
+        return in_memory_parts(images, labels if self.labels else None, rows)
 
 
 def _read() -> tuple[Tensor, Tensor]:

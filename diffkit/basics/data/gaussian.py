@@ -13,8 +13,9 @@ from torch import Tensor
 
 from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.denoiser import Denoiser
+from diffkit.oracles import GaussianOracle
 
-from .fingerprint import fingerprint
+from .files import fingerprint
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -24,9 +25,9 @@ Count = Annotated[int, Field(ge=1)]
 class Gaussian(Data):
     """x0 ~ N(mean, covariance), vectors x (D,), drawn once from `seed`.
 
-    The covariance is std^2 times the identity; diag(std^2) where `std` has one value a coordinate; or `covariance`
-    whole, row by row, symmetric and positive semi-definite (std must then stay at its default).
-    `truth()` is the exact denoiser E[x0 | x]. Raises ValueError where the numbers are no Gaussian.
+    The covariance is std^2 times the identity; diag(std^2) if `std` has one value for each coordinate; or the matrix
+    `covariance`, given by rows, symmetric and positive semi-definite (`std` must then keep its default).
+    `truth()` is the exact denoiser E[x0 | x]. Raises ValueError if these conditions do not hold.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -69,8 +70,6 @@ class Gaussian(Data):
         return self._parts[part]
 
     def truth(self) -> Denoiser:
-        from diffkit.testing import GaussianOracle
-
         covariance = self.matrix if self.covariance is not None else self.matrix.diagonal()
         return GaussianOracle(torch.tensor(self.mean, dtype=torch.float64), covariance)
 

@@ -1,44 +1,64 @@
-"""Images: a folder of pictures."""
+"""Images: a folder of pictures, decoded into memory or one by one as training continues."""
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 import warnings
+import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Data, DataSpec, Part, Split
+from diffkit.data import Cond, Data, DataSpec, Part, Split
 from diffkit.errors import DataError
 
-from .fingerprint import fingerprint
-from .holdout import check_amount, divide
-from .location import archive_note, locate, require
-from .parts import labelled
-from .picture_files import Errors, PictureFiles, replaced, unusable
-from .pictures import SUFFIXES, Color, PictureError, find_pictures, picture_size, quiet, read_picture
+from .files import Resident, archive_note, fingerprint, fits_in_memory, locate, require
+from .splits import HeldOut, check_held_out, divide, in_memory
 
-RESIDENT = 1 << 30  # bytes of decoded pictures up to which they are kept in memory
-Found = TypeVar("Found")
+Color = Literal["rgb", "grey"]
+Errors = Literal["error", "skip"]
+Result = TypeVar("Result")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+MAX_PIXELS = 64_000_000
+"""Pixels of one picture; a small file may announce any number."""
+MAX_LISTED = 200
+"""Unusable files that an error names."""
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
 class Images(Data):
     """PNG, JPEG, WEBP and BMP files below `path`, sub-folders included: x (3, H, W), or (1, H, W) with `color: grey`.
 
-    `size` scales the shorter side to it (Lanczos) and crops the centre to a square; without it all must be equal.
-    `labels: true` takes the names of the sub-folders for classes. A hash of its name decides whether a picture is
-    held out (`held_out`: a number, or a fraction). All files are examined before training, and every unusable one is
-    reported; `errors: skip` puts the next usable picture in the place of each, so that no other one moves, up to
-    `max_skipped`. `resident: auto` keeps up to 1 GiB decoded, else `workers` processes decode as training goes.
+    `size` scales the shorter side to this length (Lanczos) and crops the centre to a square; without `size` all
+    pictures must have equal sizes. `labels: true` uses the names of the sub-folders as classes. A hash of its name
+    decides whether a picture is held out (`held_out`: a number, or a fraction). All files are examined before
+    training, and every unusable one is reported; `errors: skip` replaces up to `max_skipped` of them, each by the next
+    usable picture, so that no other picture moves. `resident: auto` keeps up to 1 GiB of decoded pictures in memory;
+    above, `workers` processes decode them during training.
     Raises DataError: DK301 missing, DK304 too few, DK305 labels, DK306 unequal sizes, DK309 unusable files.
     """
 
@@ -46,31 +66,27 @@ class Images(Data):
     size: Annotated[int, Field(ge=1)] | None = None
     color: Color = "rgb"
     labels: bool = False
-    held_out: Annotated[int | float, Field(gt=0)] = 0.1
+    held_out: HeldOut = 0.1
     errors: Errors = "error"
     max_skipped: Annotated[int, Field(ge=1)] = 100
-    resident: Literal["auto", "always", "never"] = "auto"
+    resident: Resident = "auto"
     workers: int = 2
 
     def __post_init__(self) -> None:
-        check_amount(self.held_out)
+        check_held_out(self.held_out)
 
-    @property
+    @cached_property
     def spec(self) -> DataSpec:
-        return self._spec
+        names = self._classes
+        size = self._headers[0] if self.size is None else (self.size, self.size)
+        channels = 3 if self.color == "rgb" else 1
+        return DataSpec(channels, size, len(names) or None, bounded=True, bins=256, class_names=names)
 
     def split(self, part: Part) -> Split:
         return self._parts[part]
 
     def fingerprint(self) -> str:
         return fingerprint(self, self._root, self._names)
-
-    @cached_property
-    def _spec(self) -> DataSpec:
-        names = self._classes
-        size = self._headers[0] if self.size is None else (self.size, self.size)
-        channels = 3 if self.color == "rgb" else 1
-        return DataSpec(channels, size, len(names) or None, bounded=True, bins=256, class_names=names)
 
     @cached_property
     def _root(self) -> Path:
@@ -98,7 +114,7 @@ class Images(Data):
         loose = [name for name in self._names if "/" not in name]
         if loose:
             raise DataError(
-                f"{len(loose)} images lie in no sub-folder of {self._root}, so that they have no class: {loose[0]}",
+                f"{len(loose)} images lie in {self._root} itself, so that they have no class: {loose[0]}",
                 code="DK305",
                 fix="put each class into a folder of its own, or set data.labels: false",
             )
@@ -106,53 +122,53 @@ class Images(Data):
 
     @cached_property
     def _headers(self) -> tuple[tuple[int, int], dict[str, str]]:
-        """The common (H, W), and why each of the unusable files is so, as far as headers tell."""
+        """The common (H, W), and the reason for each file that is unusable according to its header."""
         sizes, reasons = self._each(lambda name: picture_size(self._root / name))
-        kinds = Counter(sizes.values())
-        if not kinds:
+        counts = Counter(sizes.values())
+        if not counts:
             raise unusable(reasons, len(self._names))
-        if len(kinds) > 1 and self.size is None:
-            examples = [f"{next(n for n, s in sizes.items() if s == kind)}: {kind[1]}x{kind[0]}" for kind in kinds]
+        if len(counts) > 1 and self.size is None:
+            first = {size: name for name, size in reversed(sizes.items())}
             raise DataError(
-                f"the images below {self._root} have {len(kinds)} different sizes",
+                f"the images below {self._root} have {len(counts)} different sizes",
                 code="DK306",
-                fix="set data.size, to which each is scaled and cropped",
-                notes=[f"{example} (width x height)" for example in examples[:5]],
+                fix="set data.size: each image is scaled and cropped to this size",
+                notes=[f"{first[size]}: {size[1]}x{size[0]} (width x height)" for size in list(counts)[:5]],
             )
-        return kinds.most_common(1)[0][0], reasons
+        return counts.most_common(1)[0][0], reasons
 
-    def _each(self, use: Callable[[str], Found]) -> tuple[dict[str, Found], dict[str, str]]:
-        """`use` of every name, in threads (decoding releases the interpreter lock); and the reasons of failures."""
+    def _each(self, read: Callable[[str], Result]) -> tuple[dict[str, Result], dict[str, str]]:
+        """Results of `read` for every name, and failures; in threads, as decoding releases the interpreter lock."""
 
-        def attempt(name: str) -> tuple[str, Found | None, str]:
+        def attempt(name: str) -> Result | PictureError:
             try:
-                return name, use(name), ""
+                return read(name)
             except PictureError as error:
-                return name, None, str(error)
+                return error
 
-        with quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            outcomes = list(pool.map(attempt, self._names))
-        found = {name: value for name, value, _ in outcomes if value is not None}
-        return found, {name: reason for name, _, reason in outcomes if reason}
+        results: dict[str, Result] = {}
+        reasons: dict[str, str] = {}
+        with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            for name, result in zip(self._names, pool.map(attempt, self._names)):
+                if isinstance(result, PictureError):
+                    reasons[name] = str(result)
+                else:
+                    results[name] = result
+        return results, reasons
 
     @cached_property
     def _parts(self) -> Mapping[Part, Split]:
         rows = divide(self._names, self.held_out)
-        if self._keep:
+        if fits_in_memory(self.resident, len(self._names) * math.prod(self.spec.shape)):
             pictures, reasons = self._each(lambda name: read_picture(self._root / name, self.size, self.color))
         else:
             pictures, reasons = {}, self._headers[1]
-        self._judge(reasons)
-        train, held_out = (replaced([name not in reasons for name in self._names], part) for part in rows)
+        self._report(reasons)
+        train, held_out = (replace_unusable([name not in reasons for name in self._names], part) for part in rows)
         return {"train": self._part(train, pictures), "held-out": self._part(held_out, pictures)}
 
-    @property
-    def _keep(self) -> bool:
-        channels, *size = self.spec.shape
-        total = len(self._names) * channels * size[0] * size[1]
-        return self.resident == "always" or (self.resident == "auto" and total <= RESIDENT)
-
-    def _judge(self, reasons: Mapping[str, str]) -> None:
+    def _report(self, reasons: Mapping[str, str]) -> None:
+        """Warn of unusable files, or raise if they are not to be skipped."""
         if not reasons:
             return
         if self.errors == "error":
@@ -166,6 +182,175 @@ class Images(Data):
         names = tuple(self._names[row] for row in rows)
         labels = torch.tensor([self._classes.index(name.split("/")[0]) for name in names]) if self.labels else None
         if pictures:
-            return labelled(torch.stack([pictures[name] for name in names]), labels)
+            return in_memory(torch.stack([pictures[name] for name in names]), labels)
         shape = self.spec.shape
         return PictureFiles(self._root, names, labels, self.size, self.color, shape, self.errors, self.max_skipped)
+
+
+@dataclass(frozen=True)
+class PictureFiles(Split):
+    """The pictures `names` below `root`, each decoded when it is read; a worker process receives only their names."""
+
+    root: Path
+    names: tuple[str, ...]
+    labels: Tensor | None
+    size: int | None
+    color: Color
+    shape: tuple[int, ...]
+    errors: Errors
+    max_skipped: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
+        index = range(len(self.names))[index]
+        reasons: dict[str, str] = {}
+        for place in range(index, index + len(self.names)):
+            name = self.names[place % len(self.names)]
+            try:
+                with without_warnings():
+                    x = read_picture(self.root / name, self.size, self.color)
+                if tuple(x.shape) != self.shape:
+                    raise PictureError(f"its shape {tuple(x.shape)} is not {self.shape}")
+            except PictureError as error:
+                reasons[name] = str(error)
+                if self.errors == "error" or len(reasons) > self.max_skipped:
+                    break
+            else:
+                return x, {} if self.labels is None else {"label": self.labels[place % len(self.names)]}
+        limit = None if self.errors == "error" else self.max_skipped
+        raise unusable(reasons, len(self.names), limit=limit)
+
+
+def unusable(reasons: Mapping[str, str], count: int, *, limit: int | None = None) -> DataError:
+    """Build the error that lists unusable files.
+
+    Args:
+        reasons: file name -> reason.
+        count: the number of all files.
+        limit: `max_skipped`, if files are skipped and there are too many.
+
+    Returns:
+        A DataError DK309, for the caller to raise.
+    """
+    notes = [f"{name}: {reason}" for name, reason in list(reasons.items())[:MAX_LISTED]]
+    if len(reasons) > MAX_LISTED:
+        notes.append(f"and {len(reasons) - MAX_LISTED} more")
+    allowed = "" if limit is None else f", more than data.max_skipped = {limit}"
+    return DataError(
+        f"{len(reasons)} of {count} images cannot be used{allowed}",
+        code="DK309",
+        fix="repair or remove them" + (", or set data.errors: skip" if limit is None else ""),
+        notes=notes,
+    )
+
+
+def replace_unusable(good: Sequence[bool], rows: Sequence[int]) -> list[int]:
+    """Replace each unusable index in `rows` by the next usable one of them, cyclically; `good` tests an index.
+
+    So an unusable file moves no other example. Raises DataError DK304 if all are unusable.
+    """
+    sources = list(rows)
+    following = next((row for row in rows if good[row]), None)
+    if following is None:
+        raise DataError("every image of one part is unusable", code="DK304", fix="repair the images, or give more")
+    for place in reversed(range(len(rows))):
+        if good[rows[place]]:
+            following = rows[place]
+        sources[place] = following
+    return sources
+
+
+class PictureError(Exception):
+    """This file cannot be used; the message is the reason."""
+
+
+def find_pictures(root: Path) -> list[str]:
+    """List the pictures below `root`: relative paths with slashes, sorted, without hidden files and folders."""
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner = Path(folder).relative_to(root)
+        found += [
+            (inner / name).as_posix() for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Read (H, W) of the decoded picture from the header alone. Raises PictureError."""
+    with _opened(path) as image:
+        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
+
+
+def read_picture(path: Path, size: int | None, color: Color) -> Tensor:
+    """Decode a picture, upright by its EXIF data, 16-bit grey as 8 bits, transparent parts white.
+
+    Args:
+        path: the file.
+        size: length to which the shorter side is scaled (Lanczos) before the centre is cropped to a square; None
+            keeps the picture as it is.
+        color: "rgb" or "grey".
+
+    Returns:
+        uint8 (C, H, W).
+
+    Raises:
+        PictureError: the file cannot be used.
+    """
+    with _opened(path) as image:
+        turn = UPRIGHT.get(_orientation(image))
+        picture = _eight_bits(image).convert("RGB" if color == "rgb" else "L")
+        picture = picture if turn is None else picture.transpose(turn)
+        if size is not None and picture.size != (size, size):
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if color == "grey" else pixels.permute(2, 0, 1).contiguous()
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; 5 and more swap the sides. Call it before the pixels are decoded."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # a PNG may store it behind the pixels, so that reading it would decode them
+    return int(image.getexif().get(EXIF_ORIENTATION, 1))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The same picture in a mode that `convert` can turn into RGB or L without loss."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise PictureError(f"grey values from {values.min()} to {values.max()} are not 16-bit")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise PictureError("floating-point pixels; store it as 8 or 16 bits")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture)
+    return image
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Suppress Pillow's warnings about odd metadata and many pixels; to be entered in one thread only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture and check its size before any pixel is decoded; turn every failure inside into PictureError."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+            yield image
+    except Image.DecompressionBombError as error:
+        raise PictureError("more pixels than any photograph has") from error
+    except UnidentifiedImageError as error:
+        raise PictureError("empty file" if path.stat().st_size == 0 else "not a PNG, JPEG, WEBP or BMP") from error
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
+        raise PictureError(f"damaged: {error or type(error).__name__}") from error

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffkit.basics.data import arrays
-from diffkit.basics.data.array_rows import ArrayRows
-from diffkit.basics.data.arrays import Arrays
+from diffkit.basics.data import files
+from diffkit.basics.data.arrays import ArrayRows, Arrays
 from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
 
@@ -192,7 +191,7 @@ def test_a_header_that_claims_the_moon_allocates_nothing(tmp_path):
 def test_large_sets_stream_and_small_ones_stay(tmp_path, monkeypatch):
     path = save(tmp_path, images=BYTES)
     assert isinstance(Arrays(path).split("train"), InMemorySplit)
-    monkeypatch.setattr(arrays, "RESIDENT", BYTES.nbytes - 1)
+    monkeypatch.setattr(files, "MAX_RESIDENT_BYTES", BYTES.nbytes - 1)
     assert isinstance(Arrays(path).split("train"), ArrayRows)
     assert isinstance(Arrays(path, resident="always").split("train"), InMemorySplit)
 
@@ -231,10 +230,8 @@ def test_fingerprint(tmp_path, monkeypatch):
     before = Arrays(save(tmp_path, images=BYTES)).fingerprint()
     assert Arrays(str(tmp_path), workers=0, resident="never").fingerprint() == before
     assert Arrays(str(tmp_path), held_out=3).fingerprint() != before
-    from diffkit.basics.data import fingerprint
-
-    monkeypatch.setattr(fingerprint, "WHOLE", 0)
-    monkeypatch.setattr(fingerprint, "PIECE", 16)
+    monkeypatch.setattr(files, "MAX_HASHED_BYTES", 0)
+    monkeypatch.setattr(files, "PIECE_BYTES", 16)
     sampled = Arrays(str(tmp_path)).fingerprint()
     changed = BYTES.copy()
     changed[-1, -1, -1, -1] ^= 1

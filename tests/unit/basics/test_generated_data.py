@@ -7,8 +7,7 @@ import torch
 
 from diffkit.basics.data.digits import Digits
 from diffkit.basics.data.gaussian import Gaussian
-from diffkit.basics.data.layouts import DEFAULT_COMPONENTS
-from diffkit.basics.data.mixture import Mixture
+from diffkit.basics.data.mixture import DEFAULT_COMPONENTS, Mixture
 from diffkit.data import DataSpec
 from diffkit.errors import DataError, PluginError
 from diffkit.level import Level

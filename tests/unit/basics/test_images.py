@@ -13,10 +13,17 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from diffkit.basics.data import images, picture_files
-from diffkit.basics.data.images import Images
-from diffkit.basics.data.picture_files import PictureFiles, replaced
-from diffkit.basics.data.pictures import PictureError, find_pictures, picture_size, quiet, read_picture
+from diffkit.basics.data import files, images
+from diffkit.basics.data.images import (
+    Images,
+    PictureError,
+    PictureFiles,
+    find_pictures,
+    picture_size,
+    read_picture,
+    replace_unusable,
+    without_warnings,
+)
 from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
 
@@ -44,14 +51,14 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 ZOO = {
     "empty.png": (b"", "empty"),
-    "text.jpg": (b"this is no image", "no PNG"),
+    "text.jpg": (b"this is no image", "not a PNG"),
     "truncated.png": (encoded(picture(0, 60, 60), "PNG")[:-4000], "damaged"),
     "truncated.jpg": (encoded(picture(0, 60, 60), "JPEG")[:-1000], "damaged"),
     "header-only.png": (encoded(picture(0), "PNG")[:20], "damaged|no PNG"),
     "bomb.png": (png_of_size(20_000, 20_000), "pixels"),
     "large.png": (png_of_size(10_000, 9_000), "pixels"),
-    "gif.png": (encoded(picture(0), "GIF"), "no PNG"),
-    "negative.png": (b"II*\0" + b"\0" * 50, "no PNG"),
+    "gif.png": (encoded(picture(0), "GIF"), "not a PNG"),
+    "negative.png": (b"II*\0" + b"\0" * 50, "not a PNG"),
 }
 
 
@@ -167,7 +174,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation, mode):
 def test_unusable_files_have_a_reason(tmp_path, name):
     raw, why = ZOO[name]
     (tmp_path / name).write_bytes(raw)
-    with pytest.raises(PictureError, match=why), quiet():
+    with pytest.raises(PictureError, match=why), without_warnings():
         read_picture(tmp_path / name, None, "rgb")
 
 
@@ -187,7 +194,7 @@ def test_a_skipped_picture_moves_no_other(folder, resident):
     spoiled = picture(3)
     (folder / "03.png").write_bytes(b"spoiled")
     data = Images(str(folder), resident=resident, errors="skip")
-    with pytest.warns(UserWarning, match=r"skipped 1 of 20 images: 03.png: no PNG"):
+    with pytest.warns(UserWarning, match=r"skipped 1 of 20 images: 03.png: not a PNG"):
         after = [rows(data.split(part)) for part in ("train", "held-out")]
     gone = np.asarray(spoiled).transpose(2, 0, 1).tobytes()
     for old, new in zip(before, after):
@@ -252,9 +259,9 @@ def test_order_and_hidden_files(tmp_path):
 
 
 def test_large_sets_stream(folder, monkeypatch):
-    monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3 - 1)
+    monkeypatch.setattr(files, "MAX_RESIDENT_BYTES", 20 * 6 * 5 * 3 - 1)
     assert isinstance(Images(str(folder)).split("train"), PictureFiles)
-    monkeypatch.setattr(images, "RESIDENT", 20 * 6 * 5 * 3)
+    monkeypatch.setattr(files, "MAX_RESIDENT_BYTES", 20 * 6 * 5 * 3)
     assert isinstance(Images(str(folder)).split("train"), InMemorySplit)
 
 
@@ -267,15 +274,15 @@ def test_streams_work_in_loader_workers(folder):
 
 
 def test_long_reports_end(monkeypatch):
-    monkeypatch.setattr(picture_files, "LISTED", 2)
-    error = picture_files.unusable({f"{i}.png": "empty file" for i in range(5)}, 9)
+    monkeypatch.setattr(images, "MAX_LISTED", 2)
+    error = images.unusable({f"{i}.png": "empty file" for i in range(5)}, 9)
     assert error.notes == ("0.png: empty file", "1.png: empty file", "and 3 more")
 
 
-def test_replaced():
-    assert replaced([True, False, True, False], [0, 1, 2, 3]) == [0, 2, 2, 0]
+def test_replace_unusable():
+    assert replace_unusable([True, False, True, False], [0, 1, 2, 3]) == [0, 2, 2, 0]
     with pytest.raises(DataError) as raised:
-        replaced([False, True], [0])
+        replace_unusable([False, True], [0])
     assert raised.value.code == "DK304"
 
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffkit.basics.data.cifar10 import CIFAR10
-from diffkit.basics.data.idx import read_idx
-from diffkit.basics.data.mnist import MNIST, FashionMNIST
+from diffkit.basics.data.published import CIFAR10, MNIST, FashionMNIST, read_idx
 from diffkit.data import DataSpec
 from diffkit.errors import DataError
 
@@ -103,7 +101,7 @@ def test_a_packed_folder_is_told_to_be_unpacked(tmp_path):
         (lambda raw: raw[:3], "header"),
         (lambda raw: b"\0\0\x0d" + raw[3:], "starts with"),
         (lambda raw: raw[:3] + b"\1" + raw[4:], "starts with"),
-        (lambda raw: raw[:4] + b"\xff\xff\xff\xff" + raw[8:], "claims"),
+        (lambda raw: raw[:4] + b"\xff\xff\xff\xff" + raw[8:], "at most 1073741824"),
     ],
 )
 def test_damaged_idx_files(tmp_path, damage, why):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.basics.data.holdout import check_amount, divide
+from diffkit.basics.data.splits import check_held_out, divide
 from diffkit.errors import DataError
 
 KEYS = st.lists(st.text(), min_size=3, max_size=60, unique=True)
@@ -50,7 +50,7 @@ def test_groups_get_equal_shares():
 @pytest.mark.parametrize("amount", [0, -1, 0.0, 1.0, 1.5, float("nan")])
 def test_amounts_that_make_no_sense_are_refused(amount):
     with pytest.raises(ValueError, match="held_out"):
-        check_amount(amount)
+        check_held_out(amount)
 
 
 def test_nothing_left_to_train():

@@ -1,0 +1,134 @@
+"""Files of data sets: find them, report missing and damaged ones, decide what fits in memory, and hash them.
+
+Paths are relative to the working directory, and `~` is the home directory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from diffkit.data import Data
+from diffkit.errors import DataError
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+MAX_RESIDENT_BYTES = 1 << 30
+"""Size up to which `resident: auto` keeps a data set in memory."""
+MAX_HASHED_BYTES = 256 << 20
+"""Total size up to which a fingerprint covers every byte of the files."""
+MAX_SAMPLED_FILES, PIECES, PIECE_BYTES = 256, 16, 64 << 10
+NEUTRAL_OPTIONS = frozenset({"path", "workers", "resident"})
+"""Options that change no example."""
+
+Resident = Literal["auto", "always", "never"]
+
+
+def locate(path: str) -> Path:
+    """Return `path` with `~` expanded."""
+    return Path(path).expanduser()
+
+
+def default_folder(path: str | None, name: str) -> Path:
+    """Return the folder of the set `name`: `path`, else $DIFFKIT_DATA/name, else data/name."""
+    if path is not None:
+        return locate(path)
+    return locate(os.environ.get("DIFFKIT_DATA") or "data") / name
+
+
+def require(path: Path, what: str, fix: str, *, folder: bool = False) -> Path:
+    """Return `path` if it exists.
+
+    Args:
+        path: the file or folder.
+        what: its name in the message, such as "the folder of images".
+        fix: what the user can do if it is missing.
+        folder: whether it must be a folder.
+
+    Returns:
+        `path` itself.
+
+    Raises:
+        DataError: DK301, `path` does not exist, or is not a folder as required.
+    """
+    if path.is_dir() if folder else path.exists():
+        return path
+    notes = [f"{path} exists, but is not a folder"] if path.exists() else []
+    notes += [
+        f"{packed} lies beside it: unpack it first"
+        for packed in (path.with_name(path.name + suffix) for suffix in ARCHIVES)
+        if packed.exists()
+    ]
+    if not path.is_absolute():
+        notes.append(f"relative paths start at the working directory, {Path.cwd()}")
+    raise DataError(f"{what} not found: {path}", code="DK301", fix=fix, notes=notes)
+
+
+def archive_note(folder: Path) -> tuple[str, ...]:
+    """Return a note on packed archives in `folder`, for messages about files that are missing there."""
+    packed = sorted(p.name for p in folder.iterdir() if p.name.endswith(ARCHIVES))
+    return (f"{folder} holds {', '.join(packed[:5])}: unpack it first",) if packed else ()
+
+
+def damaged(path: Path, reason: str, fix: str) -> DataError:
+    """Build the error for a file that is not what its format requires.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it.
+        fix: what the user can do.
+
+    Returns:
+        A DataError DK302, for the caller to raise.
+    """
+    return DataError(f"{path} is damaged: {reason}", code="DK302", fix=fix)
+
+
+def fits_in_memory(resident: Resident, size: int) -> bool:
+    """Return whether a set of `size` bytes is kept in memory under the option `resident`."""
+    return resident == "always" or (resident == "auto" and size <= MAX_RESIDENT_BYTES)
+
+
+def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ()) -> str:
+    """Hash a data set: equal for equal content and options, wherever the files lie.
+
+    Names and sizes of all files count. Of their bytes, all count up to 256 MiB in total; above, 16 pieces of 64 KiB
+    of each of up to 256 files, evenly spread.
+
+    Args:
+        data: the data set, whose class name and options count; `path`, `workers` and `resident` do not.
+        root: folder of the files, None for a set without files.
+        files: names relative to `root`.
+
+    Returns:
+        "Class:hash", with 32 hexadecimal digits.
+    """
+    digest = sha256()
+    options = [option.name for option in fields(data)] if is_dataclass(data) else []
+    for name in options:
+        if name not in NEUTRAL_OPTIONS:
+            digest.update(f"{name}={getattr(data, name)!r}\0".encode())
+    if root is not None:
+        for chunk in _file_chunks(root, files):
+            digest.update(chunk)
+    return f"{type(data).__name__}:{digest.hexdigest()[:32]}"
+
+
+def _file_chunks(root: Path, names: Sequence[str]) -> Iterator[bytes]:
+    sizes = [(root / name).stat().st_size for name in names]
+    for name, size in zip(names, sizes):
+        yield name.encode("utf-8", "surrogateescape") + f"\0{size}\0".encode()
+    whole = sum(sizes) <= MAX_HASHED_BYTES
+    stride = 1 if whole else max(1, len(names) // MAX_SAMPLED_FILES)
+    for name, size in list(zip(names, sizes))[::stride]:
+        with (root / name).open("rb") as file:
+            if whole or size <= PIECES * PIECE_BYTES:
+                while chunk := file.read(1 << 20):
+                    yield chunk
+            else:
+                for i in range(PIECES):
+                    file.seek((size - PIECE_BYTES) * i // (PIECES - 1))
+                    yield file.read(PIECE_BYTES)
