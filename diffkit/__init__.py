@@ -13,27 +13,29 @@ __version__ = "0.1.0"
 _MODULES = {
     "chart": "ANGLE CHARTS FLOW SIGMA Chart",
     "codec": "Codec Identity",
-    "data": "Augmentation Data DataSpec InMemorySplit Split",
+    "data": "Augmentation Cond Data DataSpec InMemorySplit Part Split",
     "denoiser": "Denoiser Model",
-    "errors": "DiffkitError LevelError",
+    "errors": "ArgumentError CheckpointError DataError DiffkitError DivergedError LevelError RecipeError UsageError",
     "estimate": "Estimate",
     "grid": "Grid",
     "guidance": "Guidance guide",
     "host": "Entry Kind hookimpl",
-    "level": "Level",
+    "interface": "attribute",
+    "level": "Level broadcast weighted_sum",
     "metric": "Evaluation Metric",
     "network": "Network Shape",
     "noise": "RandomStreams SampleNoise",
     "objective": "Loss Objective Weighting",
     "parameterization": "Parameterization",
     "recipe": "assemble build entries load_recipe",
-    "sampler": "StepInfo Sampler sample",
+    "sampler": "Noise Sampler StepInfo sample",
+    "scalar": "Scalar",
     "schedule": "Discrete Schedule",
     "runs": "Run open_run run",
-    "times": "Times",
+    "times": "UNIFORM_TIMES Times UniformTimes at_fraction nearest_time normal_quantile",
     "tracker": "Tracker",
 }
-_SUBMODULES = ("errors", "scalar", "testing", "transition")
+_SUBMODULES = ("bound", "errors", "scalar", "testing", "transition")
 _WHERE = {name: f"diffkit.{module}" for module, names in _MODULES.items() for name in names.split()}
 __all__ = sorted([*_WHERE, "__version__"])
 
@@ -61,14 +63,22 @@ if TYPE_CHECKING:
     from .codec import Codec as Codec
     from .codec import Identity as Identity
     from .data import Augmentation as Augmentation
+    from .data import Cond as Cond
     from .data import Data as Data
     from .data import DataSpec as DataSpec
     from .data import InMemorySplit as InMemorySplit
+    from .data import Part as Part
     from .data import Split as Split
     from .denoiser import Denoiser as Denoiser
     from .denoiser import Model as Model
+    from .errors import ArgumentError as ArgumentError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import DataError as DataError
     from .errors import DiffkitError as DiffkitError
+    from .errors import DivergedError as DivergedError
     from .errors import LevelError as LevelError
+    from .errors import RecipeError as RecipeError
+    from .errors import UsageError as UsageError
     from .estimate import Estimate as Estimate
     from .grid import Grid as Grid
     from .guidance import Guidance as Guidance
@@ -76,7 +86,10 @@ if TYPE_CHECKING:
     from .host import Entry as Entry
     from .host import Kind as Kind
     from .host import hookimpl as hookimpl
+    from .interface import attribute as attribute
     from .level import Level as Level
+    from .level import broadcast as broadcast
+    from .level import weighted_sum as weighted_sum
     from .metric import Evaluation as Evaluation
     from .metric import Metric as Metric
     from .network import Network as Network
@@ -94,10 +107,17 @@ if TYPE_CHECKING:
     from .runs import Run as Run
     from .runs import open_run as open_run
     from .runs import run as run
+    from .sampler import Noise as Noise
     from .sampler import Sampler as Sampler
     from .sampler import StepInfo as StepInfo
     from .sampler import sample as sample
+    from .scalar import Scalar as Scalar
     from .schedule import Discrete as Discrete
     from .schedule import Schedule as Schedule
+    from .times import UNIFORM_TIMES as UNIFORM_TIMES
     from .times import Times as Times
+    from .times import UniformTimes as UniformTimes
+    from .times import at_fraction as at_fraction
+    from .times import nearest_time as nearest_time
+    from .times import normal_quantile as normal_quantile
     from .tracker import Tracker as Tracker

@@ -1,72 +1,87 @@
-"""Denoisers: whoever estimates x0 and eps from a noisy x at a level.
+"""Denoisers: functions that estimate x0 and eps from a noisy x at a level.
 
-A `Denoiser` is any function (x, level, **cond) -> Estimate. `Model` makes one of a network, a parameterization and
-the schedule it was trained on; guidance makes one of another; oracles are ones in closed form.
+A `Denoiser` is any function (x, level, **cond) -> Estimate. `Model` makes one from a network, a parameterization and
+the schedule it was trained on; guidance turns one into another; oracles are denoisers in closed form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .errors import LevelError
+from .errors import ArgumentError, LevelError
 from .estimate import Estimate
 from .level import Level, broadcast
-from .network import Network
 from .parameterization import Parameterization
 from .scalar import Scalar
 from .schedule import Schedule
 
-MOST_PLACES = 4096
 SLACK = 1e-5
-"""How far outside of its schedule, in relative angle, a level is taken for rounding: SLACK clean, SLACK^2 noisy."""
+"""Relative tolerance in the angle of a level at the ends of the schedule: SLACK at the clean end, SLACK^2 at the
+noisy end."""
 
 
 class Denoiser(Protocol):
-    """x: (B, C, *S) at `level`, cond: one row for each example -> the estimate of x0 and eps."""
+    """Estimate x0 and eps from x: (B, C, *S) at `level`; each condition in `cond` has one row per example."""
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a level lies on the own curve: the level there, the factor of x, and what the network is told."""
-
-    own: Level
-    stretch: Scalar
-    c_in: Scalar
-    c_noise: Scalar
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the level lies on the own curve already; a level of tensors never says so."""
-        return isinstance(self.stretch, float) and self.stretch == 1.0
-
-
 @dataclass(frozen=True)
 class Model:
-    """A network, what its output means, and the curve it was trained on.
+    """A denoiser made from a network, the meaning of its output, and the schedule it was trained on.
 
-    The curve need not be the sampler's: (x0, eps) survives rescaling, so x is carried to the point of the own curve
-    that has the same signal-to-noise ratio, and the level is never rounded. Only the network runs in the type of its
-    weights (or under autocast); decoding happens in the type of x.
+    `network` is any `nn.Module` with `forward(x, c_noise, **cond)`, x: (B, C, *S), c_noise: (B,) float32.
+    The levels of a sampler need not lie on `schedule`: x is rescaled to the level of `schedule` with the same
+    signal-to-noise ratio, which changes neither x0 nor eps, and the level is never rounded. The network computes in
+    the type of its weights (or under autocast); its output is decoded in the type of x.
     """
 
-    network: Network
+    network: nn.Module
     parameterization: Parameterization
     schedule: Schedule
-    _places: dict[Level, _Place] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        kinds = {"network": nn.Module, "parameterization": Parameterization, "schedule": Schedule}
+        for position, (name, kind) in enumerate(kinds.items(), 1):
+            if not isinstance(getattr(self, name), kind):
+                expected = "an nn.Module" if kind is nn.Module else f"a {kind.__name__}"
+                argument = f"Model(network, parameterization, schedule): argument {position} (`{name}`)"
+                raise ArgumentError.of(argument, expected, getattr(self, name), "check the order of the arguments")
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        """The estimate at `level`, of any scale. Raises LevelError outside of the levels of the schedule."""
-        place = self._places.get(level) or self._place(level)
-        z = x if place.is_here else x * broadcast(place.stretch, x)
-        y = self._answer(z, place.c_in, place.c_noise, cond)
+        """Estimate x0 and eps of x.
+
+        Args:
+            x: Noisy data at `level`: (B, C, *S), floating point.
+            level: A level of any scale, of floats or of tensors (B,).
+            **cond: Conditions of the network, one row per example, such as label: (B,) long.
+
+        Returns:
+            The estimate at `level`, in the type of x.
+
+        Raises:
+            LevelError: The level lies outside the schedule (DK506), or the output cannot be decoded there.
+            ArgumentError: x is not a tensor of floating point, or `level` is not a Level.
+        """
+        if not isinstance(level, Level):
+            raise ArgumentError.of(
+                "Model: argument 2 (`level`)", "a Level", level, "pass a level, such as schedule.level(t)"
+            )
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ArgumentError(
+                f"Model: argument 1 (`x`) must be a floating-point tensor, got {got}",
+                fix="convert it, such as data.to_model_range(x)",
+            )
+        self._check_inside(level)
+        t = self.schedule.time(level)
+        own = self._on_schedule(level, t)
+        z = x if own is level else x * broadcast(own.scale / level.scale, x)
+        y = self.output(z, own, t, **cond)
         if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
             raise LevelError(
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
@@ -74,71 +89,63 @@ class Model:
                 code="DK505",
                 fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )
-        estimate = self.parameterization.decode(y if y.dtype == x.dtype else y.to(x.dtype), z, place.own)
-        return estimate if place.is_here else estimate.at_level(level)
+        estimate = self.parameterization.decode(y.to(x.dtype), z, own)
+        return estimate if own is level else estimate.at_level(level)
 
     def output(self, x: Tensor, level: Level, t: Scalar | None = None, /, **cond: Tensor) -> Tensor:
-        """What the network says, undecoded, at a level of its own curve; t is its time where that is known."""
-        return self._answer(x, self.parameterization.c_in(level), self._told(level, t), cond)
+        """Compute the undecoded output of the network at a level of `schedule`.
 
-    def _answer(self, x: Tensor, c_in: Scalar, c_noise: Scalar, cond: Mapping[str, Tensor]) -> Tensor:
-        if not isinstance(c_in, float) or c_in != 1.0:
-            x = broadcast(c_in, x) * x
+        Args:
+            x: Noisy data at `level`: (B, C, *S).
+            level: A level that lies on `schedule`.
+            t: The time of `level`; computed from `level` by default.
+            **cond: Conditions of the network, one row per example.
+
+        Returns:
+            The output: (B, C', *S), in the type of the network.
+        """
+        c_in = broadcast(self.parameterization.c_in(level), x)
+        z = x if isinstance(c_in, float) and c_in == 1.0 else c_in * x
+        c_noise = self._c_noise(level, t)
         if isinstance(c_noise, Tensor):
-            column = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
+            c_noise = c_noise.to(device=x.device, dtype=torch.float32).expand(len(x))
         else:
-            column = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
-        if self._weight is not None and self._weight.dtype != x.dtype:
-            x = x.to(self._weight.dtype)
-        return self.network(x, column, **cond)  # type: ignore[no-any-return]
+            c_noise = torch.full((len(x),), c_noise, device=x.device, dtype=torch.float32)
+        weight = next((p for p in self.network.parameters() if p.is_floating_point()), z)
+        y: Tensor = self.network(z.to(weight.dtype), c_noise, **cond)
+        return y
 
-    @cached_property
-    def _weight(self) -> Tensor | None:
-        """A weight of the network, in whose type it computes; it stays the same object when it is cast or moved."""
-        return next((p for p in self.network.parameters() if p.is_floating_point()), None)
-
-    def _told(self, level: Level, t: Scalar | None = None) -> Scalar:
-        """c_noise of the parameterization, or the index of the schedule."""
-        told = self.parameterization.c_noise(level)
-        if told is not None:
-            return told
+    def _c_noise(self, level: Level, t: Scalar | None) -> Scalar:
+        """c_noise of the parameterization if it defines one, else the index of the schedule."""
+        c_noise = self.parameterization.c_noise(level)
+        if c_noise is not None:
+            return c_noise
         index = self.schedule.index(self.schedule.time(level) if t is None else t)
-        if not self.network.integer_time:
+        if not getattr(self.network, "integer_time", False):
             return index
         return index.round() if isinstance(index, Tensor) else float(round(index))
 
-    def _place(self, level: Level) -> _Place:
-        """Every batch on a grid asks for the same few levels of floats, so their places are remembered."""
-        if isinstance(level.sigma, Tensor) or isinstance(level.alpha, Tensor):
-            return self._find(level)
-        if level not in self._places:
-            if len(self._places) >= MOST_PLACES:
-                self._places.clear()
-            self._places[level] = self._find(level)
-        return self._places[level]
-
-    def _find(self, level: Level) -> _Place:
-        self._refuse_outside(level)
-        t = self.schedule.time(level)
-        own = self._own(level, t)
-        stretch = 1.0 if own is level else own.scale / level.scale
-        return _Place(own, stretch, self.parameterization.c_in(own), self._told(own, t))
-
-    def _refuse_outside(self, level: Level) -> None:
+    def _check_inside(self, level: Level) -> None:
+        """Raise LevelError if a level of floats lies outside the schedule."""
         if isinstance(level.sigma, Tensor):
             return
         clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
         if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
             raise LevelError(
-                f"a level with sigma/alpha = {float(level.ratio):.6g} lies outside of what the model was trained on, "
+                f"a level with sigma/alpha = {float(level.ratio):.6g} is outside the levels the model was trained on, "
                 f"[{float(clean.ratio):.6g}, {float(noise.ratio):.6g}]",
                 code="DK506",
-                fix="let the grid start and end inside (sample.grid, sample.start), or let the sampler add less noise",
+                fix="start and end the grid inside (sample.grid, sample.start), or use a sampler that adds less noise",
             )
 
-    def _own(self, level: Level, t: Scalar) -> Level:
-        """The level of the same signal-to-noise ratio on the own curve; `level` itself where it lies on it."""
+    def _on_schedule(self, level: Level, t: Scalar) -> Level:
+        """The level of the same signal-to-noise ratio on the schedule; `level` itself if it lies there."""
         scale = self.schedule.level(t).scale
         if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
             return level
         return level.rescaled(scale)
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.network.parameters())
+        name = type(self.network).__name__
+        return f"Model({name} with {size:,} parameters, {self.parameterization}, {self.schedule})"

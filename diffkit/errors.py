@@ -90,6 +90,25 @@ class UsageError(DiffkitError):
     code, exit_code = "DK010", 2
 
 
+class ArgumentError(UsageError, TypeError):
+    """A function of the library was called with an argument of the wrong type."""
+
+    @classmethod
+    def of(cls, argument: str, expected: str, got: object, fix: str) -> ArgumentError:
+        """Describe one wrong argument.
+
+        Args:
+            argument: The call and the argument, such as "sample(): argument 2 (`sampler`)".
+            expected: What the argument must be, with its article.
+            got: The value that was passed.
+            fix: What to pass instead.
+
+        Returns:
+            The error, to be raised by the caller.
+        """
+        return cls(f"{argument} must be {expected}, got {type(got).__name__}", fix=fix)
+
+
 class RecipeError(DiffkitError):
     """A recipe is invalid. `errors` holds every fault found, each a `RecipeError` with its own place."""
 

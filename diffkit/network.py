@@ -1,7 +1,8 @@
-"""Networks: what is trained.
+"""Networks: the trained part of a model.
 
-A network is a plain `nn.Module`: x (B, C, *S), c_noise (B,) -> (B, C', *S). It knows neither the schedule nor what
-its output means; `Model` scales its input, tells it the noise level as one number, and decodes its output.
+A network maps x: (B, C, *S) and c_noise: (B,) to (B, C', *S). It knows neither the schedule nor the meaning of its
+output: `Model` scales its input, passes it the noise level as one number per example, and decodes its output. Any
+`nn.Module` with `forward(x, c_noise, **cond)` can be used; `Network` adds what recipes and laws need.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network must fit: channels in and out, spatial size, number of classes (None: unconditional).
+    """What a network must fit: channels in and out, spatial size, and number of classes (None: unconditional).
 
-    Where `classes` is K, labels are 0..K-1 and K itself is the null class (no label).
+    With K classes, labels are 0..K-1, and K is the null class (no label).
     """
 
     in_channels: int
@@ -26,13 +27,19 @@ class Shape:
 
 
 class Network(nn.Module):
-    """Base of networks. Set `integer_time` where c_noise must be a whole number (an embedding table)."""
+    """Base of networks in recipes. Set `integer_time` if c_noise must be a whole number (an embedding table)."""
 
     integer_time: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, *S), c_noise: (B,) float, label: (B,) long where the network is conditional -> (B, C', *S).
+        """Compute the output for x at the noise level c_noise; must not change its arguments in place.
 
-        Arguments stay as they are, and so does an output when the network is called again: estimates read it later.
+        Args:
+            x: Scaled noisy data: (B, C, *S).
+            c_noise: The noise level as one number per example: (B,) float32.
+            label: Class per example: (B,) long, if the network is conditional.
+
+        Returns:
+            The output, whose meaning a `Parameterization` defines: (B, C', *S).
         """

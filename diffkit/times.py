@@ -45,14 +45,14 @@ def at_fraction(fraction: Tensor, schedule: Schedule) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Uniform(Times):
+class UniformTimes(Times):
     """t uniform over 1..T, or over (t_clean, t_noise]. Source: Ho et al. 2020 (arXiv:2006.11239), Algorithm 1."""
 
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         return at_fraction(uniform, schedule)
 
 
-UNIFORM = Uniform()
+UNIFORM_TIMES = UniformTimes()
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def normal_quantile(uniform: Tensor) -> Tensor:
     return torch.special.ndtri(uniform.double().clamp(HALF_GAP, 1.0 - HALF_GAP))  # type: ignore[no-any-return]
 
 
-def nearest(t: Tensor, schedule: Schedule) -> Tensor:
+def nearest_time(t: Tensor, schedule: Schedule) -> Tensor:
     """Any real times as ones that training may visit: whole numbers 1..T, or clamped to [t_clean, t_noise]."""
     if schedule.steps is not None:
         return t.round().long().clamp(1, schedule.steps)

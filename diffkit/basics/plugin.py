@@ -45,7 +45,7 @@ def _levels() -> Iterator[Entry]:
     yield Entry("grid", "leading", f"{grid}:Leading", "multiples of a whole stride; starts below T", ddim)
     yield Entry("grid", "trailing", f"{grid}:Trailing", "equal parts of the schedule, from T on", "lin2024common")
     yield Entry("grid", "quadratic", f"{grid}:Quadratic", "even steps in sqrt(t): denser near the data", ddim)
-    yield Entry("times", "uniform", "diffkit.times:Uniform", "every time alike", "ho2020denoising")
+    yield Entry("times", "uniform", "diffkit.times:UniformTimes", "every time alike", "ho2020denoising")
     yield Entry(
         "times",
         "stratified",

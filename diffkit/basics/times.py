@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffkit.schedule import Schedule
-from diffkit.times import UNIFORM, Times
+from diffkit.times import UNIFORM_TIMES, Times
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Stratified(Times):
     (arXiv:2107.00630), app. I.1. Differs: there one shared U shifts all.
     """
 
-    inner: Times = UNIFORM
+    inner: Times = UNIFORM_TIMES
 
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         i = torch.arange(len(uniform), device=uniform.device, dtype=torch.float64)

@@ -7,14 +7,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffkit.bound import Variance, term
 from diffkit.data import Data
 from diffkit.denoiser import Model
 from diffkit.level import broadcast
 from diffkit.noise import RandomStreams
 from diffkit.objective import Loss, Objective, Weighting
-from diffkit.times import UNIFORM, Times
-
-from .bound import Variance, term
+from diffkit.times import UNIFORM_TIMES, Times
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Simple(Objective):
     """
 
     weighting: Weighting | None = None
-    times: Times = UNIFORM
+    times: Times = UNIFORM_TIMES
     reduction: Literal["mean", "sum"] = "mean"
     law_options = ({"reduction": "sum"},)
 
@@ -59,7 +58,7 @@ class VLB(Objective):
 
     data: Data
     variance: Variance = "small"
-    times: Times = UNIFORM
+    times: Times = UNIFORM_TIMES
     discrete_only = True
     law_options = ({"variance": "large"}, {"variance": "learned"})
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffkit import transition
+from diffkit.bound import Variance, interpolated
 from diffkit.denoiser import Denoiser
 from diffkit.level import Level
 from diffkit.sampler import Noise, Sampler
-
-from .bound import Variance, interpolated
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,6 @@ class GaussianOracle(Oracle):
         if bool((s < 0).any()):
             raise ValueError("the covariance has a negative eigenvalue")
         self._mean, self._variances = m.reshape(-1), s.reshape(-1)
-        self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor | None]] = {}
 
     @property
     def dimensions(self) -> int:
@@ -125,10 +124,7 @@ class GaussianOracle(Oracle):
         if self.dimensions > 1 and x[0].numel() != self.dimensions:
             raise ValueError(f"x of shape {tuple(x.shape)} has not the {self.dimensions} dimensions of this Gaussian")
         at = (x.device, working(x))
-        if at not in self._cast:
-            axes = None if self._axes is None else self._axes.to(*at)
-            self._cast[at] = (self._mean.to(*at), self._variances.to(*at), axes)
-        return self._cast[at]
+        return self._mean.to(*at), self._variances.to(*at), None if self._axes is None else self._axes.to(*at)
 
     @staticmethod
     def _turn(y: Tensor, axes: Tensor | None) -> Tensor:

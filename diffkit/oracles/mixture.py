@@ -51,7 +51,6 @@ class MixtureOracle(Oracle):
         if bool((s < 0).any()):
             raise ValueError("a covariance has a negative eigenvalue")
         self._weights, self._means, self._variances, self._axes = w / w.sum(), m, s, axes
-        self._cast: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
 
     @property
     def dimensions(self) -> int:
@@ -164,10 +163,8 @@ class MixtureOracle(Oracle):
         if x[0].numel() != self.dimensions:
             raise ValueError(f"x of shape {tuple(x.shape)} has not the {self.dimensions} dimensions of this mixture")
         at = (x.device, working(x))
-        if at not in self._cast:
-            axes = None if self._axes is None else self._axes.to(*at)
-            self._cast[at] = (self._weights.to(*at), self._means.to(*at), self._variances.to(*at), axes)
-        return self._cast[at]
+        axes = None if self._axes is None else self._axes.to(*at)
+        return self._weights.to(*at), self._means.to(*at), self._variances.to(*at), axes
 
     @staticmethod
     def _turn(y: Tensor, axes: Tensor | None) -> Tensor:

@@ -1,96 +1,107 @@
-"""An estimate as a network said it is the pair (x0, eps), computed only where it is asked for."""
+"""An estimate is an immutable pair (x0, eps), computed once when a model or an oracle makes it."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import pickle
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffkit import Estimate, Level, Model, Network, SampleNoise, StepInfo, build, sample
+from diffkit import Estimate, Level, LevelError, Model, SampleNoise, Schedule, StepInfo, build, sample, scalar
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.sampler import Ancestral
 from diffkit.ddpm.schedule import Linear
+from diffkit.scalar import Scalar
 
 F64 = torch.float64
 X, Y, Z = (torch.randn(2, 3, dtype=F64, generator=torch.Generator().manual_seed(i)) for i in range(3))
+PAIR = Estimate(Level(0.8, 0.6), X, Y)
 numbers = st.floats(-4, 4, allow_subnormal=False)
-rows = st.tuples(numbers, numbers, numbers, numbers)
-
-
-def both(given_rows: tuple[float, float, float, float], y: Tensor = Y) -> tuple[Estimate, Estimate]:
-    """The same estimate, said and decoded."""
-    p, q, r, s = given_rows
-    level = Level(0.8, 0.6)
-    with torch.no_grad():
-        said = Estimate.decoded(level, X, y, given_rows)
-    return said, Estimate(level, p * X + q * y, r * X + s * y)
 
 
 def close(got: Tensor, want: Tensor) -> None:
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
-@given(rows, numbers, numbers)
-def test_readings(four: tuple[float, float, float, float], a: float, b: float) -> None:
-    said, pair = both(four)
-    want = a * pair.x0 + b * pair.eps
-    close(said.combine(a, b), want)
-    close(pair.combine(a, b), want)
+@given(numbers, numbers)
+def test_combine(a: float, b: float) -> None:
+    close(PAIR.combine(a, b), a * X + b * Y)
     per_example = torch.tensor([a, 0.5], dtype=F64)
-    close(said.combine(per_example, b), per_example[:, None] * pair.x0 + b * pair.eps)
+    close(PAIR.combine(per_example, b), per_example[:, None] * X + b * Y)
+    close(PAIR.combine(per_example, per_example), per_example[:, None] * (X + Y))
 
 
-@given(rows)
-def test_everything_made_of_it(four: tuple[float, float, float, float]) -> None:
-    said, pair = both(four)
-    other_said, other_pair = both(four, Z)
+def test_step_to() -> None:
     s = Level(0.9, 0.4)
-    close(said.score, pair.score)
-    close(said.step_to(s, 0.3, Z), pair.step_to(s, 0.3, Z))
-    close(
-        said.step_to(s, torch.tensor([0.1, 0.2], dtype=F64), Z), pair.step_to(s, torch.tensor([0.1, 0.2], dtype=F64), Z)
-    )
-    for weight in (2.5, torch.tensor([0.3, 2.0], dtype=F64)):
-        got, want = said.interpolate(other_said, weight), pair.interpolate(other_pair, weight)
-        close(got.x0, want.x0)
-        close(got.eps, want.eps)
-    close(said.with_x0(Z).eps, pair.with_x0(Z).eps)
+    close(PAIR.step_to(s), 0.9 * X + 0.4 * Y)
+    close(PAIR.step_to(s, 0.3, Z), 0.9 * X + 0.07**0.5 * Y + 0.3 * Z)
+    close(PAIR.step_to(s, 0.3, lambda x: Z), PAIR.step_to(s, 0.3, Z))
+    close(PAIR.step_to(s, 0.3, Z, 0.2), 0.9 * X + 0.07**0.5 * Y + 0.2 * Z)
+    rho = torch.tensor([0.1, 0.3], dtype=F64)
+    want = 0.9 * X + (0.16 - rho**2).sqrt()[:, None] * Y + rho[:, None] * Z
+    close(PAIR.step_to(s, rho, Z), want)
+    with pytest.raises(TypeError, match="requires noise"):
+        PAIR.step_to(s, 0.3)
+    with pytest.raises(LevelError, match=r"rho = 0\.5"):
+        PAIR.step_to(s, 0.5, Z)
 
 
-def test_mixing_keeps_what_else_the_second_says() -> None:
-    first, second = (
-        both((0.5, 1.0, 0.2, 1.0))[0].with_aux(variance_fraction=X),
-        both((0.5, 1.0, 0.2, 1.0), Z)[0].with_aux(variance_fraction=Y),
-    )
-    assert first.interpolate(second, 2.0).aux["variance_fraction"] is Y
+def test_score_and_from_x0() -> None:
+    close(PAIR.score, -Y / 0.6)
+    close(Estimate.from_x0(0.8 * X + 0.6 * Y, PAIR.level, X).eps, Y)
+    with pytest.raises(LevelError, match="undefined"):
+        Estimate(Level(1.0, 0.0), X, Y).score  # noqa: B018
 
 
-def test_telling_more_keeps_what_was_told() -> None:
-    said = both((0.5, 1.0, 0.2, 1.0))[0].with_aux(variance_fraction=X)
-    more = said.at_level(Level(1.6, 1.2)).with_aux(width=Y)
+@pytest.mark.parametrize("weight", [2.5, torch.tensor([0.3, 2.0], dtype=F64)])
+def test_interpolate_takes_level_and_aux_of_the_second(weight: Scalar) -> None:
+    first, second = PAIR.with_aux(variance_fraction=X), Estimate(Level(1.6, 1.2), Z, X, {"variance_fraction": Y})
+    w = weight[:, None] if isinstance(weight, Tensor) else weight
+    got = first.interpolate(second, weight)
+    close(got.x0, (1 - w) * X + w * Z)
+    close(got.eps, (1 - w) * Y + w * X)
+    assert got.level == second.level
+    assert got.aux["variance_fraction"] is Y
+
+
+def test_with_x0_keeps_x() -> None:
+    changed = PAIR.with_x0(Z)
+    assert changed.x0 is Z
+    close(0.8 * Z + 0.6 * changed.eps, 0.8 * X + 0.6 * Y)
+
+
+def test_with_aux_adds_to_the_known_entries() -> None:
+    more = PAIR.with_aux(variance_fraction=X).at_level(Level(1.6, 1.2)).with_aux(width=Y)
     assert more.level == Level(1.6, 1.2)
     assert more.aux["variance_fraction"] is X
     assert more.aux["width"] is Y
-    assert said.level == Level(0.8, 0.6)
-    assert "width" not in said.aux
-    close(more.x0, said.x0)
-    close(more.eps, said.eps)
+    assert (more.x0, more.eps) == (X, Y)
+    assert PAIR.level == Level(0.8, 0.6)
+    assert not PAIR.aux
 
 
-def test_the_pair_cannot_be_assigned() -> None:
-    said = both((0.5, 1.0, 0.2, 1.0))[0]
-    with pytest.raises(AttributeError):
-        said.x0 = X  # type: ignore[misc]
+def test_is_immutable_picklable_copyable_and_short() -> None:
+    estimate = PAIR.with_aux(variance_fraction=Z)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        estimate.x0 = X  # type: ignore[misc]
+    pickled = pickle.loads(pickle.dumps(estimate))  # noqa: S301
+    for same in (pickled, copy.copy(estimate), copy.deepcopy(estimate)):
+        assert torch.equal(same.x0, X)
+        assert torch.equal(same.eps, Y)
+        assert torch.equal(same.aux["variance_fraction"], Z)
+        assert same.level == estimate.level
+    assert repr(estimate) == "Estimate(Level(alpha=0.8, sigma=0.6), x0 and eps (2, 3), variance_fraction)"
 
 
 class Operations(TorchDispatchMode):
-    """Counts what is computed."""
+    """Counts the tensor operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,62 +112,79 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Answer(Network):
-    """Says the same, for nothing."""
+class Constant(nn.Module):
+    """Returns Y without an operation."""
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         return Y
 
 
-def test_x0_is_computed_once() -> None:
-    said = both((1.25, -0.75, 0.0, 1.0))[0]
-    with Operations() as decoding:
-        said.x0, said.x0, said.eps, said.eps  # noqa: B018
-    assert decoding.count == 2
-
-
 @pytest.mark.parametrize("name", ["ddim", "straight"])
-def test_a_step_is_two_operations_and_telling_the_time(name: str) -> None:
-    """On levels that are equal to known ones, too."""
-    model, sampler = Model(Answer(), Eps(), Linear()), build("sampler", name)
-    for _ in range(2):
-        t, s = Trailing().levels(Linear(), 10)[:2]
-        with torch.no_grad(), Operations() as step:
-            sampler.step(model, X, t, s, None, torch.zeros_like)
-        assert step.count == 3
+def test_a_first_order_step_takes_five_operations(name: str) -> None:
+    """c_noise, two to decode x0, two to step."""
+    model, sampler = Model(Constant(), Eps(), Linear()), build("sampler", name)
+    t, s = Trailing().levels(Linear(), 10)[:2]
+    with torch.no_grad(), Operations() as step:
+        sampler.step(model, X, t, s, None, torch.zeros_like)
+    assert step.count == 5
 
 
-def test_guidance_mixes_one_tensor() -> None:
-    model, level = Model(Answer(), Eps(), Linear()), Linear().level(500.0)
-    with torch.no_grad():
-        first, second = model(X, level), model(X, level)
-        with Operations() as mixing:
-            first.interpolate(second, 3.0)
-    assert mixing.count == 2
+def test_changes_in_place_do_not_reach_an_estimate() -> None:
+    model, level, x = Model(Constant(), Eps(), Linear()), Linear().level(500.0), X.clone()
+    estimate = model(x, level)
+    before = estimate.x0.clone()
+    x.zero_()
+    assert torch.equal(estimate.x0, before)
 
 
-def test_gradients_do_not_depend_on_who_reads_first() -> None:
+class Learned(nn.Module, Schedule):
+    """sigma / alpha = scale t with a trained `scale`."""
+
+    t_clean, t_noise = 0.001, 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0, dtype=F64), requires_grad=False)
+
+    def level(self, t: Scalar) -> Level:
+        angle = scalar.atan2(float(self.scale) * t, 1.0)
+        return Level(scalar.cos(angle), scalar.sin(angle))
+
+    def time(self, level: Level) -> Scalar:
+        return level.ratio / float(self.scale)
+
+
+def test_a_learned_schedule_is_never_stale() -> None:
+    schedule, network, level = Learned(), Constant(), Level(0.8, 0.4)
+    seen: list[Tensor] = []
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
+    model = Model(network, Eps(), schedule)
+    model(X, level)
+    schedule.scale.fill_(2.0)
+    model(X, level)
+    torch.testing.assert_close(seen[0], torch.full((2,), 1000 * 0.499 / 0.999))
+    torch.testing.assert_close(seen[1], torch.full((2,), 1000 * 0.249 / 0.999))
+
+
+def test_gradients_of_both_parts() -> None:
     x = X.clone().requires_grad_()
-    estimate = Model(Answer(), Eps(), Linear())(x, Linear().level(500.0))
-    with torch.no_grad():
-        estimate.x0, estimate.eps  # noqa: B018
+    level = Linear().level(500.0)
+    estimate = Model(Constant(), Eps(), Linear())(x, level)
     (gradient,) = torch.autograd.grad(estimate.x0.sum(), x)
-    close(gradient, torch.full_like(X, 1.0 / float(Linear().level(500.0).alpha)))
+    close(gradient, torch.full_like(X, 1.0 / float(level.alpha)))
     with torch.no_grad():
-        silent = Model(Answer(), Eps(), Linear())(x, Linear().level(500.0))
-    assert not silent.x0.requires_grad
+        assert not Model(Constant(), Eps(), Linear())(x, level).x0.requires_grad
 
 
 def test_types_are_promoted_as_torch_does() -> None:
     level = Level(0.8, 0.6)
-    with torch.no_grad():
-        assert Eps().decode(Y.bfloat16(), X.float(), level).x0.dtype == torch.float32
-        assert Eps().decode(Y.float(), X, level).step_to(Level(0.9, 0.4)).dtype == F64
+    assert Eps().decode(Y.bfloat16(), X.float(), level).x0.dtype == torch.float32
+    assert Eps().decode(Y.float(), X, level).step_to(Level(0.9, 0.4)).dtype == F64
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected")
+@pytest.mark.filterwarnings("ignore:Dynamo (detected|does not know):UserWarning")
 def test_a_model_may_be_transformed_copied_and_compiled() -> None:
-    model, level = Model(Answer(), Eps(), Linear()), Linear().level(500.0)
+    model, level = Model(Constant(), Eps(), Linear()), Linear().level(500.0)
     want = model(X, level).x0
     torch.func.grad(lambda x: model(x, level).x0.sum())(X)
     close(copy.deepcopy(model)(X, level).x0, want)
@@ -164,7 +192,7 @@ def test_a_model_may_be_transformed_copied_and_compiled() -> None:
 
 
 def test_watching_changes_nothing() -> None:
-    model, levels = Model(Answer(), Eps(), Linear()), Trailing().levels(Linear(), 5)
+    model, levels = Model(Constant(), Eps(), Linear()), Trailing().levels(Linear(), 5)
     steps: list[StepInfo] = []
     seen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)), on_step=steps.append)
     unseen = sample(model, Ancestral(), levels, X, noise=SampleNoise(0, range(2)))

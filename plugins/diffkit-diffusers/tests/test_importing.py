@@ -10,9 +10,8 @@ import pytest
 import torch
 from diffkit_diffusers.importing import export_run, import_folder
 
-from diffkit import open_run, run
+from diffkit import DataError, RecipeError, UsageError, open_run, run
 from diffkit.cli.main import main
-from diffkit.errors import DataError, RecipeError, UsageError
 
 TINY = {
     "sample_size": 8,

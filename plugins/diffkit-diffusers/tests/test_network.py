@@ -13,9 +13,8 @@ from diffkit_diffusers.network import TINY, Diffusers
 from diffkit_diffusers.scaled_time import ScaledTime
 from diffkit_diffusers.unet import DiffusersUNet
 
-from diffkit import Shape, build, load_recipe
+from diffkit import RecipeError, Shape, UsageError, build, load_recipe
 from diffkit.ddpm.unet import UNet
-from diffkit.errors import RecipeError, UsageError
 
 PLAIN, LABELLED = Shape(1, 1, (8, 8)), Shape(1, 2, (8, 8), 4)
 DIT = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "patch_size": 2, "norm_num_groups": 1}

@@ -16,8 +16,7 @@ from diffkit_diffusers.convert_worker import tensors_of
 from diffkit_diffusers.openai import Heads, openai_weights, shown
 from torch import Tensor
 
-from diffkit import Shape, build
-from diffkit.errors import CheckpointError, UsageError
+from diffkit import CheckpointError, Shape, UsageError, build
 
 GOLDEN = Path(__file__).parent / "golden"
 _spec = importlib.util.spec_from_file_location("formulas", GOLDEN / "formulas.py")

@@ -13,8 +13,7 @@ from diffkit_diffusers.sampler import Diffusers
 from diffkit_diffusers.schedulers import SCHEDULERS
 from torch import Tensor
 
-from diffkit import Level, LevelError, SampleNoise, build, sample
-from diffkit.errors import RecipeError
+from diffkit import Level, LevelError, RecipeError, SampleNoise, build, sample
 from diffkit.testing import GaussianOracle, MixtureOracle
 
 F64 = torch.float64

@@ -10,9 +10,8 @@ import torch
 from diffkit_diffusers.unet_config import config_of, options_of, read_config
 from diffkit_diffusers.weights import diffusers_weights, unet_weights
 
-from diffkit import Shape
+from diffkit import CheckpointError, Shape, UsageError
 from diffkit.ddpm.unet import UNet
-from diffkit.errors import CheckpointError, UsageError
 
 CIFAR10 = {  # google/ddpm-cifar10-32
     "sample_size": 32,

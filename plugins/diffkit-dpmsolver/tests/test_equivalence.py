@@ -161,7 +161,7 @@ def test_eta_scales_the_standard_deviation(eta: float) -> None:
 
 def test_eta_beyond_what_keeps_the_marginal_is_refused() -> None:
     levels = logsnr_levels(3)
-    with pytest.raises(LevelError, match="add less noise"):
+    with pytest.raises(LevelError, match="adds less noise"):
         sample(MIXTURE, DPMpp2M(eta=3.0), levels, X)
 
 

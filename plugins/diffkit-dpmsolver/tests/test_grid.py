@@ -11,9 +11,8 @@ from diffkit_dpmsolver.grid import UniformLogSNR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffkit import Level, LevelError, Schedule, scalar
+from diffkit import Level, LevelError, Scalar, Schedule, scalar
 from diffkit.ddpm.schedule import Linear
-from diffkit.scalar import Scalar
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from diffkit_edm.augmentation import EDM, LABELS
 from torch import Tensor
 
-from diffkit.errors import DataError
+from diffkit import DataError
 
 OFF: dict[str, Any] = {"x_flip": False, "y_flip": False, "scale": 0.0, "rotate": 0.0, "stretch": 0.0, "translate": 0.0}
 

@@ -16,14 +16,13 @@ from diffkit_flow.schedule import Rectified
 from diffkit_flow.times import LogitNormal
 from torch import Tensor
 
-from diffkit import Model, Network, RandomStreams, sample
+from diffkit import DataError, Model, Network, RandomStreams, UsageError, sample
 from diffkit.basics.grid import Trailing
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.sampler import Ancestral
 from diffkit.ddpm.schedule import Linear
 from diffkit.ddpm.weighting import SNR
-from diffkit.errors import DataError, UsageError
 from diffkit.testing import GaussianOracle
 
 F64 = torch.float64

@@ -22,7 +22,9 @@ from diffkit import (
     Level,
     Model,
     Network,
+    Part,
     RandomStreams,
+    Scalar,
     Schedule,
     Times,
     Weighting,
@@ -30,12 +32,10 @@ from diffkit import (
     transition,
 )
 from diffkit.basics.grid import Trailing
-from diffkit.data import Part
 from diffkit.ddpm.objective import VLB, Simple
 from diffkit.ddpm.parameterization import X0, Eps, Mu
 from diffkit.ddpm.sampler import Ancestral
 from diffkit.ddpm.schedule import Linear
-from diffkit.scalar import Scalar
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "improved-diffusion.json").read_text(encoding="utf-8"))
 TIMES = torch.tensor([1, 2, 3, 10, 25, 49, 50])

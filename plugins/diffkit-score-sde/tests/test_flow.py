@@ -15,9 +15,8 @@ from diffkit_score_sde.solver import Array, solve
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from diffkit import Estimate, Level, Schedule, sample
+from diffkit import DivergedError, Estimate, Level, Schedule, sample
 from diffkit.basics.grid import Trailing
-from diffkit.errors import DivergedError
 from diffkit.testing import GaussianOracle, MixtureOracle
 from diffkit.testing.fixtures import RECTIFIED, WAVY, gaussian, mixture
 

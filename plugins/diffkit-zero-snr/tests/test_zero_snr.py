@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Guidance, Level, Schedule, Shape, load_recipe, sample
+from diffkit import Denoiser, Estimate, Guidance, Level, RecipeError, Schedule, Shape, load_recipe, sample
 from diffkit.basics.grid import Trailing
 from diffkit.basics.guidance import ClassifierFree
 from diffkit.ddpm.sampler import Ancestral
 from diffkit.ddpm.schedule import Linear, ScaledLinear
-from diffkit.errors import RecipeError
 from diffkit.testing import GaussianOracle
 from diffkit.testing.fixtures import TRIG
 

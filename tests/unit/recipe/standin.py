@@ -24,7 +24,7 @@ from diffkit.objective import Objective
 from diffkit.parameterization import Parameterization
 from diffkit.sampler import Sampler
 from diffkit.schedule import Discrete, Schedule
-from diffkit.times import UNIFORM, Times
+from diffkit.times import UNIFORM_TIMES, Times
 
 NAMES = {
     "schedule": {"straight": "Straight", "zero": "Zero", "greedy": "Greedy"},
@@ -197,7 +197,7 @@ class NullGuided(Guidance):
 class Plain(Objective):
     """Takes times, and no weighting."""
 
-    times: Times = UNIFORM
+    times: Times = UNIFORM_TIMES
     needs = ()
 
     def __call__(self, model: Any, x0: Tensor, noise: Any, *, ema: Any = None, **cond: Tensor) -> Any:

@@ -8,8 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler, transition
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, Noise, Sampler, transition
 
 
 @dataclass(frozen=True)

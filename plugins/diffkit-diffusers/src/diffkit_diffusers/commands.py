@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffkit.errors import UsageError
+from diffkit import UsageError
 
 PLACE = click.Path(path_type=Path)
 overrides = click.option(

@@ -14,8 +14,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffkit import Run, load_recipe
-from diffkit.errors import UsageError
+from diffkit import Run, UsageError, load_recipe
 from diffkit.runs import adopt
 
 from .openai import Heads, openai_weights, shown

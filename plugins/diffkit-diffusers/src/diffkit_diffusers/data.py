@@ -7,9 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffkit import Data, DataSpec, Split
-from diffkit.data import Part
-from diffkit.errors import DataError
+from diffkit import Data, DataError, DataSpec, Part, Split
 
 Positive = Annotated[int, Field(ge=1)]
 

@@ -12,8 +12,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from diffkit import Network, Shape
-from diffkit.errors import RecipeError
+from diffkit import Network, RecipeError, Shape
 
 from .folder import open_folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diffkit.errors import CheckpointError, UsageError
+from diffkit import CheckpointError, UsageError
 
 
 def inexpressible(message: str, *, fix: str | None = None, notes: Sequence[str] = ()) -> UsageError:

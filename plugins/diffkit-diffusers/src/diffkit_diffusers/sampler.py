@@ -15,8 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Level, LevelError, Sampler
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, LevelError, Noise, Sampler
 
 from .schedulers import SCHEDULERS, Space, Wrapped
 

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Level, Sampler
-from diffkit.sampler import Noise
-
-REMEMBERED = 8192
-"""Steps whose factors are kept: every batch on a grid takes the same ones."""
+from diffkit import Denoiser, Estimate, Level, Noise, Sampler, attribute
 
 
 class Step(NamedTuple):
@@ -24,9 +18,16 @@ class Step(NamedTuple):
     factors: Sequence[float]
     rho: float = 0.0
 
+    def mean(self, x: Tensor, outputs: tuple[Tensor, ...]) -> Tensor:
+        """Compute the sum without its noise, in a new tensor."""
+        moved = x * self.keep
+        for factor, output in zip(self.factors, outputs):
+            moved.add_(output, alpha=factor)
+        return moved
+
 
 class Memory(NamedTuple):
-    """The state that the last step began with, corrected, and the outputs known there, the newest first."""
+    """The corrected state before the last step, and the outputs known there, the newest first."""
 
     x: Tensor
     levels: tuple[Level, ...]
@@ -34,24 +35,32 @@ class Memory(NamedTuple):
 
 
 class Multistep(Sampler[Memory]):
-    """x_s = keep x_t + sum_i factors_i outputs_i + rho z. Implement `factors`, in a frozen dataclass.
+    """x_s = keep x_t + sum_i factors_i outputs_i + rho z, with one evaluation per step. Implement `factors`."""
 
-    One evaluation a step. `remembers` is how many outputs a step is made from at most; what `factors` says is
-    remembered by the options and the levels.
-    """
-
-    remembers: int = 1
+    @attribute
+    def remembers(self) -> int:
+        """The number of outputs that a step uses at most; default 1."""
+        return 1
 
     @abstractmethod
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
-        """The step from t to s with the outputs at `levels`, among which may be s."""
+        """Return the step from t to s that uses the outputs at `levels`, which may include s.
+
+        Args:
+            t: The level before the step.
+            s: The level after the step.
+            levels: Levels of the known outputs, the newest first.
+
+        Returns:
+            The coefficients of the step.
+        """
 
     def output(self, estimate: Estimate) -> Tensor:
-        """What is kept of an estimate: x0."""
+        """Return what is kept of an estimate: x0."""
         return estimate.x0
 
     def corrects(self, before: Level, t: Level, s: Level) -> bool:
-        """Whether the step from `before` to t is repeated, with the output at t, ahead of the one to s."""
+        """Whether the step from `before` to t is repeated with the output at t before the step to s; default False."""
         return False
 
     def step(
@@ -60,39 +69,10 @@ class Multistep(Sampler[Memory]):
         before = state or Memory(x, (), ())
         levels = (t, *before.levels)
         outputs = (self.output(denoise(x, t)), *before.outputs)
-        correction, step = _plan(self, s, levels)
-        if correction is not None:
-            x = correction(before.x, outputs)
-        moved = step(x, outputs)
+        if before.levels and self.corrects(before.levels[0], t, s):
+            x = self.factors(before.levels[0], t, levels).mean(before.x, outputs)
+        step = self.factors(t, s, levels[: self.remembers])
+        moved = step.mean(x, outputs)
         if step.rho:
             moved.add_(noise(x), alpha=step.rho)
         return moved, Memory(x, levels[: self.remembers], outputs[: self.remembers])
-
-
-class _Sum(NamedTuple):
-    """A step made ready: a factor that is a tensor already need not become one at each multiplication."""
-
-    keep: Tensor
-    factors: Sequence[float]
-    rho: float
-
-    def __call__(self, x: Tensor, outputs: tuple[Tensor, ...]) -> Tensor:
-        """The sum without its noise, in a new tensor."""
-        moved = x * self.keep
-        for factor, output in zip(self.factors, outputs):
-            moved.add_(output, alpha=factor)
-        return moved
-
-
-@lru_cache(maxsize=REMEMBERED)
-def _plan(method: Multistep, s: Level, levels: tuple[Level, ...]) -> tuple[_Sum | None, _Sum]:
-    """The correction of the step from levels[1] to levels[0], where there is one, and the step from levels[0] to s."""
-
-    def ready(start: Level, end: Level, known: tuple[Level, ...]) -> _Sum:
-        keep, factors, rho = method.factors(start, end, known)
-        with torch.inference_mode(False):  # it outlives the mode and the default device of this call
-            return _Sum(torch.tensor(keep, dtype=torch.float64, device="cpu"), factors, rho)
-
-    t = levels[0]
-    corrects = len(levels) > 1 and method.corrects(levels[1], t, s)
-    return ready(levels[1], t, levels) if corrects else None, ready(t, s, levels[: method.remembers])

@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler, scalar, transition
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, Noise, Sampler, scalar, transition
 
 
 @dataclass(frozen=True)

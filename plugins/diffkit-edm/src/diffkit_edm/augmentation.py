@@ -11,10 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as fn
 
-from diffkit import Augmentation
-from diffkit.data import Cond
-from diffkit.errors import DataError
-from diffkit.times import normal_quantile
+from diffkit import Augmentation, Cond, DataError, normal_quantile
 
 Strength = Annotated[float, Field(ge=0)]
 LABELS = 9

@@ -10,8 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Level
-from diffkit.sampler import Noise
+from diffkit import Level, Noise
 
 NonNegative = Annotated[float, Field(ge=0)]
 MOST = math.sqrt(2.0) - 1.0

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffkit import Level, Parameterization, scalar
-from diffkit.scalar import Scalar
+from diffkit import Level, Parameterization, Scalar, scalar
 
 
 @dataclass(frozen=True)

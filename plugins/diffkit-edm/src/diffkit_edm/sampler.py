@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit import CHARTS, Chart, Denoiser, Level, Sampler
-from diffkit.sampler import Noise
+from diffkit import CHARTS, Chart, Denoiser, Level, Noise, Sampler
 
 from .churn import Churn, NonNegative, Plan
 

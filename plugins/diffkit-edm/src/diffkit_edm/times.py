@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Level, Schedule, Times
-from diffkit.times import nearest, normal_quantile
+from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 
 @dataclass(frozen=True)
@@ -26,4 +25,4 @@ class LogNormal(Times):
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         sigma = torch.exp(self.p_mean + self.p_std * normal_quantile(uniform))
         time = schedule.time(Level(torch.ones_like(sigma), sigma))
-        return nearest(torch.as_tensor(time), schedule)
+        return nearest_time(torch.as_tensor(time), schedule)

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffkit import Level, Weighting, scalar
-from diffkit.scalar import Scalar
+from diffkit import Level, Scalar, Weighting, scalar
 
 
 @dataclass(frozen=True)

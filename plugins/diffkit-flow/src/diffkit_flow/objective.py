@@ -8,10 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit import Loss, Model, Objective, RandomStreams, Times, Weighting
-from diffkit.errors import DataError
-from diffkit.level import broadcast
-from diffkit.times import UNIFORM
+from diffkit import UNIFORM_TIMES, DataError, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast
 
 from .coupling import optimal
 
@@ -32,7 +29,7 @@ class FlowMatching(Objective):
 
     coupling: Literal["independent", "optimal", "pairs"] = "independent"
     weighting: Weighting | None = None
-    times: Times = UNIFORM
+    times: Times = UNIFORM_TIMES
 
     def __call__(
         self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor

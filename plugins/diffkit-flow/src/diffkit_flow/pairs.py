@@ -15,9 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffkit import Data, DataSpec, Denoiser, InMemorySplit, Level, SampleNoise, Sampler, Split, sample
-from diffkit.data import Part
-from diffkit.errors import DataError, UsageError
+from diffkit import (
+    Data,
+    DataError,
+    DataSpec,
+    Denoiser,
+    InMemorySplit,
+    Level,
+    Part,
+    SampleNoise,
+    Sampler,
+    Split,
+    UsageError,
+    sample,
+)
 
 
 def make_pairs(

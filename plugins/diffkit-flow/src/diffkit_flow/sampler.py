@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, Noise, Sampler
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diffkit import Level, Schedule
-from diffkit.scalar import Scalar
+from diffkit import Level, Scalar, Schedule
 
 
 @dataclass(frozen=True)

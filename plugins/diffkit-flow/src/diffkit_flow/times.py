@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Level, Schedule, Times
-from diffkit.times import nearest, normal_quantile
+from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 
 @dataclass(frozen=True)
@@ -27,4 +26,4 @@ class LogitNormal(Times):
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
         logit = self.mean + self.std * normal_quantile(uniform)
         level = Level(torch.sigmoid(-logit), torch.sigmoid(logit))
-        return nearest(torch.as_tensor(schedule.time(level)), schedule)
+        return nearest_time(torch.as_tensor(schedule.time(level)), schedule)

@@ -9,10 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Data, Loss, Model, Objective, RandomStreams, Times, Weighting
-from diffkit.ddpm.bound import LOG_2, term
-from diffkit.level import broadcast
-from diffkit.times import UNIFORM
+from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast
+from diffkit.bound import LOG_2, term
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Hybrid(Objective):
     data: Data
     scale: Annotated[float, Field(ge=0)] = 0.001
     weighting: Weighting | None = None
-    times: Times = UNIFORM
+    times: Times = UNIFORM_TIMES
     discrete_only = True
     needs = ("variance_fraction",)
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from diffkit import Estimate, Level, Parameterization, build
-from diffkit.scalar import Scalar
+from diffkit import Estimate, Level, Parameterization, Scalar, build
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, Noise, Sampler
 
 from .sampler import ReverseDiffusion
 

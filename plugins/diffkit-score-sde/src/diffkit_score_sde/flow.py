@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import ANGLE, Denoiser, Level, Sampler
-from diffkit.sampler import Noise
+from diffkit import ANGLE, Denoiser, Level, Noise, Sampler
 
 from .solver import Array, Method, solve
 

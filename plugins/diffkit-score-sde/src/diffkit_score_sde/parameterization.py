@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffkit import Level, LevelError, Parameterization
-from diffkit.scalar import Scalar
+from diffkit import Level, LevelError, Parameterization, Scalar
 
 
 @dataclass(frozen=True)

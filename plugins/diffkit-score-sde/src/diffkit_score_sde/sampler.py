@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler, scalar, transition
-from diffkit.sampler import Noise
+from diffkit import Denoiser, Level, Noise, Sampler, scalar, transition
 
 EXPLICIT = "the drift is taken at the noisier level, in the scale of x, as in the paper; exact only where alpha rests"
 EXEMPT = {"rescaling": EXPLICIT, "shift": EXPLICIT, "point-mass-law": EXPLICIT}

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Level, Schedule, scalar
-from diffkit.scalar import Scalar
+from diffkit import Level, Scalar, Schedule, scalar
 
 Positive = Annotated[float, Field(gt=0)]
 CleanTime = Annotated[float, Field(ge=0, lt=1)]

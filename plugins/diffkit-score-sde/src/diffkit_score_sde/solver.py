@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 
-from diffkit.errors import DivergedError
+from diffkit import DivergedError
 
 Array = NDArray[np.float64]
 Field = Callable[[Array, Array], Array]

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffkit import scalar, transition
-from diffkit.denoiser import Denoiser
-from diffkit.estimate import Estimate
-from diffkit.level import Level, broadcast
-from diffkit.noise import RandomStreams
-from diffkit.scalar import Scalar
-from diffkit.schedule import Schedule
+from . import scalar, transition
+from .denoiser import Denoiser
+from .estimate import Estimate
+from .level import Level, broadcast
+from .noise import RandomStreams
+from .scalar import Scalar
+from .schedule import Schedule
 
 Variance = Literal["small", "large", "learned"]
 LOG_2PI = math.log(2.0 * math.pi)

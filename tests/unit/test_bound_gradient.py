@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffkit import Discrete
-from diffkit.ddpm.bound import term
+from diffkit.bound import term
 from diffkit.ddpm.parameterization import Eps
 
 
