@@ -22,20 +22,20 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
 
     found = inspect(RunDirectory.open(run).checkpoints, contents=verify)
     rows: list[dict[str, Any]] = [
-        {"step": s.step, "bytes": s.bytes, "state": "damaged" if s.fault else "whole" if verify else "complete"}
-        | ({"fault": s.fault} if s.fault else {})
+        {"step": s.step, "bytes": s.bytes, "state": "damaged" if s.damage else "whole" if verify else "complete"}
+        | ({"damage": s.damage} if s.damage else {})
         for s in found
     ]
     if as_json:
         say_json(rows)
     elif rows:
         table(
-            [[str(r["step"]), f"{r['bytes'] / 1e6:.1f} MB", str(r["state"]), str(r.get("fault", ""))] for r in rows],
-            ["step", "size", "state", "fault"],
+            [[str(r["step"]), f"{r['bytes'] / 1e6:.1f} MB", str(r["state"]), str(r.get("damage", ""))] for r in rows],
+            ["step", "size", "state", "damage"],
         )
     else:
         say("no checkpoint")
-    damaged = [s for s in found if s.fault]
+    damaged = [s for s in found if s.damage]
     if damaged:
         raise CheckpointError(
             f"{len(damaged)} of {len(found)} checkpoints are damaged",

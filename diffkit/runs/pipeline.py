@@ -168,7 +168,7 @@ def _sampling_needs(assembly: Assembly) -> str:
 
 def _tell(name: str, fields: Mapping[str, Any]) -> None:
     """Warn of what went wrong without ending the run."""
-    if name == "fault" or name.endswith("-failed"):
+    if name == "damaged-checkpoint" or name.endswith("-failed"):
         at = f" (step {fields['step']})" if "step" in fields else ""
         _say(f"warning: {name}{at}: {fields.get('reason')}")
 

@@ -1,13 +1,15 @@
-"""Checkpoints: saved so that a crash at any moment loses none, loaded so that damage is found and never trusted.
+"""Checkpoints: save so that a crash at any moment loses none, and load so that damage is found and never used.
 
-Saving writes a temporary sibling, syncs each file, the manifest last, syncs, renames, syncs the parent, reads
-everything back, and only then removes old ones. Loading goes from the newest to the oldest and takes the first that
-is whole. Tensors are safetensors, everything else is JSON; nothing in a checkpoint is ever executed.
+`CheckpointStore.save` writes a temporary directory, syncs each file and the manifest last, renames it, syncs the
+parent, verifies every byte, and only then removes old checkpoints. `CheckpointStore.load` tries the newest checkpoint
+first and returns the first undamaged one. Tensors are safetensors, everything else is JSON, so nothing in a
+checkpoint is executed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import uuid
@@ -17,38 +19,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from ..errors import CheckpointError, ResourceError
 from . import atomic
-from .atomic import fault
+from .atomic import damaged_file
 from .manifest import (
-    LEAST,
     MANIFEST,
-    MAX_STATE,
+    MAX_STATE_BYTES,
+    MIN_KEPT,
     STATE,
     Candidate,
+    FileDigest,
     Manifest,
-    Stamp,
+    TensorInfo,
     candidates,
-    check_digest,
     directory_name,
     group_file,
+    read_header,
     read_manifest,
-    superfluous,
+    removable_steps,
     verify,
     verify_file,
 )
-from .tensor_files import Shapes, Tensors, read_tensors, write_tensors
 
+Tensors = Mapping[str, Tensor]
+Shapes = Mapping[str, Tensor | tuple[int, ...]]
 Expected = Mapping[str, Shapes | None]
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 _STALE = re.compile(r"\.(tmp|old)-(step-\d{8,18})-[0-9a-f]{32}")
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-class SaveFailed(ResourceError):  # noqa: N818 - it says what happened
-    """A checkpoint could not be written; every older one is untouched, so training may go on and try again."""
+class SaveFailed(ResourceError):  # noqa: N818 - the name of an outcome
+    """A checkpoint was not written. Every older checkpoint is intact, so training can continue and try again."""
 
     code = "DK410"
 
@@ -65,24 +83,30 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in `directory`; `keep` >= 2 whole ones stay.
+    """The checkpoints of one run.
 
-    `on_event(name, fields)` is told of `save`, `fault` (one that was passed over, and why) and `rotate`. Reading needs
-    nothing; whoever saves or cleans must hold the lock of the run directory.
+    Reading needs no lock. A process that saves or cleans must hold the `RunLock` of the run directory.
+
+    Args:
+        directory: the `checkpoints/` directory of the run; it may be missing.
+        keep: the number of undamaged checkpoints to keep, at least 2. Default: 3.
+        on_event: called with a name and fields: `save`, `damaged-checkpoint` (step and reason), `rotate`, and
+            `remove-failed`. Default: no call.
     """
 
     def __init__(self, directory: Path, keep: int = 3, on_event: OnEvent | None = None) -> None:
-        if keep < LEAST:
-            raise ValueError(f"keep must be at least {LEAST}, not {keep}")
+        if keep < MIN_KEPT:
+            raise ValueError(f"keep must be at least {MIN_KEPT}, not {keep}")
         self.directory = Path(directory)
         self.keep = keep
         self._on_event = on_event or (lambda name, fields: None)
-        self._whole: dict[int, bool] = {}
+        self._undamaged: dict[int, bool] = {}
 
     def clean(self) -> None:
-        """Remove what a crash left half-written, and put back what it left half-replaced. Call it once, at the start.
+        """Remove half-written checkpoints after a crash, and restore a half-replaced one. Call it once at the start.
 
-        Raises: ResourceError where the directory cannot be written.
+        Raises:
+            ResourceError: the directory cannot be written.
         """
         try:
             for path in self.directory.iterdir() if self.directory.is_dir() else ():
@@ -104,11 +128,22 @@ class CheckpointStore:
         meta: Mapping[str, Any],
         protect: Collection[int] = (),
     ) -> Path:
-        """Write the checkpoint of `step` and return its directory, once it is on the disk and was read back whole.
+        """Write and verify the checkpoint of `step`, then remove old checkpoints.
 
-        `tensors` maps a group (network, ema-0.999, optimizer, ...) to its named tensors; `state` is JSON; `meta` goes
-        to the manifest (recipe hash, versions); the checkpoints of the steps in `protect` are not rotated away.
-        Raises: SaveFailed where the disk is full or fails: then nothing older was touched.
+        Args:
+            step: the step; an existing checkpoint of this step is replaced.
+            tensors: named tensors by group (network, ema-0.999, optimizer, ...). Tensors that share memory are
+                written separately.
+            state: a JSON object.
+            meta: a JSON object for the manifest (recipe hash, versions).
+            protect: steps whose checkpoints are not removed. Default: none.
+
+        Returns:
+            The directory of the checkpoint.
+
+        Raises:
+            SaveFailed: the disk is full or failed. No older checkpoint was changed.
+            ValueError: a type of a tensor or a value of `state` or `meta` cannot be stored.
         """
         final = self.directory / directory_name(step)
         temporary = self.directory / f".tmp-{final.name}-{uuid.uuid4().hex}"
@@ -121,11 +156,11 @@ class CheckpointStore:
         except (OSError, CheckpointError) as error:
             raise SaveFailed(
                 f"the checkpoint of step {step} was not saved: {error}",
-                fix="free some space; every older checkpoint is intact",
+                fix="free some disk space; every older checkpoint is intact",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._whole[step] = True
+        self._undamaged[step] = True
         self._on_event("save", {"step": step, "bytes": manifest.size})
         self._rotate({step, *protect})
         return final
@@ -138,26 +173,33 @@ class CheckpointStore:
         state: Mapping[str, Any] | None = None,
         must: bool = False,
     ) -> Checkpoint | None:
-        """The newest whole checkpoint, or None where there is none of any kind and `must` is not set.
+        """Return the newest undamaged checkpoint; each damaged one is reported as a `damaged-checkpoint` event.
 
-        `expected` maps each group that is wanted to its tensors, real ones or shapes (None: whatever it holds); they
-        are compared with the headers before anything is read. Without it every group is read. `state` is an example:
-        what it has must be there, of the same JSON types. Each checkpoint that is passed over is reported to
-        `on_event` as a `fault`.
-        Raises: CheckpointError where candidates exist and none loads, or where none exists and `must` is set.
+        Args:
+            expected: the groups to read. Each maps to its tensors or shapes, which are compared with the headers
+                before data is read, or to None for any content. Default: all groups, any content.
+            device: the device of the tensors. Default: "cpu".
+            state: an example of the state; see `validate_state`. Default: any state.
+            must: raise if there is no checkpoint at all. Default: False.
+
+        Returns:
+            The checkpoint; None if there is none at all and `must` is False.
+
+        Raises:
+            CheckpointError: checkpoints exist and none can be loaded, or none exists and `must` is True.
         """
         found = candidates(self.directory)
         reasons = []
         for candidate in found:
             try:
                 checkpoint = read_checkpoint(candidate, expected, device)
-                check_state(checkpoint.state, state or {}, candidate.step)
+                validate_state(checkpoint.state, state or {}, candidate.step)
             except CheckpointError as error:
-                self._whole[candidate.step] = False
+                self._undamaged[candidate.step] = False
                 reasons.append(f"{candidate.path.name}: {error.message}")
-                self._on_event("fault", {"step": candidate.step, "reason": error.message})
+                self._on_event("damaged-checkpoint", {"step": candidate.step, "reason": error.message})
             else:
-                self._whole[candidate.step] = True
+                self._undamaged[candidate.step] = True
                 return checkpoint
         if not reasons and not must:
             return None
@@ -169,20 +211,20 @@ class CheckpointStore:
         )
 
     def preflight(self, tensors: Mapping[str, Tensors]) -> None:
-        """Raise ResourceError unless the disk has room for what is about to be saved: two checkpoints, or one more."""
+        """Raise ResourceError unless the disk has space for two checkpoints of `tensors`, or for one more."""
         one = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
-        needed = one * max(1, LEAST - len(candidates(self.directory)))
+        needed = one * max(1, MIN_KEPT - len(candidates(self.directory)))
         parent = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
         free = shutil.disk_usage(parent).free
         if free < needed:
             raise ResourceError(
-                f"checkpoints need {needed / 1e6:.1f} MB, and {self.directory} has {free / 1e6:.1f} MB free",
+                f"checkpoints need {needed / 1e6:.1f} MB, but {self.directory} has {free / 1e6:.1f} MB free",
                 code="DK411",
-                fix="free some space or choose another --out",
+                fix="free some disk space or choose another --out",
             )
 
     def _publish(self, temporary: Path, final: Path, manifest: Manifest) -> None:
-        """Give a complete temporary its name and read it back; one of the same step is put aside until then."""
+        """Rename a complete temporary directory and verify it; restore a replaced checkpoint if that fails."""
         if not final.exists():
             temporary.rename(final)
             atomic.sync_directory(self.directory)
@@ -204,100 +246,182 @@ class CheckpointStore:
         except CheckpointError:
             return False
 
-    def _rotate(self, protect: Collection[int]) -> None:
+    def _rotate(self, protected: Collection[int]) -> None:
+        """Remove old checkpoints. A rename comes first, so that a half-removed checkpoint is never a candidate."""
         paths = {candidate.step: candidate.path for candidate in candidates(self.directory)}
         removed = []
-        for step in superfluous(paths, self._is_whole, self.keep, protect):
-            grave = paths[step].with_name(f".tmp-{paths[step].name}-{uuid.uuid4().hex}")
+        for step in removable_steps(paths, self._is_undamaged, self.keep, protected):
+            temporary = paths[step].with_name(f".tmp-{paths[step].name}-{uuid.uuid4().hex}")
             try:
-                paths[step].rename(grave)  # one atomic step, so that no half-removed checkpoint is ever a candidate
-                shutil.rmtree(grave)
+                paths[step].rename(temporary)
+                shutil.rmtree(temporary)
             except OSError as error:
-                self._on_event("fault", {"step": step, "reason": f"could not be removed ({error.strerror})"})
+                self._on_event("remove-failed", {"step": step, "reason": error.strerror})
             else:
                 removed.append(step)
         if removed:
             self._on_event("rotate", {"removed": sorted(removed)})
 
-    def _is_whole(self, step: int) -> bool:
-        if step not in self._whole:
+    def _is_undamaged(self, step: int) -> bool:
+        if step not in self._undamaged:
             try:
                 verify(Candidate(self.directory / directory_name(step), step))
             except CheckpointError:
-                self._whole[step] = False
+                self._undamaged[step] = False
             else:
-                self._whole[step] = True
-        return self._whole[step]
+                self._undamaged[step] = True
+        return self._undamaged[step]
 
 
 def read_checkpoint(
     candidate: Candidate, expected: Expected | None = None, device: torch.device | str = "cpu"
 ) -> Checkpoint:
-    """One checkpoint, every byte of it verified; what `expected` names is read, the rest only verified.
+    """Read one checkpoint and verify every byte of it.
 
-    Raises: CheckpointError that names the first fault.
+    Args:
+        candidate: the checkpoint.
+        expected: the groups to read, as `CheckpointStore.load` takes them; the others are verified only.
+        device: the device of the tensors. Default: "cpu".
+
+    Raises:
+        CheckpointError: names the first damaged file.
     """
     try:
         manifest = read_manifest(candidate)
         wanted: Expected = dict.fromkeys(manifest.groups) if expected is None else expected
         for group in wanted:
             if group not in manifest.groups:
-                raise fault(f"there is no group {group!r}; there are: {', '.join(manifest.groups)}")
-        state = atomic.read_bounded(candidate.path / STATE, MAX_STATE)
-        check_digest(hashlib.sha256(state).hexdigest(), STATE, manifest.files[STATE])
+                raise damaged_file(f"group {group!r} is missing; groups: {', '.join(manifest.groups)}")
+        state = atomic.read_bounded(candidate.path / STATE, MAX_STATE_BYTES)
+        manifest.files[STATE].require_content(hashlib.sha256(state).hexdigest(), STATE)
         tensors = {}
         for group in manifest.groups:
-            path, stamp = candidate.path / group_file(group), manifest.files[group_file(group)]
+            path, digest = candidate.path / group_file(group), manifest.files[group_file(group)]
             if group in wanted:
-                tensors[group] = read_tensors(path, stamp, wanted[group], device)
+                named = _read_tensors(path, digest, wanted[group])
+                tensors[group] = {name: tensor.to(device) for name, tensor in named.items()}
             else:
-                verify_file(path, stamp)
+                verify_file(path, digest)
     except OSError as error:
-        raise fault(f"{candidate.path.name} cannot be read ({error.strerror})") from error
+        raise damaged_file(f"{candidate.path.name} cannot be read ({error.strerror})") from error
     return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta)
+
+
+def _read_tensors(path: Path, digest: FileDigest, expected: Shapes | None) -> dict[str, Tensor]:
+    """Read a group of tensors. The bytes that are hashed are the bytes that are used; one extra copy lives meanwhile.
+
+    Shapes and types are compared with `expected` before the data is read, which bounds the memory.
+    """
+    with atomic.open_regular(path) as stream:
+        digest.require_size(stream, path.name)
+        found = read_header(stream, path)[1]
+        _compare(path.name, found, expected)
+        stream.seek(0)
+        try:
+            data = stream.read(digest.bytes)
+            digest.require_content(hashlib.sha256(data).hexdigest(), path.name)
+            tensors: dict[str, Tensor] = load(data)
+        except (MemoryError, SafetensorError) as error:
+            raise damaged_file(f"{path.name} cannot be loaded ({type(error).__name__})") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+            raise damaged_file(f"{path.name}: boolean tensor {name[:80]!r} contains bytes other than 0 and 1")
+    return tensors
+
+
+def _compare(file: str, found: Mapping[str, TensorInfo], expected: Shapes | None) -> None:
+    """Raise CheckpointError unless all types are known, and names, shapes and types are the expected ones."""
+    for name, info in found.items():
+        if info.dtype not in _TYPES.values():
+            raise damaged_file(f"{file}: tensor {name[:80]!r} has the unsupported type {info.dtype}")
+    if expected is None:
+        return
+    if missing := expected.keys() - found.keys():
+        raise damaged_file(f"{file} has no tensor {min(missing)!r}, which the recipe requires")
+    if extra := found.keys() - expected.keys():
+        raise damaged_file(f"{file} has the tensor {min(extra)[:80]!r}, which the recipe does not have")
+    for name, want in expected.items():
+        info = found[name]
+        shape = tuple(want.shape) if isinstance(want, Tensor) else tuple(want)
+        if info.shape != shape:
+            raise damaged_file(f"{file}: tensor {name!r} has shape {info.shape}, but the recipe has {shape}")
+        if isinstance(want, Tensor) and info.dtype != _TYPES.get(want.dtype):
+            raise damaged_file(f"{file}: tensor {name!r} has type {info.dtype}, but the recipe has {want.dtype}")
 
 
 def _write(
     directory: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> Manifest:
-    """Write every file of a checkpoint, the manifest last, all on the disk when this returns."""
+    """Write and sync every file of a checkpoint, the manifest last."""
     directory.mkdir()
-    stamps = {}
-    for group, named in tensors.items():
-        stamps[group_file(group)] = write_tensors(directory / group_file(group), named)
+    files = {group_file(group): _write_tensors(directory / group_file(group), one) for group, one in tensors.items()}
     text = atomic.dump_json(dict(state))
     atomic.write_synced(directory / STATE, text)
-    stamps[STATE] = Stamp(len(text), hashlib.sha256(text).hexdigest())
-    manifest = Manifest(step, stamps, meta)
+    files[STATE] = FileDigest(len(text), hashlib.sha256(text).hexdigest())
+    manifest = Manifest(step, files, meta)
     atomic.write_synced(directory / MANIFEST, manifest.encode())
     atomic.sync_directory(directory)
     return manifest
 
 
-def check_state(state: Mapping[str, Any], example: Mapping[str, Any], step: int) -> None:
-    """A fault unless `state` has all that `example` has, of the same JSON types; a `step` in it must be `step`.
+def _write_tensors(path: Path, tensors: Tensors) -> FileDigest:
+    """Write and sync a safetensors file. The digest is that of the tensors in memory, not of what the disk returns."""
+    separate = _without_shared_memory(tensors)
+    try:
+        save_file(separate, path)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from error
+    with atomic.open_regular(path) as stream:
+        os.fchmod(stream.fileno(), path.parent.stat().st_mode & 0o666)  # the library ignores the umask
+        atomic.sync(stream)
+        header, found = read_header(stream, path)
+    sha256 = hashlib.sha256(header)
+    for name in sorted(found, key=lambda name: found[name].begin):
+        sha256.update(separate[name].reshape(-1).view(torch.uint8).numpy().data)
+    return FileDigest(len(header) + sum(tensor.nbytes for tensor in separate.values()), sha256.hexdigest())
 
-    Integers and other numbers are one type. A mapping that is empty in the example may hold numbers under any name,
-    or null for those that JSON does not have.
+
+def _without_shared_memory(tensors: Tensors) -> dict[str, Tensor]:
+    """Return contiguous CPU tensors; one that shares memory with another is copied, as safetensors requires."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise ValueError(f"tensor {name!r} has type {tensor.dtype}, which a checkpoint does not support")
+        plain = tensor.detach().cpu().contiguous()
+        memory = plain.untyped_storage().data_ptr()
+        separate[name] = plain.clone() if memory in seen else plain
+        seen.add(memory)
+    return separate
+
+
+def validate_state(state: Mapping[str, Any], example: Mapping[str, Any], step: int) -> None:
+    """Raise CheckpointError unless `state` has everything that `example` has, with the same JSON types.
+
+    Args:
+        state: the state of a checkpoint.
+        example: a state with the required names. Integers and floats are one type. A mapping that is empty in the
+            example may hold numbers or null under any name.
+        step: the value that `state["step"]` must have, if the example has a step.
     """
-    _check(state, example, "state")
+    _validate(state, example, "state")
     if "step" in example and state["step"] != step:
-        raise fault(f"state.step is {str(state['step'])[:40]} in a checkpoint of step {step}")
+        raise damaged_file(f"state.step is {str(state['step'])[:40]} in a checkpoint of step {step}")
 
 
-def _check(state: Mapping[str, Any], example: Mapping[str, Any], path: str) -> None:
+def _validate(state: Mapping[str, Any], example: Mapping[str, Any], path: str) -> None:
     for name, want in example.items():
         where = f"{path}.{name}"
         if name not in state:
-            raise fault(f"{where} is missing")
+            raise damaged_file(f"{where} is missing")
         have = state[name]
-        if _kind(have) is not _kind(want):
-            raise fault(f"{where} is a {type(have).__name__} where a {type(want).__name__} is expected")
+        if _json_type(have) is not _json_type(want):
+            raise damaged_file(f"{where} must be {type(want).__name__}, not {type(have).__name__}")
         if isinstance(want, Mapping) and want:
-            _check(have, want, where)
-        elif isinstance(want, Mapping) and not all(v is None or _kind(v) is float for v in have.values()):
-            raise fault(f"{where} holds something else than numbers")
+            _validate(have, want, where)
+        elif isinstance(want, Mapping) and not all(v is None or _json_type(v) is float for v in have.values()):
+            raise damaged_file(f"{where} may hold numbers only")
 
 
-def _kind(value: object) -> type:
+def _json_type(value: object) -> type:
     return float if type(value) is int else list if isinstance(value, tuple) else type(value)

@@ -129,7 +129,7 @@ def test_a_renamed_checkpoint_is_not_of_its_new_step(checkpoints: Path) -> None:
     shutil.rmtree(checkpoints / "step-00000007")
     assert loaded is not None
     assert loaded.step == 2
-    assert faults == ["manifest.json is of step 1"]
+    assert faults == ["manifest.json belongs to step 1"]
 
 
 def test_a_checkpoint_that_vanishes_while_it_is_read(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ def test_the_newest_is_damaged(
     damage(place, 15)
     ended = run(diffkit, recipe)
     assert ended.code == 0
-    assert "warning: fault (step 15): the content of network.safetensors has changed" in ended.err
-    assert events(place, "fault")[0]["step"] == 15
+    assert "warning: damaged-checkpoint (step 15): the content of network.safetensors has changed" in ended.err
+    assert events(place, "damaged-checkpoint")[0]["step"] == 15
     assert events(place, "resume")[0]["step"] == 10
     assert finished(place) == finished(uninterrupted)
 

@@ -442,7 +442,7 @@ def test_without_a_recipe_it_is_inspected_in_safety(directory: Path, name: str) 
     assert quietly(lambda: inspect(directory, contents=True)) == []
     found = inspect(directory, contents=True)
     assert [status.step for status in found] == [2, 1]
-    assert found[1].fault is None
+    assert found[1].damage is None
     assert quietly(lambda: CheckpointStore(directory).load()) == []
 
 
@@ -451,7 +451,7 @@ def test_a_traversal_names_nothing_outside(directory: Path) -> None:
     outside = directory.parent.parent / "outside.safetensors"
     shutil.copy(directory / "step-00000002" / NETWORK, outside)
     KINDS["traversal"](directory / "step-00000002")
-    assert "which no checkpoint has" in str(inspect(directory)[0].fault)
+    assert "not a file of a checkpoint" in str(inspect(directory)[0].damage)
 
 
 def test_the_corpus_is_large_enough() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,7 @@ from diffkit.errors import CheckpointError, ResourceError
 from diffkit.storage import atomic
 from diffkit.storage import checkpoint as module
 from diffkit.storage.checkpoint import CheckpointStore, SaveFailed, read_checkpoint
-from diffkit.storage.manifest import Stamp, candidates
-from diffkit.storage.tensor_files import read_tensors, write_tensors
+from diffkit.storage.manifest import FileDigest, Manifest, candidates
 
 DTYPES = [
     torch.float64,
@@ -62,6 +63,16 @@ def damage(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_every_file_has_the_mode_that_the_umask_allows(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = CheckpointStore(tmp_path / "c").save(1, content(1), {}, {})
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o666 & ~mask}
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
@@ -116,18 +127,67 @@ def test_views_shared_memory_gradients_and_empty_groups(tmp_path: Path) -> None:
     assert torch.equal(loaded.tensors["network"]["b"], base.detach())
 
 
+def replace_group(path: Path, group: str, value: dict[str, torch.Tensor], **options: Any) -> None:
+    """Write a group of a checkpoint with the library, and a manifest that fits."""
+    manifest = Manifest.decode((path / "manifest.json").read_bytes())
+    save_file(value, path / f"{group}.safetensors", **options)
+    data = (path / f"{group}.safetensors").read_bytes()
+    digest = FileDigest(len(data), module.hashlib.sha256(data).hexdigest())
+    files = {**manifest.files, f"{group}.safetensors": digest}
+    (path / "manifest.json").write_bytes(Manifest(manifest.step, files, manifest.meta).encode())
+
+
 def test_the_files_are_safetensors_of_the_library(tmp_path: Path) -> None:
     """Other tools read what is written here, and what they write is read here."""
     value = {str(dtype): tensor(dtype) for dtype in DTYPES} | {"scalar": torch.tensor(3.5), "none": torch.zeros(0)}
-    write_tensors(tmp_path / "ours.safetensors", value)
-    theirs = load_file(tmp_path / "ours.safetensors")
+    path = CheckpointStore(tmp_path).save(1, {"g": value}, {}, {})
+    theirs = load_file(path / "g.safetensors")
     assert theirs.keys() == value.keys()
     assert all(torch.equal(theirs[name], value[name]) for name in value)
-    save_file(value, tmp_path / "theirs.safetensors", metadata={"made": "elsewhere"})
-    data = (tmp_path / "theirs.safetensors").read_bytes()
-    stamp = Stamp(len(data), module.hashlib.sha256(data).hexdigest())
-    ours = read_tensors(tmp_path / "theirs.safetensors", stamp, value, "cpu")
+    replace_group(path, "g", value, metadata={"made": "elsewhere"})
+    loaded = CheckpointStore(tmp_path).load({"g": value})
+    assert loaded is not None
+    ours = loaded.tensors["g"]
+    assert ours.keys() == value.keys()
     assert all(torch.equal(ours[name], value[name]) for name in value)
+
+
+def test_a_type_that_no_checkpoint_holds_is_refused(tmp_path: Path) -> None:
+    path = CheckpointStore(tmp_path).save(1, {"g": {"x": torch.zeros(2)}}, {}, {})
+    replace_group(path, "g", {"x": torch.zeros(2, dtype=torch.complex64)})
+    with pytest.raises(CheckpointError) as caught:
+        CheckpointStore(tmp_path).load()
+    assert "unsupported type C64" in caught.value.notes[0]
+
+
+def test_a_header_that_could_not_be_read_is_not_saved(tmp_path: Path) -> None:
+    store = filled(tmp_path, [1])
+    names = {"x" * 1000 + str(i): torch.zeros(0) for i in range(9000)}
+    with pytest.raises(SaveFailed, match="header exceeds"):
+        store.save(2, {"g": names}, {}, {})
+    assert steps(tmp_path) == [1]
+
+
+def test_loading_takes_one_extra_copy_of_a_group_and_saving_none(tmp_path: Path) -> None:
+    """Peaks of the resident memory, each in a process of its own, with two groups of 100 MB."""
+    program = (
+        "import resource, sys, torch; from pathlib import Path; from diffkit.storage.checkpoint import CheckpointStore;"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024;"
+        "store = CheckpointStore(Path(sys.argv[1])); groups = {'a': {}, 'b': {}};"
+        "CheckpointStore(Path(sys.argv[1]) / 'warm').save(0, {'a': {'w': torch.ones(9)}}, {}, {});"
+        "CheckpointStore(Path(sys.argv[1]) / 'warm').load();"
+        "saving = sys.argv[2] == 'save';"
+        "groups = {g: {str(i): torch.ones(25 << 18) for i in range(4)} for g in 'ab'} if saving else {};"
+        "before = peak(); found = store.save(1, groups, {}, {}) if saving else store.load();"
+        "print(peak() - before)"
+    )
+
+    def peak(action: str) -> float:
+        command = [sys.executable, "-c", program, str(tmp_path), action]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert peak("save") < 20
+    assert 200 <= peak("load") < 320
 
 
 def test_a_type_that_the_format_lacks_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
@@ -138,7 +198,7 @@ def test_a_type_that_the_format_lacks_is_refused_and_leaves_nothing(tmp_path: Pa
 
 @pytest.mark.parametrize("group", ["../network", "", ".hidden", "a/b", "x" * 65])
 def test_a_group_is_a_plain_name(tmp_path: Path, group: str) -> None:
-    with pytest.raises(ValueError, match="cannot be called"):
+    with pytest.raises(ValueError, match="invalid name"):
         CheckpointStore(tmp_path / "c").save(1, {group: {}}, {}, {})
     assert list((tmp_path / "c").iterdir()) == []
 
@@ -164,7 +224,10 @@ def test_the_next_older_one_is_taken_and_the_fault_is_named(tmp_path: Path) -> N
     loaded = CheckpointStore(tmp_path, on_event=lambda name, fields: events.append((name, fields))).load()
     assert loaded is not None
     assert loaded.step == 10
-    assert [(name, fields["step"]) for name, fields in events] == [("fault", 30), ("fault", 20)]
+    assert [(name, fields["step"]) for name, fields in events] == [
+        ("damaged-checkpoint", 30),
+        ("damaged-checkpoint", 20),
+    ]
     assert "network.safetensors has changed" in events[0][1]["reason"]
     assert "state.json is missing" in events[1][1]["reason"]
 
@@ -183,12 +246,12 @@ def test_never_afresh_silently(tmp_path: Path, must: bool) -> None:
 
 def test_expected_shapes_are_compared_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, [1])
-    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: pytest.fail("memory was taken before the check"))
+    monkeypatch.setattr(module, "load", lambda data: pytest.fail("the data was loaded before the check"))
     for wrong, message in [
-        ({"weight": (4, 3), "bias": (4,)}, r"shape \(3,\) where the recipe has \(4,\)"),
-        ({"weight": (4, 3)}, "'bias', which the recipe does not know"),
+        ({"weight": (4, 3), "bias": (4,)}, r"shape \(3,\), but the recipe has \(4,\)"),
+        ({"weight": (4, 3)}, "'bias', which the recipe does not have"),
         ({"weight": (4, 3), "bias": (3,), "more": (1,)}, "no tensor 'more'"),
-        ({"weight": torch.zeros(4, 3, dtype=torch.float64), "bias": (3,)}, "type F32 where"),
+        ({"weight": torch.zeros(4, 3, dtype=torch.float64), "bias": (3,)}, "type F32, but"),
     ]:
         with pytest.raises(CheckpointError) as caught:
             CheckpointStore(tmp_path).load({"network": wrong})
@@ -203,7 +266,7 @@ def test_expected_groups_are_read_and_the_others_only_verified(tmp_path: Path) -
     assert store.load({"network": None}) is not None
     with pytest.raises(CheckpointError) as caught:
         store.load({"ema-0.5": None})
-    assert "no group 'ema-0.5'; there are: ema-0.999, network" in caught.value.notes[0]
+    assert "group 'ema-0.5' is missing; groups: ema-0.999, network" in caught.value.notes[0]
     damage(tmp_path / "step-00000001" / "network.safetensors")
     with pytest.raises(CheckpointError):
         store.load({"ema-0.999": None})
@@ -319,7 +382,7 @@ def test_an_old_one_that_cannot_be_removed_stops_nothing(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(module.shutil, "rmtree", refuse)
     store.save(3, content(3), {}, {})
-    assert events[-1] == "fault"
+    assert events[-1] == "remove-failed"
     assert steps(tmp_path) == [3, 2]
     monkeypatch.undo()
     store.clean()

@@ -10,7 +10,7 @@ import torch
 
 from diffkit.errors import CheckpointError
 from diffkit.storage.atomic import dump_json
-from diffkit.storage.checkpoint import check_state
+from diffkit.storage.checkpoint import validate_state
 from diffkit.train.trainer import MetricAccumulator
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def test_a_window_goes_on_from_its_state(overflow: float) -> None:
     """A gradient that overflowed, as happens in fp16, must not make a checkpoint impossible (JSON has no infinity)."""
     whole, first, second = window(0.1, overflow, 0.3), window(0.1, overflow), MetricAccumulator(CPU)
     state = json.loads(dump_json(first.state()))
-    check_state({"window": state}, {"window": MetricAccumulator(CPU).state()}, 0)
+    validate_state({"window": state}, {"window": MetricAccumulator(CPU).state()}, 0)
     second.load(state)
     second.add({"loss": torch.tensor(0.3), "grad_norm": torch.tensor(0.6)})
     for name, mean in whole.means().items():
@@ -45,5 +45,5 @@ def test_a_window_goes_on_from_its_state(overflow: float) -> None:
 
 @pytest.mark.parametrize("sums", [{"loss": "1"}, {"loss": True}, {"loss": [1.0]}])
 def test_a_state_holds_numbers_or_null(sums: dict[str, object]) -> None:
-    with pytest.raises(CheckpointError, match="something else than numbers"):
-        check_state({"window": {"steps": 1, "sums": sums}}, {"window": MetricAccumulator(CPU).state()}, 0)
+    with pytest.raises(CheckpointError, match="may hold numbers only"):
+        validate_state({"window": {"steps": 1, "sums": sums}}, {"window": MetricAccumulator(CPU).state()}, 0)
