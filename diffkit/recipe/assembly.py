@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
 from ..codec import Codec
-from ..config import ComponentSpec
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
-from ..errors import RecipeError
+from ..errors import PluginError, RecipeError, UsageError
 from ..grid import Grid
 from ..guidance import Guidance
 from ..host import registry
 from ..level import Level
 from ..metric import Metric
 from ..network import Network, Shape
-from ..noise import key
-from ..objective import Objective
+from ..objective import Objective, Weighting
 from ..parameterization import Parameterization
 from ..sampler import Sampler
 from ..schedule import Schedule, default_steps, sampled
+from ..times import Times
 from ..tracker import Tracker
+from .construct import INJECTED, Trial, add_shape, construct, follows_shape, seeded
 from .load import as_text
-from .resolve import Resolver, construct
-from .signature import component_parameters
+from .resolve import Resolver
+from .signature import REQUIRED, Parameter, base_class, component_parameters
 from .spec import Recipe
 from .yaml import parse
 
@@ -72,102 +71,150 @@ class Assembly:
 
 
 def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
-    """Build every part of `recipe`, modules on `device`. Weights are drawn on the CPU from streams of the recipe's
-    seed, so they are the same on every device, and no generator of the caller moves.
+    """Build every component of a recipe.
 
-    Raises DataError where the data cannot be read.
+    What has no state of its own is taken from the validation of the recipe; modules, trackers and what holds one are
+    built for each assembly. Weights are drawn on the CPU from streams of the recipe's seed, so they are the same on
+    every device, and no generator of the caller moves.
+
+    Args:
+        recipe: a recipe from `load_recipe`.
+        device: the device of the modules.
+
+    Returns:
+        The objects of the recipe.
+
+    Raises:
+        DataError: if the data cannot be read.
     """
-    builder = _Builder(recipe.seed, torch.device(device))
-    data = builder.add("data", recipe.data.component)
-    codec = builder.add("codec", recipe.codec)
-    schedule = builder.add("schedule", recipe.schedule)
-    parameterization = builder.add("parameterization", recipe.parameterization)
-    spec = codec.spec(data.spec)
-    shape = Shape(spec.channels, parameterization.out_channels(spec.channels), tuple(spec.size), spec.classes)
-    builder.scope["shape"] = shape
-    augment = builder.all("data.augment", recipe.data.augment)
-    network = builder.add("network", recipe.network)
-    objective = builder.objective(recipe)
-    sampler = builder.add("sampler", recipe.sample.sampler)
-    grid = builder.add("grid", recipe.sample.grid)
-    own = recipe.evaluate
+    scope: dict[str, Any] = {}
+    built: dict[str, Any] = {}
+    for component in recipe.components:
+        if follows_shape(component.spec.kind):
+            add_shape(scope)
+        if component.path not in recipe.objects:
+            with seeded(recipe.seed, component.path):
+                made = construct(component, scope, recipe.objects)
+            built[component.path] = made.to(device) if isinstance(made, nn.Module) else made
+        else:
+            built[component.path] = recipe.objects[component.path]
+        if component.path in INJECTED:
+            scope[component.spec.kind] = built[component.path]
+
+    def every(path: str) -> tuple[Any, ...]:
+        return tuple(made for at, made in built.items() if at.rpartition(".")[0] == path)
+
+    schedule, parameterization, network = built["schedule"], built["parameterization"], built["network"]
     return Assembly(
         recipe=recipe,
-        data=data,
-        augment=augment,
-        codec=codec,
+        data=built["data"],
+        augment=every("data.augment"),
+        codec=built["codec"],
         schedule=schedule,
         parameterization=parameterization,
         network=network,
         model=Model(network, parameterization, schedule),
-        objective=objective,
-        sampler=sampler,
-        grid=grid,
-        evaluation_sampler=builder.make("evaluate.sampler", own.sampler) if own.sampler else sampler,
-        evaluation_grid=builder.make("evaluate.grid", own.grid) if own.grid else grid,
-        guidance=builder.all("sample.guidance", recipe.sample.guidance),
-        metrics=builder.all("evaluate.metrics", recipe.evaluate.metrics),
-        trackers=builder.all("trackers", recipe.trackers),
-        shape=shape,
-        spec=spec,
+        objective=built["objective"],
+        sampler=built["sample.sampler"],
+        grid=built["sample.grid"],
+        evaluation_sampler=built.get("evaluate.sampler", built["sample.sampler"]),
+        evaluation_grid=built.get("evaluate.grid", built["sample.grid"]),
+        guidance=every("sample.guidance"),
+        metrics=every("evaluate.metrics"),
+        trackers=every("trackers"),
+        shape=scope["shape"],
+        spec=built["codec"].spec(built["data"].spec),
     )
 
 
-class _Builder:
-    """Builds one component after the other; each may ask for those before it."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.device = seed, device
-        self.scope: dict[str, object] = {}
-
-    def make(self, path: str, chosen: ComponentSpec, given: dict[str, object] | None = None) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(key(self.seed, "initialisation", path))
-            made = construct(chosen, {**self.scope, **(given or {})})
-        return made.to(self.device) if isinstance(made, nn.Module) else made
-
-    def add(self, path: str, chosen: ComponentSpec) -> Any:
-        made = self.scope[chosen.kind] = self.make(path, chosen)
-        return made
-
-    def all(self, path: str, chosen: Sequence[ComponentSpec]) -> tuple[Any, ...]:
-        return tuple(self.make(f"{path}.{i}", one) for i, one in enumerate(chosen))
-
-    def objective(self, recipe: Recipe) -> Any:
-        parts = {"weighting": recipe.objective.weighting, "times": recipe.objective.times}
-        given = {name: self.make(f"objective.{name}", one) for name, one in parts.items() if one is not None}
-        made = self.scope["objective"] = self.make("objective", recipe.objective.component, given)
-        return made
-
-
+@overload
+def build(kind: Literal["data"], name: str, **options: Any) -> Data: ...
+@overload
+def build(kind: Literal["codec"], name: str, **options: Any) -> Codec: ...
+@overload
+def build(kind: Literal["schedule"], name: str, **options: Any) -> Schedule: ...
+@overload
+def build(kind: Literal["parameterization"], name: str, **options: Any) -> Parameterization: ...
+@overload
+def build(kind: Literal["augmentation"], name: str, **options: Any) -> Augmentation: ...
+@overload
+def build(kind: Literal["network"], name: str, **options: Any) -> Network: ...
+@overload
+def build(kind: Literal["weighting"], name: str, **options: Any) -> Weighting: ...
+@overload
+def build(kind: Literal["times"], name: str, **options: Any) -> Times: ...
+@overload
+def build(kind: Literal["objective"], name: str, **options: Any) -> Objective: ...
+@overload
+def build(kind: Literal["sampler"], name: str, **options: Any) -> Sampler[Any]: ...
+@overload
+def build(kind: Literal["grid"], name: str, **options: Any) -> Grid: ...
+@overload
+def build(kind: Literal["guidance"], name: str, **options: Any) -> Guidance: ...
+@overload
+def build(kind: Literal["metric"], name: str, **options: Any) -> Metric: ...
+@overload
+def build(kind: Literal["tracker"], name: str, **options: Any) -> Tracker: ...
 def build(kind: str, name: str, **options: Any) -> Any:
-    """One component under its registered name, its options validated as in a recipe.
+    """Build one component by its registered name, with options validated as in a recipe.
 
-    What a recipe would inject is given as an object (`build("parameterization", "mu", schedule=...)`), and nested
-    components may be. Raises RecipeError or PluginError, as `load_recipe` does, with a single fault raised alone.
+    Args:
+        kind: the kind of component, such as "schedule".
+        name: its name, or `plugin/name`.
+        options: the options of the component. What a recipe injects is given as an object
+            (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping.
+
+    Returns:
+        The component. A type checker knows its base class from `kind`.
+
+    Raises:
+        RecipeError: if an option is unknown or invalid; its `errors` are all faults if there are several.
+        PluginError: if the component cannot be loaded, or requires an object that is not given (DK251).
     """
     found = registry().find(kind, name)
-    cls = found.load()
-    bases = {p.name: p for p in component_parameters(cls, kind)}
-    scope: dict[str, object] = {}
-    objects: dict[str, object] = {}
-    plain: dict[str, Any] = {}
-    for option, value in options.items():
-        parameter = bases.get(option)
-        if parameter is not None and parameter.role == "injected":
-            scope[parameter.target] = value
-        elif parameter is not None and parameter.role in ("component", "components") and not _is_plain(value):
-            objects[option] = value
-        else:
-            plain[option] = value
+    parameters = {p.name: p for p in component_parameters(found.load(), kind)}
+    objects = {option: value for option, value in options.items() if _is_object(parameters.get(option), value)}
+    plain = {option: value for option, value in options.items() if option not in objects}
+    trial = Trial()
+    for option, value in objects.items():
+        _require_class(parameters[option], value, f"{kind} {name}")
+        if parameters[option].role == "injected":
+            trial.scope[parameters[option].target] = value
+    for parameter in parameters.values():
+        if parameter.role == "injected" and parameter.default is REQUIRED and parameter.name not in objects:
+            message = f"{kind} {name} requires a `{parameter.target}`, but none is given"
+            raise PluginError(message, code="DK251", fix=f"pass {parameter.name}=...")
     root = parse(as_text({"name": f"{found.plugin.name}/{found.name}", **plain}), f"build({kind!r}, {name!r})")
     resolver = Resolver(root)
-    chosen = resolver.alone(kind, scope, objects)
-    if len(resolver.faults) == 1:
-        raise resolver.faults[0]
-    if chosen is None:
-        raise RecipeError(f"{kind} {name} cannot be built", errors=resolver.faults)
-    return construct(chosen, scope, objects)
+    component = resolver.alone(kind, objects)
+    made = None if component is None else trial.attempt(component)
+    faults = [*resolver.faults, *trial.faults]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise RecipeError(f"{kind} {name} cannot be built", errors=faults)
+    if trial.data_error is not None:
+        raise trial.data_error
+    return made
+
+
+def _is_object(parameter: Parameter | None, value: object) -> bool:
+    """Whether an argument is an object that the constructor takes as it is, not a value of a recipe."""
+    if parameter is None or parameter.role not in ("injected", "component", "components"):
+        return False
+    return parameter.role == "injected" or not _is_plain(value)
+
+
+def _require_class(parameter: Parameter, value: object, component: str) -> None:
+    """Raise UsageError unless an object is of the class that the constructor takes."""
+    base, many = base_class(parameter), parameter.role == "components"
+    items = value if many and isinstance(value, list | tuple) else [value]
+    wrong = [item for item in items if not isinstance(item, base) and not (item is None and parameter.optional)]
+    if wrong:
+        wanted = f"a list of {base.__name__}" if many else f"a {base.__name__}"
+        raise UsageError(
+            f"{component}: argument `{parameter.name}` must be {wanted}, got {type(wrong[0]).__name__}", code="DK010"
+        )
 
 
 def _is_plain(value: object) -> bool:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..config import NAME
-from ..errors import Mark, RecipeError
+from ..config import NAME, ComponentSpec
+from ..errors import Mark, PluginError, RecipeError
 from .yaml import Node
 
 EXPECTED = {
@@ -35,13 +35,12 @@ YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false
 def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
     """A key that nothing reads, and the path of the one that was meant, where there is one."""
     guess = meant(key, here, elsewhere)
-    hint = f'did you mean "{guess}"?' if guess else None
     place = mark.path.rpartition(".")[0]
     fault = RecipeError(
         f"unknown key {quote(key)}" + (f" in {place}" if place else ""),
         code="DK104",
         where=mark,
-        hint=hint,
+        hint=did_you_mean(guess),
         choices=sorted(here),
         fix=None if guess else "remove it",
     )
@@ -64,6 +63,45 @@ def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | 
         where=node.mark,
         hint=hint,
         choices=choices,
+    )
+
+
+def injected(key: str, mark: Mark) -> RecipeError:
+    """An option that is taken from the rest of the recipe."""
+    return RecipeError(
+        f"{key} is taken from the recipe and cannot be set here",
+        code="DK104",
+        where=mark,
+        fix=f"remove it; set {key} itself",
+    )
+
+
+def not_read(path: str, component: str, mark: Mark) -> RecipeError:
+    """A component of a section that its main component does not take."""
+    return RecipeError(f"{component} does not read {path}", code="DK117", where=mark, fix="remove it")
+
+
+def refused_options(spec: ComponentSpec, error: ValueError) -> RecipeError:
+    """The constructor of a component raised ValueError."""
+    return RecipeError(f"{spec.kind} {spec.name}: {error}", code="DK107")
+
+
+def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
+    """The constructor of a component raised anything else."""
+    return PluginError(
+        f"{spec.kind} {spec.name} failed: {type(error).__name__}: {error}".splitlines()[0],
+        code="DK252",
+        fix="report it to the author of the component; a constructor refuses options with ValueError",
+    )
+
+
+def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
+    """The constructor of a component requires what is not built before it."""
+    return PluginError(
+        f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it",
+        code="DK251",
+        choices=before,
+        fix="in the constructor, give the parameter a default, or require what is built before",
     )
 
 
@@ -134,8 +172,7 @@ def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
     if isinstance(value, str) and "bool_type" in kinds and value.lower() in YES_NO:
         return f"did you mean {YES_NO[value.lower()]}?"
     if isinstance(value, str) and literals:
-        guess = nearest_value(value, literals)
-        return f'did you mean "{guess}"?' if guess else None
+        return did_you_mean(nearest_value(value, literals))
     if isinstance(value, str) and kinds & {"float_type", "int_type"}:
         return _number_hint(value)
     if isinstance(value, float) and kinds & {"int_type", "int_from_float"} and value.is_integer():
@@ -271,6 +308,11 @@ def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | Non
         if synonym in elsewhere:
             return elsewhere[synonym]
     return nearest(key, here) or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
+
+
+def did_you_mean(guess: str | None) -> str | None:
+    """The hint with a guess; None without one."""
+    return f'did you mean "{guess}"?' if guess else None
 
 
 def quote(value: object) -> str:

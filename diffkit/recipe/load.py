@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
 from ..host.known import recipe_holder
-from .errors import nearest, quote
+from .errors import did_you_mean, nearest, quote
 from .yaml import MAX_BYTES, Node, parse
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -91,11 +91,10 @@ def _not_found(source: str, path: Path, built_in: Mapping[str, Path]) -> RecipeE
             code="DK109",
             fix=f"pip install {package}; if it is installed, diffkit plugins --why {package.removeprefix('diffkit-')}",
         )
-    guess = nearest(name, built_in)
     return RecipeError(
         f"there is no recipe {quote(source)}: neither a file nor a built-in name",
         code="DK109",
-        hint=f'did you mean "{guess}"?' if guess else None,
+        hint=did_you_mean(nearest(name, built_in)),
         choices=sorted(built_in),
         fix="diffkit ls recipes shows them; diffkit cp NAME makes a file of one",
     )

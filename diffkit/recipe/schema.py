@@ -12,7 +12,7 @@ from ..config import Config
 from ..errors import DiffkitError
 from ..host import Registered, registry
 from .effective import chosen_of
-from .signature import REQUIRED, Parameter, component_parameters, section_parameters
+from .signature import REQUIRED, Parameter, component_parameters, must_be_given, section_parameters
 from .spec import Spec
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
@@ -86,8 +86,7 @@ def _section(cls: type[Config]) -> Schema:
     parameters = section_parameters(cls)
     owner = next((p for p in parameters if p.name == "component"), None)
     fields = {p.name: _field(p) for p in parameters if p is not owner}
-    required = [p.name for p in parameters if p.required and p.role != "section" and p is not owner]
-    required += [p.name for p in parameters if p.role == "section" and p.required and _has_required(p.target)]
+    required = [p.name for p in parameters if p is not owner and must_be_given(p)]
     described = {"description": " ".join((cls.__doc__ or "").split())}
     if owner is None:
         return described | _object(fields, required)
@@ -109,12 +108,6 @@ def _loadable(kind: str) -> list[Registered]:
             continue  # as in json_schema
         found.append(one)
     return found
-
-
-def _has_required(cls: type[Config]) -> bool:
-    return any(
-        p.default is REQUIRED and (p.role != "section" or _has_required(p.target)) for p in section_parameters(cls)
-    )
 
 
 def _field(parameter: Parameter) -> Schema:
@@ -146,6 +139,7 @@ def _list_or_one(schema: Schema) -> Schema:
 def _with_shorthand(cls: type[Config]) -> Schema:
     schema = _section(cls)
     if cls.shorthand is None:
-        return schema if _has_required(cls) or "anyOf" in schema else {"anyOf": [schema, {"type": "null"}]}
+        must = any(must_be_given(inner) for inner in section_parameters(cls))
+        return schema if must or "anyOf" in schema else {"anyOf": [schema, {"type": "null"}]}
     bare = next(p for p in section_parameters(cls) if p.name == cls.shorthand)
     return {"anyOf": [schema, _field(bare), {"type": "null"}]}

@@ -21,6 +21,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from ..config import ComponentField, ComponentSpec, Config
 from ..errors import PluginError
 from ..host import registry
+from .yaml import Node
 
 Role = Literal["option", "injected", "component", "components", "section", "sections"]
 SHAPE = "diffkit.network:Shape"
@@ -61,6 +62,22 @@ class Parameter:
             if error.code != "type-adapter-config-unused":
                 raise
             return TypeAdapter(self.annotation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resolved:
+    """A component whose class is imported and whose options are valid.
+
+    `arguments` maps parameters of the constructor to values; nested components are `Resolved` as well. `entries` is
+    the mapping by which the recipe names it, with places.
+    """
+
+    path: str
+    spec: ComponentSpec
+    cls: type
+    parameters: tuple[Parameter, ...]
+    arguments: Mapping[str, Any]
+    entries: Mapping[str, Node]
 
 
 @cache
@@ -120,6 +137,21 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
         else:
             found.append(Parameter(name, hints[name], default, "option"))
     return tuple(found)
+
+
+def base_class(parameter: Parameter) -> type:
+    """The class that an injected or nested component must be of."""
+    bare = _unmarked(_without_none(_unmarked(parameter.annotation))[0])
+    item = get_args(bare)[0] if parameter.role == "components" else bare
+    base: type = get_origin(item) or item
+    return base
+
+
+def must_be_given(parameter: Parameter) -> bool:
+    """Whether a recipe must give the field: it has no default, or is a section with such a field."""
+    if parameter.role != "section":
+        return parameter.required
+    return parameter.required and any(must_be_given(inner) for inner in section_parameters(parameter.target))
 
 
 def kind_of(annotation: Any) -> str | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PrivateAttr
 
 from ..config import ComponentField, ComponentSpec, Config, Count, Fraction, Name
 from ..errors import DataError, RecipeError
 from ..train.config import TrainConfig
+from .signature import Resolved
 from .yaml import Node
 
 
@@ -89,16 +91,14 @@ class Spec(Config):
 
 
 class Recipe(Spec):
-    """What a recipe says, every value valid; made by `load_recipe`.
-
-    `text` is the recipe as it was given, `root` its tree under the overrides, `warnings` are faults that do not
-    forbid a run, and `data_error` says why the data could not be looked at, where shapes are therefore unchecked.
-    """
+    """A whole recipe whose values are all valid; `load_recipe` makes it."""
 
     _text: str = PrivateAttr(default="")
     _root: Node | None = PrivateAttr(default=None)
     _warnings: tuple[RecipeError, ...] = PrivateAttr(default=())
     _data_error: DataError | None = PrivateAttr(default=None)
+    _components: tuple[Resolved, ...] = PrivateAttr(default=())
+    _objects: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -117,5 +117,15 @@ class Recipe(Spec):
 
     @property
     def data_error(self) -> DataError | None:
-        """Why the data could not be looked at."""
+        """Why the data could not be read; shapes are unchecked then."""
         return self._data_error
+
+    @property
+    def components(self) -> tuple[Resolved, ...]:
+        """The resolved components in the order of building."""
+        return self._components
+
+    @property
+    def objects(self) -> Mapping[str, Any]:
+        """By path, the objects that are built once for all assemblies."""
+        return self._objects

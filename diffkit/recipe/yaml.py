@@ -138,7 +138,7 @@ class _Reader:
         for event in events:
             if isinstance(event, yaml.SequenceEndEvent):
                 break
-            items.append(self._node(event, events, _join(path, str(len(items))), None, depth + 1))
+            items.append(self._node(event, events, join(path, str(len(items))), None, depth + 1))
         return items
 
     def _mapping(self, events: Iterator[Any], path: str, depth: int) -> dict[str, Node]:
@@ -148,8 +148,8 @@ class _Reader:
                 break
             node = self._node(event, events, path, None, depth + 1)
             name = self._key(event, node, path)
-            mark = Mark(**{**vars(node.mark), "path": _join(path, name)})
-            value = self._node(next(events), events, _join(path, name), mark, depth + 1)
+            mark = Mark(**{**vars(node.mark), "path": join(path, name)})
+            value = self._node(next(events), events, join(path, name), mark, depth + 1)
             if (first := entries.get(name)) is not None and first.key is not None:
                 said = f'"{name}" is given twice, first on line {first.key.line}'
                 self.fault(said, mark, "keep one of them")
@@ -171,7 +171,8 @@ class _Stop(Exception):  # noqa: N818 - not an error: it ends reading after a fa
     """Reading cannot go on."""
 
 
-def _join(path: str, name: str) -> str:
+def join(path: str, name: str) -> str:
+    """The dotted path of `name` below `path`."""
     return f"{path}.{name}" if path else name
 
 
@@ -254,13 +255,19 @@ class Node:
         return None
 
     def at(self, path: str) -> Node | None:
-        """The node at a dotted path, None where nothing is written."""
+        """The node at a dotted path, None if nothing is written there; a bare value is item 0 of a list."""
         node: Node | None = self
         for part in path.split(".") if path else []:
             if node is None:
                 return None
-            node = node.child(int(part) if part.isdecimal() and isinstance(node.value, list) else part)
+            bare = part == "0" and not isinstance(node.value, list)
+            child = node.child(int(part) if part.isdecimal() and isinstance(node.value, list) else part)
+            node = node if child is None and bare else child
         return node
+
+    def items(self) -> list[Node]:
+        """The items of a list; a bare value is a list with it alone, nothing is the empty list."""
+        return self.value if isinstance(self.value, list) else [] if self.value is None else [self]
 
     def entries(self, shorthand: str | None) -> dict[str, Node] | None:
         """The mapping here, a bare value being put under its shorthand; None where neither fits."""

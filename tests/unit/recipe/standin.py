@@ -27,7 +27,7 @@ from diffkit.schedule import Discrete, Schedule
 from diffkit.times import UNIFORM_TIMES, Times
 
 NAMES = {
-    "schedule": {"straight": "Straight", "zero": "Zero", "greedy": "Greedy"},
+    "schedule": {"straight": "Straight", "zero": "Zero", "greedy": "Greedy", "drifting": "Drifting"},
     "parameterization": {"velocity": "Velocity", "two-heads": "TwoHeads", "relative": "Relative"},
     "network": {"tiny": "Tiny", "counting": "Counting"},
     "sampler": {"learned": "Learned", "stepwise": "Stepwise", "shy": "Shy", "wrapper": "Wrapper"},
@@ -35,7 +35,7 @@ NAMES = {
     "guidance": {"null-guided": "NullGuided"},
     "objective": {"plain": "Plain"},
     "data": {"absent": "Absent", "points": "Points", "labelled": "Labelled"},
-    "augmentation": {"shift": "Shift"},
+    "augmentation": {"shift": "Shift", "noisy": "Noisy", "fitted": "Fitted"},
     "metric": {"choosy": "Choosy", "kwargs": "Kwargs", "named": "Named", "unannotated": "Unannotated", "own": "Own"},
 }
 
@@ -73,6 +73,15 @@ class Greedy(Discrete):
 
     def __post_init__(self) -> None:
         Discrete.__init__(self, [0.1, 0.2])
+
+
+class Drifting(nn.Module, Discrete):
+    """A schedule with a parameter."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        Discrete.__init__(self, [0.1] * 9 + [0.9])
+        self.drift = nn.Parameter(torch.zeros(1))
 
 
 @dataclass(frozen=True)
@@ -247,6 +256,23 @@ class Shift(Augmentation):
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Any) -> Any:
         return x + self.by, cond
+
+
+class Noisy(Augmentation):
+    """Draws in its constructor."""
+
+    def __init__(self) -> None:
+        self.offset = torch.rand(()).item()
+
+    def __call__(self, x: Tensor, uniform: Tensor, cond: Any) -> Any:
+        return x + self.offset, cond
+
+
+@dataclass(frozen=True)
+class Fitted(Shift):
+    """Requires the shape."""
+
+    shape: Shape = field(kw_only=True)
 
 
 class _Metric(Metric):

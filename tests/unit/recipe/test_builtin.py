@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffkit import load_recipe
+from diffkit import build, load_recipe
 from diffkit.host import registry
 from diffkit.network import Shape
 from diffkit.recipe import Recipe
 from diffkit.recipe.effective import difference, effective, effective_yaml
-from diffkit.recipe.resolve import construct
 
 NAMES = ("digits", "digits-conditional", "mixture", "mnist", "fashion-mnist")
 PAPER = ("cifar10-ddpm", "lsun256-ddpm", "celebahq256-ddpm")
@@ -18,7 +17,7 @@ PAPER = ("cifar10-ddpm", "lsun256-ddpm", "celebahq256-ddpm")
 
 def parameters(recipe: Recipe, shape: Shape) -> int:
     with torch.device("meta"):
-        network = construct(recipe.network, {"shape": shape})
+        network = build("network", recipe.network.name, shape=shape, **recipe.network.options)
     return sum(parameter.numel() for parameter in network.parameters())
 
 

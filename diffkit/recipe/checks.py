@@ -1,0 +1,399 @@
+"""What must fit between the parts of a recipe, found before any compute.
+
+The checks read the public attributes and methods of components, never their classes. If a part has a fault of its
+own, the checks that need it are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..config import Config
+from ..errors import DiffkitError, LevelError, Mark, RecipeError
+from ..level import Level
+from ..network import Shape
+from ..schedule import Schedule, default_steps, sampled
+from .signature import section_parameters
+from .spec import Spec
+from .yaml import Node
+
+TOLERATED_BIAS = 1e-4
+"""Share of the mean of the data that sampling may lose at its start without a warning."""
+MAX_BIAS = 0.1
+"""Share above which a recipe is refused unless `sample.allow_mismatch` is set."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The state of a validation, also of one that found faults: a part that failed is None.
+
+    `values` and `names` (of components) are by path, as are the objects in `parts`; `shape` is what the network fits.
+    `warnings` collects what is allowed but probably not meant.
+    """
+
+    root: Node
+    values: Mapping[str, Any]
+    names: Mapping[str, str]
+    parts: Mapping[str, Any]
+    shape: Shape | None
+    warnings: list[RecipeError] = field(default_factory=list)
+
+    def built(self, path: str) -> Any:
+        """The object of the component at `path`."""
+        return self.parts.get(path)
+
+    def items(self, path: str) -> list[str]:
+        """Paths of the objects in the list at `path`."""
+        return [at for at in self.parts if at.rpartition(".")[0] == path]
+
+    def value(self, path: str, default: Any = None) -> Any:
+        """The value at `path`: the written one, else the default of its section; `default` if it failed."""
+        if path in self.values:
+            return self.values[path]
+        return default if self.root.at(path) is not None else _default(path, default)
+
+    def name(self, path: str) -> str:
+        """The name of the component at `path`."""
+        return self.names.get(path, "")
+
+    def mark(self, path: str, *keys: str) -> Mark:
+        """The place of the first of `keys` below `path` that is written, else of `path`, else of what contains it."""
+        for key in keys:
+            if (node := self.root.at(f"{path}.{key}")) is not None:
+                return node.mark
+        while path:
+            if (node := self.root.at(path)) is not None:
+                return node.mark if not isinstance(node.value, dict) else node.label
+            path = path.rpartition(".")[0]
+        return self.root.mark
+
+
+def _default(path: str, default: Any) -> Any:
+    cls: type[Config] = Spec
+    *sections, last = path.split(".")
+    for name in sections:
+        found = next((p for p in section_parameters(cls) if p.name == name and p.role == "section"), None)
+        if found is None:
+            return default
+        cls = found.target
+    option = next((p for p in section_parameters(cls) if p.name == last), None)
+    return default if option is None or option.required else option.default
+
+
+def check(view: View) -> tuple[list[DiffkitError], list[RecipeError]]:
+    """Apply every check; return the faults and the warnings."""
+    faults = [fault for one in CHECKS for fault in one(view)]
+    return faults, view.warnings
+
+
+def alpha_zero(view: View) -> Iterator[DiffkitError]:
+    """The parameterization must determine x0 at alpha = 0 if training or sampling reaches it."""
+    schedule, parameterization = view.built("schedule"), view.built("parameterization")
+    start = view.value("sample.start")
+    if schedule is None or parameterization is None or not schedule.noise.is_noise:
+        return
+    if start is not None and start < schedule.t_noise:
+        return
+    reached = f"schedule {view.name('schedule')} reaches alpha = 0"
+    where = view.mark("parameterization", "name")
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    y = torch.zeros(1, parameterization.out_channels(1), dtype=torch.float64)
+    try:
+        parameterization.decode(y, x, schedule.noise)
+    except LevelError as error:
+        message = f"{reached}: {error.message}"
+        yield RecipeError(message, code="DK110", where=where, fix=error.fix, notes=error.notes)
+        return
+    c_noise = parameterization.c_noise(schedule.noise)
+    if c_noise is not None and not math.isfinite(float(c_noise)):
+        yield RecipeError(
+            f"{reached}, where parameterization {view.name('parameterization')} gives the network an infinite c_noise",
+            code="DK110",
+            where=where,
+            fix="use parameterization x0, or end the schedule earlier (sample.start)",
+        )
+
+
+def outputs_that_are_needed(view: View) -> Iterator[DiffkitError]:
+    """The parameterization must provide what samplers and objective read."""
+    parameterization = view.built("parameterization")
+    if parameterization is None:
+        return
+    for path in (*(path for path, _, _ in _drawings(view)), "objective"):
+        lacking = [aux for aux in getattr(view.built(path), "needs", ()) if aux not in parameterization.provides]
+        if lacking:
+            learned = "variance_fraction" in lacking
+            other = "parameterization learned-range" if learned else "a parameterization that provides it"
+            yield RecipeError(
+                f"{path} {view.name(path)} needs {', '.join(lacking)}, which parameterization "
+                f"{view.name('parameterization')} does not provide",
+                code="DK111",
+                where=view.mark(path, "variance", "name"),
+                fix=f"use {other}, or an option that does not need it (such as variance: small)",
+            )
+
+
+def outputs_that_are_trained(view: View) -> Iterator[DiffkitError]:
+    """Warn about an output of the network that the objective does not train."""
+    parameterization, objective = view.built("parameterization"), view.built("objective")
+    if parameterization is not None and objective is not None and view.value("train.steps", 0):
+        for aux in parameterization.provides:
+            if aux not in getattr(objective, "needs", ()):
+                message = f"objective {view.name('objective')} does not train {aux}, which parameterization "
+                view.warnings.append(
+                    RecipeError(
+                        f"{message}{view.name('parameterization')} provides",
+                        code="DK119",
+                        where=view.mark("objective", "name"),
+                        fix="use objective hybrid, or vlb with variance: learned",
+                    )
+                )
+    yield from ()
+
+
+def discrete_schedule(view: View) -> Iterator[DiffkitError]:
+    """Components that are defined by the steps of a schedule need a discrete one."""
+    schedule = view.built("schedule")
+    if schedule is None or schedule.steps is not None:
+        return
+    drawings = (path for sampler, grid, _ in _drawings(view) for path in (sampler, grid))
+    for path in dict.fromkeys(["parameterization", "objective.weighting", "objective.times", "objective", *drawings]):
+        if getattr(view.built(path), "discrete_only", False):
+            yield RecipeError(
+                f"{path} {view.name(path)} needs a discrete schedule, but {view.name('schedule')} is continuous",
+                code="DK112",
+                where=view.mark(path, "name"),
+                fix="use a schedule with steps (linear, cosine), or another component",
+            )
+
+
+def _drawings(view: View) -> list[tuple[str, str, str]]:
+    """Paths of sampler, grid and steps, of sampling and, if it differs, of the evaluation."""
+    keys = ("sampler", "grid", "steps")
+    own = [f"evaluate.{key}" if view.value(f"evaluate.{key}") is not None else f"sample.{key}" for key in keys]
+    return list(dict.fromkeys([("sample.sampler", "sample.grid", "sample.steps"), (own[0], own[1], own[2])]))
+
+
+def sampling_steps(view: View) -> Iterator[DiffkitError]:
+    """Sampling cannot take more steps than a discrete schedule has."""
+    schedule, start = view.built("schedule"), view.value("sample.start")
+    if schedule is None or schedule.steps is None:
+        return
+    most = schedule.steps if start is None else min(schedule.steps, int(start))
+    for path in dict.fromkeys(path for _, _, path in _drawings(view)):
+        n = view.value(path)
+        if n is not None and n > most:
+            yield RecipeError(
+                f"{path} is {n}, but the schedule has only {most} steps",
+                code="DK114",
+                where=view.mark(path),
+                choices=f"1 to {most}",
+                fix=f"steps: {most}, or a schedule with more steps",
+            )
+
+
+def sampling_start(view: View) -> Iterator[DiffkitError]:
+    """Sampling must start at a level that grid and sampler can take, and no cleaner than training ended."""
+    schedule, start = view.built("schedule"), view.value("sample.start")
+    if schedule is None:
+        return
+    try:
+        part = sampled(schedule, start)
+    except ValueError as error:
+        yield RecipeError(f"sample.{error}", code="DK116", where=view.mark("sample.start"))
+        return
+    for sampler, grid, steps in _drawings(view):
+        yield from _start(view, part, sampler, grid, view.value(steps) or default_steps(part))
+
+
+def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int) -> Iterator[DiffkitError]:
+    schedule, sampler, grid = view.built("schedule"), view.built(sampler_at), view.built(grid_at)
+    if grid is None or (part.steps is None and grid.discrete_only) or (part.steps is not None and steps > part.steps):
+        return
+    if part.noise.is_noise and not grid.reaches_noise:
+        yield _cannot_start(view, grid_at, schedule.t_noise)
+        return
+    try:
+        first = grid.levels(part, steps)[0]
+    except (DiffkitError, ValueError, ArithmeticError) as error:
+        message, fix = (error.message, error.fix) if isinstance(error, DiffkitError) else (str(error), None)
+        where = view.mark(grid_at, "name")
+        yield RecipeError(f"{grid_at} {view.name(grid_at)}: {message}", code="DK116", where=where, fix=fix)
+        return
+    if first.is_noise and sampler is not None and not sampler.reaches_noise:
+        yield _cannot_start(view, sampler_at, schedule.t_noise)
+    yield from _mismatch(view, first, schedule.noise, grid_at)
+
+
+def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:
+    return RecipeError(
+        f"{path} {view.name(path)} cannot start at alpha = 0, where schedule {view.name('schedule')} ends",
+        code="DK116",
+        where=view.mark(path, "chart", "name"),
+        fix=f"start before it: sample.start: {0.999 * t_noise if t_noise <= 1 else int(t_noise) - 1:g}; "
+        "or use one that can (ddim, grid trailing)",
+    )
+
+
+def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[DiffkitError]:
+    """A grid that starts cleaner than training ended: x is not the noise that sampling starts from."""
+    alpha, trained = _sqrt_alpha_bar(first), _sqrt_alpha_bar(end)
+    bias = alpha - trained
+    if bias <= TOLERATED_BIAS:
+        return
+    refused = bias > MAX_BIAS and not view.value("sample.allow_mismatch", False)
+    fault = RecipeError(
+        f"sampling starts cleaner than training ended: sqrt(alpha_bar) is {alpha:.3g} at the start of the grid "
+        f"and {trained:.3g} at the end of the schedule; samples lose {bias:.2g} of the mean of the data",
+        code="DK113",
+        where=view.mark(grid_at, "name"),
+        fix="use grid trailing or linspace" + (", or allow it with sample.allow_mismatch: true" if refused else ""),
+        notes=["background: arXiv:2305.08891, section 3.3"],
+    )
+    if refused:
+        yield fault
+    else:
+        view.warnings.append(fault)
+
+
+def end_of_the_schedule(view: View) -> Iterator[DiffkitError]:
+    """Warn about a schedule that ends far from noise, for example because its betas are meant for more steps."""
+    schedule = view.built("schedule")
+    if schedule is not None and view.value("sample.start") is None:
+        alpha = _sqrt_alpha_bar(schedule.noise)
+        if alpha > MAX_BIAS:
+            view.warnings.append(
+                RecipeError(
+                    f"schedule {view.name('schedule')} ends far from noise: sqrt(alpha_bar) is {alpha:.3g} at its "
+                    "end, and sampling starts without that share of the mean of the data",
+                    code="DK120",
+                    where=view.mark("schedule", "steps", "name"),
+                    fix="use more steps, or larger betas: they are not rescaled with steps",
+                    notes=["background: arXiv:2305.08891, section 2"],
+                )
+            )
+    yield from ()
+
+
+def _sqrt_alpha_bar(level: Level) -> float:
+    return float(level.alpha) / float(level.scale)
+
+
+def labels(view: View) -> Iterator[DiffkitError]:
+    """Labels need data with labels, in its range; guidance by a null class needs `label_dropout` in training."""
+    if view.shape is None:
+        return
+    dropout, given = view.value("data.label_dropout", 0.0), view.value("sample.labels")
+    classes, data = view.shape.classes, f"data {view.name('data')}"
+    if classes is None:
+        for path, value in (("data.label_dropout", dropout), ("sample.labels", given)):
+            if value:
+                where = view.mark(path)
+                yield RecipeError(
+                    f"{path} is given, but {data} has no labels", code="DK115", where=where, fix="remove it"
+                )
+        return
+    if too_large := [label for label in given or () if label >= classes]:
+        yield RecipeError(
+            f"sample.labels holds {too_large[0]}, but {data} has {classes} classes",
+            code="DK115",
+            where=view.mark("sample.labels"),
+            choices=f"0 to {classes - 1}",
+        )
+    for path in view.items("sample.guidance"):
+        if getattr(view.built(path), "needs_null", False) and dropout == 0.0 and view.value("train.steps", 0) > 0:
+            yield RecipeError(
+                f"guidance {view.name(path)} calls the network without a label, which label_dropout 0 never trains",
+                code="DK115",
+                where=view.mark(path, "name"),
+                fix="data.label_dropout: 0.1",
+            )
+
+
+def _dead(message: str, where: Mark, fix: str = "remove it") -> RecipeError:
+    return RecipeError(message, code="DK117", where=where, fix=fix)
+
+
+def _contradiction(message: str, where: Mark, fix: str) -> RecipeError:
+    return RecipeError(message, code="DK118", where=where, fix=fix)
+
+
+def warmup(view: View) -> Iterator[DiffkitError]:
+    """The warm-up must end within the training."""
+    steps, given = view.value("train.steps"), view.value("train.warmup", 0)
+    if steps and given > steps:
+        message = f"train.warmup is {given}, longer than the {steps} steps of the training"
+        yield _contradiction(message, view.mark("train.warmup"), f"warmup: {steps // 10}")
+
+
+def end_of_the_learning_rate(view: View) -> Iterator[DiffkitError]:
+    """A constant learning rate has no last value."""
+    if view.value("train.schedule.end", 0.0) and view.value("train.schedule.name") == "constant":
+        fix = "remove it, or name: linear or cosine"
+        yield _dead("train.schedule.end is not read by a constant schedule", view.mark("train.schedule.end"), fix)
+
+
+def micro_batches(view: View) -> Iterator[DiffkitError]:
+    """`accumulate` must divide the batch."""
+    batch, parts = view.value("train.batch_size"), view.value("train.accumulate")
+    if batch and parts and batch % parts:
+        yield _contradiction(
+            f"train.accumulate is {parts}, which does not divide train.batch_size {batch}",
+            view.mark("train.accumulate"),
+            f"accumulate: {max(d for d in range(1, parts) if batch % d == 0)}",
+        )
+
+
+def averages(view: View) -> Iterator[DiffkitError]:
+    """Each average needs one length and a name of its own."""
+    names = ["raw"]
+    for index, ema in enumerate(view.value("train.ema", ())):
+        where = view.mark(f"train.ema.{index}")
+        given = [key for key in ("decay", "half_life", "power") if getattr(ema, key) is not None]
+        if not given:
+            yield _contradiction("train.ema needs one of: decay, half_life, power", where, "decay: 0.9999")
+        elif len(given) > 1:
+            yield _contradiction(f"train.ema has {' and '.join(given)}", where, "keep one of them")
+        elif ema.warmup and ema.power is not None:
+            yield _dead("train.ema.warmup is not read by a power-law average, which needs no warm-up", where)
+        if ema.name in names:
+            message = f'train.ema: the name "{ema.name}" is taken'
+            yield _contradiction(message, where, "give each average its own name, other than raw")
+        names.append(ema.name)
+
+
+def precision(view: View) -> Iterator[DiffkitError]:
+    """A parameterization with large factors needs outputs in float32."""
+    given = view.value("train.precision", "auto")
+    if given in ("bf16", "fp16") and getattr(view.built("parameterization"), "full_precision", False):
+        yield _contradiction(
+            f"parameterization {view.name('parameterization')} cannot be decoded from outputs in {given}",
+            view.mark("train.precision"),
+            "precision: fp32, or parameterization eps",
+        )
+
+
+def channels_last(view: View) -> Iterator[DiffkitError]:
+    """The memory layout `channels_last` exists for images only."""
+    if view.value("train.channels_last") is True and view.shape is not None and len(view.shape.size) != 2:
+        yield _dead("train.channels_last is for images only", view.mark("train.channels_last"))
+
+
+def evaluation_without_metrics(view: View) -> Iterator[DiffkitError]:
+    """Settings of the evaluation need a metric."""
+    for key in ("sampler", "grid", "steps", "count", "batch_size"):
+        if not view.value("evaluate.metrics", ()) and view.value(f"evaluate.{key}") is not None:
+            message = f"evaluate.{key} is not read without evaluate.metrics"
+            yield _dead(message, view.mark(f"evaluate.{key}"), "metrics: [frechet]")
+
+
+CHECKS: tuple[Callable[[View], Iterator[DiffkitError]], ...] = (
+    *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, discrete_schedule, sampling_steps),
+    *(sampling_start, end_of_the_schedule, labels, warmup, end_of_the_learning_rate, micro_batches, averages),
+    *(precision, channels_last, evaluation_without_metrics),
+)

@@ -1,0 +1,235 @@
+"""Build the components of a recipe in one order: once for its validation, and modules for each assembly."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import DataError, DiffkitError, Mark, PluginError
+from ..network import Shape
+from ..noise import key
+from .errors import cannot_build, refused_options, unavailable
+from .signature import REQUIRED, Resolved
+from .yaml import Node
+
+ORDER = (
+    *("data", "codec", "schedule", "parameterization", "shape", "augmentation", "network"),
+    *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric"),
+    *("optimizer", "lr-schedule", "strategy", "callback", "tracker"),
+)
+"""The kinds in the order in which a recipe builds them; kinds that plugins add are built last.
+
+`shape` is what a network fits: it follows from data, codec and parameterization.
+"""
+
+INJECTED = (
+    "data",
+    "codec",
+    "schedule",
+    "parameterization",
+    "network",
+    "objective",
+    "sample.sampler",
+    "sample.grid",
+)
+"""Paths of the components that later ones may require."""
+
+OWN_STATE = {"network", "strategy", "callback", "tracker"}
+"""Kinds that every assembly builds for itself, as it does modules and what holds one; all else is built once."""
+
+
+def in_order(components: Iterable[Resolved]) -> tuple[Resolved, ...]:
+    """Sort components by the order in which a recipe builds them."""
+    return tuple(sorted(components, key=lambda one: _rank(one.spec.kind)))
+
+
+def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callable[[Resolved], Any]) -> dict[str, Any]:
+    """The arguments of the constructor of a component.
+
+    Args:
+        component: the resolved component.
+        scope: what was built before it, by kind, and the `shape`.
+        build: how to build a nested component.
+
+    Returns:
+        One entry for each parameter that is injected, given in the recipe, or nested.
+
+    Raises:
+        PluginError: DK251 if the scope lacks what a parameter without default requires.
+    """
+    arguments: dict[str, Any] = {}
+    for parameter in component.parameters:
+        if parameter.name in component.arguments:
+            value = component.arguments[parameter.name]
+            if isinstance(value, tuple):
+                value = tuple(build(item) if isinstance(item, Resolved) else item for item in value)
+            arguments[parameter.name] = build(value) if isinstance(value, Resolved) else value
+        elif parameter.role == "injected" and parameter.target in scope:
+            arguments[parameter.name] = scope[parameter.target]
+        elif parameter.role == "injected" and parameter.default is REQUIRED:
+            raise unavailable(component.spec, parameter.target, _before(component.spec.kind))
+    return arguments
+
+
+def construct(component: Resolved, scope: Mapping[str, object], ready: Mapping[str, Any]) -> Any:
+    """Build a component and what is nested in it, unless `ready` has it by its path; `scope` as for `arguments_of`."""
+    if component.path in ready:
+        return ready[component.path]
+    return component.cls(**arguments_of(component, scope, lambda inner: construct(inner, scope, ready)))
+
+
+def add_shape(scope: dict[str, Any]) -> None:
+    """Add the `shape` to a scope that holds data, codec and parameterization. Raises DataError if data is absent."""
+    if "shape" not in scope and {"data", "codec", "parameterization"} <= scope.keys():
+        spec = scope["codec"].spec(scope["data"].spec)
+        out = scope["parameterization"].out_channels(spec.channels)
+        scope["shape"] = Shape(spec.channels, out, tuple(spec.size), spec.classes)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, path: str) -> Iterator[None]:
+    """Draw what a constructor draws from a stream of `seed` and `path`; no generator of the caller moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(key(seed, "initialisation", path))
+        yield
+
+
+class Trial:
+    """The building of a validation: each component once, networks on the meta device.
+
+    `built` holds objects by path, nested ones included, `scope` those that others may require by kind; `faults` and
+    `data_error` report what could not be built. What depends on a failed component is left out without a fault.
+    """
+
+    def __init__(self, failed: Iterable[str] = ()) -> None:
+        self.scope: dict[str, Any] = {}
+        self.built: dict[str, Any] = {}
+        self.faults: list[DiffkitError] = []
+        self.data_error: DataError | None = None
+        self._failed = {path.rpartition(".")[2] for path in failed if path in INJECTED}
+        self._fresh: set[int] = set()
+
+    def build_all(self, components: Iterable[Resolved], seed: int) -> None:
+        """Build components, which must be in order; what they draw is a function of `seed`."""
+        for component in components:
+            if follows_shape(component.spec.kind):
+                self._add_shape()
+            with seeded(seed, component.path):
+                made = self.attempt(component, meta=component.spec.kind == "network")
+            if component.path in INJECTED:
+                if made is None:
+                    self._failed.add(component.spec.kind)
+                else:
+                    self.scope[component.spec.kind] = made
+        self._add_shape()
+
+    def attempt(self, component: Resolved, *, meta: bool = False) -> Any:
+        """Build one component; None after a fault. With `meta` without memory, unless it must read numbers."""
+        try:
+            if meta:
+                try:
+                    with torch.device("meta"):
+                        return self.build(component)
+                except (RuntimeError, NotImplementedError) as error:
+                    if not _needs_memory(error):
+                        raise
+            return self.build(component)
+        except _Reported:
+            return None
+
+    def build(self, component: Resolved) -> Any:
+        """Build one component and what is nested in it. Raises `_Reported` after a fault, which has its place."""
+        name = component.entries["name"].mark
+        try:
+            arguments = arguments_of(component, self.scope, self.build)
+        except PluginError as error:
+            lacking = {p.target for p in component.parameters if p.role == "injected"} - self.scope.keys()
+            if not lacking & self._failed:
+                self._report(error, name)
+            raise _Reported from error
+        try:
+            made = component.cls(**arguments)
+        except DataError as error:
+            self.data_error = error
+            raise _Reported from error
+        except DiffkitError as error:
+            self._report(error, locate(str(error), component.entries))
+            raise _Reported from error
+        except ValueError as error:
+            self._report(refused_options(component.spec, error), locate(str(error), component.entries))
+            raise _Reported from error
+        except Exception as error:
+            if _needs_memory(error) and torch.get_default_device().type == "meta":
+                raise
+            self._report(cannot_build(component.spec, error), locate(str(error), component.entries))
+            raise _Reported from error
+        if (
+            isinstance(made, nn.Module)
+            or component.spec.kind in OWN_STATE
+            or any(id(value) in self._fresh for value in _flat(arguments.values()))
+        ):
+            self._fresh.add(id(made))
+        self.built[component.path] = made
+        return made
+
+    def reusable(self) -> dict[str, Any]:
+        """By path, the objects that every assembly may use, as they have no state of their own."""
+        return {path: made for path, made in self.built.items() if id(made) not in self._fresh}
+
+    def _add_shape(self) -> None:
+        try:
+            add_shape(self.scope)
+        except DataError as error:
+            self.data_error = error
+        if "shape" not in self.scope:
+            self._failed.add("shape")
+
+    def _report(self, error: DiffkitError, mark: Mark) -> None:
+        error.where = error.where or mark
+        self.faults.append(error)
+
+
+class _Reported(Exception):  # noqa: N818 - control flow: the fault is recorded
+    """A component could not be built, and the fault is recorded."""
+
+
+def _needs_memory(error: Exception) -> bool:
+    """Whether a constructor failed because the meta device holds no numbers."""
+    return isinstance(error, RuntimeError | NotImplementedError) and "meta" in str(error)
+
+
+def locate(message: str, entries: Mapping[str, Node]) -> Mark:
+    """The place of the option that a message names, or whose value it names; else that of the component's name."""
+    options = [(key, node) for key, node in entries.items() if key != "name"]
+    named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]
+    words = set(re.findall(r"[\w.+-]+", message))
+    valued = [node for _, node in options if words & {str(leaf) for leaf in _leaves(node)}]
+    return (named or (valued if len(valued) == 1 else []) or [entries["name"]])[0].mark
+
+
+def _leaves(node: Node) -> list[object]:
+    """The value of a scalar, or the items of a list of scalars."""
+    return [item.value for item in node.value] if isinstance(node.value, list) else [node.value]
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def _rank(kind: str) -> int:
+    return ORDER.index(kind) if kind in ORDER else len(ORDER)
+
+
+def follows_shape(kind: str) -> bool:
+    """Whether components of this kind may require the `shape`."""
+    return _rank(kind) > ORDER.index("shape")
+
+
+def _before(kind: str) -> tuple[str, ...]:
+    return ORDER[: _rank(kind)]
