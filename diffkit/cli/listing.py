@@ -78,7 +78,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
 
 def _renamed(text: str, name: str) -> str:
     """The recipe under the name of its file, so that its runs do not meet those of the one it was copied from."""
-    from ..recipe.spec import NAME
+    from ..config import NAME
 
     return re.sub(r"(?m)^name: \S+", f"name: {name}", text, count=1) if re.fullmatch(NAME, name) else text
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -386,7 +386,7 @@ def load_npz(path: Path) -> dict[str, Array]:
         return {name: stored[name] for name in stored.files}
 
 
-def _component(kind: str, base: type[Any], given: Any) -> Any:
+def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:
     """The component that is given, or that a name or mapping describes; None for None."""
     if given is None or isinstance(given, base):
         return given
