@@ -25,7 +25,13 @@ from diffkit.testing.by_kind.times import SCHEDULES, evenly_spread, fresh
 
 
 def compare_whole_times(case: Case, result: LawResult, point: Callable[[int, int, int], Fraction]) -> None:
-    """The whole times on 1000 steps, by exact fractions, halves rounded up, then pushed apart."""
+    """Compare a grid on 1000 steps with a formula in exact fractions, rounded and made distinct.
+
+    Args:
+        case: the grid.
+        result: receives the errors.
+        point: (T, n, j) -> the time of point j of n.
+    """
     schedule = fixtures.discrete()
     T = 1000
     for n in COUNTS:
@@ -38,7 +44,7 @@ def compare_whole_times(case: Case, result: LawResult, point: Callable[[int, int
 
 
 def distinct_times(times: list[int], steps: int) -> list[int]:
-    """Strictly falling whole times nearest to these: lowered from the noisy end, then raised from the clean one."""
+    """Return strictly falling whole times: lowered from the noisy end, then raised from the clean end."""
     lowered: list[int] = []
     for t in times:
         lowered.append(min(t, steps if not lowered else lowered[-1] - 1))
@@ -56,7 +62,7 @@ def distinct_times(times: list[int], steps: int) -> list[int]:
     only=("linspace",),
 )
 def linspace_points(case: Case, result: LawResult) -> None:
-    """Both ends included; on a curve without steps equal parts of the time."""
+    """Both ends are included; on a continuous schedule the times are equally spaced."""
     compare_whole_times(case, result, lambda T, n, j: T - Fraction((T - 1) * j, max(1, n - 1)))
     times = case.component.times(fixtures.TRIG, 4)
     result.holds(
@@ -76,7 +82,7 @@ def linspace_points(case: Case, result: LawResult) -> None:
     only=("trailing",),
 )
 def trailing_points(case: Case, result: LawResult) -> None:
-    """Equal parts counted from the noisy end."""
+    """The times are equally spaced, counted from the noisy end."""
     compare_whole_times(case, result, lambda T, n, j: Fraction(T * (n - j), n))
 
 
@@ -88,7 +94,7 @@ def trailing_points(case: Case, result: LawResult) -> None:
     only=("leading",),
 )
 def leading_points(case: Case, result: LawResult) -> None:
-    """Multiples of a whole stride; the noisy end is left out."""
+    """The times are multiples of a whole stride, plus 1; the noisy end is not included."""
     compare_whole_times(case, result, lambda T, n, j: Fraction((n - 1 - j) * (T // n) + 1))
 
 
@@ -100,9 +106,9 @@ def leading_points(case: Case, result: LawResult) -> None:
     only=("quadratic",),
 )
 def quadratic_points(case: Case, result: LawResult) -> None:
-    """sqrt(t - 1) in equal parts."""
+    """sqrt(t - 1) is equally spaced."""
     if case.options:
-        raise NotApplicable("held at its defaults")
+        raise NotApplicable("tested with default options only")
     compare_whole_times(
         case, result, lambda T, n, j: 1 + (T - 1) * (Fraction(n - 1 - j, n - 1) ** 2 if n > 1 else Fraction(1))
     )
@@ -110,13 +116,13 @@ def quadratic_points(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="drawn from uniform numbers, all times are alike: t / T has the moments of a uniform number",
+    statement="t / T has the distribution of a uniform number",
     source="Ho et al. 2020 (arXiv:2006.11239), Algorithm 1",
     tolerance=2e-3,
     only=("uniform", "stratified"),
 )
 def uniform_law(case: Case, result: LawResult) -> None:
-    """Each of the T steps equally often."""
+    """Each of the T steps has the same probability."""
     uniform = torch.rand(4096, generator=case.generator("u")) if case.name == "stratified" else evenly_spread(4096 * 7)
     for title in ("short", "curve"):
         schedule = SCHEDULES[title]
@@ -132,13 +138,13 @@ def uniform_law(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="a batch of B has one time in each of B equal parts of the schedule",
+    statement="a batch of B contains one time in each of B equal parts of the schedule",
     source="Kingma et al. 2021 (arXiv:2107.00630), app. I.1",
     tolerance=0.0,
     only=("stratified",),
 )
 def strata(case: Case, result: LawResult) -> None:
-    """Less variance than independent times, and the same mean."""
+    """The variance is lower than that of independent times, and the mean is the same."""
     for B in (1, 2, 5, 64):
         t = fresh(case).draw(torch.rand(B, generator=case.generator("u", B)), fixtures.TRIG)
         parts = torch.sort(torch.clamp(((1.0 - t) * B).floor(), 0, B - 1)).values
@@ -148,14 +154,14 @@ def strata(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="the guided score is (1 - scale) score + scale score(label); scale 1 is the conditional one",
+    statement="the guided score is (1 - scale) score + scale score(label)",
     source="Ho & Salimans 2022 (arXiv:2207.12598), eq. 6",
     tolerance=1e-9,
     identities="F5",
     only=("cfg",),
 )
 def gaussian_closed_form(case: Case, result: LawResult) -> None:
-    """For Gaussians that is the score of N(Lam^-1 (...), Lam^-1), Lam = scale V_c^-1 + (1 - scale) V_u^-1."""
+    """For Gaussians it is the score of N(Lam^-1 (...), Lam^-1), Lam = scale V_c^-1 + (1 - scale) V_u^-1."""
     guidance, source = case.component, denoiser()
     scale = guidance.scale
     for level, x in inputs(case):
@@ -176,13 +182,13 @@ def gaussian_closed_form(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="scale = 1 asks the denoiser once and changes nothing; examples without a label are not guided",
+    statement="scale 1 calls the denoiser once and changes nothing; examples without a label are not guided",
     source="identities K, guidance: scale s, not w = s - 1",
     tolerance=1e-12,
     only=("cfg",),
 )
 def neutral_scale(case: Case, result: LawResult) -> None:
-    """The convention of this code base: 1 is no guidance."""
+    """In this library scale 1 means no guidance."""
     guidance, source = case.component, denoiser()
     plain = type(guidance)(Shape(2, 2, (), 4), 1.0)
     calls = 0
@@ -203,13 +209,13 @@ def neutral_scale(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="x0 is clamped to [low, high], and unchanged inside",
+    statement="x0 is clamped to [low, high]",
     source="Ho et al. 2020 (arXiv:2006.11239), code",
     tolerance=1e-12,
     only=("clip",),
 )
 def clip_formula(case: Case, result: LawResult) -> None:
-    """Element by element."""
+    """Each element is clamped independently."""
     low, high = case.component.low, case.component.high
     for level, x in inputs(case):
         got, plain = case.component(denoiser())(x, level, label=LABEL), denoiser()(x, level, label=LABEL)
@@ -224,16 +230,16 @@ def clip_formula(case: Case, result: LawResult) -> None:
     only=("threshold",),
 )
 def threshold_formula(case: Case, result: LawResult) -> None:
-    """Examples that stay within [-1, 1] are left alone; the quantile is interpolated linearly."""
+    """Examples within [-1, 1] are not changed; the quantile is interpolated linearly."""
     q = case.component.quantile
     wide = torch.linspace(-3.0, 2.0, 40, dtype=torch.float64).reshape(2, 20)
     level = Level(0.8, 0.6)
     for size in (0.1, 1.0):
 
-        def say(x: Tensor, at: Level, /, *, size: float = size, **cond: Tensor) -> Estimate:
+        def constant(x: Tensor, at: Level, /, *, size: float = size, **cond: Tensor) -> Estimate:
             return Estimate.from_x0(x, at, size * wide)
 
-        got = case.component(say)(torch.zeros_like(wide), level).x0
+        got = case.component(constant)(torch.zeros_like(wide), level).x0
         for i in range(2):
             ranked = sorted((size * wide[i]).abs().tolist())
             place = q * (len(ranked) - 1)
@@ -247,16 +253,16 @@ def threshold_formula(case: Case, result: LawResult) -> None:
 
 @law(
     "codec",
-    statement="z = (x - shift) scale: the mean and the spread are as told",
+    statement="z = (x - shift) scale",
     source="Rombach et al. 2022 (arXiv:2112.10752), app. G",
     tolerance=1e-5,
     only=("affine",),
 )
 def affine_formula(case: Case, result: LawResult) -> None:
-    """Shift first, then scale."""
+    """The shift is subtracted first."""
     codec = case.component
     if isinstance(codec.shift, tuple) or isinstance(codec.scale, tuple):
-        raise NotApplicable("one value a channel")
+        raise NotApplicable("shift and scale have one value per channel")
     made = type(codec)(0.5, 4.0)
     x = images(case)
     result.compare(made.encode(x), (x - 0.5) * 4.0, "shift 0.5, scale 4")
@@ -265,13 +271,13 @@ def affine_formula(case: Case, result: LawResult) -> None:
 
 @law(
     "augmentation",
-    statement="an example is mirrored along its last axis where its number is below the probability, else unchanged",
+    statement="an example is mirrored along its last axis if its number is below the probability, else unchanged",
     source="Ho et al. 2020 (arXiv:2006.11239), app. B",
     tolerance=0.0,
     only=("flip",),
 )
 def flip_formula(case: Case, result: LawResult) -> None:
-    """Left and right change places; up and down do not."""
+    """Left and right are exchanged, top and bottom are not."""
     x, _, cond = augmentation_inputs(case)
     p = case.component.probability
     for u in (0.0, p - 1e-3, p + 1e-3, 0.999):
@@ -283,13 +289,13 @@ def flip_formula(case: Case, result: LawResult) -> None:
 
 @law(
     "metric",
-    statement="a distance of the training set to itself is 0",
+    statement="the distance of the training set to itself is 0",
     source="the definition of a distance",
     tolerance=1e-3,
     only=("frechet", "sliced-wasserstein", "mmd"),
 )
 def zero_at_identity(case: Case, result: LawResult) -> None:
-    """Whatever random projections it draws."""
+    """This is true for all random projections."""
     evaluation = evaluation_of(case)
     value = first_value(
         case.component(replace(evaluation, samples=evaluation.train, sample_labels=evaluation.train_labels))
@@ -299,13 +305,13 @@ def zero_at_identity(case: Case, result: LawResult) -> None:
 
 @law(
     "metric",
-    statement="between Gaussians it is |m - m'|^2 + sum (s - s')^2 on common axes",
+    statement="the distance of Gaussians with common axes is |m - m'|^2 + sum (s - s')^2",
     source="Dowson & Landau 1982, eq. 4",
     tolerance=1e-4,
     only=("frechet",),
 )
 def frechet_gaussian(case: Case, result: LawResult) -> None:
-    """Samples are made to have exactly the moments told, so no sampling error remains."""
+    """The samples have exactly these moments, so there is no sampling error."""
     evaluation = evaluation_of(case)
     z = case.normal(COUNT, 2, stream="z")
     z = z - z.mean(0)
@@ -319,13 +325,13 @@ def frechet_gaussian(case: Case, result: LawResult) -> None:
 
 @law(
     "metric",
-    statement="a shift by c moves every projection: the distance is that of one point moved by c",
+    statement="a shift by c changes the distance by that of one point moved by c",
     source="Bonneel et al. 2015, eq. 5",
     tolerance=0.1,
     only=("sliced-wasserstein",),
 )
 def wasserstein_shift(case: Case, result: LawResult) -> None:
-    """Mean over directions u of |u . c|^p to the power 1 / p, which for p = 2 in D dimensions is |c| / sqrt(D)."""
+    """The distance is (mean over directions u of |u . c|^p)^(1/p), for p = 2 in D dimensions |c| / sqrt(D)."""
     evaluation = evaluation_of(case)
     c = torch.tensor([3.0, 0.0])
     got = first_value(

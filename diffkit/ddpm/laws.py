@@ -23,10 +23,19 @@ HO = "Ho et al. 2020 (arXiv:2006.11239)"
 
 
 def compare_betas(case: Case, root: float, result: LawResult) -> None:
-    """Compare betas with the formula whose `root`-th power rises linearly from beta_start to beta_end."""
+    """Compare the betas of a schedule with those whose `root`-th power rises linearly from beta_start to beta_end.
+
+    Args:
+        case: the schedule.
+        root: the power: 1 for linear betas, 1/2 for betas with a linear root.
+        result: receives the errors.
+
+    Raises:
+        NotApplicable: the schedule is not discrete.
+    """
     schedule = case.component
     if not isinstance(schedule, Discrete):
-        raise NotApplicable("not a discrete schedule")
+        raise NotApplicable("the schedule is not discrete")
     T = schedule.steps
     first, last = (float(getattr(schedule, f"beta_{end}")) ** root for end in ("start", "end"))
     for t in range(1, T + 1):
@@ -44,7 +53,7 @@ def compare_betas(case: Case, root: float, result: LawResult) -> None:
     only=("linear",),
 )
 def linear_betas(case: Case, result: LawResult) -> None:
-    """The definition, in float64."""
+    """Compared in float64."""
     compare_betas(case, 1.0, result)
 
 
@@ -56,7 +65,7 @@ def linear_betas(case: Case, result: LawResult) -> None:
     only=("scaled-linear",),
 )
 def scaled_linear_betas(case: Case, result: LawResult) -> None:
-    """The definition, in float64."""
+    """Compared in float64."""
     compare_betas(case, 0.5, result)
 
 
@@ -111,14 +120,14 @@ def mu_target(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="A, b and Q of the run are those of the posterior with variance beta tilde, beta, or between",
+    statement="A, b, Q are those of the posterior mean with variance beta tilde, beta, or their geometric mean",
     source=f"{HO}, Algorithm 2 and sec. 3.2; Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15",
     tolerance=1e-10,
     identities="B1 B2 D5 D6",
     only=("ancestral",),
 )
 def ancestral_law(case: Case, result: LawResult) -> None:
-    """The mean is that of q(x_s | x_t, x0*) whatever the variance; the last step, to clean data, adds none."""
+    """The mean is that of q(x_s | x_t, x0*) for every variance; the last step, to clean data, adds no noise."""
     variance_fraction = 0.3
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
@@ -145,10 +154,10 @@ def ancestral_law(case: Case, result: LawResult) -> None:
     only=("ancestral",),
 )
 def ancestral_extremes(case: Case, result: LawResult) -> None:
-    """The true reverse variance V_s beta / V_t is beta for unit variance, and beta tilde for none."""
+    """The true reverse variance V_s beta / V_t is beta for data of unit variance, and beta tilde for one point."""
     sampler: Sampler[Any] = case.component
     if sampler.variance not in ("small", "large"):  # type: ignore[attr-defined]
-        raise NotApplicable("its variance is between the extremes")
+        raise NotApplicable("the variance is neither small nor large")
     large = sampler.variance == "large"  # type: ignore[attr-defined]
     zero, eye = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     oracle = GaussianOracle(zero, 1.0 if large else 0.0)
@@ -160,17 +169,17 @@ def ancestral_extremes(case: Case, result: LawResult) -> None:
 
 @law(
     "objective",
-    statement="at the exact denoiser the loss is the least there is, E|target - y*|^2 / D",
+    statement="at the exact denoiser the loss is its minimum, E|target - y*|^2 / D",
     source="identities D3",
     tolerance=1e-5,
     identities="D3",
     only=("simple",),
 )
 def simple_value(case: Case, result: LawResult) -> None:
-    """(det / sigma)^2 mmse, mean over dimensions; unweighted, summed where the option says so."""
+    """Without a weighting it is (det / sigma)^2 mmse, averaged over dimensions or, if `reduction` is sum, summed."""
     objective = case.component
     if objective.weighting is not None:
-        raise NotApplicable("it is weighted")
+        raise NotApplicable("the objective has a weighting")
     x0, eps = design()
     oracle = fixtures.gaussian()
     for schedule, p in settings(case):
@@ -236,7 +245,7 @@ def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
 
 @law("weighting", statement="w = 1", source="the definition", tolerance=1e-12, only=("uniform",))
 def uniform_formula(case: Case, result: LawResult) -> None:
-    """The error of x0 as it is."""
+    """The squared error of x0 is not weighted."""
     compare_weight(case, result, lambda level: torch.ones_like(level.sigma))
 
 
@@ -249,7 +258,7 @@ def uniform_formula(case: Case, result: LawResult) -> None:
     only=("snr",),
 )
 def snr_formula(case: Case, result: LawResult) -> None:
-    """L_simple, a unit weight on eps."""
+    """This is L_simple, a unit weight on the error of eps."""
     compare_weight(case, result, snr)
 
 
@@ -262,7 +271,7 @@ def snr_formula(case: Case, result: LawResult) -> None:
     only=("vlb",),
 )
 def vlb_formula(case: Case, result: LawResult) -> None:
-    """The coefficient of |x0 - x0_hat|^2 in the KL terms with variance beta tilde."""
+    """This is the coefficient of |x0 - x0_hat|^2 in the KL terms with variance beta tilde."""
     for schedule, t in places(case):
         got = torch.as_tensor(case.component(schedule.level(t))).tolist()
         for at, w in zip(t.tolist(), got, strict=True):

@@ -66,6 +66,9 @@ def first_order(oracle: GaussianOracle, t: Level, s: Level, rho: float = 0.0, st
         s: the level after the step.
         rho: the standard deviation of the noise that eps* makes room for.
         std: the standard deviation of the noise that is added; `rho` by default.
+
+    Returns:
+        The affine map of the step.
     """
     S, m = oracle.matrix, oracle.mean
     eye = torch.eye(len(m), dtype=torch.float64)
@@ -79,7 +82,13 @@ def first_order(oracle: GaussianOracle, t: Level, s: Level, rho: float = 0.0, st
 def posterior_kernel(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
     """Return q(x_s | x_t) of the data: gain K = alpha_{t|s} S_s S_t^-1, covariance sigma_{t|s}^2 S_s S_t^-1.
 
-    Identity B6.
+    Args:
+        oracle: Gaussian data N(m, S) with their exact denoiser.
+        t: the level of x_t.
+        s: the level of x_s, with less noise.
+
+    Returns:
+        The affine map from x_t to x_s. Identity B6.
     """
     eye = torch.eye(oracle.dimensions, dtype=torch.float64)
     at, after = (float(v.alpha) ** 2 * oracle.matrix + float(v.sigma) ** 2 * eye for v in (t, s))
@@ -100,7 +109,16 @@ def posterior_variance(t: Level, s: Level) -> float:
 
 
 def compose(oracle: GaussianOracle, levels: Sequence[Level], step: Step) -> Affine:
-    """Return all steps along the levels, one after the other."""
+    """Apply an exact step along all levels.
+
+    Args:
+        oracle: Gaussian data with their exact denoiser.
+        levels: the levels, noisiest first.
+        step: the exact step of a method.
+
+    Returns:
+        The affine map from the first level to the last.
+    """
     d = oracle.dimensions
     eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     whole = Affine(eye, zero, 0.0 * eye)

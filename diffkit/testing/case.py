@@ -60,6 +60,9 @@ class Case:
             shape: the shape of the tensor.
             stream: the name of the stream; two streams are independent.
             dtype: the type; numbers are drawn in float64 and rounded.
+
+        Returns:
+            A tensor of this shape on the CPU.
         """
         return torch.randn(*shape, generator=self.generator(stream, *shape), dtype=torch.float64).to(dtype)
 

@@ -128,12 +128,15 @@ def select(targets: Sequence[str] = ()) -> list[Registered | None]:
 
 
 def check_entry(one: Registered, *, deep: bool = False, seed: int = 0) -> list[Row]:
-    """Return all rows of one registered component.
+    """Apply the laws to one registered component.
 
     Args:
         one: the component.
         deep: whether to try more inputs.
         seed: the seed of random inputs.
+
+    Returns:
+        One row for each law, or one row that states why the component cannot be built.
     """
     where = Row(f"{one.kind}/{one.name}", one.plugin.name, "", "", None, None, "n/a")
     try:
@@ -146,7 +149,7 @@ def check_entry(one: Registered, *, deep: bool = False, seed: int = 0) -> list[R
 def check_class(
     kind: str, name: str, cls: type, *, plugin: str = "", deep: bool = False, seed: int = 0, only: Sequence[str] = ()
 ) -> list[Row]:
-    """Return all rows of a class, which need not be registered.
+    """Apply the laws to a class, which need not be registered.
 
     Args:
         kind: the kind of component, such as "sampler".
@@ -156,6 +159,9 @@ def check_class(
         deep: whether to try more inputs.
         seed: the seed of random inputs.
         only: the names of the laws to apply; empty for all.
+
+    Returns:
+        One row for each law, or one row that states why the component cannot be built.
     """
     where = Row(f"{kind}/{name}", plugin, "", "", None, None, "n/a")
     try:

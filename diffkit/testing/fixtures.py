@@ -71,7 +71,7 @@ def discrete(steps: int = 1000) -> Discrete:
 
 @cache
 def zero_terminal() -> Discrete:
-    """Twelve steps, the last of which destroys the signal."""
+    """Return twelve steps whose last one has no signal."""
     return Discrete([*torch.linspace(0.02, 0.6, 11, dtype=torch.float64).tolist(), 1.0])
 
 
@@ -170,7 +170,16 @@ class WithAux:
 
 
 def with_aux(sampler: Sampler[Any], denoise: Denoiser, variance_fraction: float = 0.5) -> Denoiser:
-    """Return the denoiser with the entries of aux that the sampler needs, each of this value."""
+    """Add the entries of aux that a sampler needs to the estimates of a denoiser.
+
+    Args:
+        sampler: the sampler.
+        denoise: the denoiser.
+        variance_fraction: the value of each entry.
+
+    Returns:
+        The denoiser with these entries.
+    """
     return WithAux(denoise, sampler.needs, variance_fraction) if sampler.needs else denoise
 
 
@@ -186,7 +195,17 @@ def probe_levels() -> tuple[Level, ...]:
 
 
 def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, uneven: bool = True) -> list[Level]:
-    """n + 1 levels from half_logsnr -1.5 to 2, or to clean data, unevenly spaced, each of its own scale."""
+    """Return n + 1 levels from half_logsnr -1.5 to 2, or to clean data.
+
+    Args:
+        n: the number of steps.
+        clean: whether the last level is clean data.
+        scale: the factor of alpha and sigma of level i.
+        uneven: whether the steps in half_logsnr grow.
+
+    Returns:
+        The levels, noisiest first.
+    """
     stops = n - 1 if clean else n
     power = 1.2 if uneven else 1.0
     levels = [at_logsnr(-1.5 + 3.5 * (i / max(1, stops)) ** power) for i in range(stops + 1)]

@@ -1,6 +1,6 @@
 """Strategies for hypothesis: levels, schedules, grids, and Gaussian data with their exact denoisers.
 
-Needs hypothesis, which is no dependency of diffkit: `pip install hypothesis`.
+Requires hypothesis, which diffkit does not install: `pip install hypothesis`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from . import fixtures
 
 
 def levels(*, clean: bool = False, noise: bool = False) -> st.SearchStrategy[Level]:
-    """Levels of any scale with half_logsnr in [-8, 8]; with the ends sigma = 0 and alpha = 0 where asked for."""
+    """Return levels of any scale with half_logsnr in [-8, 8].
+
+    Args:
+        clean: whether to include levels with sigma = 0.
+        noise: whether to include levels with alpha = 0.
+    """
     clocks, scales = st.floats(-8.0, 8.0), st.floats(0.1, 50.0)
     inner = st.builds(_level, clocks, scales)
     ends = [st.builds(lambda c: Level(c, 0.0), scales)] * clean + [st.builds(lambda c: Level(0.0, c), scales)] * noise
@@ -32,20 +37,24 @@ def _level(half_logsnr: float, scale: float) -> Level:
 
 
 def discrete_schedules(max_steps: int = 50) -> st.SearchStrategy[Discrete]:
-    """Schedules of 1 to `max_steps` steps with betas in (0, 1), evenly spaced or not."""
+    """Return schedules of 1 to `max_steps` steps with betas in (0, 1)."""
     betas = st.floats(1e-4, 0.9, allow_subnormal=False)
     return st.lists(betas, min_size=1, max_size=max_steps).map(Discrete)
 
 
 def schedules(max_steps: int = 50) -> st.SearchStrategy[Schedule]:
-    """Discrete schedules and curves of every family, one of which has an arbitrary scale."""
+    """Return discrete schedules, and continuous ones of every family and of an arbitrary scale."""
     curves = st.sampled_from([fixtures.TRIG, fixtures.RECTIFIED, fixtures.EXPLODING, fixtures.WAVY])
     return st.one_of(curves, discrete_schedules(max_steps))
 
 
 def grids(max_steps: int = 12, *, clean: bool = True) -> st.SearchStrategy[list[Level]]:
-    """Lists of 2 to max_steps + 1 levels, noisiest first, the signal-to-noise ratio rising strictly, each scaled anew;
-    the last one clean data where `clean`."""
+    """Return lists of levels, noisiest first, with a strictly rising signal-to-noise ratio and arbitrary scales.
+
+    Args:
+        max_steps: the largest number of steps; a list has 2 to max_steps + 1 levels.
+        clean: whether the last level is clean data.
+    """
     return st.integers(1, max_steps).flatmap(
         lambda n: st.builds(
             lambda gaps, scales: _grid(gaps, scales, clean),
@@ -66,7 +75,7 @@ def _grid(gaps: list[float], scales: list[float], clean: bool) -> list[Level]:
 
 
 def gaussians(max_dimensions: int = 4) -> st.SearchStrategy[GaussianOracle]:
-    """Gaussian data with any mean and covariance, with its exact denoiser."""
+    """Return exact denoisers of Gaussian data with any mean and covariance."""
     return st.builds(_gaussian, st.integers(1, max_dimensions), st.integers(0, 2**20))
 
 
@@ -78,11 +87,11 @@ def _gaussian(dimensions: int, seed: int) -> GaussianOracle:
 
 
 def mixtures_1d(max_components: int = 4) -> st.SearchStrategy[MixtureOracle]:
-    """Mixtures on the line, whose probability flow is known."""
+    """Return exact denoisers of mixtures in one dimension, which also have an exact flow."""
     part = st.tuples(st.floats(0.1, 1.0), st.floats(-2.0, 2.0), st.floats(0.02, 1.0))
     return st.lists(part, min_size=1, max_size=max_components).map(lambda parts: MixtureOracle(*zip(*parts)))
 
 
 def seeds() -> st.SearchStrategy[int]:
-    """Seeds of generators."""
+    """Return seeds of generators."""
     return st.integers(0, 2**31)

@@ -1,4 +1,4 @@
-"""The measured order of convergence, against a flow that is known exactly and is not linear."""
+"""Measure the order of convergence against an exact flow that is not linear."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from diffkit.sampler import Sampler
 
 from ..oracles.base import Oracle
 from ..oracles.mixture import MixtureOracle
+from ..oracles.polynomial import PolynomialOracle
 
 FIRST, LAST = -1.5, 2.0
 """half_logsnr of the noisy and the clean end of the fit; the clean end keeps noise, as h is infinite without."""
@@ -31,7 +32,7 @@ class OrderFit:
 
     @property
     def slope(self) -> float:
-        """log(error ratio) / log(step ratio) of the two finest grids; inf where nothing is left of the error."""
+        """log(error ratio) / log(step ratio) of the two finest grids; inf if the error is only rounding."""
         (n, m), (coarse, fine) = self.steps[-2:], self.errors[-2:]
         if fine < 1e-13:
             return math.inf
@@ -44,7 +45,16 @@ def curve() -> MixtureOracle:
 
 
 def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Level]:
-    """n + 1 variance-preserving levels, evenly spaced in half_logsnr."""
+    """Return n + 1 variance-preserving levels, evenly spaced in half_logsnr.
+
+    Args:
+        n: the number of steps.
+        first: half_logsnr of the first level.
+        last: half_logsnr of the last level.
+
+    Returns:
+        The levels, noisiest first.
+    """
     return [at_logsnr(first + (last - first) * i / n) for i in range(n + 1)]
 
 
@@ -64,9 +74,16 @@ def at_logsnr(half_logsnr: float) -> Level:
 def run_from_exact(
     denoise: Denoiser, sampler: Sampler[Any], levels: Sequence[Level], starts: Sequence[Tensor]
 ) -> Tensor:
-    """The result of the sampler where its first len(starts) steps begin at the given exact states.
+    """Run a sampler whose first steps start at given exact states, so that a multistep method has an exact history.
 
-    A multistep method so gets an exact history. Samplers that draw noise get zeros.
+    Args:
+        denoise: the denoiser.
+        sampler: the sampler; noise that it draws is zero.
+        levels: the levels, noisiest first.
+        starts: the states at the first levels, each (B, *S); at least one.
+
+    Returns:
+        The state at the last level.
     """
     state, x = sampler.init(levels), starts[0]
     with torch.no_grad():
@@ -83,12 +100,19 @@ def measure(
     oracle: Oracle | None = None,
     exact_starts: int = 1,
 ) -> OrderFit:
-    """Errors against the quantile map of a mixture, from half_logsnr -1.5 to 2.
+    """Measure the error against the quantile map of a mixture, from half_logsnr -1.5 to 2. Identities E4, F1.
 
-    `exact_starts` is how many steps begin on the exact solution: 1 measures the method with its own start, `order`
-    or more the multistep method alone. As a corrector puts its own state in the place of the exact one, the first of
-    the n steps is then divided into seven, which double from 1/64, so that a start of low order leaves no trace.
-    Identities E4, F1.
+    Args:
+        sampler: a deterministic sampler.
+        steps: the numbers of steps, rising.
+        oracle: the exact denoiser with its flow; a mixture of two components by default.
+        exact_starts: the number of steps that start on the exact solution: 1 measures the method with its own start,
+            `order` or more the multistep method alone. A corrector replaces an exact state by its own, so with more
+            than 1 the first step is divided into seven, which double from 1/64: the start of low order then has
+            no effect on the slope.
+
+    Returns:
+        The largest error for each number of steps.
     """
     truth = oracle if oracle is not None else curve()
     ends = logsnr_levels(1)
@@ -104,15 +128,20 @@ def measure(
 
 
 def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6, reach: float = 1.0) -> float:
-    """The error of one run on x0 = half_logsnr^degree whatever x, its first steps beginning on the exact solution.
+    """Return the error of one run on x0 = half_logsnr^degree for all x, with exact first states. Identity F4.
 
-    The n uneven steps go from half_logsnr -reach to reach.
+    d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
+    An exponential method of order p with the right coefficients has only rounding errors for degree < p.
 
-    Exact: d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
-    An exponential method of order p with the right coefficients leaves only rounding for degree < p. Identity F4.
+    Args:
+        sampler: an exponential method.
+        degree: the degree of the polynomial.
+        n: the number of uneven steps.
+        reach: the steps go from half_logsnr -reach to reach.
+
+    Returns:
+        The largest absolute error of the result.
     """
-    from ..oracles.polynomial import PolynomialOracle
-
     levels = [at_logsnr(clock) for clock in _uneven(n, reach)]
     x = torch.linspace(-1.0, 1.0, 5, dtype=torch.float64)[:, None]
     exact = [_polynomial_flow(x, levels[0], level, degree) for level in levels]

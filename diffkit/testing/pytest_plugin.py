@@ -1,6 +1,6 @@
-"""`pytest --diffkit-contract NAME`: the laws in an author's own suite, one test for each law of each component.
+"""`pytest --diffkit-contract NAME`: one test for each law of each component.
 
-NAME is what `diffkit check` takes: a plugin, its module, a kind, or kind/name; the option may be repeated.
+NAME is a target of `diffkit check`: a plugin, its module, a kind, or kind/name; the option may be repeated.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The two options."""
+    """Add the two options."""
     group = parser.getgroup("diffkit", "laws of diffusion components")
     group.addoption(
         "--diffkit-contract",
         action="append",
         default=[],
         metavar="NAME",
-        help="hold the components of a plugin, a kind, or kind/name against the laws; may be repeated",
+        help="check the components of a plugin, of a kind, or kind/name with the laws; may be repeated",
     )
     group.addoption("--diffkit-deep", action="store_true", help="more cases for every law")
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Adds the tests of the laws behind those that were collected."""
+    """Add one test for each law after the collected tests."""
     if config.getoption("--diffkit-contract"):
         items.extend(Contract.from_parent(session, name="diffkit", nodeid="diffkit").collect())
 
 
 class Contract(pytest.Collector):
-    """All laws of the components that were named."""
+    """All laws of the named components."""
 
     def collect(self) -> Iterator[LawItem]:
         from .engine import check
@@ -53,14 +53,14 @@ class LawItem(pytest.Item):
         self.row = row
 
     def runtest(self) -> None:
-        """The verdict, which `check` has found already."""
+        """Skip or fail as `check` decided."""
         if self.row.verdict in ("exempt", "n/a"):
             pytest.skip(f"{self.row.verdict}: {self.row.reason}")
         if self.row.verdict == "fail":
             raise Broken(self.row)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> str:
-        """The law in words instead of a traceback."""
+        """Return the law, the value found and the one required, in the place of a traceback."""
         row = self.row
         error, tolerance = row.error, row.tolerance
         lines = [
@@ -73,9 +73,9 @@ class LawItem(pytest.Item):
         return "\n".join(line for line in lines if line)
 
     def reportinfo(self) -> tuple[str, None, str]:
-        """Where a report says it is."""
+        """Return the location for the report of pytest."""
         return "diffkit-contract", None, self.name
 
 
-class Broken(Exception):  # noqa: N818 - it is reported in words
-    """A law does not hold."""
+class Broken(Exception):  # noqa: N818 - shown as text
+    """A law is broken."""

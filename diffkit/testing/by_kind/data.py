@@ -28,44 +28,46 @@ def _key(x: Tensor) -> bytes:
 
 @law(
     "data",
-    statement="both parts hold examples of the shape that spec tells, with labels in 0..classes - 1",
+    statement="both parts contain examples of the shape in spec, with labels 0..classes - 1",
     source="the definition of Data",
     tolerance=0.0,
 )
 def spec(case: Case, result: LawResult) -> None:
-    """What a network is built for."""
+    """Networks are built for the shape in spec."""
     data: Data = case.component
-    told = data.spec
+    wanted = data.spec
     for part in PARTS:
         split = data.split(part)
         result.holds(len(split) > 0, f"{part} has {len(split)} examples", "some")
         raw, cond = stack(split, _some(split))
         x = data.to_model_range(raw)
-        result.holds(tuple(x.shape[1:]) == told.shape, f"{part}: shape {tuple(x.shape[1:])}", f"{told.shape}")
-        result.holds(x.dtype == torch.float32, f"{part}: decoded to {x.dtype}", "torch.float32")
+        result.holds(tuple(x.shape[1:]) == wanted.shape, f"{part}: shape {tuple(x.shape[1:])}", f"{wanted.shape}")
+        result.holds(x.dtype == torch.float32, f"{part}: {x.dtype}", "torch.float32")
         result.holds(bool(torch.isfinite(x).all()), f"{part}: values that are not finite", "finite")
         label = cond.get("label")
         result.holds(
-            (label is None) == (told.classes is None), f"{part}: labels {label is not None}", str(told.classes)
+            (label is None) == (wanted.classes is None), f"{part}: labels {label is not None}", str(wanted.classes)
         )
-        if label is not None and told.classes is not None:
-            fine = label.dtype == torch.long and int(label.min()) >= 0 and int(label.max()) < told.classes
-            result.holds(fine, f"{part}: labels {int(label.min())}..{int(label.max())}", f"long, 0..{told.classes - 1}")
-    if told.class_names:
-        result.holds(len(told.class_names) == told.classes, f"{len(told.class_names)} names", f"{told.classes}")
+        if label is not None and wanted.classes is not None:
+            fine = label.dtype == torch.long and int(label.min()) >= 0 and int(label.max()) < wanted.classes
+            result.holds(
+                fine, f"{part}: labels {int(label.min())}..{int(label.max())}", f"long, 0..{wanted.classes - 1}"
+            )
+    if wanted.class_names:
+        result.holds(len(wanted.class_names) == wanted.classes, f"{len(wanted.class_names)} names", f"{wanted.classes}")
 
 
 @law(
     "data",
-    statement="bounded data lie in [-1, 1], and use the range",
+    statement="bounded data lie in [-1, 1] and cover a large part of it",
     source="design.md, data",
     tolerance=1e-6,
 )
 def bounds(case: Case, result: LawResult) -> None:
-    """Clipping and the discretised decoder rely on it."""
+    """Clipping and the discretised decoder assume this range."""
     data: Data = case.component
     if not data.spec.bounded:
-        raise NotApplicable("not bounded")
+        raise NotApplicable("the data is not bounded")
     split = data.split("train")
     x = data.to_model_range(stack(split, _some(split, 256))[0])
     result.note(
@@ -77,15 +79,15 @@ def bounds(case: Case, result: LawResult) -> None:
 
 @law(
     "data",
-    statement="encode(decode(raw)) = raw",
+    statement="to_storage(to_model_range(raw)) = raw",
     source="design.md, data; tests/pains.md, 14",
     tolerance=0.0,
 )
 def stored(case: Case, result: LawResult) -> None:
-    """What is written of a sample is what would be read: k and 2 k / (bins - 1) - 1 are inverse to each other."""
+    """A written sample is read back as the same numbers: k -> 2 k / (bins - 1) - 1 is inverted exactly."""
     data: Data = case.component
     if data.spec.bins is None:
-        raise NotApplicable("no bins")
+        raise NotApplicable("the data has no bins")
     split = data.split("train")
     raw = stack(split, _some(split))[0]
     result.holds(not raw.is_floating_point(), f"raw is {raw.dtype}", "integers")
@@ -99,12 +101,12 @@ def stored(case: Case, result: LawResult) -> None:
 
 @law(
     "data",
-    statement="an index gives the same example each time, whatever was read before",
+    statement="an index returns the same example each time, in any order of reading",
     source="design.md, data",
     tolerance=0.0,
 )
 def repeatable(case: Case, result: LawResult) -> None:
-    """Resumed runs see the same order of the same examples."""
+    """Resumed runs read the same examples in the same order."""
     data: Data = case.component
     for part in PARTS:
         split = data.split(part)
@@ -117,12 +119,12 @@ def repeatable(case: Case, result: LawResult) -> None:
 
 @law(
     "data",
-    statement="the parts share no example",
+    statement="the two parts have no example in common",
     source="the definition of Data",
     tolerance=0.0,
 )
 def disjoint(case: Case, result: LawResult) -> None:
-    """Held-out means never seen; equal examples in both would hide memorisation. At most 4096 of each are compared."""
+    """A copy of a training example in the held-out part would hide memorisation. At most 4096 of each are compared."""
     data: Data = case.component
     seen = []
     for part in PARTS:
@@ -134,7 +136,7 @@ def disjoint(case: Case, result: LawResult) -> None:
 
 @law(
     "data",
-    statement="the exact denoiser fits the examples: E[(x0 - x0*) f(x)] = 0 for f = 1 and x, within 5 standard errors",
+    statement="truth() is exact: E[(x0 - x0*) f(x)] = 0 for f = 1 and f = x, within 5 standard errors",
     source="identities D3, E3",
     tolerance=5.0,
     identities="D3 E3",
@@ -144,7 +146,7 @@ def truth(case: Case, result: LawResult) -> None:
     data: Data = case.component
     denoise = data.truth()
     if denoise is None:
-        raise NotApplicable("its law is not known in closed form")
+        raise NotApplicable("the data has no exact denoiser")
     split = data.split("train")
     raw, cond = stack(split, range(min(len(split), 4096)))
     x0 = data.to_model_range(raw).double().flatten(1)
@@ -172,34 +174,38 @@ def augmentation_inputs(case: Case) -> tuple[Tensor, Tensor, Cond]:
 
 @law(
     "augmentation",
-    statement="examples keep their shape and type, and stay in [-1, 1]; what came with them stays",
+    statement="the augmented examples have the shape and type of x and lie in [-1, 1]; no entry of cond is lost",
     source="the definition of Augmentation",
     tolerance=0.0,
 )
 def form(case: Case, result: LawResult) -> None:
-    """Entries may be added to cond, none may be lost."""
+    """An augmentation may add entries to cond."""
     x, uniform, cond = augmentation_inputs(case)
     kept = x.clone()
-    y, told = case.component(x, uniform, cond)
+    y, conditions = case.component(x, uniform, cond)
     result.holds(
         y.shape == x.shape and y.dtype == x.dtype, f"{tuple(y.shape)} {y.dtype}", f"{tuple(x.shape)} {x.dtype}"
     )
     result.holds(float(y.abs().max()) <= 1.0 + 1e-6, f"|x| up to {float(y.abs().max()):.4g}", "<= 1")
     result.holds(
-        "label" in told and torch.equal(told["label"], cond["label"]), f"cond holds {sorted(told)}", "the label"
+        "label" in conditions and torch.equal(conditions["label"], cond["label"]),
+        f"cond holds {sorted(conditions)}",
+        "the label",
     )
-    result.holds(all(len(v) == 8 for v in told.values()), "entries of cond of another length", "one row an example")
+    result.holds(
+        all(len(v) == 8 for v in conditions.values()), "entries of cond of another length", "one row an example"
+    )
     result.compare(x, kept, "x afterwards")
 
 
 @law(
     "augmentation",
-    statement="what happens to an example is a function of its own uniform numbers, and they matter",
+    statement="the result for an example depends on its own uniform numbers, and on nothing else",
     source="design.md, randomness",
     tolerance=1e-5,
 )
 def counted(case: Case, result: LawResult) -> None:
-    """The same twice, and alone; torch's generator is not touched."""
+    """It is the same twice and in a batch of one; torch's generator is not used."""
     x, uniform, cond = augmentation_inputs(case)
     before = torch.random.get_rng_state()
     y, _ = case.component(x, uniform, cond)
@@ -210,4 +216,4 @@ def counted(case: Case, result: LawResult) -> None:
         result.compare(alone[0], y[i], f"example {i} alone")
     outcomes = [case.component(x[:1], torch.full((1, uniform.shape[1]), u), {})[0] for u in (0.01, 0.3, 0.6, 0.99)]
     differ = any(not torch.equal(a, outcomes[0]) for a in outcomes[1:])
-    result.holds(differ, "all uniform numbers do the same", "some change")
+    result.holds(differ, "the result is the same for all uniform numbers", "different results")

@@ -34,7 +34,7 @@ def _path(case: Case, updates: int) -> list[torch.Tensor]:
     identities="H1",
 )
 def convex(case: Case, result: LawResult) -> None:
-    """No bias towards zero, so nothing needs correction."""
+    """The average has no bias towards zero that would need a correction."""
     for ema in FORMS:
         for updates in (0, 1, 2, 30):
             w = effective_weights(ema, updates, BATCH)
@@ -44,7 +44,7 @@ def convex(case: Case, result: LawResult) -> None:
 
 @law(
     "ema",
-    statement="the average that training keeps is the weighted sum of the weights it saw",
+    statement="the average in training is the sum of the past weights with these factors",
     source="identities H1",
     tolerance=1e-9,
     identities="H1",
@@ -66,7 +66,7 @@ def recursion(case: Case, result: LawResult) -> None:
     identities="H1",
 )
 def constant_decay(case: Case, result: LawResult) -> None:
-    """The geometric weights."""
+    """The weights are geometric."""
     b, n = 0.9, 12
     want = torch.tensor([b**n, *((1.0 - b) * b ** (n - k) for k in range(1, n + 1))], dtype=torch.float64)
     result.compare(effective_weights(EmaConfig(decay=b), n), want, f"weights of decay {b}")
@@ -74,7 +74,7 @@ def constant_decay(case: Case, result: LawResult) -> None:
 
 @law(
     "ema",
-    statement="warm-up min(b, (1 + n) / (10 + n)): while warm the initial weights count (n + 1)! 10! / (n + 10)!",
+    statement="warm-up min(b, (1 + n) / (10 + n)): the initial weights have the factor (n + 1)! 10! / (n + 10)!",
     source="identities H1; Ho et al. 2020, code",
     tolerance=1e-12,
     identities="H1",
@@ -89,7 +89,7 @@ def warm_up(case: Case, result: LawResult) -> None:
 
 @law(
     "ema",
-    statement="half_life H: weights of H images ago count half of the present ones, whatever the batch size",
+    statement="half_life H: the weights of H images ago have half the factor of the present ones, for every batch size",
     source="Karras et al. 2022 (arXiv:2206.00364), training loop",
     tolerance=1e-9,
     identities="H1",

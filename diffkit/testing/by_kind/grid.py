@@ -17,7 +17,7 @@ COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501
 
 
 def schedules(grid: Grid) -> Iterator[tuple[str, Schedule]]:
-    """Where a grid is tried: discrete schedules of several lengths, and curves that it says it can follow."""
+    """Yield discrete schedules of several lengths, and continuous ones if the grid supports them, with titles."""
     for steps in (1, 2, 12, 1000):
         yield f"{steps} steps", fixtures.discrete(steps)
     if not grid.discrete_only:
@@ -28,7 +28,7 @@ def schedules(grid: Grid) -> Iterator[tuple[str, Schedule]]:
 
 
 def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
-    """Every schedule with step counts, smallest first: all of them for short schedules, and for all where deep."""
+    """Yield every schedule with numbers of steps, smallest first: all numbers for short schedules or if deep."""
     for title, schedule in schedules(case.component):
         top = schedule.steps or 64
         counts = range(1, top + 1) if top <= 64 or case.deep else [n for n in COUNTS if n <= top]
@@ -38,12 +38,12 @@ def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
 
 @law(
     "grid",
-    statement="n steps have n + 1 levels of host floats, for every n from 1 to T",
+    statement="n steps have n + 1 levels of Python floats, for every n from 1 to T",
     source="tests/pains.md, 2",
     tolerance=0.0,
 )
 def length(case: Case, result: LawResult) -> None:
-    """A step is a pair of neighbours; spacing by a rounded stride yields one too many or too few."""
+    """A step is a pair of neighbouring levels; a rounded stride would give one too many or too few."""
     for title, schedule, n in settings(case):
         levels = case.component.levels(schedule, n)
         result.holds(len(levels) == n + 1, f"n = {n} on {title}: {len(levels)} levels", f"{n + 1}")
@@ -59,21 +59,21 @@ def length(case: Case, result: LawResult) -> None:
     identities="A3",
 )
 def rises(case: Case, result: LawResult) -> None:
-    """No level is visited twice, whatever rounding does to the times."""
+    """No level is visited twice, even if times are rounded."""
     for title, schedule, n in settings(case):
         levels = case.component.levels(schedule, n)
         bad = [i for i, (a, b) in enumerate(pairwise(levels)) if not float(b.angle) < float(a.angle)]
-        result.note(float(len(bad)), f"n = {n} on {title}: levels {bad[:1]} and after", "a larger SNR after")
+        result.note(float(len(bad)), f"n = {n} on {title}: levels {bad[:1]} and after", "a larger SNR afterwards")
 
 
 @law(
     "grid",
-    statement="the last level is the schedule's clean one, no level before it is, and all times lie on the schedule",
+    statement="the last level is the clean one of the schedule, no earlier level is, and all times are on it",
     source="design.md, glossary of grids",
     tolerance=0.0,
 )
 def clean_end(case: Case, result: LawResult) -> None:
-    """Sampling ends on data, not one step before it (K: final alpha)."""
+    """Sampling ends on clean data, not one step before it (identities K, final alpha)."""
     for title, schedule, n in settings(case):
         levels = case.component.levels(schedule, n)
         result.holds(levels[-1] == schedule.clean, f"n = {n} on {title}: ends at {levels[-1]}", f"{schedule.clean}")
@@ -81,17 +81,17 @@ def clean_end(case: Case, result: LawResult) -> None:
         inside = schedule.t_clean <= min(times) and max(times) <= schedule.t_noise
         result.holds(inside, f"n = {n} on {title}: times {min(times)!r}..{max(times)!r}", "within the schedule")
         early = [i for i, level in enumerate(levels[:-1]) if level.is_clean]
-        result.holds(not early, f"n = {n} on {title}: level {early[:1]} is clean", "noise in every level asked")
+        result.holds(not early, f"n = {n} on {title}: level {early[:1]} is clean", "noise in every earlier level")
 
 
 @law(
     "grid",
-    statement="the first level is the schedule's noisiest, unless the grid declares a deficit",
+    statement="the first level is the noisiest of the schedule, unless the grid sets declares_deficit",
     source="tests/pains.md, 3; Lin et al. 2023 (arXiv:2305.08891), sec. 3.3",
     tolerance=1e-9,
 )
 def noise_end(case: Case, result: LawResult) -> None:
-    """Samples start from pure noise; the denoiser must be asked about it, or every mean is biased."""
+    """Samples start from pure noise; if the denoiser is not evaluated there, the mean of the samples is biased."""
     grid: Grid = case.component
     deficits = []
     for title, schedule, n in settings(case):
@@ -106,13 +106,13 @@ def noise_end(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="on a discrete schedule the levels are those of distinct whole times in 1..T; n = T visits every one",
+    statement="on a discrete schedule the levels are those of distinct whole times in 1..T; n = T visits all of them",
     source="tests/pains.md, 1; identities K, rounding",
     tolerance=0.0,
     identities="A14",
 )
 def whole_times(case: Case, result: LawResult) -> None:
-    """Between the points, networks were never trained."""
+    """Networks are not trained between whole times."""
     for title, schedule, n in settings(case):
         if schedule.steps is None:
             continue
@@ -129,12 +129,12 @@ def whole_times(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="fewer than one step, more than T, or a schedule that the grid cannot follow is refused",
+    statement="fewer than one step, more than T steps, or an unsuitable schedule raises a DiffkitError",
     source="tests/pains.md, 2; design.md, errors",
     tolerance=0.0,
 )
 def refuses(case: Case, result: LawResult) -> None:
-    """With a message of the library, not an IndexError, and never with a wrong list."""
+    """The error has a message of the library; an IndexError or a wrong list of levels breaks the law."""
     grid: Grid = case.component
     schedule = fixtures.discrete(12)
     tries: list[tuple[Schedule, int]] = [(schedule, 0), (schedule, -1), (schedule, 13)]
@@ -151,12 +151,12 @@ def refuses(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="asking twice gives the same levels",
+    statement="two calls return the same levels",
     source="tests/pains.md, 17",
     tolerance=0.0,
 )
 def pure(case: Case, result: LawResult) -> None:
-    """A grid is rebuilt from the schedule each time, so that no shift is applied twice."""
+    """A shift is not applied a second time."""
     for title, schedule in schedules(case.component):
         n = min(7, schedule.steps or 7)
         first, again = (case.component.levels(schedule, n) for _ in range(2))
@@ -165,14 +165,14 @@ def pure(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="more steps fill the same range: the largest step in angle shrinks with n",
+    statement="more steps divide the same range: the largest step in angle shrinks with n",
     source="the definition of a grid",
     tolerance=0.0,
 )
 def refines(case: Case, result: LawResult) -> None:
-    """Without it no sampler converges on this grid."""
+    """Otherwise no sampler converges on this grid."""
     if case.component.declares_deficit:
-        raise NotApplicable("the range of a grid with a deficit depends on n")
+        raise NotApplicable("with a deficit the range depends on n")
     for title, schedule in schedules(case.component):
         if title == "edm" or (schedule.steps is not None and schedule.steps < 1000):
             continue

@@ -15,7 +15,7 @@ from ..law_registry import LawResult, law
 
 
 def denoiser() -> fixtures.ByLabel:
-    """Four labels, each a Gaussian; those without one a wider Gaussian."""
+    """Return the exact denoiser of four Gaussian classes, with a wider Gaussian for the null label."""
     means = ((0.9, 0.0), (-0.6, 0.5), (0.0, -0.8), (1.5, 1.2))
     each = [GaussianOracle(torch.tensor(mean, dtype=torch.float64), 0.2 + 0.1 * i) for i, mean in enumerate(means)]
     return fixtures.ByLabel([*each, GaussianOracle(torch.tensor([0.2, 0.2], dtype=torch.float64), 0.9)])
@@ -25,7 +25,7 @@ LABEL = torch.tensor([0, 3, 1, 2, 0])
 
 
 def inputs(case: Case) -> list[tuple[Level, Tensor]]:
-    """Levels of every family, with x of the size that they have."""
+    """Return levels of every family, each with noisy examples x."""
     found = []
     for level in fixtures.probe_levels():
         x0, eps = case.normal(5, 2, stream="x0"), case.normal(5, 2, stream="eps")
@@ -35,12 +35,12 @@ def inputs(case: Case) -> list[tuple[Level, Tensor]]:
 
 @law(
     "guidance",
-    statement="the guided estimate splits the same x: alpha x0 + sigma eps = x, at the same level",
+    statement="the guided estimate is consistent with x: alpha x0 + sigma eps = x, at the same level",
     source="design.md, section 1; identities K, clipping",
     tolerance=1e-9,
 )
 def consistent(case: Case, result: LawResult) -> None:
-    """eps follows whenever x0 is changed; a sampler may use either."""
+    """If guidance changes x0 it must change eps too, since a sampler may use either."""
     for level, x in inputs(case):
         estimate = case.component(denoiser())(x, level, label=LABEL)
         size = max(1.0, float(level.alpha) * float(estimate.x0.abs().max()))
@@ -51,12 +51,12 @@ def consistent(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="the estimate of an example depends on that example only, and x is left as it was",
+    statement="the estimate of an example depends on that example only, and x is not changed",
     source="tests/pains.md, 16",
     tolerance=1e-9,
 )
 def each_alone(case: Case, result: LawResult) -> None:
-    """No statistics over the batch."""
+    """Guidance uses no statistics over the batch."""
     for level, x in inputs(case)[:4]:
         kept = x.clone()
         guided = case.component(denoiser())
@@ -70,12 +70,12 @@ def each_alone(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="it composes: a guided denoiser can be guided again, and asked without a label",
+    statement="a guided denoiser can be guided again, and called without a label",
     source="the definition of Guidance",
     tolerance=0.0,
 )
 def composes(case: Case, result: LawResult) -> None:
-    """Denoiser to denoiser, so any number of them, in a chain."""
+    """Guidance maps a denoiser to a denoiser, so several can be chained."""
     level, x = inputs(case)[1]
     twice = case.component(case.component(denoiser()))
     for cond in ({}, {"label": LABEL}):
@@ -108,12 +108,12 @@ def undecoded(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="levels may be tensors, one for each example",
+    statement="levels may be tensors with one value for each example",
     source="design.md, section 1",
     tolerance=1e-9,
 )
 def tensor_levels(case: Case, result: LawResult) -> None:
-    """The same estimate as with floats."""
+    """The estimate is the same as with floats."""
     for level, x in inputs(case)[:4]:
         many = Level(*(torch.full((5,), float(c), dtype=torch.float64) for c in (level.alpha, level.sigma)))
         want = case.component(denoiser())(x, level, label=LABEL)

@@ -19,7 +19,7 @@ COUNT = 200
 
 
 def evaluation_of(case: Case) -> Evaluation:
-    """Two classes of vectors apart from each other: training, held-out and good samples have one law."""
+    """Return an evaluation of two separate classes of vectors; all three sets have one distribution."""
     labels = torch.arange(COUNT) % 2
     centre = torch.stack([labels * 3.0 - 1.5, -labels.float()], 1)
     train, held_out, samples = (
@@ -36,12 +36,12 @@ def first_value(values: Mapping[str, float]) -> float:
 
 @law(
     "metric",
-    statement="every value is a finite number, the same each time, and torch's generator is not touched",
+    statement="every value is a finite number, the same in each call, and torch's generator is not used",
     source="the definition of Metric",
     tolerance=0.0,
 )
 def repeatable(case: Case, result: LawResult) -> None:
-    """Evaluation never disturbs training, and a number can be found again."""
+    """Evaluation does not change training, and results can be reproduced."""
     metric: Metric = case.component
     evaluation, before = evaluation_of(case), torch.random.get_rng_state()
     first = metric(evaluation)
@@ -55,15 +55,15 @@ def repeatable(case: Case, result: LawResult) -> None:
 
 @law(
     "metric",
-    statement="samples of the true law score better than shifted ones, widened ones and one point",
+    statement="samples of the true distribution score better than shifted and widened ones",
     source="the definition of Metric",
     tolerance=0.0,
 )
 def ranks(case: Case, result: LawResult) -> None:
-    """The direction is the one that `lower_is_better` says."""
+    """`lower_is_better` states the direction."""
     metric: Metric = case.component
     if metric.lower_is_better is None:
-        raise NotApplicable("neither lower nor higher is better")
+        raise NotApplicable("lower_is_better is None")
     evaluation = evaluation_of(case)
     good = first_value(metric(evaluation))
     bad = {
@@ -78,12 +78,12 @@ def ranks(case: Case, result: LawResult) -> None:
 
 @law(
     "metric",
-    statement="the order of the examples does not matter",
+    statement="the value does not depend on the order of the examples",
     source="the definition of Metric",
     tolerance=1e-4,
 )
 def order_free(case: Case, result: LawResult) -> None:
-    """Sets are compared, not sequences; labels go with their examples."""
+    """A metric compares sets; labels are reordered together with their examples."""
     metric: Metric = case.component
     evaluation = evaluation_of(case)
     order = torch.randperm(COUNT, generator=case.generator("order"))

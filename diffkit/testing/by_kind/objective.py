@@ -22,24 +22,24 @@ from ..law_registry import LawResult, NotApplicable, law
 
 
 class FixedRandomStreams(RandomStreams):
-    """Draws that are told: the noise of every example, and one uniform number for all."""
+    """Random streams that return given noise, and one uniform number for all examples."""
 
     def __init__(self, eps: Tensor, uniform: float) -> None:
         super().__init__(0, 0, len(eps))
-        self.eps, self.told = eps, uniform
+        self.eps, self.value = eps, uniform
 
     def normal(self, stream: str, like: Tensor) -> Tensor:
         return self.eps.to(like)
 
     def uniform(self, stream: str, like: Tensor, count: int | None = None) -> Tensor:
-        return torch.full((len(like),) if count is None else (len(like), count), self.told)
+        return torch.full((len(like),) if count is None else (len(like), count), self.value)
 
     def block(self, stream: str, like: Tensor) -> Tensor:
-        return torch.full((self.total,), self.told)
+        return torch.full((self.total,), self.value)
 
 
 class CorrectedNetwork(Network):
-    """A network's output, plus a constant and a multiple of x that can be learned, on the channels of the data."""
+    """Add a trainable constant and a trainable linear function of x to the output of a network."""
 
     def __init__(self, inner: Network) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class CorrectedNetwork(Network):
 
 
 class PerturbedNetwork(Network):
-    """The exact denoiser with its x0 wrong by `by`, the same mistake in every parameterization."""
+    """The exact denoiser with an error of x0 of size `by`, the same in every parameterization."""
 
     def __init__(self, p: Parameterization, schedule: Schedule, by: float) -> None:
         super().__init__()
@@ -69,14 +69,14 @@ class PerturbedNetwork(Network):
 
 
 def design() -> tuple[Tensor, Tensor]:
-    """Eight (x0, eps) that have the moments of the data and the noise, so that means of quadratics are exact."""
+    """Return eight (x0, eps) with the moments of the data and the noise, so that means of quadratics are exact."""
     z = 2.0 * torch.cat([torch.eye(4, dtype=torch.float64), -torch.eye(4, dtype=torch.float64)])
     root = torch.linalg.cholesky(fixtures.COVARIANCE)
     return fixtures.MEAN + z[:, :2] @ root.T, z[:, 2:]
 
 
 def settings(case: Case) -> Iterator[tuple[Schedule, Parameterization]]:
-    """Schedules and predictions that the objective can be used with."""
+    """Yield schedules and parameterizations that the objective supports."""
     objective = case.component
     schedules: list[Schedule] = [fixtures.discrete()]
     if not getattr(objective, "discrete_only", False):
@@ -88,7 +88,7 @@ def settings(case: Case) -> Iterator[tuple[Schedule, Parameterization]]:
 
 
 def uniforms(schedule: Schedule) -> tuple[float, ...]:
-    """Uniform numbers whose times are spread over the schedule."""
+    """Return uniform numbers whose times are spread over the schedule."""
     steps = schedule.steps
     if steps is not None:
         return tuple((t - 0.5) / steps for t in (1, 2, 10, steps // 2, steps))
@@ -97,12 +97,12 @@ def uniforms(schedule: Schedule) -> tuple[float, ...]:
 
 @law(
     "objective",
-    statement="`each` is one finite loss for each example at its time, detached; `mean` can be differentiated",
+    statement="`each` is one finite loss per example, detached; `mean` can be differentiated",
     source="the definition of Loss",
     tolerance=0.0,
 )
 def form(case: Case, result: LawResult) -> None:
-    """What training logs, and what it follows."""
+    """Training logs the first and minimises the second."""
     objective: Objective = case.component
     for schedule, p in settings(case):
         model = Model(CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
@@ -111,9 +111,13 @@ def form(case: Case, result: LawResult) -> None:
         loss = objective(model, x0, RandomStreams(case.seed, 3, 5), ema=model)
         result.holds(loss.each.shape == (5,), f"each has shape {tuple(loss.each.shape)}", "(5,)")
         result.holds(loss.t.shape == (5,), f"t has shape {tuple(loss.t.shape)}", "(5,)")
-        result.holds(loss.mean.shape == () and loss.mean.requires_grad, "mean is no differentiable number", "one")
+        result.holds(
+            loss.mean.shape == () and loss.mean.requires_grad,
+            "mean is not a differentiable number",
+            "a number with a gradient",
+        )
         free = not loss.each.requires_grad and not any(part.requires_grad for part in loss.parts.values())
-        result.holds(free, "each or parts hold a graph", "detached")
+        result.holds(free, "each or parts have a gradient", "detached")
         fine = bool(torch.isfinite(loss.each).all()) and bool(torch.isfinite(loss.mean))
         result.holds(fine, f"losses {loss.each.tolist()}", "finite")
         result.compare(x0, kept, "x0 after the loss")
@@ -121,12 +125,12 @@ def form(case: Case, result: LawResult) -> None:
 
 @law(
     "objective",
-    statement="the same draws give the same loss; micro-batches of a step give the losses of the whole batch",
+    statement="the same random streams give the same loss; micro-batches give the losses of the whole batch",
     source="design.md, randomness",
     tolerance=1e-5,
 )
 def counted(case: Case, result: LawResult) -> None:
-    """Every number comes from (seed, step, stream, row), none from torch's own generator."""
+    """All random numbers depend on (seed, step, stream, row); torch's own generator is not used."""
     objective: Objective = case.component
     schedule, p = next(settings(case))
     model = Model(CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
@@ -148,7 +152,7 @@ def counted(case: Case, result: LawResult) -> None:
 
 @law(
     "objective",
-    statement="on Gaussian data no change of the exact denoiser lowers the loss: its gradient there is zero",
+    statement="on Gaussian data the gradient of the loss is zero at the exact denoiser, which is its minimum",
     source="Vincent 2011; identities D2, D3",
     tolerance=1e-4,
     identities="D2 D3",
@@ -195,13 +199,13 @@ def minimum(case: Case, result: LawResult) -> None:
     identities="C3 C4",
 )
 def same_loss(case: Case, result: LawResult) -> None:
-    """The same wrong x0, said in eps, x0 and v, has the same loss, so the same gradient in x0."""
+    """The same error of x0, expressed in eps, x0 and v, has the same loss, so the same gradient in x0."""
     objective: Objective = case.component
     names: set[str] = {f.name for f in dataclasses.fields(objective)} if dataclasses.is_dataclass(objective) else set()
     if "weighting" in names:
         objective = dataclasses.replace(objective, weighting=fixtures.SNRWeight())  # type: ignore[type-var]
     elif not getattr(objective, "discrete_only", False):
-        raise NotApplicable("it has no weighting")
+        raise NotApplicable("the objective has no weighting")
     x0, eps = design()
     found: dict[tuple[int | None, float], Tensor] = {}
     for schedule, p in settings(case):
@@ -220,18 +224,18 @@ def same_loss(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def conditional(case: Case, result: LawResult) -> None:
-    """Whatever comes with the data is passed on by name."""
+    """Conditions of the data are passed to the network by name."""
     objective: Objective = case.component
     schedule, p = next(settings(case))
-    heard: list[Tensor | None] = []
+    labels: list[Tensor | None] = []
 
-    class Listening(CorrectedNetwork):
+    class RecordingNetwork(CorrectedNetwork):
         def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-            heard.append(label)
+            labels.append(label)
             return super().forward(x, c_noise)
 
-    model = Model(Listening(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
+    model = Model(RecordingNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p)), p, schedule)
     label = torch.tensor([3, 1, 2])
     objective(model, fixtures.gaussian().sample(3).float(), RandomStreams(0, 0, 3), ema=model, label=label)
-    same = bool(heard) and all(told is not None and torch.equal(told, label) for told in heard)
-    result.holds(same, f"the network heard {heard[:1]}", f"{label.tolist()}")
+    same = bool(labels) and all(one is not None and torch.equal(one, label) for one in labels)
+    result.holds(same, f"the network received {labels[:1]}", f"{label.tolist()}")

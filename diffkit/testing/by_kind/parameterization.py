@@ -1,4 +1,4 @@
-"""Laws of what a network's output means."""
+"""Laws of parameterizations: targets, decoding, and weights of the loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
 
 
 def levels(case: Case) -> list[Level]:
-    """Levels of every family and scale; those of the own schedule where the component holds one."""
+    """Return levels of every family and scale, or of the schedule of the component if it has one."""
     schedule = getattr(case.component, "schedule", None)
     if schedule is None:
         return list(fixtures.probe_levels())
@@ -32,7 +32,7 @@ def levels(case: Case) -> list[Level]:
 
 
 def ends(case: Case) -> list[Level]:
-    """Clean data and pure noise, of two scales."""
+    """Return the levels of clean data and of pure noise, in two scales."""
     if getattr(case.component, "schedule", None) is not None:
         return []
     return [Level(1.0, 0.0), Level(0.0, 1.0), Level(3.0, 0.0), Level(0.0, 0.5)]
@@ -55,6 +55,11 @@ Target = Callable[[Tensor, Tensor, float, float], Tensor]
 def compare_target(case: Case, result: LawResult, formula: Target) -> None:
     """Compare the target of a parameterization with a formula, at levels of every family.
 
+    Args:
+        case: the parameterization.
+        result: receives the errors.
+        formula: the target as a function of x0, eps, alpha and sigma.
+
     Raises:
         NotApplicable: the component has options other than the defaults.
     """
@@ -74,7 +79,7 @@ def compare_target(case: Case, result: LawResult, formula: Target) -> None:
     identities="C1",
 )
 def round_trip(case: Case, result: LawResult) -> None:
-    """y = a x0 + b eps and x = alpha x0 + sigma eps: two equations for two unknowns, wherever det is not 0."""
+    """y = a x0 + b eps and x = alpha x0 + sigma eps: two equations with one solution if det is not 0."""
     p: Parameterization = case.component
     for level, x0, eps in _inputs(case):
         det = abs(_det(p, level))
@@ -88,12 +93,12 @@ def round_trip(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="whatever the network says, alpha x0 + sigma eps = x",
+    statement="alpha x0 + sigma eps = x for every output of the network",
     source="design.md, section 1",
     tolerance=1e-9,
 )
 def consistent(case: Case, result: LawResult) -> None:
-    """An estimate is a split of x; a network may be wrong, its decoding may not."""
+    """A network may be wrong, but its decoded output must be consistent with x."""
     p: Parameterization = case.component
     for level, x0, eps in _inputs(case):
         x = case.normal(3, 2)
@@ -127,13 +132,13 @@ def readings(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="coefficients are finite at every level, alpha = 0 and sigma = 0 included; they tell levels apart",
+    statement="coefficients are finite at every level, including alpha = 0 and sigma = 0, and not both 0",
     source="design.md, fact 1",
     tolerance=0.0,
     identities="C2",
 )
 def finite(case: Case, result: LawResult) -> None:
-    """Rows are written so that training at the ends needs no special case."""
+    """Training at both ends then needs no special case."""
     p: Parameterization = case.component
     for level in (*levels(case), *ends(case)):
         row = [float(c) for c in p.coefficients(level)]
@@ -146,13 +151,13 @@ def finite(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="where x and y say the same thing decoding raises LevelError; it never answers inf or nan",
+    statement="decoding at a level where y does not determine (x0, eps) raises LevelError; it never returns inf or nan",
     source="Lin et al. 2023 (arXiv:2305.08891), sec. 3.1; tests/pains.md, 4",
     tolerance=0.0,
     identities="C2",
 )
 def singular_ends(case: Case, result: LawResult) -> None:
-    """eps says nothing about x0 at alpha = 0, x0 nothing about eps at sigma = 0."""
+    """At alpha = 0 eps does not determine x0; at sigma = 0 x0 does not determine eps."""
     p: Parameterization = case.component
     x0, eps = case.normal(3, 2, stream="x0"), case.normal(3, 2, stream="eps")
     for level in ends(case):
@@ -169,7 +174,7 @@ def singular_ends(case: Case, result: LawResult) -> None:
             )
             result.holds(fine and right, f"decoded at {level} ({kind}) to a wrong or infinite estimate", "LevelError")
     if not result.checks:
-        raise NotApplicable("its schedule has no such ends")
+        raise NotApplicable("the schedule does not contain these levels")
 
 
 @law(
@@ -196,12 +201,12 @@ def weight(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="levels may be floats, (B,) tensors or any shape that broadcasts to x: the same target and estimate",
+    statement="levels of floats, of (B,) tensors and of shapes that broadcast to x give the same target and estimate",
     source="design.md, section 1",
     tolerance=1e-9,
 )
 def any_shape(case: Case, result: LawResult) -> None:
-    """One level for each example while training, one for each pixel in per-pixel diffusions."""
+    """Training uses one level for each example, some methods one for each pixel."""
     p: Parameterization = case.component
     x0, eps = case.normal(3, 2, 4, stream="x0"), case.normal(3, 2, 4, stream="eps")
     for level in levels(case):
@@ -218,8 +223,8 @@ def any_shape(case: Case, result: LawResult) -> None:
             result.compare(got.x0, want.x0, f"x0 at {level}, tensors {shape}", rough)
             result.compare(got.eps, want.eps, f"eps at {level}, tensors {shape}", rough)
             factor = torch.as_tensor(p.weight(many))
-            told = torch.as_tensor(float(p.weight(level)), dtype=torch.float64)
-            ratio = (factor / told).reshape(-1)
+            want_factor = torch.as_tensor(float(p.weight(level)), dtype=torch.float64)
+            ratio = (factor / want_factor).reshape(-1)
             result.compare(ratio, torch.ones_like(ratio), f"weight at {level}, tensors {shape}", 1e3)
 
 
@@ -230,7 +235,7 @@ def any_shape(case: Case, result: LawResult) -> None:
     tolerance=1e-4,
 )
 def single_precision(case: Case, result: LawResult) -> None:
-    """Coefficients come from float64 levels; only x and y are rounded."""
+    """Coefficients are computed in float64; only x and y are rounded."""
     p: Parameterization = case.component
     for level, x0, eps in _inputs(case):
         y, x = ideal_output(p, x0, eps, level), level.add_noise(x0, eps)
@@ -245,7 +250,7 @@ def single_precision(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="on Gaussian data the least loss is weight(level) mmse, reached at the target of (x0*, eps*)",
+    statement="on Gaussian data the minimum loss is weight(level) mmse, at the target of (x0*, eps*)",
     source="Vincent 2011; identities D2, D3",
     tolerance=1e-9,
     identities="D1 D2 D3",
@@ -268,13 +273,13 @@ def optimum(case: Case, result: LawResult) -> None:
         (slope,) = torch.autograd.grad(loss, y)
         for name, direction in (("1", torch.ones_like(x)), ("x", x)):
             result.compare(float((slope * direction).sum()), 0.0, f"slope along {name} at {level}", size * 10)
-        heard = p.decode(ideal_output(p, best.x0, best.eps, level), x, level)
-        result.compare(heard.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
+        decoded = p.decode(ideal_output(p, best.x0, best.eps, level), x, level)
+        result.compare(decoded.x0, best.x0, f"x0* at {level}", max(1.0, 1.0 / max(abs(_det(p, level)), 1e-6)))
 
 
 @law(
     "parameterization",
-    statement="out_channels is at least the data's, and decode adds every entry of aux that it provides",
+    statement="out_channels(C) is at least C, and decode adds every entry of aux in `provides`",
     source="design.md, section 1",
     tolerance=0.0,
 )

@@ -1,4 +1,4 @@
-"""Laws of parameterizations inside of a `Model`: the same denoiser, whatever the network predicts."""
+"""Laws of parameterizations in a `Model`: the denoiser does not depend on what the network predicts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from ..case import Case
 from ..law_registry import LawResult, law
 
 
-class _Told(Network):
-    """Remembers what it was told, and answers zeros."""
+class _Recorder(Network):
+    """Record the inputs of each call and return zeros."""
 
     def __init__(self, outputs: int, integer_time: bool) -> None:
         super().__init__()
         self.outputs, self.integer_time = outputs, integer_time
-        self.heard: list[Tensor] = []
-        self.seen: list[Tensor] = []
+        self.c_noise: list[Tensor] = []
+        self.x: list[Tensor] = []
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        self.heard.append(c_noise)
-        self.seen.append(x)
+        self.c_noise.append(c_noise)
+        self.x.append(x)
         return torch.zeros_like(x[:, :1]).expand(-1, self.outputs, *x.shape[2:])
 
 
@@ -50,15 +50,15 @@ def _inside(schedule: Schedule) -> list[float]:
 
 @law(
     "parameterization",
-    statement="a perfect network is the exact denoiser, whatever it predicts and on whatever curve it is asked",
+    statement="a network without error is the exact denoiser, in every parameterization and on rescaled levels",
     source="identities C1, A8; design.md, fact 5; tests/pains.md, 5",
     tolerance=2e-5,
     identities="A8 C1",
 )
 def model(case: Case, result: LawResult) -> None:
-    """(x0, eps) survives rescaling of x, so a model answers at levels of other families than its own.
+    """(x0, eps) does not change if x is rescaled, so a model accepts levels of other families than its own.
 
-    c_noise is a float32, which is where the tolerance comes from.
+    The tolerance is due to c_noise in float32.
     """
     p: Parameterization = case.component
     data = fixtures.GaussianData()
@@ -86,7 +86,7 @@ def model(case: Case, result: LawResult) -> None:
     identities="A8",
 )
 def same_sample(case: Case, result: LawResult) -> None:
-    """Samplers see x0 and eps only: half ancestral steps on whole times, then to clean data, with the same noises."""
+    """Samplers use x0 and eps only: steps with half the ancestral noise on whole times, then to clean data."""
     p: Parameterization = case.component
     oracle = fixtures.gaussian()
     for schedule in _schedules(p):
@@ -107,65 +107,65 @@ def same_sample(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="c_noise differs at every level and is one float32 for each example; whole for networks that need it",
+    statement="c_noise is one float32 for each example, different at every level, and whole if integer_time is set",
     source="design.md, numerics",
     tolerance=0.0,
 )
 def tells_level(case: Case, result: LawResult) -> None:
-    """A network that cannot tell two levels apart cannot denoise both; the level itself is never rounded."""
+    """A network that cannot distinguish two levels cannot denoise both."""
     p: Parameterization = case.component
     for schedule in _schedules(p):
         for integer_time in (False, True):
-            network = _Told(p.out_channels(2), integer_time)
+            network = _Recorder(p.out_channels(2), integer_time)
             denoise = Model(network, p, schedule)
             x = case.normal(3, 2)
             for t in _inside(schedule):
                 denoise.output(x, schedule.level(t))
-            told = [float(c[0]) for c in network.heard]
-            fine = all(c.dtype == torch.float32 and c.shape == (3,) for c in network.heard)
+            values = [float(c[0]) for c in network.c_noise]
+            fine = all(c.dtype == torch.float32 and c.shape == (3,) for c in network.c_noise)
             result.holds(fine, "c_noise is not (B,) float32", "one float32 for each example")
-            result.holds(len(set(told)) == len(told), f"c_noise {told}", "different at different levels")
-            order = all(a < b for a, b in pairwise(told)) or all(a > b for a, b in pairwise(told))
-            result.holds(order, f"c_noise {told}", "monotone in t")
+            result.holds(len(set(values)) == len(values), f"c_noise {values}", "different at different levels")
+            order = all(a < b for a, b in pairwise(values)) or all(a > b for a, b in pairwise(values))
+            result.holds(order, f"c_noise {values}", "monotone in t")
             if integer_time and p.c_noise(schedule.noise) is None:
-                result.holds(all(c == int(c) for c in told), f"c_noise {told}", "whole numbers")
+                result.holds(all(c == int(c) for c in values), f"c_noise {values}", "whole numbers")
             elif p.c_noise(schedule.noise) is None:
                 index = [float(schedule.index(t)) for t in _inside(schedule)]
-                same = all(abs(a - b) <= 1e-6 * max(1.0, abs(b)) for a, b in zip(told, index, strict=True))
-                result.holds(same, f"c_noise {told}", f"the index, unrounded: {index}")
+                same = all(abs(a - b) <= 1e-6 * max(1.0, abs(b)) for a, b in zip(values, index, strict=True))
+                result.holds(same, f"c_noise {values}", f"the index, unrounded: {index}")
 
 
 @law(
     "parameterization",
-    statement="the network sees c_in times x on the curve it was trained on",
+    statement="the input of the network is c_in x, with x rescaled to the schedule that it is trained on",
     source="Karras et al. 2022 (arXiv:2206.00364), eq. 7",
     tolerance=1e-9,
     identities="C6",
 )
 def network_input(case: Case, result: LawResult) -> None:
-    """x at a level of any scale is carried to the own curve first."""
+    """x at a level of another scale is rescaled first."""
     p: Parameterization = case.component
     for schedule in _schedules(p):
         for t in _inside(schedule):
             own = schedule.level(t)
             for scale in (1.0, 3.0):
-                network = _Told(p.out_channels(2), False)
+                network = _Recorder(p.out_channels(2), False)
                 x = case.normal(3, 2)
                 Model(network, p, schedule)(x * scale, Level(float(own.alpha) * scale, float(own.sigma) * scale))
-                result.compare(network.seen[0], float(p.c_in(own)) * x, f"input at t = {t:.5g}, scaled by {scale}", 1.0)
+                result.compare(network.x[0], float(p.c_in(own)) * x, f"input at t = {t:.5g}, scaled by {scale}", 1.0)
 
 
 @law(
     "parameterization",
-    statement="a level outside of what was trained is refused, one within its rounding is not",
+    statement="a level beyond the schedule raises LevelError; a level within rounding of its end does not",
     source="tests/pains.md, 3; design.md, numerics",
     tolerance=0.0,
 )
 def outside(case: Case, result: LawResult) -> None:
-    """Extrapolating a network in noise gives a plausible wrong sample; a message is better."""
+    """Beyond the trained levels a network gives plausible but wrong samples."""
     p: Parameterization = case.component
     for schedule in _schedules(p):
-        denoise = Model(_Told(p.out_channels(2), False), p, schedule)
+        denoise = Model(_Recorder(p.out_channels(2), False), p, schedule)
         noise = schedule.noise
         if float(noise.alpha) < 1e-9:
             continue
@@ -175,5 +175,5 @@ def outside(case: Case, result: LawResult) -> None:
         except LevelError:
             result.holds(True, "beyond the noisy end", "")
         else:
-            result.holds(False, f"answered at {beyond}, beyond {noise}", "LevelError")
+            result.holds(False, f"no error at {beyond}, beyond {noise}", "LevelError")
         denoise(case.normal(2, 2), Level(float(noise.alpha) * (1 + 1e-12), float(noise.sigma)))

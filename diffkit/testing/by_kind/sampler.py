@@ -1,4 +1,4 @@
-"""Laws of every sampler: what it declares, where it ends, and that it keeps nothing between calls."""
+"""Laws of every sampler: its declarations, its last step, its noise, and that it stores nothing between calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
 
 def walk(case: Case, n: int, *, clean: bool = True) -> list[Level]:
-    """n + 1 levels, unevenly spaced; of a discrete schedule where the sampler works on nothing else."""
+    """Return levels that a sampler supports.
+
+    Args:
+        case: the sampler.
+        n: the number of steps.
+        clean: whether the last level is clean data.
+
+    Returns:
+        n + 1 unevenly spaced levels, of a discrete schedule if the sampler supports nothing else.
+    """
     if not case.component.discrete_only:
         return fixtures.path(n, clean=clean)
     schedule = fixtures.discrete()
@@ -32,7 +41,7 @@ def walk(case: Case, n: int, *, clean: bool = True) -> list[Level]:
 
 
 class Recorded:
-    """A noise source that gives the k-th of some fixed draws at the k-th call, each changed by `change`."""
+    """A noise source whose k-th call returns the k-th of some fixed tensors, transformed by `change`."""
 
     def __init__(self, seed: int = 0, change: Callable[[Tensor], Tensor] = lambda z: z) -> None:
         self.seed, self.change, self.calls = seed, change, 0
@@ -51,7 +60,7 @@ class Recorded:
     tolerance=0.0,
 )
 def evaluations(case: Case, result: LawResult) -> None:
-    """What a sampler costs is what it says that it costs; steps and evaluations are not the same."""
+    """nfe states the cost of a sampler; a step may need several evaluations."""
     sampler: Sampler[Any] = case.component
     for n in (1, 2, 3, 5, 10):
         declared = sampler.nfe(n)
@@ -68,12 +77,12 @@ def evaluations(case: Case, result: LawResult) -> None:
         )
         result.note(float(abs(calls[-1] - declared)), f"{n} steps: {calls[-1]} evaluations", f"{declared}")
     if not result.checks:
-        raise NotApplicable("the number of evaluations depends on the data")
+        raise NotApplicable("nfe is None: the number of evaluations depends on the data")
 
 
 @law(
     "sampler",
-    statement="1, 2 and 3 steps, to clean data or to a level with noise, give finite samples like x",
+    statement="1, 2 and 3 steps, to clean data or to a level with noise, give finite samples of the shape of x",
     source="tests/pains.md, 19",
     tolerance=0.0,
 )
@@ -92,13 +101,13 @@ def edges(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="where the data is one point, every sample on clean data is that point",
+    statement="if the data is one point, every sample on clean data is that point",
     source="identities F2",
     tolerance=1e-9,
     identities="F2",
 )
 def point_mass(case: Case, result: LawResult) -> None:
-    """x0* does not depend on x, and the last step lands on it."""
+    """x0* does not depend on x, and the last step returns it."""
     sampler: Sampler[Any] = case.component
     oracle = GaussianOracle(POINT, 0.0)
     for n in (1, 2, 3, 7, 20):
@@ -115,7 +124,7 @@ def point_mass(case: Case, result: LawResult) -> None:
     identities="D6",
 )
 def quiet_end(case: Case, result: LawResult) -> None:
-    """Whatever the last step draws leaves no trace in the sample."""
+    """The sample does not depend on noise drawn in the last step."""
     sampler: Sampler[Any] = case.component
     for n in (1, 2, 4):
         levels = walk(case, n)
@@ -137,12 +146,12 @@ def _run(sampler: Sampler[Any], levels: Sequence[Level], x: Tensor, last_noise: 
 
 @law(
     "sampler",
-    statement="it draws noise if it declares to be stochastic, and only from the function it is given",
+    statement="a sampler draws noise if and only if `stochastic` is set, and only from `noise`",
     source="design.md, randomness; tests/pains.md, 16",
     tolerance=0.0,
 )
 def declared_noise(case: Case, result: LawResult) -> None:
-    """Reproducible samples need every draw to be counted."""
+    """Samples are reproducible only if all noise comes from this function."""
     sampler: Sampler[Any] = case.component
     noise, before = Recorded(), torch.random.get_rng_state()
     sample(fixtures.with_aux(sampler, fixtures.gaussian()), sampler, walk(case, 6), case.normal(2, 2), noise=noise)
@@ -153,12 +162,12 @@ def declared_noise(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="it keeps nothing between calls and leaves x as it was: two runs of one instance, in turn, do not mix",
+    statement="a sampler stores nothing between calls and does not change x: interleaved runs are independent",
     source="tests/pains.md, 18",
     tolerance=0.0,
 )
 def pure(case: Case, result: LawResult) -> None:
-    """All that a later step needs is in the state that step returns."""
+    """A later step receives everything it needs in the state that step returns."""
     sampler: Sampler[Any] = case.component
     tracks = [
         (walk(case, 6), case.normal(2, 2, stream="a")),
@@ -189,7 +198,7 @@ def pure(case: Case, result: LawResult) -> None:
     tolerance=1e-9,
 )
 def batch_composition(case: Case, result: LawResult) -> None:
-    """Its noise depends on (seed, sample, step, draw), and no step mixes examples."""
+    """Noise depends on (seed, sample, step, draw), and no step mixes examples."""
     sampler: Sampler[Any] = case.component
     denoise, levels = fixtures.with_aux(sampler, fixtures.mixture()), walk(case, 6)
     rows = [4, 0, 9]
@@ -222,12 +231,12 @@ def batch_composition(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="the state keeps the type of x, or the one that the sampler declares",
+    statement="samples have the type of x, or the one in `dtype`",
     source="design.md, numerics",
     tolerance=1e-3,
 )
 def types(case: Case, result: LawResult) -> None:
-    """And float32 gives what float64 does, within rounding."""
+    """Samples in float32 equal those in float64 within rounding."""
     sampler: Sampler[Any] = case.component
     denoise, levels = fixtures.with_aux(sampler, fixtures.mixture()), walk(case, 8)
     x = case.normal(3, 2)
@@ -240,17 +249,18 @@ def types(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="it starts from alpha = 0 where it says it can, near where it would end from next to it",
+    statement="if `reaches_noise` is set, a sample from alpha = 0 is close to the one from a level next to it",
     source="Lin et al. 2023 (arXiv:2305.08891); tests/pains.md, 4",
     tolerance=5e-2,
 )
 def from_noise(case: Case, result: LawResult) -> None:
-    """Nothing in a step may be infinite at zero terminal SNR: the first step is near those from next to it.
+    """No term of a step may be infinite at zero terminal SNR.
 
-    Multistep methods keep a weight on the far node that falls as 1 / h, or stays (bh2), hence the tolerance."""
+    Multistep methods give the far node a weight that falls as 1 / h, or is constant (bh2): the tolerance allows it.
+    """
     sampler: Sampler[Any] = case.component
     if not sampler.reaches_noise:
-        raise NotApplicable("it declares that it cannot start at alpha = 0")
+        raise NotApplicable("reaches_noise is not set")
     oracle = fixtures.with_aux(sampler, fixtures.gaussian())
     x = case.normal(3, 2)
     outcomes = []

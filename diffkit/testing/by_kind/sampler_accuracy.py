@@ -23,43 +23,43 @@ SHORTFALL = 0.25
 
 @law(
     "sampler",
-    statement="the error against the exact probability flow falls with the order that is declared",
+    statement="the error against the exact probability flow falls with the declared order",
     source="identities F1, E4",
     tolerance=SHORTFALL,
     identities="E4 F1 F1b",
 )
 def order(case: Case, result: LawResult) -> None:
-    """On a mixture the flow is the quantile map. Multistep methods begin on exact states, so that only they are fitted.
+    """On a mixture the flow is the quantile map. Multistep methods start on exact states.
 
     The error reported is the declared order less the slope of the two finest grids.
     """
     sampler: Sampler[Any] = case.component
     if sampler.stochastic:
-        raise NotApplicable("stochastic: held to convergence in law instead")
+        raise NotApplicable("stochastic: see the law marginal")
     if sampler.discrete_only:
-        raise NotApplicable("it works on discrete schedules only")
+        raise NotApplicable("the sampler works on discrete schedules only")
     steps = (80, 160, 320) if case.deep else (40, 80, 160)
     fit = measure(sampler, steps, exact_starts=sampler.order)
-    told = ", ".join(f"{n}: {error:.3g}" for n, error in zip(fit.steps, fit.errors, strict=True))
-    result.note(max(0.0, sampler.order - fit.slope), f"slope {fit.slope:.2f} (errors {told})", f"{sampler.order}")
-    result.holds(fit.errors[-1] < 0.05, f"error {fit.errors[-1]:.3g} in {fit.steps[-1]} steps", "a small one")
+    listed = ", ".join(f"{n}: {error:.3g}" for n, error in zip(fit.steps, fit.errors, strict=True))
+    result.note(max(0.0, sampler.order - fit.slope), f"slope {fit.slope:.2f} (errors {listed})", f"{sampler.order}")
+    result.holds(fit.errors[-1] < 0.05, f"error {fit.errors[-1]:.3g} in {fit.steps[-1]} steps", "< 0.05")
 
 
 @law(
     "sampler",
-    statement="started on the exact law of Gaussian data, the law of the samples converges to the exact one",
+    statement="on Gaussian data the distribution of the samples converges to the exact one",
     source="identities D4, D5, D9",
     tolerance=0.3,
     identities="D4 D5 D9 D15",
 )
 def marginal(case: Case, result: LawResult) -> None:
-    """A, b and Q of the whole run are read off the real sampler, so its law is exact: (A M + b, A C A^T + Q).
+    """`probe` computes A, b and Q of the whole run, so the distribution is exact: N(A M + b, A C A^T + Q).
 
     The error reported is 1 (or the order of a deterministic one) less the slope of log error against log n.
     """
     sampler: Sampler[Any] = case.component
     if sampler.discrete_only:
-        raise NotApplicable("it works on discrete schedules only")
+        raise NotApplicable("the sampler works on discrete schedules only")
     oracle = fixtures.gaussian()
     eye = torch.eye(2, dtype=torch.float64)
     want_order = 1 if sampler.stochastic else sampler.order
@@ -79,24 +79,24 @@ def marginal(case: Case, result: LawResult) -> None:
             float((law_of_run.covariance - end.covariance).abs().max()),
         )
         errors.append(gap)
-    told = ", ".join(f"{n}: {error:.3g}" for n, error in zip(steps, errors, strict=True))
+    listed = ", ".join(f"{n}: {error:.3g}" for n, error in zip(steps, errors, strict=True))
     slope = math.inf if errors[-1] < 1e-11 else math.log(errors[-2] / errors[-1]) / math.log(2.0)
-    result.note(max(0.0, min(want_order, 2) - slope), f"slope {slope:.2f} (errors {told})", f"{min(want_order, 2)}")
-    result.holds(errors[-1] < 0.05, f"error {errors[-1]:.3g} in {steps[-1]} steps", "a small one")
+    result.note(max(0.0, min(want_order, 2) - slope), f"slope {slope:.2f} (errors {listed})", f"{min(want_order, 2)}")
+    result.holds(errors[-1] < 0.05, f"error {errors[-1]:.3g} in {steps[-1]} steps", "< 0.05")
 
 
 @law(
     "sampler",
-    statement="where the data is one point c, levels with noise have the exact law N(alpha c, sigma^2 I), for every n",
+    statement="if the data is one point c, samples at a level with noise are N(alpha c, sigma^2 I), for every n",
     source="Song et al. 2021 (arXiv:2010.02502), Lemma 1; identities B3",
     tolerance=1e-9,
     identities="B3 F2 F7",
 )
 def point_mass_law(case: Case, result: LawResult) -> None:
-    """x0* is exact, so a step that keeps q(x_s | x0) keeps the marginal, however long it is."""
+    """x0* is exact, so a step that preserves q(x_s | x0) preserves the marginal, for every size of the step."""
     sampler: Sampler[Any] = case.component
     if sampler.discrete_only:
-        raise NotApplicable("it works on discrete schedules only")
+        raise NotApplicable("the sampler works on discrete schedules only")
     oracle = GaussianOracle(POINT, 0.0)
     eye = torch.eye(2, dtype=torch.float64)
     for n in (1, 2, 3, 6):
@@ -113,16 +113,16 @@ def point_mass_law(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="on rescaled levels x_i c_i with the same noises the sample is the same, whatever the scales c_i",
+    statement="rescaling the levels by any c_i does not change the sample, with the same noise",
     source="Karras et al. 2022 (arXiv:2206.00364), app. B; identities A8",
     tolerance=1e-9,
     identities="A8",
 )
 def rescaling(case: Case, result: LawResult) -> None:
-    """(x0, eps) does not depend on the scale of x, so VP, VE and flow are one curve, walked alike."""
+    """(x0, eps) does not depend on the scale of x, so VP, VE and flow differ by scale only."""
     sampler: Sampler[Any] = case.component
     if sampler.discrete_only:
-        raise NotApplicable("it works on discrete schedules only")
+        raise NotApplicable("the sampler works on discrete schedules only")
     denoise = fixtures.with_aux(sampler, fixtures.mixture())
     x = case.normal(3, 2)
     for clean in (True, False):
@@ -141,13 +141,13 @@ def rescaling(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="rotating the data, the start and the noises rotates the sample",
+    statement="rotating the data, the start and the noise rotates the sample",
     source="identities F8",
     tolerance=1e-9,
     identities="F8",
 )
 def rotation(case: Case, result: LawResult) -> None:
-    """No direction of space is special."""
+    """No direction is special."""
     sampler: Sampler[Any] = case.component
     turn = torch.linalg.qr(torch.tensor([[0.6, -1.0], [1.3, 0.4]], dtype=torch.float64)).Q
     x, levels = case.normal(3, 2), walk(case, 7)
@@ -182,12 +182,12 @@ def shift(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="dimensions that are independent and alike are treated alike: reordering them reorders the sample",
+    statement="if dimensions are independent and identically distributed, reordering them reorders the sample",
     source="identities F8",
     tolerance=1e-9,
 )
 def reordering(case: Case, result: LawResult) -> None:
-    """Samples of images are not mixed across pixels by the sampler."""
+    """A sampler does not mix pixels."""
     sampler: Sampler[Any] = case.component
     oracle = fixtures.with_aux(sampler, GaussianOracle(0.2, 0.4))
     order = torch.randperm(12, generator=case.generator("order"))

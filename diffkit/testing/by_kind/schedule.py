@@ -18,7 +18,7 @@ HO = "Ho et al. 2020 (arXiv:2006.11239)"
 
 
 def sample_times(case: Case) -> list[float]:
-    """Times to look at, cleanest first: whole ones and a few between; never the clean end."""
+    """Return times to test, cleanest first: whole ones and some between them, without the clean end."""
     schedule: Schedule = case.component
     low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
     if schedule.steps is not None:
@@ -31,7 +31,7 @@ def sample_times(case: Case) -> list[float]:
 
 
 def inner(case: Case) -> list[float]:
-    """Those of `sample_times` that are neither end, nor a whole step where the curve bends."""
+    """Return the times of `sample_times` without the ends, moved off whole steps, at which the curve bends."""
     schedule: Schedule = case.component
     if schedule.steps is not None:
         return [t + 0.5 for t in sample_times(case) if t + 0.5 < schedule.t_noise and t == int(t)] or [0.5]
@@ -81,13 +81,13 @@ def inverse(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="level(t) is the same for a float and for a tensor, whole times included, shape (B,), float32 or better",
+    statement="level(t) is the same for a float and for a tensor (B,), also for whole times, in float32 or float64",
     source="design.md, numerics",
     tolerance=1e-9,
     identities="A7",
 )
 def float_tensor(case: Case, result: LawResult) -> None:
-    """One curve, whichever way it is computed; alpha and sigma each relative to themselves."""
+    """Errors of alpha and sigma are relative."""
     schedule: Schedule = case.component
     times = sample_times(case)
     many = torch.tensor(times, dtype=torch.float64)
@@ -117,10 +117,10 @@ def float_tensor(case: Case, result: LawResult) -> None:
     identities="A1",
 )
 def double(case: Case, result: LawResult) -> None:
-    """A float64 number is a float32 one with probability 2^-29; tables that were float32 on their way all are."""
+    """A float64 number fits in float32 with probability 2^-29, a number from a float32 table always."""
     schedule: Schedule = case.component
     times = sample_times(case)
-    for made, levels in (
+    for form, levels in (
         ("float", [schedule.level(t) for t in times]),
         ("tensor", [schedule.level(torch.tensor([t], dtype=torch.float64)) for t in times]),
     ):
@@ -128,10 +128,12 @@ def double(case: Case, result: LawResult) -> None:
             values = torch.tensor([float(getattr(level, name)) for level in levels], dtype=torch.float64)
             if bool((values == values[0]).all()):
                 continue
-            told = values.double()[(values != 0) & (values != 1) & ~torch.isin(values, torch.tensor(times).double())]
-            short = told == told.float().double()
-            if len(told):
-                result.note(float(short.double().mean()), f"{name} of {made} times that are float32 numbers", "few")
+            inner_values = values.double()[
+                (values != 0) & (values != 1) & ~torch.isin(values, torch.tensor(times).double())
+            ]
+            short = inner_values == inner_values.float().double()
+            if len(inner_values):
+                result.note(float(short.double().mean()), f"{name} of {form} times that are float32 numbers", "few")
 
 
 @law(
@@ -141,7 +143,7 @@ def double(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def ends(case: Case, result: LawResult) -> None:
-    """Sampling ends at `clean` and starts at `noise`: the terminal SNR is a property, not an accident."""
+    """Sampling starts at `noise` and ends at `clean`."""
     schedule: Schedule = case.component
     first, last = schedule.level(schedule.t_clean), schedule.level(schedule.t_noise)
     result.holds(schedule.t_clean < schedule.t_noise, f"t_clean = {schedule.t_clean}", f"< {schedule.t_noise}")
@@ -159,27 +161,27 @@ def ends(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="index(t) rises strictly, from float and tensor alike; on discrete schedules it is t - 1",
+    statement="index(t) rises strictly, for floats and tensors; on discrete schedules it is t - 1",
     source=f"{HO}, code; identities K, off-by-one",
     tolerance=1e-9,
 )
 def index(case: Case, result: LawResult) -> None:
-    """The network is told one number; papers count t = 1..T, networks 0..T-1."""
+    """Papers count t = 1..T, networks count 0..T-1."""
     schedule: Schedule = case.component
     times = sample_times(case)
-    told = [float(schedule.index(t)) for t in times]
-    for t, a, b in zip(times, told, told[1:], strict=False):
+    values = [float(schedule.index(t)) for t in times]
+    for t, a, b in zip(times, values, values[1:], strict=False):
         result.holds(b > a, f"index({t:.6g}) = {a}, then {b}", "a larger number")
     many = torch.as_tensor(schedule.index(torch.tensor(times, dtype=torch.float64)))
-    result.compare(many, torch.tensor(told, dtype=torch.float64), "index of a tensor")
+    result.compare(many, torch.tensor(values, dtype=torch.float64), "index of a tensor")
     if schedule.steps is not None:
-        for t, value in zip(times, told, strict=True):
+        for t, value in zip(times, values, strict=True):
             result.compare(value, t - 1.0, f"index({t:.6g})")
 
 
 @law(
     "schedule",
-    statement="transitions compose: q(x_t|x_s) after q(x_s|x_r) is q(x_t|x_r); the posterior is Bayes' rule",
+    statement="transitions compose: q(x_t|x_s) after q(x_s|x_r) is q(x_t|x_r); the posterior obeys Bayes' rule",
     source=f"{KINGMA}, app. A; {HO}, eq. 6, 7",
     tolerance=1e-9,
     identities="A4 A5 A14 B2 B3",
@@ -214,7 +216,7 @@ def composition(case: Case, result: LawResult) -> None:
     identities="A6 A12",
 )
 def sde_coefficients(case: Case, result: LawResult) -> None:
-    """Against central differences of the curve; both coefficients follow from alpha and sigma alone."""
+    """Compared with central differences; both coefficients follow from alpha and sigma."""
     schedule: Schedule = case.component
     times = [t for t in inner(case) if not schedule.level(t).is_noise]
     f, g2 = sde(schedule, torch.tensor(times, dtype=torch.float64))
@@ -237,10 +239,10 @@ def sde_coefficients(case: Case, result: LawResult) -> None:
     identities="A1 A2",
 )
 def product(case: Case, result: LawResult) -> None:
-    """The product in exact summation of logarithms; discrete schedules are variance preserving."""
+    """The product is computed by an exact sum of logarithms; discrete schedules are variance preserving."""
     schedule = case.component
     if not isinstance(schedule, Discrete):
-        raise NotApplicable("not a discrete schedule")
+        raise NotApplicable("the schedule is not discrete")
     logs = [math.log1p(-float(beta)) if beta < 1 else -math.inf for beta in schedule.betas]
     for t in sample_times(case):
         level = schedule.level(t)
@@ -261,12 +263,12 @@ def product(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="coefficients for half-precision x keep float32: sigma is positive and rises at every time",
+    statement="coefficients for half-precision x are float32, and sigma is positive at every time",
     source="tests/pains.md, 8",
     tolerance=0.0,
 )
 def half_precision(case: Case, result: LawResult) -> None:
-    """bfloat16 has 8 bits: 1 - alpha_bar rounds to 0 over the first steps, and noise levels coincide."""
+    """In bfloat16, with 8 bits, 1 - alpha_bar would round to 0 in the first steps."""
     schedule: Schedule = case.component
     t = torch.tensor(sample_times(case), dtype=torch.float64)
     like = schedule.level(t).like(torch.zeros(len(t), 1, dtype=torch.bfloat16))
@@ -277,12 +279,12 @@ def half_precision(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="level and time keep nothing: the same answer twice, the argument unchanged",
+    statement="level and time store nothing: two calls return the same, and the argument is not changed",
     source="tests/pains.md, 18",
     tolerance=0.0,
 )
 def pure(case: Case, result: LawResult) -> None:
-    """Schedules are values; several runs may share one."""
+    """Several runs may share one schedule."""
     schedule: Schedule = case.component
     t = torch.tensor(sample_times(case), dtype=torch.float64)
     kept = t.clone()

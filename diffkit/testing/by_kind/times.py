@@ -24,25 +24,25 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 
 def fresh(case: Case) -> Times:
-    """One that has learned nothing, as drawing may depend on memory."""
+    """Return a copy without learned state."""
     times: Times = copy.deepcopy(case.component)
     return times
 
 
 def evenly_spread(count: int) -> Tensor:
-    """Uniform numbers without chance: the middles of equal parts, in scrambled order."""
+    """Return the midpoints of `count` equal parts of [0, 1], in a fixed random order."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
     return ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[order]
 
 
 @law(
     "times",
-    statement="times lie in 1..T, of an integer type, or in (t_clean, t_noise], of float64; one for each number drawn",
+    statement="times are integers in 1..T, or float64 in (t_clean, t_noise]; one for each uniform number",
     source="design.md, numerics",
     tolerance=0.0,
 )
 def in_range(case: Case, result: LawResult) -> None:
-    """Uniform numbers may be 0 and may be as near to 1 as float32 allows."""
+    """Uniform numbers may be 0, and as close to 1 as float32 allows."""
     for title in SCHEDULES:
         schedule = SCHEDULES[title]
         for uniform in (torch.tensor([0.0]), torch.tensor([1.0 - 2.0**-24]), torch.rand(64)):
@@ -62,12 +62,12 @@ def in_range(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="times are a function of the uniform numbers: the same twice, and no other randomness is used",
+    statement="times depend on the uniform numbers only, and no other randomness is used",
     source="design.md, randomness",
     tolerance=0.0,
 )
 def counted(case: Case, result: LawResult) -> None:
-    """Resumed runs and other world sizes draw the same times."""
+    """Resumed runs and runs on more devices draw the same times."""
     for title in SCHEDULES:
         uniform = torch.rand(32, generator=case.generator("times"))
         kept, before = uniform.clone(), torch.random.get_rng_state()
@@ -81,12 +81,12 @@ def counted(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="more even numbers give more even times: every part of the law is reached, whatever the row",
+    statement="evenly spread uniform numbers give at least 5 distinct times, or all whole times if there are fewer",
     source="the definition of Times",
     tolerance=0.0,
 )
 def varies(case: Case, result: LawResult) -> None:
-    """A batch is spread over levels, and over the rows of a batch alike."""
+    """A batch must contain several levels."""
     for title in SCHEDULES:
         schedule = SCHEDULES[title]
         t = fresh(case).draw(evenly_spread(4096), schedule).double()
@@ -97,12 +97,12 @@ def varies(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="weights and density agree: E[correction(t) f(t)] is the mean of f over uniform times",
+    statement="E[correction(t) f(t)] is the mean of f over uniform times",
     source="Nichol & Dhariwal 2021 (arXiv:2102.09672), sec. 3.3",
     tolerance=2e-2,
 )
 def unbiased(case: Case, result: LawResult) -> None:
-    """Importance sampling changes the variance of a loss, never its mean."""
+    """Importance sampling changes the variance of a loss, not its mean."""
     for title in SCHEDULES:
         schedule, times = SCHEDULES[title], _learned(case, SCHEDULES[title])
         t = times.draw(evenly_spread(16384), schedule)
@@ -116,17 +116,17 @@ def unbiased(case: Case, result: LawResult) -> None:
             got, want = float((factor.double() * u**power).mean()), float((flat**power).mean())
             result.compare(got, want, f"{title}: E[correction t^{power}]")
     if not result.checks:
-        raise NotApplicable("its law is meant as it is: no correction")
+        raise NotApplicable("the times have no correction")
 
 
 @law(
     "times",
-    statement="each whole time is drawn as often as its correction says: T p(t) = 1 / correction(t)",
+    statement="the frequency of a whole time matches its correction: T p(t) = 1 / correction(t)",
     source="Nichol & Dhariwal 2021 (arXiv:2102.09672), sec. 3.3",
     tolerance=3e-2,
 )
 def frequencies(case: Case, result: LawResult) -> None:
-    """Counted over evenly spread uniform numbers; the error is relative to a uniform share."""
+    """Frequencies are counted over evenly spread uniform numbers; errors are relative to 1 / T."""
     for title in ("short", "discrete"):
         schedule = SCHEDULES[title]
         times = _learned(case, schedule)
@@ -135,14 +135,14 @@ def frequencies(case: Case, result: LawResult) -> None:
         every = torch.arange(1, T + 1)
         factor = times.correction(every, schedule)
         if factor is None:
-            raise NotApplicable("its law is meant as it is: no correction")
+            raise NotApplicable("the times have no correction")
         t = times.draw(evenly_spread(131072), schedule)
         share = torch.bincount(t, minlength=T + 2)[1 : T + 1].double() * T / len(t)
         result.compare(share, 1.0 / factor.double(), f"{title}: T p(t)")
 
 
 def _learned(case: Case, schedule: Schedule) -> Times:
-    """One that has seen losses that grow with noise."""
+    """Return a copy that was updated with losses that grow with noise."""
     times = fresh(case)
     for _ in range(12):
         t = times.draw(evenly_spread(512), schedule)

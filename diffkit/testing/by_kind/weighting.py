@@ -17,7 +17,7 @@ from ..law_registry import LawResult, law
 
 
 def places(case: Case) -> list[tuple[Schedule, Tensor]]:
-    """Schedules and training times on them, whole on discrete ones."""
+    """Return schedules with training times, whole on discrete ones."""
     own = getattr(case.component, "schedule", None)
     found: list[tuple[Schedule, Tensor]] = []
     for schedule in [own] if own is not None else [fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING]:
@@ -32,12 +32,12 @@ def places(case: Case) -> list[tuple[Schedule, Tensor]]:
 
 @law(
     "weighting",
-    statement="one finite weight >= 0 for each example, not all zero",
+    statement="there is one finite weight >= 0 for each example, and not all are zero",
     source="the definition of Weighting",
     tolerance=0.0,
 )
 def weights(case: Case, result: LawResult) -> None:
-    """Of the shape of the levels, float32 or better."""
+    """Weights have the shape of the levels, in float32 or float64."""
     for schedule, t in places(case):
         w = torch.as_tensor(case.component(schedule.level(t)))
         at = type(schedule).__name__
@@ -54,7 +54,7 @@ def weights(case: Case, result: LawResult) -> None:
     tolerance=1e-12,
 )
 def each_alone(case: Case, result: LawResult) -> None:
-    """No normalisation over the batch, which would change with its composition."""
+    """A weighting is not normalised over the batch."""
     for schedule, t in places(case):
         whole = torch.as_tensor(case.component(schedule.level(t)))
         for i in range(len(t)):
@@ -70,7 +70,7 @@ def each_alone(case: Case, result: LawResult) -> None:
     identities="C3 C5",
 )
 def same_loss(case: Case, result: LawResult) -> None:
-    """on_output divides by (det / sigma)^2, which is what the error of y is more than that of x0."""
+    """on_output divides by (det / sigma)^2, the ratio of the squared error of y to that of x0."""
     weighting: Weighting = case.component
     for schedule, t in places(case):
         level = schedule.level(t)
@@ -87,7 +87,13 @@ def same_loss(case: Case, result: LawResult) -> None:
 
 
 def compare_weight(case: Case, result: LawResult, formula: Callable[[Level], Tensor]) -> None:
-    """Compare a weighting with a formula, relative, at training times of several schedules."""
+    """Compare a weighting with a formula at training times of several schedules, with relative errors.
+
+    Args:
+        case: the weighting.
+        result: receives the errors.
+        formula: the weight at a level.
+    """
     for schedule, t in places(case):
         level = schedule.level(t)
         ratio = torch.as_tensor(case.component(level)) / formula(level)

@@ -12,7 +12,7 @@ from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law, measu
 
 @law(
     "grid",
-    statement="half_logsnr is in equal parts between the ends of the schedule",
+    statement="half_logsnr is equally spaced between the ends of the schedule",
     source="Lu et al. 2022 (arXiv:2206.00927), sec. 4.3",
     tolerance=1e-9,
     only=("uniform-logsnr",),
@@ -20,7 +20,7 @@ from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law, measu
 def logsnr_points(case: Case, result: LawResult) -> None:
     """Every step has the same h."""
     if case.options:
-        raise NotApplicable("held at its defaults")
+        raise NotApplicable("tested with default options only")
     n = 9
     clocks = [float(level.half_logsnr) for level in case.component.levels(fixtures.EXPLODING, n)[:-1]]
     for i, clock in enumerate(clocks):
@@ -29,22 +29,22 @@ def logsnr_points(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="where x0 is a polynomial in half_logsnr of degree below the order, the run is exact",
+    statement="if x0 is a polynomial in half_logsnr of degree below the order, the run is exact",
     source="identities F4",
     tolerance=1e-10,
     identities="F4",
     only=("dpmpp-3m", "unipc"),
 )
 def polynomial(case: Case, result: LawResult) -> None:
-    """The phi coefficients integrate the polynomial through the last evaluations; one missing factor shows at once.
+    """The phi coefficients integrate the polynomial through the last evaluations.
 
     The published third-order coefficients of DPM-Solver++ lack a factor 2 and fail here.
     """
     sampler: Sampler[Any] = case.component
     if sampler.stochastic:
-        raise NotApplicable("its weights are those of the larger step (1 + eta) h")
+        raise NotApplicable("stochastic: the weights are those of a step of (1 + eta) h")
     if getattr(sampler, "corrector", False) and getattr(sampler, "variant", "exact") != "exact":
-        raise NotApplicable("two nodes take B / 2, which is exact to second order only: see variant exact")
+        raise NotApplicable("two nodes use B / 2, which is exact to second order only; the variant `exact` is tested")
     for degree in range(min(3, sampler.order)):
         for n, reach in ((6, 1.0), (5, 4.0)):
             error = polynomial_error(sampler, degree, n, reach)
@@ -60,17 +60,17 @@ def polynomial(case: Case, result: LawResult) -> None:
     only=("unipc",),
 )
 def corrected_order(case: Case, result: LawResult) -> None:
-    """The output at the new point is one node more, and costs nothing."""
+    """The output at the new point is one more node without another evaluation."""
     sampler: Sampler[Any] = case.component
     if not sampler.corrector:  # type: ignore[attr-defined]
-        raise NotApplicable("without the corrector")
+        raise NotApplicable("the corrector is off")
     fit = measure(sampler, (80, 160), exact_starts=max(2, sampler.order))
     result.note(max(0.0, sampler.order + 1 - fit.slope), f"slope {fit.slope:.2f}", f"{sampler.order + 1}")
 
 
 @law(
     "sampler",
-    statement="two steps of 2M: D = x0 + (x0 - x0_before) h / (2 h_before), then alpha_s D by the exponential step",
+    statement="a step of 2M uses D = x0 + (x0 - x0_before) h / (2 h_before) in the place of x0",
     source="Lu et al. 2022 (arXiv:2211.01095), Algorithm 2",
     tolerance=1e-10,
     identities="D5 F1",
@@ -79,7 +79,7 @@ def corrected_order(case: Case, result: LawResult) -> None:
 def two_multistep(case: Case, result: LawResult) -> None:
     """x_s = (sigma_s / sigma_t) x + alpha_s (1 - exp(-h)) D; the first step, and that to clean data, use D = x0."""
     if case.options or case.component.stochastic:
-        raise NotApplicable("held at its defaults")
+        raise NotApplicable("tested with default options only")
     oracle = fixtures.gaussian()
     for clean in (False, True):
         levels = fixtures.path(4, clean=clean)

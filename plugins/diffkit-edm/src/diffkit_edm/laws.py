@@ -39,14 +39,14 @@ def edm_target(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="c_in x has unit variance for data of deviation sigma_data; the network is told log(sigma / alpha) / 4",
+    statement="c_in x has unit variance for data of deviation sigma_data; c_noise is log(sigma / alpha) / 4",
     source=f"{KARRAS}, table 1",
     tolerance=1e-9,
     identities="C6",
     only=("edm",),
 )
 def edm_input(case: Case, result: LawResult) -> None:
-    """Var(x) = alpha^2 sd^2 + sigma^2."""
+    """Var(x) = alpha^2 sigma_data^2 + sigma^2."""
     p = case.component
     for level in levels(case):
         a, s = float(level.alpha), float(level.sigma)
@@ -57,16 +57,16 @@ def edm_input(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="the levels of karras hit both ends of the schedule, and sigma^(1/power) is in equal parts between",
+    statement="the levels include both ends of the schedule, and sigma^(1/power) is equally spaced between them",
     source=f"{KARRAS}, eq. 5",
     tolerance=1e-9,
     identities="A13",
     only=("karras",),
 )
 def karras_points(case: Case, result: LawResult) -> None:
-    """sigma_i = (smax^(1/p) + i / (n - 1) (smin^(1/p) - smax^(1/p)))^p, then 0; p = 7 by default."""
+    """sigma_i = (smax^(1/p) + i / (n - 1) (smin^(1/p) - smax^(1/p)))^p, then 0; p = 7 is the default."""
     if case.options:
-        raise NotApplicable("held at its defaults")
+        raise NotApplicable("tested with default options only")
     n = 9
     levels = case.component.levels(fixtures.EXPLODING, n)[:-1]
     roots = [(float(level.sigma) / float(level.alpha)) ** (1.0 / 7.0) for level in levels]
@@ -83,16 +83,16 @@ def _clean_chart(case: Case) -> str:
 
 @law(
     "sampler",
-    statement="Euler in sigma / alpha, or on the straight path, is DDIM",
+    statement="Euler in sigma / alpha, or on the straight path, equals DDIM",
     source=f"{KARRAS}, Algorithm 1; identities A8b",
     tolerance=1e-10,
     identities="A8b D5",
     only=("euler",),
 )
 def euler_law(case: Case, result: LawResult) -> None:
-    """alpha and sigma are affine in those clocks, so the straight step is exact for fixed (x0, eps)."""
+    """alpha and sigma are affine in these variables, so the straight step is exact for fixed (x0, eps)."""
     if _clean_chart(case) not in ("sigma", "flow") or case.component.stochastic:
-        raise NotApplicable("its clock is the angle, or it adds noise")
+        raise NotApplicable("the chart is the angle, or the sampler is stochastic")
     compare_steps(case, result, first_order)
 
 
@@ -105,9 +105,9 @@ def euler_law(case: Case, result: LawResult) -> None:
     only=("heun",),
 )
 def heun_law(case: Case, result: LawResult) -> None:
-    """In x / alpha and sigma / alpha, for centred data; the mean rides along."""
+    """In x / alpha and sigma / alpha, for data of mean 0; the mean is added."""
     if _clean_chart(case) != "sigma" or case.component.stochastic:
-        raise NotApplicable("its clock is another, or it adds noise")
+        raise NotApplicable("the chart is not sigma, or the sampler is stochastic")
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
         eye = torch.eye(oracle.dimensions, dtype=torch.float64)
@@ -123,13 +123,13 @@ def heun_law(case: Case, result: LawResult) -> None:
 
 @law(
     "weighting",
-    statement="w = (sigma^2 + sd^2) / (sigma sd)^2, sigma the noise of x / alpha, sd the data's deviation",
+    statement="w = (sigma^2 + sd^2) / (sigma sd)^2, with sigma of x / alpha and sd = sigma_data",
     source=f"{KARRAS}, eq. 8",
     tolerance=1e-9,
     identities="C5",
     only=("edm",),
 )
 def edm_formula(case: Case, result: LawResult) -> None:
-    """A unit weight on F."""
+    """This is a unit weight on the error of F."""
     sd = case.component.sigma_data
     compare_weight(case, result, lambda level: 1.0 / sd**2 + snr(level))

@@ -19,7 +19,7 @@ from diffkit.testing.by_kind.schedule import sample_times
     only=("rectified",),
 )
 def rectified_curve(case: Case, result: LawResult) -> None:
-    """The straight line from data (t = 0) to noise (t = 1), up to its reparametrised time."""
+    """The path is the straight line from data (t = 0) to noise (t = 1); options may change its time."""
     schedule: Schedule = case.component
     for t in sample_times(case):
         level = schedule.level(t)
@@ -56,7 +56,7 @@ def flow_target(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="on the straight path half_logsnr' = half_logsnr - log(shift), once however often it is asked",
+    statement="on the straight path half_logsnr' = half_logsnr - log(shift), applied once",
     source="Esser et al. 2024 (arXiv:2403.03206), eq. 23",
     tolerance=1e-9,
     identities="A15",
@@ -65,7 +65,7 @@ def flow_target(case: Case, result: LawResult) -> None:
 def shifted_points(case: Case, result: LawResult) -> None:
     """t' = s t / (1 + (s - 1) t), for n equal parts of the schedule."""
     if case.component.inner is not None:
-        raise NotApplicable("around another grid")
+        raise NotApplicable("the grid wraps another grid")
     n = 9
     for _ in range(2):
         times = case.component.times(fixtures.RECTIFIED, n)

@@ -16,7 +16,7 @@ from diffkit.testing.by_kind.objective import CorrectedNetwork, FixedRandomStrea
 
 @law(
     "schedule",
-    statement="alpha_bar_t = f(t/T) / f(0), f(u) = cos^2((u + s) / (1 + s) pi / 2), for t < T; only beta_T is clipped",
+    statement="alpha_bar_t = f(t/T) / f(0) for t < T, f(u) = cos^2((u + s) / (1 + s) pi / 2); only beta_T is clipped",
     source="Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17",
     tolerance=1e-9,
     identities="A9",
@@ -26,7 +26,7 @@ def cosine_curve(case: Case, result: LawResult) -> None:
     """The product of the betas telescopes until the clip at 0.999."""
     schedule: Schedule = case.component
     if case.options or schedule.steps is None:
-        raise NotApplicable("held at its defaults")
+        raise NotApplicable("tested with default options only")
     T, s = schedule.steps, 0.008
 
     def f(u: float) -> float:
@@ -40,14 +40,14 @@ def cosine_curve(case: Case, result: LawResult) -> None:
 
 @law(
     "objective",
-    statement="L_simple + scale T L_{t-1} in bits; the bound moves the variance only, never the mean",
+    statement="the loss is L_simple + scale T L_{t-1} in bits; the bound changes the variance only, not the mean",
     source="Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16",
     tolerance=1e-4,
     identities="D10",
     only=("hybrid",),
 )
 def hybrid_parts(case: Case, result: LawResult) -> None:
-    """At the exact denoiser both summands are known; away from it the gradient of the mean is that of L_simple."""
+    """At the exact denoiser both summands are exact; elsewhere the gradient of the mean is that of L_simple."""
     objective = case.component
     x0, eps = design()
     s = fixtures.gaussian().variances

@@ -15,7 +15,7 @@ from diffkit.testing.by_kind.weighting import compare_weight, snr
     only=("min-snr",),
 )
 def min_snr_formula(case: Case, result: LawResult) -> None:
-    """On x0, whatever is predicted; on eps it is min(snr, gamma) / snr."""
+    """This is the weight on the error of x0; on that of eps it is min(snr, gamma) / snr."""
     gamma = case.component.gamma
     compare_weight(case, result, lambda level: snr(level).clamp(max=gamma))
 
@@ -28,7 +28,7 @@ def min_snr_formula(case: Case, result: LawResult) -> None:
     only=("soft-min-snr",),
 )
 def soft_min_snr_formula(case: Case, result: LawResult) -> None:
-    """The harmonic minimum of the two."""
+    """A smooth minimum of snr and gamma."""
     gamma = case.component.gamma
     compare_weight(case, result, lambda level: snr(level) * gamma / (snr(level) + gamma))
 
@@ -42,6 +42,6 @@ def soft_min_snr_formula(case: Case, result: LawResult) -> None:
     only=("p2",),
 )
 def p2_formula(case: Case, result: LawResult) -> None:
-    """1 / (k + snr)^gamma on the eps loss, whose weight on x0 is snr."""
+    """P2 multiplies the loss of eps, whose weight on x0 is snr, by 1 / (k + snr)^gamma."""
     k, gamma = case.component.k, case.component.gamma
     compare_weight(case, result, lambda level: snr(level) / (k + snr(level)) ** gamma)

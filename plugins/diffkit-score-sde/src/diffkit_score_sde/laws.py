@@ -37,14 +37,14 @@ def vp_curve(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="sigma = 1 - alpha^2, a standard deviation, and -2 log alpha is a quadratic in t",
+    statement="sigma = 1 - alpha^2, and -2 log alpha is a quadratic in t",
     source=f"{SONG}, eq. 29",
     tolerance=1e-9,
     identities="A6",
     only=("sub-vp",),
 )
 def sub_vp_curve(case: Case, result: LawResult) -> None:
-    """sigma = 1 - exp(-B), not its square root."""
+    """sigma is 1 - exp(-B), not its square root."""
     schedule: Schedule = case.component
     compare_quadratic(schedule, result)
     for t in sample_times(case):
@@ -54,14 +54,14 @@ def sub_vp_curve(case: Case, result: LawResult) -> None:
 
 @law(
     "schedule",
-    statement="alpha = 1, sigma geometric in t",
+    statement="alpha = 1, and log sigma is linear in t",
     source=f"{SONG}, eq. 30, 31",
     tolerance=1e-9,
     identities="A6",
     only=("ve",),
 )
 def ve_curve(case: Case, result: LawResult) -> None:
-    """Variance exploding: the signal is never scaled, and log sigma is linear in t."""
+    """Variance exploding: the signal is not scaled."""
     schedule: Schedule = case.component
     low, high = (math.log(float(schedule.level(t).sigma)) for t in (schedule.t_clean, schedule.t_noise))
     for t in sample_times(case):
@@ -93,7 +93,7 @@ def score_target(case: Case, result: LawResult) -> None:
     compare_target(case, result, lambda x0, eps, a, s: -eps / s)
 
 
-def score_step(oracle: GaussianOracle, t: Level, keep: float, gain: float, variance: float) -> Affine:
+def _score_step(oracle: GaussianOracle, t: Level, keep: float, gain: float, variance: float) -> Affine:
     """x -> keep x + gain score(x) + noise, score = -S_t^-1 (x - alpha m)."""
     a, s = float(t.alpha), float(t.sigma)
     eye = torch.eye(oracle.dimensions, dtype=torch.float64)
@@ -101,11 +101,11 @@ def score_step(oracle: GaussianOracle, t: Level, keep: float, gain: float, varia
     return Affine(keep * eye - gain * inverse, gain * a * inverse @ oracle.mean, variance * eye)
 
 
-def reverse_diffusion_step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
+def _reverse_step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
     """x -> (2 - a) x + b^2 score + b z, a = alpha_{t|s}, b = sigma_{t|s}; to clean data x0*."""
     if s.is_clean:
         return first_order(oracle, t, s)
-    return score_step(oracle, t, 2.0 - float(t.alpha) / float(s.alpha), forward_variance(t, s), forward_variance(t, s))
+    return _score_step(oracle, t, 2.0 - float(t.alpha) / float(s.alpha), forward_variance(t, s), forward_variance(t, s))
 
 
 @law(
@@ -117,13 +117,13 @@ def reverse_diffusion_step(oracle: GaussianOracle, t: Level, s: Level) -> Affine
     only=("reverse-diffusion",),
 )
 def reverse_diffusion_law(case: Case, result: LawResult) -> None:
-    """The forward step turned around to first order; the last step is Tweedie's x0, without noise."""
-    compare_steps(case, result, reverse_diffusion_step)
+    """This is the forward step reversed to first order; the last step returns x0* without noise."""
+    compare_steps(case, result, _reverse_step)
 
 
 @law(
     "sampler",
-    statement="x_s = x - x int f + score int g^2 + z sqrt(int g^2), with the score whole, not halved",
+    statement="x_s = x - x int f + score int g^2 + z sqrt(int g^2)",
     source=f"{SONG}, eq. 6",
     tolerance=1e-9,
     identities="D5 D15",
@@ -136,7 +136,7 @@ def euler_maruyama_law(case: Case, result: LawResult) -> None:
         if s.is_clean:
             return first_order(oracle, t, s)
         total = 2.0 * math.log(float(s.alpha) / float(t.alpha))
-        return score_step(oracle, t, 1.0 + 0.5 * total, total, total)
+        return _score_step(oracle, t, 1.0 + 0.5 * total, total, total)
 
     compare_steps(case, result, step)
 
@@ -153,15 +153,15 @@ def langevin_law(case: Case, result: LawResult) -> None:
     """On N(m, S) their stationary variance is S_s / (1 - d / (2 S_s)): the factor of the noise is sqrt(2 d)."""
     sampler = case.component
     if sampler.corrector != "annealed":
-        raise NotApplicable("the size of its step depends on the noise")
+        raise NotApplicable("the size of a step depends on the noise")
     if sampler.predictor is None:
-        raise NotApplicable("no predictor")
+        raise NotApplicable("there is no predictor")
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
-        whole = reverse_diffusion_step(oracle, t, s)
+        whole = _reverse_step(oracle, t, s)
         d = 2.0 * (sampler.ratio * float(s.sigma)) ** 2
         for _ in range(0 if s.is_clean else sampler.rounds):
-            whole = whole.then(score_step(oracle, s, 1.0, d, 2.0 * d))
+            whole = whole.then(_score_step(oracle, s, 1.0, d, 2.0 * d))
         return whole
 
     compare_steps(case, result, step)
@@ -176,7 +176,7 @@ def langevin_law(case: Case, result: LawResult) -> None:
     only=("likelihood",),
 )
 def likelihood_formula(case: Case, result: LawResult) -> None:
-    """Against a central difference of the curve."""
+    """Compared with a central difference."""
     for schedule, t in places(case):
         got = torch.as_tensor(case.component(schedule.level(t))).tolist()
         if schedule.steps is not None:

@@ -9,14 +9,14 @@ from diffkit.testing.by_kind.guidance import LABEL, denoiser, inputs
 
 @law(
     "schedule",
-    statement="alpha' = (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T): so alpha'_T = 0",
+    statement="alpha' = (alpha - alpha_T) alpha_1 / (alpha_1 - alpha_T), so alpha'_T = 0",
     source="Lin et al. 2024 (arXiv:2305.08891), Algorithm 1",
     tolerance=1e-9,
     identities="A10",
     only=("zero-snr",),
 )
 def zero_snr_curve(case: Case, result: LawResult) -> None:
-    """The last beta becomes 1, and nothing of the data is left at T."""
+    """The last beta becomes 1, and x_T contains no signal."""
     schedule = case.component
     inner: Schedule = schedule.inner
     T = inner.steps
@@ -30,13 +30,13 @@ def zero_snr_curve(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
-    statement="x0 has phi times the deviation of what is not guided, and 1 - phi times its own",
+    statement="the standard deviation of x0 is phi times that without guidance, plus 1 - phi times that with guidance",
     source="Lin et al. 2024 (arXiv:2305.08891), eq. 15, 16",
     tolerance=1e-9,
     only=("rescale",),
 )
 def rescale_formula(case: Case, result: LawResult) -> None:
-    """Deviations over the dimensions of an example; the direction is that of the guided estimate."""
+    """Standard deviations are over the dimensions of one example; x0 keeps the direction of the guided estimate."""
     guidance, source = case.component, denoiser()
     for level, x in inputs(case):
         got = guidance(source)(x, level, label=LABEL).x0
