@@ -20,7 +20,7 @@ from ..recipe.yaml import parse
 from ..runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
 from ..runtime.memory import enough_memory
-from ..runtime.progress import Heard, Silent, console_progress
+from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
@@ -127,7 +127,7 @@ def _stages(
     """Every stage that is not done for the weights at the last step."""
     directory, ledger = opened.directory, StageStatus(opened.directory)
     say: Callable[[str], None] = (lambda text: None) if quiet else _say
-    progress = Silent() if quiet else console_progress()
+    progress = console_progress("training", not quiet)
     step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
 
     def raise_if_stopped() -> None:
@@ -174,4 +174,4 @@ def _tell(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=Heard(sys.stderr), flush=True)
+    print(text, file=DetachableStream(sys.stderr), flush=True)

@@ -39,7 +39,7 @@ MAX_SEED = 2**63 - 1
 
 Array = NDArray[Any]
 Component = str | Mapping[str, Any]
-OnBatch = Callable[[int, int], None]
+OnBatch = Callable[[int], None]
 OnStep = Callable[[StepInfo], None]
 
 
@@ -248,7 +248,7 @@ def draw_samples(
         device: Where to compute.
         x: (N, C, *S) examples to start from instead of noise: z = alpha encode(x) + sigma eps at the noisiest level.
         frames: Number of steps of the first batch to keep, the first and the last included.
-        on_batch: Called with (done, count) after each batch.
+        on_batch: Called with the number of finished samples after each batch.
         on_step: Called after each step.
     """
     began = time.monotonic()
@@ -279,7 +279,7 @@ def draw_samples(
         with torch.no_grad():
             parts.append(codec.decode(z.float()).cpu())
         if on_batch is not None:
-            on_batch(rows.stop, plan.count)
+            on_batch(rows.stop)
     return SampleBatch(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.trajectory(codec))
 
 

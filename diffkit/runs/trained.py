@@ -15,7 +15,7 @@ from ..denoiser import Denoiser
 from ..grid import Grid
 from ..recipe import Assembly, Recipe, assemble, build, load_recipe
 from ..runtime.distributed import resolve_device
-from ..runtime.progress import batches
+from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
 from .evaluation import measure
@@ -149,9 +149,10 @@ class Run:
         plan_request(self.assembly, request)  # refuse a request before weights are loaded
         assembly = self.trained(request.weights)
         plan = plan_request(assembly, request)
-        with batches("sampling", plan.count, progress) as on_batch:
+        with console_progress("sampling", progress) as shown:
+            shown.start(0, plan.count)
             return draw_samples(
-                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, on_batch=on_batch
+                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, on_batch=shown.advance
             )
 
     def evaluate(
@@ -198,13 +199,14 @@ class Run:
         )
         with stopwatch() as spent:
             denoise = guided(assembly, assembly.model)
-            with batches("sampling for metrics", plan.count, progress) as on_batch:
+            with console_progress("sampling for metrics", progress) as shown:
+                shown.start(0, plan.count)
                 drawn = draw_samples(
                     denoise,
                     plan,
                     assembly.codec,
                     self.device,
-                    on_batch=on_batch,
+                    on_batch=shown.advance,
                     on_step=lambda step: raise_if_stopped(),
                 )
             sampler = recipe.evaluate.sampler or recipe.sample.sampler

@@ -15,7 +15,7 @@ from ..recipe import Assembly
 from ..recipe.effective import recipe_hash
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory
-from ..runtime.progress import Progress, Silent
+from ..runtime.progress import Progress
 from ..sampler import StepInfo
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
@@ -80,7 +80,7 @@ def train(
         outcome = trainer.run(Hooks(stop=stop))
     else:
         writer = _Writer(directory, assembly, device, store, journal, stop, lock)
-        outcome = _write_along(writer, trainer, progress or Silent())
+        outcome = _write_along(writer, trainer, progress or Progress())
     if outcome.stopped:
         raise StoppedError(
             f"stopped at step {outcome.step} of {settings.steps}; a checkpoint is saved",

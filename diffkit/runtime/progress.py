@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, plain lines in a log, nothing in a library."""
+"""Progress of training, sampling and evaluation: a bar on a terminal, lines in a log file, nothing in a library."""
 
 from __future__ import annotations
 
@@ -7,189 +7,177 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from types import TracebackType
+from typing import TextIO
 
 Record = Mapping[str, float]
 
 
-class Progress(Protocol):
-    """Told where training stands."""
+class Progress:
+    """Receives the progress of a task. This base class shows nothing; `console_progress` returns one that does.
 
-    def start(self, step: int, steps: int) -> None:
-        """Training goes on at `step` of `steps`."""
+    It is a context manager that closes itself.
+    """
 
-    def advance(self, step: int) -> None:
-        """`step` steps are done; called after each, so it must be cheap."""
+    def start(self, done: int, total: int) -> None:
+        """Begin, with `done` of `total` units complete."""
 
-    def log(self, record: Record) -> None:
-        """The numbers of a log point."""
-
-    def close(self) -> None:
-        """Training ended, for whatever reason."""
-
-
-class Silent:
-    """Says nothing."""
-
-    def start(self, step: int, steps: int) -> None:
-        """Nothing to show."""
-
-    def advance(self, step: int) -> None:
-        """Nothing to show."""
+    def advance(self, done: int) -> None:
+        """Set the number of complete units. Training calls this after every step, so it must be cheap."""
 
     def log(self, record: Record) -> None:
-        """Nothing to show."""
+        """Set the numbers to show: `loss`, `held_out_loss` and `images_per_second`, if present."""
 
     def close(self) -> None:
-        """Nothing to show."""
+        """End, after success or failure."""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-class Heard(io.StringIO):
-    """A stream that is no longer written to once whoever read along has left, as a terminal that hangs up."""
+class ProgressLines(Progress):
+    """One plain line in `every_seconds`, and a last one at the end."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self.stream, self.gone = stream, False
+    def __init__(self, task: str, stream: TextIO, every_seconds: float = 5.0) -> None:
+        self._task, self._every = task, every_seconds
+        self._stream = DetachableStream(stream)
+        self._next = time.monotonic() + every_seconds
+        self._done = self._total = 0
+        self._numbers = ""
+        self._shown = False
 
-    def write(self, text: str) -> int:
-        self._try(lambda: self.stream.write(text))
-        return len(text)
+    def start(self, done: int, total: int) -> None:
+        self._done, self._total = done, total
 
-    def flush(self) -> None:
-        self._try(self.stream.flush)
-
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        return self.stream.fileno()
-
-    def _try(self, action: Callable[[], object]) -> None:
-        if not self.gone:
-            try:
-                action()
-            except (OSError, ValueError):
-                self.gone = True
-
-
-class Lines(Silent):
-    """One plain line a log point, at most one in `every` seconds, and the last; a closed stream is no error."""
-
-    def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
-        self.stream, self.every = Heard(stream or sys.stderr), every
-        self._steps = 0
-        self._last = float("-inf")
-        self._pending: str | None = None
-
-    def start(self, step: int, steps: int) -> None:
-        self._steps = steps
+    def advance(self, done: int) -> None:
+        self._done, self._shown = done, False
+        if time.monotonic() >= self._next:
+            self._show()
 
     def log(self, record: Record) -> None:
-        self._pending = describe(record, self._steps)
-        if time.monotonic() - self._last >= self.every:
-            self._write()
+        self._numbers = f"   {format_numbers(record)}"
 
     def close(self) -> None:
-        self._write()
+        if not self._shown:
+            self._show()
 
-    def _write(self) -> None:
-        if self._pending is None:
-            return
-        self._last = time.monotonic()
-        text, self._pending = self._pending, None
-        print(text, file=self.stream, flush=True)
+    def _show(self) -> None:
+        self._next, self._shown = time.monotonic() + self._every, True
+        print(f"{self._task} {self._done}/{self._total}{self._numbers}", file=self._stream, flush=True)
 
 
-class Bar(Silent):
-    """A bar with the loss, the speed and the time left, drawn a few times a second by rich."""
+class ProgressBar(Progress):
+    """A bar with the remaining time and the numbers of the last record, drawn by rich."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = 0.1) -> None:
+    def __init__(self, task: str, stream: TextIO, every_seconds: float = 0.1) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Rich
+        from rich.progress import Progress as RichProgress
 
-        self._bar = Rich(
-            TextColumn("training"),
+        self._bar = RichProgress(
+            TextColumn(task),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
-            console=Console(file=Heard(stream or sys.stderr)),
+            console=Console(file=DetachableStream(stream)),
             refresh_per_second=5,
         )
-        self._task = self._bar.add_task("training", start=False, numbers="")
-        self._every, self._next = every, 0.0
+        self._task = self._bar.add_task(task, start=False, numbers="")
+        self._every, self._next = every_seconds, 0.0
+        self._total = 0
 
-    def start(self, step: int, steps: int) -> None:
-        self._bar.update(self._task, total=steps, completed=step)
+    def start(self, done: int, total: int) -> None:
+        self._total = total
+        self._bar.update(self._task, total=total, completed=done)
         self._bar.start_task(self._task)
         self._bar.start()
 
-    def advance(self, step: int) -> None:
+    def advance(self, done: int) -> None:
         now = time.monotonic()
-        if now >= self._next:
+        if now >= self._next or done == self._total:
             self._next = now + self._every
-            self._bar.update(self._task, completed=step)
+            self._bar.update(self._task, completed=done)
 
     def log(self, record: Record) -> None:
-        self._bar.update(self._task, completed=record["step"], numbers=numbers(record))
+        self._bar.update(self._task, numbers=format_numbers(record))
 
     def close(self) -> None:
         self._bar.stop()
 
 
-def numbers(record: Record) -> str:
-    """Loss and speed of a record, in words."""
-    text = f"loss {record['loss']:.4g}   {record['images_per_second']:.4g} images/s"
-    return text + (f"   held out {record['held_out_loss']:.4g}" if "held_out_loss" in record else "")
+class DetachableStream(io.TextIOBase):
+    """A text stream that ignores output after the first failed write, such as to a terminal that hung up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._detached = stream, False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream, from which rich decides whether to draw with ASCII."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def _try(self, action: Callable[[], object]) -> None:
+        if not self._detached:
+            try:
+                action()
+            except (OSError, ValueError):
+                self._detached = True
 
 
-def describe(record: Record, steps: int) -> str:
-    """A record as one line."""
-    return f"step {record['step']:.0f}/{steps}   {numbers(record)}"
+def format_numbers(record: Record) -> str:
+    """Format the loss, the held-out loss and the speed of a record; missing ones are left out."""
+    formats = {"loss": "loss {:.4g}", "images_per_second": "{:.4g} images/s", "held_out_loss": "held out {:.4g}"}
+    return "   ".join(text.format(record[name]) for name, text in formats.items() if name in record)
 
 
-def console_progress(stream: TextIO | None = None) -> Progress:
-    """A bar where `stream` (standard error) is a terminal, else lines."""
-    target = stream or sys.stderr
-    return Bar(target) if target.isatty() else Lines(target)
+def console_progress(task: str, show: bool = True, stream: TextIO | None = None) -> Progress:
+    """Return a progress display for the command line.
 
-
-@contextmanager
-def batches(what: str, count: int, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
-    """A function (done, count) that tells how far `what` is; says nothing where `shown` is False."""
-    if not shown:
-        yield lambda done, total: None
-        return
-    began = time.monotonic()
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        print(f"{what}: {count} in {time.monotonic() - began:.1f} s", file=Heard(sys.stderr), flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=Heard(sys.stderr))) as bar:
-        task = bar.add_task(what, total=count)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    Args:
+        task: the name of the task, such as "training".
+        show: False returns a `Progress` that shows nothing. Default: True.
+        stream: where to show it: a bar if it is a terminal, else lines. Default: standard error.
+    """
+    if not show:
+        return Progress()
+    stream = stream or sys.stderr
+    return ProgressBar(task, stream) if stream.isatty() else ProgressLines(task, stream)
 
 
 class Clock:
-    """Measures laps; what happens in `paused()` is left out."""
+    """Measures laps in seconds. Time inside `paused()` does not count."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
 
     def lap(self) -> float:
-        """Seconds since the last lap, pauses left out; more than 0."""
+        """Return the seconds since the last lap, without pauses; more than 0."""
         now = time.monotonic()
         seconds, self._start = max(now - self._start, 1e-9), now
         return seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A context whose time does not count."""
+        """Stop the clock inside this context."""
         began = time.monotonic()
         try:
             yield

@@ -15,7 +15,7 @@ from ..denoiser import Model
 from ..errors import DataError
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory, peak_memory
-from ..runtime.progress import Clock, Progress, Silent
+from ..runtime.progress import Clock, Progress
 from .config import TrainConfig
 from .engine import Engine
 from .optimizer import rate
@@ -59,7 +59,7 @@ class Hooks:
     preview: Callable[[int, Model], None] = _preview
     stop: Callable[[], bool] = _never
     event: Callable[[str, Mapping[str, Any]], None] = _event
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress = field(default_factory=Progress)
 
 
 HOOKS = Hooks()

@@ -109,5 +109,5 @@ def test_the_c_locale_without_a_terminal(recipe: Path) -> None:
     assert done.returncode == 0, done.stderr
     said = (done.stdout + done.stderr).decode("ascii")
     assert "\x1b" not in said
-    assert "step 6/6" in said
+    assert "training 6/6" in said
     assert "report: " in said

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,13 +10,11 @@ import pytest
 import torch
 
 from diffkit.errors import CheckpointError, UsageError
-from diffkit.runtime.progress import Bar, Clock, Lines, Silent, console_progress, describe
+from diffkit.runtime.progress import Progress
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.cost import cost_of_run
 from diffkit.train.fine_tune import load_initial
 from diffkit.train.trainer import MetricAccumulator
-
-RECORD = {"step": 50, "loss": 0.25, "images_per_second": 1234.5, "held_out_loss": 0.5}
 
 
 def finished(toys: ModuleType, directory: Path, **changes: Any) -> Any:
@@ -104,50 +100,7 @@ def test_an_estimate_takes_no_longer_than_its_budget(toys: ModuleType) -> None:
     assert whole.images_per_second > 3 * found.images_per_second
 
 
-def test_lines_are_written_now_and_then_and_at_the_end() -> None:
-    stream = io.StringIO()
-    lines = Lines(stream, every=3600.0)
-    lines.start(0, 100)
-    for step in (10, 20, 30):
-        lines.log({**RECORD, "step": step})
-    assert stream.getvalue() == "step 10/100   loss 0.25   1234 images/s   held out 0.5\n"
-    lines.close()
-    lines.close()
-    assert stream.getvalue().splitlines()[1:] == [describe({**RECORD, "step": 30}, 100)]
-
-
-def test_a_closed_stream_is_no_error() -> None:
-    """reliability 30: `diffkit run ... | head -1`."""
-    stream = io.StringIO()
-    lines = Lines(stream, every=0.0)
-    stream.close()
-    lines.log(RECORD)
-    lines.log(RECORD)
-    lines.close()
-
-
-def test_a_terminal_gets_a_bar() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    stream = Terminal()
-    bar = console_progress(stream)
-    assert isinstance(bar, Bar)
-    bar.start(40, 100)
-    bar.advance(50)
-    bar.log(RECORD)
-    bar.close()
-    assert "50/100" in stream.getvalue()
-    assert isinstance(console_progress(io.StringIO()), Lines)
-
-
-def test_silence(toys: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    silent = Silent()
-    silent.start(0, 1)
-    silent.advance(1)
-    silent.log(RECORD)
-    silent.close()
+def test_training_as_a_library_shows_nothing(toys: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     toys.trained(toys.task())
     assert capsys.readouterr() == ("", "")
 
@@ -155,7 +108,7 @@ def test_silence(toys: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
 def test_progress_is_closed_whatever_happens(toys: ModuleType) -> None:
     calls: list[str] = []
 
-    class Told(Silent):
+    class Told(Progress):
         def start(self, step: int, steps: int) -> None:
             calls.append(f"start {step}/{steps}")
 
@@ -169,15 +122,6 @@ def test_progress_is_closed_whatever_happens(toys: ModuleType) -> None:
     with pytest.raises(KeyboardInterrupt):
         toys.trained(toys.task(), toys.EventLog().hooks(progress=Told()))
     assert calls == ["start 0/12", "close"]
-
-
-def test_clocks_leave_out_pauses() -> None:
-    clock = Clock()
-    time.sleep(0.02)
-    with clock.paused():
-        time.sleep(0.2)
-    assert 0.015 < clock.lap() < 0.15
-    assert clock.lap() < 0.1
 
 
 def test_windows_survive_a_checkpoint() -> None:
