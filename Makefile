@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` (train and look at digits) and `make test` (everything that CI checks).
-PYTHON ?= python3.11
+# PYTHON names the Python that makes the environment; without it, .ci/find-python takes any of 3.11 to 3.13.
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PY ?= $(BIN)/python
@@ -7,10 +8,10 @@ PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach p,$(PLUGINS),-e $(dir $(p)))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup lint types docs nightly faults bench gpu clean
+.PHONY: demo test fast fast-tests setup lint types docs nightly faults bench gpu release clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(PLUGINS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || { python=$$(.ci/find-python $(PYTHON)) && $$python -m venv $(VENV); }
 	$(BIN)/pip install -q -c constraints.txt hatchling editables
 	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e ".[test,docs]" $(EDITABLE)
 	touch $@
@@ -31,15 +32,24 @@ types: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
+# Coverage is that of the unit tests: measuring it slows every test by a third. `make nightly` measures all tests.
 test: lint types docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit --cov
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --ignore=tests/unit
+
+# Under a minute: lint, types, and the tests of what changed against main, as far as the time allows.
+fast: setup
+	@$(MAKE) --no-print-directory -j 3 lint types fast-tests
+
+fast-tests: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --seconds 35 $$($(BIN)/python .ci/fast_tests.py)
 
 # The deep form of the fault tests: every crash point, kill, signal and flipped bit.
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/faults --slow
 
 nightly: setup
-	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow --cov
 
 bench: setup
 	$(BIN)/python benchmarks/sampler_overhead.py
@@ -54,5 +64,9 @@ gpu:
 	$(PY) benchmarks/sampler_overhead.py --device cuda --rounds 5
 	$(PY) benchmarks/gpu.py
 
+# One version for all packages, built into dist/ and checked: make release VERSION=0.2.0. Nothing is uploaded.
+release: setup
+	$(BIN)/python .ci/release.py $(VERSION)
+
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site dist .mypy_cache .pytest_cache .ruff_cache

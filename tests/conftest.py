@@ -1,14 +1,16 @@
-"""Profiles of hypothesis, the marks that need a machine, and the switch of the slow tests."""
+"""Profiles of hypothesis, the marks that need a machine, the switch of the slow tests, the limit of `make fast`."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+STARTED = time.monotonic()
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("nightly", max_examples=1000, deadline=None, suppress_health_check=QUIET)
@@ -17,6 +19,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+    parser.addoption("--seconds", type=float, help="skip the tests that are not started after this time")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--seconds")
+    if limit is not None and time.monotonic() - STARTED > limit:
+        pytest.skip(f"not started within {limit:g} seconds; `make test` runs it")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -37,6 +37,7 @@ PACKAGES = {
     "runs": ALGEBRA | {"host", "recipe", "train", "report", "storage", "runtime"},
     "testing": ALGEBRA | {"host", "recipe", "train", "oracles"},
     "cli": {"errors", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
+    "__main__": {"cli"},
     "ddpm": PUBLIC,
     "basics": PUBLIC,
 }
