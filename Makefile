@@ -42,7 +42,7 @@ fast: setup
 	@$(MAKE) --no-print-directory -j 3 lint types fast-tests
 
 fast-tests: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --seconds 35 $$($(BIN)/python .ci/fast_tests.py)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --seconds 25 $$($(BIN)/python .ci/fast_tests.py)
 
 # The deep form of the fault tests: every crash point, kill, signal and flipped bit.
 faults: setup

@@ -104,7 +104,9 @@ def test_an_issue_form_is_whole(path: Path) -> None:
 
 def test_there_is_a_form_for_faults_and_a_template_for_pull_requests() -> None:
     assert "bug" in {path.stem for path in FORMS}
-    assert "make test" in (GITHUB / "pull_request_template.md").read_text(encoding="utf-8")
+    (template,) = GITHUB.glob("*.md")
+    assert template.stem == "pull_request_template"
+    assert "make test" in template.read_text(encoding="utf-8")
 
 
 def test_the_dev_container_is_set_up_by_make() -> None:
