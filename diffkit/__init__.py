@@ -1,6 +1,6 @@
 """diffkit: an extensible plugin framework for diffusion variants.
 
-Importing this package imports no torch: every public name is loaded from its module on first use (PEP 562).
+Importing this package does not import torch: each public name is loaded from its module on first use (PEP 562).
 """
 
 from __future__ import annotations

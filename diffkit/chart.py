@@ -1,6 +1,6 @@
-"""Charts: coordinates in which the probability-flow ODE is an ordinary differential equation with a simple slope.
+"""Charts: coordinates in which the slope of the probability-flow ODE is a simple function of the estimate.
 
-In a chart, d(x / scale) / d clock = slope(estimate). A Runge-Kutta or Adams-Bashforth method is a tableau and a chart.
+In a chart, d(x / scale) / d clock = slope(estimate). A Runge-Kutta or Adams-Bashforth method is a tableau in a chart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from .scalar import Scalar
 
 @dataclass(frozen=True)
 class Chart:
-    """`scale(level)`, `clock(level)` and `slope(estimate)`; `reaches_noise` says whether alpha = 0 has finite ones."""
+    """Coordinates x / scale and clock of the flow, and its slope there.
+
+    name            the name in recipes
+    scale           factor of x as a function of the level
+    clock           time of the ODE as a function of the level
+    slope           d(x / scale) / d clock as a function of the estimate: (B, *S)
+    reaches_noise   whether scale and clock are finite at alpha = 0
+    """
 
     name: str
     scale: Callable[[Level], Scalar]
@@ -28,13 +35,13 @@ class Chart:
     reaches_noise: bool = True
 
     def check(self, level: Level) -> None:
-        """Raise LevelError at alpha = 0 where the chart does not reach it."""
+        """Raise LevelError if the level is pure noise (alpha = 0) and the chart does not reach it."""
         if level.is_noise and not self.reaches_noise:
             others = " or ".join(sorted(name for name, chart in CHARTS.items() if chart.reaches_noise))
             raise LevelError(
                 f"chart {self.name} cannot start at alpha = 0, where sigma / alpha is infinite",
                 code="DK507",
-                fix=f"use chart {others}, or start before it (sample.start)",
+                fix=f"use chart {others}, or start the grid below it (sample.start)",
             )
 
     def __repr__(self) -> str:
@@ -57,7 +64,7 @@ SIGMA = Chart(
     slope=lambda estimate: estimate.eps,
     reaches_noise=False,
 )
-"""d(x / alpha) / d(sigma / alpha) = eps. Euler here is the exact step for constant x0 and eps.
+"""d(x / alpha) / d(sigma / alpha) = eps. An Euler step in this chart is exact for constant x0 and eps.
 
 Source: Karras et al. 2022 (arXiv:2206.00364), eq. 4.
 """
@@ -68,7 +75,7 @@ FLOW = Chart(
     clock=lambda level: scalar.divide(level.sigma, _flow_scale(level)),
     slope=lambda estimate: estimate.combine(-1.0, 1.0),
 )
-"""d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Euler here is the same step, and starts at alpha = 0.
+"""d(x / (alpha + sigma)) / d(sigma / (alpha + sigma)) = eps - x0. Its Euler step is that of SIGMA, also from alpha = 0.
 
 Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1.
 """

@@ -1,4 +1,4 @@
-"""Codecs: data <-> what diffuses. The identity by default; latent diffusion lives here."""
+"""Codecs: maps between data and the space in which diffusion takes place, such as the latents of an autoencoder."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .data import DataSpec
 
 
 class Codec(ABC):
-    """encode(x) -> z before training, decode(z) -> x after sampling; a learned one is an `nn.Module` as well."""
+    """Base of codecs: x is encoded before training and decoded after sampling. A learned one is an `nn.Module`."""
 
     @abstractmethod
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x: (B, C, *S) -> z: (B, C', *S'). `noise`, shaped like z, where the encoder is a distribution."""
+        """Encode x: (B, C, *S) -> z: (B, C', *S'). `noise` is shaped like z, for encoders that are distributions."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """z: (B, C', *S') -> x: (B, C, *S)."""
+        """Decode z: (B, C', *S') -> x: (B, C, *S)."""
 
     def spec(self, data: DataSpec) -> DataSpec:
-        """The spec of what diffuses, given the spec of the data."""
+        """Return the spec of z, given the spec of the data; the same by default."""
         return data
 
 
 class Identity(Codec):
-    """The data itself diffuses."""
+    """Diffuse the data itself: z = x."""
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return x

@@ -1,8 +1,8 @@
-"""Data: where the clean examples come from.
+"""Data: the source of clean examples.
 
-A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: `InMemorySplit` when it fits
-in memory (kept raw, as uint8 where it is images, and moved to the device whole), else one that worker processes read
-example by example. `to_model_range` turns raw values into what the model sees; images live in [-1, 1].
+A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: an `InMemorySplit` if it fits
+in memory (stored raw, images as uint8, and moved to the device as a whole), else one that worker processes read example
+by example. `to_model_range` converts raw values to the range of the model, which is [-1, 1] for images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from .interface import attribute
+
 if TYPE_CHECKING:
     from .denoiser import Denoiser
 
@@ -24,10 +26,14 @@ Cond = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Shape of one example, x: (channels, *size); `classes` where it carries a label; `bounded` where |x| <= 1.
+    """Shape and range of one example, x: (channels, *size).
 
-    `bins` is the number of values that a channel can take where the data is discrete (256 for images), else None.
-    `class_names` are what reports print for labels 0, 1, ...
+    channels      number of channels
+    size          spatial size, such as (height, width); empty for vectors
+    classes       number of classes, None without labels
+    bounded       whether |x| <= 1
+    bins          number of values that a channel can take (256 for images), None for continuous data
+    class_names   names of labels 0, 1, ... in reports
     """
 
     channels: int
@@ -44,7 +50,7 @@ class DataSpec:
 
 
 class Split(ABC):
-    """One part of a data set; `split[i]` is (raw x: (C, *S), cond) and is the same at every call."""
+    """Base of parts of a data set. `split[i]` is (raw x: (C, *S), cond), the same at every call."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -55,7 +61,7 @@ class Split(ABC):
 
 @dataclass(frozen=True)
 class InMemorySplit(Split):
-    """A part held whole: raw x: (N, C, *S), and one row of each entry of `cond` per example (label: (N,) long)."""
+    """A part in memory: raw x: (N, C, *S), and N rows per entry of `cond` (label: (N,) long)."""
 
     x: Tensor
     cond: Cond = field(default_factory=dict)
@@ -67,41 +73,41 @@ class InMemorySplit(Split):
         return self.x[index], {name: value[index] for name, value in self.cond.items()}
 
     def rows(self, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The examples at `indices`: (B,) long, on the device where this part lives."""
+        """Return the examples at `indices`: (B,) long, on the device of this part."""
         return self.x[indices], {name: value[indices] for name, value in self.cond.items()}
 
     def to(self, device: torch.device | str) -> InMemorySplit:
-        """The same part on another device."""
+        """Return the same part on another device."""
         return InMemorySplit(self.x.to(device), {name: value.to(device) for name, value in self.cond.items()})
 
 
 class Data(ABC):
-    """A data set. Implement `spec` and `split`; everything else has a default."""
+    """Base of data sets. Implement `spec` and `split`; everything else has a default."""
 
     workers: int = 0
 
     @property
     @abstractmethod
     def spec(self) -> DataSpec:
-        """What one example looks like after `to_model_range`."""
+        """Shape and range of one example after `to_model_range`."""
 
     @abstractmethod
     def split(self, part: Part) -> Split:
-        """The examples of `part`; the two parts share none. `InMemorySplit` if small, any `Split` otherwise."""
+        """Return the examples of `part`, an `InMemorySplit` if small. The two parts share no example."""
 
     def to_model_range(self, raw: Tensor) -> Tensor:
-        """Raw values to what the model sees: integers k to 2 k / (bins - 1) - 1, anything else to float32 as it is.
+        """Convert raw values to the range of the model: integers k to 2 k / (bins - 1) - 1, other values to float32.
 
-        `bins` is that of `spec`, 256 where it has none: uint8 images become k / 127.5 - 1.
+        `bins` is that of `spec`, or 256 if it has none: uint8 images become k / 127.5 - 1.
         """
         if raw.is_floating_point():
             return raw.float()
         return raw.float().div_(((self.spec.bins or 256) - 1) / 2).sub_(1.0)
 
     def to_storage(self, x: Tensor) -> Tensor:
-        """What a sample is stored as: the nearest of the `bins` values where there are such, else x itself.
+        """Convert samples to raw values, the inverse of `to_model_range`: the nearest of `bins` values, or x itself.
 
-        The inverse of `to_model_range` on data; whatever leaves [-1, 1] becomes the first or the last value.
+        Values outside [-1, 1] become the first or the last bin.
         """
         bins = self.spec.bins
         if bins is None:
@@ -110,32 +116,39 @@ class Data(ABC):
         return k.to(torch.uint8 if bins <= 256 else torch.int32)
 
     def truth(self) -> Denoiser | None:
-        """The exact denoiser of the distribution, where it is known in closed form."""
+        """Return the exact denoiser of the distribution if it is known in closed form, else None."""
         return None
 
     def fingerprint(self) -> str:
-        """A text that changes when the examples change; a resumed run compares it."""
+        """Return a text that changes when the examples change; a resumed run compares it."""
         return f"{type(self).__name__}:{len(self.split('train'))}:{len(self.split('held-out'))}"
 
 
 class Augmentation(ABC):
-    """A random change of training examples; what was done may be told to the network through `cond`."""
+    """Base of random changes of training examples, which may pass their parameters to the network through `cond`."""
 
     @abstractmethod
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
-        """x: (B, C, *S) decoded, uniform: (B, draws) in [0, 1) -> x and cond, of the same shapes.
+        """Change a batch of examples.
 
-        Entries that it adds to `cond` reach the network by their names; the caller leaves them out when sampling.
+        Args:
+            x: Examples in the range of the model: (B, C, *S).
+            uniform: Random numbers in [0, 1): (B, draws).
+            cond: Conditions of the examples, one row each.
+
+        Returns:
+            The changed x, in the same shape, and the conditions. Entries added to the conditions reach the network by
+            their names in training, and are left out in sampling.
         """
 
-    @property
+    @attribute
     def draws(self) -> int:
-        """How many uniform numbers it needs for each example."""
+        """Number of uniform numbers per example; default 1."""
         return 1
 
 
 def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""
+    """Return raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""
     if isinstance(split, InMemorySplit):
         return split.rows(torch.as_tensor(indices, device=split.x.device))
     rows = [split[i] for i in indices]

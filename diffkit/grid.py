@@ -1,6 +1,6 @@
 """Grids: which levels a sampler visits.
 
-A grid answers n + 1 levels, noisiest first, the last one clean; it knows nothing of the sampler. On a discrete
+A grid of n steps has n + 1 levels, noisiest first, the last one clean; it is independent of the sampler. On a discrete
 schedule its points are rounded to integers and then pushed apart, so every n from 1 to T gives n + 1 distinct times.
 """
 
@@ -8,39 +8,72 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from .errors import UsageError
+from .errors import ArgumentError, UsageError
+from .interface import attribute
 from .level import Level
 from .schedule import Schedule
 
 
 class Grid(ABC):
-    """Implement `points`. `discrete_only` grids need a discrete schedule; others with `reaches_noise` False end
-    before alpha = 0; `declares_deficit` says that the first point may lie before the end of the schedule."""
+    """Base of grids. Implement `points`."""
 
-    discrete_only: bool = False
-    reaches_noise: bool = True
-    declares_deficit: bool = False
+    @attribute
+    def discrete_only(self) -> bool:
+        """Whether it is defined on discrete schedules only; default False."""
+        return False
+
+    @attribute
+    def reaches_noise(self) -> bool:
+        """Whether it can start at alpha = 0; default True."""
+        return True
+
+    @attribute
+    def declares_deficit(self) -> bool:
+        """Whether its first point may be cleaner than the end of the schedule; default False."""
+        return False
 
     @abstractmethod
     def points(self, schedule: Schedule, n: int) -> list[float]:
-        """The n times at which the denoiser is asked, noisiest first, before rounding; none is clean."""
+        """Return the n times at which the denoiser is evaluated, before rounding; noisiest first, none of them clean.
+
+        Args:
+            schedule: The schedule of the model.
+            n: Number of steps, at least 1.
+
+        Returns:
+            n times in (t_clean, t_noise].
+        """
 
     def levels(self, schedule: Schedule, n: int) -> list[Level]:
-        """n + 1 levels of host floats, the signal-to-noise ratio rising strictly, the last one clean.
+        """Return the n + 1 levels that a sampler visits.
 
-        Raises UsageError where n < 1, or n > T on a discrete schedule, or the schedule is not one for this grid.
+        Args:
+            schedule: The schedule of the model.
+            n: Number of steps; at most T on a discrete schedule.
+
+        Returns:
+            Levels of floats with strictly increasing signal-to-noise ratio; the last one is clean.
+
+        Raises:
+            UsageError: n is out of range (DK020, DK022), or the grid needs a discrete schedule (DK021).
+            ArgumentError: `schedule` is not a Schedule, or n is not an int.
         """
-        times = self.times(schedule, n)
-        return [*(schedule.level(t) for t in times), schedule.clean]
+        if not isinstance(schedule, Schedule):
+            raise ArgumentError.of(
+                "levels(schedule, n): argument 1 (`schedule`)", "a Schedule", schedule, "check the order"
+            )
+        return [*(schedule.level(t) for t in self.times(schedule, n)), schedule.clean]
 
     def times(self, schedule: Schedule, n: int) -> list[float]:
-        """The n times of `levels` but the clean one; whole numbers on a discrete schedule."""
+        """Return the times of `levels` without the clean one; whole numbers on a discrete schedule."""
+        if not isinstance(n, int):
+            raise ArgumentError.of("levels(schedule, n): argument 2 (`n`)", "an int", n, "pass the number of steps")
         if n < 1:
             raise UsageError(f"a grid of {n} steps is empty", code="DK020", fix="use at least 1 step")
         if schedule.steps is None:
             if self.discrete_only:
                 raise UsageError(
-                    f"the grid {type(self).__name__.lower()} is defined by the steps of a discrete schedule",
+                    f"the grid {type(self).__name__.lower()} requires a discrete schedule",
                     code="DK021",
                     fix="use the grid trailing or linspace",
                 )
@@ -55,14 +88,15 @@ class Grid(ABC):
 
 
 def round_half_up(t: float) -> int:
-    """The nearest integer, halves upwards, whatever the parity."""
+    """Return the nearest integer to t >= 0, halves rounded up."""
     return int(t + 0.5)
 
 
 def push_apart(times: list[int], steps: int) -> list[int]:
-    """The nearest strictly falling whole times in [1, steps], leaving what is distinct already where it is.
+    """Return strictly decreasing integers in [1, steps] near `times`; times that are distinct already are kept.
 
-    From the noisy end each time is at most one less than its neighbour before; from the clean end at least one more.
+    A first pass from the noisy end makes each time less than the one before; a second pass from the clean end makes
+    each time greater than the one after.
     """
     n = len(times)
     out = list(times)

@@ -1,4 +1,4 @@
-"""Guidance: from a denoiser to another one. It composes with every sampler, parameterization and other guidance."""
+"""Guidance: functions from a denoiser to another one, which compose with every sampler and parameterization."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from .denoiser import Denoiser
+from .errors import ArgumentError
+from .interface import attribute
 
 
 class Guidance(ABC):
-    """Implement `__call__`. `needs_null` says that it asks the network without a label too, which training must teach
-    by dropping labels."""
+    """Base of guidance. Implement `__call__`."""
 
-    needs_null: bool = False
+    @attribute
+    def needs_null(self) -> bool:
+        """Whether it evaluates the network without a label, which training must teach by label dropout."""
+        return False
 
     @abstractmethod
     def __call__(self, denoise: Denoiser) -> Denoiser:
-        """The guided denoiser; it calls `denoise` as often as it needs."""
+        """Return the guided denoiser, which may call `denoise` any number of times."""
 
 
 def guide(denoise: Denoiser, guidance: Guidance | Sequence[Guidance]) -> Denoiser:
-    """The denoiser under all of `guidance`, one or several; the last one listed acts last on the estimate."""
+    """Apply one or several guidances to a denoiser; the last one changes the estimate last.
+
+    Raises ArgumentError if `guidance` holds anything else, such as the name of a guidance.
+    """
     for wrap in [guidance] if isinstance(guidance, Guidance) else guidance:
+        if not isinstance(wrap, Guidance):
+            raise ArgumentError.of(
+                "guide(denoise, guidance): argument 2 (`guidance`)",
+                "a Guidance or a list of them",
+                wrap,
+                'build it, such as build("guidance", "cfg", scale=2.0)',
+            )
         denoise = wrap(denoise)
     return denoise

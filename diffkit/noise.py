@@ -1,89 +1,129 @@
-"""Noise streams: every random number is a function of the seed and a name, counted instead of stored.
+"""Random numbers as functions of a seed and names, so that nothing but the seed has to be stored.
 
-Training draws one block for each (seed, stream, step), of which ranks and micro-batches take their rows. Sampling
-draws for each (seed, sample, step, draw), so sample i of a seed is the same in every batch, on any number of devices.
-A resumed run needs no generator state.
+Training draws blocks of 64 rows, each a function of (seed, stream, step, block), from which ranks and micro-batches
+take their rows. Sampling draws one stream per (seed, sample, step, draw), so that sample i of a seed is the same in
+every batch and on any number of devices. A resumed run needs no generator state.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-AHEAD = 1 << 16
-"""How many numbers are drawn ahead for one sample (at least one step, at most 64)."""
+from .errors import ArgumentError, UsageError
+
+BLOCK_ROWS = 64
+"""Rows of the global batch that are drawn together."""
+NUMBERS_AHEAD = 1 << 16
+"""How many numbers `SampleNoise` draws ahead per sample (at least one step, at most 64)."""
 
 
-def key(*parts: object) -> int:
-    """A 63-bit number that is a function of all parts and nothing else."""
-    text = "/".join(f"{type(part).__name__}:{part}" for part in parts)
+def key(*parts: str | int) -> int:
+    """Return a 63-bit number that depends on all parts, their types and their order."""
+    escaped = (str(part).replace("\\", "\\\\").replace("/", "\\/") for part in parts)
+    text = "/".join(f"{type(part).__name__}:{name}" for part, name in zip(parts, escaped))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(device: torch.device | str, *parts: object) -> torch.Generator:
-    """A generator of the stream that `parts` name: seed first, then names and counts."""
+def generator(device: torch.device | str, *parts: str | int) -> torch.Generator:
+    """Return a generator on `device` for the stream that `parts` name: the seed first, then names and counts."""
     return torch.Generator(device=device).manual_seed(key(*parts))
 
 
 @dataclass
 class RandomStreams:
-    """The random numbers of one training step: the rows of `total` examples from `start` on.
+    """The random numbers of the rows from `start` on in the global batch of one training step.
 
-    The same (seed, step, stream) gives the same global batch whatever the world size and the micro-batch.
+    The numbers of a row are the same for any number of ranks and any size of micro-batches. Each stream can be drawn
+    once; drawing it again raises UsageError, since the same numbers would be returned.
     """
 
     seed: int
     step: int
     total: int
     start: int = 0
-    _blocks: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    _drawn: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def rows(self, start: int) -> RandomStreams:
-        """The same step, for the micro-batch that starts at row `start`; blocks drawn before are shared."""
-        return RandomStreams(self.seed, self.step, self.total, start, self._blocks)
+        """Return the streams of the same step for the micro-batch that starts at row `start`."""
+        return RandomStreams(self.seed, self.step, self.total, start)
 
     def normal(self, stream: str, like: Tensor) -> Tensor:
-        """Standard normal, shaped like `like`: (B, *S), drawn in float32."""
-        return self._block(stream, "normal", like.shape[1:], like.device)[self.start : self.start + len(like)].to(
-            torch.promote_types(like.dtype, torch.float32)
-        )
+        """Draw standard normal numbers in the shape of `like`: (B, *S), in its type or float32 if that is wider."""
+        numbers = self._rows(stream, like, like.shape[1:], torch.randn)
+        return numbers.to(torch.promote_types(like.dtype, torch.float32))
 
     def uniform(self, stream: str, like: Tensor, count: int | None = None) -> Tensor:
-        """Uniform in [0, 1): (B,) float32, or (B, count), for the B examples of `like`."""
-        shape = () if count is None else (count,)
-        return self._block(stream, "uniform", shape, like.device)[self.start : self.start + len(like)]
+        """Draw uniform numbers in [0, 1) for the B rows of `like`.
 
-    def block(self, stream: str, like: Tensor) -> Tensor:
-        """The uniform numbers of the whole global batch: (total,), where a row depends on its neighbours."""
-        return self._block(stream, "uniform", (), like.device)
+        Args:
+            stream: Name of the stream, unique within the step.
+            like: A tensor of B rows on the device to draw on.
+            count: Numbers per row; None (default) for one number without an axis of its own.
 
-    def _block(self, stream: str, law: str, shape: Sequence[int], device: torch.device) -> Tensor:
-        at = (stream, law, tuple(shape), device)
-        if at not in self._blocks:
-            draw = torch.randn if law == "normal" else torch.rand
-            source = generator(device, self.seed, stream, self.step)
-            self._blocks[at] = draw((self.total, *shape), generator=source, device=device)
-        return self._blocks[at]
+        Returns:
+            float32 numbers: (B,), or (B, count).
+
+        Raises:
+            UsageError: The stream was drawn before, or the rows lie outside the batch.
+        """
+        return self._rows(stream, like, () if count is None else (count,), torch.rand)
+
+    def batch_uniform(self, stream: str, like: Tensor) -> Tensor:
+        """Draw uniform numbers in [0, 1) for the whole global batch: (total,) float32, on the device of `like`."""
+        self._register(stream)
+        source = generator(like.device, self.seed, "train-batch", stream, self.step)
+        return torch.rand(self.total, generator=source, device=like.device)
+
+    def _rows(self, stream: str, like: Tensor, shape: Sequence[int], draw: Callable[..., Tensor]) -> Tensor:
+        self._register(stream)
+        end = self.start + len(like)
+        if end > self.total:
+            raise UsageError(
+                f"rows {self.start} to {end - 1} are outside the batch of {self.total}",
+                fix="pass the size of the global batch as `total` of RandomStreams",
+            )
+        blocks = []
+        for block in range(self.start // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
+            source = generator(like.device, self.seed, "train", stream, self.step, block)
+            count = min(BLOCK_ROWS, self.total - block * BLOCK_ROWS)
+            blocks.append(draw((count, *shape), generator=source, device=like.device))
+        numbers = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        offset = self.start % BLOCK_ROWS
+        return numbers[offset : offset + len(like)]
+
+    def _register(self, stream: str) -> None:
+        if stream in self._drawn:
+            raise UsageError(
+                f"stream {stream!r} was drawn twice in step {self.step}, which would return the same numbers again",
+                fix="use a different name for each draw, or keep the tensor of the first draw",
+            )
+        self._drawn.add(stream)
 
 
 class SampleNoise:
-    """Noise for sampling: draw k of step j of sample i depends on (seed, i, j, k) only.
+    """Noise for sampling: draw k in step j of sample i depends on (seed, i, j, k) only.
 
-    `samples` are the global numbers of the rows of the batch. `initial(shape)` is the x to start from;
-    `at_step(j)` is the function noise(x) that a sampler's step j draws from.
+    Args:
+        seed: Any integer.
+        samples: Indices of the samples in the batch, such as range(64).
     """
 
-    def __init__(self, seed: int, samples: Sequence[int]) -> None:
+    def __init__(self, seed: int, samples: Iterable[int]) -> None:
+        if not isinstance(samples, Iterable):
+            raise ArgumentError.of(
+                "SampleNoise(seed, samples): argument 2 (`samples`)", "indices of samples", samples, "pass range(count)"
+            )
         self.seed = seed
         self.samples = tuple(samples)
         self._streams: dict[tuple[int, torch.device, torch.Size], _Stream] = {}
 
     def initial(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal (B, *shape) in float32, one stream for each sample."""
+        """Draw the standard normal noise to start from: (B, *shape) float32, one stream per sample."""
         rows = [
             torch.randn(tuple(shape), generator=generator(device, self.seed, "start", i), device=device)
             for i in self.samples
@@ -91,7 +131,7 @@ class SampleNoise:
         return torch.stack(rows)
 
     def at_step(self, step: int) -> Callable[[Tensor], Tensor]:
-        """noise(x) -> z like x for step `step`, drawn anew at each call."""
+        """Return the function noise(x) -> z of step `step`, which draws new noise in the shape of x at each call."""
         draw = 0
 
         def noise(x: Tensor) -> Tensor:
@@ -99,7 +139,7 @@ class SampleNoise:
             at = (draw, x.device, x.shape[1:])
             draw += 1
             if len(x) != len(self.samples):
-                raise ValueError(f"noise for {len(self.samples)} samples was asked for a batch of {len(x)}")
+                raise ValueError(f"SampleNoise was made for {len(self.samples)} samples, got a batch of {len(x)}")
             if at not in self._streams:
                 self._streams[at] = _Stream(self.seed, self.samples, *at)
             return self._streams[at].block(step).to(x.dtype)
@@ -108,12 +148,12 @@ class SampleNoise:
 
 
 class _Stream:
-    """Draw number `draw` of every step: a live generator for each sample, some steps drawn ahead."""
+    """Draw number `draw` of every step: one generator per sample, and a buffer of steps drawn ahead."""
 
     def __init__(self, seed: int, samples: Sequence[int], draw: int, device: torch.device, shape: torch.Size) -> None:
         self._parts = (seed, samples, draw)
         self._device, self._shape = device, shape
-        self._ahead = max(1, min(64, AHEAD // max(1, shape.numel())))
+        self._ahead = max(1, min(64, NUMBERS_AHEAD // max(1, shape.numel())))
         self._restart()
 
     def _restart(self) -> None:
@@ -123,7 +163,7 @@ class _Stream:
         self._buffer = torch.empty(0)
 
     def block(self, step: int) -> Tensor:
-        """Numbers of step `step`: (B, *shape)."""
+        """Return the numbers of step `step`: (B, *shape)."""
         chunk = step // self._ahead
         if chunk < self._next - 1:
             self._restart()

@@ -1,4 +1,4 @@
-"""Objectives: what training minimises. An objective is a law of times, a weighting, and a distance."""
+"""Objectives: the loss that training minimises, made from a distribution of times, a weighting and a distance."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .denoiser import Model
+from .interface import attribute
 from .level import Level
 from .noise import RandomStreams
 from .parameterization import Parameterization
@@ -17,8 +18,13 @@ from .scalar import Scalar
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """`mean` is what is differentiated; `each`: (B,) the loss of every example at its time `t`: (B,), without
-    importance correction; `parts` are further means for the log, all detached."""
+    """The loss of a batch of B examples.
+
+    mean    scalar to differentiate
+    each    (B,) detached loss per example, without importance correction
+    t       (B,) time per example
+    parts   further detached scalars to log, by name
+    """
 
     mean: Tensor
     each: Tensor
@@ -29,31 +35,65 @@ class Loss:
     def of(
         cls, each: Tensor, t: Tensor, correction: Tensor | None = None, parts: Mapping[str, Tensor] | None = None
     ) -> Loss:
-        """The loss of examples of which each counts `correction` times; all (B,)."""
+        """Make the loss of a batch from the losses of its examples.
+
+        Args:
+            each: Loss per example: (B,).
+            t: Time per example: (B,).
+            correction: Weight per example in the mean: (B,); 1 by default.
+            parts: Further scalars to log, by name.
+
+        Returns:
+            The loss, with everything but `mean` detached.
+        """
         mean = (each if correction is None else each * correction.to(each.dtype)).mean()
         return cls(mean, each.detach(), t, {name: part.detach() for name, part in (parts or {}).items()})
 
 
 class Objective(ABC):
-    """Implement `__call__`."""
+    """Base of objectives. Implement `__call__`."""
+
+    @attribute
+    def discrete_only(self) -> bool:
+        """Whether it is defined on discrete schedules only; default False."""
+        return False
+
+    @attribute
+    def needs(self) -> tuple[str, ...]:
+        """Entries of `Estimate.aux` that the parameterization must provide; default none."""
+        return ()
 
     @abstractmethod
     def __call__(
         self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor
     ) -> Loss:
-        """The loss of a batch x0: (B, C, *S); `ema` is the averaged model, for objectives that learn from it."""
+        """Compute the loss of a batch.
+
+        Args:
+            model: The model to train.
+            x0: Clean examples: (B, C, *S).
+            noise: Random numbers of these examples; each stream can be drawn once.
+            ema: The averaged model, for objectives that learn from it.
+            **cond: Conditions, one row per example.
+
+        Returns:
+            The loss.
+        """
 
     def update(self, t: Tensor, each: Tensor) -> None:  # noqa: B027 - most have nothing to learn
-        """Told after each step the times and losses of the whole global batch, (B,) each."""
+        """Learn from the times and losses of the whole global batch, (B,) each, after each step.
+
+        Does nothing by default.
+        """
 
 
 class Weighting(ABC):
-    """w(level) on |x0 - x0_hat|^2, whatever the network predicts."""
+    """Base of weightings w(level) of |x0 - x0_hat|^2, whatever the network predicts. Implement `__call__`."""
 
     @abstractmethod
     def __call__(self, level: Level) -> Scalar:
-        """level of (B,) -> weights (B,)."""
+        """Return the weights (B,) at a level of tensors (B,)."""
 
     def on_output(self, level: Level, parameterization: Parameterization) -> Scalar:
-        """The same weight on |y - target|^2: w(level) / weight(level), nothing being lost near the ends."""
+        """Return the equal weight of |y - target|^2: w(level) / parameterization.weight(level)."""
         return self(level) / parameterization.weight(level)

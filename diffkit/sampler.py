@@ -1,7 +1,7 @@
 """Samplers: one step from a level to a cleaner one, and the only sampling loop.
 
-A sampler keeps nothing between calls: what a later step needs is in the state that `step` returns. The grid of
-levels is chosen elsewhere, and the denoiser may be a model, an oracle, or either under guidance.
+A sampler keeps nothing between calls: what later steps need is in the state that `step` returns. The grid of levels is
+chosen independently, and the denoiser may be a model or an oracle, with or without guidance.
 """
 
 from __future__ import annotations
@@ -17,49 +17,93 @@ import torch
 from torch import Tensor
 
 from .denoiser import Denoiser
+from .errors import ArgumentError
 from .estimate import Estimate
+from .interface import attribute
 from .level import Level
 from .noise import SampleNoise
 
 State = TypeVar("State")
 Noise = Callable[[Tensor], Tensor]
+"""Draws standard normal noise in the shape of its argument; each call returns new numbers."""
 
 
 class Sampler(ABC, Generic[State]):
-    """Implement `step`. What is declared here is held against the closed forms by `diffkit check`.
+    """Base of samplers. Implement `step`; `diffkit check` compares the declared attributes with closed forms."""
 
-    `order` is the order of convergence to the probability-flow ODE (of the noise-free part for stochastic ones),
-    `stochastic` whether it draws noise, `needs` the entries of `Estimate.aux` it reads, `discrete_only` whether it
-    works on discrete schedules only, `reaches_noise` whether it can start at alpha = 0, `syncs` whether a step waits
-    for the device, `dtype` the type of the state (None: that of x).
-    """
+    @attribute
+    def order(self) -> int:
+        """Order of convergence to the probability-flow ODE (without the noise if stochastic); default 1."""
+        return 1
 
-    order: int = 1
-    stochastic: bool = False
-    needs: tuple[str, ...] = ()
-    discrete_only: bool = False
-    reaches_noise: bool = True
-    syncs: bool = False
-    dtype: torch.dtype | None = None
+    @attribute
+    def stochastic(self) -> bool:
+        """Whether it draws noise; default False."""
+        return False
+
+    @attribute
+    def needs(self) -> tuple[str, ...]:
+        """Entries of `Estimate.aux` that it reads; default none."""
+        return ()
+
+    @attribute
+    def discrete_only(self) -> bool:
+        """Whether it works on discrete schedules only; default False."""
+        return False
+
+    @attribute
+    def reaches_noise(self) -> bool:
+        """Whether it can start at alpha = 0; default True."""
+        return True
+
+    @attribute
+    def syncs(self) -> bool:
+        """Whether a step waits for the device; default False."""
+        return False
+
+    @attribute
+    def dtype(self) -> torch.dtype | None:
+        """Type of the state; None (default) for that of x."""
+        return None
 
     def init(self, levels: Sequence[Level]) -> State | None:
-        """The state before the first step."""
+        """Return the state before the first step; coefficients can be computed once for all `levels` here."""
         return None
 
     @abstractmethod
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: State | None, noise: Noise
     ) -> tuple[Tensor, State | None]:
-        """x: (B, C, *S) at level t -> x at the cleaner level s, and the state for the next step."""
+        """Make one step from level t to the cleaner level s.
+
+        Args:
+            denoise: The denoiser to evaluate.
+            x: The state at t: (B, C, *S).
+            t: The level of x.
+            s: The level to reach.
+            state: What the step before returned; for the first step, what `init` returned.
+            noise: Draws standard normal noise in the shape of its argument.
+
+        Returns:
+            x at s, and the state for the next step.
+        """
 
     def nfe(self, n: int) -> int | None:
-        """Number of function evaluations in n steps; None where it depends on the data."""
+        """Return the number of function evaluations in n steps; None if it depends on the data."""
         return n
 
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """One finished step: `index` of `count`, from t to s; x at s; the last estimate; evaluations so far."""
+    """One finished step of `sample`.
+
+    index      number of the step, 1..count
+    count      number of all steps
+    t, s       levels before and after the step
+    x          state at s: (B, C, *S)
+    estimate   the last estimate of the denoiser
+    nfe        function evaluations so far
+    """
 
     index: int
     count: int
@@ -71,7 +115,7 @@ class StepInfo:
 
 
 class _Counted:
-    """A denoiser that counts its calls and remembers the last estimate."""
+    """A denoiser that counts its calls and keeps the last estimate."""
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise = denoise
@@ -94,36 +138,64 @@ def sample(
     dtype: torch.dtype | None = None,
     on_step: Callable[[StepInfo], None] | None = None,
 ) -> Tensor:
-    """Carry x: (B, C, *S) at levels[0] to levels[-1], one step for each pair of neighbours.
+    """Carry x from levels[0] to levels[-1], one step per pair of neighbours.
 
-    `noise` is a `SampleNoise`, or any function noise(x) -> z like x; by default the streams of seed 0. The state is
-    held in `dtype`, by default the sampler's or that of x. `on_step` is called after each step. Runs without
-    gradients, but not in inference mode, so that guidance may enable them; the result is detached.
-    Raises ValueError unless the signal-to-noise ratio rises strictly along `levels`, TypeError where the arguments are
-    in another order.
+    Gradients are disabled, but inference mode is not used, so that guidance may enable gradients.
+
+    Args:
+        denoise: A model or an oracle, with or without guidance.
+        sampler: The sampler, such as build("sampler", "ddim").
+        levels: At least two levels, noisiest first, such as build("grid", "trailing").levels(schedule, 50).
+        x: The state at levels[0]: (B, C, *S). Not changed.
+        noise: A `SampleNoise`, or any function noise(x) -> z; default `SampleNoise(0, range(B))`.
+        dtype: Type of the state during sampling; default that of the sampler, or else of x.
+        on_step: Called after each step.
+
+    Returns:
+        x at levels[-1], detached: (B, C, *S).
+
+    Raises:
+        ValueError: The signal-to-noise ratio does not increase strictly along `levels`.
+        ArgumentError: An argument has the wrong type, for example because the order is wrong.
     """
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sample(denoise, sampler, levels, x): the second is no sampler but a {type(sampler).__name__}")
-    _refuse_disorder(levels)
+    _check_arguments(denoise, sampler, levels, x, noise)
     source = SampleNoise(0, range(len(x))) if noise is None else noise
-    x = x.to(dtype or sampler.dtype or x.dtype)
-    watched = None if on_step is None else _Counted(denoise)
+    x = x.to(dtype or sampler.dtype or x.dtype, copy=True)
+    counted = None if on_step is None else _Counted(denoise)
     with torch.no_grad():
         state = sampler.init(levels)
         for index, (t, s) in enumerate(pairwise(levels)):
             draw = source.at_step(index) if isinstance(source, SampleNoise) else source
-            x, state = sampler.step(watched or denoise, x, t, s, state, draw)
-            if on_step is not None and watched is not None:
-                on_step(StepInfo(index + 1, len(levels) - 1, t, s, x, watched.last, watched.calls))
+            x, state = sampler.step(counted or denoise, x, t, s, state, draw)
+            if on_step is not None and counted is not None:
+                on_step(StepInfo(index + 1, len(levels) - 1, t, s, x, counted.last, counted.calls))
     return x.detach()
 
 
-def _refuse_disorder(levels: Sequence[Level]) -> None:
+def _check_arguments(denoise: object, sampler: object, levels: object, x: object, noise: object) -> None:
+    def refuse(argument: str, expected: str, got: object, fix: str) -> None:
+        raise ArgumentError.of(f"sample(denoise, sampler, levels, x): argument {argument}", expected, got, fix)
+
+    grid = 'make them by a grid, such as build("grid", "trailing").levels(schedule, 50)'
+    if not callable(denoise):
+        refuse("1 (`denoise`)", "a denoiser", denoise, "pass Model(network, parameterization, schedule)")
+    if not isinstance(sampler, Sampler):
+        refuse("2 (`sampler`)", "a Sampler", sampler, 'build it, such as build("sampler", "ddim")')
+    if not isinstance(levels, Sequence):
+        refuse("3 (`levels`)", "a list of levels", levels, grid)
+    assert isinstance(levels, Sequence)
+    for level in levels:
+        if not isinstance(level, Level):
+            refuse("3 (`levels`)", "a list of levels", level, grid)
+    if not isinstance(x, Tensor):
+        refuse("4 (`x`)", "a tensor", x, "pass SampleNoise(seed, range(count)).initial(shape) * levels[0].sigma")
+    if isinstance(noise, torch.Generator) or not (noise is None or isinstance(noise, SampleNoise) or callable(noise)):
+        refuse("`noise`", "a SampleNoise or a function", noise, "pass SampleNoise(seed, range(count))")
     if len(levels) < 2:
         raise ValueError("a grid needs at least two levels, the noisiest first")
-    if not all(isinstance(level, Level) for level in levels):
-        raise TypeError("levels are those of a grid, such as build('grid', 'trailing').levels(schedule, 50)")
     angles = [math.atan2(level.sigma, level.alpha) for level in levels]
     for i, (a, b) in enumerate(pairwise(angles)):
         if not b < a:
-            raise ValueError(f"levels {i} and {i + 1} do not rise in signal-to-noise ratio; put the noisiest first")
+            raise ValueError(
+                f"the signal-to-noise ratio does not increase from level {i} to level {i + 1}; put the noisiest first"
+            )

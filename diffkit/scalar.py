@@ -1,7 +1,7 @@
-"""Mathematics on floats or tensors alike, with the ends that IEEE arithmetic gives.
+"""Mathematics on floats and on tensors, with the limits of IEEE arithmetic.
 
-Levels hold Python floats while sampling and tensors while training. With these functions a formula is written once:
-log(0) is -inf and 1/0 is inf for a float too, so that the signal-to-noise ratio of clean data is inf, not an error.
+Levels hold Python floats during sampling and tensors during training. With these functions a formula is written once:
+log(0) is -inf and 1/0 is inf for floats too, so that the signal-to-noise ratio of clean data is inf, not an error.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ def _pairs(
 
 
 def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
-    """Both as tensors; a float takes the type and device of the other."""
-    like = x if isinstance(x, Tensor) else y
-    assert isinstance(like, Tensor)
-    return tuple(v if isinstance(v, Tensor) else torch.full_like(like, v) for v in (x, y))  # type: ignore[return-value]
+    """Convert both to tensors; a float takes the type and device of the other argument."""
+    if not isinstance(x, Tensor):
+        assert isinstance(y, Tensor)
+        return torch.full_like(y, x), y
+    return x, y if isinstance(y, Tensor) else torch.full_like(x, y)
 
 
 def _log(x: float) -> float:
@@ -95,7 +96,7 @@ maximum = _pairs(max, torch.maximum, "The larger of the two, element by element.
 
 
 def divide(x: Scalar, y: Scalar) -> Scalar:
-    """x / y; for floats too, x / 0 is inf with the sign of x, and 0 / 0 is nan."""
+    """Return x / y; for floats too, x / 0 is inf with the sign of x, and 0 / 0 is nan."""
     if isinstance(x, Tensor) or isinstance(y, Tensor) or y != 0:
         return x / y
     return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1.0, y)

@@ -1,7 +1,7 @@
-"""Schedules: a curve of levels and its inverse.
+"""Schedules: the level as a function of time, and its inverse.
 
-t runs from t_clean (data) to t_noise; the signal-to-noise ratio falls strictly along it. Formulas are computed in
-float64; a `Discrete` schedule is the curve through a table, t = 0 being clean data and t = 1..T the paper's steps.
+t runs from t_clean (data) to t_noise, and the signal-to-noise ratio decreases strictly. Formulas are computed in
+float64. A `Discrete` schedule is a curve through a table: t = 0 is clean data, t = 1..T are the steps of the paper.
 """
 
 from __future__ import annotations
@@ -16,39 +16,52 @@ import torch
 from torch import Tensor
 
 from . import scalar
+from .interface import attribute
 from .level import Level
 from .scalar import Scalar
 
 SNAP = 2e-3
+"""Times of a discrete schedule that are this close to an integer are rounded to it."""
 
 
 class Schedule(ABC):
-    """Implement `level` and `time`, each float to float and tensor to tensor."""
+    """Base of schedules. Implement `level` and `time`, each for floats and for tensors."""
 
-    t_clean: float = 0.0
-    t_noise: float = 1.0
-    steps: int | None = None
+    @attribute
+    def t_clean(self) -> float:
+        """Time of the data; default 0."""
+        return 0.0
+
+    @attribute
+    def t_noise(self) -> float:
+        """Time of the noisiest level; default 1."""
+        return 1.0
+
+    @attribute
+    def steps(self) -> int | None:
+        """Number of steps T of a discrete schedule; None (default) for a continuous one."""
+        return None
 
     @abstractmethod
     def level(self, t: Scalar) -> Level:
-        """The level at time t: float, or (B,) tensor."""
+        """Return the level at time t: a float, or a tensor (B,)."""
 
     @abstractmethod
     def time(self, level: Level) -> Scalar:
-        """The time at which the curve has the signal-to-noise ratio of `level`, which may have any scale."""
+        """Return the time at which the schedule has the signal-to-noise ratio of `level`, which may have any scale."""
 
     def index(self, t: Scalar) -> Scalar:
-        """What a network is told: 1000 (t - t_clean) / (t_noise - t_clean); t - 1 on discrete schedules."""
+        """Return the time as networks receive it: 1000 (t - t_clean) / (t_noise - t_clean), or t - 1 if discrete."""
         return 1000.0 * (t - self.t_clean) / (self.t_noise - self.t_clean)
 
     @property
     def clean(self) -> Level:
-        """Where sampling ends: the level at t_clean, without its noise."""
+        """The level at which sampling ends: that of t_clean with sigma = 0."""
         return Level(self.level(self.t_clean).alpha, 0.0)
 
     @property
     def noise(self) -> Level:
-        """Where sampling starts: the level at t_noise."""
+        """The level at which sampling starts: that of t_noise."""
         return self.level(self.t_noise)
 
 
@@ -56,9 +69,9 @@ class Discrete(Schedule):
     """The curve through alpha_bar_t = prod_{i <= t} (1 - beta_i), t in {0..T}, variance preserving.
 
     alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), tables in float64. Between integers the angle
-    atan2(sigma, alpha) is interpolated linearly, which keeps the variance and reaches alpha = 0 where beta_T = 1.
-    `time` returns the integer where it is within 2e-3 of it. Raises ValueError unless every beta is in (0, 1), the
-    last one in (0, 1]. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2.
+    atan2(sigma, alpha) is interpolated linearly, which keeps the variance and reaches alpha = 0 if beta_T = 1.
+    `time` returns an integer if it is within 2e-3 of one. Raises ValueError unless every beta is in (0, 1), where the
+    last one may be 1. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2.
     """
 
     t_clean = 0.0
@@ -76,7 +89,7 @@ class Discrete(Schedule):
         log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-table).cumsum(0)])
         alpha, sigma = torch.exp(0.5 * log_alpha_bar), torch.sqrt(-torch.expm1(log_alpha_bar))
         tables = (alpha, sigma, torch.atan2(sigma, alpha))
-        # A subclass may be a frozen dataclass, which refuses assignment; these are no fields of it.
+        # A subclass may be a frozen dataclass, which refuses assignment; these values are not fields of it.
         vars(self).update(
             steps=len(table),
             t_noise=float(len(table)),
@@ -86,7 +99,7 @@ class Discrete(Schedule):
         )
 
     def level(self, t: Scalar) -> Level:
-        """t in [0, T]: float, or (B,) integers or floats; tensors give float64 levels."""
+        """Return the level at t in [0, T]: a float, or (B,) integers or floats; tensors give float64 levels."""
         if isinstance(t, Tensor):
             return self._level_of_tensor(t)
         alphas, sigmas, angles = self._host
@@ -101,7 +114,7 @@ class Discrete(Schedule):
         return Level(math.cos(angle), math.sin(angle))
 
     def time(self, level: Level) -> Scalar:
-        """The inverse of `level`, at any scale; levels beyond the ends give the ends."""
+        """Return the time of `level`, which may have any scale; levels beyond the ends give the ends."""
         angle = level.angle
         if isinstance(angle, Tensor):
             return self._time_of_tensor(angle)
@@ -112,7 +125,7 @@ class Discrete(Schedule):
         return float(round(t)) if abs(t - round(t)) <= SNAP else t
 
     def index(self, t: Scalar) -> Scalar:
-        """t - 1: networks count from 0, the papers from 1."""
+        """Return t - 1, since networks count steps from 0 and papers from 1."""
         return t - 1
 
     def _tables(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +157,7 @@ class Discrete(Schedule):
 
 
 def sde(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """(f, g^2) of the forward process dx = f x dt + g dw at t: (B,), by automatic differentiation.
+    """Compute (f, g^2) of the forward process dx = f x dt + g dw at t: (B,), by automatic differentiation.
 
     f = d log(alpha) / dt, g^2 = d(sigma^2) / dt - 2 f sigma^2.
     Source: Song et al. 2021 (arXiv:2011.13456), eq. 29; Kingma et al. 2021 (arXiv:2107.00630), app. A.
@@ -167,9 +180,9 @@ def _slope(value: Scalar, t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Until(Schedule):
-    """The part of a schedule from clean to time `start`; levels, times and indices are those of the whole.
+    """The part of the schedule `whole` from clean data to time `start`; levels, times and indices are unchanged.
 
-    Raises ValueError unless t_clean < start <= t_noise, and on a discrete schedule where start is not whole.
+    Raises ValueError unless t_clean < start <= t_noise, and on a discrete schedule unless start is an integer.
     """
 
     whole: Schedule
@@ -178,21 +191,21 @@ class Until(Schedule):
     def __post_init__(self) -> None:
         if not self.whole.t_clean < self.start <= self.whole.t_noise:
             raise ValueError(
-                f"start is {self.start:g}, outside of the schedule ({self.whole.t_clean:g}, {self.whole.t_noise:g}]"
+                f"start is {self.start:g}, outside the schedule ({self.whole.t_clean:g}, {self.whole.t_noise:g}]"
             )
         if self.whole.steps is not None and self.start != int(self.start):
-            raise ValueError(f"start is {self.start:g}; a discrete schedule starts at a whole step")
+            raise ValueError(f"start is {self.start:g}, but a discrete schedule starts at an integer step")
 
     @property
-    def t_clean(self) -> float:  # type: ignore[override]
+    def t_clean(self) -> float:
         return self.whole.t_clean
 
     @property
-    def t_noise(self) -> float:  # type: ignore[override]
+    def t_noise(self) -> float:
         return self.start
 
     @property
-    def steps(self) -> int | None:  # type: ignore[override]
+    def steps(self) -> int | None:
         return None if self.whole.steps is None else int(self.start)
 
     def level(self, t: Scalar) -> Level:
@@ -206,10 +219,10 @@ class Until(Schedule):
 
 
 def sampled(schedule: Schedule, start: float | None) -> Schedule:
-    """The part of `schedule` that sampling visits: all of it, or that up to `start`."""
+    """Return the part of `schedule` that sampling visits: all of it, or the part up to time `start`."""
     return schedule if start is None else Until(schedule, start)
 
 
 def default_steps(schedule: Schedule) -> int:
-    """How many steps sampling takes where the recipe says nothing: all of a discrete schedule, else 100."""
+    """Return the number of sampling steps if the recipe sets none: all of a discrete schedule, else 100."""
     return schedule.steps if schedule.steps is not None else 100

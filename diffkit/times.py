@@ -12,33 +12,53 @@ from .noise import RandomStreams
 from .schedule import Schedule
 
 HALF_GAP = 2.0**-25
-"""Half of the distance between two numbers of a float32 stream, which may be 0, where the quantile is -inf."""
+"""Half of the gap between neighbouring float32 numbers of a stream, whose smallest number is 0 (quantile -inf)."""
 
 
 class Times(ABC):
-    """Implement `draw`. One that learns from the losses is an `nn.Module` too, with its memory in buffers."""
+    """Base of distributions of training times. Implement `draw`.
+
+    A distribution that learns from the losses is an `nn.Module` as well and keeps its state in buffers.
+    """
 
     @abstractmethod
     def draw(self, uniform: Tensor, schedule: Schedule) -> Tensor:
-        """Times of a whole global batch, from numbers in [0, 1); uniform, result: (B,).
+        """Convert uniform numbers of a whole global batch to times.
 
-        Whole numbers 1..T of an integer type on a discrete schedule, float64 in (t_clean, t_noise] on others.
+        Args:
+            uniform: Numbers in [0, 1): (B,).
+            schedule: The schedule of the model.
+
+        Returns:
+            (B,): integers 1..T on a discrete schedule, float64 in (t_clean, t_noise] on others.
         """
 
     def of_rows(self, noise: RandomStreams, x0: Tensor, schedule: Schedule) -> Tensor:
-        """Times of the rows x0: (B, *S) of the batch that `noise` belongs to; (B,), on the device of x0."""
-        return self.draw(noise.block("times", x0), schedule)[noise.start : noise.start + len(x0)]
+        """Draw the times of the rows x0 from the stream "times" of the global batch.
+
+        Args:
+            noise: The random numbers of these rows.
+            x0: The examples: (B, *S).
+            schedule: The schedule of the model.
+
+        Returns:
+            Times: (B,), on the device of x0.
+        """
+        return self.draw(noise.batch_uniform("times", x0), schedule)[noise.start : noise.start + len(x0)]
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor | None:
-        """(B,) factors that make the loss that of uniform times; None where the law of t is meant as it is."""
+        """Return (B,) factors that make the mean loss that of uniform times; None (default) for no correction."""
         return None
 
     def update(self, t: Tensor, each: Tensor) -> None:  # noqa: B027 - most have nothing to learn
-        """Learn from the losses `each`: (B,) at times t: (B,) of a whole global batch; must not wait for the device."""
+        """Learn from the losses `each`: (B,) at times t: (B,) of a whole global batch, without waiting for the device.
+
+        Does nothing by default.
+        """
 
 
 def at_fraction(fraction: Tensor, schedule: Schedule) -> Tensor:
-    """The time at `fraction` u in [0, 1) of the schedule: floor(T u) + 1, or t_noise - (t_noise - t_clean) u."""
+    """Return the time at fraction u in [0, 1) of the schedule: floor(T u) + 1, or t_noise - (t_noise - t_clean) u."""
     if schedule.steps is not None:
         return (fraction.double() * schedule.steps).long().clamp(max=schedule.steps - 1) + 1
     return schedule.t_noise - (schedule.t_noise - schedule.t_clean) * fraction.double()
@@ -53,15 +73,17 @@ class UniformTimes(Times):
 
 
 UNIFORM_TIMES = UniformTimes()
+"""The default of objectives."""
 
 
 def normal_quantile(uniform: Tensor) -> Tensor:
-    """Standard normal numbers from uniform ones in [0, 1): float64, finite at both ends."""
-    return torch.special.ndtri(uniform.double().clamp(HALF_GAP, 1.0 - HALF_GAP))  # type: ignore[no-any-return]
+    """Convert uniform numbers in [0, 1) to standard normal numbers: float64, finite at both ends."""
+    quantile: Tensor = torch.special.ndtri(uniform.double().clamp(HALF_GAP, 1.0 - HALF_GAP))
+    return quantile
 
 
 def nearest_time(t: Tensor, schedule: Schedule) -> Tensor:
-    """Any real times as ones that training may visit: whole numbers 1..T, or clamped to [t_clean, t_noise]."""
+    """Return the nearest times that training may visit: integers 1..T, or t clamped to [t_clean, t_noise]."""
     if schedule.steps is not None:
         return t.round().long().clamp(1, schedule.steps)
     return torch.clamp(t, schedule.t_clean, schedule.t_noise)

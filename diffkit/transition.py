@@ -1,7 +1,7 @@
-"""Transitions: what lies between two levels, t noisier than s.
+"""Transitions between two levels, t noisier than s.
 
-Everything is written with the difference of log-SNR, h = half_logsnr(s) - half_logsnr(t) > 0, so that no variance is
-the small difference of two large numbers.
+All formulas use the difference of half log-SNR, h = half_logsnr(s) - half_logsnr(t) > 0, so that no variance is
+computed as the small difference of two large numbers.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from .scalar import Scalar
 
 
 def step(t: Level, s: Level) -> Scalar:
-    """h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t), the length of the step; inf where s is clean."""
+    """Return h = log(alpha_s / sigma_s) - log(alpha_t / sigma_t), the length of the step; inf if s is clean."""
     return s.half_logsnr - t.half_logsnr
 
 
 def decay(t: Level, s: Level) -> Scalar:
-    """alpha_{t|s} = alpha_t / alpha_s: what is left at t of the signal at s."""
+    """Return alpha_{t|s} = alpha_t / alpha_s, the factor of x_s in x_t."""
     return scalar.divide(t.alpha, s.alpha)
 
 
 def spread(t: Level, s: Level) -> Scalar:
-    """sigma_{t|s}: standard deviation of q(x_t | x_s); sigma_{t|s}^2 = sigma_t^2 (1 - exp(-2h)).
+    """Return sigma_{t|s}, the standard deviation of q(x_t | x_s): sigma_{t|s}^2 = sigma_t^2 (1 - exp(-2h)).
 
     On a full discrete variance-preserving grid this is sqrt(beta_t). Source: Kingma et al. 2021 (arXiv:2107.00630),
     app. A: sigma_t^2 - alpha_{t|s}^2 sigma_s^2.
@@ -31,15 +31,15 @@ def spread(t: Level, s: Level) -> Scalar:
 
 
 def posterior(t: Level, s: Level) -> Scalar:
-    """Standard deviation of q(x_s | x_t, x0): sigma_s sqrt(1 - exp(-2h)), the square root of beta tilde.
+    """Return the standard deviation of q(x_s | x_t, x0), the root of beta tilde: sigma_s sqrt(1 - exp(-2h)).
 
-    0 where s is clean. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 7, between any two levels.
+    It is 0 if s is clean. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 7, between any two levels.
     """
     return s.sigma * scalar.sqrt(-scalar.expm1(-2.0 * step(t, s)))
 
 
 def posterior_mean(t: Level, s: Level) -> tuple[Scalar, Scalar]:
-    """(P, Q) with E[x_s | x_t, x0] = P x_t + Q x0.
+    """Return (P, Q) with E[x_s | x_t, x0] = P x_t + Q x0.
 
     P = alpha_{t|s} sigma_s^2 / sigma_t^2, Q = alpha_s (1 - exp(-2h)).
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 7, between any two levels.

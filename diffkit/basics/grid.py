@@ -70,7 +70,7 @@ class Quadratic(Grid):
     law_options = ({"end": 0.8},)
 
     @property
-    def declares_deficit(self) -> bool:  # type: ignore[override]
+    def declares_deficit(self) -> bool:
         return self.end < 1.0
 
     def points(self, schedule: Schedule, n: int) -> list[float]:

@@ -41,7 +41,7 @@ class Ancestral(Sampler[None]):
         return {**scale, "point-mass-law": "beta is the variance of the posterior for N(0, I), too large for one point"}
 
     @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[str, ...]:
         return ("variance_fraction",) if self.variance == "learned" else ()
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:

@@ -49,7 +49,7 @@ class Case:
         found: Mapping[str, str] = getattr(self.component, "law_exemptions", {})
         return found
 
-    def generator(self, *parts: object) -> torch.Generator:
+    def generator(self, *parts: str | int) -> torch.Generator:
         """Return a generator that depends on the seed and `parts` only."""
         return torch.Generator().manual_seed(key(self.seed, *parts))
 

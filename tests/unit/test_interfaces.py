@@ -321,7 +321,7 @@ def test_an_objective_may_use_the_average_and_a_weighting_is_one_line() -> None:
             return torch.zeros_like(x)
 
     zero = Model(Zero(), Eps(), Linear())
-    plain, half = Simple()(zero, x0, draws), Simple(weighting=HalfSNR())(zero, x0, draws)
+    plain, half = Simple()(zero, x0, draws.rows(0)), Simple(weighting=HalfSNR())(zero, x0, draws.rows(0))
     torch.testing.assert_close(half.each, plain.each / 2)
 
 
@@ -351,14 +351,6 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch() -> None:
         a, b = alone.at_step(step), together.at_step(step)
         for _ in range(2):
             assert torch.equal(a(torch.zeros(1, 3))[0], b(torch.zeros(4, 3))[2])
-
-
-def test_arguments_in_another_order_are_named() -> None:
-    model, levels = Model(Exact(Eps(), Linear()), Eps(), Linear()), Trailing().levels(Linear(), 3)
-    with pytest.raises(TypeError, match="the second is no sampler but a Model"):
-        sample(Ancestral(), model, levels, torch.zeros(1, 2))  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="levels are those of a grid"):
-        sample(model, Ancestral(), torch.linspace(1, 0, 3), torch.zeros(1, 2))  # type: ignore[arg-type]
 
 
 def test_one_guidance_needs_no_list() -> None:

@@ -47,7 +47,7 @@ class Classifier(Metric):
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         samples, reference = compared(evaluation, least=self.folds)
-        generator = torch.Generator().manual_seed(evaluation.seed)
+        generator = evaluation.generator("classifier")
         count = min(len(samples), len(reference), self.limit)
         pair = subset(samples, count, generator), subset(reference, count, generator)
         values = {"two_sample": self._two_sample(*pair, evaluation.seed), **counts(*pair)}

@@ -45,7 +45,7 @@ class FeatureFrechet(Metric):
     described: str
 
     @property
-    def definition(self) -> str:  # type: ignore[override]
+    def definition(self) -> str:
         return f"Frechet distance between samples and training examples in {self.described}; 0 is best"
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:

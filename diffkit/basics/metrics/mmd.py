@@ -46,7 +46,7 @@ class MMD(Metric):
             raise ValueError("kernel: energy has no bandwidths; leave them out")
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
-        generator = torch.Generator().manual_seed(evaluation.seed)
+        generator = evaluation.generator("mmd")
         samples, reference = (subset(rows, self.limit, generator) for rows in compared(evaluation))
         value = mmd_squared(samples, reference, self._kernel(reference))
         return {"mmd": value, **counts(samples, reference)}

@@ -34,7 +34,7 @@ class SlicedWasserstein(Metric):
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         samples, reference = compared(evaluation, least=1)
-        generator = torch.Generator().manual_seed(evaluation.seed)
+        generator = evaluation.generator("sliced-wasserstein")
         axes = torch.randn(samples.shape[1], self.projections, generator=generator, dtype=torch.float64)
         distance = sliced_wasserstein(samples, reference, axes / axes.norm(dim=0), self.p)
         return {"sliced_wasserstein": distance, **counts(samples, reference)}

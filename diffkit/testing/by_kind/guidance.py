@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffkit.estimate import Estimate
 from diffkit.level import Level
 
 from ...oracles.gaussian import GaussianOracle
@@ -82,28 +81,6 @@ def composes(case: Case, result: LawResult) -> None:
         estimate = twice(x, level, **cond)
         fine = estimate.x0.shape == x.shape and bool(torch.isfinite(estimate.x0).all())
         result.holds(fine, f"guided twice, with {sorted(cond) or 'no label'}", "a finite estimate")
-
-
-@law(
-    "guidance",
-    statement="an output of a network, not yet decoded, is guided as its x0 and eps are",
-    source="design.md, section 1",
-    tolerance=1e-9,
-)
-def undecoded(case: Case, result: LawResult) -> None:
-    """Estimates of one x may be mixed before x0 and eps are computed."""
-    plain = denoiser()
-
-    def spoken(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        rows = (1.0 / float(level.alpha), -float(level.sigma) / float(level.alpha), 0.0, 1.0)
-        return Estimate.decoded(level, x, plain(x, level, **cond).eps, rows)
-
-    for level, x in inputs(case)[:4]:
-        want = case.component(plain)(x, level, label=LABEL)
-        with torch.no_grad():  # else it is decoded at once
-            got = case.component(spoken)(x, level, label=LABEL)
-        result.compare(got.x0, want.x0, f"x0 at {level}", max(1.0, 1.0 / float(level.alpha)))
-        result.compare(got.eps, want.eps, f"eps at {level}", max(1.0, float(want.eps.abs().max())))
 
 
 @law(

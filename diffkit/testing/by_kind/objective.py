@@ -34,7 +34,7 @@ class FixedRandomStreams(RandomStreams):
     def uniform(self, stream: str, like: Tensor, count: int | None = None) -> Tensor:
         return torch.full((len(like),) if count is None else (len(like), count), self.value)
 
-    def block(self, stream: str, like: Tensor) -> Tensor:
+    def batch_uniform(self, stream: str, like: Tensor) -> Tensor:
         return torch.full((self.total,), self.value)
 
 

@@ -12,8 +12,8 @@ from diffkit import Level
 from diffkit.errors import LevelError
 from diffkit.schedule import sde
 from diffkit.testing import GaussianOracle, MixtureOracle, PolynomialOracle, fixtures
-from diffkit.testing.order import curve, logsnr_levels
 from diffkit.testing.hypothesis_strategies import levels, mixtures_1d
+from diffkit.testing.order import curve, logsnr_levels
 
 DOUBLE = torch.float64
 

@@ -25,7 +25,7 @@ class DDIM(Sampler[None]):
     law_options = ({"eta": 0.5}, {"eta": 1.0})
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.eta > 0.0
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:

@@ -88,11 +88,11 @@ class Diffusers(Sampler[Running]):
         self.init([Level(math.cos(angle), math.sin(angle)) for angle in (1.4, 0.7, 0.0)])
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return int(cast(int, self.options.get("solver_order", self._how.order)))
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self._how.stochastic or self.eta > 0 or str(self.options.get("algorithm_type", "")).startswith("sde")
 
     @property

@@ -35,7 +35,7 @@ class Adams(Multistep):
     law_options = ({"order": 4}, {"order": 2, "chart": "flow"}, {"chart": "sigma", "corrector": False})
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return CHARTS[self.chart].reaches_noise
 
     @property
@@ -44,7 +44,7 @@ class Adams(Multistep):
         return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason) if self.chart == "angle" else {}
 
     @property
-    def remembers(self) -> int:  # type: ignore[override]
+    def remembers(self) -> int:
         return self.order
 
     def init(self, levels: Sequence[Level]) -> None:

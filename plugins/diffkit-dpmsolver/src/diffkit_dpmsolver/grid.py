@@ -31,11 +31,11 @@ class UniformLogSNR(Grid):
     end: float | None = None
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return self.start is not None
 
     @property
-    def declares_deficit(self) -> bool:  # type: ignore[override]
+    def declares_deficit(self) -> bool:
         return self.start is not None
 
     def points(self, schedule: Schedule, n: int) -> list[float]:

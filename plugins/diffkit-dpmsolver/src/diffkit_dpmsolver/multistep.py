@@ -22,7 +22,7 @@ class _Exponential(Multistep):
     eta: float
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.eta > 0.0
 
     @abstractmethod
@@ -73,7 +73,7 @@ class DPMpp3M(_Exponential):
     law_options = ({"published": True}, {"eta": 0.5}, {"eta": 1.0})
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return 2 if self.published else 3
 
     def integrals(self, length: float) -> list[float]:

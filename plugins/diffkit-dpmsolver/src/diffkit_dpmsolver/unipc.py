@@ -31,7 +31,7 @@ class UniPC(Multistep):
     law_options = ({"order": 1}, {"order": 2}, {"variant": "exact", "corrector": False})
 
     @property
-    def remembers(self) -> int:  # type: ignore[override]
+    def remembers(self) -> int:
         return self.order
 
     def corrects(self, before: Level, t: Level, s: Level) -> bool:

@@ -33,11 +33,11 @@ class Karras(Grid):
     law_options = ({"power": 3.0},)
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return self.sigma_max is not None
 
     @property
-    def declares_deficit(self) -> bool:  # type: ignore[override]
+    def declares_deficit(self) -> bool:
         return self.sigma_max is not None
 
     def points(self, schedule: Schedule, n: int) -> list[float]:

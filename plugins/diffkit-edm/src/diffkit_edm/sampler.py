@@ -38,11 +38,11 @@ class _InChart(Sampler[Plan]):
         return {"quiet-end": "churn acts before the last step too"} if self.stochastic else {}
 
     @property
-    def stochastic(self) -> bool:  # type: ignore[override]
+    def stochastic(self) -> bool:
         return self.s_churn > 0.0
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return CHARTS[self.chart].reaches_noise
 
     def init(self, levels: Sequence[Level]) -> Plan:

@@ -29,11 +29,11 @@ class EDM(Schedule):
             raise ValueError(f"sigma_min is {self.sigma_min:g}, which is not below sigma_max, {self.sigma_max:g}")
 
     @property
-    def t_clean(self) -> float:  # type: ignore[override]
+    def t_clean(self) -> float:
         return self.sigma_min
 
     @property
-    def t_noise(self) -> float:  # type: ignore[override]
+    def t_noise(self) -> float:
         return self.sigma_max
 
     def level(self, t: Scalar) -> Level:

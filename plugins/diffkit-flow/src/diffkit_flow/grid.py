@@ -25,15 +25,15 @@ class Shifted(Grid):
     law_options = ({"shift": 0.4},)
 
     @property
-    def discrete_only(self) -> bool:  # type: ignore[override]
+    def discrete_only(self) -> bool:
         return self.inner is not None and self.inner.discrete_only
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return self.inner is None or self.inner.reaches_noise
 
     @property
-    def declares_deficit(self) -> bool:  # type: ignore[override]
+    def declares_deficit(self) -> bool:
         return self.inner is not None and self.inner.declares_deficit
 
     def points(self, schedule: Schedule, n: int) -> list[float]:

@@ -31,11 +31,11 @@ class LearnedRange(Parameterization):
         return LearnedRange(build("parameterization", "eps"))
 
     @property
-    def provides(self) -> tuple[str, ...]:  # type: ignore[override]
+    def provides(self) -> tuple[str, ...]:
         return (*self.inner.provides, "variance_fraction")
 
     @property
-    def full_precision(self) -> bool:  # type: ignore[override]
+    def full_precision(self) -> bool:
         return self.inner.full_precision
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:

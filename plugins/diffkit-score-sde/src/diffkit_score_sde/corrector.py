@@ -38,27 +38,27 @@ class PredictorCorrector(Sampler[Any]):
     stochastic = True
 
     @property
-    def order(self) -> int:  # type: ignore[override]
+    def order(self) -> int:
         return 1 if self.predictor is None else self.predictor.order
 
     @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
+    def needs(self) -> tuple[str, ...]:
         return () if self.predictor is None else self.predictor.needs
 
     @property
-    def discrete_only(self) -> bool:  # type: ignore[override]
+    def discrete_only(self) -> bool:
         return self.predictor is not None and self.predictor.discrete_only
 
     @property
-    def reaches_noise(self) -> bool:  # type: ignore[override]
+    def reaches_noise(self) -> bool:
         return self.predictor is not None and self.predictor.reaches_noise
 
     @property
-    def syncs(self) -> bool:  # type: ignore[override]
+    def syncs(self) -> bool:
         return self.predictor is not None and self.predictor.syncs
 
     @property
-    def dtype(self) -> torch.dtype | None:  # type: ignore[override]
+    def dtype(self) -> torch.dtype | None:
         return None if self.predictor is None else self.predictor.dtype
 
     @property

@@ -27,7 +27,7 @@ class Rescale(Guidance):
     phi: Annotated[float, Field(ge=0, le=1)] = 0.7
 
     @property
-    def needs_null(self) -> bool:  # type: ignore[override]
+    def needs_null(self) -> bool:
         return self.inner.needs_null
 
     @staticmethod
