@@ -109,7 +109,7 @@ def test_it_runs_from_pure_noise_to_clean_data() -> None:
     assert not Adams(chart="sigma").reaches_noise
 
     def unasked(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        raise AssertionError("the network was asked before the chart was known to fail")
+        raise AssertionError("the network was evaluated before the chart raised")
 
     for denoise in (oracle, unasked):
         with pytest.raises(LevelError, match="chart angle"):

@@ -65,7 +65,7 @@ def test_every_number_of_steps_on_a_discrete_schedule(n: int) -> None:
 
 
 def test_a_schedule_of_pure_noise_needs_a_start() -> None:
-    """Pains 4: half_logsnr is -inf at alpha = 0, and the message says what to do."""
+    """Pains 4: half_logsnr is -inf at alpha = 0, and the message gives a fix."""
     assert not UniformLogSNR().reaches_noise
     with pytest.raises(LevelError, match=r"start: -4\.0"):
         UniformLogSNR().levels(Straight(), 5)

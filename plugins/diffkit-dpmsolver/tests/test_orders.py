@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffkit_dpmsolver.adams import Adams
-from diffkit_dpmsolver.coefficients import moments, stretched, weights
+from diffkit_dpmsolver.coefficients import moments, noisy_step, weights
 from diffkit_dpmsolver.linear import Memory
 from diffkit_dpmsolver.multistep import DPMpp2M, DPMpp3M
 from diffkit_dpmsolver.singlestep import DPMpp2S
@@ -122,7 +122,7 @@ def test_polynomials_are_integrated_exactly_under_the_sde(sampler: Sampler, coef
     x, state = torch.ones(1, 1, dtype=F64), None
     for i, (t, s) in enumerate(pairwise(levels)):
         after, state = sampler.step(oracle, x, t, s, state, torch.zeros_like)
-        _, length = stretched(t, s, 0.6)
+        _, length = noisy_step(t, s, 0.6)
         clock, h = float(t.half_logsnr), float(s.half_logsnr) - float(t.half_logsnr)
         tau = torch.linspace(0, 1, 2001, dtype=F64)
         f = (

@@ -105,7 +105,7 @@ def test_the_chart_sigma_refuses_pure_noise() -> None:
 
 
 def churned(sampler: Euler, t: Level, levels: list[Level]) -> tuple[Tensor, Level]:
-    """What the denoiser is asked in one step: x and level."""
+    """The arguments of the denoiser in one step: x and level."""
     asked: list[tuple[Tensor, Level]] = []
 
     def ask(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:

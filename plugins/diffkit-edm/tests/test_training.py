@@ -43,7 +43,7 @@ def test_the_ends_of_the_schedule() -> None:
 @settings(deadline=None)
 @given(sg=Sigma, scale=Scale, sd=st.floats(0.1, 2.0), x0=st.floats(-2, 2), eps=st.floats(-3, 3))
 def test_preconditioning_is_that_of_the_paper(sg: float, scale: float, sd: float, x0: float, eps: float) -> None:
-    """Table 1, on any curve: y = x / alpha, x0 = c_skip y + c_out F, input c_in y, told log(sg) / 4."""
+    """Table 1, on any curve: y = x / alpha, x0 = c_skip y + c_out F, input c_in y, c_noise = log(sg) / 4."""
     own, level = parameterization.EDM(sd), Level(scale, scale * sg)
     x = level.add_noise(torch.tensor([x0], dtype=F64), torch.tensor([eps], dtype=F64))
     y = x / scale
@@ -153,7 +153,7 @@ def test_the_ends_of_the_grid() -> None:
 
 
 def test_a_model_carries_the_parts_together() -> None:
-    """A network that says F exactly is an exact denoiser, at every level of the schedule."""
+    """A network that returns F exactly is an exact denoiser, at every level of the schedule."""
     oracle, own = GaussianOracle(torch.tensor([0.2, -0.1], dtype=F64), 0.3), parameterization.EDM()
 
     class Exact(Network):

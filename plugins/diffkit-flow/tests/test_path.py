@@ -61,7 +61,7 @@ def test_the_velocity_is_the_slope_of_the_path(t: float, x0: float, eps: float) 
 @settings(deadline=None)
 @given(angle=st.floats(0, math.pi / 2), scale=st.floats(0.2, 5), x0=st.floats(-2, 2), eps=st.floats(-3, 3))
 def test_v_is_a_rotation(angle: float, scale: float, x0: float, eps: float) -> None:
-    """Identity C1b: x0 = alpha x - sigma v, eps = sigma x + alpha v where alpha^2 + sigma^2 = 1; any scale decodes."""
+    """Identity C1b: x0 = alpha x - sigma v, eps = sigma x + alpha v if alpha^2 + sigma^2 = 1; any scale decodes."""
     a, b = (torch.tensor([v], dtype=F64) for v in (x0, eps))
     unit = Level(math.cos(angle), math.sin(angle))
     v = V().target(a, b, unit)
@@ -73,7 +73,7 @@ def test_v_is_a_rotation(angle: float, scale: float, x0: float, eps: float) -> N
 
 
 def test_both_decode_at_pure_noise_and_at_clean_data() -> None:
-    """Pains 4: alpha = 0 says x0 here, and sigma = 0 says eps."""
+    """Pains 4: the prediction determines x0 at alpha = 0, and eps at sigma = 0."""
     a, b = torch.tensor([0.3], dtype=F64), torch.tensor([-1.4], dtype=F64)
     for own in (Flow(), V()):
         for level in (Level(0.0, 1.0), Level(1.0, 0.0)):
@@ -133,7 +133,7 @@ def test_the_shift_is_that_of_log_snr(s: float, n: int) -> None:
 
 
 def test_the_shift_is_never_applied_twice() -> None:
-    """Pains 17: made from the unshifted grid each time; nested ones multiply, as the formula says."""
+    """Pains 17: computed from the unshifted grid each time; the shifts of nested grids multiply."""
     own = Shifted(3.0, Quadratic())
     first = own.levels(Rectified(), 9)
     assert own.levels(Rectified(), 9) == first
@@ -176,7 +176,7 @@ def test_a_straight_step_is_euler_on_the_velocity() -> None:
 
 
 def test_the_sampler() -> None:
-    """Identities F1 and F2: first order, and exact where the data is one point."""
+    """Identities F1 and F2: first order, and exact if the data is one point."""
     assert measure(Straight(), (80, 160, 320)).slope == pytest.approx(1.0, abs=0.1)
     oracle = PointMassOracle(torch.tensor([0.7], dtype=F64))
     for n in (1, 2, 5):
@@ -210,7 +210,7 @@ def test_diffusers_flow_euler(shift: float) -> None:
 
 
 def test_defect_diffusers_shifts_twice() -> None:
-    """Pains 17 (diffusers#13243): asked for a number of steps, it shifts between ends that are shifted already."""
+    """Pains 17 (diffusers#13243): given a number of steps, it shifts between ends that are shifted already."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     n, s = 8, 3.0

@@ -30,7 +30,7 @@ X0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
 
 
 class Silent(Network):
-    """Says 0, and remembers what it was asked."""
+    """Return 0, and store the arguments of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Silent(Network):
 
 
 def test_without_a_coupling_the_loss_is_the_simple_one() -> None:
-    """Number for number, whatever the parameterization, times and weighting: equal draws of the same streams."""
+    """Number for number, for each parameterization, times and weighting: equal draws of the same streams."""
     for model in (Model(Silent(), Flow(), Rectified()), Model(Silent(), V(), Linear())):
         for weighting in (None, SNR()):
             ours = FlowMatching(weighting=weighting, times=LogitNormal())
@@ -57,14 +57,14 @@ def test_without_a_coupling_the_loss_is_the_simple_one() -> None:
 
 
 class Headed(Silent):
-    """The same, with a second answer behind the first for each channel."""
+    """The same, with a second output channel behind the first for each channel."""
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         return torch.cat([super().forward(x, c_noise, label), torch.full_like(x, 7.0)], dim=1)
 
 
 def test_a_head_for_the_variance_is_left_alone() -> None:
-    """One channel too, where numbers of another shape would spread in silence."""
+    """One channel too: numbers of another shape would broadcast without an error."""
     for x0 in (X0, torch.randn(6, 1, 4, 4), torch.randn(6, 3, 4, 4)):
         plain, headed = (Model(net, Flow(), Rectified()) for net in (Silent(), Headed()))
         a, b = (FlowMatching()(model, x0, RandomStreams(0, 5, 6)) for model in (plain, headed))
@@ -118,7 +118,7 @@ def test_labels_pass_and_the_noise_of_pairs_does_not_reach_the_network() -> None
 
 
 def test_pairs_without_noise_are_refused() -> None:
-    with pytest.raises(DataError, match="brings none") as caught:
+    with pytest.raises(DataError, match="requires the noise of each example") as caught:
         FlowMatching("pairs")(Model(Silent(), Flow(), Rectified()), X0, RandomStreams(0, 1, 6))
     assert caught.value.code == "DK340"
 

@@ -118,7 +118,7 @@ def test_a_continuous_schedule_is_divided_into_parts() -> None:
 
 
 def test_it_is_saved_restored_and_the_same_on_every_rank() -> None:
-    """Pains 6: the history is part of the checkpoint; ranks are told the same and need no exchange."""
+    """Pains 6: the history is part of the checkpoint; ranks receive the same losses and exchange nothing."""
     one, other = learned(), Importance(four(), history=3)
     assert set(one.state_dict()) == {"memory", "seen"}
     other.load_state_dict(one.state_dict())

@@ -84,7 +84,7 @@ def test_failures_end_all_rows() -> None:
 
 @pytest.mark.parametrize("name", CURVES)
 def test_the_flow_is_the_quantile_map_on_every_curve(name: str) -> None:
-    """Identity E4, at the tolerance asked for; in one step, as the levels are only where it must stop."""
+    """Identity E4, at the given tolerance; in one step, as the levels are only the points at which it stops."""
     curve = CURVES[name]
     span = curve.t_noise - curve.t_clean
     t, s = (curve.level(curve.t_clean + span * u) for u in (0.95, 0.1))
@@ -135,7 +135,7 @@ def test_the_last_step_stops_where_networks_do_and_takes_tweedie() -> None:
 
 
 def test_conditions_of_the_whole_batch_reach_every_evaluation() -> None:
-    """Labels are bound for the batch, so the field is asked for all rows even when some are done."""
+    """Labels are bound for the batch, so the field evaluates all rows even when some are done."""
     heard: list[int] = []
 
     def conditional(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -187,7 +187,7 @@ def test_the_prior_is_what_samplers_start_from() -> None:
 
 
 def test_random_signs_are_exact_on_a_diagonal_and_on_average() -> None:
-    """Identity G4: one probe where the Jacobian is diagonal, the mean over all sign vectors elsewhere."""
+    """Identity G4: one probe if the Jacobian is diagonal, else the mean over all sign vectors."""
     y = torch.randn(3, 2, dtype=F64, requires_grad=True)
     matrix = torch.tensor([[1.5, 0.7], [0.7, -0.4]], dtype=F64)
     signs = [torch.tensor([s], dtype=F64).expand(3, 2) for s in itertools.product((-1.0, 1.0), repeat=2)]

@@ -39,7 +39,7 @@ def test_snr_weighting_makes_the_loss_that_of_eps() -> None:
 
 @pytest.mark.parametrize("sigma", [0.0, torch.tensor([0.5, 0.0])], ids=["float", "tensor"])
 def test_clean_data_has_no_score(sigma: float | torch.Tensor) -> None:
-    """Pains 4: no infinity is answered."""
+    """Pains 4: raise instead of an infinite result."""
     with pytest.raises(LevelError, match="undefined at sigma = 0"):
         Score().coefficients(Level(sigma * 0.0 + 1.0, sigma))
 

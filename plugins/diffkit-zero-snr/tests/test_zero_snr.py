@@ -80,7 +80,7 @@ sample: {sampler: SAMPLER, grid: trailing, steps: 10}
 
 
 def test_eps_is_refused_when_the_recipe_is_read(tmp_path: object) -> None:
-    """Pains 4: with the reason, before any compute; x0 is not."""
+    """Pains 4: with the reason, before any computation; x0 is accepted."""
     text = RECIPE.replace("SAMPLER", "ancestral")
     with pytest.raises(RecipeError) as caught:
         load_recipe(text.replace("PARAMETERIZATION", "eps"))
@@ -135,7 +135,7 @@ def test_it_costs_no_evaluation_more_than_what_it_rescales() -> None:
 
 def test_any_guidance_can_be_rescaled() -> None:
     class Elsewhere(Guidance):
-        """Asks at another level only."""
+        """Evaluates at another level only."""
 
         def __call__(self, denoise: Denoiser) -> Denoiser:
             def asked(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:

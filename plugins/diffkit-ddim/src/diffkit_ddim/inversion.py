@@ -1,7 +1,7 @@
-"""Going back: the latent of an example, and the space between two latents.
+"""DDIM inversion: encode an example to its latent, decode a latent, and interpolate between latents.
 
-The probability flow is an ODE, so it runs both ways. `encode` carries an example to noise along a grid, `decode`
-carries a latent back, and `slerp` walks between latents on the sphere where Gaussian noise lives.
+The probability flow is an ODE, so it runs in both directions. `encode` carries an example to noise along a grid,
+`decode` carries a latent back, and `slerp` interpolates on the sphere near which Gaussian noise lies.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from .sampler import DDIM
 
 
 def encode(denoise: Denoiser, levels: Sequence[Level], x: Tensor, *, rounds: int = 0) -> Tensor:
-    """The latent at levels[0] of x: (B, C, *S) at levels[-1], by DDIM steps taken backwards.
+    """Compute the latent of examples by DDIM steps in the reverse direction.
 
-    A step from s to the noisier t needs the estimate at the x_t that it leads to. It is taken at x_s first, and then
-    `rounds` times at the x_t found so far: each round makes the round trip with `decode` more exact. Clean data holds
-    no noise to estimate, so where levels[-1] is clean the first step asks at the next level.
+    A step from s to the noisier t needs the estimate at the x_t that it leads to. The estimate is computed at x_s
+    first, and then `rounds` times at the x_t found so far: each round makes the round trip with `decode` more exact.
+    Clean data holds no noise to estimate, so if levels[-1] is clean the first step evaluates at the next level.
     Source: Song et al. 2021 (arXiv:2010.02502), sec. 4.3; rounds: Pan et al. 2023 (arXiv:2309.04907), eq. 8.
+
+    Args:
+        denoise: the trained denoiser.
+        levels: the grid, from noise to data as in sampling.
+        x: examples (B, C, *S) at levels[-1].
+        rounds: fixed-point iterations per step, one evaluation each; default 0.
+
+    Returns:
+        The latents at levels[0], shaped as x.
     """
     with torch.no_grad():
         for t, s in zip(reversed(levels[:-1]), reversed(levels[1:])):
@@ -35,14 +44,31 @@ def encode(denoise: Denoiser, levels: Sequence[Level], x: Tensor, *, rounds: int
 
 
 def decode(denoise: Denoiser, levels: Sequence[Level], latent: Tensor) -> Tensor:
-    """The example of a latent: (B, C, *S) at levels[0] -> levels[-1], by deterministic DDIM."""
+    """Compute the examples of latents by deterministic DDIM.
+
+    Args:
+        denoise: the trained denoiser.
+        levels: the grid, from noise to data.
+        latent: (B, C, *S) at levels[0].
+
+    Returns:
+        The examples at levels[-1], shaped as `latent`.
+    """
     return sample(denoise, DDIM(), levels, latent)
 
 
 def slerp(a: Tensor, b: Tensor, weight: float | Sequence[float]) -> Tensor:
-    """Spherical interpolation: (sin((1 - w) angle) a + sin(w angle) b) / sin(angle); a, b: (B, *S) -> (W B, *S).
+    """Interpolate on the sphere: (sin((1 - w) angle) a + sin(w angle) b) / sin(angle), with the angle of each pair.
 
-    The angle is that between each pair. Source: Song et al. 2021 (arXiv:2010.02502), eq. 67.
+    Source: Song et al. 2021 (arXiv:2010.02502), eq. 67.
+
+    Args:
+        a: latents (B, *S).
+        b: latents (B, *S).
+        weight: w, or W values of w; 0 returns a, 1 returns b.
+
+    Returns:
+        (W B, *S), all pairs for the first w, then for the next.
     """
     u, v = a.flatten(1), b.flatten(1)
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
@@ -56,11 +82,11 @@ def slerp(a: Tensor, b: Tensor, weight: float | Sequence[float]) -> Tensor:
 
 
 def _backwards(x: Tensor, s: Level, t: Level, eps: Tensor) -> Tensor:
-    """x_t with alpha_t x0 + sigma_t eps, where x = alpha_s x0 + sigma_s eps."""
+    """x_t = alpha_t x0 + sigma_t eps for x = alpha_s x0 + sigma_s eps."""
     ratio = t.alpha / s.alpha
     return ratio * x + (t.sigma - ratio * s.sigma) * eps
 
 
 def _rescaled(x: Tensor, s: Level, t: Level) -> Tensor:
-    """Clean x as the mean of x_t."""
+    """The mean of x_t for clean x."""
     return t.alpha / s.alpha * x

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes and laws of this package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def diffkit_components() -> Iterator[Entry]:
         "sampler",
         "ddim",
         "diffkit_ddim.sampler:DDIM",
-        "from deterministic to ancestral",
+        "Sample with DDIM; eta from 0 (deterministic) to 1 (ancestral)",
         "song2021denoising",
     )
 

@@ -1,4 +1,4 @@
-"""Adams methods in a chart: multistep without logarithms, so that both ends of the path are ordinary points."""
+"""Adams methods in a chart: multistep without logarithms, so that both ends of the path are regular points."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from diffkit import CHARTS, Estimate, Level
 from .coefficients import weights
 from .linear import Multistep, Step
 
-LAST = 2
-"""The highest order of a step to clean data: nothing is asked there, so no corrector follows."""
+MAX_LAST_ORDER = 2
+"""Highest order of the step to clean data: there is no evaluation at its end, so no corrector follows."""
 
 
 @dataclass(frozen=True)
 class Adams(Multistep):
-    """Adams-Bashforth of order p on y = x / scale of a chart, then Adams-Moulton with the slope asked at its result.
+    """Adams-Bashforth of order p on y = x / scale of a chart, then Adams-Moulton with the slope at the predicted point.
 
-    y_s = y_t + int P(clock) dclock, P the polynomial through the last p slopes; once the next slope is known, at the
-    point predicted, the step is repeated with it, which costs no evaluation and makes the order p + 1 from an exact
-    history. The `angle` chart has d(x / r) / d angle = v, and starts at pure noise and ends at clean data without a
-    special case. Started with orders 1, 2, ...; the step to clean data is of order 2 at most.
+    y_s = y_t + int P(clock) dclock with the polynomial P through the last p slopes. When the slope at the predicted
+    point is known, the step is repeated with it: this costs no evaluation and raises the order to p + 1 if the history
+    is exact. In the `angle` chart d(x / r) / d angle = v, which starts at pure noise and ends at clean data without a
+    special case. The first steps have orders 1, 2, ...; the step to clean data has order 2 at most.
     Source: Adams methods of variable step: Hairer, Norsett & Wanner 1993, sec. III.5; in v: Salimans & Ho 2022
-    (arXiv:2202.00512), app. D; the slope that is kept uncorrected: Zhao et al. 2023 (arXiv:2302.04867), Algorithm 1.
+    (arXiv:2202.00512), app. D; slopes stored without correction: Zhao et al. 2023 (arXiv:2302.04867), Algorithm 1.
     """
 
     order: Literal[1, 2, 3, 4] = 3
@@ -60,7 +60,7 @@ class Adams(Multistep):
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
         chart = CHARTS[self.chart]
         chart.check(t)
-        used = levels[:LAST] if s.is_clean else levels
+        used = levels[:MAX_LAST_ORDER] if s.is_clean else levels
         start, scale = float(chart.clock(t)), float(chart.scale(s))
         span = float(chart.clock(s)) - start
         nodes = [(float(chart.clock(level)) - start) / span for level in used]

@@ -1,8 +1,8 @@
 """The coefficients of exponential integrators: a polynomial through known x0, integrated exactly.
 
-With h = half_logsnr(s) - half_logsnr(t) and tau in [0, 1] the part of the step that is done, the flow is
-x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - tau)) x0(tau) dtau. With noise, H takes the place of h
-(identity F4b). All is computed on the host, in Python floats.
+With h = half_logsnr(s) - half_logsnr(t) and the fraction tau in [0, 1] of the step, the flow is
+x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - tau)) x0(tau) dtau. With noise, H replaces h
+(identity F4b). All functions compute on the host, in Python floats.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Sequence
 
 from diffkit import Level, scalar, transition
 
-SERIES = 1.0
-"""Below this length of a step the recursion of the moments cancels, and their series is summed instead."""
+MIN_RECURSION_LENGTH = 1.0
+"""For shorter steps the recursion of the moments cancels, so that `moments` sums a series instead."""
 
 
 def moments(length: float, count: int) -> list[float]:
-    """M_k = int_0^1 H exp(-H (1 - tau)) tau^k dtau, k < count, H = `length`: 1 - exp(-H), then M_k = 1 - k M_{k-1} / H.
+    """Compute M_k = int_0^1 H exp(-H (1 - tau)) tau^k dtau, k < count, H = `length`.
 
-    M_1 is phi_2 and M_2 = 2 (1/2 - phi_2 / H) in the notation of DPM-Solver++. Source: Lu et al. 2022
-    (arXiv:2211.01095), app. A.
+    M_0 = 1 - exp(-H), M_k = 1 - k M_{k-1} / H. M_1 is phi_2 and M_2 = 2 (1/2 - phi_2 / H) in the notation of
+    DPM-Solver++. Source: Lu et al. 2022 (arXiv:2211.01095), app. A.
     """
-    if length >= SERIES:
+    if length >= MIN_RECURSION_LENGTH:
         found = [-math.expm1(-length)]
         for k in range(1, count):
             found.append(1.0 - k / length * found[-1])
@@ -38,9 +38,9 @@ def moments(length: float, count: int) -> list[float]:
 
 
 def weights(integrals: Sequence[float], nodes: Sequence[float]) -> list[float]:
-    """The w_i for which sum_i w_i f(nodes_i) is the integral of the polynomial through f there.
+    """Compute w_i such that sum_i w_i f(nodes_i) is the integral of the polynomial through f at the nodes r_i.
 
-    `integrals` are those of tau^k. Each w_i is that of a Lagrange polynomial, prod_{j != i} (tau - r_j) / (r_i - r_j).
+    `integrals` are those of tau^k. Each w_i integrates a Lagrange polynomial, prod_{j != i} (tau - r_j) / (r_i - r_j).
     """
     found = []
     for i, own in enumerate(nodes):
@@ -52,11 +52,21 @@ def weights(integrals: Sequence[float], nodes: Sequence[float]) -> list[float]:
     return found
 
 
-def shares(t: Level, s: Level, keep: float, levels: Sequence[Level], integrals: Sequence[float]) -> list[float]:
-    """The factors of the outputs at `levels`, the newest first, in x_s = keep x_t + sum_i shares_i x0_i.
+def output_factors(t: Level, s: Level, keep: float, levels: Sequence[Level], integrals: Sequence[float]) -> list[float]:
+    """Compute the factors of the outputs in x_s = keep x_t + sum_i factors_i x0_i.
 
-    Outputs at infinite half_logsnr lie on no polynomial, and are left out; in a step of infinite h the newest x0 is
-    taken as it is. There may be fewer than `levels`.
+    Outputs at infinite half_logsnr lie on no polynomial and are left out; a step of infinite h uses the newest x0
+    alone.
+
+    Args:
+        t: the level before the step.
+        s: the level after the step.
+        keep: factor of x_t.
+        levels: levels of the outputs, the newest first.
+        integrals: integrals of tau^k over the step, one for each output that may be used.
+
+    Returns:
+        The factors, the newest first; there may be fewer than `levels`.
     """
     h = float(transition.step(t, s))
     if not math.isfinite(h):
@@ -67,11 +77,19 @@ def shares(t: Level, s: Level, keep: float, levels: Sequence[Level], integrals: 
     return [float(s.alpha) * weight for weight in weights(integrals[: len(nodes)], nodes)]
 
 
-def stretched(t: Level, s: Level, eta: float) -> tuple[float, float]:
-    """(rho, H): the noise of the step, rho = eta sigma_s sqrt(1 - exp(-2h)), and the length of its noise-free part.
+def noisy_step(t: Level, s: Level, eta: float) -> tuple[float, float]:
+    """Compute the noise rho of a step and the length H of its noise-free part.
 
-    H = h + log(sigma_s / sqrt(sigma_s^2 - rho^2)) is h where eta = 0 and 2h where eta = 1: the step keeps the share
-    exp(h - H) of eps. Identities F4b and F9.
+    rho = eta sigma_s sqrt(1 - exp(-2h)); H = h + log(sigma_s / sqrt(sigma_s^2 - rho^2)) is h for eta = 0 and 2h for
+    eta = 1: the step keeps the fraction exp(h - H) of eps. Identities F4b and F9.
+
+    Args:
+        t: the level before the step.
+        s: the level after the step.
+        eta: 0 for the flow, 1 for the SDE.
+
+    Returns:
+        (rho, H).
     """
     h = float(transition.step(t, s))
     if eta == 0.0:

@@ -11,20 +11,20 @@ from pydantic import Field
 from diffkit import Grid, Level, LevelError, Schedule
 
 SLACK = 1e-9
-"""How far beyond the ends of the schedule, in half_logsnr, is taken for rounding."""
+"""Distance beyond the ends of the schedule, in half_logsnr, that counts as rounding."""
 
 NEARLY_CLEAN = -math.log(0.002)
-"""Where the grid ends on a schedule that reaches clean data: sigma / alpha = 0.002."""
+"""half_logsnr of the last point on a schedule that reaches clean data: sigma / alpha = 0.002."""
 
 
 @dataclass(frozen=True)
 class UniformLogSNR(Grid):
     """n times with half_logsnr in equal steps from `start` to `end`, then clean.
 
-    `start` and `end` are half_logsnr, by default those of the schedule's ends; where that is clean data, `end` is
-    -log 0.002. Raises LevelError where the schedule starts at alpha = 0 and no `start` is given, for its half_logsnr
-    is -inf; with one, the grid starts cleaner than the schedule ends. Source: Lu et al. 2022 (arXiv:2206.00927),
-    sec. 3.3.
+    `start` and `end` are half_logsnr, by default those of the schedule's ends; if the schedule ends at clean data,
+    `end` is -log 0.002. Raises LevelError if the schedule starts at alpha = 0 and `start` is not given, as half_logsnr
+    is -inf there; with `start`, the grid begins with less noise than the schedule.
+    Source: Lu et al. 2022 (arXiv:2206.00927), sec. 3.3.
     """
 
     start: float | None = None
@@ -48,7 +48,7 @@ class UniformLogSNR(Grid):
         first = float(schedule.noise.half_logsnr) if self.start is None else self.start
         if first == -math.inf:
             raise LevelError(
-                "uniform-logsnr cannot start at alpha = 0, where the logarithm of the signal-to-noise ratio is -inf",
+                "uniform-logsnr cannot start at alpha = 0: half_logsnr is -inf there",
                 code="DK507",
                 fix="give the grid a start (start: -4.0), or end the schedule before (sample.start)",
             )
@@ -72,9 +72,9 @@ class UniformLogSNR(Grid):
 class Angle(Grid):
     """n times at the angles a_clean + (a_noise - a_clean) (1 - i / n)^power, i < n, then clean.
 
-    The angle is atan2(sigma, alpha): equal steps of it where power is 1, above it shorter ones near clean data. It is
-    finite at both ends of every schedule. Made for sampler `adams` and good for the others too, as measured in
-    docs/choose-a-sampler.md.
+    The angle is atan2(sigma, alpha), finite at both ends of every schedule. With power 1 the steps are equal; a larger
+    power makes them shorter near clean data. Designed for sampler `adams` and good for other samplers too, as measured
+    in docs/choose-a-sampler.md.
     """
 
     power: Annotated[float, Field(gt=0)] = 1.75

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from diffkit import Level
 
-from .coefficients import moments, shares, stretched
+from .coefficients import moments, noisy_step, output_factors
 from .linear import Multistep, Step
 
 Eta = Annotated[float, Field(ge=0)]
 
 
 class _Exponential(Multistep):
-    """The exponential integral of a polynomial through the last outputs, with the noise that `eta` asks for."""
+    """The exponential integral of a polynomial through the last outputs, with noise chosen by `eta`."""
 
     eta: float
 
@@ -27,20 +27,20 @@ class _Exponential(Multistep):
 
     @abstractmethod
     def integrals(self, length: float) -> list[float]:
-        """Of 1, tau, tau^2, ... over a step, one for each output."""
+        """Integrals of 1, tau, tau^2, ... over a step, one for each output."""
 
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
-        rho, length = stretched(t, s, self.eta)
+        rho, length = noisy_step(t, s, self.eta)
         keep = float(s.remaining_std(rho)) / float(t.sigma)
-        return Step(keep, shares(t, s, keep, levels, self.integrals(length)), rho)
+        return Step(keep, output_factors(t, s, keep, levels, self.integrals(length)), rho)
 
 
 @dataclass(frozen=True)
 class DPMpp2M(_Exponential):
     """x0 linear in half_logsnr through the last two outputs, one evaluation a step; the first step is DDIM.
 
-    variant `midpoint`: x0 + (x0 - x0_prev) h / (2 h_prev), of the paper; `heun`: the line integrated exactly, with
-    phi_2. eta as in DDIM's eq. 16: 0 is the flow, 1 the SDE (identities F4b, F9). The step to clean data takes x0.
+    variant `midpoint`: x0 + (x0 - x0_prev) h / (2 h_prev), as in the paper; `heun`: the line integrated exactly, with
+    phi_2. eta as in DDIM's eq. 16: 0 is the flow, 1 the SDE (identities F4b, F9). The step to clean data returns x0.
     Source: Lu et al. 2022 (arXiv:2211.01095), Algorithm 2; `heun` and the SDE: app. A and eq. 18 there.
     Differs: k-diffusion's eta is another number, rho = sigma_s sqrt(1 - exp(-2 eta h)); the two agree at 0 and 1.
     """
@@ -52,7 +52,7 @@ class DPMpp2M(_Exponential):
     law_options = ({"variant": "heun"}, {"eta": 0.5}, {"variant": "heun", "eta": 1.0})
 
     def integrals(self, length: float) -> list[float]:
-        """Of 1 and tau over a step."""
+        """Integrals of 1 and tau over a step."""
         first, second = moments(length, 2)
         return [first, 0.5 * first if self.variant == "midpoint" else second]
 
@@ -61,10 +61,10 @@ class DPMpp2M(_Exponential):
 class DPMpp3M(_Exponential):
     """x0 quadratic in half_logsnr through the last three outputs, integrated exactly; starts with orders 1 and 2.
 
-    Third order once the history is (identity F1): started cold, the first two steps limit the whole to second.
-    `published` halves the quadratic term, as the paper and its copies do, which is of second order.
-    eta as in DDIM's eq. 16. The step to clean data takes x0. Source: Lu et al. 2022 (arXiv:2211.01095), app. A, B;
-    Differs: the coefficient of the second difference is 2 (1/2 - phi_2 / h), where the factor 2 is missing there.
+    Third order with an exact history (identity F1); from a cold start the first two steps limit the order to 2.
+    `published` halves the quadratic term, as the paper and its copies do, which gives second order.
+    eta as in DDIM's eq. 16. The step to clean data returns x0. Source: Lu et al. 2022 (arXiv:2211.01095), app. A, B;
+    Differs: the coefficient of the second difference is 2 (1/2 - phi_2 / h); the factor 2 is missing in the paper.
     """
 
     published: bool = False
@@ -77,6 +77,6 @@ class DPMpp3M(_Exponential):
         return 2 if self.published else 3
 
     def integrals(self, length: float) -> list[float]:
-        """Of 1, tau and tau^2 over a step."""
+        """Integrals of 1, tau and tau^2 over a step."""
         first, second, third = moments(length, 3)
         return [first, second, 0.5 * third if self.published else third]

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes and laws of this package."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here, lu, zhao = "diffkit_dpmsolver", "lu2022dpmpp", "zhao2023unipc"
-    yield Entry("sampler", "dpmpp-2m", f"{here}.multistep:DPMpp2M", "second order, one evaluation a step", lu)
-    yield Entry("sampler", "dpmpp-3m", f"{here}.multistep:DPMpp3M", "third order, one evaluation a step", lu)
-    yield Entry("sampler", "dpmpp-2s", f"{here}.singlestep:DPMpp2S", "second order, two evaluations a step", lu)
-    yield Entry("sampler", "unipc", f"{here}.unipc:UniPC", "predictor and corrector, one evaluation a step", zhao)
-    yield Entry("sampler", "adams", f"{here}.adams:Adams", "predictor and corrector in a chart, at both ends", zhao)
-    yield Entry("grid", "angle", f"{here}.grid:Angle", "powers of the angle between signal and noise")
-    yield Entry("grid", "uniform-logsnr", f"{here}.grid:UniformLogSNR", "equal steps in log-SNR", "lu2022dpm")
+    yield Entry("sampler", "dpmpp-2m", f"{here}.multistep:DPMpp2M", "Sample at order 2, one evaluation a step", lu)
+    yield Entry("sampler", "dpmpp-3m", f"{here}.multistep:DPMpp3M", "Sample at order 3, one evaluation a step", lu)
+    yield Entry("sampler", "dpmpp-2s", f"{here}.singlestep:DPMpp2S", "Sample at order 2, two evaluations a step", lu)
+    yield Entry("sampler", "unipc", f"{here}.unipc:UniPC", "Predict and correct x0 as a polynomial in log-SNR", zhao)
+    yield Entry("sampler", "adams", f"{here}.adams:Adams", "Predict and correct in the angle, up to both ends", zhao)
+    yield Entry("grid", "angle", f"{here}.grid:Angle", "Take equal steps in a power of the angle")
+    yield Entry("grid", "uniform-logsnr", f"{here}.grid:UniformLogSNR", "Take equal steps in log-SNR", "lu2022dpm")
 
 
 @hookimpl

@@ -8,21 +8,21 @@ from typing import Literal
 
 from diffkit import Level, transition
 
-from .coefficients import moments, shares
+from .coefficients import moments, output_factors
 from .linear import Multistep, Step
 
 
 @dataclass(frozen=True)
 class UniPC(Multistep):
-    """UniP of order p predicts x_s; once x0 is asked there, UniC repeats the step with it, and it is kept as it is.
+    """UniP of order p predicts x_s; UniC repeats the step with the x0 evaluated there, which is stored unchanged.
 
-    With p + 1 nodes the corrector makes the order p + 1, from an exact history; `order` = p is what the predictor has
-    alone (`corrector: false`), and what a cold start keeps (identity F1). Two nodes have one coefficient, for which
-    the paper takes B / 2: variant `bh1` with B = h, `bh2` with B = exp(h) - 1 times exp(-h), in x0; `exact` solves
-    for it as for more nodes. The step to clean data takes x0.
+    With p + 1 nodes and an exact history the corrector raises the order to p + 1; `order` = p is that of the predictor
+    alone (`corrector: false`), and of a cold start (identity F1). Two nodes have one coefficient, for which the paper
+    uses B / 2: variant `bh1` with B = h, `bh2` with B = exp(h) - 1 times exp(-h), in x0; `exact` solves for it as for
+    more nodes. The step to clean data returns x0.
     Source: Zhao et al. 2023 (arXiv:2302.04867), Algorithms 1 and 2, sec. 3.4 (data prediction: app. A).
-    Differs: the coefficients solve the paper's system in closed form, and a step of infinite h takes x0, so that bh1
-    stays finite there. It still grows with h, so leave it to short steps.
+    Differs: the coefficients solve the paper's system in closed form, and a step of infinite h returns x0, so that bh1
+    stays finite. B of bh1 grows with h: use bh1 with short steps only.
     """
 
     order: Literal[1, 2, 3] = 3
@@ -40,10 +40,10 @@ class UniPC(Multistep):
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
         h, count = float(transition.step(t, s)), sum(math.isfinite(level.half_logsnr) for level in levels)
         keep = float(s.sigma) / float(t.sigma)
-        return Step(keep, shares(t, s, keep, levels, self.integrals(h, count)))
+        return Step(keep, output_factors(t, s, keep, levels, self.integrals(h, count)))
 
     def integrals(self, h: float, count: int) -> list[float]:
-        """The moments, the second replaced by B / 2 where there are two nodes and the variant says so."""
+        """The moments; with two nodes the second is B / 2 for the variants bh1 and bh2."""
         exact = moments(h, count)
         if count == 2 and self.variant != "exact":
             exact[1] = 0.5 * (h if self.variant == "bh1" else exact[0])

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak: the network is told what was done, and told nothing when it samples."""
+"""Augmentation that does not leak: the network receives the parameters of each change, and zeros when it samples."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ LABELS = 9
 class EDM(Augmentation):
     """Flips, scaling, rotation, stretching and translation of images x: (B, C, H, W), and cond["augment"]: (B, 9).
 
-    x_flip, y_flip     mirrored with probability 1/2; the x flip always, all others with `probability`
+    x_flip, y_flip     mirrored with probability 1/2; the x flip to all images, each other part with `probability`
     scale              by 2^(scale a), a ~ N(0, 1)
     rotate             by an angle uniform in rotate * (-pi, pi)
     stretch            by 2^(stretch a) along a uniform direction, and by the inverse across it
     translate          by translate * (W a, H b)
 
     A strength of 0 turns a part off. Labels: the flips (0 or 1), a of the scaling, (cos - 1, sin) of the angle,
-    a (cos, sin) of the stretching, (a, b) of the translation; 0 wherever nothing was done. The network must take
-    them (`augment: 9` in unet), unless `labels` is off. Raises DataError DK310 where the data are not images.
+    a (cos, sin) of the stretching, (a, b) of the translation; 0 for parts that were not applied. The network must
+    accept them (`augment: 9` in unet), unless `labels` is off. Raises DataError DK310 if the data are not images.
     Source: Karras et al. 2022 (arXiv:2206.00364), app. F.2, table 6.
     Differs: one bilinear warp with reflected borders, in place of wavelet filters of twice the resolution.
     """
@@ -65,7 +65,7 @@ class EDM(Augmentation):
         return [across, (u[1] < 0.5).double() * self._on(u[2], float(self.y_flip))]
 
     def _warp(self, u: tuple[Tensor, ...], width: int, height: int) -> tuple[Tensor, list[Tensor]]:
-        """The maps from the coordinates in [-1, 1] of the result to those of the image: (B, 3, 3), and seven labels."""
+        """Maps from the coordinates in [-1, 1] of the result to those of the image: (B, 3, 3), and seven labels."""
         size = normal_quantile(u[4]) * self._on(u[3], self.scale)
         angle = math.pi * self.rotate * (2.0 * u[6] - 1.0) * self._on(u[5], self.rotate)
         amount, direction = normal_quantile(u[8]) * self._on(u[7], self.stretch), math.pi * (2.0 * u[9] - 1.0)
@@ -83,7 +83,7 @@ class EDM(Augmentation):
         return theta, [size, *turned, *stretched, right, down]
 
     def _on(self, u: Tensor, strength: float) -> Tensor:
-        """1 where a part is to be applied, 0 elsewhere."""
+        """1 for each image that the part applies to, else 0."""
         return (u < self.probability).double() * (strength > 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Churn: going back to a noisier level before each step, which corrects the errors of the steps before."""
+"""Churn: add noise before each step, which corrects errors of earlier steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from diffkit import Level, Noise
 
 NonNegative = Annotated[float, Field(ge=0)]
-MOST = math.sqrt(2.0) - 1.0
+MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What churn knows of the run: the number of steps, and sigma / alpha where it began."""
+    """The number of steps, and sigma / alpha of the first level."""
 
     count: int
     ceiling: float
@@ -30,11 +30,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Churn:
-    """gamma = min(s_churn / n, sqrt(2) - 1) where s_min <= sigma / alpha <= s_max, else 0.
+    """Raise the noise by gamma = min(s_churn / n, sqrt(2) - 1) if s_min <= sigma / alpha <= s_max, else not.
 
-    The noise grows to sigma (1 + gamma), alpha stays: x + s_noise sqrt(sigma_hat^2 - sigma^2) z, which has the law of
-    that level where s_noise = 1 (identity F7). Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2.
-    Differs: the level never rises above the first one, beyond which no network was trained.
+    The noise grows to sigma_hat = sigma (1 + gamma), alpha stays: x + s_noise sqrt(sigma_hat^2 - sigma^2) z, which has
+    the distribution of the raised level if s_noise = 1 (identity F7).
+    Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2.
+    Differs: the level never rises above the first one, as networks are not trained beyond it.
     """
 
     s_churn: float
@@ -43,11 +44,11 @@ class Churn:
     s_noise: float
 
     def __call__(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Tensor, Level]:
-        """x: (B, C, *S) at t -> x at the raised level."""
+        """Add noise to x: (B, C, *S) at t; return x at the raised level, and this level."""
         ratio = float(t.ratio)
         if self.s_churn == 0.0 or plan is None or t.is_noise or not self.s_min <= ratio <= self.s_max:
             return x, t
-        grown = min(1.0 + min(self.s_churn / plan.count, MOST), plan.ceiling / ratio)
+        grown = min(1.0 + min(self.s_churn / plan.count, MAX_GAMMA), plan.ceiling / ratio)
         if grown <= 1.0:
             return x, t
         raised = Level(t.alpha, t.sigma * grown)

@@ -1,4 +1,4 @@
-"""A grid with short steps near clean data."""
+"""The grid of Karras et al. 2022, with short steps near clean data."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Positive = Annotated[float, Field(gt=0)]
 NEARLY_CLEAN = 0.002
 """sigma / alpha of the last point on a schedule that reaches clean data: the paper's sigma_min."""
 SLACK = 1e-9
-"""How far beyond the ends of the schedule, relatively, is taken for rounding."""
+"""Relative distance beyond the ends of the schedule that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class Karras(Grid):
     """sigma_i = (sigma_max^(1/p) + i / (n - 1) (sigma_min^(1/p) - sigma_max^(1/p)))^p, i < n, then clean; p = `power`.
 
-    sigma stands for sigma / alpha, so that any schedule has this grid. By default the ends are those of the schedule;
-    where that is clean data, sigma_min is 0.002. Raises LevelError where the schedule starts at alpha = 0 and no
-    sigma_max is given, and where an end lies outside of the schedule.
-    Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5, where p is called rho.
+    sigma means sigma / alpha, so that the grid applies to any schedule. By default the ends are those of the schedule;
+    if the schedule ends at clean data, sigma_min is 0.002. Raises LevelError if the schedule starts at alpha = 0 and
+    sigma_max is not given, or if an end lies outside the schedule.
+    Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5; p is called rho there.
     """
 
     power: Positive = 7.0

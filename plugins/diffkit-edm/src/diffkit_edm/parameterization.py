@@ -1,4 +1,4 @@
-"""What the network says: the part of x0 that a linear guess leaves, at unit variance."""
+"""The EDM parameterization: the network predicts the error of a linear guess of x0, scaled to unit variance."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class EDM(Parameterization):
     """F = (x0 - c_skip y) / c_out with y = x / alpha, the row (sigma / sd, -sd alpha) / r, r = hypot(sigma, sd alpha).
 
     With sg = sigma / alpha and sd = `sigma_data`, the standard deviation of the data: c_skip = sd^2 / (sg^2 + sd^2),
-    c_out = sg sd / sqrt(sg^2 + sd^2), the input is y / sqrt(sg^2 + sd^2) = x / r, and the network is told log(sg) / 4.
-    F is -v where sd = 1. Source: Karras et al. 2022 (arXiv:2206.00364), table 1 and app. B.6.
+    c_out = sg sd / sqrt(sg^2 + sd^2), the input is y / sqrt(sg^2 + sd^2) = x / r, and c_noise is log(sg) / 4.
+    F is -v if sd = 1. Source: Karras et al. 2022 (arXiv:2206.00364), table 1 and app. B.6.
     """
 
     sigma_data: Annotated[float, Field(gt=0)] = 0.5

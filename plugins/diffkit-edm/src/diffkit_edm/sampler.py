@@ -19,7 +19,7 @@ ChartName = Literal["sigma", "flow", "angle"]
 
 @dataclass(frozen=True)
 class _InChart(Sampler[Plan]):
-    """What both methods share: the chart, churn before each step, and a state in float64. s_max None is infinity."""
+    """The common part of both methods: chart, churn before each step, state in float64. s_max None means infinity."""
 
     chart: ChartName = "sigma"
     s_churn: NonNegative = 0.0
@@ -31,7 +31,7 @@ class _InChart(Sampler[Plan]):
 
     @property
     def law_exemptions(self) -> dict[str, str]:
-        """What `diffkit check` must not ask of an option."""
+        """Laws that do not hold for the chosen options, with the reason."""
         if self.chart == "angle":
             reason = "a straight step in the angle is not exact for constant x0 and eps"
             return dict.fromkeys(("point-mass", "point-mass-law", "shift"), reason)
@@ -49,7 +49,7 @@ class _InChart(Sampler[Plan]):
         return Plan.of(levels)
 
     def _begin(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Chart, Tensor, Level]:
-        """The chart, and x at the level that churn raises t to."""
+        """The chart, and x at the level to which churn raises t."""
         chart = CHARTS[self.chart]
         chart.check(t)
         most = math.inf if self.s_max is None else self.s_max
@@ -58,9 +58,9 @@ class _InChart(Sampler[Plan]):
 
 @dataclass(frozen=True)
 class Euler(_InChart):
-    """x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t in a chart, the level raised by churn before.
+    """x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t in a chart, after churn raised the level t.
 
-    In `sigma` and `flow` this is DDIM; `angle` is another first-order method. s_max None is infinity.
+    With chart `sigma` or `flow` this is DDIM; `angle` is another first-order method. s_max None means infinity.
     Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without lines 6 to 8.
     """
 
@@ -75,10 +75,11 @@ class Euler(_InChart):
 
 @dataclass(frozen=True)
 class Heun(_InChart):
-    """The Euler step, then again with the mean of the slopes at both ends; to clean data the Euler step alone.
+    """An Euler step, repeated with the mean of the slopes at both ends; the step to clean data is a plain Euler step.
 
-    Two evaluations a step, one in the last: 2n - 1. The charts are three methods, of second order each. s_max None is
-    infinity. Source: Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2; their chart is `sigma`.
+    Two evaluations per step, one in the last: 2n - 1. Each of the three charts gives another method of second order.
+    s_max None means infinity.
+    Source: Karras et al. 2022 (arXiv:2206.00364), Algorithms 1 and 2; their chart is `sigma`.
     """
 
     order = 2
@@ -98,6 +99,6 @@ class Heun(_InChart):
 
 
 def _moved(chart: Chart, x: Tensor, t: Level, s: Level, slope: Tensor) -> Tensor:
-    """x at s, along a constant slope of the chart."""
+    """x at s for a constant slope in the chart."""
     scale = float(chart.scale(s))
     return (x * (scale / float(chart.scale(t)))).add(slope, alpha=scale * float(chart.clock(s) - chart.clock(t)))

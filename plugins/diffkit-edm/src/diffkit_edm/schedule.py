@@ -1,4 +1,4 @@
-"""The schedule whose time is the noise level."""
+"""The EDM schedule: time is the noise level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Levels that training visits: mostly the middle ones, where there is something to learn."""
+"""Training times that are mostly at middle noise levels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 @dataclass(frozen=True)
 class LogNormal(Times):
-    """log(sigma / alpha) ~ N(p_mean, p_std^2), on any schedule; levels beyond its ends become the ends.
+    """log(sigma / alpha) ~ N(p_mean, p_std^2), on any schedule; levels beyond its ends are clamped to the ends.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), table 1, P_mean and P_std.
     """

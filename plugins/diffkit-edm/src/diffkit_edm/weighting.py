@@ -1,4 +1,4 @@
-"""The weighting that makes the loss of F the same at all levels."""
+"""The EDM weighting: weight 1 on the loss of F at all levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`diffkit reflow`: a file of pairs from a trained run."""
+"""The command `diffkit reflow`: write pairs of noise and sample from a trained run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--count", type=click.IntRange(min=2), default=10_000, show_default=True, help="How many pairs.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of the sampler; those of the recipe by default.")
-@click.option("--sampler", help="A deterministic sampler; that of the recipe by default.")
+@click.option("--count", type=click.IntRange(min=2), default=10_000, show_default=True, help="Number of pairs.")
+@click.option("--steps", type=click.IntRange(min=1), help="Sampling steps; default: those of the recipe.")
+@click.option("--sampler", help="A deterministic sampler; default: that of the recipe.")
 @click.option("--weights", default="ema", show_default=True, help="ema, raw, or the name of an average.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 def reflow(
     run: Path, file: Path, count: int, steps: int | None, sampler: str | None, weights: str, seed: int, device: str
 ) -> None:
-    """Write FILE: noise, and the example that the model of RUN makes of it. Train on it with data `pairs`."""
+    """Write pairs of noise and the sample that the model of RUN makes of it to FILE, for data `pairs`."""
     import torch
 
     from diffkit import build, open_run

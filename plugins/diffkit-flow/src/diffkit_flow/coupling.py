@@ -1,4 +1,4 @@
-"""Which noise each example is paired with."""
+"""Optimal coupling of noise and examples within a batch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def optimal(x0: Tensor, eps: Tensor) -> Tensor:
-    """The rows of eps in the order that makes sum_i |x0_i - eps_i|^2 least; x0, eps: (B, *S) -> (B, *S).
+    """Reorder the rows of eps so that sum_i |x0_i - eps_i|^2 is minimal; x0, eps: (B, *S) -> (B, *S).
 
-    Each row of eps is used once, so the noise keeps its law over batches. Solved exactly on the host, in O(B^3).
+    Each row of eps is used once, so over many batches the noise keeps its distribution. Solved exactly on the host,
+    in O(B^3) operations.
     Source: Tong et al. 2024 (arXiv:2302.00482), sec. 3.2; Pooladian et al. 2023 (arXiv:2304.14772), sec. 3.
     """
     from scipy.optimize import linear_sum_assignment

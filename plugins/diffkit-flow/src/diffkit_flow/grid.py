@@ -1,4 +1,4 @@
-"""The timestep shift, as a grid around another."""
+"""The timestep shift, as a grid around another grid."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from diffkit import Grid, Schedule
 class Shifted(Grid):
     """u' = s u / (1 + (s - 1) u), u = (t - t_clean) / (t_noise - t_clean), for each time of the grid `inner`.
 
-    s = `shift` > 1 moves steps towards noise, both ends stay. On `rectified` it is half_logsnr' = half_logsnr - log s
-    (identity A15). Without `inner`, n equal parts of the schedule. The grid is made from `inner` each time it is
-    asked, so the shift is never applied twice; two of them nested multiply.
+    s = `shift` > 1 moves steps towards noise; both ends stay. On `rectified` this is half_logsnr' = half_logsnr - log s
+    (identity A15). Without `inner`, the grid shifts n equal parts of the schedule. Each call computes the times from
+    `inner`, so the shift is never applied twice; the shifts of two nested grids multiply.
     Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23, with s = sqrt(m / n) for images of m pixels instead of n.
     """
 

@@ -16,15 +16,14 @@ from .coupling import optimal
 @dataclass(frozen=True)
 class FlowMatching(Objective):
     """w |y - target|^2 at random times on the path alpha x0 + sigma eps, mean over the dimensions of an example.
-    Channels behind those of x0, such as a head for the variance, are not trained.
 
-    With schedule `rectified` and parameterization `flow` this is |u(x_t, t) - (eps - x0)|^2. The coupling says which
-    eps goes with which x0: `independent`; `optimal`, the cheapest assignment within the (micro-)batch, which
-    straightens the flow; `pairs`, the noise that data `pairs` brings along (reflow).
-    Raises DataError DK340 where the coupling is `pairs` and the data brings no noise.
+    With schedule `rectified` and parameterization `flow` this is |u(x_t, t) - (eps - x0)|^2. Output channels beyond
+    those of x0, such as a head for the variance, are not trained. The coupling chooses the eps of each x0:
+    `independent`; `optimal`, the cheapest assignment within the (micro-)batch, which straightens the flow; `pairs`, the
+    noise stored in data `pairs` (reflow). Raises DataError DK340 if the coupling is `pairs` and the data has no noise.
     Source: Lipman et al. 2023 (arXiv:2210.02747), eq. 14; Liu et al. 2023 (arXiv:2209.03003), eq. 1; `optimal`: Tong
     et al. 2024 (arXiv:2302.00482), sec. 3.2.
-    Differs: train.accumulate and the number of devices change what a batch is, hence what `optimal` pairs.
+    Differs: train.accumulate and the number of devices change the batch in which `optimal` pairs.
     """
 
     coupling: Literal["independent", "optimal", "pairs"] = "independent"
@@ -48,14 +47,14 @@ class FlowMatching(Objective):
         self.times.update(t, each)
 
     def _coupled(self, x0: Tensor, noise: RandomStreams, cond: dict[str, Tensor]) -> Tensor:
-        """eps: (B, *S); noise that came with the data is taken out of `cond`, for the network does not know it."""
+        """eps: (B, *S); noise of the data is removed from `cond`, as the network does not take it."""
         given = cond.pop("eps", None)
         if self.coupling == "pairs":
             if given is None:
                 raise DataError(
-                    "coupling pairs takes the noise that each example came from, and this data brings none",
+                    "coupling `pairs` requires the noise of each example, which this data does not have",
                     code="DK340",
-                    fix="use data pairs, made by diffkit reflow; or coupling independent or optimal",
+                    fix="use data `pairs`, written by diffkit reflow, or set coupling to independent or optimal",
                 )
             return given.to(torch.promote_types(x0.dtype, torch.float32))
         eps = noise.normal("noise", x0)

@@ -1,4 +1,4 @@
-"""Reflow: pairs of noise and the example that a trained model makes of it, as data to train on."""
+"""Reflow: pairs of noise and the sample that a trained model makes of it, as data to train on."""
 
 from __future__ import annotations
 
@@ -43,14 +43,30 @@ def make_pairs(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """x0 and eps: (count, *shape) float32, and label where given: what the sampler makes of each eps.
+    """Draw noise and compute the sample that the model makes of each draw.
 
-    Raises UsageError DK060 where the sampler draws noise of its own: the pairs must be a function of eps.
     Source: Liu et al. 2023 (arXiv:2209.03003), Algorithm 1.
+
+    Args:
+        denoise: the trained denoiser.
+        sampler: a deterministic sampler.
+        levels: the grid, from noise to data.
+        shape: (channels, *size) of one example.
+        count: the number of pairs.
+        seed: seed of the noise; default 0.
+        labels: (count,) long for a model with classes; default None.
+        batch_size: samples per batch; default 256.
+        device: where to sample; default "cpu".
+
+    Returns:
+        "x0" and "eps": (count, *shape) float32, and "label" if labels are given; all on the CPU.
+
+    Raises:
+        UsageError: DK060, the sampler adds noise of its own, so that a sample is not a function of eps.
     """
     if sampler.stochastic:
         raise UsageError(
-            "reflow needs a deterministic sampler: with noise of its own, the same eps leads to many examples",
+            "reflow needs a deterministic sampler: one that adds noise makes many samples of the same eps",
             code="DK060",
             fix="use straight, ddim with eta 0, heun or dpmpp-2m",
         )
@@ -73,9 +89,9 @@ def save_pairs(pairs: Mapping[str, Tensor], path: Path | str) -> None:
 
 @dataclass(frozen=True)
 class Pairs(Data):
-    """Examples x0 with the noise eps that a model made them from, for coupling `pairs`; `path` as `diffkit reflow`
-    writes it. The last `held_out` of them are held out.
+    """Samples x0 of a model with the noise eps that they were made of, for coupling `pairs`.
 
+    `path`: a file written by `diffkit reflow`. The last pairs, the fraction `held_out`, are held out.
     Raises DataError: DK301 missing, DK302 damaged, DK308 without x0 and eps of one shape.
     """
 
@@ -107,9 +123,9 @@ class Pairs(Data):
 
     @cached_property
     def _pairs(self) -> tuple[Tensor, dict[str, Tensor]]:
-        fix = "make it: diffkit reflow RUN FILE"
+        fix = "write it with: diffkit reflow RUN FILE"
         if not Path(self.path).is_file():
-            raise DataError(f"there is no file of pairs {self.path}", code="DK301", fix=fix)
+            raise DataError(f"file of pairs not found: {self.path}", code="DK301", fix=fix)
         try:
             found = load_file(self.path)
         except SafetensorError as error:
@@ -122,5 +138,5 @@ class Pairs(Data):
 
 
 def _paired(x0: Tensor, eps: Tensor, label: Tensor | None) -> bool:
-    alike = x0.shape == eps.shape and x0.ndim > 1 and len(x0) > 1
-    return alike and (label is None or label.shape == x0.shape[:1])
+    same_shape = x0.shape == eps.shape and x0.ndim > 1 and len(x0) > 1
+    return same_shape and (label is None or label.shape == x0.shape[:1])

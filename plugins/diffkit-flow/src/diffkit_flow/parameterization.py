@@ -1,4 +1,4 @@
-"""Two predictions that say something at both ends of the path."""
+"""Velocity predictions, which determine x0 and eps at both ends of the path."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from diffkit import Level, Parameterization, Scalar, scalar
 
 @dataclass(frozen=True)
 class Flow(Parameterization):
-    """y = eps - x0, the row (-1, 1): the velocity dx/dt on `rectified`, a name for this difference elsewhere.
+    """y = eps - x0, the row (-1, 1): the velocity dx/dt on `rectified`; the same difference on every schedule.
 
-    Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1. Differs: the sign is that of t = 1 being noise.
+    Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1. Differs: the sign, as t = 1 is noise here.
     """
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
@@ -22,7 +22,7 @@ class Flow(Parameterization):
 class V(Parameterization):
     """y = (alpha eps - sigma x0) / r, r = hypot(alpha, sigma), which is 1 on variance-preserving schedules.
 
-    A rotation of (x0, eps) by the angle of the level, hence decoded without amplification at every level.
+    A rotation of (x0, eps) by the angle of the level, so that decoding amplifies no error at any level.
     Source: Salimans & Ho 2022 (arXiv:2202.00512), sec. 4 and app. D.
     """
 

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes, command and laws of this package."""
 
 from __future__ import annotations
 
@@ -17,14 +17,32 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here, liu, esser, salimans = "diffkit_flow", "liu2023flow", "esser2024scaling", "salimans2022progressive"
-    yield Entry("schedule", "rectified", f"{here}.schedule:Rectified", "alpha = 1 - t, sigma = t", liu)
-    yield Entry("parameterization", "flow", f"{here}.parameterization:Flow", "the velocity eps - x0", liu)
-    yield Entry("parameterization", "v", f"{here}.parameterization:V", "alpha eps - sigma x0", salimans)
-    yield Entry("times", "logit-normal", f"{here}.times:LogitNormal", "the middle of the path more often", esser)
-    yield Entry("grid", "shifted", f"{here}.grid:Shifted", "more steps where there is more noise", esser)
-    yield Entry("objective", "flow-matching", f"{here}.objective:FlowMatching", "with a coupling", "lipman2023flow")
-    yield Entry("sampler", "straight", f"{here}.sampler:Straight", "one straight line a step", liu)
-    yield Entry("data", "pairs", f"{here}.pairs:Pairs", "examples with the noise that they came from", liu)
+    yield Entry(
+        "schedule",
+        "rectified",
+        f"{here}.schedule:Rectified",
+        "Go straight from data to noise: alpha = 1 - t, sigma = t",
+        liu,
+    )
+    yield Entry("parameterization", "flow", f"{here}.parameterization:Flow", "Predict the velocity eps - x0", liu)
+    yield Entry("parameterization", "v", f"{here}.parameterization:V", "Predict v = alpha eps - sigma x0", salimans)
+    yield Entry(
+        "times",
+        "logit-normal",
+        f"{here}.times:LogitNormal",
+        "Draw training times mostly in the middle of the path",
+        esser,
+    )
+    yield Entry("grid", "shifted", f"{here}.grid:Shifted", "Shift the times of a grid towards noise", esser)
+    yield Entry(
+        "objective",
+        "flow-matching",
+        f"{here}.objective:FlowMatching",
+        "Regress velocities, with a choice of coupling",
+        "lipman2023flow",
+    )
+    yield Entry("sampler", "straight", f"{here}.sampler:Straight", "Sample with Euler steps along the velocity", liu)
+    yield Entry("data", "pairs", f"{here}.pairs:Pairs", "Load pairs of noise and sample, for reflow", liu)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Times that favour the middle of the path."""
+"""Training times that favour the middle of the path."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 @dataclass(frozen=True)
 class LogitNormal(Times):
-    """logit(t) ~ N(mean, std^2) on `rectified`; elsewhere the same law of half_logsnr = -logit(t).
+    """logit(t) ~ N(mean, std^2) on `rectified`; on other schedules the same distribution of half_logsnr = -logit(t).
 
-    Levels beyond the ends of the schedule become its ends. A timestep shift s in training is mean + log s.
+    Levels beyond the ends of the schedule are clamped to the ends. A timestep shift s in training is mean + log s.
     Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
     """
 

@@ -1,4 +1,4 @@
-"""The hybrid loss."""
+"""The hybrid loss: L_simple for the mean, the variational bound for the variance."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from diffkit.bound import LOG_2, term
 
 @dataclass(frozen=True)
 class Hybrid(Objective):
-    """L_simple + scale T L_{t-1}, L_simple for the mean and the bound for the variance alone.
+    """L_simple + scale T L_{t-1}: L_simple trains the mean, the bound trains only the variance.
 
     L_simple is |y - target|^2, mean over the dimensions of an example; L_{t-1} is the term of the bound at the same x
-    with variance `learned`, in bits per dimension (mean), its gradient stopped at the mean. With scale 0.001 that is
-    mse + vb T / 1000. A `weighting` is one of L_simple. `parts` are the two summands.
+    with variance `learned`, in bits per dimension (mean), without gradient through the mean. With scale 0.001 that is
+    mse + vb T / 1000. A `weighting` applies to L_simple. `parts` are the two summands.
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 16.
     Differs: eq. 16 counts the bound in nats; bits are those of the authors' code.
     """

@@ -1,4 +1,4 @@
-"""A prediction of the mean, and of how wide the step is."""
+"""A learned variance, predicted beside x0 or eps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from diffkit import Estimate, Level, Parameterization, Scalar, build
 class LearnedRange(Parameterization):
     """The output of `inner`, and behind it one number v for each dimension: f = aux["variance_fraction"] = (v + 1) / 2.
 
-    log std^2 = f log beta + (1 - f) log beta tilde, which the sampler `ancestral` and the objectives read with
+    log std^2 = f log beta + (1 - f) log beta tilde; the sampler `ancestral` and the objectives use this variance with
     variance: learned. v is not clamped. y: (B, 2C, *S), the first C channels are those of `inner`. Raises ValueError
-    where `inner` has such a head already. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
+    if `inner` has such a head already. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15.
     """
 
     inner: Parameterization
 
     def __post_init__(self) -> None:
         if "variance_fraction" in self.inner.provides:
-            raise ValueError("learned-range around learned-range: the variance has one head already")
+            raise ValueError("learned-range cannot contain learned-range: the variance has a head already")
 
     @staticmethod
     def law_example(folder: Path) -> LearnedRange:
-        """What the laws are applied to."""
+        """An example for the laws."""
         return LearnedRange(build("parameterization", "eps"))
 
     @property

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes and laws of this package."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here, nichol = "diffkit_improved_ddpm", "nichol2021improved"
-    yield Entry("schedule", "cosine", f"{here}.schedule:Cosine", "alpha_bar falls like a squared cosine", nichol)
+    yield Entry("schedule", "cosine", f"{here}.schedule:Cosine", "Let alpha_bar fall like a squared cosine", nichol)
     yield Entry(
-        "parameterization", "learned-range", f"{here}.parameterization:LearnedRange", "and how wide the step is", nichol
+        "parameterization",
+        "learned-range",
+        f"{here}.parameterization:LearnedRange",
+        "Predict the variance of a step beside another prediction",
+        nichol,
     )
-    yield Entry("objective", "hybrid", f"{here}.objective:Hybrid", "L_simple for the mean, bound for the width", nichol)
-    yield Entry("times", "importance", f"{here}.times:Importance", "more often where the loss is large", nichol)
+    yield Entry(
+        "objective",
+        "hybrid",
+        f"{here}.objective:Hybrid",
+        "Train the mean by L_simple, the variance by the bound",
+        nichol,
+    )
+    yield Entry("times", "importance", f"{here}.times:Importance", "Draw times with a large loss more often", nichol)
 
 
 @hookimpl

@@ -14,11 +14,11 @@ from diffkit import Schedule, Times
 class Importance(nn.Module, Times):
     """p(t) = (1 - uniform) sqrt(E[L_t^2]) / sum + uniform / T, E over the last `history` losses at each t.
 
-    Uniform until every t has been seen `history` times. The loss of an example is divided by T p(t), so that its mean
-    is that of uniform times. A continuous schedule is divided into `parts` equal parts, alike inside.
-    Everything is computed on the device of the losses without waiting for it; the memory is in buffers, so it is
-    saved with the checkpoint, and is the same on every rank as each is told the whole global batch. Losses that are
-    not finite are not remembered. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 18; `uniform`: their code.
+    Uniform until every t has `history` losses. The loss of an example is divided by T p(t), so that its mean is that
+    of uniform times. A continuous schedule is divided into `parts` equal parts, each drawn from uniformly.
+    All computation runs on the device of the losses without synchronisation. The memory is in buffers: it is saved
+    with the checkpoint, and is equal on all ranks, as each rank receives the losses of the whole global batch. Losses
+    that are not finite are skipped. Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 18; `uniform`: their code.
     """
 
     memory: Tensor
@@ -34,7 +34,7 @@ class Importance(nn.Module, Times):
         super().__init__()
         self.schedule, self.history, self.uniform = schedule, history, uniform
         self.parts = schedule.steps or parts
-        # The last column takes what is not to be remembered, as leaving it out would wait for the device.
+        # The last column receives the losses to drop: selecting the others would wait for the device.
         self.register_buffer("memory", torch.zeros(self.parts, history + 1, dtype=torch.float64))
         self.register_buffer("seen", torch.zeros(self.parts, dtype=torch.long))
 
@@ -46,7 +46,7 @@ class Importance(nn.Module, Times):
         inside = (place - ends[part]) / (ends[part + 1] - ends[part])
         fraction = ((part + inside) / self.parts).clamp(max=1.0)
         if schedule.steps is not None:
-            # A part of the width of a step is a step: no rounding may carry it to the next.
+            # If parts and steps coincide, no rounding may move a time to the next step.
             t = part + 1 if schedule.steps == self.parts else torch.ceil(fraction * schedule.steps).long()
             return t.clamp(1, schedule.steps)
         return schedule.t_clean + (schedule.t_noise - schedule.t_clean) * fraction
@@ -78,7 +78,7 @@ class Importance(nn.Module, Times):
             self.seen.index_add_(0, part, known.long())
 
     def probabilities(self) -> Tensor:
-        """How often each part is drawn: (parts,) float64, sum 1."""
+        """Probability of each part: (parts,) float64, sum 1."""
         size = self.memory[:, : self.history].square().mean(1).sqrt()
         total = size.sum()
         ready = (self.seen >= self.history).all() & (total > 0)
@@ -87,18 +87,18 @@ class Importance(nn.Module, Times):
         return torch.where(ready, learned, torch.full_like(learned, even))
 
     def _cumulative(self) -> Tensor:
-        """The share of draws before each part: (parts + 1,), 0 and 1 at its ends."""
+        """Cumulative probability before each part: (parts + 1,), from 0 to 1."""
         sums = self.probabilities().cumsum(0)
         return torch.cat([torch.zeros_like(sums[:1]), sums / sums[-1]])
 
     def _below(self, t: Tensor, steps: int, ends: Tensor) -> Tensor:
-        """The share of draws up to time t of a schedule of so many steps."""
+        """Cumulative probability up to time t of a schedule of `steps` steps."""
         place = t.double() * (self.parts / steps)
         part = place.floor().clamp(0, self.parts - 1).long()
         return ends[part] + (place - part) * (ends[part + 1] - ends[part])
 
     def _part(self, t: Tensor) -> Tensor:
-        """The part of the own schedule that t lies in."""
+        """The part of `self.schedule` that contains t."""
         if self.schedule.steps is not None:
             return (t.long() - 1).clamp(0, self.parts - 1)
         fraction = (t.double() - self.schedule.t_clean) / (self.schedule.t_noise - self.schedule.t_clean)

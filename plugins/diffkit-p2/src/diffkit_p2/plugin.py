@@ -1,4 +1,4 @@
-"""What this package offers to diffkit: a table of contents, nothing is computed here."""
+"""The components, recipes and laws of this package; this file imports none of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ DIFFKIT_API = 1
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    yield Entry("weighting", "p2", "diffkit_p2.weighting:P2", "snr / (k + snr)^gamma", "choi2022perception")
-    yield Entry("weighting", "min-snr", "diffkit_p2.weighting:MinSNR", "min(snr, gamma)", "hang2023efficient")
+    yield Entry(
+        "weighting", "p2", "diffkit_p2.weighting:P2", "Weight x0 by snr / (k + snr)^gamma", "choi2022perception"
+    )
+    yield Entry(
+        "weighting", "min-snr", "diffkit_p2.weighting:MinSNR", "Weight x0 by min(snr, gamma)", "hang2023efficient"
+    )
     yield Entry(
         "weighting",
         "soft-min-snr",
         "diffkit_p2.weighting:SoftMinSNR",
-        "snr gamma / (snr + gamma)",
+        "Weight x0 by snr gamma / (snr + gamma)",
         "crowson2024scalable",
     )
 

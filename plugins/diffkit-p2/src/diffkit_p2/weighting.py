@@ -1,4 +1,4 @@
-"""Three weightings of |x0 - x0_hat|^2 that give less to the nearly clean levels than L_simple does."""
+"""Three weightings of |x0 - x0_hat|^2 that weight nearly clean levels less than L_simple does."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class P2(Weighting):
-    """w = snr / (k + snr)^gamma, prioritising the levels where perceptible content forms.
+    """w = snr / (k + snr)^gamma, which favours the levels at which perceptible content forms.
 
-    Source: Choi et al. 2022 (arXiv:2204.00227), eq. 8, where 1 / (k + snr)^gamma multiplies the error of eps.
+    Source: Choi et al. 2022 (arXiv:2204.00227), eq. 8; there 1 / (k + snr)^gamma multiplies the error of eps.
     """
 
     k: Positive = 1.0

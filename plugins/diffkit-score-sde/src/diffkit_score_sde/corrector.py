@@ -1,4 +1,4 @@
-"""Predictor-corrector sampling: a step of any sampler, and Langevin steps that mend its law."""
+"""Predictor-corrector sampling: a step of any sampler, then Langevin steps that correct its distribution."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .sampler import ReverseDiffusion
 class PredictorCorrector(Sampler[Any]):
     """One step of `predictor`, which may be any sampler, then `rounds` of x + d score + sqrt(2 d) z at the new level.
 
-    `langevin`: d = 2 D (ratio / |score|)^2, the norm that of the sample of D numbers. `annealed`: d = 2 (ratio
-    sigma)^2. `ratio` is the paper's r ("snr" in its code), `rounds` its M. Without a predictor (null) x / alpha rests
-    until the last step, which is Tweedie's x0: annealed Langevin dynamics. Clean data is not corrected.
+    `langevin`: d = 2 D (ratio / |score|)^2, with the norm over the D numbers of one sample. `annealed`: d = 2 (ratio
+    sigma)^2. `ratio` is the paper's r ("snr" in its code), `rounds` its M. Without a predictor (null) x / alpha stays
+    unchanged until the last step, which returns Tweedie's x0: annealed Langevin dynamics. Clean data is not corrected.
     Source: Song et al. 2021 (arXiv:2011.13456), Algorithms 2 to 5.
-    Differs: the paper's code divides |z| by |score|, both averaged over the batch; here no sample feels the others, and
-    sqrt(D) stands for |z|. Steps that depend on x favour places where |score| is large: the invariant law is
-    p |score|^2, whose variance is (D + 2) / D of that of a Gaussian p, so `langevin` is for images and `annealed` for
-    few dimensions. d is at most sigma^2, beyond which it would be unstable, and has no factor 1 - beta_t on VP, which
-    is 1 on VE. The code corrects before it predicts, so that the last noise it draws stays in the sample.
+    Differs: the paper's code divides |z| by |score|, both averaged over the batch; here samples are independent, and
+    sqrt(D) replaces |z|. A step size that depends on x favours places with a large |score|: the invariant density is
+    p |score|^2, whose variance is (D + 2) / D of that of a Gaussian p, so use `langevin` for images and `annealed` for
+    few dimensions. d is at most sigma^2, since larger steps are unstable, and has no factor 1 - beta_t on VP (the
+    factor is 1 on VE). The paper's code corrects before it predicts, so that its last noise stays in the sample.
     """
 
     predictor: Sampler[Any] | None = ReverseDiffusion()  # noqa: RUF009 - a frozen value
@@ -63,7 +63,7 @@ class PredictorCorrector(Sampler[Any]):
 
     @property
     def law_exemptions(self) -> dict[str, str]:
-        """Those of the predictor; and what Langevin steps of a fixed size cannot have."""
+        """Laws that do not hold for the predictor or for Langevin steps of a fixed size, with the reason."""
         bias = "the bias of a Langevin step of fixed size does not fall with the number of levels (identity F6)"
         chosen = "the size of a Langevin step depends on the score, so no step is affine"
         own = chosen if self.corrector == "langevin" else bias
@@ -73,7 +73,7 @@ class PredictorCorrector(Sampler[Any]):
         return None if self.predictor is None else self.predictor.init(levels)
 
     def nfe(self, n: int) -> int | None:
-        """Those of the predictor, or one for Tweedie's x0, and rounds at each of the n - 1 levels with noise."""
+        """Evaluations of the predictor (or one for Tweedie's x0), plus `rounds` at each of the n - 1 noisy levels."""
         predicted = 1 if self.predictor is None else self.predictor.nfe(n)
         return None if predicted is None else predicted + (n - 1) * self.rounds
 
@@ -91,7 +91,7 @@ class PredictorCorrector(Sampler[Any]):
         return x, state
 
     def _size(self, score: Tensor, sigma: float) -> Tensor | float:
-        """d, ready to multiply x: one number for each sample."""
+        """d, shaped to multiply x: one number for each sample."""
         if self.corrector == "annealed":
             return 2.0 * (self.ratio * sigma) ** 2
         length: Tensor = torch.linalg.vector_norm(score.flatten(1), dim=1)

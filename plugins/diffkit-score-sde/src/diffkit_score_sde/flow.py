@@ -22,13 +22,14 @@ CONTROL = "the error is controlled in each coordinate, so results agree within t
 
 @dataclass(frozen=True)
 class ProbabilityFlow(Sampler[None]):
-    """The ODE that has the marginals of the SDE, by scipy's solve_ivp with error control for each sample alone.
+    """The ODE with the marginals of the SDE, solved by scipy's solve_ivp with error control for each sample.
 
-    d(x / r) / d angle = cos(angle) eps - sin(angle) x0, r = hypot(alpha, sigma), which is the paper's equation in a
-    time that every curve has and that reaches alpha = 0. The levels are where it must stop; one step is enough. The
-    last one goes to sigma / alpha = `stop`, the end of what networks are trained on, and takes Tweedie's x0 there.
-    Evaluations depend on the data, in float64 on the host, so each waits for the device. Raises DivergedError where
-    the solver gives up. Source: Song et al. 2021 (arXiv:2011.13456), eq. 13 and app. D.4.
+    d(x / r) / d angle = cos(angle) eps - sin(angle) x0, r = hypot(alpha, sigma): the paper's equation, with the angle
+    as time, which exists on every curve and reaches alpha = 0. The solver stops at each level of the grid; one step is
+    enough. The last step goes to sigma / alpha = `stop`, the lowest level of training, and returns Tweedie's x0 there.
+    The number of evaluations depends on the data; the solver runs in float64 on the host, so each evaluation waits for
+    the device. Raises DivergedError if the solver fails. Source: Song et al. 2021 (arXiv:2011.13456), eq. 13 and
+    app. D.4.
     """
 
     method: Method = "RK45"
@@ -40,7 +41,7 @@ class ProbabilityFlow(Sampler[None]):
     law_exemptions = {"rotation": CONTROL, "shift": CONTROL}  # noqa: RUF012 - read only
 
     def nfe(self, n: int) -> None:
-        """As many as the tolerance asks for."""
+        """None: the number of evaluations depends on the tolerance and the data."""
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         if not s.is_clean:
@@ -61,16 +62,26 @@ class ProbabilityFlow(Sampler[None]):
 
 
 def slope(denoise: Denoiser, y: Tensor, angle: Tensor, cond: Mapping[str, Tensor] | None = None) -> Tensor:
-    """d y / d angle of y = x / r: (B, *S) at angle: (B,)."""
+    """Compute dy / d angle of the probability flow for y = x / r, r = hypot(alpha, sigma).
+
+    Args:
+        denoise: the trained denoiser.
+        y: (B, *S).
+        angle: (B,), atan2(sigma, alpha) in radians.
+        cond: condition tensors of the denoiser, each (B, ...); default none.
+
+    Returns:
+        The derivative, shaped as y.
+    """
     return ANGLE.slope(denoise(y, Level(torch.cos(angle), torch.sin(angle)), **(cond or {})))
 
 
 def to_rows(x: Tensor) -> Array:
-    """(B, *S) on any device as float64 (B, K) on the host."""
+    """Convert (B, *S) on any device to float64 (B, K) on the host."""
     rows: Array = x.detach().flatten(1).double().cpu().numpy()
     return rows
 
 
 def to_batch(y: Array, like: Tensor) -> Tensor:
-    """The inverse of `to_rows`, in the type and on the device of `like`."""
+    """Invert `to_rows`: return the type, device and shape of `like`."""
     return torch.from_numpy(np.ascontiguousarray(y)).to(like).reshape(like.shape)

@@ -1,4 +1,4 @@
-"""Exact likelihood of a model by its probability flow, in nats and in bits per dimension."""
+"""Exact likelihood of a model by its probability flow, in nats or bits per dimension."""
 
 from __future__ import annotations
 
@@ -41,13 +41,30 @@ def log_density(
     atol: float = 1e-5,
     cond: Mapping[str, Tensor] | None = None,
 ) -> Likelihood:
-    """log of the density at x: (B, *S) that the flow from N(0, sigma_t^2 I) at level t has at level s, sigma_s > 0.
+    """Compute the log density of x at level s under the flow from the prior at level t.
 
-    log p_s(x) = log p_t(x_t) + int div + D log(r_t / r_s), the integral along the flow in the ANGLE chart, with an
-    error control for each example alone. `prior` is the log density at t, by default that which samplers start from.
-    The divergence is exact by default, D derivatives at each evaluation; or the mean of p^T J p over `probes`
-    p: (B, *S), unbiased where E[p p^T] = I (random signs, best), and the same along the whole way.
-    Raises DivergedError where the solver gives up. Source: Song et al. 2021 (arXiv:2011.13456), eq. 39, 40.
+    log p_s(x) = log p_t(x_t) + int div + D log(r_t / r_s): the integral runs along the flow in the ANGLE chart, with
+    error control for each example. Source: Song et al. 2021 (arXiv:2011.13456), eq. 39, 40.
+
+    Args:
+        denoise: the trained denoiser.
+        x: examples (B, *S) at level s.
+        s: the cleaner level, sigma_s > 0.
+        t: the noisier level, at which the prior is known.
+        prior: log density (B,) of x_t at level t; default N(0, sigma_t^2 I), from which samplers start.
+        probes: tensors p (B, *S) with E[p p^T] = I, such as random signs: the divergence is estimated, without bias,
+            by the mean of p^T J p over them, the same p along the whole flow. Default: exact, D derivatives per
+            evaluation.
+        method: method of scipy's solve_ivp; default "RK45".
+        rtol: relative tolerance; default 1e-5.
+        atol: absolute tolerance; default 1e-5.
+        cond: condition tensors of the denoiser, each (B, ...); default none.
+
+    Returns:
+        The log densities, the latents and the number of evaluations.
+
+    Raises:
+        DivergedError: DK511, the solver fails.
     """
     calls, size = 0, x[0].numel()
 
@@ -82,13 +99,31 @@ def bits_per_dimension(
     atol: float = 1e-5,
     cond: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """Bits per dimension of x0: (B, *S) that takes the values 2 k / (bins - 1) - 1, in the law of x_s / alpha_s: (B,).
+    """Compute the bits per dimension of discrete data under the distribution of x_s / alpha_s.
 
-    -(log p(x0 + w (u - 1/2)) + D log w) / (D log 2), w = 2 / (bins - 1) the width of a bin. With `uniform` numbers u
-    in [0, 1) shaped like x0 its mean over u is at least -log2 P(x0) / D of the discretised model: a bound. With None
-    x0 is taken at the middle of its bin: an approximation, and no bound.
+    -(log p(x0 + w (u - 1/2)) + D log w) / (D log 2), with the width w = 2 / (bins - 1) of a bin.
     Source: Theis et al. 2016 (arXiv:1511.01844), sec. 3.1; identities G2, G7. Differs: Song et al. add 7 bits, which
     is log2 128, the offset of 256 bins of width 2 / 256.
+
+    Args:
+        denoise: the trained denoiser.
+        x0: data (B, *S) with the values 2 k / (bins - 1) - 1.
+        s: the cleaner level, sigma_s > 0.
+        t: the noisier level, at which the prior is known.
+        bins: the number of values per channel, 256 for images.
+        uniform: numbers u in [0, 1) shaped as x0: the mean over u is an upper bound on -log2 P(x0) / D of the
+            discretised model. None uses the middle of each bin, an approximation that is not a bound.
+        prior: as in `log_density`.
+        probes: as in `log_density`.
+        rtol: relative tolerance; default 1e-5.
+        atol: absolute tolerance; default 1e-5.
+        cond: condition tensors of the denoiser, each (B, ...); default none.
+
+    Returns:
+        Bits per dimension, (B,).
+
+    Raises:
+        DivergedError: DK511, the solver fails.
     """
     width, size = 2.0 / (bins - 1), x0[0].numel()
     alpha = float(s.alpha)
@@ -98,7 +133,16 @@ def bits_per_dimension(
 
 
 def divergence(v: Tensor, y: Tensor, probes: Sequence[Tensor] | None) -> Tensor:
-    """sum_d dv_d / dy_d of each example: (B,); exact, or the mean of p^T (dv/dy) p over `probes`."""
+    """Compute the divergence sum_d dv_d / dy_d of each example.
+
+    Args:
+        v: field (B, *S), computed from y with gradients enabled.
+        y: (B, *S), requires grad.
+        probes: None for the exact sum; else tensors p (B, *S), over which p^T (dv/dy) p is averaged.
+
+    Returns:
+        The divergence, (B,).
+    """
     if probes is not None:
         each = [(p * torch.autograd.grad(v, y, p, retain_graph=True)[0]).flatten(1).sum(1) for p in probes]
         return torch.stack(each).mean(0)
@@ -110,6 +154,6 @@ def divergence(v: Tensor, y: Tensor, probes: Sequence[Tensor] | None) -> Tensor:
 
 
 def standard(x: Tensor, level: Level) -> Tensor:
-    """log N(x; 0, sigma^2 I): (B,), what samplers start from."""
+    """Compute log N(x; 0, sigma^2 I): (B,), the density from which samplers start."""
     z = x.double().flatten(1) / float(level.sigma)
     return -(0.5 * (z**2 + math.log(2.0 * math.pi)) + math.log(float(level.sigma))).sum(1)

@@ -1,4 +1,4 @@
-"""The prediction that the paper is named after."""
+"""The score prediction."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from diffkit import Level, LevelError, Parameterization, Scalar
 
 @dataclass(frozen=True)
 class Score(Parameterization):
-    """y = the score of p_t = -eps / sigma, the row (0, -1 / sigma). Says nothing about x0 at alpha = 0.
+    """y = the score of p_t = -eps / sigma, the row (0, -1 / sigma). At alpha = 0 the score does not determine x0.
 
-    Its size grows as 1 / sigma, so use it with a weighting (`snr` makes its loss that of eps), or let the network say
-    eps as the paper's networks do, whose output is divided by sigma. Raises LevelError at sigma = 0, where the score
-    is undefined. Source: Song et al. 2021 (arXiv:2011.13456), eq. 7.
+    The score grows as 1 / sigma, so use it with a weighting (`snr` makes its loss that of eps), or predict eps, as the
+    paper's networks do (their output is divided by sigma). Raises LevelError at sigma = 0, at which the score is
+    undefined. Source: Song et al. 2021 (arXiv:2011.13456), eq. 7.
     """
 
     law_exemptions = {"finite": "the score is undefined at sigma = 0: it raises there"}  # noqa: RUF012 - read only
@@ -24,7 +24,7 @@ class Score(Parameterization):
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
         sigma = level.sigma
         if isinstance(sigma, Tensor):
-            # On other devices the question would wait for the answer.
+            # On other devices this comparison would wait for the device.
             clean = sigma.device.type == "cpu" and not torch.compiler.is_compiling() and bool((sigma == 0).any())
         else:
             clean = sigma == 0.0

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes and laws of this package."""
 
 from __future__ import annotations
 
@@ -13,17 +13,35 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here, song = "diffkit_score_sde", "song2021score"
-    yield Entry("schedule", "vp", f"{here}.schedule:VP", "variance preserving, beta linear in t", song)
-    yield Entry("schedule", "sub-vp", f"{here}.schedule:SubVP", "the same signal, less noise", song)
-    yield Entry("schedule", "ve", f"{here}.schedule:VE", "variance exploding, sigma geometric", song)
-    yield Entry("parameterization", "score", f"{here}.parameterization:Score", "the network predicts the score", song)
-    yield Entry("weighting", "likelihood", f"{here}.weighting:Likelihood", "g^2 on the score", "song2021maximum")
-    yield Entry("sampler", "euler-maruyama", f"{here}.sampler:EulerMaruyama", "the reverse SDE in small steps", song)
-    yield Entry("sampler", "reverse-diffusion", f"{here}.sampler:ReverseDiffusion", "the chain, turned around", song)
+    yield Entry("schedule", "vp", f"{here}.schedule:VP", "Preserve variance, beta linear in continuous t", song)
+    yield Entry("schedule", "sub-vp", f"{here}.schedule:SubVP", "Keep the signal of vp with less noise", song)
+    yield Entry("schedule", "ve", f"{here}.schedule:VE", "Explode variance: alpha = 1, sigma geometric in t", song)
+    yield Entry("parameterization", "score", f"{here}.parameterization:Score", "Predict the score -eps / sigma", song)
     yield Entry(
-        "sampler", "predictor-corrector", f"{here}.corrector:PredictorCorrector", "steps mended by Langevin", song
+        "weighting",
+        "likelihood",
+        f"{here}.weighting:Likelihood",
+        "Weight the score by g^2: a likelihood bound",
+        "song2021maximum",
     )
-    yield Entry("sampler", "probability-flow", f"{here}.flow:ProbabilityFlow", "the ODE, with error control", song)
+    yield Entry(
+        "sampler", "euler-maruyama", f"{here}.sampler:EulerMaruyama", "Step the reverse SDE by Euler-Maruyama", song
+    )
+    yield Entry(
+        "sampler",
+        "reverse-diffusion",
+        f"{here}.sampler:ReverseDiffusion",
+        "Invert the forward step to first order",
+        song,
+    )
+    yield Entry(
+        "sampler",
+        "predictor-corrector",
+        f"{here}.corrector:PredictorCorrector",
+        "Correct each step by Langevin steps",
+        song,
+    )
+    yield Entry("sampler", "probability-flow", f"{here}.flow:ProbabilityFlow", "Solve the ODE to a tolerance", song)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffkit import Denoiser, Level, Noise, Sampler, scalar, transition
 
-EXPLICIT = "the drift is taken at the noisier level, in the scale of x, as in the paper; exact only where alpha rests"
+EXPLICIT = "the drift is that at the noisier level, in the scale of x, as in the paper: exact only if alpha is constant"
 EXEMPT = {"rescaling": EXPLICIT, "shift": EXPLICIT, "point-mass-law": EXPLICIT}
 
 
@@ -16,10 +16,10 @@ EXEMPT = {"rescaling": EXPLICIT, "shift": EXPLICIT, "point-mass-law": EXPLICIT}
 class EulerMaruyama(Sampler[None]):
     """x_s = x - x int f + score int g^2 + z sqrt(int g^2), the integrals of f and g^2 from s to t.
 
-    int f = log(alpha_t / alpha_s). int g^2 is exact on VP, where it is 2 log(alpha_s / alpha_t), and on VE, where it
-    is sigma_t^2 - sigma_s^2; see `noise_between`. The step to clean data is Tweedie's x0, without noise.
-    Source: Song et al. 2021 (arXiv:2011.13456), eq. 6 and app. G, "noise removal". Differs: exact integrals for the
-    paper's f dt and g^2 dt, so that any levels can be visited.
+    int f = log(alpha_t / alpha_s). int g^2 is exact on VP, 2 log(alpha_s / alpha_t), and on VE, sigma_t^2 - sigma_s^2;
+    see `noise_between`. The step to clean data returns Tweedie's x0, without noise.
+    Source: Song et al. 2021 (arXiv:2011.13456), eq. 6 and app. G, "noise removal". Differs: exact integrals instead of
+    the paper's f dt and g^2 dt, so that a step can join any two levels.
     """
 
     order = 1
@@ -38,9 +38,9 @@ class EulerMaruyama(Sampler[None]):
 
 @dataclass(frozen=True)
 class ReverseDiffusion(Sampler[None]):
-    """x_s = (2 - a) x + b^2 score + b z, where the forward step is x_t = a x_s + b z: a = alpha_{t|s}, b = sigma_{t|s}.
+    """x_s = (2 - a) x + b^2 score + b z for the forward step x_t = a x_s + b z: a = alpha_{t|s}, b = sigma_{t|s}.
 
-    The step to clean data is Tweedie's x0, without noise. Source: Song et al. 2021 (arXiv:2011.13456), eq. 46, and
+    The step to clean data returns Tweedie's x0, without noise. Source: Song et al. 2021 (arXiv:2011.13456), eq. 46, and
     Algorithms 2 and 3 (predictor).
     """
 
@@ -57,11 +57,11 @@ class ReverseDiffusion(Sampler[None]):
 
 
 def noise_between(t: Level, s: Level) -> float:
-    """int g^2 from s to t, on the curve between them where log r is linear in log(alpha / r), r = hypot(alpha, sigma).
+    """Compute int g^2 from s to t on the curve with log r linear in log(alpha / r), r = hypot(alpha, sigma).
 
-    There it is 2 L log((alpha_s / r_s) / (alpha_t / r_t)), L the logarithmic mean of r_t^2 and r_s^2. VP (r = 1) and
-    VE (r = 1 / cos) are such curves; on others the error is of third order in the step. g^2 = -2 sigma^2
-    d half_logsnr / dt, identity A6. inf at alpha_t = 0.
+    The integral is 2 L log((alpha_s / r_s) / (alpha_t / r_t)) with L the logarithmic mean of r_t^2 and r_s^2. VP
+    (r = 1) and VE (r = 1 / cos) are such curves; on others the error is of third order in the step. g^2 = -2 sigma^2
+    d half_logsnr / dt, identity A6. Infinite at alpha_t = 0.
     """
     r_t, r_s = float(t.scale), float(s.scale)
     turn = float(scalar.log(s.alpha / r_s) - scalar.log(t.alpha / r_t))

@@ -1,4 +1,4 @@
-"""The three diffusion processes of the paper, as curves of levels."""
+"""The three diffusion processes of the paper: VP, sub-VP and VE."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class _Linear(Schedule):
 class VP(_Linear):
     """alpha = exp(-B / 2), sigma = sqrt(1 - exp(-B)), beta linear in t in (0, 1]: DDPM in continuous time.
 
-    `t_clean` > 0 keeps training and sampling away from t = 0, where the score is unbounded (1e-5 and 1e-3 in the
+    `t_clean` > 0 keeps training and sampling away from t = 0, at which the score is unbounded (1e-5 and 1e-3 in the
     paper). Source: Song et al. 2021 (arXiv:2011.13456), eq. 32, 33.
     """
 
@@ -71,8 +71,8 @@ class VE(Schedule):
 
     sigma_max is about the largest distance of two examples: 50 for 32x32 pixels, 1348 for 1024x1024 in [0, 1].
     Raises ValueError unless sigma_min < sigma_max. Source: Song et al. 2021 (arXiv:2011.13456), eq. 30, 31.
-    Differs: x_t given x_0 has variance sigma(t)^2 - sigma(0)^2 in the paper's SDE; like its code, sigma is the whole
-    noise in x, that of t = 0 included.
+    Differs: x_t given x_0 has variance sigma(t)^2 - sigma(0)^2 in the paper's SDE; here, as in its code, sigma is the
+    whole noise in x, including that of t = 0.
     """
 
     sigma_min: Positive = 0.01

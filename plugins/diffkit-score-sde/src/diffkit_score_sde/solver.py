@@ -1,8 +1,8 @@
-"""Many initial-value problems at once, each solved by scipy with an error control of its own.
+"""Solve many initial-value problems at once, each by scipy with its own error control.
 
-`scipy.integrate.solve_ivp` has one step size for all numbers that it is given: as one problem, the samples of a batch
-would feel each other. Here each row is a problem in a thread of its own, and the threads move in lock-step: one
-evaluation of the field answers what all of them ask. A row's result is that of solving it alone.
+`scipy.integrate.solve_ivp` uses one step size for all numbers of a problem: solved as one problem, the samples of a
+batch would depend on each other. Here each row is a problem in its own thread, and the threads move in lock-step: one
+evaluation of the field serves all of them. The result of a row does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -24,38 +24,50 @@ Method = Literal["RK45", "RK23", "DOP853"]
 
 
 class _CancelledError(Exception):
-    """Another row, or the field, has failed."""
+    """Another row, or the field, failed."""
 
 
 def solve(
     field: Field, y: Array, start: float, end: float, *, method: Method = "RK45", rtol: float, atol: float
 ) -> Array:
-    """dy/dt = field(t, y) from `start` to `end`; y: (B, K), field: t (B,), y (B, K) -> (B, K).
+    """Solve dy/dt = field(t, y) from `start` to `end`.
 
-    The field is always asked for all rows; those of finished ones are repeated, and ignored.
-    Raises DivergedError where a step size falls below what floats can tell apart, and whatever the field raises.
+    Args:
+        field: t (B,), y (B, K) -> (B, K). Each call evaluates all rows; results of finished rows are ignored.
+        y: initial values (B, K).
+        start: initial time of all rows.
+        end: final time of all rows.
+        method: method of scipy's solve_ivp; default "RK45".
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+
+    Returns:
+        The values at `end`, (B, K).
+
+    Raises:
+        DivergedError: DK511, a step size is below the spacing of floats. Errors of the field pass through.
     """
     rows = len(y)
-    asked: SimpleQueue[tuple[int, float, Array] | None] = SimpleQueue()
+    requests: SimpleQueue[tuple[int, float, Array] | None] = SimpleQueue()
     answers: list[SimpleQueue[Array | None]] = [SimpleQueue() for _ in range(rows)]
 
     def run(row: int) -> Any:
-        def ask(t: float, state: Array) -> Array:
-            asked.put((row, t, state))
+        def evaluate(t: float, state: Array) -> Array:
+            requests.put((row, t, state))
             answer = answers[row].get()
             if answer is None:
                 raise _CancelledError
             return answer
 
         try:
-            return solve_ivp(ask, (start, end), y[row], method=method, rtol=rtol, atol=atol)
+            return solve_ivp(evaluate, (start, end), y[row], method=method, rtol=rtol, atol=atol)
         finally:
-            asked.put(None)
+            requests.put(None)
 
     with ThreadPoolExecutor(rows) as pool:
         runs = [pool.submit(run, row) for row in range(rows)]
         try:
-            _serve(field, np.full(rows, start), y.copy(), asked, answers)
+            _serve(field, np.full(rows, start), y.copy(), requests, answers)
         finally:
             for answer in answers:
                 answer.put(None)
@@ -63,7 +75,7 @@ def solve(
     for row, one in enumerate(found):
         if not one.success:
             raise DivergedError(
-                f"the ODE solver gave up on sample {row} of the batch: {one.message}",
+                f"the ODE solver failed for sample {row} of the batch: {one.message}",
                 code="DK511",
                 fix="raise rtol and atol, or use a sampler of fixed steps (ddim)",
             )
@@ -74,15 +86,15 @@ def _serve(
     field: Field,
     t: Array,
     y: Array,
-    asked: SimpleQueue[tuple[int, float, Array] | None],
+    requests: SimpleQueue[tuple[int, float, Array] | None],
     answers: list[SimpleQueue[Array | None]],
 ) -> None:
-    """Answer what the rows ask, until none does: each of those that run says one thing in each round."""
+    """Evaluate the field until all rows are finished; each running row sends one request, or None, per round."""
     waiting = list(range(len(y)))
     while waiting:
-        told = [asked.get() for _ in waiting]
+        received = [requests.get() for _ in waiting]
         waiting = []
-        for one in told:
+        for one in received:
             if one is not None:
                 row, t[row], y[row] = one
                 waiting.append(row)

@@ -1,4 +1,4 @@
-"""The weighting under which score matching bounds the likelihood."""
+"""The weighting with which score matching bounds the likelihood."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffkit import Level, Scalar, Schedule, Weighting
 
 @dataclass(frozen=True)
 class Likelihood(Weighting):
-    """g^2 on the error of the score, which on that of x0 is w = g^2 snr / sigma^2 = -d snr / dt.
+    """g^2 on the error of the score: on the error of x0 this is w = g^2 snr / sigma^2 = -d snr / dt.
 
     Half its mean over uniform t in [0, 1] is the continuous bound on -log p, in nats, up to terms without parameters.
     On a discrete schedule the derivative is that of the curve through its steps.

@@ -1,1 +1,1 @@
-"""Common diffusion noise schedules and sample steps are flawed (Lin et al. 2024, arXiv:2305.08891): the cure."""
+"""Zero terminal SNR and rescaled guidance (Lin et al. 2024, arXiv:2305.08891)."""

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit."""
+"""The components, recipes and laws of this package."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here, lin = "diffkit_zero_snr", "lin2024common"
-    yield Entry("schedule", "zero-snr", f"{here}.schedule:ZeroSNR", "another one, ending in pure noise", lin)
-    yield Entry("guidance", "rescale", f"{here}.guidance:Rescale", "another one, with the contrast as before", lin)
+    yield Entry(
+        "schedule", "zero-snr", f"{here}.schedule:ZeroSNR", "Rescale a discrete schedule to zero terminal SNR", lin
+    )
+    yield Entry(
+        "guidance", "rescale", f"{here}.guidance:Rescale", "Rescale guided x0 to the contrast before guidance", lin
+    )
 
 
 @hookimpl
