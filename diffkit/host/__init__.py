@@ -4,10 +4,9 @@ Nothing here imports torch or the algebra. Plugin authors need `Entry`, `Kind` a
 """
 
 from .bibliography import bibtex
-from .entry import Entry, Kind
-from .hookspecs import hookimpl
-from .loader import Plugin
-from .registry import LoadError, Registered, Registry, configure, load_file, registry
+from .entry import Entry, Kind, hookimpl
+from .loader import LoadError, Plugin, Registered
+from .registry import Registry, configure, load_file, registry
 from .unknown_names import UnknownNameError
 
 __all__ = [

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
 import threading
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +12,8 @@ from ..errors import PluginError
 from . import discovery, unknown_names
 from .bibliography import bibtex
 from .discovery import DEFAULTS, Candidate, candidates
-from .entry import KINDS, Entry, Kind
-from .loader import Plugin, call, describe, implements, load, output_to_stderr
+from .entry import KINDS, Kind
+from .loader import Plugin, Registered, call, implements, load, output_to_stderr
 from .switches import Switches
 
 if TYPE_CHECKING:
@@ -82,18 +78,18 @@ class Registry:
         if found:
             raise unknown_names.ambiguous(kind, name, found)
         if not prefix:
-            raise unknown_names.no_name(self, kind, name)
+            raise unknown_names.no_name(self._plugins, self._entries, kind, name)
         owner = self._working(prefix)
         raise (
-            unknown_names.no_name(self, kind, bare, owner)
+            unknown_names.no_name(self._plugins, self._entries, kind, bare, owner)
             if owner
-            else unknown_names.no_plugin(self, prefix, f'{kind} "{name}"')
+            else unknown_names.no_plugin(self._plugins, prefix, f'{kind} "{name}"')
         )
 
     def recipes(self) -> dict[str, Path]:
         """Built-in recipes by name. A name that a default has is the default's; one that several other plugins have
         stands as `plugin/name` only."""
-        offered = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.offer.recipes]
+        offered = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
         names = [name for _, name, _ in offered]
         reserved = {name for plugin, name, _ in offered if plugin.essential}
         free = {name for name in names if names.count(name) == 1}
@@ -104,7 +100,7 @@ class Registry:
 
     def law_modules(self) -> tuple[tuple[str, str], ...]:
         """(plugin, dotted name) of each module in which a working plugin registers laws of its components."""
-        return tuple((plugin.name, module) for plugin in self._plugins for module in plugin.offer.laws)
+        return tuple((plugin.name, module) for plugin in self._plugins for module in plugin.contributions.laws)
 
     def why(self, name: str) -> str:
         """What is to be known about a plugin: the traceback of a broken one, the switch that holds one off, notes.
@@ -113,7 +109,7 @@ class Registry:
         """
         plugins = [plugin for plugin in self._plugins if plugin.answers_to(name)]
         if not plugins:
-            raise unknown_names.no_plugin(self, name, "diffkit plugins --why")
+            raise unknown_names.no_plugin(self._plugins, name, "diffkit plugins --why")
         return "\n\n".join(_account(plugin) for plugin in plugins)
 
     def bibtex(self, one: Registered) -> str | None:
@@ -150,7 +146,7 @@ class Registry:
 
     def _settle(self, plugins: Sequence[Plugin]) -> None:
         self._plugins = resolve_conflicts(plugins)
-        kinds = [*KINDS, *(kind for plugin in self._plugins for kind in plugin.offer.kinds)]
+        kinds = [*KINDS, *(kind for plugin in self._plugins for kind in plugin.contributions.kinds)]
         self._kinds = {kind.name: kind for kind in kinds}
         self._entries = tuple(
             Registered(entry, plugin, self._kinds[entry.kind]) for plugin in self._plugins for entry in plugin.entries
@@ -182,80 +178,6 @@ def _account(plugin: Plugin) -> str:
     return "\n".join([*lines, plugin.error] if plugin.error else lines)
 
 
-class LoadError(PluginError):
-    """The class behind a name cannot be used; `traceback` is the text of what its plugin raised, if it did."""
-
-    code = "DK203"
-    traceback: str | None = None
-
-
-@dataclass(frozen=True)
-class Registered:
-    """An entry, the plugin it comes from, and the kind that its class must be of."""
-
-    entry: Entry
-    plugin: Plugin
-    of: Kind
-
-    @property
-    def kind(self) -> str:
-        """The kind of component, such as "sampler"."""
-        return self.entry.kind
-
-    @property
-    def name(self) -> str:
-        """The name in recipes; `plugin/name` where two plugins offer it."""
-        return self.entry.name
-
-    @property
-    def qualified(self) -> str:
-        """`plugin/name`, which is never ambiguous."""
-        return f"{self.plugin.name}/{self.entry.name}"
-
-    def load(self) -> type:
-        """Imports the target. Raises `LoadError` DK203, naming the plugin, unless it is a class that can be used."""
-        base = self._import(self.of.base, f'the base class of kind "{self.kind}"')
-        found = self._import(self.entry.target, f'{self.kind} "{self.name}"')
-        if not isinstance(base, type):
-            raise self._error(f"the base class {self.of.base} of kind {self.kind} is not a class")
-        if not isinstance(found, type):
-            raise self._error(f"{self.entry.target} is a {type(found).__name__}, not a class")
-        if not issubclass(found, base):
-            raise self._error(f"{self.entry.target} does not derive from {self.of.base}")
-        if inspect.isabstract(found):
-            missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
-            raise self._error(f"{self.entry.target} is abstract: it does not define {missing}")
-        return found
-
-    def _import(self, target: str, what: str) -> object:
-        module_name, _, class_name = target.partition(":")
-        try:
-            with output_to_stderr():
-                module = importlib.import_module(module_name)
-                return getattr(module, class_name)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            failure = self._error(f"{what} cannot be imported from {target} ({describe(error)})", error, class_name)
-            raise failure from error
-
-    def _error(self, message: str, cause: BaseException | None = None, wanted: str = "") -> LoadError:
-        notes = []
-        if isinstance(cause, AttributeError) and cause.name == wanted:
-            notes += [f"the module has {near}" for near in difflib.get_close_matches(wanted, dir(cause.obj), 1)]
-        frames = traceback.extract_tb(cause.__traceback__) if cause else []
-        theirs = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
-        if theirs:
-            notes.append(f"raised at {theirs[-1].filename}:{theirs[-1].lineno}")
-        error = LoadError(
-            f'plugin "{self.plugin.name}" ({self.plugin.label}): {message}',
-            fix=f"diffkit check {self.plugin.name} tries every component of it",
-            notes=notes,
-        )
-        error.traceback = "".join(traceback.format_exception(cause)) if cause else None
-        return error
-
-
 def resolve_conflicts(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
     """The same plugins, with those broken that claim what is taken, until no claim is left to refuse.
 
@@ -278,13 +200,13 @@ def _fault(plugin: Plugin, plugins: Sequence[Plugin]) -> PluginError | None:
     owned: dict[tuple[str, str], str] = {}
     for other in plugins:
         if other is not plugin:
-            kinds.update({kind.name: other.name for kind in other.offer.kinds if kind.name not in kinds})
+            kinds.update({kind.name: other.name for kind in other.contributions.kinds if kind.name not in kinds})
             if other.essential:
                 owned.update({(entry.kind, entry.name): other.name for entry in other.entries})
-    for kind in plugin.offer.kinds:
+    for kind in plugin.contributions.kinds:
         if kind.name in kinds and not plugin.essential:
             return PluginError(f'the kind "{kind.name}" is taken by {_named(kinds[kind.name])}', code="DK201")
-    known = kinds.keys() | {kind.name for kind in plugin.offer.kinds}
+    known = kinds.keys() | {kind.name for kind in plugin.contributions.kinds}
     for entry in plugin.entries:
         if entry.kind not in known:
             return PluginError(f'{entry.name}: there is no kind "{entry.kind}"', code="DK201", choices=sorted(known))

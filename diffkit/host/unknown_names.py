@@ -1,124 +1,124 @@
-"""What to say where a name does not resolve: the nearest name, what is installed, and which plugin would have it."""
+"""Errors for a name that does not resolve: the nearest name, what is installed, and the plugin that would have it."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from ..errors import DiffkitError, PluginError, RecipeError, UsageError
 from . import known
+from .loader import Plugin, Registered
 
-if TYPE_CHECKING:
-    from .loader import Plugin
-    from .registry import Registered, Registry
-
-
-SURE = 0.8
+MIN_SIMILARITY = 0.8
+"""Similarity from which a name counts as a misspelling, although a broken plugin may have it."""
 
 
 class UnknownNameError(RecipeError):
-    """No installed plugin registers the name, and none is known to; the recipe layer fills in where it stands."""
+    """No plugin is known to register the name; the recipe layer adds where it stands."""
 
     code = "DK102"
     listing = "installed"
 
 
 def no_kind(kind: str, kinds: Iterable[str]) -> UsageError:
-    """There is no such kind of component."""
-    near = difflib.get_close_matches(kind, list(kinds), 1)
-    hint = f'did you mean "{near[0]}"?' if near else None
-    return UsageError(f'unknown kind "{kind}"', code="DK013", hint=hint, choices=sorted(kinds))
+    """The error for a kind that does not exist."""
+    return UsageError(f'unknown kind "{kind}"', code="DK013", hint=_did_you_mean(kind, kinds), choices=sorted(kinds))
 
 
 def ambiguous(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
-    """Several plugins offer the name."""
+    """The error for a name that several plugins register."""
     return PluginError(
-        f'{kind} "{name}" is offered by {len(found)} plugins: {", ".join(one.plugin.label for one in found)}',
+        f'{kind} "{name}" is registered by {len(found)} plugins: {", ".join(one.plugin.label for one in found)}',
         code="DK202",
         choices=[one.qualified for one in found],
         fix="write plugin/name, or drop one plugin with -p no:NAME",
     )
 
 
-def no_plugin(registry: Registry, name: str, wanted: str) -> PluginError:
-    """There is no plugin of this name, or it is broken or off; `wanted` is what was asked of it."""
-    plugins = [plugin for plugin in registry.plugins if plugin.answers_to(name)]
+def no_plugin(plugins: Sequence[Plugin], name: str, wanted: str) -> PluginError:
+    """The error for a plugin that is absent, broken or off.
+
+    Args:
+        plugins: the plugins that were found.
+        name: the name of the plugin, or of its distribution.
+        wanted: what is needed of it, for the message.
+
+    Returns:
+        A PluginError DK201 for a broken plugin, else DK205.
+    """
     for plugin in plugins:
-        if plugin.status == "broken":
-            return _broken(plugin, f"{wanted} needs it")
-        if plugin.status == "off":
-            return _off(plugin, wanted)
+        if plugin.answers_to(name) and plugin.status != "ok":
+            return _unusable(plugin, wanted)
     for distribution in known.FIRST_PARTY:
         if name in (distribution, distribution.removeprefix("diffkit-")):
             return _missing(distribution, wanted)
-    near = difflib.get_close_matches(name, [plugin.name for plugin in registry.plugins], 1)
-    return PluginError(
-        f'{wanted}: no plugin "{name}" is installed',
-        code="DK205",
-        hint=f'did you mean "{near[0]}"?' if near else None,
-        choices=[plugin.name for plugin in registry.plugins],
-    )
+    names = [plugin.name for plugin in plugins]
+    message = f'{wanted}: no plugin "{name}" is installed'
+    return PluginError(message, code="DK205", hint=_did_you_mean(name, names), choices=names)
 
 
-def no_name(registry: Registry, kind: str, name: str, among: Plugin | None = None) -> DiffkitError:
-    """No plugin that works offers the name (`among`: not the one that was asked for it)."""
-    wanted = f'{kind} "{name}"'
-    if among is None:
-        if (named := _withheld(registry, kind, name)) is not None:
-            return named
-        for distribution in known.holders(kind, name):
-            if not any(plugin.answers_to(distribution) for plugin in registry.plugins):
-                return _missing(distribution, wanted)
-    installed = [one for one in registry.entries(kind) if among in (None, one.plugin)]
-    near, ratio = _nearest(name, [one.name for one in installed] + ([] if among else known.names(kind)))
-    suspects = [] if among else [plugin for plugin in registry.plugins if _may_hold(plugin)]
+def no_name(
+    plugins: Sequence[Plugin], installed: Sequence[Registered], kind: str, name: str, within: Plugin | None = None
+) -> DiffkitError:
+    """The error for a name that no working plugin registers.
+
+    Args:
+        plugins: the plugins that were found.
+        installed: the registered components.
+        kind: the kind of component.
+        name: the name without a plugin.
+        within: the plugin to which the search is limited; None: all plugins.
+
+    Returns:
+        A PluginError if a plugin that would have the name is broken, off or not installed; else an UnknownNameError.
+    """
+    if within is None and (owned := _of_absent_plugin(plugins, kind, name)) is not None:
+        return owned
+    of_kind = [one for one in installed if one.kind == kind and within in (None, one.plugin)]
+    near, similarity = _nearest(name, [one.name for one in of_kind] + ([] if within else known.names(kind)))
+    suspects = [] if within else [p for p in plugins if p.status == "broken" and p.lost_contributions is None]
     notes = [
         f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}); '
         f"see diffkit plugins --why {plugin.name}"
         for plugin in suspects
     ]
-    if not among and (off := [plugin.name for plugin in registry.plugins if plugin.status == "off"]):
+    if not within and (off := [plugin.name for plugin in plugins if plugin.status == "off"]):
         notes.append(f"switched off: {', '.join(off)}")
-    notes += [f'"{name}" is a {other}' for other in registry.kinds if other != kind and registry.has(other, name)]
-    error = UnknownNameError if ratio >= SURE or not suspects else PluginError
+    others = dict.fromkeys(one.kind for one in installed if one.name == name and one.kind != kind)
+    notes += [f'"{name}" is a {other}' for other in others]
+    error = UnknownNameError if similarity >= MIN_SIMILARITY or not suspects else PluginError
     unknown = error(
-        f'unknown {kind} "{name}"' + (f' in plugin "{among.name}"' if among else ""),
+        f'unknown {kind} "{name}"' + (f' in plugin "{within.name}"' if within else ""),
         code=UnknownNameError.code,
-        hint=f'did you mean "{near}"? ({_source(near, kind, installed)})' if near else None,
-        choices=f"{_grouped(installed)}      more: diffkit ls {kind}" if installed else (),
+        hint=f'did you mean "{near}"? ({_source(near, kind, of_kind)})' if near else None,
+        choices=f"{_grouped(of_kind)}      more: diffkit ls {kind}" if of_kind else (),
         notes=notes,
     )
     unknown.listing = UnknownNameError.listing
     return unknown
 
 
-def _withheld(registry: Registry, kind: str, name: str) -> PluginError | None:
-    for plugin in registry.plugins:
-        offered = plugin.lost_contributions.entries if plugin.lost_contributions else ()
-        holds = any((entry.kind, entry.name) == (kind, name) for entry in offered)
-        if not holds and not any(plugin.answers_to(holder) for holder in known.holders(kind, name)):
-            continue
-        if plugin.status == "broken":
-            return _broken(plugin, f'{kind} "{name}" needs it')
-        if plugin.status == "off":
-            return _off(plugin, f'{kind} "{name}"')
+def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> PluginError | None:
+    """The error if a plugin that does not work has the name, or a package that is not installed."""
+    holders = known.holders(kind, name)
+    for plugin in plugins:
+        lost = plugin.lost_contributions.entries if plugin.lost_contributions else ()
+        holds = any((entry.kind, entry.name) == (kind, name) for entry in lost)
+        if plugin.status != "ok" and (holds or any(plugin.answers_to(holder) for holder in holders)):
+            return _unusable(plugin, f'{kind} "{name}"')
+    for distribution in holders:
+        if not any(plugin.answers_to(distribution) for plugin in plugins):
+            return _missing(distribution, f'{kind} "{name}"')
     return None
 
 
-def _may_hold(plugin: Plugin) -> bool:
-    return plugin.status == "broken" and plugin.lost_contributions is None
-
-
-def _broken(plugin: Plugin, why: str) -> PluginError:
-    return PluginError(
-        f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}), and {why}',
-        code="DK201",
-        fix=f"see diffkit plugins --why {plugin.name}",
-    )
-
-
-def _off(plugin: Plugin, wanted: str) -> PluginError:
+def _unusable(plugin: Plugin, wanted: str) -> PluginError:
+    if plugin.status == "broken":
+        return PluginError(
+            f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}), and {wanted} needs it',
+            code="DK201",
+            fix=f"see diffkit plugins --why {plugin.name}",
+        )
     return PluginError(
         f'{wanted} belongs to plugin "{plugin.name}", which is switched off ({plugin.reason})',
         code="DK205",
@@ -130,6 +130,11 @@ def _missing(distribution: str, wanted: str) -> PluginError:
     return PluginError(
         f"{wanted} belongs to {distribution}, which is not installed", code="DK205", fix=f"pip install {distribution}"
     )
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f'did you mean "{near[0]}"?' if near else None
 
 
 def _plain(name: str) -> str:
@@ -145,10 +150,8 @@ def _nearest(name: str, names: Sequence[str]) -> tuple[str | None, float]:
 
 
 def _source(name: str, kind: str, installed: Sequence[Registered]) -> str:
-    for one in installed:
-        if one.name == name:
-            return one.plugin.label
-    return f"pip install {known.holders(kind, name)[0]}"
+    label = next((one.plugin.label for one in installed if one.name == name), None)
+    return label or f"pip install {known.holders(kind, name)[0]}"
 
 
 def _grouped(installed: Sequence[Registered]) -> str:

@@ -36,7 +36,7 @@ PACKAGES = {
     "recipe": ALGEBRA | {"host", "train"},
     "runs": ALGEBRA | {"host", "recipe", "train", "report", "storage", "runtime"},
     "testing": ALGEBRA | {"host", "recipe", "train", "oracles"},
-    "cli": {"errors", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
+    "cli": {"errors", "config", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
     "__main__": {"cli"},
     "ddpm": PUBLIC,
     "basics": PUBLIC,

@@ -34,7 +34,7 @@ IMPORTING = {
     "diffkit/__init__.py": "public names on first use",
     "diffkit/cli/main.py": "commands on first use",
     "diffkit/host/discovery.py": "plugin modules, named by installed metadata",
-    "diffkit/host/registry.py": "components, named by installed plugins",
+    "diffkit/host/loader.py": "components, named by installed plugins",
     "diffkit/recipe/__init__.py": "public names on first use",
     "diffkit/runs/__init__.py": "public names on first use",
     "diffkit/testing/__init__.py": "public names on first use",
@@ -102,7 +102,7 @@ def test_what_is_public_is_documented(module: str) -> None:
     protocols = [value for value in vars(loaded).values() if getattr(value, "_is_protocol", False)]
     for name, value in vars(loaded).items():
         if name.startswith(("_", "diffkit_")) or getattr(value, "__module__", None) != module:
-            continue  # the hooks are documented once for all, in host/hookspecs.py
+            continue  # the hooks are documented once for all, in host/entry.py
         if inspect.isclass(value):
             missing += [f"{name}.{attribute}" for attribute in _undocumented(value, protocols)]
             if not value.__doc__ or value.__doc__.startswith(f"{name}("):  # what a dataclass writes by itself

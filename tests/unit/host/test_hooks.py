@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from diffkit.host import hookspecs, registry
+from diffkit.host import entry, registry
 
 PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "hooks.md").read_text(encoding="utf-8")
-HOOKS = {name: value for name, value in vars(hookspecs).items() if name.startswith("diffkit_")}
+HOOKS = {name: value for name, value in vars(entry).items() if name.startswith("diffkit_")}
 SECTIONS = {
     part.split("`")[1].partition("(")[0]: part
     for part in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]

@@ -59,7 +59,7 @@ ZOO = {
     "wrong type": (components("yield ('schedule', 'other', 'a:B', 'x')"), "yielded a tuple"),
     "yields None": (components("yield"), "yielded a NoneType"),
     "unknown kind": (components("yield Entry('shedule', 'other', 'a:B', 'x')"), 'no kind "shedule"'),
-    "name twice": (components("yield Entry('schedule', 'mine', 'a:C', 'x')"), "schedule mine is offered twice"),
+    "name twice": (components("yield Entry('schedule', 'mine', 'a:C', 'x')"), "schedule mine is yielded twice"),
     "upper case": (components("yield Entry('schedule', 'Mine', 'a:B', 'x')"), "kebab-case"),
     "underscore": (components("yield Entry('schedule', 'my_own', 'a:B', 'x')"), "kebab-case"),
     "slash": (components("yield Entry('schedule', 'a/b', 'a:B', 'x')"), "kebab-case"),
@@ -79,7 +79,7 @@ ZOO = {
     ),
     "kind twice": (
         "@hookimpl\ndef diffkit_kinds():\n    return [Kind('odd', 'a:B', 'x')] * 2\n",
-        "kind odd is offered twice",
+        "kind odd is yielded twice",
     ),
     "kind is an entry": ("@hookimpl\ndef diffkit_kinds():\n    yield Entry('a', 'b', 'c:D', 'e')\n", "not a Kind"),
     "kind without base": ("@hookimpl\ndef diffkit_kinds():\n    yield Kind('odd', 'int', 'x')\n", "module:Class"),
@@ -111,8 +111,8 @@ def test_a_misbehaving_plugin_is_listed_as_broken_and_nothing_of_it_is_registere
     assert status == {"ddpm": "ok", "basics": "ok", "good": "ok", "zoo": "broken"}
     zoo = next(plugin for plugin in found.plugins if plugin.name == "zoo")
     assert zoo.entries == ()
-    assert zoo.offer.kinds == ()
-    assert zoo.offer.recipes == ()
+    assert zoo.contributions.kinds == ()
+    assert zoo.contributions.recipes == ()
     assert zoo.manager is None
     assert expected in (zoo.reason or "")
     assert "Traceback" in (zoo.error or "") or "Error: " in (zoo.error or "")
@@ -201,7 +201,7 @@ def test_what_a_plugin_prints_goes_to_stderr(site, capsys: pytest.CaptureFixture
 def test_a_slow_import_and_a_heavy_one_are_noted(site, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setattr("diffkit.host.loader.SLOW", 0.0)
+    monkeypatch.setattr("diffkit.host.loader.MAX_IMPORT_SECONDS", 0.0)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     site.install("zoo", "import sys\nsys.modules['torch'] = sys\n" + GOOD)
     notes = Registry.discover().why("zoo")
