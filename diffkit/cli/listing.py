@@ -95,7 +95,7 @@ def cp(recipe: str, file: Path | None, force: bool) -> None:
     if recipe not in recipes:
         from difflib import get_close_matches
 
-        from ..host.known import recipe_holder
+        from ..host.unknown_names import recipe_holder
 
         package = recipe_holder(recipe)
         near = get_close_matches(recipe, recipes, n=1)

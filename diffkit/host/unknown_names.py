@@ -13,6 +13,21 @@ MIN_SIMILARITY = 0.8
 """Similarity from which a name counts as a misspelling, although a broken plugin may have it."""
 
 
+def holders(kind: str, name: str) -> list[str]:
+    """The first-party distributions that register `name`."""
+    return [distribution for distribution, kinds in known.FIRST_PARTY.items() if name in kinds.get(kind, ())]
+
+
+def first_party_names(kind: str) -> list[str]:
+    """All names of a kind that first-party plugins register."""
+    return [name for kinds in known.FIRST_PARTY.values() for name in kinds.get(kind, ())]
+
+
+def recipe_holder(recipe: str) -> str | None:
+    """The first-party distribution that contains a built-in recipe; None if there is none."""
+    return next((distribution for distribution, names in known.RECIPES.items() if recipe in names), None)
+
+
 class UnknownNameError(RecipeError):
     """No plugin is known to register the name; the recipe layer adds where it stands."""
 
@@ -75,7 +90,7 @@ def no_name(
     if within is None and (owned := _of_absent_plugin(plugins, kind, name)) is not None:
         return owned
     of_kind = [one for one in installed if one.kind == kind and within in (None, one.plugin)]
-    near, similarity = _nearest(name, [one.name for one in of_kind] + ([] if within else known.names(kind)))
+    near, similarity = _nearest(name, [one.name for one in of_kind] + ([] if within else first_party_names(kind)))
     suspects = [] if within else [p for p in plugins if p.status == "broken" and p.lost_contributions is None]
     notes = [
         f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}); '
@@ -100,13 +115,13 @@ def no_name(
 
 def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> PluginError | None:
     """The error if a plugin that does not work has the name, or a package that is not installed."""
-    holders = known.holders(kind, name)
+    packages = holders(kind, name)
     for plugin in plugins:
         lost = plugin.lost_contributions.entries if plugin.lost_contributions else ()
         holds = any((entry.kind, entry.name) == (kind, name) for entry in lost)
-        if plugin.status != "ok" and (holds or any(plugin.answers_to(holder) for holder in holders)):
+        if plugin.status != "ok" and (holds or any(plugin.answers_to(package) for package in packages)):
             return _unusable(plugin, f'{kind} "{name}"')
-    for distribution in holders:
+    for distribution in packages:
         if not any(plugin.answers_to(distribution) for plugin in plugins):
             return _missing(distribution, f'{kind} "{name}"')
     return None
@@ -151,7 +166,7 @@ def _nearest(name: str, names: Sequence[str]) -> tuple[str | None, float]:
 
 def _source(name: str, kind: str, installed: Sequence[Registered]) -> str:
     label = next((one.plugin.label for one in installed if one.name == name), None)
-    return label or f"pip install {known.holders(kind, name)[0]}"
+    return label or f"pip install {holders(kind, name)[0]}"
 
 
 def _grouped(installed: Sequence[Registered]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
-from ..host.known import recipe_holder
+from ..host.unknown_names import recipe_holder
 from .errors import did_you_mean, nearest, quote
 from .yaml import MAX_BYTES, Node, parse
 
