@@ -110,28 +110,6 @@ def consistent(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
-    statement="what is read from a decoded estimate is a x0 + b eps, and a step from it the one from x0 and eps",
-    source="design.md, section 1",
-    tolerance=1e-9,
-)
-def readings(case: Case, result: LawResult) -> None:
-    """A step takes x and the output at once, where it would decode both parts first."""
-    p: Parameterization = case.component
-    for level, x0, eps in _inputs(case):
-        x, y = case.normal(3, 2), ideal_output(p, x0, eps, level)
-        with torch.no_grad():
-            estimate = p.decode(y, x, level)
-        with torch.enable_grad():  # both parts at once
-            plain = p.decode(y, x, level)
-        size = max(1.0, float(plain.x0.abs().max()), float(plain.eps.abs().max()))
-        for a, b in ((1.0, 0.0), (0.0, 1.0), (-1.0, 1.0), (0.3, -2.0)):
-            result.compare(estimate.combine(a, b), a * plain.x0 + b * plain.eps, f"{a} x0 + {b} eps at {level}", size)
-        s = Level(level.alpha + 0.1, 0.5 * level.sigma)
-        result.compare(estimate.step_to(s), plain.step_to(s), f"the step from {level} to {s}", size)
-
-
-@law(
-    "parameterization",
     statement="coefficients are finite at every level, including alpha = 0 and sigma = 0, and not both 0",
     source="design.md, fact 1",
     tolerance=0.0,
