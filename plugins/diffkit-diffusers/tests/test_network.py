@@ -9,9 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffkit_diffusers.network import TINY, Diffusers
-from diffkit_diffusers.scaled_time import ScaledTime
-from diffkit_diffusers.unet import DiffusersUNet
+from diffkit_diffusers.network import TINY, Diffusers, DiffusersUNet, ScaledTime
 
 from diffkit import RecipeError, Shape, UsageError, build, load_recipe
 from diffkit.ddpm.unet import UNet

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffkit_diffusers.convert import Training, import_checkpoint, read_pickled
 from diffkit_diffusers.convert_worker import tensors_of
-from diffkit_diffusers.openai import Heads, openai_weights, shown
+from diffkit_diffusers.openai import WORKER, Heads, Training, import_checkpoint, openai_weights, read_pickled, shown
 from torch import Tensor
 
 from diffkit import CheckpointError, Shape, UsageError, build
@@ -129,7 +128,7 @@ def test_a_checkpoint_becomes_a_run(tmp_path: Path) -> None:
 
 
 def test_options_of_the_training_reach_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffkit_diffusers.convert.read_pickled", lambda path: state_dict("improved-labels"))
+    monkeypatch.setattr("diffkit_diffusers.openai.read_pickled", lambda path: state_dict("improved-labels"))
     run = import_checkpoint(
         tmp_path / "model.pt",
         tmp_path / "run",
@@ -182,8 +181,6 @@ def test_hostile_checkpoints_are_refused_and_do_nothing(tmp_path: Path) -> None:
 def test_the_worker_may_start_no_process_and_use_no_more_memory(tmp_path: Path) -> None:
     """Its limits hold even if weights_only did not."""
     import subprocess
-
-    from diffkit_diffusers.convert import WORKER
 
     code = (
         f"import importlib.util as u, resource, torch; s = u.spec_from_file_location('w', {str(WORKER)!r});"

@@ -9,8 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffkit_diffusers.sampler import Diffusers
-from diffkit_diffusers.schedulers import SCHEDULERS
+from diffkit_diffusers.sampler import SCHEDULERS, Diffusers
 from torch import Tensor
 
 from diffkit import Level, LevelError, RecipeError, SampleNoise, build, sample

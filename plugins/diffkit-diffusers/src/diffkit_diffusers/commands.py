@@ -77,8 +77,7 @@ def import_openai(
 
     The pickle is opened by a process of its own, which can build tensors only, under limits of memory and time.
     """
-    from .convert import Training, import_checkpoint
-    from .openai import Heads
+    from .openai import Heads, Training, import_checkpoint
 
     import_checkpoint(
         checkpoint,

@@ -13,10 +13,9 @@ from torch import Tensor
 from diffkit import Network, Run, load_recipe, open_run
 from diffkit.runs import adopt
 
+from .errors import inexpressible, not_a_model
 from .folder import INDEX, SCHEDULER, open_folder, write_json, write_model
-from .recipe_text import adopted, name_of, recipe_text
-from .refusal import inexpressible, not_a_model
-from .scheduler_config import scheduler_config, sections
+from .recipe import adopted, name_of, recipe_text, scheduler_config, sections
 from .unet_config import UNet2D, config_of, options_of, read_config
 from .weights import TABLE, diffusers_weights, unet_weights
 

@@ -1,4 +1,4 @@
-"""A model of diffusers as a network."""
+"""Networks: models of diffusers, `unet` with the weights of one, and a network on another time scale."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 from torch import Tensor
 
-from diffkit import Network, RecipeError, Shape
+from diffkit import Network, RecipeError, Shape, build
 
+from .errors import not_a_model
 from .folder import open_folder
+from .unet_config import options_of, read_config
+from .weights import unet_weights
 
 ModelName = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 CLASSES = {"UNet2DModel": "num_class_embeds", "UNet2DConditionModel": "num_class_embeds"}
@@ -129,3 +132,46 @@ def _arguments(kind: Any, model: str, given: Mapping[str, Any], shape: Shape, *,
             fix="leave it out, it follows from the data" if not foreign else "use data of the shape of the model",
         )
     return {**given, **needed}
+
+
+class DiffusersUNet(Network):
+    """The network `unet` that a folder of diffusers describes, starting from the folder's weights: to fine-tune them.
+
+    The model's channels must be those of the data, and its labels the data's and one more, the null class.
+    Raises: UsageError DK080, DK081; CheckpointError DK603.
+    """
+
+    def __init__(self, shape: Shape, folder: str) -> None:
+        super().__init__()
+        found = open_folder(folder)
+        config = read_config(found.config())
+        rows = None if shape.classes is None else shape.classes + 1
+        theirs = (config.in_channels, config.out_channels, config.num_class_embeds)
+        if theirs != (shape.in_channels, shape.out_channels, rows):
+            ours = (shape.in_channels, shape.out_channels, rows)
+            raise not_a_model(f"the model in {folder} has (channels in, out, labels) {theirs}, and this data {ours}")
+        self.unet = build("network", "unet", shape=shape, **options_of(config, shape.size))
+        if next(self.unet.parameters()).device.type != "meta":
+            self.unet.load_state_dict(unet_weights(found.weights(), config.layout))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """x: (B, C, H, W), c_noise: (B,), label: (B,) long -> (B, C', H, W)."""
+        out: Tensor = self.unet(x, c_noise, label)
+        return out
+
+
+class ScaledTime(Network):
+    """inner(x, factor c_noise). For weights that were trained on T steps and told 1000 (t - 1) / T: factor 1000 / T.
+
+    Source: the option rescale_timesteps of Nichol & Dhariwal 2021 (arXiv:2102.09672), authors' code.
+    """
+
+    def __init__(self, inner: Network, factor: Annotated[float, Field(gt=0)] = 1.0) -> None:
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `inner`."""
+        scaled = self.factor * c_noise
+        out: Tensor = self.inner(x, scaled) if label is None else self.inner(x, scaled, label=label)
+        return out

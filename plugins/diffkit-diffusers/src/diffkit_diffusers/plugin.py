@@ -18,8 +18,8 @@ DIFFKIT_API = 1
 def diffkit_components() -> Iterator[Entry]:
     here = "diffkit_diffusers"
     yield Entry("network", "diffusers", f"{here}.network:Diffusers", "a model of diffusers", "platen2022diffusers")
-    yield Entry("network", "diffusers-unet", f"{here}.unet:DiffusersUNet", "unet with the weights of a UNet2DModel")
-    yield Entry("network", "scaled-time", f"{here}.scaled_time:ScaledTime", "a network that is told factor x c_noise")
+    yield Entry("network", "diffusers-unet", f"{here}.network:DiffusersUNet", "unet with the weights of a UNet2DModel")
+    yield Entry("network", "scaled-time", f"{here}.network:ScaledTime", "a network that is told factor x c_noise")
     yield Entry("sampler", "diffusers", f"{here}.sampler:Diffusers", "a scheduler of diffusers", "platen2022diffusers")
     yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "a shape without examples, for imported weights")
 

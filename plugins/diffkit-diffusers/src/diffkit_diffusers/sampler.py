@@ -1,11 +1,17 @@
-"""Any scheduler of diffusers as a sampler."""
+"""Schedulers of diffusers as a sampler.
+
+The list of schedulers is closed, and so are the options of each. Options that choose levels (use_karras_sigmas,
+timestep_spacing, shift, ...) are left out, since a grid chooses levels here, and so are options for the prediction of
+the network, which a parameterization defines. Schedulers that accept no levels from outside (LCM, TCD), evaluate
+between levels (KDPM2), or cannot end on clean data (DEIS) are left out too.
+"""
 
 from __future__ import annotations
 
 import copy
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from types import FunctionType
@@ -16,8 +22,6 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit import Denoiser, Level, LevelError, Noise, Sampler
-
-from .schedulers import SCHEDULERS, Space, Wrapped
 
 SchedulerName = Literal[
     "DDPMScheduler",
@@ -34,6 +38,70 @@ SchedulerName = Literal[
 Option = bool | int | float | str | tuple[int, ...]
 CLOSE = 1e-3
 SINGLE = "this scheduler computes its steps in float32"
+Space = Literal["preserving", "exploding", "straight"]
+Visits = Literal["once", "heun", "pndm"]
+
+_CLIP = ("clip_sample", "clip_sample_range")
+_THRESHOLD = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+_SOLVER = ("solver_order", "solver_type", "lower_order_final", *_THRESHOLD)
+_TRAILING = {"timestep_spacing": "trailing"}
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """How one scheduler is used.
+
+    space     the scale of its x: alpha^2 + sigma^2 = 1, alpha = 1, or alpha + sigma = 1
+    visits    how often it asks the model in a step: once; twice but in the last step; twice in the first step
+    fixed     what its constructor is told so that it walks the given levels and nothing else
+    options   what a recipe may tell its constructor besides
+    rounds    whether its steps are in float32 whatever the type of x
+    """
+
+    space: Space
+    order: int = 1
+    stochastic: bool = False
+    visits: Visits = "once"
+    fixed: Mapping[str, Any] = field(default_factory=lambda: dict(_TRAILING))
+    options: tuple[str, ...] = ()
+    given_times: bool = False
+    rounds: bool = False
+
+
+SCHEDULERS: Mapping[str, Wrapped] = {
+    "DDPMScheduler": Wrapped(
+        "preserving",
+        stochastic=True,
+        fixed={**_TRAILING, "clip_sample": False},
+        options=("variance_type", *_CLIP, *_THRESHOLD),
+    ),
+    "DDIMScheduler": Wrapped(
+        "preserving",
+        fixed={**_TRAILING, "clip_sample": False, "set_alpha_to_one": True},
+        options=(*_CLIP, *_THRESHOLD),
+    ),
+    "PNDMScheduler": Wrapped(
+        "preserving",
+        order=2,
+        visits="pndm",
+        fixed={**_TRAILING, "skip_prk_steps": True, "set_alpha_to_one": True},
+    ),
+    "DPMSolverMultistepScheduler": Wrapped(
+        "preserving", order=2, options=("algorithm_type", "euler_at_final", *_SOLVER), given_times=True, rounds=True
+    ),
+    "DPMSolverSinglestepScheduler": Wrapped(
+        "preserving",
+        order=2,
+        fixed={"lower_order_final": True},
+        options=("algorithm_type", "solver_order", "solver_type", *_THRESHOLD),
+        given_times=True,
+    ),
+    "UniPCMultistepScheduler": Wrapped("preserving", order=2, options=("predict_x0", "disable_corrector", *_SOLVER)),
+    "EulerDiscreteScheduler": Wrapped("exploding", rounds=True),
+    "EulerAncestralDiscreteScheduler": Wrapped("exploding", stochastic=True, rounds=True),
+    "HeunDiscreteScheduler": Wrapped("exploding", order=2, visits="heun", options=_CLIP),
+    "FlowMatchEulerDiscreteScheduler": Wrapped("straight", fixed={}, rounds=True),
+}
 
 
 @dataclass(frozen=True)

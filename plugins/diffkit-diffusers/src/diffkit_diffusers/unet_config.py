@@ -12,8 +12,8 @@ from torch import nn
 
 from diffkit import Network, Shape
 
-from .layout import Layout, Resample
-from .refusal import inexpressible, not_a_model
+from .errors import inexpressible, not_a_model
+from .weights import Layout, Resample
 
 Count = Annotated[int, Field(ge=1, le=1 << 16)]
 One = Annotated[float, Field(ge=1, le=1)]

@@ -1,17 +1,19 @@
-"""A scheduler's configuration as sections of a recipe, and the reverse."""
+"""Recipes for imported weights: the sections of a recipe from a scheduler's configuration, and the reverse."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from diffkit import Discrete, Schedule
 
-from .refusal import inexpressible
-from .schedulers import SCHEDULERS
+from .errors import inexpressible
+from .sampler import SCHEDULERS
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
@@ -85,3 +87,27 @@ def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str
         betas = {"beta_schedule": name.replace("-", "_")}
         return config | betas | {key: getattr(schedule, key) for key in ("beta_start", "beta_end")}
     return config | {"trained_betas": schedule.betas.tolist()}
+
+
+def recipe_text(title: str, sections: Mapping[str, Any]) -> str:
+    """A recipe with a comment on top."""
+    head = "".join(f"# {line}\n" for line in title.splitlines())
+    return head + "".join(f"{key}: {json.dumps(value, allow_nan=False)}\n" for key, value in sections.items())
+
+
+def name_of(path: Path) -> str:
+    """A name for the recipe of the run in `path`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-._")[:64] or "imported"
+
+
+def adopted(name: str, data: Mapping[str, Any], model: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of a recipe for weights from elsewhere; `model` holds schedule, parameterization and sample."""
+    return {
+        "name": name,
+        "data": data,
+        "schedule": model["schedule"],
+        "parameterization": model["parameterization"],
+        "network": network,
+        "train": {"steps": 0, "ema": []},
+        "sample": {**model["sample"], "count": 16},
+    }
