@@ -161,12 +161,12 @@ def kind_page(kind: str) -> str:
     parts += _laws(general, "Laws that apply to all of them")
     for one in registry().entries(kind):
         account = describe(kind, one.qualified)
-        parts.append(f"\n## {one.name} {{ #{one.name} }}\n\n*{account['plugin']}*\n\n{markdown(account['doc'])}\n")
-        if account["injected"]:
-            parts.append(f"It is given the {' and the '.join(account['injected'])} of the recipe.\n")
-        if account["options"]:
+        parts.append(f"\n## {one.name} {{ #{one.name} }}\n\n*{account.plugin}*\n\n{markdown(account.doc)}\n")
+        if account.injected:
+            parts.append(f"It is given the {' and the '.join(account.injected)} of the recipe.\n")
+        if account.options:
             parts.append("| option | type | default |\n|---|---|---|")
-            parts += [f"| `{o['name']}` | {_cell(o['type'])} | `{_cell(o['default'])}` |" for o in account["options"]]
+            parts += [f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` |" for o in account.options]
         own = [each for each in laws(kind) if each.only and each.applies_to(one.name, one.plugin.name)]
         parts += _laws(own, "Laws of this component only")
     return "\n".join(parts)

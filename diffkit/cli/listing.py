@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -64,16 +65,16 @@ def show(kind: str, name: str, as_json: bool) -> None:
 
     account = describe(kind, name)
     if as_json:
-        say_json(account)
+        say_json(asdict(account))
         return
-    say(f"{account['kind']}/{account['name']}   ({account['plugin']})\n")
-    say(f"{account['doc']}\n")
-    rows = [[o["name"], o["type"], o["default"]] for o in account["options"]]
+    say(f"{account.kind}/{account.name}   ({account.plugin})\n")
+    say(f"{account.doc}\n")
+    rows = [[one.name, one.type, one.default] for one in account.options]
     if rows:
         table(rows, ["option", "type", "default"])
     else:
         say("no options")
-    say(f"\nclass: {account['target']}")
+    say(f"\nclass: {account.target}")
 
 
 def _renamed(text: str, name: str) -> str:

@@ -1,22 +1,22 @@
-"""What can be named, and what a recipe names, without importing torch or any component."""
+"""The components that are registered, and those that a recipe names, listed without importing torch."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from ..config import Config
-from ..errors import DiffkitError, Mark
+from ..errors import DiffkitError
 from ..host import Registered, registry
 from .effective import chosen_of, inline
 from .load import Source, read
-from .signature import REQUIRED, Parameter, component_parameters, section_parameters
+from .signature import REQUIRED, Parameter, component_parameters, fields_of
 from .spec import Spec
-from .yaml import Node
-
-_NOWHERE = Mark("", 1)
+from .yaml import Node, join
 
 
 def entries(kind: str | None = None) -> tuple[Registered, ...]:
@@ -28,63 +28,94 @@ def entries(kind: str | None = None) -> tuple[Registered, ...]:
 
 
 def named(source: Source, overrides: Iterable[str] = ()) -> tuple[tuple[str, Registered], ...]:
-    """(path, component) for each component that the sections of a recipe name, defaults included, in order.
+    """List the components that a recipe names, without importing any of them.
 
-    Names that do not resolve are left out; components nested in options of others are not looked for.
+    Args:
+        source: as for `load_recipe`.
+        overrides: texts `path=value`, applied in turn.
+
+    Returns:
+        (path, component), defaults of sections included, in the order of the sections. A component in an option of
+        another is found if the option has the name of its kind; names that do not resolve are left out.
+
+    Raises:
+        RecipeError: if the recipe cannot be read.
     """
     _, root = read(source, overrides)
     found = []
-    for path, kind, name in _named(Spec, root, ""):
-        try:
+    for path, kind, name in _in_section(Spec, root, ""):
+        with contextlib.suppress(DiffkitError):
             found.append((path, registry().find(kind, name)))
-        except DiffkitError:
-            continue  # `validate` is who complains
     return tuple(found)
 
 
-def _named(cls: type[Config], node: Node, path: str) -> Iterator[tuple[str, str, str]]:
-    parameters = section_parameters(cls)
-    owner = any(p.name == "component" for p in parameters)
-    below = node.entries("name" if owner else cls.shorthand) or {}
-    for parameter in parameters:
-        here = parameter.name == "component"
-        at = path if here else f"{path}.{parameter.name}".lstrip(".")
-        child = node if here else below.get(parameter.name)
-        yield from _named_in(parameter, child, at)
+def _in_section(cls: type[Config], node: Node | None, path: str) -> Iterator[tuple[str, str, str]]:
+    fields = list(fields_of(cls, node))
+    names = [parameter.name for parameter, _ in fields]
+    for parameter, below in fields:
+        at = path if parameter.name == "component" else join(path, parameter.name)
+        if parameter.role == "component":
+            shared = names if parameter.name == "component" else ()
+            yield from _in_component(parameter.target, below, at, parameter.default, shared)
+        elif parameter.role == "components" and below is not None:
+            for index, item in enumerate(below.items()):
+                yield from _in_component(parameter.target, item, f"{at}.{index}")
+        elif parameter.role == "section":
+            yield from _in_section(parameter.target, below, at)
 
 
-def _named_in(parameter: Parameter, node: Node | None, path: str) -> Iterator[tuple[str, str, str]]:
-    if parameter.role == "component":
-        name = (node.entries("name") or {}).get("name") if node is not None else None
-        word = name.value if name is not None else parameter.default
-        if isinstance(word, str):
-            yield path, parameter.target, word
-    elif parameter.role == "section":
-        yield from _named(parameter.target, node or Node({}, _NOWHERE), path)
-    elif parameter.role == "components" and node is not None and node.value is not None:
-        items = node.value if isinstance(node.value, list) else [node]
-        for index, item in enumerate(items):
-            one = Parameter(parameter.name, None, None, "component", parameter.target)
-            yield from _named_in(one, item, f"{path}.{index}" if isinstance(node.value, list) else path)
+def _in_component(
+    kind: str, node: Node | None, path: str, default: object = None, skip: Sequence[str] = ()
+) -> Iterator[tuple[str, str, str]]:
+    entries = (node.entries("name") if node is not None else None) or {}
+    name = entries["name"].value if "name" in entries else default
+    if isinstance(name, str):
+        yield path, kind, name
+    for key in entries:
+        if key in registry().kinds and key not in skip:
+            yield from _in_component(key, entries[key], join(path, key))
 
 
-def describe(kind: str, name: str) -> dict[str, Any]:
-    """kind, name, plugin, summary, reference, doc, target, `options` (name, type, default), `injected`. Imports it."""
+@dataclass(frozen=True)
+class Option:
+    """An option of a component: its name, its type in words, and its default as a recipe writes it, or `required`."""
+
+    name: str
+    type: str
+    default: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What listings show of a component. `injected` are the kinds that it takes from the recipe."""
+
+    kind: str
+    name: str
+    plugin: str
+    summary: str
+    reference: str | None
+    doc: str
+    target: str
+    options: tuple[Option, ...]
+    injected: tuple[str, ...]
+
+
+def describe(kind: str, name: str) -> Description:
+    """Import a component and describe it. Raises RecipeError or PluginError if it cannot be found or loaded."""
     found = registry().find(kind, name)
     cls = found.load()
     parameters = component_parameters(cls, kind)
-    options = [p for p in parameters if p.role != "injected"]
-    return {
-        "kind": kind,
-        "name": found.name,
-        "plugin": found.plugin.label,
-        "summary": found.entry.summary,
-        "reference": found.entry.reference,
-        "doc": inspect.getdoc(cls) or found.entry.summary,
-        "target": found.entry.target,
-        "options": [{"name": p.name, "type": type_text(p), "default": default_text(p)} for p in options],
-        "injected": [p.target for p in parameters if p.role == "injected"],
-    }
+    return Description(
+        kind,
+        found.name,
+        found.plugin.label,
+        found.entry.summary,
+        found.entry.reference,
+        inspect.getdoc(cls) or found.entry.summary,
+        found.entry.target,
+        tuple(Option(p.name, type_text(p), default_text(p)) for p in parameters if p.role != "injected"),
+        tuple(p.target for p in parameters if p.role == "injected"),
+    )
 
 
 def type_text(parameter: Parameter) -> str:

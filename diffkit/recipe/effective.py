@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ..config import ComponentSpec, Config
 from ..host import registry
 from .load import FLAG
-from .signature import REQUIRED, Parameter, component_parameters, parameters_of, section_parameters
+from .signature import REQUIRED, Parameter, component_parameters, fields_of, parameters_of
 from .spec import Recipe
 from .yaml import Node, is_plain
 
@@ -73,22 +73,18 @@ def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
 
 
 def _section(section: Config, node: Node | None, absent: str) -> Tree:
-    """Field by field; a field that nothing is written for has the origin `absent`."""
-    parameters = section_parameters(type(section))
-    component = next((p for p in parameters if p.name == "component"), None)
-    below = (node.entries("name" if component else section.shorthand) if node else None) or {}
-    tree: Tree = {}
-    if component is not None:
-        tree |= _component(section.component, node, absent)  # type: ignore[attr-defined]
-    for parameter in parameters:
-        if parameter is component:
+    """Field by field; a field for which nothing is written has the origin `absent`."""
+    component: ComponentSpec | None = getattr(section, "component", None)
+    tree = _component(component, node, absent) if component else {}
+    for parameter, below in fields_of(type(section), node):
+        if parameter.name == "component":
             continue
         value = getattr(section, parameter.name)
         if value is None and component is not None and parameter.role == "component":
-            value = _own_default(section.component, parameter)  # type: ignore[attr-defined]
+            value = _own_default(component, parameter)
             if value is None:
                 continue
-        tree[parameter.name] = _any(value, below.get(parameter.name), absent, parameter)
+        tree[parameter.name] = _any(value, below, absent, parameter)
     return tree
 
 
@@ -99,10 +95,8 @@ def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None
     if isinstance(value, ComponentSpec):
         return _component(value, node, absent)
     if isinstance(value, tuple) and value and isinstance(value[0], Config | ComponentSpec):
-        items: list[Node | None] = list(node.value) if node and isinstance(node.value, list) else [node]
-        if len(items) < len(value):
-            items = [None] * len(value)
-        return [_any(item, at, absent) for item, at in zip(value, items)]
+        items = node.items() if node is not None else [None] * len(value)
+        return [_any(item, at, absent) for item, at in zip(value, items, strict=True)]
     return Value(_plain(value, parameter), _origin(node, absent))
 
 

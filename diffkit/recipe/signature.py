@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -137,6 +137,15 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
         else:
             found.append(Parameter(name, hints[name], default, "option"))
     return tuple(found)
+
+
+def fields_of(cls: type[Config], node: Node | None) -> Iterator[tuple[Parameter, Node | None]]:
+    """Each field of a section with the node that is written for it; for `component` the node of the whole section."""
+    parameters = section_parameters(cls)
+    owner = any(p.name == "component" for p in parameters)
+    below = (node.entries("name" if owner else cls.shorthand) if node is not None else None) or {}
+    for parameter in parameters:
+        yield parameter, node if parameter.name == "component" else below.get(parameter.name)
 
 
 def base_class(parameter: Parameter) -> type:

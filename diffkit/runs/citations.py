@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ..host import Registered, registry
+from ..recipe.contents import named
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,8 @@ class Cited:
 
 
 def citations(recipe: str) -> list[Cited]:
-    """The papers behind the recipe in a file or under a built-in name. Raises RecipeError where it cannot be read."""
-    from ..recipe.load import read
-
-    _, root = read(recipe)
-    return cited(list(_named(root.plain())))
+    """The papers behind the recipe in a file or under a built-in name. Raises RecipeError if it cannot be read."""
+    return cited([component for _, component in named(recipe)])
 
 
 def cited(found: list[Registered]) -> list[Cited]:
@@ -38,36 +34,6 @@ def cited(found: list[Registered]) -> list[Cited]:
         for key, components in used.items()
         if (text := registry().bibtex(components[0]))
     ]
-
-
-def _named(tree: Any, kind: str | None = None, section: str = "") -> Iterator[Registered]:
-    """Every registered component that a plain recipe names, whatever is wrong with the rest of it."""
-    host = registry()
-    if isinstance(tree, dict):
-        name = tree.get("name")
-        if kind and isinstance(name, str):
-            yield from _find(kind, name)
-        for key, value in tree.items():
-            # The schedule of training is that of the learning rate, no component.
-            found = None if (section, key) == ("train", "schedule") else _kind_of(key, host.kinds)
-            yield from _named(value, found, key)
-    elif isinstance(tree, list):
-        for item in tree:
-            yield from _named(item, kind)
-    elif kind and isinstance(tree, str):
-        yield from _find(kind, tree)
-
-
-def _kind_of(key: str, kinds: dict[str, Any]) -> str | None:
-    if key in kinds:
-        return key
-    plural = {"evaluate": "metric", "metrics": "metric", "augment": "augmentation", "trackers": "tracker"}
-    return plural.get(key)
-
-
-def _find(kind: str, name: str) -> Iterator[Registered]:
-    bare = name.rpartition("/")[2]
-    yield from (one for one in registry().entries(kind) if one.name == bare)
 
 
 def readable(bibtex: str) -> str:

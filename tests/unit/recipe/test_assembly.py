@@ -201,7 +201,7 @@ def test_what_a_recipe_names_is_known_without_loading_it(base: str, tmp_path: Pa
     found = {path: one.name for path, one in named(base, ["evaluate=[mmd]", "data.augment=shift", "codec=nope"])}
     assert found == {
         "data": "points",
-        "data.augment": "shift",
+        "data.augment.0": "shift",
         "schedule": "linear",
         "parameterization": "eps",
         "network": "tiny",
