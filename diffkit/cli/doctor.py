@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, hardware, plugins, disk; and what is wrong with them."""
+"""Findings for a bug report: versions, hardware, plugins, disk, and problems with them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from ..host import registry
 from ..runtime.environment import hardware, threads, versions
 
-LEAST_TORCH = (2, 10)
-LEAST_FREE = 1e9
+MIN_TORCH_VERSION = (2, 10)
+MIN_FREE_BYTES = 1e9
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact, and what is wrong with it, if anything."""
+    """One fact, and the problem with it, or None."""
 
     what: str
     value: str
@@ -26,14 +26,14 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Every finding; torch is asked for its version only, and its devices where it imports."""
+    """Return all findings. Torch is imported only if it is installed."""
     return [*_versions(), *_hardware(), *_plugins(), *_surroundings()]
 
 
 def _versions() -> Iterator[Finding]:
     for name, version in versions().items():
         problem = None
-        if name == "torch" and tuple(int(part) for part in version.split(".")[:2]) < LEAST_TORCH:
+        if name == "torch" and tuple(int(part) for part in version.split(".")[:2]) < MIN_TORCH_VERSION:
             problem = "older than 2.10, which has a known memory corruption (CVE-2026-24747): pip install -U torch"
         yield Finding(name, version, problem)
 
@@ -62,6 +62,6 @@ def _plugins() -> Iterator[Finding]:
 
 def _surroundings() -> Iterator[Finding]:
     free = shutil.disk_usage(Path.cwd()).free
-    yield Finding("free disk", f"{free / 1e9:.1f} GB", "less than 1 GB" if free < LEAST_FREE else None)
+    yield Finding("free disk", f"{free / 1e9:.1f} GB", "less than 1 GB" if free < MIN_FREE_BYTES else None)
     encoding = locale.getencoding()
     yield Finding("encoding", encoding, None if encoding.lower().replace("-", "") == "utf8" else "not UTF-8")

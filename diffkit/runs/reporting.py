@@ -26,7 +26,7 @@ from ..report import (
     build_report,
 )
 from ..schedule import sampled
-from ..storage.jsonl import read_records
+from ..storage.jsonl import read_events, read_records
 from ..storage.run_directory import RunDirectory
 from .citations import cited, readable
 from .evaluation import examples
@@ -72,7 +72,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         effective=list(_effective(directory, assembly)),
         environment=environment,
         metrics=list(read_records(directory.metrics)),
-        events=list(read_records(directory.events)),
+        events=[event.to_record() for event in read_events(directory.events)],
         results={
             "metrics": _in_order(directory, [metric.name for metric in recipe.evaluate.metrics]),
             "timings": StageStatus(directory).seconds(),

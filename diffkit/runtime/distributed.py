@@ -1,7 +1,7 @@
-"""Several processes on one batch, through torch.distributed; alone, every operation here is free.
+"""Devices, and several processes on one batch through torch.distributed. In a single process every operation is free.
 
 torchrun (also under Slurm and Kubernetes) sets RANK, WORLD_SIZE and LOCAL_RANK. Each rank trains on its rows of the
-global batch; what steers the host travels over gloo, so that a flag never waits for the GPU.
+global batch. Control flags use gloo, so that they never wait for the GPU.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from ..errors import UsageError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that --device means: auto is the CUDA device of this local rank where there is one, else the CPU.
+    """Return the device for --device. "auto" is the CUDA device of this local rank if there is one, else the CPU.
 
-    Raises UsageError for a CUDA device that is not there.
+    Raises:
+        UsageError: the name is invalid, or this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"there is no device {name!r}", code="DK054", choices="auto, cpu, cuda, cuda:0") from error
+        raise UsageError(f"unknown device {name!r}", code="DK054", choices="auto, cpu, cuda, cuda:0") from error
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
         if index >= count:
             raise UsageError(
-                f"device {name} was asked for, and this machine has {count} CUDA devices",
+                f"device {name} is not available: this machine has {count} CUDA devices",
                 code="DK054",
                 fix="--device cpu",
             )
@@ -43,7 +44,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run. `control` is the gloo group of the host, None when alone."""
+    """The processes of a run. `control` is the gloo group of all ranks, None for a single process."""
 
     rank: int = 0
     size: int = 1
@@ -51,11 +52,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; the same answer everywhere."""
+        """Return whether the flag is set on any rank. Every rank gets the same result."""
         if self.control is None:
             return flag
         value = torch.tensor(int(flag))
@@ -63,13 +64,13 @@ class Ranks:
         return bool(value)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks, on the device; `value` is overwritten."""
+        """Sum `value` over the ranks, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        """The rows of all ranks in order: (total, ...), from this rank's share of them, as `divide` shares."""
+        """Gather rows of all ranks: (n, ...) of this rank -> (total, ...), where rank r holds its share by `divide`."""
         if self.size == 1:
             return rows
         most = -(-total // self.size)
@@ -90,7 +91,7 @@ SINGLE_PROCESS = Ranks()
 
 
 def join_ranks(device: torch.device) -> Ranks:
-    """The world that the launcher describes, joined; `SINGLE_PROCESS` where there is no launcher."""
+    """Join the process group that the launcher describes; return `SINGLE_PROCESS` if there is no launcher."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return SINGLE_PROCESS
@@ -101,6 +102,6 @@ def join_ranks(device: torch.device) -> Ranks:
 
 
 def leave_ranks(world: Ranks) -> None:
-    """Undo `join_ranks`."""
+    """Leave the process group that `join_ranks` joined."""
     if world.size > 1 and dist.is_initialized():
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Stopping: a signal becomes a flag that is looked at between steps, so that a checkpoint is saved where one can be."""
+"""Stop signals become a flag that loops read between steps, so that a checkpoint is saved at a step boundary."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A scheduler that signals every process of a job, and a launcher that passes the signal on, send it twice at once.
+# If a scheduler signals every process of a job and a launcher forwards the signal, it arrives twice at once.
 _ECHO_SECONDS = 0.1
 
 
 class StopSignals:
-    """Within `with StopSignals() as stop:` the first SIGTERM or Ctrl-C sets `stop.requested`, and nothing else.
+    """Inside `with StopSignals() as stop:` the first SIGTERM or SIGINT (Ctrl-C) only sets `stop.requested`.
 
-    A second one leaves at once, as SystemExit(143) or SystemExit(130), a third without any clean-up. Processes forked
-    inside ignore both signals. Handlers are put back on leaving; off the main thread nothing is installed.
+    A second signal raises SystemExit(143) or SystemExit(130). A third one ends the process without any cleanup.
+    Processes that are forked inside ignore both signals. The previous handlers are restored at the end. Outside the
+    main thread no handler is installed.
     """
 
     def __init__(self) -> None:
@@ -58,7 +59,7 @@ class StopSignals:
         self._at = now
         if self._count == 1:
             self.received = received
-            with contextlib.suppress(OSError):  # the terminal may be gone, which is often why the signal came
+            with contextlib.suppress(OSError):  # a closed terminal is a frequent cause of the signal
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE.format(received.name).encode())
         elif self._count == 2:
             raise SystemExit(128 + number)
@@ -66,7 +67,7 @@ class StopSignals:
             os._exit(128 + number)
 
 
-_NOTE = "\n{}: saving and stopping after this step; once more stops now, without saving\n"
+_NOTE = "\n{}: saving and stopping after this step; a second signal stops now, without saving\n"
 
 
 @contextlib.contextmanager

@@ -156,7 +156,7 @@ class CheckpointStore:
         except (OSError, CheckpointError) as error:
             raise SaveFailed(
                 f"the checkpoint of step {step} was not saved: {error}",
-                fix="free some disk space; every older checkpoint is intact",
+                fix="free some space; every older checkpoint is intact",
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -220,7 +220,7 @@ class CheckpointStore:
             raise ResourceError(
                 f"checkpoints need {needed / 1e6:.1f} MB, but {self.directory} has {free / 1e6:.1f} MB free",
                 code="DK411",
-                fix="free some disk space or choose another --out",
+                fix="free some space or choose another --out",
             )
 
     def _publish(self, temporary: Path, final: Path, manifest: Manifest) -> None:

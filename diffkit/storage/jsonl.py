@@ -1,7 +1,7 @@
-"""The two append-only logs of a run: `metrics.jsonl`, one line a log point, and `events.jsonl`, one line an event.
+"""The append-only logs of a run: a line of `metrics.jsonl` for each log point, of `events.jsonl` for each event.
 
-A full disk never stops training: lines that could not be written are counted, and the next event says how many. A line
-is written whole or not at all; what a crash tore is dropped when the run goes on.
+A full disk does not stop training: lost lines are counted, and the next event records the count. A line is written
+completely or not at all. A partially written last line is discarded when the run resumes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,39 +20,68 @@ from typing import Any
 from . import atomic
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
-_BLOCK = 1 << 16
+_BLOCK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of `events.jsonl`. `time` is in UTC; `lost_lines` counts the lines that a full disk lost before it."""
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    time: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"))
+    lost_lines: int = 0
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the JSON object of the line: `time`, `event`, the fields, and `lost_lines` if it is not 0."""
+        lost = {"lost_lines": self.lost_lines} if self.lost_lines else {}
+        return {"time": self.time, "event": self.name, **self.fields, **lost}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Event:
+        """Convert a JSON object to an event. An invalid time, name or count becomes empty or 0."""
+        time, name, lost = record.get("time"), record.get("event"), record.get("lost_lines")
+        return cls(
+            name if isinstance(name, str) else "",
+            {key: value for key, value in record.items() if key not in ("time", "event", "lost_lines")},
+            time if isinstance(time, str) else "",
+            lost if type(lost) is int else 0,
+        )
 
 
 class EventLog:
-    """Appends to the logs in `directory`; raises nothing for a full disk, and OSError only when it is opened.
+    """Appends to both logs in `directory`. Methods raise nothing if the disk is full.
 
-    `tell(name, fields)` hears of every event too.
+    Args:
+        directory: the run directory.
+        on_event: called with the name and the fields of each event. Default: no call.
+
+    Raises:
+        OSError: a log cannot be opened, for example because it is a symbolic link.
     """
 
-    def __init__(self, directory: Path, tell: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
-        self.lost = 0
-        self._tell = tell or (lambda name, fields: None)
+    def __init__(self, directory: Path, on_event: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
+        self.lost_lines = 0
+        self._on_event = on_event or (lambda name, fields: None)
         self._metrics = _Appender(directory / METRICS)
         self._events = _Appender(directory / EVENTS)
 
     def metric(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; a number that is not finite becomes null, which is JSON."""
-        self.lost += not self._metrics.append(record)
+        """Append one line to metrics.jsonl. A number that is not finite becomes null."""
+        self.lost_lines += not self._metrics.append(record)
 
     def event(self, name: str, fields: Mapping[str, Any] | None = None) -> None:
-        """Append one line to events.jsonl: the time, the name, the fields, and the lines lost since the last one."""
-        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        record = {"time": time, "event": name, **(fields or {})}
-        written = self._events.append(record | {"lost_lines": self.lost} if self.lost else record)
-        self.lost = 0 if written else self.lost + 1
-        self._tell(name, fields or {})
+        """Append an event to events.jsonl and pass it to `on_event`."""
+        written = self._events.append(Event(name, fields or {}, lost_lines=self.lost_lines).to_record())
+        self.lost_lines = 0 if written else self.lost_lines + 1
+        self._on_event(name, fields or {})
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics after `step`, so that a resumed run writes the file that an uninterrupted one would."""
+        """Remove the metrics after `step`, so that a resumed run writes the same file as an uninterrupted one."""
         self._metrics.keep(lambda record: type(record.get("step")) is int and record["step"] <= step)
 
     def sync(self) -> None:
-        """Push the metrics to the disk; called before each checkpoint, so that none of its past can be missing."""
+        """Sync the metrics to the disk. Called before each checkpoint, so that its metrics survive a power cut."""
         try:
             self._metrics.sync()
         except OSError as error:
@@ -72,7 +102,7 @@ class EventLog:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a log that may be written to meanwhile; lines that are no JSON objects are passed over."""
+    """Yield the records of a log, which may be growing. Lines that are not JSON objects are skipped."""
     if not path.is_file():
         return
     with open(path, "rb") as stream:
@@ -80,6 +110,11 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
             record = _decode(line)
             if record is not None:
                 yield record
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the events of an `events.jsonl`, which may be growing. Damaged lines are skipped."""
+    return map(Event.from_record, read_records(path))
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
@@ -90,17 +125,17 @@ def _decode(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _plain(value: Any) -> Any:
-    """`value` with every float that JSON does not have replaced by null."""
+def _finite(value: Any) -> Any:
+    """Return `value` with null for every float that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 class _Appender:
-    """A file that grows by whole lines."""
+    """A file that grows by complete lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -110,16 +145,15 @@ class _Appender:
     def _open(self) -> None:
         self._handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         self._size = os.fstat(self._handle).st_size
-        whole = self._whole()
-        if whole != self._size:
-            os.ftruncate(self._handle, whole)
-            self._size = whole
+        complete = self._end_of_last_line()
+        if complete != self._size:
+            os.ftruncate(self._handle, complete)
+            self._size = complete
 
-    def _whole(self) -> int:
-        """Where the last line that was written to its end stops."""
+    def _end_of_last_line(self) -> int:
         end = self._size
         while end:
-            begin = max(0, end - _BLOCK)
+            begin = max(0, end - _BLOCK_BYTES)
             newline = os.pread(self._handle, end - begin, begin).rfind(b"\n")
             if newline >= 0:
                 return begin + newline + 1
@@ -127,8 +161,8 @@ class _Appender:
         return 0
 
     def append(self, record: Mapping[str, Any]) -> bool:
-        """Write one line; False where the disk took no or only a part of it, which is then removed."""
-        line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+        """Write one line. Returns False, and removes a partial line, if the disk does not take all of it."""
+        line = json.dumps(_finite(record), allow_nan=False).encode() + b"\n"
         try:
             if self._torn:
                 os.ftruncate(self._handle, self._size)
@@ -136,14 +170,14 @@ class _Appender:
         except OSError:
             self._torn = True
         if self._torn:
-            with contextlib.suppress(OSError):  # a disk that is gone: what is left goes before the next line is written
+            with contextlib.suppress(OSError):  # the partial line is then removed before the next one
                 os.ftruncate(self._handle, self._size)
             return False
         self._size += len(line)
         return True
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Rewrite the file with the wanted records only; untouched where all are."""
+        """Rewrite the file with the wanted records only. The file is not touched if all are wanted."""
         with open(self._path, "rb") as stream:
             lines = stream.readlines()
         kept = [line for line in lines if (record := _decode(line)) is not None and wanted(record)]

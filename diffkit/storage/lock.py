@@ -1,4 +1,4 @@
-"""One writer at a time: the LOCK of a run directory."""
+"""The file LOCK of a run directory: one process writes at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import os
 import platform
 import time
 import uuid
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ..errors import LockedError, ResourceError
 
 LOCK = "LOCK"
-_LONGEST = 4096
-_PATIENCE_SECONDS = 0.5
-
+_MAX_LOCK_BYTES = 4096
+_WAIT_FOR_NAME_SECONDS = 0.5
 _HELD: dict[int, int] = {}  # process that opened a lock file, by file descriptor
 
 
@@ -34,22 +33,55 @@ def close_inherited_locks() -> None:
             os.close(handle)
 
 
-class RunLock:
-    """The exclusive right to write to `directory`, from construction until `release`.
+@dataclass(frozen=True)
+class LockHolder:
+    """The content of a LOCK: the process that holds it or held it last. `since` is a time in UTC."""
 
-    The kernel frees it when the process ends, however it ends. Where flock means nothing (some network file systems)
-    `require_held` still notices that another run has written its id into the file.
-    Raises: LockedError that names host and process of the holder, ResourceError where the file system has no locks.
+    run_id: str
+    host: str
+    pid: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
+
+    @classmethod
+    def current(cls) -> LockHolder:
+        """Describe this process, with a new run id."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return cls(uuid.uuid4().hex, platform.node(), str(os.getpid()), now)
+
+    @classmethod
+    def read(cls, handle: int) -> LockHolder | None:
+        """Read an open LOCK. Returns None if it is empty or damaged."""
+        try:
+            found = json.loads(os.pread(handle, _MAX_LOCK_BYTES, 0))
+            return cls(*(str(found[field.name])[:80] for field in fields(cls)))
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            return None
+
+
+class RunLock:
+    """The exclusive right to write to a run directory, from construction until `release`.
+
+    The kernel releases it when the process ends, however it ends. If flock has no effect, as on some network file
+    systems, `require_held` still detects another run by the id in the file.
+
+    Args:
+        directory: the run directory, which must exist.
+
+    Raises:
+        LockedError: another process holds the lock; the message names its host and process id.
+        ResourceError: the file cannot be written, or the file system does not support locks.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.run_id = uuid.uuid4().hex
         self.path = directory / LOCK
+        self.holder = LockHolder.current()
         self._handle: int | None = self._acquire()
         _HELD[self._handle] = os.getpid()
-        about = {"run_id": self.run_id, "host": platform.node(), "pid": os.getpid(), "since": _now()}
         try:
-            text = (json.dumps(about) + "\n").encode()
+            text = (json.dumps(asdict(self.holder)) + "\n").encode()
             os.pwrite(self._handle, text, 0)
             os.ftruncate(self._handle, len(text))
         except OSError as error:
@@ -64,7 +96,7 @@ class RunLock:
         while True:
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-            except FileNotFoundError as error:  # the directory is being renamed by its present writer
+            except FileNotFoundError as error:  # its present writer renames the directory
                 raise LockedError(
                     f"{self.path.parent} is in use by another process", fix="wait for it, or choose another --out"
                 ) from error
@@ -76,10 +108,10 @@ class RunLock:
                 ) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._is_current(handle):
+                if self._is_at_path(handle):
                     return handle
             except OSError as error:
-                holder = _holder(handle)
+                holder = _wait_for_holder(handle)
                 os.close(handle)
                 if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                     raise ResourceError(
@@ -88,13 +120,13 @@ class RunLock:
                         fix="choose an --out on a local disk",
                     ) from error
                 raise LockedError(
-                    f"{self.path.parent} is in use by {holder}",
+                    f"{self.path.parent} is in use by {holder or 'another process'}",
                     fix="wait for it, stop it, or choose another --out",
                 ) from error
             os.close(handle)
 
-    def _is_current(self, handle: int) -> bool:
-        """False where the directory was renamed between opening and locking: then the lock is another run's."""
+    def _is_at_path(self, handle: int) -> bool:
+        """Return whether the open file is still at the path; if the directory was renamed, it is another run's lock."""
         try:
             there = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
@@ -103,20 +135,24 @@ class RunLock:
         return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
     def require_held(self) -> None:
-        """Called before each save: LockedError where another run has taken this directory over, ResourceError where
-        it is gone."""
+        """Raise unless this process still holds the directory. Called before each save.
+
+        Raises:
+            LockedError: another run took the directory over.
+            ResourceError: the directory was removed or renamed.
+        """
         if not self.path.parent.is_dir():
             raise ResourceError(
-                f"{self.path.parent} has vanished", code="DK412", fix="put it back, or look at the disk it was on"
+                f"{self.path.parent} has vanished", code="DK412", fix="restore it, or check the disk that it was on"
             )
-        about = read_holder(self.path)
-        if about.get("run_id") != self.run_id:
+        holder = read_holder(self.path)
+        if holder is None or holder.run_id != self.holder.run_id:
             raise LockedError(
-                f"{self.path.parent} was taken over by {_describe(about)}", fix="stop one of the two runs"
+                f"{self.path.parent} was taken over by {holder or 'another process'}", fix="stop one of the two runs"
             )
 
     def release(self) -> None:
-        """Give the right back; the file stays, because removing it would race with the next writer."""
+        """Release the lock. The file stays, because its removal would race with the next writer."""
         if self._handle is not None and self._handle in _HELD:
             del _HELD[self._handle]
             os.close(self._handle)
@@ -131,40 +167,21 @@ class RunLock:
         self.release()
 
 
-def read_holder(path: Path) -> dict[str, Any]:
-    """What the last holder wrote into a LOCK: run_id, host, pid, since; empty where that cannot be read."""
+def read_holder(path: Path) -> LockHolder | None:
+    """Read the LOCK at `path`. Returns None if it is missing, empty or damaged."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
-        return {}
+        return None
     try:
-        return _about(handle)
+        return LockHolder.read(handle)
     finally:
         os.close(handle)
 
 
-def _about(handle: int) -> dict[str, Any]:
-    try:
-        about = json.loads(os.pread(handle, _LONGEST, 0))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return about if isinstance(about, dict) else {}
-
-
-def _holder(handle: int) -> str:
-    """Who holds the lock; a holder that has just taken it is given a moment to write its name."""
-    patience = time.monotonic() + _PATIENCE_SECONDS
-    while not (about := _about(handle)) and time.monotonic() < patience:
+def _wait_for_holder(handle: int) -> LockHolder | None:
+    """Read the holder; a process that has just taken the lock gets a moment to write its name."""
+    deadline = time.monotonic() + _WAIT_FOR_NAME_SECONDS
+    while (holder := LockHolder.read(handle)) is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    return _describe(about)
-
-
-def _describe(about: dict[str, Any]) -> str:
-    if not about:
-        return "another process"
-    host, pid, since = (str(about.get(key, "?"))[:80] for key in ("host", "pid", "since"))
-    return f"process {pid} on {host} since {since}"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return holder

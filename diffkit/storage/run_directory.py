@@ -1,4 +1,4 @@
-"""The run directory: what lies where, who may write, and when an old run goes on.
+"""The run directory: its layout, and the rules for starting a run in it or resuming one.
 
     runs/<name>/  recipe.yaml  effective.yaml  environment.json  metrics.jsonl  events.jsonl  results.json  report.html
                   checkpoints/  samples/  LOCK
@@ -27,16 +27,17 @@ from .manifest import candidates
 Resume = Literal["auto", "never", "must"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
-_LONGEST_NAME = 64
-_LONGEST_TEXT = 1 << 20
+_MAX_NAME_LENGTH = 64
+_MAX_TEXT_BYTES, _MAX_JSON_BYTES = 1 << 20, 64 << 20
 RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The layout of one run; nothing is read or written before it is asked for.
+    """The paths of the files of one run. Creating the object reads and writes nothing.
 
-    Raises: UsageError where the last part of `path` is no name for a run, or it is a symbolic link.
+    Raises:
+        UsageError: the last part of `path` is not a valid run name, or `path` is a symbolic link.
     """
 
     path: Path
@@ -45,9 +46,9 @@ class RunDirectory:
         object.__setattr__(self, "path", Path(self.path))
         if not RUN_NAME.fullmatch(self.path.name):
             raise UsageError(
-                f"a run cannot be called {self.path.name!r}",
+                f"invalid run name {self.path.name!r}",
                 code="DK611",
-                choices="letters, digits, '.', '_' and '-', at most 64, the first a letter or a digit",
+                choices="at most 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
                 fix="choose another name: or --out",
             )
         if self.path.is_symlink():
@@ -55,15 +56,15 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """An existing run. Raises: UsageError where there is none at `path`."""
+        """Return the run directory at `path`. Raises UsageError if there is none."""
         run = cls(Path(path))
         if not run.exists:
-            raise UsageError(f"{path} is not a run directory", code="DK612", fix="diffkit ls runs shows what there is")
+            raise UsageError(f"{path} is not a run directory", code="DK612", fix="diffkit ls runs lists the runs")
         return run
 
     @property
     def exists(self) -> bool:
-        """Whether a run was begun here: effective.yaml is what is written last."""
+        """Whether a run was started here: effective.yaml is written last."""
         return self.effective.is_file()
 
     @property
@@ -73,17 +74,17 @@ class RunDirectory:
 
     @property
     def recipe(self) -> Path:
-        """The recipe as it was given."""
+        """The recipe as the user wrote it."""
         return self._inside(RECIPE)
 
     @property
     def effective(self) -> Path:
-        """The whole recipe, with defaults."""
+        """The recipe with all defaults."""
         return self._inside(EFFECTIVE)
 
     @property
     def environment(self) -> Path:
-        """Versions, plugins, hardware, threads and git state of the last start."""
+        """Versions, plugins, hardware, threads and git commit of the last start."""
         return self._inside(ENVIRONMENT)
 
     @property
@@ -93,7 +94,7 @@ class RunDirectory:
 
     @property
     def events(self) -> Path:
-        """One JSON line an event."""
+        """One JSON line for each event."""
         return self._inside(EVENTS)
 
     @property
@@ -123,17 +124,17 @@ class RunDirectory:
         return path
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
-        """Replace results.json or another file of this name whole. Raises: ResourceError where the disk refuses."""
+        """Replace a JSON file of this run atomically. Raises ResourceError if it cannot be written."""
         return self._write(name, atomic.dump_json(dict(value)))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Replace a text file of this run whole. Raises: ResourceError where the disk refuses."""
+        """Replace a text file of this run atomically. Raises ResourceError if it cannot be written."""
         return self._write(name, text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file of this run, empty where there is no such file."""
+        """Read a JSON object of this run, empty if the file is missing. Raises CheckpointError if it is damaged."""
         path = self._inside(name)
-        return atomic.parse_object(atomic.read_bounded(path, 64 * _LONGEST_TEXT), name) if path.exists() else {}
+        return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name) if path.exists() else {}
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._inside(name)
@@ -146,9 +147,10 @@ class RunDirectory:
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run directory that this process may write to: its lock, whether an old run goes on, and what is new.
+    """A locked run directory, as a context that releases the lock.
 
-    `changes` says how the environment differs from that of the last start; `renamed` is where an old run went.
+    `resumed` means that it held the run already. `changes` lists the differences to the environment of the last start.
+    `renamed` is the new path of an old run that was moved away.
     """
 
     directory: RunDirectory
@@ -221,29 +223,29 @@ def begin(
 
 
 def _clean(run: RunDirectory) -> None:
-    """Remove the half-written files that a crash left."""
+    """Remove files that a crash left half-written."""
     for folder in (run.path, run.samples):
         for path in folder.glob(".tmp-*") if folder.is_dir() else ():
             if _HALF_WRITTEN.fullmatch(path.name):
-                with contextlib.suppress(OSError):  # it harms nobody
+                with contextlib.suppress(OSError):  # a leftover file is harmless
                     path.unlink()
 
 
 def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> tuple[str, ...]:
     try:
         return tuple(difference(run.read_json(ENVIRONMENT), environment))
-    except CheckpointError as error:  # nothing is computed from this file, so a damaged one stops no run
+    except CheckpointError as error:  # results do not depend on this file, so damage to it stops no run
         return (f"the environment of the last start is unknown: {error.message}",)
 
 
 def _make(path: Path) -> None:
-    """Create the directory where it is missing, although another process may be renaming it at this moment."""
+    """Create the directory if it is missing; another process may rename it meanwhile."""
     while True:
         try:
             path.mkdir(parents=True)
             return
         except FileExistsError as error:
-            with contextlib.suppress(FileNotFoundError):  # it was there, and was renamed since: once more
+            with contextlib.suppress(FileNotFoundError):  # renamed since mkdir: try again
                 if stat.S_ISDIR(os.stat(path).st_mode):
                     return
                 raise _unwritable(path, error) from error
@@ -252,7 +254,7 @@ def _make(path: Path) -> None:
 
 
 def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
-    """Rename the old run, still locked, and lock a new directory in its place."""
+    """Rename the old run, which stays locked, and lock a new directory in its place."""
     number = 1
     while os.path.lexists(target := _numbered(run.path, number)):
         number += 1
@@ -269,11 +271,11 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
 
 def _numbered(path: Path, number: int) -> Path:
     suffix = f".{number}"
-    return path.with_name(path.name[: _LONGEST_NAME - len(suffix)] + suffix)
+    return path.with_name(path.name[: _MAX_NAME_LENGTH - len(suffix)] + suffix)
 
 
 def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> None:
-    text = atomic.read_bounded(run.effective, _LONGEST_TEXT).decode("utf-8", "replace")
+    text = atomic.read_bounded(run.effective, _MAX_TEXT_BYTES).decode("utf-8", "replace")
     changed = difference(parse(text), parse(effective))
     if changed:
         raise RecipeError(
@@ -285,7 +287,7 @@ def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], obj
 
 
 def _refuse_foreign(run: RunDirectory) -> None:
-    """A directory that is no run may be begun in only where it is empty, or a crash left it just begun."""
+    """Raise UsageError unless the directory is empty, or contains only what a crash during `begin` left."""
     ours = {LOCK, RECIPE, ENVIRONMENT}
     foreign = sorted(path.name for path in run.path.iterdir() if path.name not in ours and path.name[0] != ".")
     if foreign:
@@ -297,7 +299,7 @@ def _refuse_foreign(run: RunDirectory) -> None:
 
 
 def runs_in(root: Path) -> list[RunDirectory]:
-    """Every run below `root`, by name; links and other directories are passed over."""
+    """List the runs in the directory `root`, sorted by name, without symbolic links."""
     if not root.is_dir():
         return []
     named = sorted(path for path in root.iterdir() if RUN_NAME.fullmatch(path.name) and not path.is_symlink())
@@ -305,7 +307,7 @@ def runs_in(root: Path) -> list[RunDirectory]:
 
 
 def _link(path: Path) -> UsageError:
-    fix = "name the directory itself; links are not followed"
+    fix = "pass the path of the directory itself"
     return UsageError(f"{path} is a symbolic link", code="DK614", fix=fix)
 
 
@@ -315,7 +317,13 @@ def _unwritable(path: Path, error: OSError) -> ResourceError:
 
 
 def difference(old: object, new: object, path: str = "") -> list[str]:
-    """Where two plain values differ, a line each: `train.steps: 100 -> 200`."""
+    """List the differences of two plain values, one line for each, such as `train.steps: 100 -> 200`.
+
+    Args:
+        old: the value before: mappings, lists, strings, numbers, booleans and None.
+        new: the value after.
+        path: the dotted path of both values. Default: the root.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
         for key in [*old, *(key for key in new if key not in old)]:

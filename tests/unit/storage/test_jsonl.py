@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffkit.storage.jsonl import EventLog, read_records
+from diffkit.storage.jsonl import Event, EventLog, read_events, read_records
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -118,7 +118,7 @@ def test_a_full_disk_is_counted_and_told(tmp_path: Path, monkeypatch: pytest.Mon
     journal.metric({"step": 2})
     journal.metric({"step": 3})
     journal.event("save")
-    assert journal.lost == 3
+    assert journal.lost_lines == 3
     monkeypatch.undo()
     journal.metric({"step": 4})
     journal.event("save")
@@ -135,7 +135,7 @@ def test_a_limit_of_the_kernel_tears_no_line(tmp_path: Path) -> None:
         f"journal = EventLog(Path({str(tmp_path)!r}));"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY));"
         "[journal.metric({'step': step, 'loss': 0.125}) for step in range(30)];"
-        "assert journal.lost == 23, journal.lost;"
+        "assert journal.lost_lines == 23, journal.lost_lines;"
         "journal.event('save')"
     )
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
@@ -151,6 +151,22 @@ def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         EventLog(tmp_path / "run")
     assert (tmp_path / "elsewhere").read_text() == "precious\n"
+
+
+def test_events_are_read_as_they_were_written(tmp_path: Path) -> None:
+    with EventLog(tmp_path) as log:
+        log.event("start", {"steps": 3})
+        log.lost_lines = 2
+        log.event("signal", {"name": "SIGTERM"})
+    start, signal = read_events(tmp_path / "events.jsonl")
+    assert (start.name, start.fields, start.lost_lines) == ("start", {"steps": 3}, 0)
+    assert (signal.name, signal.fields, signal.lost_lines) == ("signal", {"name": "SIGTERM"}, 2)
+    assert Event.from_record(signal.to_record()) == signal
+
+
+@pytest.mark.parametrize("record", [{}, {"event": 3, "time": None, "lost_lines": "x"}, {"lost_lines": True}])
+def test_a_strange_event_is_no_obstacle(record: dict[str, object]) -> None:
+    assert Event.from_record(record) == Event("", {}, "", 0)
 
 
 def test_no_log_no_records(tmp_path: Path) -> None:

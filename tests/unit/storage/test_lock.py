@@ -30,9 +30,9 @@ def test_the_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
             RunLock(tmp_path)
         assert caught.value.exit_code == 9
         first.require_held()
-        assert read_holder(tmp_path / "LOCK")["run_id"] == first.run_id
+        assert read_holder(tmp_path / "LOCK") == first.holder
     with RunLock(tmp_path) as second:
-        assert second.run_id != first.run_id
+        assert second.holder.run_id != first.holder.run_id
     second.release()
 
 
@@ -60,7 +60,7 @@ def test_a_takeover_without_flock_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b"{", b'{"pid": {}}'])
 def test_a_strange_lock_file_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_WAIT_FOR_NAME_SECONDS", 0.02)
     (tmp_path / "LOCK").write_bytes(content)
     with RunLock(tmp_path) as lock:
         lock.require_held()
@@ -83,7 +83,7 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_WAIT_FOR_NAME_SECONDS", 0.0)
     with pytest.raises(ResourceError, match="without locks"):
         RunLock(tmp_path)
 
@@ -106,8 +106,8 @@ def test_a_directory_that_was_renamed_meanwhile_is_not_locked_by_mistake(
 
     monkeypatch.setattr(fcntl, "flock", late)
     with RunLock(run) as lock:
-        assert read_holder(run / "LOCK")["run_id"] == lock.run_id
-        assert read_holder(tmp_path / "run.1" / "LOCK") == {}
+        assert read_holder(run / "LOCK") == lock.holder
+        assert read_holder(tmp_path / "run.1" / "LOCK") is None
     (tmp_path / "gone").mkdir()
     run.rename(tmp_path / "run.2")
     with pytest.raises(LockedError, match="another process"):

@@ -54,7 +54,7 @@ def test_a_new_run_has_its_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "-x", "a b", "x" * 65, "a\0b", "ä", "a\nb", "_x"])
 def test_names_that_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="a run cannot be called") as caught:
+    with pytest.raises(UsageError, match="invalid run name") as caught:
         begin(tmp_path / name, RECIPE, EFFECTIVE, ENVIRONMENT)
     assert caught.value.code == "DK611"
     assert list(tmp_path.iterdir()) == []
