@@ -19,7 +19,7 @@ TRAINING = [
     (SAVE, 2, [5, 10]),
     ("storage.checkpoint:CheckpointStore._publish", 1, [5]),
     ("storage.checkpoint:CheckpointStore._rotate", 3, [5, 10, 15]),
-    ("runs.training:draw", 1, [5, 10]),
+    ("runs.training:draw_samples", 1, [5, 10]),
     ("train.engine:Engine.validate", 1, [5, 10]),
 ]
 # One after the other in a single run: before the first step, at steps 2, 5, 10, 15 and 20.
@@ -29,13 +29,13 @@ CHAIN = [
     (SAVE, 1),
     ("train.engine:Engine.validate", 1),
     ("storage.checkpoint:CheckpointStore._publish", 1),
-    ("runs.training:draw", 1),
+    ("runs.training:draw_samples", 1),
 ]
 LATER = [
     ("runs.pipeline:draw_and_save", 1),
     ("runs.sampling:_Recorder.__call__", 3),
-    ("runs.sampling:save", 1),
-    ("runs.trained:draw", 1),
+    ("runs.sampling:_trajectory_arrays", 1),
+    ("runs.trained:draw_samples", 1),
     ("runs.trained:measure", 1),
     ("runs.reporting:collect", 1),
     ("runs.reporting:build_report", 1),
