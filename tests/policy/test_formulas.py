@@ -1,4 +1,4 @@
-"""GitHub and the documentation typeset the formulas of the pages, and the documentation loads nothing from elsewhere."""
+"""GitHub and the documentation typeset the formulas of the pages; the documentation loads nothing from elsewhere."""
 
 from __future__ import annotations
 
