@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from torch import Tensor
 from diffkit.denoiser import Model
 from diffkit.level import Level
 from diffkit.oracles import GaussianOracle, OracleNetwork
-from diffkit.sampler import Sampler
 from diffkit.schedule import Discrete
 from diffkit.testing import Affine, Case, LawResult, NotApplicable, fixtures, law, probe
 from diffkit.testing.affine import compare_steps, first_order, forward_variance, posterior_variance
@@ -155,10 +153,10 @@ def ancestral_law(case: Case, result: LawResult) -> None:
 )
 def ancestral_extremes(case: Case, result: LawResult) -> None:
     """The true reverse variance V_s beta / V_t is beta for data of unit variance, and beta tilde for one point."""
-    sampler: Sampler[Any] = case.component
-    if sampler.variance not in ("small", "large"):  # type: ignore[attr-defined]
+    sampler, variance = case.component, case.component.variance
+    if variance not in ("small", "large"):
         raise NotApplicable("the variance is neither small nor large")
-    large = sampler.variance == "large"  # type: ignore[attr-defined]
+    large = variance == "large"
     zero, eye = torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
     oracle = GaussianOracle(zero, 1.0 if large else 0.0)
     levels = fixtures.path(9, clean=False)

@@ -196,7 +196,10 @@ def channels_last(case: Case, result: LawResult) -> None:
         raise NotApplicable("the input is not images")
     with torch.no_grad():
         y = _call(network, x, c_noise, label)
-        turned = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        turned = copy.deepcopy(network)
+        for tensor in (*turned.parameters(), *turned.buffers()):
+            if tensor.ndim == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         got = _call(turned, x.contiguous(memory_format=torch.channels_last), c_noise, label)
     result.compare(got, y, "channels_last")
 

@@ -203,7 +203,7 @@ def same_loss(case: Case, result: LawResult) -> None:
     objective: Objective = case.component
     names: set[str] = {f.name for f in dataclasses.fields(objective)} if dataclasses.is_dataclass(objective) else set()
     if "weighting" in names:
-        objective = dataclasses.replace(objective, weighting=fixtures.SNRWeight())  # type: ignore[type-var]
+        objective = dataclasses.replace(case.component, weighting=fixtures.SNRWeight())
     elif not getattr(objective, "discrete_only", False):
         raise NotApplicable("the objective has no weighting")
     x0, eps = design()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffkit.level import Level
 from diffkit.noise import SampleNoise
-from diffkit.sampler import Sampler, sample
+from diffkit.sampler import Sampler, StepInfo, sample
 
 from ...oracles.gaussian import GaussianOracle
 from .. import fixtures
@@ -66,16 +66,11 @@ def evaluations(case: Case, result: LawResult) -> None:
         declared = sampler.nfe(n)
         if declared is None:
             continue
-        calls: list[int] = []
-        sample(
-            fixtures.with_aux(sampler, fixtures.gaussian()),
-            sampler,
-            walk(case, n),
-            case.normal(2, 2),
-            noise=Recorded(),
-            on_step=lambda progress, calls=calls: calls.append(progress.nfe),  # type: ignore[misc]
-        )
-        result.note(float(abs(calls[-1] - declared)), f"{n} steps: {calls[-1]} evaluations", f"{declared}")
+        steps: list[StepInfo] = []
+        denoise = fixtures.with_aux(sampler, fixtures.gaussian())
+        sample(denoise, sampler, walk(case, n), case.normal(2, 2), noise=Recorded(), on_step=steps.append)
+        calls = steps[-1].nfe
+        result.note(float(abs(calls - declared)), f"{n} steps: {calls} evaluations", f"{declared}")
     if not result.checks:
         raise NotApplicable("nfe is None: the number of evaluations depends on the data")
 

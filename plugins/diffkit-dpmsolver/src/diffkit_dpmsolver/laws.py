@@ -61,8 +61,8 @@ def polynomial(case: Case, result: LawResult) -> None:
 )
 def corrected_order(case: Case, result: LawResult) -> None:
     """The output at the new point is one more node without another evaluation."""
-    sampler: Sampler[Any] = case.component
-    if not sampler.corrector:  # type: ignore[attr-defined]
+    sampler = case.component
+    if not sampler.corrector:
         raise NotApplicable("the corrector is off")
     fit = measure(sampler, (80, 160), exact_starts=max(2, sampler.order))
     result.note(max(0.0, sampler.order + 1 - fit.slope), f"slope {fit.slope:.2f}", f"{sampler.order + 1}")
