@@ -1,4 +1,4 @@
-"""Guidance that every paper uses: clipping, thresholding, classifier-free guidance."""
+"""Guidance that many papers use: clipping, dynamic thresholding, classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffkit.network import Shape
 
 @dataclass(frozen=True)
 class Clip(Guidance):
-    """x0 clamped to [low, high]; eps follows from x. Raises ValueError unless low < high.
+    """Clamp x0 to [low, high]; eps follows from x. Raises ValueError unless low < high.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), code. Differs: diffusers keeps the old eps in DDIM.
     """
@@ -29,7 +29,7 @@ class Clip(Guidance):
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise ValueError(f"clip needs low < high, not [{self.low}, {self.high}]")
+            raise ValueError(f"clip requires low < high, got [{self.low}, {self.high}]")
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
         def clipped(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -41,7 +41,7 @@ class Clip(Guidance):
 
 @dataclass(frozen=True)
 class Threshold(Guidance):
-    """Dynamic thresholding: x0 clamped to [-s, s] and divided by s, s = max(1, quantile of |x0| of the sample).
+    """Dynamic thresholding: clamp x0 to [-s, s] and divide by s, s = max(1, quantile of |x0| over the example).
 
     Source: Saharia et al. 2022 (arXiv:2205.11487), sec. 2.3.
     """
@@ -60,33 +60,34 @@ class Threshold(Guidance):
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
-    """(1 - scale) null + scale conditional, on x0 and eps alike; scale = 1 is no guidance.
+    """(1 - scale) unlabelled + scale labelled, in x0 and in eps; scale = 1 is no guidance.
 
-    Only examples with a label are guided: the null class is `shape.classes`. Raises ValueError where the network has
+    Examples without a label are not guided. The unlabelled estimate uses the null class `shape.classes`, or no label
+    at all if no `shape` is given, which means the same to every network of diffkit. Raises ValueError if `shape` has
     no classes. Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6. Differs: scale = 1 + their w.
     """
 
-    shape: Shape
+    shape: Shape | None = None
     scale: Annotated[float, Field(ge=0)] = 2.0
     law_options = ({"scale": 0.0}, {"scale": 1.0}, {"scale": 7.5})
     needs_null = True
 
     def __post_init__(self) -> None:
-        if self.shape.classes is None:
-            raise ValueError("cfg needs data with classes: it compares a labelled with an unlabelled estimate")
+        if self.shape is not None and self.shape.classes is None:
+            raise ValueError("cfg requires data with classes, since it compares labelled with unlabelled estimates")
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
         if self.scale == 1.0:
             return denoise
-        classes = self.shape.classes
-        assert classes is not None
 
         def guided(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
             labelled = denoise(x, level, **cond)
-            label = cond.get("label")
+            label = cond.pop("label", None)
             if label is None:
                 return labelled
-            null = denoise(x, level, **{**cond, "label": torch.full_like(label, classes)})
+            if self.shape is not None and self.shape.classes is not None:
+                cond["label"] = torch.full_like(label, self.shape.classes)
+            null = denoise(x, level, **cond)
             return null.interpolate(labelled, self.scale)
 
         return guided

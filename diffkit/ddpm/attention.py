@@ -1,10 +1,11 @@
-"""Attention: every pixel looks at every other one.
+"""Self-attention over the pixels of a map: out = x + W softmax(q k' / sqrt(d)) v.
 
-out = x + W softmax(q k' / sqrt(d)) v, with q, k, v linear maps of the normalised x, in one or several heads.
+q, k and v are linear maps of the normalised x, split into one or several heads of d channels.
 """
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
@@ -29,11 +30,9 @@ class SelfAttention(nn.Module):
         self.out = init.last(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C, H, W)."""
-        channels, size = x.shape[1], x.shape[2:]
-        h = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = self.qkv(h).unflatten(2, (3, self.heads, channels // self.heads)).permute(2, 0, 3, 1, 4)
-        h = fn.scaled_dot_product_attention(q, k, v)  # (B, heads, HW, C / heads)
-        h = self.out(h.transpose(1, 2).flatten(2))  # (B, HW, C)
-        out: Tensor = x + h.transpose(1, 2).unflatten(2, size)
-        return out
+        """Apply attention to x: (B, C, H, W) -> (B, C, H, W)."""
+        h = self.qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))
+        q, k, v = rearrange(h, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
+        h = fn.scaled_dot_product_attention(q, k, v)
+        h = self.out(rearrange(h, "b heads n d -> b n (heads d)"))
+        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])

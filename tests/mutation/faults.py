@@ -207,7 +207,7 @@ DEFAULTS = [
     fault("strata ignored", BASICS + "times.py", "(i + uniform.double()) / len(uniform)", "0.0 * i + uniform.double()", "times/stratified"),
     fault("guidance the wrong way round", BASICS + "guidance.py", "null.interpolate(labelled, self.scale)", "labelled.interpolate(null, self.scale)", "guidance/cfg"),
     fault("guidance weight for scale (K: guidance)", BASICS + "guidance.py", "null.interpolate(labelled, self.scale)", "null.interpolate(labelled, 1.0 + self.scale)", "guidance/cfg"),
-    fault("null class off by one", BASICS + "guidance.py", "torch.full_like(label, classes)", "torch.full_like(label, classes - 1)", "guidance/cfg"),
+    fault("null class off by one", BASICS + "guidance.py", "torch.full_like(label, self.shape.classes)", "torch.full_like(label, self.shape.classes - 1)", "guidance/cfg"),
     fault("clipped above only", BASICS + "guidance.py", "estimate.x0.clamp(self.low, self.high)", "estimate.x0.clamp(max=self.high)", "guidance/clip"),
     fault("threshold over the batch (pains 16)", BASICS + "guidance.py", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile, dim=1)", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile).expand(len(x))", "guidance/threshold"),
     fault("threshold is a plain clamp (pains 25)", BASICS + "guidance.py", "s = size.clamp(min=1.0)", "s = size.clamp(min=1.0, max=1.0)", "guidance/threshold"),

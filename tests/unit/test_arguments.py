@@ -92,6 +92,21 @@ def test_mistakes_are_named(name: str) -> None:
     assert caught.value.fix
 
 
+@pytest.mark.parametrize("network", ["unet", "mlp"])
+def test_cfg_needs_no_shape(network: str) -> None:
+    """Without a label and with the null class, a network of diffkit gives the same output."""
+    shape = Shape(3, 3, (8, 8) if network == "unet" else (), 4)
+    options = {"channels": 4, "multipliers": (1,), "blocks": 1, "attention": ()} if network == "unet" else {}
+    model = Model(build("network", network, shape=shape, **options), Eps(), Linear())
+    for parameter in model.network.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, level, label = torch.randn(2, 3, *shape.size), Linear().level(500.0), torch.tensor([1, 3])
+    with_shape = build("guidance", "cfg", shape=shape, scale=5.0)(model)(x, level, label=label)
+    without = build("guidance", "cfg", scale=5.0)(model)(x, level, label=label)
+    torch.testing.assert_close(without.eps, with_shape.eps)
+    assert not torch.equal(without.eps, model(x, level, label=label).eps)
+
+
 def test_wrong_image_shape() -> None:
     network = build("network", "unet", shape=Shape(3, 3, (8, 8)), channels=4, multipliers=(1,), blocks=1, attention=())
     model = Model(network, Eps(), Linear())
