@@ -1,7 +1,7 @@
-"""Errors. Whatever a user can cause is a `DiffkitError`: it says where, what, which values are allowed, and the fix.
+"""Errors that a user can cause: each is a `DiffkitError` with the place, the cause, the allowed values and the fix.
 
-Every error carries a code (DKnnn, one page each under docs/errors/) and the exit status of the command line.
-Torch is not imported here, so that listing commands stay fast.
+Every error has a code (DKnnn, one page each under docs/errors/) and an exit status of the command line. This module
+does not import torch, so that listing commands stay fast.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mark:
-    """A place in a text the user wrote: file, 1-based line and column, the path of the value, the line itself."""
+    """A place in a file of the user: 1-based line and column, the path of the value, and the line itself."""
 
     file: str
     line: int
@@ -22,7 +22,7 @@ class Mark:
     width: int = 1
 
     def render(self, hint: str | None = None) -> str:
-        """The place, the line, and a caret under the value; `hint` is written behind the caret."""
+        """Format the place, the line, and a caret under the value, followed by `hint`."""
         gutter = f"{self.line:>3}"
         lines = [f"  --> {self.file}:{self.line}:{self.column}   {self.path}".rstrip()]
         if self.text:
@@ -36,13 +36,19 @@ class Mark:
 class DiffkitError(Exception):
     """Base of every error that a user can cause; `render()` is what the command line prints.
 
-    `hint` is a guess at what was meant, `choices` the allowed values, `fix` the next thing to do,
-    `notes` whatever else explains the failure. `exit_code` is documented in docs/reference/cli.md.
+    Args:
+        message: What is wrong.
+        code: The code DKnnn; default that of the class.
+        where: The place in a file of the user.
+        hint: A guess at what was meant.
+        choices: The allowed values.
+        fix: What to do next.
+        notes: Further explanations, one line each.
     """
 
     code = "DK001"
     exit_code = 1
-    listing = "allowed"  # what `choices` are called in the message
+    listing = "allowed"  # the name of `choices` in the message
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class DiffkitError(Exception):
         self.notes = tuple(notes)
 
     def render(self) -> str:
-        """The whole message in the one style of the house."""
+        """Format the whole message."""
         parts = [f"error[{self.code}] {self.message}"]
         if self.where is not None:
             parts.append(self.where.render(self.hint))
@@ -85,7 +91,7 @@ class DiffkitError(Exception):
 
 
 class UsageError(DiffkitError):
-    """The command line or a function was called in a way that makes no sense."""
+    """The command line or a function was called with invalid arguments."""
 
     code, exit_code = "DK010", 2
 
@@ -110,7 +116,7 @@ class ArgumentError(UsageError, TypeError):
 
 
 class RecipeError(DiffkitError):
-    """A recipe is invalid. `errors` holds every fault found, each a `RecipeError` with its own place."""
+    """A recipe is invalid. `errors` holds all faults, each with its own place."""
 
     code, exit_code = "DK100", 3
 
@@ -123,37 +129,37 @@ class RecipeError(DiffkitError):
 
 
 class PluginError(DiffkitError):
-    """A plugin is missing, broken or built for another version of the interface."""
+    """A plugin is missing, broken, or made for another version of the interface."""
 
     code, exit_code = "DK200", 4
 
 
 class DataError(DiffkitError):
-    """A data set cannot be read, or holds what it must not."""
+    """A data set cannot be read, or holds invalid values."""
 
     code, exit_code = "DK300", 5
 
 
 class ResourceError(DiffkitError):
-    """The disk, the memory or the device does not suffice."""
+    """The disk, the memory or the device is too small."""
 
     code, exit_code = "DK400", 6
 
 
 class LevelError(DiffkitError, ValueError):
-    """A quantity was asked for at a noise level where the theory leaves it undefined."""
+    """A quantity is undefined at this noise level."""
 
     code, exit_code = "DK500", 3
 
 
 class DivergedError(DiffkitError):
-    """The loss or the gradient stopped being finite."""
+    """The loss or the gradient is not finite."""
 
     code, exit_code = "DK510", 7
 
 
 class CheckpointError(DiffkitError):
-    """A checkpoint cannot be loaded, or none can where one must."""
+    """A checkpoint cannot be loaded."""
 
     code, exit_code = "DK600", 8
 
@@ -171,6 +177,6 @@ class ViolationError(DiffkitError):
 
 
 class StoppedError(DiffkitError):
-    """Stopped early by a signal; a checkpoint is saved, and the same command continues."""
+    """A signal stopped the program; a checkpoint is saved, and the same command resumes."""
 
     code, exit_code = "DK620", 75

@@ -1,7 +1,7 @@
 """Networks: the trained part of a model.
 
-A network maps x: (B, C, *S) and c_noise: (B,) to (B, C', *S). It knows neither the schedule nor the meaning of its
-output: `Model` scales its input, passes it the noise level as one number per example, and decodes its output. Any
+A network maps x: (B, C, *S) and c_noise: (B,) to (B, C', *S). It is independent of the schedule and of the meaning of
+its output: `Model` scales its input, passes it the noise level as one number per example, and decodes its output. Any
 `nn.Module` with `forward(x, c_noise, **cond)` can be used; `Network` adds what recipes and laws need.
 """
 

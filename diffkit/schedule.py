@@ -70,8 +70,8 @@ class Discrete(Schedule):
 
     alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), tables in float64. Between integers the angle
     atan2(sigma, alpha) is interpolated linearly, which keeps the variance and reaches alpha = 0 if beta_T = 1.
-    `time` returns an integer if it is within 2e-3 of one. Raises ValueError unless every beta is in (0, 1), where the
-    last one may be 1. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2.
+    `time` returns an integer if it is within 2e-3 of one. Raises ValueError unless every beta is in (0, 1); only
+    the last may be 1. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2.
     """
 
     t_clean = 0.0

@@ -1,4 +1,4 @@
-"""The default augmentation: mirror images left to right."""
+"""The default augmentation: random horizontal flips."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from diffkit.errors import DataError
 
 @dataclass(frozen=True)
 class Flip(Augmentation):
-    """Mirror each image, x: (B, C, *S), along its last axis with `probability`: where its uniform number is below it.
+    """Mirror each image, x: (B, C, *S), along its last axis with `probability`.
 
-    Raises DataError DK310 for vectors, which have no sides. Source: Ho et al. 2020 (arXiv:2006.11239), app. B.
+    Raises DataError DK310 for vectors. Source: Ho et al. 2020 (arXiv:2006.11239), app. B.
     """
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
         if x.ndim < 3:
-            raise DataError("augmentation `flip` needs images; the data are vectors", code="DK310", fix="leave it out")
+            raise DataError("augmentation `flip` requires images, got vectors", code="DK310", fix="leave it out")
         mirrored = (uniform[:, 0] < self.probability).view(-1, *[1] * (x.ndim - 1))
         return torch.where(mirrored, x.flip(-1), x), cond

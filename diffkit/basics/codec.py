@@ -15,10 +15,9 @@ PerChannel = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Affine(Codec):
-    """z = (x - shift) * scale, x = z / scale + shift, with one value each, or one value a channel.
+    """z = (x - shift) * scale, x = z / scale + shift, with one value, or one value per channel.
 
-    Takes data to mean 0 and a chosen spread. Raises ValueError where a scale is 0, or the values do not fit the
-    channels.
+    Raises ValueError if a scale is 0 or the number of values does not fit the channels.
     """
 
     shift: PerChannel = 0.0
@@ -30,7 +29,7 @@ class Affine(Codec):
             raise ValueError("scale is 0, which has no inverse")
         counts = {len(value) for value in (self.shift, self.scale) if isinstance(value, tuple)}
         if 0 in counts or len(counts) > 1:
-            raise ValueError("shift and scale need one value, or one value a channel, both for the same channels")
+            raise ValueError("shift and scale must have one value, or the same number of values, one per channel")
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return (x - _column(self.shift, x)) * _column(self.scale, x)
@@ -39,11 +38,11 @@ class Affine(Codec):
         return z / _column(self.scale, z) + _column(self.shift, z)
 
     def spec(self, data: DataSpec) -> DataSpec:
-        """`bounded` where the data is and [-1, 1] stays within itself; no bins, as z is not what is stored."""
+        """Return the spec of z: `bounded` if z stays in [-1, 1], without bins."""
         for option in ("shift", "scale"):
             count = len(_values(getattr(self, option)))
             if count not in (1, data.channels):
-                raise ValueError(f"codec affine: {option} has {count} values, the data {data.channels} channels")
+                raise ValueError(f"codec affine: {option} has {count} values for {data.channels} channels")
         shifts, scales = (torch.tensor(_values(option)) for option in (self.shift, self.scale))
         within = bool(((1 + shifts.abs()) * scales.abs() <= 1).all())
         return replace(data, bounded=data.bounded and within, bins=None)
@@ -54,7 +53,7 @@ def _values(option: PerChannel) -> tuple[float, ...]:
 
 
 def _column(option: PerChannel, x: Tensor) -> Tensor | float:
-    """What broadcasts along the channels of x: (B, C, *S): the one value, or (C, 1, ...)."""
+    """Return the one value, or the values as (C, 1, ...), to broadcast to x: (B, C, *S)."""
     if not isinstance(option, tuple):
         return option
     return torch.tensor(option, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))

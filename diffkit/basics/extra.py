@@ -6,7 +6,16 @@ from diffkit.errors import PluginError
 
 
 def missing(package: str, extra: str, user: str) -> PluginError:
-    """`user` needs `package`, which comes with the extra `extra` of diffkit."""
+    """Return the error DK290 for a package that is not installed.
+
+    Args:
+        package: The missing package.
+        extra: The extra of diffkit that installs it.
+        user: What requires it, for the message.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
     return PluginError(
-        f"{user} needs {package}, which is not installed", code="DK290", fix=f'pip install "diffkit[{extra}]"'
+        f"{user} requires {package}, which is not installed", code="DK290", fix=f'pip install "diffkit[{extra}]"'
     )

@@ -1,4 +1,4 @@
-"""The usual grids of times. They differ in which end they favour; on a discrete schedule all answer whole times."""
+"""The usual grids of times. They differ in the density of steps along the schedule."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from diffkit.schedule import Schedule
 class Linspace(Grid):
     """n times from T to 1, both included, then clean: t_j = T - (T - 1) j / (n - 1).
 
-    On a schedule without steps, from t_noise in equal parts, the last of which ends clean (or at t_clean, where the
-    schedule still holds noise there). Source: Ho et al. 2020 (arXiv:2006.11239), with n = T.
+    On a continuous schedule, equal parts from t_noise down to clean data, or to t_clean if the level there is noisy.
+    Source: Ho et al. 2020 (arXiv:2006.11239), with n = T.
     Differs: diffusers' "linspace" numbers from 0 and steps by T // n, not to the next point.
     """
 
@@ -32,7 +32,7 @@ class Linspace(Grid):
 
 @dataclass(frozen=True)
 class Trailing(Grid):
-    """t_j = T (1 - j / n): equal parts of the whole schedule, starting at its end.
+    """t_j = T (1 - j / n): equal parts of the whole schedule, from its noisy end.
 
     Source: Lin et al. 2023 (arXiv:2305.08891), sec. 3.3.
     Differs: exact for every n, where diffusers' arange gives n + 1 times for 62 values of n <= 1000.
@@ -45,9 +45,9 @@ class Trailing(Grid):
 
 @dataclass(frozen=True)
 class Leading(Grid):
-    """t_j = (n - 1 - j) floor(T / n) + 1: multiples of a whole stride. Starts before T, at less than full noise.
+    """t_j = (n - 1 - j) floor(T / n) + 1: multiples of an integer stride. The first time is below T.
 
-    Source: Song et al. 2021 (arXiv:2010.02502), code; the default of most samplers there and in diffusers.
+    Source: Song et al. 2021 (arXiv:2010.02502), code; the default of most samplers in diffusers.
     """
 
     discrete_only = True
@@ -61,7 +61,7 @@ class Leading(Grid):
 
 @dataclass(frozen=True)
 class Quadratic(Grid):
-    """sqrt(t) in equal parts: t_j = 1 + (end T - 1) ((n - 1 - j) / (n - 1))^2, more of them near clean data.
+    """sqrt(t) in equal parts: t_j = 1 + (end T - 1) ((n - 1 - j) / (n - 1))^2, denser near clean data.
 
     Source: Song et al. 2021 (arXiv:2010.02502), app. D.2. Differs: ends at T; their code stops at end = 0.8.
     """

@@ -20,9 +20,9 @@ def diffkit_components() -> Iterator[Entry]:
         "guidance", "threshold", f"{HERE}.guidance:Threshold", "dynamic thresholding", "saharia2022photorealistic"
     )
     yield Entry("guidance", "cfg", f"{HERE}.guidance:ClassifierFree", "classifier-free guidance", "ho2022classifier")
-    yield Entry("codec", "identity", "diffkit.codec:Identity", "the data itself diffuses")
+    yield Entry("codec", "identity", "diffkit.codec:Identity", "diffuse the data itself")
     yield Entry("codec", "affine", f"{HERE}.codec:Affine", "z = (x - shift) * scale", "rombach2022high")
-    yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "mirrored with probability 1/2")
+    yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "horizontal flip with probability 1/2")
     yield from _metrics()
     yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "event files for TensorBoard")
 
@@ -30,8 +30,8 @@ def diffkit_components() -> Iterator[Entry]:
 def _data() -> Iterator[Entry]:
     here = f"{HERE}.data"
     yield Entry("data", "digits", f"{here}.digits:Digits", "1797 digits of 8x8, in scikit-learn", "alpaydin1998optical")
-    yield Entry("data", "gaussian", f"{here}.gaussian:Gaussian", "a normal law, with its exact denoiser")
-    yield Entry("data", "mixture", f"{here}.mixture:Mixture", "a mixture of normal laws, with its exact denoiser")
+    yield Entry("data", "gaussian", f"{here}.gaussian:Gaussian", "a normal distribution, with its exact denoiser")
+    yield Entry("data", "mixture", f"{here}.mixture:Mixture", "a mixture of normals, with its exact denoiser")
     yield Entry("data", "arrays", f"{here}.arrays:Arrays", "a .npy or .npz file")
     yield Entry("data", "images", f"{here}.images:Images", "a folder of images")
     yield Entry("data", "mnist", f"{here}.published:MNIST", "60000 digits of 28x28", "lecun1998gradient")
@@ -42,22 +42,22 @@ def _data() -> Iterator[Entry]:
 def _levels() -> Iterator[Entry]:
     grid, ddim = f"{HERE}.grid", "song2021denoising"
     yield Entry("grid", "linspace", f"{grid}:Linspace", "even steps from T to 1, both included", "ho2020denoising")
-    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of a whole stride; starts below T", ddim)
-    yield Entry("grid", "trailing", f"{grid}:Trailing", "equal parts of the schedule, from T on", "lin2024common")
+    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of an integer stride; starts below T", ddim)
+    yield Entry("grid", "trailing", f"{grid}:Trailing", "equal parts of the schedule, from T", "lin2024common")
     yield Entry("grid", "quadratic", f"{grid}:Quadratic", "even steps in sqrt(t): denser near the data", ddim)
-    yield Entry("times", "uniform", "diffkit.times:UniformTimes", "every time alike", "ho2020denoising")
+    yield Entry("times", "uniform", "diffkit.times:UniformTimes", "uniform over all times", "ho2020denoising")
     yield Entry(
         "times",
         "stratified",
         f"{HERE}.times:Stratified",
-        "one number per stratum of the batch, for any law",
+        "one number per stratum of the batch, for any distribution",
         "kingma2021variational",
     )
 
 
 def _metrics() -> Iterator[Entry]:
     here = f"{HERE}.metrics"
-    yield Entry("metric", "frechet", f"{here}.frechet:Frechet", "distance of fitted normal laws", "heusel2017gans")
+    yield Entry("metric", "frechet", f"{here}.frechet:Frechet", "distance between fitted normals", "heusel2017gans")
     yield Entry(
         "metric",
         "sliced-wasserstein",
@@ -73,7 +73,9 @@ def _metrics() -> Iterator[Entry]:
         "whether samples copy training examples",
         "meehan2020nonparametric",
     )
-    yield Entry("metric", "classifier", f"{here}.classifier:Classifier", "accuracy of labels, seen by a classifier")
+    yield Entry(
+        "metric", "classifier", f"{here}.classifier:Classifier", "how well a classifier separates samples from data"
+    )
 
 
 @hookimpl

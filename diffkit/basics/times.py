@@ -1,4 +1,4 @@
-"""Laws of training times."""
+"""Distributions of training times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from diffkit.times import UNIFORM_TIMES, Times
 
 @dataclass(frozen=True)
 class Stratified(Times):
-    """The times of `inner` from one number in each of B equal parts of [0, 1): u_i = (i + U_i) / B.
+    """Times of `inner` (uniform by default) from one number per stratum of the batch: u_i = (i + U_i) / B.
 
-    The same law of times over many batches, by default uniform, with less variance in each. Source: Kingma et al. 2021
-    (arXiv:2107.00630), app. I.1. Differs: there one shared U shifts all.
+    The distribution over many batches is that of `inner`, with less variance within a batch. Source: Kingma et al. 2021
+    (arXiv:2107.00630), app. I.1. Differs: an own U_i per stratum in place of one shared U.
     """
 
     inner: Times = UNIFORM_TIMES
@@ -26,9 +26,9 @@ class Stratified(Times):
         return self.inner.draw((i + uniform.double()) / len(uniform), schedule)
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor | None:
-        """That of `inner`, whose law it keeps."""
+        """Return the correction of `inner`."""
         return self.inner.correction(t, schedule)
 
     def update(self, t: Tensor, each: Tensor) -> None:
-        """`inner` learns."""
+        """Let `inner` learn."""
         self.inner.update(t, each)

@@ -1,4 +1,4 @@
-"""Blocks: the residual block that a U-Net is built of, and its changes of resolution."""
+"""The residual block of the U-Net, and its changes of resolution."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Up = Literal["nearest", "bilinear", "transposed", "resblock"]
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + W emb))), the first x through a 1 x 1 conv where channels change.
+    """x + conv(silu(norm(conv(silu(norm(x))) + W emb))), the first x through a 1 x 1 conv if channels change.
 
     `time="scale-shift"` modulates after the second norm instead: norm(h) (1 + scale) + shift, [scale, shift] = W emb.
-    `resample` changes the resolution inside the block, before its first conv and on the way around it.
+    `resample` changes the resolution inside the block, before its first conv and in the shortcut.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), appendix B; scale-shift: Nichol & Dhariwal 2021 (arXiv:2102.09672),
     section 3; resampling inside: Dhariwal & Nichol 2021 (arXiv:2105.05233), section 3.1, after BigGAN.
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if inside == outside else init.layer(nn.Conv2d(inside, outside, 1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (B, C, H, W), emb: (B, E) -> (B, C', H', W')."""
+        """Apply the block to x: (B, C, H, W) with emb: (B, E) -> (B, C', H', W')."""
         h = fn.silu(self.norm1(x))
         if self.resample == "down":
             h, x = fn.avg_pool2d(h, 2), fn.avg_pool2d(x, 2)
@@ -65,10 +65,10 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width, (B, C, H, W) -> (B, C, H/2, W/2).
+    """Halve height and width, (B, C, H, W) -> (B, C, H/2, W/2).
 
-    `conv-asymmetric`: 3 x 3 conv of stride 2, padded at the right and bottom only, which is what TensorFlow's SAME
-    does for even sizes and what DDPM was trained with; `conv`: padded on all sides; `average`: mean of 2 x 2.
+    `conv-asymmetric`: 3 x 3 conv of stride 2, padded at the right and bottom only, as TensorFlow's SAME does for even
+    sizes and as DDPM was trained; `conv`: padded on all sides; `average`: mean of 2 x 2.
     """
 
     def __init__(self, channels: int, kind: Literal["conv-asymmetric", "conv", "average"], init: Initialisation):
@@ -81,7 +81,7 @@ class Downsample(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C, H/2, W/2); `emb` is not used."""
+        """Downsample x: (B, C, H, W) -> (B, C, H/2, W/2); `emb` is not used."""
         if self.conv is None:
             return fn.avg_pool2d(x, 2)
         out: Tensor = self.conv(fn.pad(x, (0, 1, 0, 1)) if self.pad else x)
@@ -89,10 +89,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Doubles height and width, (B, C, H, W) -> (B, C, 2H, 2W).
+    """Double height and width, (B, C, H, W) -> (B, C, 2H, 2W).
 
     `nearest`, `bilinear`: interpolation, then a 3 x 3 conv; `transposed`: a 4 x 4 transposed conv of stride 2.
-    DDPM's authors call nearest with align_corners=True; at factor two that picks the same pixels.
+    The code of DDPM uses nearest with align_corners=True, which picks the same pixels at factor two.
     """
 
     def __init__(self, channels: int, kind: Literal["nearest", "bilinear", "transposed"], init: Initialisation):
@@ -105,7 +105,7 @@ class Upsample(nn.Module):
             self.conv = init.layer(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (B, C, H, W) -> (B, C, 2H, 2W); `emb` is not used."""
+        """Upsample x: (B, C, H, W) -> (B, C, 2H, 2W); `emb` is not used."""
         if self.kind != "transposed":
             x = fn.interpolate(x, scale_factor=2.0, mode=self.kind)
         out: Tensor = self.conv(x)

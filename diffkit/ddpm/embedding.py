@@ -1,7 +1,7 @@
-"""Embedding: how a network is told the noise level and the label.
+"""Embedding of the noise level and the label as one vector that every residual block reads.
 
-One number becomes a vector of sines and cosines of geometrically spaced frequencies, then a small MLP makes of it
-the one vector that every residual block reads. A label adds a learned vector to it.
+The noise level becomes sines and cosines of geometrically spaced frequencies, and a small MLP maps them to the vector.
+A label adds a learned vector.
 """
 
 from __future__ import annotations
@@ -21,12 +21,19 @@ Order = Literal["ho", "openai"]
 
 
 def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
-    """Features of a number, t: (B,) -> (B, channels), with half = channels / 2 frequencies 10000^(-k/d), k < half.
+    """Compute sines and cosines of t with half = channels / 2 frequencies 10000^(-k/d), k < half.
 
-    `ho`: [sin, cos] with d = half - 1; `openai`: [cos, sin] with d = half. Weights trained with one are useless
-    with the other. Computed in float32, or in float64 where t is, whatever the type of the network.
-
+    `ho`: [sin, cos] with d = half - 1; `openai`: [cos, sin] with d = half. Weights trained with one order do not work
+    with the other. Computed in float32, or in float64 if t is, whatever the type of the network.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; `ho` from Ho et al. 2020 (arXiv:2006.11239).
+
+    Args:
+        t: Numbers: (B,).
+        channels: Number of features, even.
+        order: `ho` (default) or `openai`.
+
+    Returns:
+        Features: (B, channels).
     """
     half = channels // 2
     t = t if t.dtype == torch.float64 else t.float()
@@ -38,10 +45,10 @@ def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
 
 
 class Embedding(nn.Module):
-    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment): (B,) -> (B, width), for the blocks to read.
+    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment): (B,) -> (B, width).
 
-    Where `classes` is K the table has K + 1 rows and row K is the null class, also taken where no label is given.
-    `augment` is how many numbers an augmentation tells of what it did; without them nothing was done.
+    With K `classes` the table has K + 1 rows; row K is the null class, which is used if no label is given. `augment` is
+    the number of parameters per example that an augmentation passes; without them the example counts as unchanged.
     """
 
     def __init__(
@@ -55,7 +62,19 @@ class Embedding(nn.Module):
         self.augment = init.layer(nn.Linear(augment, width, bias=False)) if augment else None
 
     def forward(self, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """c_noise: (B,), label: (B,) long or None, augment: (B, A) or None -> (B, width)."""
+        """Compute the vector that the blocks read.
+
+        Args:
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; the null class by default.
+            augment: Parameters of an augmentation: (B, A); none by default.
+
+        Returns:
+            The embedding: (B, width).
+
+        Raises:
+            UsageError: A label or `augment` is given to a network without them (DK041).
+        """
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
         h = self.linear2(fn.silu(self.linear1(features)))
         if self.table is None:
@@ -72,7 +91,7 @@ class Embedding(nn.Module):
         if augment is not None:
             if self.augment is None:
                 raise UsageError(
-                    "this network takes no numbers that say how an example was augmented, and some were given",
+                    "this network was built without `augment`, but parameters of an augmentation were given",
                     code="DK041",
                     fix=f"build it with augment: {augment.shape[1]}, or set labels: false in the augmentation",
                 )

@@ -1,7 +1,7 @@
-"""Initialisation: how the weights of the default networks start.
+"""Initialisation of the weights of the default networks.
 
-DDPM draws every weight uniformly with variance 1 / fan_avg and starts each residual branch, and the output, at
-nearly nothing, so that the untrained network passes its input on and predicts about zero.
+DDPM draws every weight uniformly with variance 1 / fan_avg, and starts each residual branch and the output near zero,
+so that the untrained network passes its input through and predicts about zero.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 @dataclass(frozen=True)
 class Initialisation:
-    """Starts a layer and hands it back; `last` is for the layer that ends a residual branch or the network.
+    """Initialise a layer and return it; `last` is for the last layer of a residual branch or of the network.
 
     ============ =========================== ===================== =====================================
     style        weights                     last layers           used by
     ============ =========================== ===================== =====================================
     `ddpm`       variance 1 / fan_avg        variance 1e-10 / ...  Ho et al. 2020, authors' code
-    `ddpm-zero`  variance 1 / fan_avg        0                     the same as written in most rewritings
+    `ddpm-zero`  variance 1 / fan_avg        0                     most reimplementations
     `openai`     PyTorch's default           0                     Nichol & Dhariwal 2021, authors' code
     `torch`      PyTorch's default           PyTorch's default     diffusers
     ============ =========================== ===================== =====================================
 
-    Biases start at 0 wherever the weights are drawn or zeroed here.
+    Biases start at 0 unless the style leaves the layer to PyTorch.
     """
 
     style: Style = "ddpm"
 
     def layer(self, layer: Layer, pieces: int = 1) -> Layer:
-        """A layer amid the network; `pieces` layers fused along the outputs are drawn as if they were apart."""
+        """Initialise an inner layer; `pieces` layers that are fused along the outputs are drawn separately."""
         if self.style in ("ddpm", "ddpm-zero"):
             for weight in layer.weight.detach().chunk(pieces):
                 variance_scaling_(weight, 1.0)
@@ -43,7 +43,7 @@ class Initialisation:
         return layer
 
     def last(self, layer: Layer) -> Layer:
-        """A layer that starts silent."""
+        """Initialise the last layer of a branch, so that its output starts near zero."""
         if self.style != "torch":
             variance_scaling_(layer.weight, 1e-10 if self.style == "ddpm" else 0.0)
             _zero_bias(layer)
@@ -51,7 +51,9 @@ class Initialisation:
 
 
 def variance_scaling_(weight: Tensor, scale: float) -> None:
-    """Uniform with variance scale / fan_avg, fan_avg = (fan_in + fan_out) / 2; weight: (out, in, *kernel).
+    """Fill `weight`: (out, in, *kernel) with uniform numbers of variance scale / fan_avg.
+
+    fan_avg = (fan_in + fan_out) / 2.
 
     Source: Glorot & Bengio 2010, eq. 16 (scale 1).
     """

@@ -1,4 +1,4 @@
-"""A residual MLP for vectors: what a U-Net is for images, small enough for points in a plane."""
+"""A residual MLP for vectors, such as points in a plane."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class MLP(Network):
-    """x (B, C), c_noise (B,), label (B,) long -> (B, C'): `depth` residual blocks, each told the noise level.
+    """`depth` residual blocks that read the noise level: x (B, C), c_noise (B,), label (B,) long -> (B, C').
 
     width                width of the blocks
     depth                number of blocks, of two linear layers each
@@ -38,7 +38,7 @@ class MLP(Network):
     activation           `silu`, `gelu`, `relu` or `tanh`
     initialisation       `ddpm`, `ddpm-zero`, `openai` or `torch`; see `Initialisation`
 
-    Raises: RecipeError (DK140) where the data are not vectors; UsageError (DK040, DK041) where an input does not fit.
+    Raises: RecipeError (DK140) if the data are not vectors; UsageError (DK040, DK041) if an input does not fit.
 
     Source: none; the blocks of Ho et al. 2020 (arXiv:2006.11239) with linear layers for convs, LayerNorm for
     GroupNorm.
@@ -61,25 +61,34 @@ class MLP(Network):
         )
         if shape.size:
             raise misfit(
-                f"network mlp is for vectors; the data has size {shape.size}",
+                f"network mlp takes vectors, but the data has size {shape.size}",
                 fix="use network unet for images" if len(shape.size) == 2 else None,
             )
         init = Initialisation(initialisation)
-        told = 4 * embedding_channels
+        emb = 4 * embedding_channels
         self.shape = shape
-        self.embedding = Embedding(embedding_channels, told, embedding, shape.classes, init)
+        self.embedding = Embedding(embedding_channels, emb, embedding, shape.classes, init)
         self.enter = init.layer(nn.Linear(shape.in_channels, width))
-        self.blocks = nn.ModuleList(LinearBlock(width, told, dropout, activation, init) for _ in range(depth))
+        self.blocks = nn.ModuleList(LinearBlock(width, emb, dropout, activation, init) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.activation = ACTIVATIONS[activation]
         self.leave = init.last(nn.Linear(width, shape.out_channels))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C), c_noise: (B,), label: (B,) long; without a label every example is of the null class."""
+        """Compute the output of a batch.
+
+        Args:
+            x: Scaled noisy vectors: (B, C).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; the null class by default.
+
+        Returns:
+            The output: (B, C').
+        """
         if x.ndim != 2 or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
             raise UsageError(
                 f"network mlp takes x (B, {self.shape.in_channels}) and c_noise (B,), "
-                f"not {tuple(x.shape)} and {tuple(c_noise.shape)}",
+                f"got {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
                 fix="flatten x, or use a network for images",
             )
@@ -92,7 +101,7 @@ class MLP(Network):
 
 
 class LinearBlock(nn.Module):
-    """x + W2 act(W1 act(norm(x)) + W emb)."""
+    """The residual block x + W2 act(W1 act(norm(x)) + W emb)."""
 
     def __init__(self, width: int, embedding: int, dropout: float, activation: str, init: Initialisation) -> None:
         super().__init__()
@@ -104,7 +113,7 @@ class LinearBlock(nn.Module):
         self.linear2 = init.last(nn.Linear(width, width))
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (B, width), emb: (B, E) -> (B, width)."""
+        """Apply the block to x: (B, width) with emb: (B, E) -> (B, width)."""
         h = self.linear1(self.activation(self.norm(x))) + self.time(emb)
         out: Tensor = x + self.linear2(self.dropout(self.activation(h)))
         return out

@@ -1,4 +1,4 @@
-"""The two losses of the paper: the simple one, and the variational bound."""
+"""The two losses of the paper: the simple loss, and the variational bound."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from diffkit.times import UNIFORM_TIMES, Times
 class Simple(Objective):
     """w |y - target|^2 at random times, averaged (or summed) over the dimensions of an example.
 
-    Without a `weighting` the error of the network's own output counts as it is: with eps this is L_simple. With one,
-    w(level) on |x0 - x0_hat|^2, the same loss in every parameterization. Channels behind those of x0, such as a head
-    for the variance, are not trained. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
+    Without a `weighting` w = 1, which is L_simple if the network predicts eps. With a `weighting` the loss is
+    w(level) |x0 - x0_hat|^2, the same in every parameterization. Further channels of the output, such as those of a
+    learned variance, are not trained. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
 
     weighting: Weighting | None = None
@@ -51,9 +51,9 @@ class Simple(Objective):
 class VLB(Objective):
     """T times the term of the variational bound at a random time, in nats per dimension.
 
-    For t > 1 the term is KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)), at t = 1 it is -log p(x0 | x_1): the
-    discretised decoder where the data has bins, else the density. The prior term has no parameters; `bound.exact`
-    adds it. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5, 13.
+    For t > 1 the term is KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)); at t = 1 it is -log p(x0 | x_1), with the
+    discretised decoder if the data has bins, else the density. The prior term has no parameters and is left out;
+    `bound.exact` adds it. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5, 13.
     """
 
     data: Data
@@ -64,7 +64,7 @@ class VLB(Objective):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Entries of `Estimate.aux` that the variance is made from."""
+        """Entries of `Estimate.aux` that the variance is computed from."""
         return ("variance_fraction",) if self.variance == "learned" else ()
 
     def __call__(

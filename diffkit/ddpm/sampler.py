@@ -1,4 +1,4 @@
-"""Ancestral sampling: the reverse chain, one posterior step at a time."""
+"""Ancestral sampling: one draw from the posterior per step of the reverse chain."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from diffkit.sampler import Noise, Sampler
 class Ancestral(Sampler[None]):
     """x_s = posterior mean of (x_t, x0_hat) + std z, on the full grid or any part of it.
 
-    variance `small`: std^2 = beta tilde = sigma_s^2 (1 - exp(-2h)), exact where the data is one point;
-    `large`: std^2 = beta = sigma_t^2 (1 - exp(-2h)), exact where the data is N(0, I);
+    variance `small`: std^2 = beta tilde = sigma_s^2 (1 - exp(-2h)), exact if the data is one point;
+    `large`: std^2 = beta = sigma_t^2 (1 - exp(-2h)), exact if the data is N(0, I);
     `learned`: log std^2 = f log beta + (1 - f) log beta tilde, f = aux["variance_fraction"] in [0, 1] from the network.
     The last step, to clean data, adds no noise. Source: Ho et al. 2020 (arXiv:2006.11239), Algorithm 2 and sec. 3.2;
     Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 15 and 19.
@@ -32,10 +32,10 @@ class Ancestral(Sampler[None]):
 
     @property
     def law_exemptions(self) -> dict[str, str]:
-        """Laws that it need not satisfy, with reasons."""
+        """Laws that do not apply, with reasons."""
         if self.variance == "small":
             return {}
-        scale = {"rescaling": "beta is the variance of q(x_t | x_s), in the scale of x_t, whatever that of x_s"}
+        scale = {"rescaling": "beta is the variance of q(x_t | x_s), in the scale of x_t, whatever the scale of x_s"}
         if self.variance == "learned":
             return scale
         return {**scale, "point-mass-law": "beta is the variance of the posterior for N(0, I), too large for one point"}

@@ -1,4 +1,4 @@
-"""The linear schedules of beta."""
+"""Discrete schedules in which beta, or its square root, is linear."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 class Linear(Discrete):
     """beta_t linear in t from beta_start to beta_end, t = 1..T.
 
-    Source: Ho et al. 2020 (arXiv:2006.11239), sec. 4. CompVis and diffusers call `scaled-linear` "linear" and
-    "scaled_linear"; this one is "linear" in diffusers. The ends are not rescaled with `steps`.
+    beta_start and beta_end do not depend on `steps`. This schedule is "linear" in diffusers; CompVis uses the name
+    "linear" for `scaled-linear`. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 4.
     """
 
     steps: Steps = 1000

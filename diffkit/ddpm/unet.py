@@ -1,4 +1,4 @@
-"""The U-Net of DDPM: down to coarse maps, through a middle, up again, with a skip from every map on the way down."""
+"""The U-Net of DDPM: down to coarse maps, a middle, and up again, with a skip connection from every map."""
 
 from __future__ import annotations
 
@@ -23,31 +23,32 @@ DEFAULT_ATTENTION = (16,)
 
 
 class UNet(Network):
-    """x (B, C, H, W), c_noise (B,), label (B,) long -> (B, C', H, W), every level of `multipliers` at half the size.
+    """Residual U-Net with attention: x (B, C, H, W), c_noise (B,), label (B,) long -> (B, C', H, W).
 
-    A level is `blocks` residual blocks (one more on the way up, each fed a skip), with attention after each where
-    the larger side of the map is in `attention`; the middle is block, attention, block at the coarsest size. The
-    default `attention` is skipped where no map is 16 wide; any other size that does not occur is an error.
+    Each level of `multipliers` has half the size of the one before, and consists of `blocks` residual blocks (one more
+    on the way up, each with a skip connection), followed by attention if the larger side of the map is in `attention`.
+    The middle is block, attention, block at the coarsest size. The default `attention` is ignored if no map is 16 wide;
+    any other size that does not occur is an error.
 
     channels           width of the finest level, and of the sinusoid; the embedding is four times as wide
     multipliers        width of each level, finest first, in units of `channels`
     heads              attention heads; or `head_channels`, the width of one head, instead
     middle_attention   attention in the middle
     dropout            probability, before the second conv of each block
-    time               how a block reads the embedding: added, or as scale and shift of its norm
+    time               `add` the embedding in a block, or use it as `scale-shift` of the norm
     embedding          `ho` [sin, cos] or `openai` [cos, sin]; see `sinusoid`
     downsample         `conv-asymmetric` (TensorFlow's SAME), `conv`, `average`, or `resblock` (inside a block)
     upsample           `nearest` or `bilinear` and a conv, `transposed` conv, or `resblock`
     initialisation     `ddpm`, `ddpm-zero`, `openai` or `torch`; see `Initialisation`
-    groups             of GroupNorm; None: as many as 32, of at least four channels each
+    groups             groups of GroupNorm; None: at most 32, with at least four channels each
     norm_eps           added to the variance in GroupNorm
-    augment            how many numbers an augmentation tells of what it did (cond `augment`)
+    augment            parameters per example that an augmentation passes (cond `augment`)
 
     The defaults are DDPM's for CIFAR-10: 35,746,307 parameters. For LSUN and CelebA-HQ at 256 x 256:
     multipliers (1, 1, 2, 2, 4, 4), 113,673,219 parameters.
 
-    Raises: RecipeError (DK140) where the options do not fit the shape or each other; UsageError (DK040, DK041)
-    where an input does not fit the network.
+    Raises: RecipeError (DK140) if the options do not fit the shape or each other; UsageError (DK040, DK041)
+    if an input does not fit the network.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), appendix B, and the authors' code.
     """
@@ -109,7 +110,7 @@ class UNet(Network):
         self.enter = init.layer(nn.Conv2d(shape.in_channels, channels, 3, padding=1))
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
-        h, skips = channels, [channels]  # channels of the map and of what the way up will be handed
+        h, skips = channels, [channels]  # channels of the map, and of the maps that are kept for the way up
         for level, multiplier in enumerate(multipliers):
             for _ in range(blocks):
                 self.down.append(attentive(h, channels * multiplier, sizes[level] in attention))
@@ -132,9 +133,16 @@ class UNet(Network):
         self.leave = init.last(nn.Conv2d(h, shape.out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W), c_noise: (B,), label: (B,) long; without a label every example is of the null class.
+        """Compute the output of a batch.
 
-        augment: (B, A), what an augmentation did to each example; without it, nothing.
+        Args:
+            x: Scaled noisy images: (B, C, H, W), H and W divisible by 2^(levels - 1).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; the null class by default.
+            augment: Parameters of an augmentation: (B, A); none by default.
+
+        Returns:
+            The output: (B, C', H, W).
         """
         self._check(x, c_noise)
         emb = self.embedding(c_noise, label, augment)
@@ -156,27 +164,27 @@ class UNet(Network):
         if x.ndim != 4 or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
             raise UsageError(
                 f"network unet takes x (B, {self.shape.in_channels}, H, W) and c_noise (B,), "
-                f"not {tuple(x.shape)} and {tuple(c_noise.shape)}",
+                f"got {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
-                fix="give it images of the shape that it was made for",
+                fix="pass images of the shape that the network was built for",
             )
         for size in x.shape[2:]:
             if size % self.stride:
                 raise UsageError(
-                    f"network unet needs sizes that {self.stride} divides; {size} is not one",
+                    f"network unet requires sizes divisible by {self.stride}, got {size}",
                     code="DK040",
                     fix=f"pad or crop to {-(-size // self.stride) * self.stride}, or use fewer multipliers",
                 )
 
 
 class AttentiveBlock(nn.Module):
-    """A residual block, then attention or nothing."""
+    """A residual block, followed by attention or nothing."""
 
     def __init__(self, block: ResidualBlock, attention: nn.Module) -> None:
         super().__init__()
         self.block, self.attention = block, attention
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """x: (B, C, H, W), emb: (B, E) -> (B, C', H, W)."""
+        """Apply block and attention to x: (B, C, H, W) with emb: (B, E) -> (B, C', H, W)."""
         out: Tensor = self.attention(self.block(x, emb))
         return out

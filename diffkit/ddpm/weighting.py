@@ -1,4 +1,4 @@
-"""Weightings of the error of x0 that the paper compares."""
+"""Weightings of the error of x0 in the paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffkit.schedule import Schedule, sde
 
 @dataclass(frozen=True)
 class Uniform(Weighting):
-    """w = 1 on |x0 - x0_hat|^2."""
+    """w = 1 on |x0 - x0_hat|^2: every level has the same weight in x0."""
 
     def __call__(self, level: Level) -> Scalar:
         return torch.ones_like(level.sigma) if isinstance(level.sigma, Tensor) else 1.0
@@ -24,7 +24,7 @@ class Uniform(Weighting):
 
 @dataclass(frozen=True)
 class SNR(Weighting):
-    """w = snr on |x0 - x0_hat|^2, a unit weight on eps: L_simple in every parameterization.
+    """w = snr on |x0 - x0_hat|^2, which is w = 1 on eps: L_simple in every parameterization.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
@@ -37,8 +37,8 @@ class SNR(Weighting):
 class VLBWeight(Weighting):
     """w = (snr_{t-1} - snr_t) / 2 on |x0 - x0_hat|^2, the KL terms of the bound with variance beta tilde, in nats.
 
-    At t = 1, where snr_0 is infinite, the variance of t = 2 is used: w = 1 / (2 beta tilde_2), as the decoder does. On
-    a schedule without steps w = -(1/2) d snr / dt. Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 13, 17.
+    At t = 1 snr_0 is infinite, so the variance of t = 2 is used, as in the decoder: w = 1 / (2 beta tilde_2). On a
+    continuous schedule w = -(1/2) d snr / dt. Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 13, 17.
     """
 
     schedule: Schedule
@@ -57,7 +57,7 @@ class VLBWeight(Weighting):
         return torch.where(t <= 1, torch.full_like(t, start), 0.5 * (before.snr - at.snr))
 
     def _rate(self, t: Tensor) -> Tensor:
-        """-(1/2) d snr / dt = g^2 snr / (2 sigma^2), as g^2 = -2 sigma^2 d half_logsnr / dt."""
+        """Return -(1/2) d snr / dt = g^2 snr / (2 sigma^2), as g^2 = -2 sigma^2 d half_logsnr / dt."""
         level = self.schedule.level(t)
         _, g2 = sde(self.schedule, t.reshape(-1))
         return g2.reshape(t.shape) * level.snr / (2.0 * level.sigma**2)

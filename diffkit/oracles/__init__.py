@@ -1,4 +1,4 @@
-"""Exact denoisers in closed form, for data whose distribution is known: Gaussian, mixture, point mass, polynomial."""
+"""Exact denoisers in closed form, for data with a known distribution: Gaussian, mixture, point mass, polynomial."""
 
 from .base import Oracle
 from .gaussian import GaussianOracle, PointMassOracle

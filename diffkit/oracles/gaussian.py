@@ -1,4 +1,4 @@
-"""Gaussian data: everything is closed form."""
+"""The exact denoiser of Gaussian data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ LOG_2PI = math.log(2.0 * math.pi)
 class GaussianOracle(Oracle):
     """x0 ~ N(mean, covariance): x0* = m + alpha S (alpha^2 S + sigma^2 I)^-1 (x - alpha m).
 
-    `mean` is a number, for data of any shape whose dimensions are alike, or a tensor (*S). `covariance` is a number,
-    a diagonal (*S) or (D,), or a matrix (D, D) with D = numel of the mean. Raises ValueError where they do not fit or
-    the covariance is not symmetric and positive semi-definite. Identities D1 to D4.
+    mean         one number for data of any shape, or a tensor (*S)
+    covariance   one number, a diagonal (*S) or (D,), or a matrix (D, D) with D the number of elements of the mean
+
+    Raises ValueError if they do not fit, or if the covariance is not symmetric and positive semi-definite.
+    Identities D1 to D4.
     """
 
     def __init__(self, mean: float | Tensor, covariance: float | Tensor) -> None:
@@ -46,7 +48,7 @@ class GaussianOracle(Oracle):
 
     @property
     def dimensions(self) -> int:
-        """D; 1 where the data may have any shape."""
+        """D; 1 if the data may have any shape."""
         return max(self._mean.numel(), self._variances.numel())
 
     @property
@@ -100,7 +102,7 @@ class GaussianOracle(Oracle):
         return float(torch.where(self.variances > 0, self.variances / v, 0.0).sum())
 
     def flow(self, x: Tensor, t: Level, s: Level) -> Tensor:
-        """alpha_s m + S_s^1/2 S_t^-1/2 (x - alpha_t m). Identity D4."""
+        """Compute alpha_s m + S_s^1/2 S_t^-1/2 (x - alpha_t m). Identity D4."""
         m, variances, axes = self._at(x)
         y = self._turn(x.to(working(x)).flatten(1) - column(t.alpha, x) * m, axes)
         before, after = self._spread(t, x, variances), self._spread(s, x, variances)
@@ -122,7 +124,9 @@ class GaussianOracle(Oracle):
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.dimensions > 1 and x[0].numel() != self.dimensions:
-            raise ValueError(f"x of shape {tuple(x.shape)} has not the {self.dimensions} dimensions of this Gaussian")
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} does not have the {self.dimensions} dimensions of this Gaussian"
+            )
         at = (x.device, working(x))
         return self._mean.to(*at), self._variances.to(*at), None if self._axes is None else self._axes.to(*at)
 
@@ -135,6 +139,6 @@ class GaussianOracle(Oracle):
         return y if axes is None else y @ axes.T
 
 
-def PointMassOracle(point: float | Tensor) -> GaussianOracle:  # noqa: N802 - it stands among classes
-    """Data that is one point: x0* = point whatever x; deterministic samplers are exact there. Identity F2."""
+def PointMassOracle(point: float | Tensor) -> GaussianOracle:  # noqa: N802 - used like a class
+    """Return the oracle of data that is one point: x0* = point for every x, so that samplers are exact. Identity F2."""
     return GaussianOracle(point, 0.0)

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians: non-linear, and still exact."""
+"""The exact denoiser of mixtures of Gaussians, which is not linear in x."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from .base import CLEAN, Oracle, column, working
 from .gaussian import LOG_2PI
 
 NODES = 8001
-"""Points of the trapezoidal rule for means over x, which converges faster than any power on smooth densities."""
+"""Points of the trapezoidal rule for expectations over x; it converges faster than any power on smooth densities."""
 
 
 class MixtureOracle(Oracle):
     """x0 ~ sum_k w_k N(m_k, S_k): x0* = sum_k r_k(x) x0*_k, r_k the responsibilities, by log-sum-exp.
 
-    `weights`: (K,), positive, scaled to sum 1; `means`: (K, *S), or K numbers; `covariances`: K numbers, K diagonals
-    (K, *S) or (K, D), or K matrices (K, D, D). Where `label` is given, label k is component k, and K is the mixture.
-    `flow`, `entropy` and `uncertainty` need data of one dimension, and raise ValueError otherwise. Identities E1 to E4.
+    weights       (K,), positive; divided by their sum
+    means         (K, *S), or K numbers
+    covariances   K numbers, K diagonals (K, *S) or (K, D), or K matrices (K, D, D)
+
+    With the condition `label`, label k is component k, and K is the whole mixture. `flow`, `entropy` and `uncertainty`
+    require data of one dimension and raise ValueError otherwise. Identities E1 to E4.
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class MixtureOracle(Oracle):
         m = torch.as_tensor(means, dtype=torch.float64)
         s = torch.as_tensor(covariances, dtype=torch.float64)
         if w.ndim != 1 or not bool((w > 0).all()) or len(m) != len(w) or len(s) != len(w):
-            raise ValueError("a mixture needs K positive weights, K means and K covariances")
+            raise ValueError("a mixture requires K positive weights, K means and K covariances")
         self._shape = tuple(m.shape[1:]) or (1,)
         m = m.reshape(len(w), -1)
         d = m.shape[1]
@@ -54,7 +57,7 @@ class MixtureOracle(Oracle):
 
     @property
     def dimensions(self) -> int:
-        """D."""
+        """D, the number of dimensions of an example."""
         return self._means.shape[1]
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -67,7 +70,16 @@ class MixtureOracle(Oracle):
         return Estimate(level, x0.reshape(x.shape).to(x.dtype), eps.reshape(x.shape).to(x.dtype))
 
     def responsibilities(self, x: Tensor, level: Level, label: Tensor | None = None) -> Tensor:
-        """The probability of each component given x, and its label where there is one: (B, K)."""
+        """Compute the probability of each component given x, and given its label.
+
+        Args:
+            x: Noisy data at `level`: (B, *S).
+            level: The level of x.
+            label: Components: (B,) long; other values (and None) mean the whole mixture.
+
+        Returns:
+            Probabilities: (B, K).
+        """
         log = self._log_joint(x, level)
         if label is not None:
             k = torch.arange(len(self._weights), device=x.device)
@@ -76,7 +88,7 @@ class MixtureOracle(Oracle):
         return torch.softmax(log, 1)
 
     def covariance(self, x: Tensor, level: Level) -> Tensor:
-        """sum_k r_k (V_k + mu_k mu_k^T) - x0* x0*^T. Identity E2."""
+        """Compute sum_k r_k (V_k + mu_k mu_k^T) - x0* x0*^T. Identity E2."""
         _, m, s, axes = self._at(x)
         alpha, sigma = self._columns(level, x)
         v = alpha**2 * s + sigma**2
@@ -105,7 +117,7 @@ class MixtureOracle(Oracle):
         return float((torch.exp(self.log_density(x, level)) * each).sum() * width) / sigma**2
 
     def flow(self, x: Tensor, t: Level, s: Level) -> Tensor:
-        """F_s^-1(F_t(x)): flows on the line are monotone, so they are the quantile map. Identity E4."""
+        """Compute F_s^-1(F_t(x)), since flows in one dimension are monotone. Identity E4."""
         self._one_dimension()
         wide = x.double().reshape(-1)
         out = transport(wide, self._weights.to(wide), *self._line(t, wide), *self._line(s, wide))
@@ -119,7 +131,7 @@ class MixtureOracle(Oracle):
         return (self._means[k] + z).reshape(count, *self._shape)
 
     def _log_joint(self, x: Tensor, level: Level) -> Tensor:
-        """log w_k p_k(x): (B, K)."""
+        """Compute log w_k p_k(x): (B, K)."""
         w, m, s, axes = self._at(x)
         alpha, sigma = self._columns(level, x)
         v = (alpha**2 * s + sigma**2).clamp(min=1e-30)
@@ -127,7 +139,7 @@ class MixtureOracle(Oracle):
         return torch.log(w) - 0.5 * (y**2 / v + torch.log(v) + LOG_2PI).sum(-1)
 
     def _ratio(self, x: Tensor, level: Level) -> Tensor:
-        """(alpha^2 S_k + sigma^2)^-1 (x - alpha m_k) along the axes of S_k: (B, K, D)."""
+        """Compute (alpha^2 S_k + sigma^2)^-1 (x - alpha m_k) along the axes of S_k: (B, K, D)."""
         _, m, s, axes = self._at(x)
         alpha, sigma = self._columns(level, x)
         v = alpha**2 * s + sigma**2
@@ -136,7 +148,7 @@ class MixtureOracle(Oracle):
 
     @staticmethod
     def _columns(level: Level, x: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma, ready to multiply (B, K, D)."""
+        """Return alpha and sigma, prepared to multiply (B, K, D)."""
         pair = (torch.as_tensor(column(c, x), device=x.device, dtype=working(x)) for c in (level.alpha, level.sigma))
         alpha, sigma = (c[:, None, :] if c.ndim else c.reshape(1, 1, 1) for c in pair)
         return alpha, sigma
@@ -157,11 +169,13 @@ class MixtureOracle(Oracle):
 
     def _one_dimension(self) -> None:
         if self.dimensions != 1:
-            raise ValueError(f"this is known in closed form for data of one dimension, not of {self.dimensions}")
+            raise ValueError(f"the closed form exists for data of one dimension only, got {self.dimensions} dimensions")
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         if x[0].numel() != self.dimensions:
-            raise ValueError(f"x of shape {tuple(x.shape)} has not the {self.dimensions} dimensions of this mixture")
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} does not have the {self.dimensions} dimensions of this mixture"
+            )
         at = (x.device, working(x))
         axes = None if self._axes is None else self._axes.to(*at)
         return self._weights.to(*at), self._means.to(*at), self._variances.to(*at), axes
@@ -179,15 +193,26 @@ ROUNDS = 200
 
 
 def transport(x: Tensor, weights: Tensor, m: Tensor, std: Tensor, to_m: Tensor, to_std: Tensor) -> Tensor:
-    """y with F_to(y) = F(x), F and F_to the distribution functions of two mixtures of the same weights; x: (N,).
+    """Find y with F_to(y) = F(x), F and F_to the distribution functions of two mixtures with the same weights.
 
-    Solved on the smaller of the two tails in logarithms, by Newton's method inside a bracket that halves.
+    Solved for the logarithm of the smaller tail, by Newton's method inside a bracket that is bisected.
+
+    Args:
+        x: Points: (N,).
+        weights: (K,), with sum 1.
+        m: Means of the first mixture: (K,).
+        std: Standard deviations of the first mixture: (K,).
+        to_m: Means of the second mixture: (K,).
+        to_std: Standard deviations of the second mixture: (K,).
+
+    Returns:
+        y: (N,).
     """
     z = (x[:, None] - m) / std
     upper = _log_tail(z, weights, -1.0) < _log_tail(z, weights, 1.0)
     side = torch.where(upper, -1.0, 1.0).to(x)[:, None]
     target = torch.logsumexp(weights.log() + torch.special.log_ndtr(side * z), 1)
-    # y lies between what the components alone would give for the widest and the narrowest z of x.
+    # y lies between the smallest and the largest result of a single pair of components.
     corners = to_m[None, :, None] + to_std[None, :, None] * z[:, None, :]
     low, high = corners.amin((1, 2)), corners.amax((1, 2))
     y = 0.5 * (low + high)

@@ -1,4 +1,4 @@
-"""The exact denoiser of the data in the place of a trained network."""
+"""A network that computes the exact denoiser of the data."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ BISECTIONS = 60
 
 
 class OracleNetwork(Network):
-    """What a perfectly trained network says: the target at x0* = E[x0 | x] and eps* = E[eps | x].
+    """The output of a perfectly trained network: the target at x0* = E[x0 | x] and eps* = E[eps | x].
 
-    It needs data whose `truth()` is known (gaussian, mixture), has no parameters and needs no training, so that a
-    recipe shows what its sampler, grid and guidance do alone. The level is read back from c_noise, hence exact on
-    whole times and else to the rounding of a float32. Raises ValueError where the data knows no truth.
+    It has no parameters and needs no training, so that a recipe shows the errors of sampler, grid and guidance alone.
+    The level is computed from c_noise, so it is exact at integer times and otherwise rounded to float32. Raises
+    ValueError if `data.truth()` is None; gaussian and mixture have a closed form.
     """
 
     def __init__(self, data: Data, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
         truth = data.truth()
         if truth is None:
-            raise ValueError("network oracle needs data whose law is known in closed form: use gaussian or mixture")
+            raise ValueError("network oracle requires data with a distribution in closed form: use gaussian or mixture")
         self.truth, self.schedule, self.parameterization = truth, schedule, parameterization
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, *S) as the network sees it, c_noise: (B,), label: (B,) -> (B, C', *S)."""
+        """Compute the exact output.
+
+        Args:
+            x: Scaled noisy data: (B, C, *S).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; none by default.
+
+        Returns:
+            The output: (B, C', *S).
+        """
         level = self._level(c_noise.double())
         x = x / broadcast(self.parameterization.c_in(level), x)
         estimate = self.truth(x, level) if label is None else self.truth(x, level, label=label)
@@ -41,7 +50,7 @@ class OracleNetwork(Network):
         return self.schedule.level(self._time(c_noise))
 
     def _time(self, c_noise: Tensor) -> Tensor:
-        """The time that c_noise tells: by the straight line between the ends where it is one, else by bisection."""
+        """Invert c_noise: by a line through the ends of the schedule if c_noise is linear in t, else by bisection."""
         low, high = self.schedule.t_clean, self.schedule.t_noise
         if self.parameterization.c_noise(self.schedule.noise) is None:
             first, last = float(self.schedule.index(low)), float(self.schedule.index(high))
@@ -50,16 +59,16 @@ class OracleNetwork(Network):
                 return self._snap(t)
         lower, upper = torch.full_like(c_noise, low), torch.full_like(c_noise, high)
         middle = torch.full_like(c_noise, 0.5 * (low + high))
-        rises = self._told(torch.full_like(c_noise[:1], high)) > self._told(middle[:1])
+        rises = self._c_noise(torch.full_like(c_noise[:1], high)) > self._c_noise(middle[:1])
         for _ in range(BISECTIONS):
             middle = 0.5 * (lower + upper)
-            beyond = (self._told(middle) > c_noise) == rises
+            beyond = (self._c_noise(middle) > c_noise) == rises
             lower, upper = torch.where(beyond, lower, middle), torch.where(beyond, middle, upper)
         return self._snap(0.5 * (lower + upper))
 
-    def _told(self, t: Tensor) -> Tensor:
-        told: Scalar | None = self.parameterization.c_noise(self.schedule.level(t))
-        return torch.as_tensor(self.schedule.index(t) if told is None else told).double()
+    def _c_noise(self, t: Tensor) -> Tensor:
+        c_noise: Scalar | None = self.parameterization.c_noise(self.schedule.level(t))
+        return torch.as_tensor(self.schedule.index(t) if c_noise is None else c_noise).double()
 
     def _snap(self, t: Tensor) -> Tensor:
         if self.schedule.steps is None:
@@ -71,7 +80,18 @@ class OracleNetwork(Network):
 def ideal_output(
     parameterization: Parameterization, x0: Tensor, eps: Tensor, level: Level, fill: float = 0.0
 ) -> Tensor:
-    """The output that means (x0, eps): (B, C, *S) -> (B, C', *S); channels beyond C hold `fill`."""
+    """Compute the output that decodes to (x0, eps).
+
+    Args:
+        parameterization: The meaning of the output.
+        x0: (B, C, *S).
+        eps: (B, C, *S).
+        level: The level of x.
+        fill: Value of the channels beyond C; default 0.
+
+    Returns:
+        The output: (B, C', *S).
+    """
     y = parameterization.target(x0, eps, level)
     more = parameterization.out_channels(x0.shape[1]) - y.shape[1]
     if more <= 0:

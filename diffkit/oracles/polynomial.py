@@ -1,4 +1,4 @@
-"""A denoiser that ignores x: its x0 is a polynomial in half_logsnr."""
+"""A denoiser with an x0 that is a polynomial in half_logsnr and does not depend on x."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from diffkit.level import Level, broadcast
 
 
 class PolynomialOracle:
-    """x0 = sum_k coefficients_k half_logsnr^k, whatever x; coefficients: numbers or tensors (*S).
+    """x0 = sum_k coefficients_k half_logsnr^k for every x; coefficients: numbers or tensors (*S).
 
-    An exponential integrator of order p is exact on degree p - 1, so that wrong coefficients show in one step.
-    Raises LevelError where sigma = 0, ValueError where there are no coefficients. Identity F4.
+    An exponential integrator of order p is exact for degree p - 1, so that wrong coefficients show in one step.
+    Raises LevelError at sigma = 0, and ValueError without coefficients. Identity F4.
     """
 
     def __init__(self, coefficients: Sequence[float | Tensor]) -> None:
         if len(coefficients) == 0:
-            raise ValueError("a polynomial needs at least one coefficient")
+            raise ValueError("a polynomial requires at least one coefficient")
         self.coefficients = tuple(coefficients)
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:

@@ -1,1 +1,1 @@
-"""The default metrics, one a file."""
+"""The default metrics, one per file."""

@@ -1,4 +1,4 @@
-"""Classifiers as judges: of which class is a sample, and is it a sample at all?"""
+"""Classifiers as metrics: can samples be separated from data, and do they show their classes?"""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Classifier(Metric):
-    """Verdicts of a forest of `trees` random trees on pixels. Raises PluginError DK290 without scikit-learn.
+    """Accuracy of a forest of `trees` random trees on pixels. Raises PluginError DK290 without scikit-learn.
 
-    `two_sample`: how often a forest tells samples from equally many training examples, `limit` of each at most, by
-    cross-validation in `folds` parts: .5 is indistinguishable (as held-out examples are, within about .5 / sqrt of
-    the examples judged), 1 is plain. Where the data has labels a second forest learns the classes from up to
-    10 `limit` training examples: `histogram` is half the sum of differences between the shares of the classes it
-    finds among samples and the shares of the labels of the training part, `confidence` the mean share of trees that
-    vote for the class found, `accuracy` how often that is the class a sample was made for, beside `real_accuracy` on
-    held-out examples.
+    two_sample      cross-validated accuracy, in `folds` parts, in separating samples from the same number of training
+                    examples, at most `limit` of each: 0.5 is indistinguishable (within about 0.5 / sqrt(examples)),
+                    1 is fully separable
+    histogram       half the sum of differences between the predicted class shares of samples and the label shares of
+                    the training part
+    confidence      mean share of trees that vote for the predicted class
+    accuracy        how often the predicted class of a sample is its label
+    real_accuracy   the same for held-out examples
+
+    The last four require labels; their forest learns from at most 10 `limit` training examples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
     """
 
@@ -38,12 +41,12 @@ class Classifier(Metric):
     folds: Annotated[int, Field(ge=2)] = 5
     limit: Annotated[int, Field(ge=10)] = 2000
     definition = (
-        "how often a cross-validated forest of random trees tells samples from as many training examples, in "
-        "pixels; .5 is indistinguishable. Where there are labels, a forest trained on them judges classes as well"
+        "cross-validated accuracy of a forest of random trees in separating samples from the same number of training "
+        "examples, in pixels; 0.5 is indistinguishable. If the data has labels, a second forest predicts classes"
     )
 
     law_base = {"trees": 20, "folds": 2}  # noqa: RUF012 - never changed
-    law_exemptions = {"order-free": "each tree is grown on a random part of the rows, chosen by their places"}  # noqa: RUF012
+    law_exemptions = {"order-free": "each tree is grown on random rows, chosen by their positions"}  # noqa: RUF012
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         samples, reference = compared(evaluation, least=self.folds)

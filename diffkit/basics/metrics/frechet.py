@@ -37,8 +37,8 @@ class Frechet(Metric):
 class FeatureFrechet(Metric):
     """The Frechet distance in given features: `features` maps decoded x: (N, C, *S) to (N, D).
 
-    `described` says which they are, for a distance in unnamed features can be compared with no other. For use from
-    Python and by plugins that bring a feature network.
+    `described` names the features in reports, since distances in different features cannot be compared. For use from
+    Python, and by plugins that provide a feature network.
     """
 
     features: Callable[[Tensor], Tensor]
@@ -54,10 +54,11 @@ class FeatureFrechet(Metric):
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) for a: (N, D) and b: (M, D), N, M >= 2; S has N - 1 below.
+    """Compute |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) for a: (N, D) and b: (M, D), N, M >= 2.
 
     With S = R^T R the eigenvalues of S_a S_b are the squared singular values of R_a R_b^T, so tr (S_a S_b)^(1/2) is
-    the sum of singular values: no matrix root, exact for singular covariances as well. Computed in float64.
+    the sum of singular values. This needs no matrix root and is exact for singular covariances. S is the unbiased
+    covariance. Computed in float64.
     """
     a, b = a.double(), b.double()
     mean = (a.mean(0) - b.mean(0)).square().sum()
@@ -67,6 +68,6 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def _root(x: Tensor) -> Tensor:
-    """R: (min(N, D), D) with R^T R the covariance of x: (N, D)."""
+    """Return R: (min(N, D), D) with R^T R the covariance of x: (N, D)."""
     centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)
     return torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred

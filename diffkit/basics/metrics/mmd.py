@@ -1,4 +1,4 @@
-"""The maximum mean discrepancy."""
+"""The maximum mean discrepancy between samples and training examples."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ MEDIAN_OF = 1000  # examples whose distances give the bandwidth
 class MMD(Metric):
     """The unbiased estimate of the squared maximum mean discrepancy, in pixels scaled to [0, 1].
 
-    MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) over pairs of different examples; it may be negative, and is 0 in
-    the mean for equal distributions. `kernel: gaussian` is the mean over `bandwidths` b of exp(-d^2 / (2 (b h)^2)),
-    where h is the median distance among training examples, so that all runs on one data set share a kernel;
-    `kernel: energy` is -d, which makes it the energy distance. At most `limit` examples of each side are used.
+    MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y) over pairs of different examples; the estimate can be negative, and
+    its expectation is 0 for equal distributions. `kernel: gaussian` is the mean over `bandwidths` b of
+    exp(-d^2 / (2 (b h)^2)), h the median distance between training examples, so that all runs on one data set use the
+    same kernel; `kernel: energy` is -d, which makes it the energy distance. At most `limit` examples of each side are
+    used.
     Source: Gretton et al. 2012 (JMLR 13:723), eq. 3; energy: Sejdinovic et al. 2013 (arXiv:1207.6076), theorem 22.
     """
 
@@ -52,7 +53,7 @@ class MMD(Metric):
         return {"mmd": value, **counts(samples, reference)}
 
     def _kernel(self, reference: Tensor) -> Kernel:
-        """A function of squared distances."""
+        """Return the kernel as a function of squared distances."""
         if self.kernel == "energy":
             return lambda squares: -squares.sqrt()
         some = reference[:: max(1, len(reference) // MEDIAN_OF)]
@@ -65,7 +66,16 @@ class MMD(Metric):
 
 
 def mmd_squared(a: Tensor, b: Tensor, kernel: Kernel) -> float:
-    """The unbiased estimate for a: (N, D), b: (M, D), N, M >= 2, float64; `kernel` maps squared distances."""
+    """Compute the unbiased estimate of MMD^2.
+
+    Args:
+        a: (N, D) float64, N >= 2.
+        b: (M, D) float64, M >= 2.
+        kernel: Function of squared distances.
+
+    Returns:
+        The estimate, which may be negative.
+    """
     n, m = len(a), len(b)
     within_a = (_total(a, a, kernel) - n * _zero(kernel)) / (n * (n - 1))
     within_b = (_total(b, b, kernel) - m * _zero(kernel)) / (m * (m - 1))
@@ -89,6 +99,6 @@ def _zero(kernel: Kernel) -> float:
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """(N, M): |a_i - b_j|^2 for a: (N, D), b: (M, D) float64; relative to |a|^2 + |b|^2 exact to 1e-15."""
+    """Compute |a_i - b_j|^2: (N, M) for a: (N, D), b: (M, D) float64, exact to 1e-15 relative to |a|^2 + |b|^2."""
     squares = a.square().sum(1)[:, None] + b.square().sum(1)[None]
     return torch.addmm(squares, a, b.T, alpha=-2).clamp_(min=0)

@@ -1,4 +1,4 @@
-"""Nearest neighbours: does the model repeat its training examples?"""
+"""Nearest neighbours: whether a model repeats its training examples."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ CLOSE = 0.01
 
 @dataclass(frozen=True)
 class NearestNeighbour(Metric):
-    """Distances of samples to their nearest training examples, against those of held-out examples.
+    """Distances of samples to their nearest training examples, compared with those of held-out examples.
 
-    `ratio`: median distance of samples over that of held-out examples: 1 is as close as unseen data, 0 a copy.
-    `close`: share of samples nearer than all but 1 % of the held-out examples are; .01 is as unseen data.
-    `distance`: the median itself, root mean square over pixels scaled to [0, 1].
-    Above 1, `ratio` says that samples are unlike the data; below, that training examples are repeated.
+    ratio      median distance of samples / median distance of held-out examples: 1 is as close as unseen data, 0 means
+               copies; above 1 samples differ from the data
+    close      share of samples that are nearer than all but 1 % of the held-out examples; 0.01 for unseen data
+    distance   the median distance of samples, as root mean square over pixels scaled to [0, 1]
+
     Source: Meehan, Chaudhuri & Dasgupta 2020 (arXiv:2004.05675), section 3. Differs: medians are compared in place of
-    ranks, over all of space at once.
+    ranks, over the whole space at once.
     """
 
     definition = (
-        "median distance of samples to the nearest training example over that of held-out examples; "
+        "median distance of samples to the nearest training example, divided by that of held-out examples; "
         "1 is as near as unseen data, 0 means copies; close: share nearer than all but 1 % of the held-out examples"
     )
     lower_is_better = None
@@ -48,13 +49,22 @@ class NearestNeighbour(Metric):
         }
 
     def neighbours(self, evaluation: Evaluation, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Indices into `train` (N, k) long and distances (N, k), nearest first, of every sample: for pictures."""
+        """Return indices into `train` (N, k) long and distances (N, k) of every sample, nearest first."""
         samples, reference = compared(evaluation, least=1)
         return nearest(samples, reference, k)
 
 
 def nearest(rows: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Indices (N, k) and Euclidean distances (N, k), ascending, of the k rows of `reference` nearest to each row."""
+    """Find the rows of `reference` nearest to each row.
+
+    Args:
+        rows: (N, D).
+        reference: (M, D).
+        k: Neighbours per row; at most M are returned.
+
+    Returns:
+        Indices (N, k) and Euclidean distances (N, k), nearest first.
+    """
     k = min(k, len(reference))
     indices = torch.cat(
         [

@@ -1,4 +1,4 @@
-"""What pixel metrics see: rows of float64, images as a file would hold them, in [0, 1]."""
+"""Conversion of examples to rows of pixels in float64, images as a file stores them, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from diffkit.metric import Evaluation
 
 
 def pixels(x: Tensor, spec: DataSpec) -> Tensor:
-    """x: (N, C, *S) -> (N, D) float64: (x + 1) / 2 where the data is bounded, x itself otherwise.
+    """Convert x: (N, C, *S) to (N, D) float64: (x + 1) / 2 if the data is bounded, else x itself.
 
-    Where the data has `bins`, x is first rounded to the nearest value that a stored example can have, so that a
-    sample is judged as it will be seen. Raises DataError DK330 where a value is not finite.
+    If the data has `bins`, x is first rounded to the nearest value of a stored example. Raises DataError DK330 if a
+    value is not finite.
     """
     rows = x.flatten(1).double()
     if not torch.isfinite(rows).all():
@@ -22,7 +22,7 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
         raise DataError(
             f"{bad} of {len(rows)} samples hold NaN or infinite values",
             code="DK330",
-            fix="look for the first bad value in metrics.jsonl; sample from an earlier checkpoint, or with more steps",
+            fix="find the first bad value in metrics.jsonl; sample from an earlier checkpoint, or with more steps",
         )
     if spec.bins is not None:
         top = spec.bins - 1
@@ -31,11 +31,11 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
 
 
 def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Samples and training examples as rows of pixels. Raises DataError DK331 where one has fewer than `least`."""
+    """Return samples and training examples as rows of pixels. Raises DataError DK331 if one has fewer than `least`."""
     for role, x in (("samples", evaluation.samples), ("training examples", evaluation.train)):
         if len(x) < least:
             raise DataError(
-                f"{len(x)} {role} are too few for this metric, which needs {least}",
+                f"{len(x)} {role} are too few for this metric, which requires {least}",
                 code="DK331",
                 fix="raise sample.count" if role == "samples" else "give more data",
             )
@@ -43,12 +43,21 @@ def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def counts(samples: Tensor, reference: Tensor) -> dict[str, float]:
-    """How many examples a value was computed from: every metric says so, for few samples bias many of them."""
+    """Return the numbers of examples, which every metric reports since many are biased for few samples."""
     return {"samples": float(len(samples)), "reference": float(len(reference))}
 
 
 def subset(rows: Tensor, limit: int, generator: torch.Generator) -> Tensor:
-    """`limit` of the rows, chosen at random without repetition; all of them where there are no more."""
+    """Choose at most `limit` of the rows at random, without repetition.
+
+    Args:
+        rows: (N, ...).
+        limit: Number of rows to choose.
+        generator: Source of the choice.
+
+    Returns:
+        (min(N, limit), ...).
+    """
     if len(rows) <= limit:
         return rows
     return rows[torch.randperm(len(rows), generator=generator)[:limit]]

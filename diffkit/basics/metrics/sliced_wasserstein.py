@@ -19,9 +19,9 @@ CHUNK = 64  # projections at a time
 
 @dataclass(frozen=True)
 class SlicedWasserstein(Metric):
-    """The sliced Wasserstein distance between samples and training examples in pixels scaled to [0, 1].
+    """The sliced Wasserstein distance between samples and training examples, in pixels scaled to [0, 1].
 
-    See `sliced_wasserstein`; directions are drawn from the seed of the evaluation.
+    See `sliced_wasserstein`; the directions depend on the seed of the evaluation.
     Source: Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3, def. 2.
     """
 
@@ -41,10 +41,19 @@ class SlicedWasserstein(Metric):
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, axes: Tensor, p: float = 2.0) -> float:
-    """(mean_k W_p^p(a theta_k, b theta_k))^(1/p) for a: (N, D), b: (M, D) and unit axes theta: (D, K).
+    """Compute (mean_k W_p^p(a theta_k, b theta_k))^(1/p).
 
-    On a line W_p^p is the integral over u in [0, 1] of |F_a^-1(u) - F_b^-1(u)|^p; both quantile functions are steps,
-    so that the integral is a finite sum, exact for unequal counts too.
+    On a line W_p^p is the integral over u in [0, 1] of |F_a^-1(u) - F_b^-1(u)|^p. Both quantile functions are step
+    functions, so the integral is a finite sum, also for different numbers of rows.
+
+    Args:
+        a: (N, D).
+        b: (M, D).
+        axes: Unit vectors theta: (D, K).
+        p: Order of the distance; default 2.
+
+    Returns:
+        The distance.
     """
     n, m = len(a), len(b)
     cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))  # u in units of 1/(n m)

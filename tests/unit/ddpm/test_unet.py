@@ -205,7 +205,7 @@ def test_larger_images_than_it_was_built_for() -> None:
         (SHAPE, {"heads": 5}, "5 heads do not divide the 32 channels"),
         (SHAPE, {"head_channels": 5}, "heads of 5 channels do not divide the 32"),
         (SHAPE, {"heads": 2, "head_channels": 8}, "contradict"),
-        (SHAPE, {"attention": (), "middle_attention": False, "heads": 2}, "attends nowhere"),
+        (SHAPE, {"attention": (), "middle_attention": False, "heads": 2}, "has no attention"),
         (SHAPE, {"upsample": "banana"}, 'unknown upsample "banana"'),
         (SHAPE, {"downsample": "nearest"}, 'unknown downsample "nearest"'),
         (SHAPE, {"time": "film"}, 'unknown time "film"'),

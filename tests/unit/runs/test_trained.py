@@ -286,7 +286,7 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
         ({"x": [[0.0, 0.0]], "start": 5}, "float tensor"),
         ({"x": torch.full((2, 2), float("nan")), "start": 5}, "NaN"),
         ({"start": 0}, "start is 0"),
-        ({"start": 0.5}, "starts at a whole step"),
+        ({"start": 0.5}, "starts at an integer step"),
         ({"start": "5"}, "start must be a time"),
     ],
     ids=str,
