@@ -56,7 +56,7 @@ def test_affine_spec():
     assert not Affine(shift=(0.0, 0.5)).spec(data).bounded
     assert Affine(shift=1.0, scale=-0.5).spec(data).bounded
     assert not Affine(scale=0.5).spec(DataSpec(2)).bounded
-    with pytest.raises(ValueError, match="3 values, the data 2 channels"):
+    with pytest.raises(ValueError, match="3 values for 2 channels"):
         Affine(shift=(0.0, 0.0, 0.0)).spec(data)
 
 

@@ -195,8 +195,8 @@ def test_larger_images_than_it_was_built_for() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        (Shape(1, 1, (28, 28)), {"multipliers": (1, 2, 2, 2)}, "3 times, which 28 does not allow"),
-        (Shape(1, 1, (8, 6)), {"multipliers": (1, 1, 1)}, "2 times, which 6 does not allow"),
+        (Shape(1, 1, (28, 28)), {"multipliers": (1, 2, 2, 2)}, "divisible by 8, got size"),
+        (Shape(1, 1, (8, 6)), {"multipliers": (1, 1, 1)}, "divisible by 4, got size"),
         (Shape(2, 2), {}, "use network mlp for vectors"),
         (Shape(2, 2, (16,)), {}, "1 spatial dimensions"),
         (Shape(2, 2, (4, 4, 4)), {}, "3 spatial dimensions"),
@@ -225,7 +225,7 @@ def test_errors_name_what_is_allowed() -> None:
     with pytest.raises(RecipeError) as attention:
         _net(attention=(5,))
     assert "allowed: 8, 4" in attention.value.render()
-    with pytest.raises(RecipeError, match="at most 3 multipliers, or data padded to a multiple of 8"):
+    with pytest.raises(RecipeError, match="at most 3 multipliers, or pad the data to a multiple of 8"):
         _net(Shape(1, 1, (28, 28)), multipliers=(1, 2, 2, 2), attention=())
 
 
@@ -302,7 +302,7 @@ def test_labels() -> None:
     torch.testing.assert_close(none[0], each[4])
 
 
-def test_told_of_augmentation() -> None:
+def test_parameters_of_an_augmentation() -> None:
     """Numbers about what was done change the output, zeros and nothing are the same, and none may be ignored."""
     net, x, told = _net(augment=9), _x(), torch.zeros(3, 9)
     with torch.no_grad():
@@ -312,7 +312,7 @@ def test_told_of_augmentation() -> None:
         changed = net(x, T, augment=told)
     assert (changed[0] - plain[0]).abs().max() > 1e-4
     torch.testing.assert_close(changed[1:], plain[1:], rtol=1e-5, atol=1e-5)
-    with pytest.raises(UsageError, match="augmented") as caught:
+    with pytest.raises(UsageError, match="parameters of an augmentation") as caught:
         _net()(x, T, augment=told)
     assert caught.value.code == "DK041"
 
