@@ -80,4 +80,4 @@ def _metrics() -> Iterator[Entry]:
 
 @hookimpl
 def diffkit_laws() -> Iterator[str]:
-    yield "diffkit.basics.laws"
+    yield "diffkit.testing.defaults.basics"

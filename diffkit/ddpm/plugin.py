@@ -43,4 +43,4 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_laws() -> Iterator[str]:
-    yield "diffkit.ddpm.laws"
+    yield "diffkit.testing.defaults.ddpm"

@@ -31,7 +31,7 @@ def edm_target(case: Case, result: LawResult) -> None:
     def target(x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
         sd, sg = 0.5, sigma / alpha
         y = x0 + sg * eps
-        c_skip, c_out = sd**2 / (sg**2 + sd**2), sg * sd / (sg**2 + sd**2) ** 0.5
+        c_skip, c_out = sd**2 / (sg**2 + sd**2), sg * sd / math.sqrt(sg**2 + sd**2)
         return (x0 - c_skip * y) / c_out
 
     compare_target(case, result, target)

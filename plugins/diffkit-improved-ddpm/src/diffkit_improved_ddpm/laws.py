@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from diffkit.ddpm.laws import bound_term
 from diffkit.denoiser import Model
 from diffkit.oracles import OracleNetwork
 from diffkit.schedule import Schedule
 from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law
 from diffkit.testing.by_kind.objective import CorrectedNetwork, FixedRandomStreams, design, settings, uniforms
+from diffkit.testing.defaults.ddpm import bound_term
 
 
 @law(

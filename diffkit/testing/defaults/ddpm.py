@@ -244,7 +244,7 @@ def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
 @law("weighting", statement="w = 1", source="the definition", tolerance=1e-12, only=("uniform",))
 def uniform_formula(case: Case, result: LawResult) -> None:
     """The squared error of x0 is not weighted."""
-    compare_weight(case, result, lambda level: torch.ones_like(level.sigma))
+    compare_weight(case, result, lambda level: torch.ones_like(torch.as_tensor(level.sigma)))
 
 
 @law(

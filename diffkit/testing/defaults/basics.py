@@ -339,3 +339,81 @@ def wasserstein_shift(case: Case, result: LawResult) -> None:
     )
     near = min(abs(got / 3.0 * 2.0**0.5 - 1.0), abs(got / 9.0 * 2.0 - 1.0))
     result.note(near, f"{got:.5g} for a shift by 3 in the plane", "3 / sqrt 2, or its square")
+
+
+def compare_factors(case: Case, result: LawResult, formula: Callable[[float, int, int], float]) -> None:
+    """Compare a learning-rate schedule with a formula for several numbers of steps and of warm-up updates.
+
+    Args:
+        case: the schedule.
+        result: receives the errors.
+        formula: (u, n, steps) -> the factor of update n >= warmup; u goes from 0 at n = warmup to 1 at n = steps.
+    """
+    for steps, warmup in ((1, 0), (10, 0), (1000, 0), (1000, 100)):
+        schedule = replace(case.component, warmup=warmup)
+        for n in sorted({1, 2, steps // 3, steps // 2, steps - 1, steps} & set(range(max(1, warmup), steps + 1))):
+            u = min(1.0, (n - warmup) / max(1, steps - warmup))
+            want = formula(u, n, steps)
+            result.compare(schedule(n - 1, steps), want, f"factor of update {n} of {steps}, warmup {warmup}")
+
+
+@law("lr-schedule", statement="f = 1 after the warm-up", source="the definition", tolerance=0.0, only=("constant",))
+def constant_rate(case: Case, result: LawResult) -> None:
+    """Each update has the full learning rate."""
+    compare_factors(case, result, lambda u, n, steps: 1.0)
+
+
+@law(
+    "lr-schedule",
+    statement="f falls linearly from 1 at the end of the warm-up to `end` at the last update",
+    source="the definition",
+    tolerance=1e-12,
+    only=("linear",),
+)
+def linear_rate(case: Case, result: LawResult) -> None:
+    """f = 1 - (1 - end) u."""
+    end = case.component.end
+    compare_factors(case, result, lambda u, n, steps: 1.0 - (1.0 - end) * u)
+
+
+@law(
+    "lr-schedule",
+    statement="f = end + (1 - end) cos^2(pi u / 2), u from 0 at the end of the warm-up to 1 at the last update",
+    source="Loshchilov & Hutter 2017 (arXiv:1608.03983), eq. 5",
+    tolerance=1e-12,
+    only=("cosine",),
+)
+def cosine_rate(case: Case, result: LawResult) -> None:
+    """(1 + cos(pi u)) / 2 = cos^2(pi u / 2)."""
+    end = case.component.end
+    compare_factors(case, result, lambda u, n, steps: end + (1.0 - end) * math.cos(math.pi * u / 2.0) ** 2)
+
+
+@law(
+    "lr-schedule",
+    statement="f = 1, then linear to `end` over the last share `decay` of all updates",
+    source="Hu et al. 2024 (arXiv:2404.06395), sec. 4",
+    tolerance=1e-12,
+    only=("wsd",),
+)
+def wsd_rate(case: Case, result: LawResult) -> None:
+    """The decay starts decay * steps updates before the end."""
+    end, decay = case.component.end, case.component.decay
+    compare_factors(case, result, lambda u, n, steps: end + (1.0 - end) * min(1.0, (steps - n) / (decay * steps)))
+
+
+@law(
+    "lr-schedule",
+    statement="f = sqrt(r / n) for n > r, r the option `reference` or the warm-up",
+    source="Vaswani et al. 2017 (arXiv:1706.03762), eq. 3",
+    tolerance=1e-12,
+    only=("inverse-sqrt",),
+)
+def inverse_sqrt_rate(case: Case, result: LawResult) -> None:
+    """Updates up to r have the factor 1."""
+    for steps, warmup, reference in ((1000, 100, None), (1000, 0, 50), (1000, 10, 50)):
+        schedule = replace(case.component, warmup=warmup, reference=reference)
+        for n in (warmup + 1, 333, 1000):
+            r = reference or warmup
+            want = min(1.0, (r / n) ** 0.5)
+            result.compare(schedule(n - 1, steps), want, f"factor of update {n}, reference {r}")

@@ -1,0 +1,1 @@
+"""Laws of single components of the default plugins `ddpm` and `basics`."""
