@@ -7,8 +7,8 @@ data in their place, so that a report can show the score of a perfect model besi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,10 @@ class Evaluation:
         """Return a CPU generator for the random numbers of a metric; `stream` names what they are used for."""
         return generator("cpu", self.seed, "metric", stream)
 
+    def with_samples(self, samples: Tensor, labels: Tensor | None) -> Evaluation:
+        """Return the same evaluation of other samples: (N, C, *S), and their labels (N,) or None."""
+        return replace(self, samples=samples, sample_labels=labels)
+
 
 class Metric(ABC):
     """Base of metrics. Implement `__call__`."""
@@ -56,6 +60,32 @@ class Metric(ABC):
         """Whether lower values are better; None if the score of real held-out data is best. Default True."""
         return True
 
+    @attribute
+    def resamples(self) -> int:
+        """Number of random halves of the samples for confidence intervals; 0 for a slow metric. Default 40."""
+        return 40
+
+    @attribute
+    def limits(self) -> tuple[float, float, float] | None:
+        """The largest values of the headline that count as on par with, close to, and apart from real data.
+
+        Default None: the metric is graded by its ratio to the value of real held-out data.
+        """
+        return None
+
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         """Return named values, the headline first."""
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
+        """Return the metric as a function of the rows (M,) of the samples that it uses.
+
+        Override it to compute once what does not depend on the rows: confidence intervals call the function
+        `resamples` times.
+        """
+
+        def of_rows(rows: Tensor) -> Mapping[str, float]:
+            labels = None if evaluation.sample_labels is None else evaluation.sample_labels[rows]
+            return self(evaluation.with_samples(evaluation.samples[rows], labels))
+
+        return of_rows

@@ -1,14 +1,19 @@
-"""Profiles of hypothesis, the marks that need a machine, the switch of the slow tests, the limit of `make fast`."""
+"""Profiles of hypothesis, marks that need a machine, the switch of slow tests, the limit of `make fast`, real runs."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from diffkit import Run
 
 STARTED = time.monotonic()
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -45,3 +50,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason="gpu: no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def real_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Finished runs of "points" and of "images", see tests/real_run.py; tests leave them as they are."""
+    place = Path(__file__).with_name("real_run.py")
+    spec = importlib.util.spec_from_file_location("real_run", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {kind: module.make_run(kind, tmp_path_factory.mktemp(kind)) for kind in ("points", "images")}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import ViolationError
-from .console import say, table
+from .console import as_json, say, table
 
 if TYPE_CHECKING:
     from ..testing.engine import Report, Row
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 @click.option("--deep", is_flag=True, help="More cases: every step count, longer fits.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
-@click.option("--all", "everything", is_flag=True, help="Show the laws that do not apply as well.")
+@click.option("--all", "everything", is_flag=True, help="Also show the laws that do not apply.")
 def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everything: bool) -> None:
-    """Hold components against the laws of diffusion.
+    """Check components against the laws of diffusion.
 
-    TARGET is kind/name, a kind, or a plugin; without one, everything that is installed. Exits with 10 where a law is
-    broken.
+    TARGET is kind/name, a kind, or a plugin; without one, everything that is installed is checked. Exits with 10 if a
+    law is broken.
     """
     from ..testing.engine import check as run
 

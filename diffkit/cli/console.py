@@ -13,19 +13,21 @@ from typing import Any
 
 import click
 
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 
 def colors() -> bool:
-    """Whether to colour: on a terminal, unless NO_COLOR is set."""
+    """Whether to color: on a terminal, unless NO_COLOR is set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 class ReaderLeftError(Exception):
-    """Whoever read standard output has closed it, which is no error of ours."""
+    """The reader of standard output has closed it, which is not an error of this program."""
 
 
 @contextlib.contextmanager
 def to_reader() -> Iterator[None]:
-    """Printing: raises ReaderLeftError where nobody reads any more, be it a pipe or a terminal."""
+    """Raise ReaderLeftError if printing fails because the pipe or terminal is closed."""
     try:
         yield
     except OSError as error:
@@ -41,7 +43,7 @@ def say(text: str = "") -> None:
 
 
 def say_error(text: str) -> None:
-    """An error on standard error, if that is still read; the code in red on a terminal."""
+    """An error on standard error, unless that is closed; the code in red on a terminal."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text.startswith("error["):
         head, _, rest = text.partition("]")
         text = click.style(f"{head}]", fg="red", bold=True) + rest
@@ -56,12 +58,12 @@ def say_json(value: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None = None) -> None:
-    """Columns as wide as the terminal allows; plain text, aligned, where it is none."""
+    """Print aligned columns as wide as the terminal, 160 characters if there is none."""
     from rich.console import Console
     from rich.table import Table
 
     wide = None if sys.stdout.isatty() else 160
-    text = io.StringIO()  # rich itself would end the process where nobody reads
+    text = io.StringIO()  # rich itself ends the process if the pipe is closed
     console = Console(file=text, width=wide, force_terminal=colors(), no_color=not colors(), highlight=False)
     grid = Table(*head, title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
     for row in rows:

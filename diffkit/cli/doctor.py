@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import locale
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+import click
+
 from ..host import registry
 from ..runtime.environment import hardware, threads, versions
+from .console import as_json, say_json, table
 
 MIN_TORCH_VERSION = (2, 10)
 MIN_FREE_BYTES = 1e9
@@ -65,3 +69,16 @@ def _surroundings() -> Iterator[Finding]:
     yield Finding("free disk", f"{free / 1e9:.1f} GB", "less than 1 GB" if free < MIN_FREE_BYTES else None)
     encoding = locale.getencoding()
     yield Finding("encoding", encoding, None if encoding.lower().replace("-", "") == "utf8" else "not UTF-8")
+
+
+@click.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Report versions, hardware, plugins and disk, and problems with them."""
+    findings = examine()
+    if as_json:
+        say_json([{"what": f.what, "value": f.value, "problem": f.problem} for f in findings])
+    else:
+        table([[f.what, f.value, f.problem or ""] for f in findings], ["what", "value", "problem"])
+    if any(f.problem for f in findings):
+        sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`diffkit`: the group of commands, the switches that are read before any plugin is looked for, and exit codes."""
+"""The program `diffkit`: its commands, the switches that are read before plugins are found, and exit codes."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .console import ReaderLeftError, say_error
 COMMANDS = {
     "run": ("running:run", "Train, sample, evaluate and report, as a recipe says."),
     "sample": ("running:sample", "Draw samples from a run."),
-    "evaluate": ("running:evaluate", "Measure a run with metrics."),
+    "evaluate": ("running:evaluate", "Measure samples of a run."),
     "report": ("running:report", "Write report.html of a run."),
-    "ls": ("listing:ls", "List components, recipes and runs."),
-    "show": ("listing:show", "Describe one component: formula, options, source."),
-    "cp": ("listing:cp", "Copy a built-in recipe to edit it."),
+    "ls": ("components:ls", "List components, recipes and runs."),
+    "show": ("components:show", "Describe one component: formula, options, source."),
+    "cp": ("recipes:cp", "Copy a built-in recipe to edit it."),
     "validate": ("recipes:validate", "Check recipes without running them."),
-    "config": ("recipes:config", "Print a recipe whole, with defaults and where each value comes from."),
+    "config": ("recipes:config", "Print every value of a recipe, with its origin."),
     "schema": ("recipes:schema", "Print the JSON Schema of recipes, for editors."),
-    "plugins": ("listing:plugins", "List plugins, and say why one is broken."),
-    "check": ("check:check", "Hold components against the laws of diffusion."),
+    "plugins": ("components:plugins", "List plugins, and show why one is broken."),
+    "check": ("check:check", "Check components against the laws of diffusion."),
     "new": ("new:new", "Start a plugin package."),
-    "cite": ("listing:cite", "Print BibTeX of what a recipe uses."),
-    "doctor": ("listing:doctor", "Report versions, hardware and plugins."),
+    "cite": ("recipes:cite", "Print the BibTeX entries of a recipe."),
+    "doctor": ("doctor:doctor", "Report versions, hardware and plugins."),
     "checkpoints": ("runs:checkpoints", "List and verify the checkpoints of a run."),
-    "compare": ("runs:compare", "Put the recipes and results of runs side by side."),
+    "compare": ("runs:compare", "Compare the recipes and results of runs."),
 }
 
 
@@ -45,7 +45,7 @@ CRASH = "crash.txt"
 
 
 class Commands(click.Group):
-    """Commands that are imported when they are called, then those that plugins add."""
+    """Commands that are imported when they are called, and the commands of plugins."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(self._added())]
@@ -60,15 +60,15 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is meant; an unknown one is answered with the nearest name."""
+        """The command of this name. An error for an unknown name suggests the nearest one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            said = error.format_message()
-            if not near or "did you mean" in said.lower():
+            message = error.format_message()
+            if not near or "did you mean" in message.lower():
                 raise
-            raise click.UsageError(f'{said} Did you mean "{near[0]}"?', ctx) from error
+            raise click.UsageError(f'{message} Did you mean "{near[0]}"?', ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
@@ -77,7 +77,7 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def _added(self) -> dict[str, click.Command]:
-        """Commands of plugins. A plugin cannot take a name of ours: the host sees the group with all of them."""
+        """Commands of plugins, which cannot replace those of diffkit."""
         if not hasattr(self, "_plugin_commands"):
             from ..host import registry
 
@@ -94,25 +94,25 @@ class Commands(click.Group):
     "8 no checkpoint, 9 locked, 10 check found violations, 75 stopped early (run again), 130/143 forced.",
 )
 @click.version_option(__version__, prog_name="diffkit")
-@click.option("--plugins", "pinned", metavar="none|a,b", help="Load only these plugins besides the defaults.")
-@click.option("-p", "dropped", metavar="no:NAME", multiple=True, help="Leave one plugin out.")
-@click.option("-P", "files", metavar="FILE", multiple=True, help="Load a one-file plugin, for this command.")
-@click.option("--no-color", is_flag=True, help="Plain text; the variable NO_COLOR does the same.")
+@click.option("--plugins", "pinned", metavar="none|a,b", help="Load only these plugins and the default ones.")
+@click.option("-p", "dropped", metavar="no:NAME", multiple=True, help="Do not load one plugin.")
+@click.option("-P", "files", metavar="FILE", multiple=True, help="Load a plugin from one file.")
+@click.option("--no-color", is_flag=True, help="Print plain text, like the variable NO_COLOR.")
 def cli(pinned: str | None, dropped: Sequence[str], files: Sequence[str], no_color: bool) -> None:
     """Train, sample and test diffusion models declared in a recipe.
 
     \b
     diffkit run digits         train on handwritten digits and write a report
-    diffkit ls                 what recipes and components there are
-    diffkit cp digits my.yaml  start a recipe of your own
+    diffkit ls                 list recipes and components
+    diffkit cp digits my.yaml  copy a recipe to edit it
     """
 
 
 def take_switches(arguments: Sequence[str]) -> list[str]:
     """Apply `--plugins`, `-p no:NAME`, `-P FILE` and `--no-color` wherever they stand, and return the other arguments.
 
-    They are read here, before click, because a plugin must not run before the switch that leaves it out is known.
-    Raises UsageError for a switch without its value.
+    They are read before click parses the command line, since plugins may add commands. Raises UsageError for a switch
+    without its value.
     """
     rest: list[str] = []
     pinned: str | None = None
@@ -131,7 +131,7 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
         elif word == "-p" or word.startswith(("-p=", "-pno:")):
             value = _value("-p", words) if word == "-p" else word.removeprefix("-p").removeprefix("=")
             if not value.startswith("no:"):
-                raise UsageError(f"-p {value} says nothing", code="DK011", fix="write -p no:NAME to leave a plugin out")
+                raise UsageError(f"-p {value} is not no:NAME", code="DK011", fix="write -p no:NAME to disable a plugin")
             dropped.append(value.removeprefix("no:"))
         else:
             rest.append(word)
@@ -155,7 +155,7 @@ def _value(switch: str, words: object) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code, and never shows a traceback for a user's mistake."""
+    """Run the command line and return the exit code. A mistake of the user never shows a traceback."""
     configure_process()
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = any(word in ("-v", "--verbose") for word in given)
@@ -173,10 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         say_error("stopped")
         return 130
-    except ReaderLeftError:  # nothing is left to say, at exit neither
+    except ReaderLeftError:  # Python must not print at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a bug is reported whole
+    except Exception as error:  # noqa: BLE001 - any other error is a bug and is reported
         return _report_bug(error)
 
 
@@ -188,25 +188,25 @@ def configure_process() -> None:
 
 
 def _report_bug(error: Exception) -> int:
-    """Show the traceback, and keep it where it can be sent from: a run has put it into its directory already."""
+    """Print the traceback and write it to crash.txt, unless the run has written it to its directory."""
     text = "".join(traceback.format_exception(error))
-    say_error(f"{text}\nthis is a bug in diffkit or in a plugin")
+    say_error(f"{text}\nThis is a bug in diffkit or in a plugin.")
     if not any(CRASH in note for note in getattr(error, "__notes__", ())):
         path = Path(os.environ.get("DIFFKIT_CRASH_DIR", ".")) / CRASH
-        with contextlib.suppress(OSError):  # it has been shown, and a read-only folder is no second fault
+        with contextlib.suppress(OSError):  # the traceback is printed above; a read-only folder is not a second error
             path.write_text(text, encoding="utf-8")
             say_error(f"the traceback is in {path}")
     return 1
 
 
 def entry() -> None:
-    """The console script."""
+    """Entry point of the console script."""
     _open_closed_streams()
     sys.exit(main())
 
 
 def _open_closed_streams() -> None:
-    """`>&-` leaves no stream at all: give it one that leads nowhere, so that no file of ours gets its number."""
+    """Replace closed standard streams (`>&-`) by the null device, so that no other file gets their descriptors."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole process

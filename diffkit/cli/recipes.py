@@ -1,14 +1,17 @@
-"""Commands about recipes: they compute nothing."""
+"""Commands about recipes: `validate`, `config`, `schema`, `cp` and `cite`. They compute nothing."""
 
 from __future__ import annotations
 
+import json
+import re
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
-from ..errors import RecipeError
-from .console import say, say_error, say_json
+from ..errors import RecipeError, UsageError
+from .console import as_json, say, say_error, say_json
 
 overrides = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change a value, as in --set train.steps=100."
@@ -18,9 +21,9 @@ overrides = click.option(
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...")
 @overrides
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> int:
-    """Check recipes (files or built-in names) without running them; every fault is shown at once."""
+    """Check recipes (files or built-in names) without running them, and list every error."""
     from ..recipe import load_recipe
 
     worst = 0
@@ -30,8 +33,8 @@ def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
             recipe = load_recipe(source, overrides)
         except RecipeError as error:
             worst = max(worst, error.exit_code)
-            faults = error.errors or (error,)
-            records.append({"recipe": source, "valid": False, "faults": [_record(fault) for fault in faults]})
+            errors = error.errors or (error,)
+            records.append({"recipe": source, "valid": False, "faults": [_record(one) for one in errors]})
             if not as_json:
                 say_error(error.render())
         else:
@@ -47,20 +50,20 @@ def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
     return worst
 
 
-def _record(fault: Exception) -> dict[str, object]:
-    where = getattr(fault, "where", None)
+def _record(error: Exception) -> dict[str, object]:
+    where = getattr(error, "where", None)
     place = {"file": where.file, "line": where.line, "column": where.column, "path": where.path} if where else {}
-    return {"code": getattr(fault, "code", ""), "message": str(fault), "hint": getattr(fault, "hint", None), **place}
+    return {"code": getattr(error, "code", ""), "message": str(error), "hint": getattr(error, "hint", None), **place}
 
 
 @click.command()
 @click.argument("recipe")
 @overrides
-@click.option("--origins", is_flag=True, help="Say behind each value where it comes from.")
+@click.option("--origins", is_flag=True, help="Print the origin of each value.")
 @click.option("--diff", "other", metavar="OTHER", help="Show only what differs from another recipe.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def config(recipe: str, overrides: tuple[str, ...], origins: bool, other: str | None, as_json: bool) -> None:
-    """Print RECIPE whole: every value that holds, defaults included."""
+    """Print every value of RECIPE, defaults included."""
     from ..recipe import effective as whole
     from ..recipe import load_recipe
 
@@ -72,7 +75,7 @@ def config(recipe: str, overrides: tuple[str, ...], origins: bool, other: str | 
         for change in () if as_json else changes:
             say(f"{change.path}: {_shown(change.before)} -> {_shown(change.after)}")
         if not changes and not as_json:
-            say("the two recipes mean the same")
+            say("The two recipes are equal.")
         return
     if as_json:
         values = whole.origins(loaded)
@@ -87,7 +90,7 @@ def _shown(value: object) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The lines of effective.yaml without the origins behind them."""
+    """The lines of effective.yaml without their comments, which hold the origins."""
     return "\n".join(line.rpartition("  # ")[0].rstrip() if "  # " in line else line for line in text.splitlines())
 
 
@@ -103,7 +106,56 @@ def schema(out: Path | None) -> None:
     if out is None:
         say_json(json_schema())
         return
-    import json
-
     out.write_text(json.dumps(json_schema(), indent=2) + "\n", encoding="utf-8")
-    say(f"{out}   first line of a recipe: # yaml-language-server: $schema={out}")
+    say(f"{out}   First line of a recipe: # yaml-language-server: $schema={out}")
+
+
+@click.command()
+@click.argument("recipe")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def cp(recipe: str, file: Path | None, force: bool) -> None:
+    """Copy the built-in recipe RECIPE to FILE (by default NAME.yaml here) to edit it."""
+    from ..host import registry
+
+    recipes = registry().recipes()
+    if recipe not in recipes:
+        from ..host.unknown_names import recipe_holder
+
+        package = recipe_holder(recipe)
+        near = get_close_matches(recipe, recipes, n=1)
+        raise UsageError(
+            f'there is no built-in recipe "{recipe}"',
+            code="DK014",
+            hint=f'did you mean "{near[0]}"?' if near else None,
+            choices=sorted(recipes),
+            fix=f"pip install {package}" if package else None,
+        )
+    target = file or Path(f"{recipe.rpartition('/')[2]}.yaml")
+    if target.is_dir():
+        target = target / f"{recipe.rpartition('/')[2]}.yaml"
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists", code="DK015", fix="choose another name, or pass --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(_renamed(recipes[recipe].read_text(encoding="utf-8"), target.stem), encoding="utf-8")
+    say(f"{target}   Edit it, then: diffkit run {target}")
+
+
+def _renamed(text: str, name: str) -> str:
+    """The recipe with the name of its file, so that its runs have another default directory than the original's."""
+    from ..storage.run_directory import RUN_NAME
+
+    return re.sub(r"(?m)^name: \S+", f"name: {name}", text, count=1) if RUN_NAME.fullmatch(name) else text
+
+
+@click.command()
+@click.argument("recipe")
+def cite(recipe: str) -> None:
+    """Print a BibTeX entry for each paper whose components RECIPE uses."""
+    from ..runs.citations import citations
+
+    found = citations(recipe)
+    if not found:
+        say("No component of this recipe has a paper to cite.")
+    for one in found:
+        say(f"% {one.used_for}\n{one.bibtex}\n")

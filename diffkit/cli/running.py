@@ -1,32 +1,36 @@
-"""Commands that compute: torch is imported when one of them runs."""
+"""Commands that compute: `run`, `sample`, `evaluate` and `report`. They import torch when they are called."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
-from .console import say, say_error, say_json, table
+from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
 
-device = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to run.")
-quiet = click.option("-q", "--quiet", is_flag=True, help="Print the result only.")
-verbose = click.option("-v", "--verbose", is_flag=True, help="Show tracebacks of errors too.")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-WEIGHTS = "Which weights: the first average, the trained ones, an average by name, or a power average of width W."
+if TYPE_CHECKING:
+    from ..runs.results import EvaluationResult, Interval
+
+device = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to compute."
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
+verbose = click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
+WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 @click.command()
 @click.argument("recipe")
 @overrides
-@click.option("--out", type=click.Path(path_type=Path), help="Run directory; by default runs/NAME.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random streams.")
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
-@click.option("--dry-run", is_flag=True, help="Resolve, measure five steps, and say what the run would take.")
+@click.option("--dry-run", is_flag=True, help="Measure five steps and print what the run would need; write nothing.")
 @device
 @as_json
 @quiet
@@ -45,7 +49,7 @@ def run(
 ) -> None:
     """Train, sample, evaluate and report as RECIPE says (a file or a built-in name).
 
-    The same command line continues where it stopped, or says that it is done.
+    The same command continues a run that was stopped.
     """
     from ..recipe import load_recipe
 
@@ -54,49 +58,56 @@ def run(
     for warning in loaded.warnings:
         say_error(warning.render().replace("error[", "warning[", 1))
     if dry_run:
-        from ..runs.dry_run import preview
+        from ..runs.dry_run import dry_run as measure
 
-        plan = preview(loaded, out, device)
-        say_json(plan) if as_json else table([[name, str(value)] for name, value in plan.items()], ["what", "value"])
+        facts = measure(loaded, out, device)
+        say_json(facts) if as_json else table([[name, str(value)] for name, value in facts.items()], ["what", "value"])
         return
     from ..runs.pipeline import run as run_recipe
 
     finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet)  # type: ignore[arg-type]
-    _conclude(finished.results, finished.directory.report, as_json)
+    _print_results(finished.results, finished.directory.report, as_json)
 
 
-def _conclude(results: dict[str, Any], report: Path, as_json: bool) -> None:
+def _print_results(results: EvaluationResult, report: Path, as_json: bool) -> None:
     if as_json:
-        say_json(results | {"report": str(report)})
+        say_json(results.model_dump(mode="json") | {"report": str(report)})
         return
     rows = [
         [
             metric if name.replace("_", "-") == metric else f"{metric} {name}",
             f"{value:.4g}",
-            "" if held_out is None else f"{held_out:.4g}",
+            _interval(result.intervals.get(name)),
+            "" if (real := result.held_out.get(name)) is None else f"{real:.4g}",
+            _interval(result.held_out_intervals.get(name)),
         ]
-        for metric, record in results.get("metrics", {}).items()
-        for name, value in record["values"].items()
-        if isinstance(value, int | float)
-        for held_out in [record["held_out"].get(name)]
+        for metric, result in results.metrics.items()
+        for name, value in result.values.items()
+        if value is not None
     ]
     if rows:
-        table(rows, ["metric", "samples", "real held-out data"])
+        table(rows, ["metric", "samples", "95 % interval", "real held-out data", "95 % interval"])
+    if results.verdict is not None:
+        say(f"\n{results.verdict.text}")
     if report.is_file():
         say(f"\nreport: {report}")
+
+
+def _interval(found: Interval | None) -> str:
+    return "" if found is None else f"{found.low:.3g} to {found.high:.3g}"
 
 
 @click.command()
 @run_argument
 @click.option("--count", type=click.IntRange(min=1), default=64, show_default=True)
-@click.option("--sampler", metavar="NAME", help="Another sampler than the recipe's; options as NAME,option=value.")
-@click.option("--grid", metavar="NAME", help="Another grid than the recipe's.")
+@click.option("--sampler", metavar="NAME", help="Sampler, with options as NAME,option=value.  [default: as the recipe]")
+@click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
-@click.option("--labels", metavar="0,1,...", help="Classes, repeated until --count.")
+@click.option("--labels", metavar="0,1,...", help="Classes, repeated until there are --count.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--format", "form", type=click.Choice(["png", "npz"]), help="By default png for images, else npz.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; by default below RUN/samples.")
+@click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
 @device
 @quiet
 @verbose
@@ -115,7 +126,7 @@ def sample(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Draw samples from the run directory RUN; sample i of a seed is the same whatever the batch size."""
+    """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
     from ..runs import open_run
     from ..runs.sampling import SampleRequest, is_image, save_npz, save_png
 
@@ -132,8 +143,8 @@ def sample(
         labels=_labels(labels),
     )
     drawn = opened.draw(request, progress=not quiet)
-    told = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
-    name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, told), f"seed{seed}"]))
+    choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
+    name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     target = out or opened.directory.samples / f"{name}.{form}"
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "png":
@@ -145,19 +156,19 @@ def sample(
 
 
 def _form(form: str | None, out: Path | None, image: bool) -> str:
-    """What --format says, else what the name of the file says, else what fits the data."""
+    """The format: --format, else the suffix of the file, else the one that fits the data."""
     suffix = out.suffix[1:].lower() if out is not None else ""
-    named = suffix if suffix in ("png", "npz") else None
-    if form and named and form != named:
+    by_name = suffix if suffix in ("png", "npz") else None
+    if form and by_name and form != by_name:
         raise UsageError(f"--format {form} and --out {out} disagree", code="DK016", fix="leave --format out")
-    chosen = form or named or ("png" if image else "npz")
+    chosen = form or by_name or ("png" if image else "npz")
     if chosen == "png" and not image:
-        raise UsageError("this data is no image", code="DK016", fix="use --format npz")
+        raise UsageError("the samples are not images", code="DK016", fix="use --format npz")
     return chosen
 
 
 def _component(text: str | None) -> str | dict[str, Any] | None:
-    """NAME, or NAME,option=value,... as a mapping; values are read as in a recipe."""
+    """NAME, or a mapping for NAME,option=value,...; values are read as in a recipe."""
     if text is None or "," not in text:
         return text
     from ..recipe.yaml import parse
@@ -167,7 +178,7 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
     for option in options:
         key, sign, value = option.partition("=")
         if not sign:
-            raise UsageError(f"{option!r} is no option", code="DK017", fix="write NAME,option=value")
+            raise UsageError(f"{option!r} is not an option", code="DK017", fix="write NAME,option=value")
         found[key] = parse(value, f"--sampler {text}").plain()
     return found
 
@@ -183,7 +194,7 @@ def _labels(text: str | None) -> list[int] | None:
 
 @click.command()
 @run_argument
-@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metrics; by default those of the recipe.")
+@click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metric; may be repeated.")
 @click.option("--count", type=click.IntRange(min=2), help="Number of samples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
@@ -202,19 +213,19 @@ def evaluate(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure the run directory RUN; the result goes to results.json, beside that of real held-out data."""
+    """Measure samples of the run directory RUN, and write results.json."""
     from ..runs import open_run
 
     opened = open_run(run, device=device)
     results = opened.evaluate(metrics or None, count=count, steps=steps, weights=weights, progress=not quiet)
-    _conclude(results, opened.directory.report, as_json)
+    _print_results(results, opened.directory.report, as_json)
 
 
 @click.command()
 @run_argument
 @verbose
 def report(run: Path, verbose: bool) -> None:
-    """Write report.html of the run directory RUN again, from what lies in it."""
+    """Write report.html of the run directory RUN from the files in it."""
     from ..runs import open_run
 
     opened = open_run(run, device="cpu")

@@ -1,4 +1,4 @@
-"""Commands about runs that read files only: torch is not imported."""
+"""Commands about runs that only read files: `checkpoints` and `compare`. Torch is not imported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError
-from .console import say, say_json, table
+from .console import as_json, say, say_json, table
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every byte and compare hashes.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
-    """List the checkpoints of RUN, newest first; with --verify, exit 8 where one of them is damaged."""
+    """List the checkpoints of RUN, newest first. Exits with 8 if one is damaged."""
     from ..storage.manifest import inspect
     from ..storage.run_directory import RunDirectory
 
@@ -40,15 +40,15 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
         raise CheckpointError(
             f"{len(damaged)} of {len(found)} checkpoints are damaged",
             code="DK601",
-            fix="a run that goes on takes the newest whole one by itself",
+            fix="none is needed: a run continues from the newest intact checkpoint",
         )
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@as_json
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Put runs side by side: where their recipes differ, and their results."""
+    """Show where the recipes of runs differ, and their results, side by side."""
     from ..runs.listing import compare_runs
 
     found = compare_runs(runs)

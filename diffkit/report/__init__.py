@@ -1,11 +1,10 @@
-"""The report of a run: one HTML file that explains itself and asks nothing of the network. Imports no torch."""
+"""The report of a run: one HTML file that explains itself and loads nothing. Imports no torch."""
 
 from .content import build_report
 from .inputs import (
     Citation,
     Density,
     EffectiveRow,
-    LossByLevel,
     Neighbours,
     ReportInputs,
     ScheduleCurves,
@@ -17,7 +16,6 @@ __all__ = [
     "Citation",
     "Density",
     "EffectiveRow",
-    "LossByLevel",
     "Neighbours",
     "ReportInputs",
     "ScheduleCurves",

@@ -1,4 +1,4 @@
-"""What a report is made of: plain numbers, texts and numpy arrays, every one of them optional.
+"""The inputs of a report: numbers, texts, numpy arrays and the records of a run, each of them optional.
 
 Images are uint8 (N, H, W, C) with C = 1 or 3; vectors are float (N, D). Texts are untrusted: the report escapes them.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # the records of a run; the report reads their attributes and imports nothing of diffkit
+    from ..runs.results import MetricResult
+    from ..runs.stage_status import LossByLevel
 
 Array = NDArray[Any]
 
@@ -43,16 +47,6 @@ class Trajectory:
     x: Array
     x0: Array | None = None
     labels: Sequence[str] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class LossByLevel:
-    """Mean loss in bins of the noise level: `level` and `loss` (K,), on the axis "t" or "half_logsnr"."""
-
-    level: Array
-    loss: Array
-    held_out: Array | None = None
-    axis: Literal["t", "half_logsnr"] = "t"
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,23 +89,36 @@ class Citation:
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """Everything that `build_report` may show. A field left at its default leaves out its part of the report.
+    """Everything that `build_report` can show. A field at its default leaves out its part of the report.
 
-    `title`: name of the run. `data_name`: name of the data set. `sampling`: how `samples` were drawn, in words.
-    `hardware`: one phrase, such as "2 CPU threads". `parameters`: of the network. `total_steps`: that the recipe asks
-    for. `created`: when the report was made, as text.
-
-    `recipe_yaml`: the text shown with a copy button. `effective`: rows of effective.yaml. `environment`: content of
-    environment.json, nested mappings become groups. `metrics`: rows of metrics.jsonl ({"step", "loss", "grad_norm",
-    "lr", "images_per_second", "memory", "held_out_loss"}, all but the step optional). `events`: rows of events.jsonl
-    ({"time", "event", ...}; "step" where known).
-
-    `results`: content of results.json: {"metrics": {name: {"values": {key: float}, "held_out": {key: float},
-    "definition": str, "samples": int, "reference": int, "lower_is_better": bool | None, "nfe": int, "sampler": str}},
-    "timings": {stage: seconds}}. The first metric is the headline, and of each metric its first value.
-
-    `samples`, `real`: images or vectors, `real` from the data in the same form. `progress`: samples drawn while
-    training. `missing`: texts that say what this report lacks and which command adds it.
+    Attributes:
+        title: Name of the run.
+        data_name: Name of the data set.
+        sampling: How `samples` were drawn, in words.
+        hardware: A phrase such as "2 CPU threads".
+        parameters: Number of parameters of the network.
+        total_steps: Training steps that the recipe asks for.
+        created: When the report was made, ISO 8601.
+        recipe_yaml: The recipe, shown with a copy button.
+        effective: Every value of the recipe with its origin.
+        environment: Content of environment.json; nested mappings become groups.
+        training_log: Rows of metrics.jsonl, each with "step" and any of "loss", "grad_norm", "lr", "images_per_second",
+            "memory", "held_out_loss", "held_out_loss_ema".
+        events: Rows of events.jsonl, each with "time" and "event".
+        results: Results by metric; the first one is the headline of the report.
+        verdict: A sentence on the quality of the samples.
+        verdict_rule: The rule of the verdict.
+        stage_seconds: Seconds of each stage, in the order of a run.
+        samples: Images or vectors.
+        real: Real examples in the same form.
+        snapshots: Samples drawn during training.
+        neighbours: Samples beside the training examples nearest to them.
+        trajectory: A few samples at several levels.
+        loss_by_level: Held-out loss in bins of time.
+        schedule: alpha and sigma over time.
+        density: The density of two-dimensional data.
+        citations: Works to cite.
+        missing: What this report lacks, and the command that adds it.
     """
 
     title: str = "diffkit run"
@@ -124,12 +131,15 @@ class ReportInputs:
     recipe_yaml: str = ""
     effective: Sequence[EffectiveRow] = ()
     environment: Mapping[str, object] = field(default_factory=dict)
-    metrics: Sequence[Mapping[str, object]] = ()
+    training_log: Sequence[Mapping[str, object]] = ()
     events: Sequence[Mapping[str, object]] = ()
-    results: Mapping[str, object] = field(default_factory=dict)
+    results: Mapping[str, MetricResult] = field(default_factory=dict)
+    verdict: str = ""
+    verdict_rule: str = ""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
     samples: Array | None = None
     real: Array | None = None
-    progress: Sequence[Snapshot] = ()
+    snapshots: Sequence[Snapshot] = ()
     neighbours: Neighbours | None = None
     trajectory: Trajectory | None = None
     loss_by_level: LossByLevel | None = None

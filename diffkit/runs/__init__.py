@@ -1,4 +1,4 @@
-"""The run directory and the stages that fill it: train, sample, evaluate, report. Importing this imports no torch."""
+"""Runs: train, sample, evaluate and report into a run directory. Importing this package imports no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .import_weights import adopt as adopt
+    from .import_weights import run_from_weights as run_from_weights
     from .pipeline import run as run
     from .trained import Run as Run
     from .trained import open_run as open_run
 
 
-_WHERE = {"adopt": "import_weights", "Run": "trained", "open_run": "trained", "run": "pipeline"}
-__all__ = ["Run", "adopt", "open_run", "run"]
+_WHERE = {"run_from_weights": "import_weights", "Run": "trained", "open_run": "trained", "run": "pipeline"}
+__all__ = ["Run", "open_run", "run", "run_from_weights"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Whom to cite: the papers behind the components that a recipe names, found without importing any of them."""
+"""The papers behind the components that a recipe uses. No component is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..recipe.contents import named
 
 @dataclass(frozen=True)
 class Cited:
-    """One paper: its BibTeX key and entry, and which components of the recipe come from it."""
+    """A paper: its BibTeX key and entry, and the components that come from it."""
 
     key: str
     bibtex: str
@@ -19,12 +19,12 @@ class Cited:
 
 
 def citations(recipe: str) -> list[Cited]:
-    """The papers behind the recipe in a file or under a built-in name. Raises RecipeError if it cannot be read."""
+    """The papers of a recipe, a file or a built-in name. Raises RecipeError if it cannot be read."""
     return cited([component for _, component in named(recipe)])
 
 
 def cited(found: list[Registered]) -> list[Cited]:
-    """The papers behind components, each once, in the order of first use."""
+    """The papers of components, each once, in the order of first use."""
     used: dict[str, list[Registered]] = {}
     for one in found:
         if one.entry.reference:

@@ -1,4 +1,4 @@
-"""The dry run: what a recipe resolves to and what it would take, measured over five steps; nothing is written."""
+"""The dry run: the components of a recipe and what a run of it would need. Nothing is written."""
 
 from __future__ import annotations
 
@@ -16,10 +16,19 @@ from .sampling import guided
 from .training import training_problem
 
 
-def preview(recipe: Recipe, out: Path | None = None, device: str = "auto") -> dict[str, Any]:
-    """Named facts of a run that has not begun: components, parameters, memory, FLOPs, speed, time, disk.
+def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> dict[str, Any]:
+    """Measure five training steps of a recipe.
 
-    Raises what the run would raise before its first step, and ResourceError where five steps do not fit.
+    Args:
+        recipe: The recipe.
+        out: The run directory, for the free disk space; by default below runs/.
+        device: Where to compute.
+
+    Returns:
+        Facts by name: components, parameters, memory, FLOPs, speed, time, disk.
+
+    Raises:
+        DiffkitError: As the run raises before its first step; ResourceError if five steps do not fit into memory.
     """
     chosen = resolve_device(device)
     assembly = assemble(recipe, chosen)

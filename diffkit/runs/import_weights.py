@@ -1,4 +1,4 @@
-"""A run from weights that were trained elsewhere: everything that sampling, evaluation and fine-tuning need of it."""
+"""Make a run from weights that were trained elsewhere, to sample from it, measure it or fine-tune it."""
 
 from __future__ import annotations
 
@@ -16,34 +16,40 @@ from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
 from ..train.fine_tune import refuse_misfit
 from .pipeline import open_directory
-from .stage_status import StageStatus
+from .stage_status import StageRecord, StageStatus
 from .trained import Run
 
 
-def adopt(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source: str) -> Run:
-    """Begin the run directory `out` with `weights`, the state dict of the network of `recipe`, as its last step.
+def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tensor], source: str) -> Run:
+    """Make a run directory in which training is done and the network has these weights.
 
-    Training counts as done, so the recipe must say `train: {steps: 0, ema: []}`; `source` is noted in the journal.
-    Raises UsageError where it says otherwise or `out` is a run already, CheckpointError where a weight is missing, left
-    over, or of another shape.
+    Args:
+        recipe: The recipe, with `train: {steps: 0, ema: []}`.
+        out: The run directory, which must not be a run yet.
+        weights: The state dict of the network of `recipe`.
+        source: Where the weights come from, for events.jsonl and the manifest.
+
+    Raises:
+        UsageError: The recipe trains, or `out` is a run.
+        CheckpointError: A weight is missing, unknown, or of another shape.
     """
     if recipe.train.steps or recipe.train.ema:
         raise UsageError(
-            "weights from elsewhere come with neither steps nor averages of this run",
+            "imported weights require a recipe without training steps and averages",
             code="DK056",
-            fix="write train: {steps: 0, ema: []}",
+            fix="write train: {steps: 0, ema: []} in the recipe",
         )
     own = assemble(recipe).network.state_dict()
     refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
     opened = open_directory(Path(out), recipe, torch.device("cpu"))
-    with opened, EventLog(opened.directory.path) as journal:
+    with opened, EventLog(opened.directory.path) as events:
         if opened.resumed:
             raise UsageError(f"{out} is a run already", code="DK056", fix="choose another directory")
-        store = CheckpointStore(opened.directory.checkpoints, on_event=journal.event)
+        store = CheckpointStore(opened.directory.checkpoints, on_event=events.event)
         store.preflight({"network": fitting})
         meta = {"recipe": recipe_hash(recipe), "diffkit": __version__, "torch": torch.__version__, "source": source}
         store.save(0, {"network": fitting}, {"step": 0, "averages": []}, meta)
-        StageStatus(opened.directory).write("train", 0, 0.0)
-        journal.event("adopt", {"from": source})
+        StageStatus(opened.directory).write("train", StageRecord(step=0))
+        events.event("import", {"from": source})
     return Run(opened.directory, torch.device("cpu"))

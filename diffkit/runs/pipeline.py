@@ -1,11 +1,11 @@
-"""`run`: train, sample, evaluate, report; each stage once, and the same call goes on where it stopped."""
+"""Run a recipe: train, sample, evaluate and report, each stage once. The same call continues where it stopped."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..recipe import Assembly, Recipe, assemble, load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
 from ..recipe.yaml import parse
-from ..runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks, resolve_device
+from ..runtime.distributed import join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
 from ..runtime.memory import enough_memory
 from ..runtime.progress import DetachableStream, console_progress
@@ -26,12 +26,12 @@ from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
 from .reporting import write_report
 from .sampling import draw_and_save
-from .stage_status import StageStatus, stopwatch
+from .stage_status import StageRecord, StageStatus, stopwatch
 from .trained import Run
 from .training import train
 
 RUNS = Path("runs")
-HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
+MEMORY_HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
 
 
 def run(
@@ -42,11 +42,23 @@ def run(
     resume: Resume = "auto",
     quiet: bool = True,
 ) -> Run:
-    """Do what `recipe` says in the run directory `out` (by default runs/NAME) and return the finished run.
+    """Run a recipe in a run directory. A stopped run continues; a finished run is returned unchanged.
 
-    A run that stopped continues; one that is done is returned as it is. Raises RecipeError, LockedError,
-    CheckpointError, DataError, DivergedError, ResourceError; StoppedError after SIGTERM or Ctrl-C, once a checkpoint
-    is saved.
+    Args:
+        recipe: A recipe, or what `load_recipe` reads: a path, a built-in name, YAML text or a mapping.
+        out: The run directory; by default runs/NAME.
+        device: "auto", "cpu", "cuda" or "cuda:I".
+        resume: "auto" continues a run of the same recipe; "never" renames it and starts again; "must" refuses to start.
+        quiet: Print nothing to standard error.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RecipeError: The recipe is invalid, or the directory holds a run of another recipe.
+        StoppedError: SIGTERM or Ctrl-C was received; a checkpoint is saved.
+        DataError, ResourceError, DivergedError: Data, memory or disk, or the training itself failed.
+        CheckpointError, LockedError: The directory has no usable checkpoint, or another process writes to it.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     chosen = resolve_device(device)
@@ -57,15 +69,27 @@ def run(
         if world.is_main:
             opened = open_directory(path, loaded, chosen, resume)
             world.barrier()
-            tell = None if quiet else _tell
-            with opened, StopSignals() as stop, EventLog(opened.directory.path, tell) as journal:
+            on_event = None if quiet else _print_warning
+            with opened, StopSignals() as signals, EventLog(opened.directory.path, on_event) as events:
                 for change in opened.changes:
-                    journal.event("environment", {"change": change})
-                _guarded(opened, assembly, chosen, journal, stop, quiet, world)
+                    events.event("environment", {"change": change})
+                with _failure_logged(opened.directory, events, signals):
+                    progress = console_progress("training", not quiet)
+                    step = train(
+                        opened.directory,
+                        assembly,
+                        chosen,
+                        events,
+                        lambda: signals.requested,
+                        world=world,
+                        progress=progress,
+                        lock=opened.lock,
+                    )
+                    _finish(Run(opened.directory, chosen, assembly), step, events, signals, quiet)
             return Run(opened.directory, chosen)
         world.barrier()
-        with StopSignals() as stop:
-            train(RunDirectory(path), assembly, chosen, None, lambda: stop.requested, world=world)
+        with StopSignals() as signals:
+            train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, world=world)
         return Run(RunDirectory(path), chosen)
     finally:
         leave_ranks(world)
@@ -75,89 +99,71 @@ def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Res
     """Create or open the run directory of `recipe`, locked.
 
     Args:
-        path: the run directory.
-        recipe: the recipe of the run; an existing run must have the same effective values.
-        device: the device of the run, recorded in environment.json.
-        resume: as `begin` takes it. Default: "auto".
+        path: The run directory.
+        recipe: The recipe of the run; an existing run must have the same effective values.
+        device: The device of the run, which is recorded in environment.json.
+        resume: "auto", "never" or "must", as `run` takes it.
 
     Raises:
-        DiffkitError: as `begin` raises.
+        DiffkitError: As `begin` raises.
     """
-    plugins = {plugin.name: plugin.version for plugin in registry().plugins if plugin.status == "ok"}
+    plugins = {plugin.name: plugin.version or "" for plugin in registry().plugins if plugin.status == "ok"}
     found = environment(str(device), plugins)
     text = effective_yaml(recipe)
     return begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
 
 
-def _guarded(
-    opened: OpenRun,
-    assembly: Assembly,
-    device: torch.device,
-    journal: EventLog,
-    stop: StopSignals,
-    quiet: bool,
-    world: Ranks,
-) -> None:
-    """The stages, with a note in the journal of why they ended early."""
+@contextlib.contextmanager
+def _failure_logged(directory: RunDirectory, events: EventLog, signals: StopSignals) -> Iterator[None]:
+    """Write an event if the block fails, and the traceback to crash.txt if the error is a bug."""
     try:
-        _stages(opened, assembly, device, journal, lambda: stop.requested, quiet, world)
+        yield
     except StoppedError:
-        journal.event("signal", {"name": stop.received.name if stop.received else "stop"})
+        events.event("signal", {"name": signals.received.name if signals.received else "stop"})
         raise
     except DiffkitError as error:
-        journal.event("error", {"code": error.code, "message": error.message})
+        events.event("error", {"code": error.code, "message": error.message})
         raise
     except Exception as error:
-        journal.event("bug", {"message": repr(error)})
-        with contextlib.suppress(ResourceError):  # it is shown as well, and must not be hidden behind a full disk
-            path = opened.directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
+        events.event("bug", {"message": repr(error)})
+        with contextlib.suppress(ResourceError):  # the error itself is raised, and a full disk must not replace it
+            path = directory.write_text("crash.txt", "".join(traceback.format_exception(error)))
             error.add_note(f"the traceback is in {path}")
         raise
 
 
-def _stages(
-    opened: OpenRun,
-    assembly: Assembly,
-    device: torch.device,
-    journal: EventLog,
-    stop: Callable[[], bool],
-    quiet: bool,
-    world: Ranks = SINGLE_PROCESS,
-) -> None:
-    """Every stage that is not done for the weights at the last step."""
-    directory, ledger = opened.directory, StageStatus(opened.directory)
-    say: Callable[[str], None] = (lambda text: None) if quiet else _say
-    progress = console_progress("training", not quiet)
-    step = train(directory, assembly, device, journal, stop, world=world, progress=progress, lock=opened.lock)
+def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: bool) -> None:
+    """Do each stage after training that is not done with the weights of `step`."""
+    directory, assembly, stages = run.directory, run.assembly, StageStatus(run.directory)
 
     def raise_if_stopped() -> None:
-        if stop():
+        if signals.requested:
             raise StoppedError(
                 "stopped after training, which is done and saved", fix="run the same command again to continue"
             )
 
-    trained = Run(directory, device, assembly)
-    fresh = False
-    with enough_memory(lambda: _sampling_needs(assembly), "sampling", HINT):
-        if not ledger.done("sample", step):
+    changed = False
+    with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):
+        if not stages.done("sample", step):
             raise_if_stopped()
-            say(f"sampling {assembly.recipe.sample.count}")
+            if not quiet:
+                _print(f"sampling {assembly.recipe.sample.count}")
             with stopwatch() as spent:
-                drawn_from = trained.trained()
-                draw_and_save(drawn_from, drawn_from.model, directory.samples, device, lambda done: raise_if_stopped())
-            ledger.write("sample", step, spent[0])
-            fresh = True
-        if assembly.metrics and not ledger.done("evaluate", step):
+                trained = run.trained()
+                draw_and_save(trained, trained.model, directory.samples, run.device, lambda info: raise_if_stopped())
+            stages.write("sample", StageRecord(step=step, seconds=spent[0]))
+            changed = True
+        if assembly.metrics and not stages.done("evaluate", step):
             raise_if_stopped()
-            trained.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped)
-            fresh = True
-    if fresh or not ledger.done("report", step) or not directory.report.is_file():
+            run.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped)
+            changed = True
+    if changed or not stages.done("report", step) or not directory.report.is_file():
         with stopwatch() as spent:
-            journal.event("report")
+            events.event("report")
             write_report(directory, assembly, raise_if_stopped)
-        ledger.write("report", step, spent[0])
-    else:
-        say(f"{directory.path} is done; another --out or --resume never begins anew")
+        stages.write("report", StageRecord(step=step, seconds=spent[0]))
+    elif not quiet:
+        _print(f"{directory.path} is finished. To start over pass another --out or `--resume never`.")
 
 
 def _sampling_needs(assembly: Assembly) -> str:
@@ -166,12 +172,12 @@ def _sampling_needs(assembly: Assembly) -> str:
     return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time, and what metrics compare"
 
 
-def _tell(name: str, fields: Mapping[str, Any]) -> None:
-    """Warn of what went wrong without ending the run."""
+def _print_warning(name: str, fields: Mapping[str, Any]) -> None:
+    """Print a warning about an event that does not end the run."""
     if name == "damaged-checkpoint" or name.endswith("-failed"):
         at = f" (step {fields['step']})" if "step" in fields else ""
-        _say(f"warning: {name}{at}: {fields.get('reason')}")
+        _print(f"warning: {name}{at}: {fields.get('reason')}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=DetachableStream(sys.stderr), flush=True)

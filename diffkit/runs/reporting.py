@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from ..report import (
     Citation,
     Density,
     EffectiveRow,
-    LossByLevel,
     Neighbours,
     ReportInputs,
     ScheduleCurves,
@@ -30,36 +29,49 @@ from ..storage.jsonl import read_events, read_records
 from ..storage.run_directory import RunDirectory
 from .citations import cited, readable
 from .evaluation import examples
+from .results import RULE, EvaluationResult
 from .sampling import SAMPLES, TRAJECTORY, load_npz, viewable
 from .stage_status import StageStatus
 
-SHOWN = 64
-NEIGHBOURS = 12
-CURVE = 200
+MIN_REAL = 64
+"""Real examples that the report holds at least."""
+MAX_NEIGHBOURS = 12
+CURVE_POINTS = 200
+DENSITY_POINTS = 160
 Array = NDArray[Any]
 
 
-def write_report(directory: RunDirectory, assembly: Assembly, check: Callable[[], None] = lambda: None) -> None:
-    """Write report.html of the run in `directory`; `check` is called before each part, what it raises ends this.
+def write_report(
+    directory: RunDirectory, assembly: Assembly, raise_if_stopped: Callable[[], None] = lambda: None
+) -> None:
+    """Write report.html of a run.
 
-    Raises ResourceError where the disk refuses.
+    Args:
+        directory: The run.
+        assembly: The objects of its recipe; their weights are not used.
+        raise_if_stopped: Called before each part; what it raises ends this.
+
+    Raises:
+        ResourceError: The file cannot be written.
     """
-    check()
+    raise_if_stopped()
     collected = collect(directory, assembly)
-    check()
+    raise_if_stopped()
     page = build_report(collected)
-    check()
+    raise_if_stopped()
     directory.write_text("report.html", page)
 
 
 def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
-    """What the report shows; what the run has not got is left out and named."""
+    """What the report shows. Parts that the run does not have are left out and listed in `missing`."""
     recipe = assembly.recipe
     stored = load_npz(directory.samples / SAMPLES) if (directory.samples / SAMPLES).is_file() else {}
     samples = stored.get("view")
-    entries = StageStatus(directory).read()
+    stages = StageStatus(directory).read()
+    results = EvaluationResult.read(directory).in_order(metric.name for metric in recipe.evaluate.metrics)
     train_x, _ = examples(assembly.data, "train")
     environment = directory.read_json("environment.json")
+    components = [component for _, component in named(effective_yaml(recipe))]
     return ReportInputs(
         title=recipe.name,
         data_name=recipe.data.name,
@@ -71,40 +83,23 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         recipe_yaml=directory.effective.read_text("utf-8"),
         effective=list(_effective(directory, assembly)),
         environment=environment,
-        metrics=list(read_records(directory.metrics)),
+        training_log=list(read_records(directory.metrics)),
         events=[event.to_record() for event in read_events(directory.events)],
-        results={
-            "metrics": _in_order(directory, [metric.name for metric in recipe.evaluate.metrics]),
-            "timings": StageStatus(directory).seconds(),
-        },
+        results=results.metrics,
+        verdict="" if results.verdict is None else results.verdict.text,
+        verdict_rule=RULE,
+        stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
-        real=viewable(assembly.data, train_x[: max(SHOWN, 0 if samples is None else len(samples))]),
-        progress=list(_snapshots(directory)),
+        real=viewable(assembly.data, train_x[: max(MIN_REAL, 0 if samples is None else len(samples))]),
+        snapshots=list(_snapshots(directory)),
         neighbours=_neighbours(assembly, stored, train_x),
         trajectory=_trajectory(directory, assembly),
-        loss_by_level=_loss_by_level(entries),
+        loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
         schedule=_schedule(assembly),
         density=_density(assembly, train_x),
-        citations=[Citation(c.key, readable(c.bibtex), c.used_for) for c in cited([r for _, r in _named(assembly)])],
+        citations=[Citation(one.key, readable(one.bibtex), one.used_for) for one in cited(components)],
         missing=_missing(directory, samples),
     )
-
-
-def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
-    """Every value; one that was read back from effective.yaml has the origin that its line tells."""
-    lines = directory.effective.read_text("utf-8").splitlines()
-    for path, value in origins(assembly.recipe).items():
-        file, _, line = value.origin.rpartition(":")
-        told = lines[int(line) - 1].rpartition(" # ")[2].strip() if file == str(directory.effective) else value.origin
-        yield EffectiveRow(path, inline(value.value), told)
-
-
-def _in_order(directory: RunDirectory, wanted: list[str]) -> dict[str, Any]:
-    """The metrics of results.json, whose keys are sorted, as the recipe lists them, each with its headline first."""
-    records = directory.read_json("results.json").get("metrics", {})
-    names = sorted(records, key=lambda name: wanted.index(name) if name in wanted else len(wanted))
-    found = {name: (records[name], records[name]["headline"]) for name in names}
-    return {name: one | {"values": {head: one["values"][head], **one["values"]}} for name, (one, head) in found.items()}
 
 
 def sampling_in_words(assembly: Assembly) -> str:
@@ -114,11 +109,17 @@ def sampling_in_words(assembly: Assembly) -> str:
     return f"{wanted.sampler.name}, {assembly.steps} steps on grid {wanted.grid.name}{guidance}"
 
 
-def _named(assembly: Assembly) -> Any:
-    return named(effective_yaml(assembly.recipe))
+def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
+    """Every value and its origin; for a value that was read from effective.yaml, the origin that its line names."""
+    lines = directory.effective.read_text("utf-8").splitlines()
+    for path, value in origins(assembly.recipe).items():
+        file, _, line = value.origin.rpartition(":")
+        from_run = file == str(directory.effective)
+        origin = lines[int(line) - 1].rpartition(" # ")[2].strip() if from_run else value.origin
+        yield EffectiveRow(path, inline(value.value), origin)
 
 
-def _hardware(environment: dict[str, Any]) -> str:
+def _hardware(environment: Mapping[str, Any]) -> str:
     hardware, threads = environment.get("hardware", {}), environment.get("threads", {})
     if "accelerator" in hardware:
         return str(hardware["accelerator"])
@@ -130,13 +131,13 @@ def _snapshots(directory: RunDirectory) -> Iterator[Snapshot]:
         yield Snapshot(int(path.stem.removeprefix("step-")), load_npz(path)["view"])
 
 
-def _neighbours(assembly: Assembly, stored: dict[str, Array], train: torch.Tensor) -> Neighbours | None:
-    """The nearest training example of the first samples, by distance between all values."""
+def _neighbours(assembly: Assembly, stored: Mapping[str, Array], train: torch.Tensor) -> Neighbours | None:
+    """The training example nearest to each of the first samples, by the Euclidean distance of all values."""
     if "x" not in stored or len(assembly.data.spec.size) != 2:
         return None
-    x = assembly.data.to_model_range(torch.from_numpy(stored["x"][:NEIGHBOURS]))
+    x = assembly.data.to_model_range(torch.from_numpy(stored["x"][:MAX_NEIGHBOURS]))
     distances, found = torch.cdist(x.flatten(1), train.flatten(1)).min(1)
-    return Neighbours(stored["view"][:NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy())
+    return Neighbours(stored["view"][:MAX_NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy())
 
 
 def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | None:
@@ -148,19 +149,9 @@ def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | Non
     return Trajectory(stored["x"], stored["x0"], labels)
 
 
-def _loss_by_level(entries: dict[str, Any]) -> LossByLevel | None:
-    found = entries.get("train", {}).get("loss_by_level")
-    if not found:
-        return None
-    held_out = found.get("held_out")
-    return LossByLevel(
-        np.array(found["level"]), np.array(found["loss"]), np.array(held_out) if held_out else None, found["axis"]
-    )
-
-
 def _schedule(assembly: Assembly) -> ScheduleCurves:
     schedule = assembly.schedule
-    t = torch.linspace(schedule.t_clean, schedule.t_noise, CURVE, dtype=torch.float64)
+    t = torch.linspace(schedule.t_clean, schedule.t_noise, CURVE_POINTS, dtype=torch.float64)
     levels = [schedule.level(float(one)) for one in t]
     times = assembly.grid.times(sampled(schedule, assembly.recipe.sample.start), assembly.steps)
     return ScheduleCurves(
@@ -172,24 +163,23 @@ def _schedule(assembly: Assembly) -> ScheduleCurves:
 
 
 def _density(assembly: Assembly, train: torch.Tensor) -> Density | None:
-    """The true density of two-dimensional data that has a closed form, on a grid around the examples."""
-    truth = assembly.data.truth()
-    log_density = getattr(truth, "log_density", None)
+    """The density of two-dimensional data that has a closed form, on a grid around the examples."""
+    log_density = getattr(assembly.data.truth(), "log_density", None)
     if log_density is None or assembly.data.spec.shape != (2,):
         return None
     low, high = train.min(0).values, train.max(0).values
     margin = 0.15 * (high - low)
     (x_min, y_min), (x_max, y_max) = (low - margin).tolist(), (high + margin).tolist()
-    x, y = torch.linspace(x_min, x_max, 160), torch.linspace(y_min, y_max, 160)
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2).double()
-    values = log_density(points).exp().reshape(160, 160).numpy()
+    x, y = (torch.linspace(*ends, DENSITY_POINTS) for ends in ((x_min, x_max), (y_min, y_max)))
+    points = torch.cartesian_prod(y, x).flip(1).double()
+    values = log_density(points).exp().reshape(DENSITY_POINTS, DENSITY_POINTS).numpy()
     return Density(values, x_min, x_max, y_min, y_max)
 
 
 def _missing(directory: RunDirectory, samples: Array | None) -> list[str]:
-    lacking = []
+    missing = []
     if samples is None:
-        lacking.append(f"samples: diffkit sample {directory.path}")
+        missing.append(f"samples: diffkit sample {directory.path}")
     if not directory.results.is_file():
-        lacking.append(f"metrics: diffkit evaluate {directory.path}")
-    return lacking
+        missing.append(f"metrics: diffkit evaluate {directory.path}")
+    return missing

@@ -73,10 +73,10 @@ class SampleRequest:
     start: float | None = None
 
     def __post_init__(self) -> None:
-        _require_whole("count", self.count, 1)
-        _require_whole("seed", self.seed, 0, MAX_SEED)
+        require_whole("count", self.count, 1)
+        require_whole("seed", self.seed, 0, MAX_SEED)
         if self.steps is not None:
-            _require_whole("steps", self.steps, 1)
+            require_whole("steps", self.steps, 1)
         if not isinstance(self.weights, str):
             raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
         if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
@@ -411,7 +411,7 @@ def _check_examples(x: object, count: int, shape: tuple[int, ...]) -> None:
         raise _wrong("x holds NaN or infinite values", "remove them")
 
 
-def _require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+def require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise UsageError unless value is a whole number in range."""
     limits = f"{least} or more" if most is None else f"between {least} and {most}"
     try:

@@ -1,4 +1,4 @@
-"""Which stages of a run are done, so that the same command goes on with the next one."""
+"""The content of stages.json: which stages of a run are finished, so that the same command continues with the next."""
 
 from __future__ import annotations
 
@@ -6,43 +6,82 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from ..errors import CheckpointError
 from ..storage.run_directory import RunDirectory
 
 Stage = Literal["train", "sample", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 FILE = "stages.json"
+
+
+class LossByLevel(BaseModel):
+    """Mean held-out loss in equal bins of time: the middles of the bins, `level`, and the means, `loss`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    level: tuple[float, ...]
+    loss: tuple[float, ...]
+
+
+class StageRecord(BaseModel):
+    """A finished stage: the training step of the weights that it used, its seconds, and what the training stage found.
+
+    `held_out_loss` is the loss on held-out examples at the last step.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    seconds: float = 0.0
+    held_out_loss: float | None = None
+    loss_by_level: LossByLevel | None = None
+
+
+_RECORDS = TypeAdapter(dict[Stage, StageRecord])
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """The file stages.json of a run: for each finished stage, the training step it belongs to and its seconds."""
+    """The file stages.json of a run."""
 
     directory: RunDirectory
 
-    def read(self) -> dict[str, Any]:
-        """All entries."""
-        return self.directory.read_json(FILE)
+    def read(self) -> dict[Stage, StageRecord]:
+        """The records of all finished stages, in the order of a run. Raises CheckpointError if the file is damaged."""
+        try:
+            records = _RECORDS.validate_python(self.directory.read_json(FILE))
+        except ValidationError as error:
+            raise CheckpointError(
+                f"{self.directory.path / FILE} is damaged: {error.errors()[0]['msg']}",
+                fix="delete this file; the next run repeats the stages after training",
+            ) from error
+        return {stage: records[stage] for stage in STAGES if stage in records}
 
     def done(self, stage: Stage, step: int) -> bool:
-        """Whether the stage was finished for the weights of `step`."""
-        entry = self.read().get(stage, {})
-        return isinstance(entry, dict) and entry.get("step") == step
+        """Whether the stage was finished with the weights of `step`."""
+        record = self.read().get(stage)
+        return record is not None and record.step == step
 
-    def write(self, stage: Stage, step: int, seconds: float, **more: Any) -> None:
-        """Record a finished stage; whatever followed from older weights counts as not done any more."""
-        entries = self.read()
-        spent = seconds + (entries.get(stage, {}).get("seconds", 0.0) if stage == "train" else 0.0)
-        self.directory.write_json(FILE, entries | {stage: {"step": step, "seconds": spent, **more}})
+    def write(self, stage: Stage, record: StageRecord) -> None:
+        """Record a finished stage. Seconds of training are added to those of earlier calls."""
+        records = self.read()
+        if stage == "train" and stage in records:
+            record = record.model_copy(update={"seconds": record.seconds + records[stage].seconds})
+        entries = records | {stage: record}
+        self.directory.write_json(FILE, {name: one.model_dump(exclude_none=True) for name, one in entries.items()})
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds spent in each finished stage."""
-        return {stage: float(entry["seconds"]) for stage, entry in self.read().items() if "seconds" in entry}
+    def seconds(self) -> dict[Stage, float]:
+        """Seconds of each finished stage, in the order of a run."""
+        return {stage: record.seconds for stage, record in self.read().items()}
 
 
 @contextmanager
 def stopwatch() -> Iterator[list[float]]:
-    """A list whose one element is, after the block, how many seconds it took."""
+    """Yield a list whose one element is the number of seconds that the block took, once it has ended."""
     spent = [0.0]
     began = time.monotonic()
     try:

@@ -20,6 +20,7 @@ from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
 from .evaluation import measure
 from .reporting import write_report
+from .results import EvaluationResult
 from .sampling import (
     Component,
     SampleBatch,
@@ -29,8 +30,9 @@ from .sampling import (
     guided,
     plan_request,
     plan_sampling,
+    require_whole,
 )
-from .stage_status import StageStatus, stopwatch
+from .stage_status import StageRecord, StageStatus, stopwatch
 from .weights import TrainedWeights, group_of, load_weights
 
 
@@ -63,9 +65,13 @@ class Run:
         return self._given if self._given is not None else assemble(self.recipe, self.device)
 
     @property
-    def results(self) -> dict[str, Any]:
-        """The content of results.json; empty before the first evaluation."""
-        return self.directory.read_json("results.json")
+    def results(self) -> EvaluationResult:
+        """What metrics measured, those of the recipe first: `run.results.metrics["frechet"].value`.
+
+        Raises:
+            CheckpointError: results.json is damaged.
+        """
+        return EvaluationResult.read(self.directory).in_order(one.name for one in self.recipe.evaluate.metrics)
 
     def trained(self, weights: str = "ema") -> Assembly:
         """The objects of the recipe with trained weights, which later calls and other threads leave as they are.
@@ -164,7 +170,7 @@ class Run:
         weights: str = "ema",
         progress: bool = False,
         raise_if_stopped: Callable[[], None] = lambda: None,
-    ) -> dict[str, Any]:
+    ) -> EvaluationResult:
         """Measure samples of the run and write results.json.
 
         Args:
@@ -176,8 +182,17 @@ class Run:
             raise_if_stopped: Called after each sampling step and before each metric; what it raises ends this.
 
         Returns:
-            The content of results.json.
+            All results of the run.
+
+        Raises:
+            UsageError: `count` or `steps` is out of range, or the run does not have these weights.
+            RecipeError: There is no metric of this name.
+            CheckpointError: No checkpoint can be loaded.
+            DataError: There are too few samples or examples for a metric.
         """
+        for name, value, least in (("count", count, 2), ("steps", steps, 1)):
+            if value is not None:
+                require_whole(name, value, least)
         recipe = self.recipe
         as_in_recipe = (metrics, count, steps, weights) == (None, None, None, "ema")
         if metrics is None:
@@ -189,6 +204,7 @@ class Run:
             return self.results
         assembly = self.trained(weights)
         steps = steps or recipe.evaluate.steps or assembly.steps
+        sampler = (recipe.evaluate.sampler or recipe.sample.sampler).name
         plan = plan_sampling(
             assembly,
             count=count or recipe.evaluate.count or recipe.sample.count,
@@ -209,16 +225,21 @@ class Run:
                     on_batch=shown.advance,
                     on_step=lambda step: raise_if_stopped(),
                 )
-            sampler = recipe.evaluate.sampler or recipe.sample.sampler
-            records = measure(
-                named, assembly.data, drawn, f"{sampler.name}, {steps} steps", recipe.seed, raise_if_stopped
+            measured = measure(
+                named,
+                assembly.data,
+                drawn,
+                sampler=f"{sampler}, {steps} steps",
+                weights=weights,
+                seed=recipe.seed,
+                raise_if_stopped=raise_if_stopped,
             )
-        results = self.results
-        results["metrics"] = {**results.get("metrics", {}), **records}
-        self.directory.write_json("results.json", results)
-        if as_in_recipe:  # `run` would repeat any other evaluation at the end
-            StageStatus(self.directory).write("evaluate", self._trained(weights).step, spent[0])
-        return results
+        self.results.updated(measured).write(self.directory)
+        if as_in_recipe:  # after any other evaluation, `run` measures again as the recipe says
+            StageStatus(self.directory).write(
+                "evaluate", StageRecord(step=self._trained(weights).step, seconds=spent[0])
+            )
+        return self.results
 
     def write_report(self) -> None:
         """Write report.html from the files in the run directory."""

@@ -27,7 +27,7 @@ from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.trainer import Hooks, Trainer, TrainResult
 from .sampling import draw_samples, guided, is_image, plan_sampling, save_npz, save_png, viewable
-from .stage_status import StageStatus, stopwatch
+from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
 PREVIEW_COUNT = 16
 MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
@@ -52,7 +52,7 @@ def train(
     directory: RunDirectory,
     assembly: Assembly,
     device: torch.device,
-    journal: EventLog | None,
+    events: EventLog | None,
     stop: Callable[[], bool],
     *,
     world: Ranks = SINGLE_PROCESS,
@@ -68,18 +68,18 @@ def train(
     settings = assembly.recipe.train
     if _done(directory, settings.steps):
         return settings.steps
-    note = journal.event if journal is not None else _nowhere
+    note = events.event if events is not None else _nowhere
     store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
         trainer = Trainer(training_problem(assembly), settings, device=device, world=world)
-    if journal is not None:
+    if events is not None:
         store.clean()
     world.barrier()
-    _continue(trainer, store, journal, assembly)
-    if journal is None:
+    _continue(trainer, store, events, assembly)
+    if events is None:
         outcome = trainer.run(Hooks(stop=stop))
     else:
-        writer = _Writer(directory, assembly, device, store, journal, stop, lock)
+        writer = _Writer(directory, assembly, device, store, events, stop, lock)
         outcome = _write_along(writer, trainer, progress or Progress())
     if outcome.stopped:
         raise StoppedError(
@@ -91,10 +91,10 @@ def train(
 
 def _done(directory: RunDirectory, steps: int) -> bool:
     """Whether training is: it reached the last step, and what it left is whole unless nothing needs it any more."""
-    ledger = StageStatus(directory)
-    if not ledger.done("train", steps):
+    stages = StageStatus(directory)
+    if not stages.done("train", steps):
         return False
-    if ledger.done("report", steps):
+    if stages.done("report", steps):
         return True
     newest = candidates(directory.checkpoints)[:1]
     try:
@@ -117,7 +117,7 @@ def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Train
         save=writer.save,
         preview=writer.preview,
         stop=writer.stop,
-        event=writer.journal.event,
+        event=writer.events.event,
         progress=progress,
     )
     with stopwatch() as spent:
@@ -125,7 +125,7 @@ def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> Train
             outcome = trainer.run(hooks)
         finally:
             writer.close()
-    StageStatus(writer.directory).write("train", outcome.step, spent[0], **_levels(outcome))
+    StageStatus(writer.directory).write("train", _record(outcome, spent[0]))
     return outcome
 
 
@@ -133,22 +133,22 @@ def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
     """Events of a rank that does not write."""
 
 
-def _continue(trainer: Trainer, store: CheckpointStore, journal: EventLog | None, assembly: Assembly) -> None:
+def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:
     """Load the newest whole checkpoint, or the weights that `train.init` names where there is none."""
     found = store.load(trainer.tensors(), trainer.device, state=trainer.state())
     if found is not None:
         differences = trainer.load(found.tensors, found.state)
-        if journal is not None:
-            journal.rewind(trainer.step)
-            journal.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
+        if events is not None:
+            events.rewind(trainer.step)
+            events.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
         return
-    if journal is not None:
-        journal.rewind(0)
-        journal.event("start", {"steps": trainer.settings.steps})
+    if events is not None:
+        events.rewind(0)
+        events.event("start", {"steps": trainer.settings.steps})
     if assembly.recipe.train.init is not None:
         taken = load_initial(trainer, assembly.recipe.train.init)
-        if journal is not None:
-            journal.event("init", {"from": assembly.recipe.train.init, "step": taken})
+        if events is not None:
+            events.event("init", {"from": assembly.recipe.train.init, "step": taken})
 
 
 class _Writer:
@@ -164,12 +164,12 @@ class _Writer:
         assembly: Assembly,
         device: torch.device,
         store: CheckpointStore,
-        journal: EventLog,
+        events: EventLog,
         stop: Callable[[], bool],
         lock: RunLock | None,
     ) -> None:
         self.directory, self.assembly, self.device = directory, assembly, device
-        self.store, self.journal, self.stop, self.lock = store, journal, stop, lock
+        self.store, self.events, self.stop, self.lock = store, events, stop, lock
         self.trackers: tuple[Tracker, ...] = assembly.trackers
         self.failures = 0
         self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
@@ -179,13 +179,13 @@ class _Writer:
             tracker.open(self.directory.path)
 
     def log(self, record: Mapping[str, float]) -> None:
-        self.journal.metric(record)
+        self.events.metric(record)
         values = {name: v for name, v in record.items() if name != "step"}
         for tracker in self.trackers:
             self._try(partial(tracker.log, int(record["step"]), values))
 
     def save(self, trainer: Trainer) -> None:
-        self.journal.sync()
+        self.events.sync()
         try:
             if self.lock is not None:
                 self.lock.require_held()
@@ -193,7 +193,7 @@ class _Writer:
             self.failures = 0
         except ResourceError as error:
             self.failures += 1
-            self.journal.event("save-failed", {"step": trainer.step, "reason": error.message})
+            self.events.event("save-failed", {"step": trainer.step, "reason": error.message})
             allowed = MAX_SAVE_FAILURES if self.directory.path.is_dir() else MAX_SAVE_FAILURES_VANISHED
             if self.failures >= allowed or trainer.step >= trainer.settings.steps or self.stop():
                 raise
@@ -215,7 +215,7 @@ class _Writer:
             if is_image(assembly.data):
                 save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
         except (OSError, ResourceError, StoppedError) as error:
-            self.journal.event("preview-failed", {"step": step, "reason": str(error)})
+            self.events.event("preview-failed", {"step": step, "reason": str(error)})
 
     def _raise_if_stopped(self, step: StepInfo) -> None:
         if self.stop():
@@ -230,16 +230,15 @@ class _Writer:
         try:
             action()
         except OSError as error:
-            self.journal.event("tracker-failed", {"reason": str(error)})
+            self.events.event("tracker-failed", {"reason": str(error)})
 
 
-def _levels(outcome: TrainResult) -> dict[str, Any]:
-    """The held-out loss by noise level, as the ledger keeps it; bins that no draw fell into are left out."""
+def _record(outcome: TrainResult, seconds: float) -> StageRecord:
+    """The record of the training stage; bins of the noise level that no example fell into are left out."""
     found = outcome.held_out
     if found is None:
-        return {}
-    rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count) if count]
-    return {
-        "held_out_loss": found.loss,
-        "loss_by_level": {"axis": "t", "level": [t for t, _ in rows], "loss": [loss for _, loss in rows]},
-    }
+        return StageRecord(step=outcome.step, seconds=seconds)
+    rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count, strict=True) if count]
+    level, loss = zip(*rows, strict=True)
+    by_level = LossByLevel(level=level, loss=loss)
+    return StageRecord(step=outcome.step, seconds=seconds, held_out_loss=found.loss, loss_by_level=by_level)

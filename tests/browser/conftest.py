@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import importlib.util
 import json
 import os
 import select
@@ -12,12 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+
+from diffkit import Run
+from diffkit.report import ReportInputs, build_report
+from diffkit.runs.reporting import collect
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -145,25 +147,20 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 @pytest.fixture(scope="session")
-def demo() -> ModuleType:
-    """tests/report_demo.py, which makes lifelike inputs."""
-    place = Path(__file__).parents[1] / "report_demo.py"
-    spec = importlib.util.spec_from_file_location("report_demo", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def real_inputs(real_runs: Mapping[str, Run]) -> dict[str, ReportInputs]:
+    """What the reports of the real runs show."""
+    return {kind: collect(run.directory, run.assembly) for kind, run in real_runs.items()}
 
 
 @pytest.fixture(scope="session")
-def write_report(demo: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """The file: address of the demo report of a kind."""
-    from diffkit.report import build_report
+def write_report(
+    real_inputs: Mapping[str, ReportInputs], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], str]:
+    """The file: address of the report of a real run of a kind."""
 
     def write(kind: str) -> str:
         path = tmp_path_factory.mktemp("report") / f"{kind}.html"
-        path.write_text(build_report(demo.inputs(kind)), encoding="utf-8")
+        path.write_text(build_report(real_inputs[kind]), encoding="utf-8")
         return path.as_uri()
 
     return write

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from diffkit.report import ReportInputs, build_report
+from diffkit.runs.results import MetricResult
+
 pytestmark = pytest.mark.browser
 
 VIEWS = [(1400, "light"), (375, "light"), (1400, "dark"), (375, "dark")]
@@ -75,7 +78,7 @@ def test_the_report_opens_whole(chromium, address, width, scheme):
     assert [url for url in requests if not url.startswith("data:")] == [address]
 
     pictures = chromium.run(PICTURES)
-    assert len(pictures) == (20 if "images" in address else 0)
+    assert len(pictures) == (18 if "images" in address else 0)
     assert all(all(one) for one in pictures)
     charts = chromium.run(CHARTS)
     assert len(charts) >= 6
@@ -114,34 +117,34 @@ def test_pointing_at_a_chart_shows_its_values(chromium, address):
     chromium.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + 466 / 480 * width, y=y)
     (text,) = chromium.run(shown)
     lines = text.split("\n")
-    assert lines[0] == "step 2,000"
-    assert [line.split()[0] for line in lines[1:]] == ["Training", "Held-out"]
+    assert lines[0] == "step 40"
+    assert [line.split()[0] for line in lines[1:]] == ["Training", "Held-out,", "Held-out,"]
     chromium.call("Input.dispatchMouseEvent", type="mouseMoved", x=1, y=1)
     assert chromium.run(shown) == []
 
 
-def test_the_recipe_can_be_copied(chromium, address, demo):
+def test_the_recipe_can_be_copied(chromium, write_report, real_inputs):
+    address = write_report("points")
     chromium.open(address, 1400)
     chromium.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
     chromium.call("Emulation.setFocusEmulationEnabled", enabled=True)
     chromium.run("document.querySelector('[data-copy]').click()")
     chromium.run("new Promise((done) => setTimeout(done, 200))")
     assert chromium.run("document.querySelector('[data-copy]').textContent") == "Copied"
-    assert chromium.run("navigator.clipboard.readText()") == demo.RECIPE
+    assert chromium.run("navigator.clipboard.readText()") == real_inputs["points"].recipe_yaml
 
 
-def test_hostile_texts_neither_run_nor_break_the_layout(chromium, demo, tmp_path: Path):
-    from diffkit.report import build_report
-
+def test_hostile_texts_neither_run_nor_break_the_layout(chromium, real_inputs, tmp_path: Path):
     attack = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>" + "w" * 200
     inputs = dataclasses.replace(
-        demo.inputs("images"),
+        real_inputs["images"],
         title=attack,
         data_name=attack,
         recipe_yaml=attack,
         environment={attack: attack},
         events=[{"event": attack, "time": attack}],
-        results={"metrics": {attack: {"values": {attack: 1.0}, "definition": attack}}, "timings": {attack: 1.0}},
+        results={attack: MetricResult(headline=attack, values={attack: 1.0}, definition=attack)},
+        stage_seconds={attack: 1.0},
     )
     path = tmp_path / "report.html"
     path.write_text(build_report(inputs), encoding="utf-8")
@@ -153,8 +156,6 @@ def test_hostile_texts_neither_run_nor_break_the_layout(chromium, demo, tmp_path
 
 
 def test_the_policy_stops_markup_that_slipped_in(chromium, tmp_path: Path):
-    from diffkit.report import ReportInputs, build_report
-
     page = build_report(ReportInputs())
     extra = "<script>window.hit = 1</script><img src='https://example.invalid/x.png' onerror='window.hit = 1'>"
     path = tmp_path / "report.html"

@@ -45,6 +45,8 @@ class Classifier(Metric):
         "examples, in pixels; 0.5 is indistinguishable. If the data has labels, a second forest predicts classes"
     )
 
+    resamples = 0
+    limits = (0.55, 0.65, 0.8)
     law_base = {"trees": 20, "folds": 2}  # noqa: RUF012 - never changed
     law_exemptions = {"order-free": "each tree is grown on random rows, chosen by their positions"}  # noqa: RUF012
 

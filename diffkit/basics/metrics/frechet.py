@@ -29,8 +29,10 @@ class Frechet(Metric):
     )
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
-        samples, reference = compared(evaluation)
-        return {"frechet": frechet_distance(samples, reference), **counts(samples, reference)}
+        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
+        return _of_rows(*compared(evaluation))
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,21 @@ class FeatureFrechet(Metric):
         return f"Frechet distance between samples and training examples in {self.described}; 0 is best"
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
-        samples, reference = self.features(evaluation.samples), self.features(evaluation.train)
-        return {"frechet": frechet_distance(samples, reference), **counts(samples, reference)}
+        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
+        return _of_rows(self.features(evaluation.samples), self.features(evaluation.train))
+
+
+def _of_rows(samples: Tensor, reference: Tensor) -> Callable[[Tensor], Mapping[str, float]]:
+    """The distance of rows of `samples` from `reference`, whose moments are computed once."""
+    target = moments(reference)
+
+    def of_rows(rows: Tensor) -> Mapping[str, float]:
+        chosen = samples[rows]
+        return {"frechet": moments_distance(*moments(chosen), *target), **counts(chosen, reference)}
+
+    return of_rows
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -60,9 +75,18 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     the sum of singular values. This needs no matrix root and is exact for singular covariances. S is the unbiased
     covariance. Computed in float64.
     """
-    a, b = a.double(), b.double()
-    mean = (a.mean(0) - b.mean(0)).square().sum()
-    root_a, root_b = _root(a), _root(b)
+    return moments_distance(*moments(a), *moments(b))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (D,) and the root R of the covariance, R^T R, of x: (N, D), both float64."""
+    x = x.double()
+    return x.mean(0), _root(x)
+
+
+def moments_distance(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, root_b: Tensor) -> float:
+    """The Frechet distance of two Gaussians with these `moments`."""
+    mean = (mean_a - mean_b).square().sum()
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     return max(0.0, float(mean + root_a.square().sum() + root_b.square().sum() - 2 * cross))
 

@@ -47,10 +47,23 @@ class MMD(Metric):
             raise ValueError("kernel: energy has no bandwidths; leave them out")
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         generator = evaluation.generator("mmd")
-        samples, reference = (subset(rows, self.limit, generator) for rows in compared(evaluation))
-        value = mmd_squared(samples, reference, self._kernel(reference))
-        return {"mmd": value, **counts(samples, reference)}
+        samples, reference = compared(evaluation)
+        kept = subset(torch.arange(len(samples)), self.limit, generator)
+        reference = subset(reference, self.limit, generator)
+        kernel = self._kernel(reference)
+        within, across = _mean_within(reference, kernel), _row_means(samples, reference, kernel)
+
+        def of_rows(rows: Tensor) -> Mapping[str, float]:
+            rows = kept if len(rows) == len(samples) else rows[: self.limit]
+            chosen = samples[rows]
+            value = _mean_within(chosen, kernel) + within - 2 * float(across[rows].mean())
+            return {"mmd": value, **counts(chosen, reference)}
+
+        return of_rows
 
     def _kernel(self, reference: Tensor) -> Kernel:
         """Return the kernel as a function of squared distances."""
@@ -76,26 +89,25 @@ def mmd_squared(a: Tensor, b: Tensor, kernel: Kernel) -> float:
     Returns:
         The estimate, which may be negative.
     """
-    n, m = len(a), len(b)
-    within_a = (_total(a, a, kernel) - n * _zero(kernel)) / (n * (n - 1))
-    within_b = (_total(b, b, kernel) - m * _zero(kernel)) / (m * (m - 1))
-    return within_a + within_b - 2 * _total(a, b, kernel) / (n * m)
+    return _mean_within(a, kernel) + _mean_within(b, kernel) - 2 * float(_row_means(a, b, kernel).mean())
 
 
-def _total(a: Tensor, b: Tensor, kernel: Kernel) -> float:
-    same = a is b
-    total = 0.0
+def _mean_within(a: Tensor, kernel: Kernel) -> float:
+    """The mean of the kernel over pairs of different rows of a: (N, D)."""
+    n, zero = len(a), float(kernel(torch.zeros(1, dtype=torch.float64)))
+    return (n * float(_row_means(a, a, kernel).sum()) - n * zero) / (n * (n - 1))
+
+
+def _row_means(a: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
+    """The mean of the kernel between each row of a: (N, D) and all rows of b: (M, D), as (N,)."""
+    means = []
     for start in range(0, len(a), CHUNK):
         rows = a[start : start + CHUNK]
         squares = squared_distances(rows, b)
-        if same:
+        if a is b:
             squares[range(len(rows)), range(start, start + len(rows))] = 0.0
-        total += float(kernel(squares).sum())
-    return total
-
-
-def _zero(kernel: Kernel) -> float:
-    return float(kernel(torch.zeros(1, dtype=torch.float64)))
+        means.append(kernel(squares).mean(1))
+    return torch.cat(means)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,17 +36,25 @@ class NearestNeighbour(Metric):
     lower_is_better = None
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         samples, reference = compared(evaluation, least=1)
         held_out = pixels(evaluation.held_out, evaluation.spec)
-        own, usual = (nearest(rows, reference, 1)[1][:, 0] for rows in (samples, held_out))
-        typical = float(usual.median())
-        return {
-            "ratio": float(own.median()) / typical if typical else float(own.median() > 0),
-            "close": float((own < usual.quantile(CLOSE)).double().mean()),
-            "distance": float(own.median()) / samples.shape[1] ** 0.5,
-            **counts(samples, reference),
-            "held_out": float(len(held_out)),
-        }
+        every, usual = (nearest(rows, reference, 1)[1][:, 0] for rows in (samples, held_out))
+        typical, near = float(usual.median()), usual.quantile(CLOSE)
+
+        def of_rows(rows: Tensor) -> Mapping[str, float]:
+            own = every[rows]
+            return {
+                "ratio": float(own.median()) / typical if typical else float(own.median() > 0),
+                "close": float((own < near).double().mean()),
+                "distance": float(own.median()) / samples.shape[1] ** 0.5,
+                **counts(own, reference),
+                "held_out": float(len(held_out)),
+            }
+
+        return of_rows
 
     def neighbours(self, evaluation: Evaluation, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return indices into `train` (N, k) long and distances (N, k) of every sample, nearest first."""

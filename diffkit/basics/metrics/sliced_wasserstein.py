@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,18 +33,24 @@ class SlicedWasserstein(Metric):
     )
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
+
+    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         samples, reference = compared(evaluation, least=1)
         generator = evaluation.generator("sliced-wasserstein")
         axes = torch.randn(samples.shape[1], self.projections, generator=generator, dtype=torch.float64)
-        distance = sliced_wasserstein(samples, reference, axes / axes.norm(dim=0), self.p)
-        return {"sliced_wasserstein": distance, **counts(samples, reference)}
+        axes /= axes.norm(dim=0)
+        projected, target = samples @ axes, (reference @ axes).sort(dim=0).values
+
+        def of_rows(rows: Tensor) -> Mapping[str, float]:
+            chosen = projected[rows].sort(dim=0).values
+            return {"sliced_wasserstein": sorted_wasserstein(chosen, target, self.p), **counts(chosen, reference)}
+
+        return of_rows
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, axes: Tensor, p: float = 2.0) -> float:
-    """Compute (mean_k W_p^p(a theta_k, b theta_k))^(1/p).
-
-    On a line W_p^p is the integral over u in [0, 1] of |F_a^-1(u) - F_b^-1(u)|^p. Both quantile functions are step
-    functions, so the integral is a finite sum, also for different numbers of rows.
+    """Compute (mean_k W_p^p(a theta_k, b theta_k))^(1/p); see `sorted_wasserstein`.
 
     Args:
         a: (N, D).
@@ -55,13 +61,30 @@ def sliced_wasserstein(a: Tensor, b: Tensor, axes: Tensor, p: float = 2.0) -> fl
     Returns:
         The distance.
     """
+    return sorted_wasserstein((a @ axes).sort(dim=0).values, (b @ axes).sort(dim=0).values, p)
+
+
+def sorted_wasserstein(a: Tensor, b: Tensor, p: float = 2.0) -> float:
+    """Compute (mean_k W_p^p(a_k, b_k))^(1/p) of the columns of a and b.
+
+    On a line W_p^p is the integral over u in [0, 1] of |F_a^-1(u) - F_b^-1(u)|^p. Both quantile functions are step
+    functions, so the integral is a finite sum, also for different numbers of rows.
+
+    Args:
+        a: (N, K), each column in ascending order.
+        b: (M, K), likewise.
+        p: Order of the distance; default 2.
+
+    Returns:
+        The distance.
+    """
     n, m = len(a), len(b)
     cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))  # u in units of 1/(n m)
     widths = torch.diff(cuts, prepend=cuts.new_zeros(1)).double() / (n * m)
     rows_a, rows_b = (cuts - 1) // m, (cuts - 1) // n
     total = 0.0
-    for start in range(0, axes.shape[1], CHUNK):
-        part = axes[:, start : start + CHUNK]
-        gaps = (a @ part).sort(dim=0).values[rows_a] - (b @ part).sort(dim=0).values[rows_b]
+    for start in range(0, a.shape[1], CHUNK):
+        part = slice(start, start + CHUNK)
+        gaps = a[:, part][rows_a] - b[:, part][rows_b]
         total += float(widths @ gaps.abs().pow(p).sum(dim=1))
-    return float((total / axes.shape[1]) ** (1 / p))
+    return float((total / a.shape[1]) ** (1 / p))

@@ -1,62 +1,99 @@
-"""The table of metrics: each value beside that of real held-out data, then what each one means and rests on."""
+"""The table of metrics: each value beside that of real held-out data, with intervals, and what each one means."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ..inputs import ReportInputs
 from ..markup import Html, join, tag
 from ..page import Section
-from ..wording import figure
-from .scores import Score, scores
-from .summary import GRADES
+from ..wording import count, figure
 
-BETTER = {True: "Lower is better.", False: "Higher is better.", None: "As real data is best."}
+if TYPE_CHECKING:
+    from ...runs.results import Interval, MetricResult
+
+BETTER = {True: "Lower is better.", False: "Higher is better.", None: "The value of real data is best."}
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None where results.json holds no metric."""
-    found = scores(inputs.results)
-    if not found:
+    """None without results."""
+    if not inputs.results:
         return None
     lead = (
-        "Every measure is applied twice: to the samples, and to real held-out data in their place. The second column "
-        "is what a perfect model would score, so the numbers need no other scale."
+        "Each metric is applied twice: to the samples, and to real held-out data in their place. The second column is "
+        "what a perfect model would score. Brackets hold 95 % intervals, from random halves of the samples."
     )
-    return Section("metrics", "Metrics", join([_table(found), _definitions(found), _grades()]), lead)
+    note = tag("p", inputs.verdict_rule, class_="note") if inputs.verdict_rule else None
+    return Section("metrics", "Metrics", join([_table(inputs), _definitions(inputs), note]), lead)
 
 
-def _table(found: list[Score]) -> Html:
+def label(metric: str, key: str) -> str:
+    """The name of the metric, and that of the value if it differs."""
+    return metric if key.replace("_", "-") in ("", metric) else f"{metric} {key}"
+
+
+def keys(result: MetricResult) -> list[str]:
+    """The names of the values, the headline first."""
+    return sorted(result.values, key=lambda key: key != result.headline)
+
+
+def _table(inputs: ReportInputs) -> Html:
     heads = ("Measure", "Samples", "Real held-out", "Ratio")
     head = tag("tr", *[tag("th", text, scope="col", class_="num" if k else None) for k, text in enumerate(heads)])
-    rows = [
-        tag(
-            "tr",
-            tag("th", score.label, scope="row"),
-            tag("td", figure(score.value), class_="num made"),
-            tag("td", figure(score.held_out) if score.held_out is not None else "–", class_="num"),
-            tag("td", f"{figure(score.ratio)} ×" if score.headline and score.ratio is not None else "–", class_="num"),
-            class_="headline" if score.headline else "detail",
-        )
-        for score in found
-    ]
-    caption = tag("caption", "Samples against real held-out data. Ratio: how many times worse; 1 × is as good as real.")
+    rows = [_row(name, key, result) for name, result in inputs.results.items() for key in keys(result)]
+    caption = tag(
+        "caption",
+        "Samples against real held-out data. Ratio: how many times worse than as many held-out examples; 1 × is equal.",
+    )
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows))
     return tag("div", table, class_="card table", role="region", aria_label="Metrics", tabindex=0)
 
 
-def _definitions(found: list[Score]) -> Html:
+def _row(name: str, key: str, result: MetricResult) -> Html:
+    headline = key == result.headline
+    ratio = _cell(result.ratio, result.ratio_interval, " ×") if headline and result.ratio is not None else "–"
+    real = _cell(result.held_out.get(key), result.held_out_intervals.get(key)) if key in result.held_out else "–"
+    return tag(
+        "tr",
+        tag("th", label(name, key), scope="row"),
+        tag("td", _cell(result.values[key], result.intervals.get(key)), class_="num made"),
+        tag("td", real, class_="num"),
+        tag("td", ratio, class_="num"),
+        class_="headline" if headline else "detail",
+    )
+
+
+def _cell(value: float | None, interval: Interval | None, unit: str = "") -> Html:
+    """A number with its interval."""
+    text = f"{figure(value)}{unit}"
+    if interval is None:
+        return join([text])
+    return join([text, tag("span", f" [{figure(interval.low)}, {figure(interval.high)}]", class_="soft")])
+
+
+def _definitions(inputs: ReportInputs) -> Html:
     entries = []
-    for score in found:
-        if score.headline:
-            better = BETTER[score.lower_is_better]
-            rest = join([better, score.counted or None], between=" ")
-            meaning = join([score.definition or None, tag("span", rest, class_="soft")], between=" ")
-            entries.append(tag("div", tag("dt", score.metric), tag("dd", meaning)))
+    for name, result in inputs.results.items():
+        rest = join([BETTER[result.lower_is_better], _counts(result)], between=" ")
+        meaning = join([_sentence(result.definition) or None, tag("span", rest, class_="soft")], between=" ")
+        entries.append(tag("div", tag("dt", name), tag("dd", meaning)))
     return tag("dl", *entries, class_="definitions")
 
 
-def _grades() -> Html:
-    limits = [f"“{words.lower()}” up to {limit:g} times" for limit, words in GRADES]
-    text = (
-        f"The verdict at the top goes by the first measure: {', '.join(limits)} the real held-out score, “far” beyond."
-    )
-    return tag("p", text, class_="note")
+def _counts(result: MetricResult) -> str:
+    """What the values rest on: "512 samples against 1,285 training examples, samples drawn with ancestral, ..."."""
+    parts = [f"{count(result.samples)} samples against {count(result.reference)} training examples"]
+    if result.held_out_count:
+        parts.append(f"real data: {count(result.held_out_count)} held-out examples")
+    if result.sampler:
+        parts.append(f"samples drawn with {result.sampler}")
+    if result.nfe is not None:
+        parts.append(f"{count(result.nfe)} network calls each")
+    if not result.intervals:
+        parts.append("intervals are not available")
+    return _sentence(", ".join(parts))
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:].rstrip('.')}." if text.strip(". ") else ""

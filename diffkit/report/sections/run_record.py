@@ -9,19 +9,18 @@ from ..inputs import ReportInputs
 from ..markup import Html, join, tag
 from ..page import Section
 from ..wording import count, duration, moment, number
-from .stages import stage_seconds
 
 EVENTS, DEPTH = 200, 4
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None where nothing of this is known."""
+    """None without timings, environment and events."""
     parts = [part for part in (_timings(inputs), _environment(inputs), _events(inputs)) if part]
     return Section("record", "Run record", tag("div", *parts, class_="stack")) if parts else None
 
 
 def _timings(inputs: ReportInputs) -> Html:
-    seconds = stage_seconds(inputs.results)
+    seconds = inputs.stage_seconds
     if not seconds:
         return Html("")
     total = sum(seconds.values())
@@ -78,7 +77,7 @@ def _events(inputs: ReportInputs) -> Html:
     if not inputs.events:
         return Html("")
     kinds = Counter(str(event.get("event", "unnamed")) for event in inputs.events)
-    told = ", ".join(f"{kind} {count(times)} ×" for kind, times in kinds.items())
+    summary = ", ".join(f"{kind} {count(times)} ×" for kind, times in kinds.items())
     rows = []
     for event in list(inputs.events)[-EVENTS:]:
         rest = {key: value for key, value in event.items() if key not in ("time", "event")}
@@ -96,10 +95,14 @@ def _events(inputs: ReportInputs) -> Html:
         )
     left_out = len(inputs.events) - len(rows)
     note = (
-        tag("p", f"The first {count(left_out)} are left out here; events.jsonl has all.", class_="note")
+        tag(
+            "p",
+            f"The first {count(left_out)} events are left out; events.jsonl holds all.",
+            class_="note",
+        )
         if left_out
         else None
     )
     table = tag("table", tag("tbody", *rows), class_="events")
     region = tag("div", table, class_="table", role="region", aria_label="Events", tabindex=0)
-    return tag("details", tag("summary", f"Events: {told}"), note, region, class_="card")
+    return tag("details", tag("summary", f"Events: {summary}"), note, region, class_="card")

@@ -22,7 +22,7 @@ def section(inputs: ReportInputs) -> Section | None:
     body = _images(inputs) if is_images(inputs.samples) else _vectors(inputs)
     drawn = f" ({inputs.sampling})" if inputs.sampling else ""
     lead = f"What the model makes from noise{drawn}, unselected and in the order drawn."
-    return Section("samples", "Samples", join([body, _progress(inputs)]), lead)
+    return Section("samples", "Samples", join([body, _snapshots(inputs)]), lead)
 
 
 def image(images: Array, alt: str, columns: int | None = None, tile: int = 56) -> Html:
@@ -92,9 +92,9 @@ def _histogram(samples: Array, real: Array | None) -> Html:
     return card(line_chart(chart), title="Distribution", caption="Relative frequency of each value, in 60 bins.")
 
 
-def _progress(inputs: ReportInputs) -> Html:
+def _snapshots(inputs: ReportInputs) -> Html:
     """Samples at a few moments of training: strips of images, or small scatter plots."""
-    usable = [shot for shot in inputs.progress if len(shot.samples) > 0 and _drawable(shot)]
+    usable = [shot for shot in inputs.snapshots if len(shot.samples) > 0 and _drawable(shot)]
     if not usable:
         return Html("")
     chosen = [usable[k] for k in sorted({round(k) for k in np.linspace(0, len(usable) - 1, SNAPSHOTS)})]

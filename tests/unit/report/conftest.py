@@ -1,14 +1,15 @@
-"""The demo inputs, and a reader that checks the HTML while it reads."""
+"""The inputs of the reports of real runs, and a reader that checks the HTML while it reads."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
-from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from diffkit import Run
+from diffkit.report import ReportInputs
+from diffkit.runs.reporting import collect
 
 VOID = {"br", "img", "link", "meta"}
 
@@ -55,12 +56,6 @@ def read() -> Callable[[str], Document]:
 
 
 @pytest.fixture(scope="session")
-def demo() -> ModuleType:
-    """tests/report_demo.py, which makes lifelike inputs."""
-    place = Path(__file__).parents[2] / "report_demo.py"
-    spec = importlib.util.spec_from_file_location("report_demo", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def real_inputs(real_runs: Mapping[str, Run]) -> dict[str, ReportInputs]:
+    """What the reports of the real runs show."""
+    return {kind: collect(run.directory, run.assembly) for kind, run in real_runs.items()}

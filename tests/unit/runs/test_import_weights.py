@@ -10,7 +10,7 @@ import torch
 from diffkit import assemble, load_recipe, open_run, run
 from diffkit.errors import CheckpointError, UsageError
 from diffkit.recipe import Recipe
-from diffkit.runs import adopt
+from diffkit.runs import run_from_weights
 
 TEXT = """
 name: elsewhere
@@ -33,7 +33,7 @@ def weights(scale: float = 1.0) -> dict[str, torch.Tensor]:
 
 def test_the_run_has_the_weights_and_draws_samples(tmp_path: Path) -> None:
     given = weights()
-    adopt(recipe(), tmp_path / "run", given, "a friend")
+    run_from_weights(recipe(), tmp_path / "run", given, "a friend")
     opened = open_run(tmp_path / "run", device="cpu")
     for choice in ("ema", "raw"):
         found = opened.trained(choice).network.state_dict()
@@ -46,12 +46,12 @@ def test_the_run_has_the_weights_and_draws_samples(tmp_path: Path) -> None:
 
 def test_numbers_take_the_type_of_the_network(tmp_path: Path) -> None:
     given = {name: value.half() for name, value in weights().items()}
-    opened = adopt(recipe(), tmp_path / "run", given, "half")
+    opened = run_from_weights(recipe(), tmp_path / "run", given, "half")
     assert all(value.dtype == torch.float32 for value in opened.trained().network.state_dict().values())
 
 
 def test_another_run_starts_from_it(tmp_path: Path) -> None:
-    adopt(recipe(), tmp_path / "run", weights(), "a friend")
+    run_from_weights(recipe(), tmp_path / "run", weights(), "a friend")
     tuned = run(
         recipe("train.steps=1", "train.optimizer.lr=1e-9", f"train.init={tmp_path / 'run'}"), tmp_path / "tuned"
     )
@@ -62,7 +62,7 @@ def test_another_run_starts_from_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overrides", [["train.steps=5"], ["train.ema=0.9"]])
 def test_the_recipe_says_that_nothing_is_trained(tmp_path: Path, overrides: list[str]) -> None:
     with pytest.raises(UsageError) as caught:
-        adopt(recipe(*overrides), tmp_path / "run", weights(), "a friend")
+        run_from_weights(recipe(*overrides), tmp_path / "run", weights(), "a friend")
     assert caught.value.code == "DK056"
     assert not (tmp_path / "run").exists()
 
@@ -76,14 +76,14 @@ def test_weights_of_another_network_begin_nothing(tmp_path: Path) -> None:
         {k: given[k] for k in given if k != name},
     ):
         with pytest.raises(CheckpointError) as caught:
-            adopt(recipe(), tmp_path / "run", wrong, "a stranger")
+            run_from_weights(recipe(), tmp_path / "run", wrong, "a stranger")
         assert caught.value.code == "DK603"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
-    adopt(recipe(), tmp_path / "run", weights(), "a friend")
+    run_from_weights(recipe(), tmp_path / "run", weights(), "a friend")
     with pytest.raises(UsageError, match="is a run already"):
-        adopt(recipe(), tmp_path / "run", weights(2.0), "another")
+        run_from_weights(recipe(), tmp_path / "run", weights(2.0), "another")
     opened = open_run(tmp_path / "run", device="cpu")
     assert torch.equal(next(iter(opened.trained().network.state_dict().values())), next(iter(weights().values())))

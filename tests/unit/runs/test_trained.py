@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_run_gives_recipe_results_and_samples(run: Run) -> None:
     assert run.recipe.name == "ring"
-    assert run.results["metrics"]["sliced-wasserstein"]["samples"] == 16
+    assert run.results.metrics["sliced-wasserstein"].samples == 16
     x = run.sample(5, seed=3)
     assert x.shape == (5, 2)
     assert torch.equal(x, diffkit.open_run(run.directory.path, device="cpu").sample(5, seed=3))
@@ -119,7 +119,7 @@ def test_the_denoiser_is_what_was_trained(run: Run) -> None:
 
 def test_evaluating_other_metrics_keeps_the_earlier_ones(run: Run) -> None:
     results = run.evaluate(["mmd"], count=12)
-    assert {"mmd", "sliced-wasserstein"} <= set(results["metrics"])
+    assert {"mmd", "sliced-wasserstein"} <= set(results.metrics)
 
 
 def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffkit import Network, Run, load_recipe, open_run
-from diffkit.runs import adopt
+from diffkit.runs import run_from_weights
 
 from .errors import inexpressible, not_a_model
 from .folder import INDEX, SCHEDULER, open_folder, write_json, write_model
@@ -53,7 +53,7 @@ def import_folder(
             {"name": "unet", **options_of(config, maps)},
         ),
     )
-    return adopt(load_recipe(text, overrides), out, weights, f"diffusers {Path(folder).name}")
+    return run_from_weights(load_recipe(text, overrides), out, weights, f"diffusers {Path(folder).name}")
 
 
 def export_run(run: Path | str, out: Path | str, *, weights: str = "ema") -> Path:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from diffkit import Run, UsageError, load_recipe
-from diffkit.runs import adopt
+from diffkit.runs import run_from_weights
 
 from .errors import inexpressible, misnamed, not_a_model
 from .recipe import adopted, name_of, recipe_text
@@ -110,7 +110,7 @@ def import_checkpoint(
             network,
         ),
     )
-    return adopt(load_recipe(text, overrides), out, weights, f"OpenAI {Path(checkpoint).name}")
+    return run_from_weights(load_recipe(text, overrides), out, weights, f"OpenAI {Path(checkpoint).name}")
 
 
 def _sections(training: Training, channels: tuple[int, int]) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Commands about what is installed: `ls`, `show` and `plugins`. They import no torch but what `show` describes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from .console import as_json, say, say_json, table
+
+
+@click.command()
+@click.argument("kind", required=False)
+@as_json
+@click.option("--runs", "folder", default="runs", show_default=True, help="Folder of the runs.")
+def ls(kind: str | None, as_json: bool, folder: str) -> None:
+    """List components, recipes and runs, or those of one KIND: a kind of component, `recipes` or `runs`."""
+    from ..host import registry
+
+    host = registry()
+    everything = kind is None
+    parts: dict[str, list[dict[str, str]]] = {}
+    if everything or kind not in ("recipes", "runs"):
+        for one in host.entries(kind):
+            row = {"name": one.name, "plugin": one.plugin.label, "summary": one.entry.summary}
+            parts.setdefault(one.kind, []).append(row)
+    if everything or kind == "recipes":
+        parts["recipes"] = [{"name": n, "path": str(p), "summary": _headline(p)} for n, p in host.recipes().items()]
+    if everything or kind == "runs":
+        from ..runs.listing import list_runs
+
+        parts["runs"] = list_runs(Path(folder))
+    if as_json:
+        say_json(parts)
+        return
+    for name, rows in parts.items():
+        if everything and not rows:
+            continue
+        columns = [c for c in (rows[0] if rows else {"name": ""}) if c != "path"]
+        table([[row[c] for c in columns] for row in rows], columns, title=f"\n{name}")
+
+
+def _headline(path: Path) -> str:
+    """The first comment line of a recipe."""
+    try:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return "(cannot be read)"
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+@click.command()
+@click.argument("kind")
+@click.argument("name")
+@as_json
+def show(kind: str, name: str, as_json: bool) -> None:
+    """Describe the component NAME of KIND: what it computes, its options, its source."""
+    from ..recipe.contents import describe
+
+    described = describe(kind, name)
+    if as_json:
+        say_json(asdict(described))
+        return
+    say(f"{described.kind}/{described.name}   ({described.plugin})\n")
+    say(f"{described.doc}\n")
+    rows = [[one.name, one.type, one.default] for one in described.options]
+    if rows:
+        table(rows, ["option", "type", "default"])
+    else:
+        say("no options")
+    say(f"\nclass: {described.target}")
+
+
+@click.command()
+@click.option("--why", "why", metavar="NAME", help="Show the traceback or the switch that disables one plugin.")
+@as_json
+def plugins(why: str | None, as_json: bool) -> None:
+    """List plugins, their components, and which plugins are broken."""
+    from ..host import registry
+
+    host = registry()
+    if why is not None:
+        say(host.why(why))
+        return
+    if as_json:
+        say_json(
+            [
+                {
+                    "name": p.name,
+                    "distribution": p.distribution,
+                    "version": p.version,
+                    "origin": p.origin,
+                    "status": p.status,
+                    "reason": p.reason,
+                    "entries": [f"{e.kind}/{e.name}" for e in p.entries],
+                }
+                for p in host.plugins
+            ]
+        )
+        return
+    rows = [
+        [p.name, p.label, p.status, p.reason or ", ".join(f"{e.kind}/{e.name}" for e in p.entries)]
+        for p in host.plugins
+    ]
+    table(rows, ["plugin", "from", "status", "components"])
+    if any(p.status == "broken" for p in host.plugins):
+        say("\nTo see the traceback of a broken plugin: diffkit plugins --why NAME")

@@ -1,0 +1,215 @@
+"""The content of results.json: what metrics measured, how certain it is, and the verdict that it allows.
+
+Torch is not imported here, so that listing commands stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..errors import CheckpointError
+from ..storage.run_directory import RunDirectory
+
+FILE = "results.json"
+Z_95 = 1.96
+"""Half of the width of a 95 % interval, in standard errors."""
+
+GRADES = ("on par with real data", "close to real data", "apart from real data", "far from real data")
+RATIO_LIMITS = (1.25, 2.0, 5.0)
+"""The largest ratio to the value of real held-out data of each grade but the last."""
+MIN_SAMPLES, SAMPLES_PER_VALUE, MAX_REQUIRED = 100, 4, 10_000
+MIN_MEASURES = 2
+RULE = (
+    f"A verdict needs at least {SAMPLES_PER_VALUE} samples and {SAMPLES_PER_VALUE} held-out examples for each value of "
+    f"an example (no fewer than {MIN_SAMPLES}, no more than {MAX_REQUIRED:,}), at least {MIN_MEASURES} measures whose "
+    "grades differ by one at most, and 95 % intervals that cover two grades at most. The grade of a measure is that of "
+    f"the worse end of the interval of its ratio to real held-out data: “{GRADES[0]}” up to {RATIO_LIMITS[0]:g}, "
+    f"“{GRADES[1]}” up to {RATIO_LIMITS[1]:g}, “{GRADES[2]}” up to {RATIO_LIMITS[2]:g}, “{GRADES[3]}” beyond; a metric "
+    "may define limits of its own value instead, as the two-sample classifier does. The verdict is the worst grade."
+)
+
+
+class Interval(NamedTuple):
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+def interval(value: float, error: float) -> Interval:
+    """The 95 % interval of a value with this standard error.
+
+    value -/+ 1.96 error; for a positive value the lower end is value / (1 + 1.96 error / value), which is positive and
+    to first order the same.
+    """
+    margin = Z_95 * error
+    return Interval(value / (1 + margin / value) if value > 0 else value - margin, value + margin)
+
+
+class MetricResult(BaseModel):
+    """The values of one metric. Values that are not finite are None; the first value of a metric is its headline.
+
+    Attributes:
+        headline: Name of the first value.
+        values: Values of the samples, by name.
+        held_out: The same values with real held-out examples in place of the samples: what a perfect model scores.
+        intervals: 95 % intervals of `values`; a name is missing if no interval is available.
+        held_out_intervals: 95 % intervals of `held_out`.
+        ratio: How many times worse the headline is than that of as many held-out examples; 1 is equal.
+        ratio_interval: Its 95 % interval.
+        definition: What the metric computes, in one sentence.
+        samples: Number of samples that the metric used.
+        reference: Number of training examples that it used.
+        held_out_count: Number of held-out examples in place of the samples.
+        dimension: Number of values in an example.
+        lower_is_better: None if the value of real data is best.
+        limits: Largest values of the headline for the grades, for a metric that is not graded by its ratio.
+        nfe: Network calls for each sample.
+        sampler: How the samples were drawn, in words.
+        weights: The weights that were used.
+        seconds: Time of the metric.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    headline: str
+    values: dict[str, float | None]
+    held_out: dict[str, float | None] = {}
+    intervals: dict[str, Interval] = {}
+    held_out_intervals: dict[str, Interval] = {}
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    definition: str = ""
+    samples: int = 0
+    reference: int = 0
+    held_out_count: int = 0
+    dimension: int | None = None
+    lower_is_better: bool | None = True
+    limits: tuple[float, float, float] | None = None
+    nfe: int | None = None
+    sampler: str = ""
+    weights: str = "ema"
+    seconds: float = 0.0
+
+    @property
+    def value(self) -> float | None:
+        """The headline value of the samples."""
+        return self.values.get(self.headline)
+
+    @property
+    def required(self) -> int:
+        """Number of samples and of held-out examples that a verdict needs."""
+        if self.limits is not None or self.dimension is None:
+            return MIN_SAMPLES
+        return min(max(MIN_SAMPLES, SAMPLES_PER_VALUE * self.dimension), MAX_REQUIRED)
+
+    @property
+    def count(self) -> int:
+        """The smaller number of samples and held-out examples."""
+        return min(self.samples, self.held_out_count)
+
+    @property
+    def grades(self) -> tuple[int, int] | None:
+        """The grades (indices of `GRADES`) of the ends of the interval, the better one first; None if not graded."""
+        if self.limits is not None and self.value is not None:
+            ends = self.intervals.get(self.headline, Interval(self.value, self.value))
+            return _grade(ends.low, self.limits), _grade(ends.high, self.limits)
+        if self.ratio_interval is None:
+            return None
+        return _grade(self.ratio_interval.low, RATIO_LIMITS), _grade(self.ratio_interval.high, RATIO_LIMITS)
+
+
+def ratio_of(value: float, held_out: float, lower_is_better: bool | None) -> float | None:
+    """How many times worse a value is than that of real data; None if either is not positive."""
+    if value <= 0 or held_out <= 0:
+        return None
+    ratio = value / held_out
+    return max(ratio, 1 / ratio) if lower_is_better is None else ratio if lower_is_better else 1 / ratio
+
+
+class EvaluationResult(BaseModel):
+    """The content of results.json: the results by metric, in the order in which they were measured."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metrics: dict[str, MetricResult] = {}
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> EvaluationResult:
+        """The results of a run; no metrics before the first evaluation.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        try:
+            return cls.model_validate(directory.read_json(FILE))
+        except ValidationError as error:
+            place = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise CheckpointError(
+                f"{directory.path / FILE} is damaged: {place}: {error.errors()[0]['msg']}",
+                fix=f"measure again with `diffkit evaluate {directory.path}`",
+            ) from error
+
+    def write(self, directory: RunDirectory) -> None:
+        """Replace results.json. Raises ResourceError if it cannot be written."""
+        directory.write_json(FILE, self.model_dump(mode="json"))
+
+    def updated(self, metrics: Mapping[str, MetricResult]) -> EvaluationResult:
+        """These results with those of `metrics` added or replaced."""
+        return EvaluationResult(metrics={**self.metrics, **metrics})
+
+    def in_order(self, names: Iterable[str]) -> EvaluationResult:
+        """The same results, those of `names` first."""
+        first = [name for name in names if name in self.metrics]
+        return EvaluationResult(metrics={name: self.metrics[name] for name in dict.fromkeys([*first, *self.metrics])})
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How good the samples are, or why that cannot be said; None if nothing was measured. See `RULE`."""
+        return None if not self.metrics else _verdict(self.metrics)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A sentence on the quality of the samples. `grade` is an index of `GRADES`, None without a verdict."""
+
+    text: str
+    grade: int | None = None
+
+
+def _grade(value: float, limits: Iterable[float]) -> int:
+    return sum(value > limit for limit in limits)
+
+
+def _verdict(metrics: Mapping[str, MetricResult]) -> Verdict:
+    name, first = next(iter(metrics.items()))
+    if first.dimension is None:
+        return Verdict("No verdict: these results have no intervals; measure again with `diffkit evaluate`.")
+    if not first.held_out:
+        return Verdict(f"No verdict: {name} was not measured on real held-out data.")
+    if first.count < first.required:
+        what, found = ("samples", first.samples)
+        if first.samples >= first.required:
+            what, found = ("held-out examples", first.held_out_count)
+        size = f" for examples of {first.dimension:,} values" if first.required > MIN_SAMPLES else ""
+        return Verdict(f"Too few {what} for a verdict: {found:,}, at least {first.required:,} are needed{size}.")
+    graded = {key: one.grades for key, one in metrics.items() if one.count >= one.required}
+    grades = {key: pair for key, pair in graded.items() if pair is not None}
+    if name not in grades:
+        return Verdict(f"No verdict: the uncertainty of {name} against real data is not known.")
+    if len(grades) < MIN_MEASURES:
+        return Verdict(f"One measure ({name}) is too few for a verdict; at least {MIN_MEASURES} are needed.")
+    for key, (low, high) in grades.items():
+        if high - low > 1:
+            return Verdict(f"Too uncertain for a verdict: by {key} the samples are {GRADES[low]} to {GRADES[high]}.")
+    ordered = sorted(grades, key=lambda key: grades[key][1])
+    best, worst = ordered[0], ordered[-1]
+    if grades[worst][1] - grades[best][1] > 1:
+        text = f"{best}: {GRADES[grades[best][1]]}; {worst}: {GRADES[grades[worst][1]]}"
+        return Verdict(f"No verdict, since the measures disagree ({text}).")
+    grade = grades[worst][1]
+    return Verdict(f"{GRADES[grade].capitalize()}, by {len(grades)} measures.", grade)
