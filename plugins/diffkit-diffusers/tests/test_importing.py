@@ -52,7 +52,7 @@ def test_there_and_back_is_byte_equal(tmp_path: Path) -> None:
 def test_a_model_without_a_scheduler(tmp_path: Path) -> None:
     pipeline(tmp_path / "theirs", sample_size=None)
     folder = tmp_path / "theirs" / "unet"
-    with pytest.raises(UsageError, match="which size"):
+    with pytest.raises(UsageError, match="no sample_size"):
         import_folder(folder, tmp_path / "run")
     found = import_folder(folder, tmp_path / "run", size=(8, 16), overrides=["sample.count=3"])
     assert found.sample(1, steps=1).shape == (1, 1, 8, 16)
@@ -98,7 +98,7 @@ def test_a_learned_variance_keeps_its_head(tmp_path: Path) -> None:
     assert found.recipe.parameterization.name == "learned-range"
     assert found.recipe.sample.sampler.options == {"variance": "learned"}
     assert torch.isfinite(found.sample(2, steps=2)).all()
-    assert export_run(tmp_path / "run", tmp_path / "back") == tmp_path / "back"  # no pipeline says learned-range
+    assert export_run(tmp_path / "run", tmp_path / "back") == tmp_path / "back"  # no pipeline has learned-range
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_schedulers_that_no_recipe_can_say_are_refused(tmp_path: Path, config: d
 
 
 def test_labels_are_counted_aloud(tmp_path: Path) -> None:
-    """A model does not say whether its last label is the null class."""
+    """A config does not define whether the last label is the null class."""
     made = pipeline(tmp_path / "theirs", num_class_embeds=4)
     table = made.unet.class_embedding.weight
     for classes in (None, 2, 5):
@@ -142,7 +142,7 @@ def test_data_can_be_named_and_is_missing_otherwise(tmp_path: Path) -> None:
     assert bare.assembly.data.fingerprint() != named.assembly.data.fingerprint()
     with pytest.raises(RecipeError):
         import_folder(tmp_path / "theirs", tmp_path / "wrong", overrides=["sample.steps=101"])
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="does not hold a diffusers model"):
         import_folder(tmp_path, tmp_path / "wrong")
 
 

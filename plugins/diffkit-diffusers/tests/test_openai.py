@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 import torch
 from diffkit_diffusers.convert_worker import tensors_of
-from diffkit_diffusers.openai import WORKER, Heads, Training, import_checkpoint, openai_weights, read_pickled, shown
+from diffkit_diffusers.openai import (
+    WORKER,
+    Heads,
+    Training,
+    import_checkpoint,
+    openai_weights,
+    read_architecture,
+    read_pickled,
+)
 from torch import Tensor
 
 from diffkit import CheckpointError, Shape, UsageError, build
@@ -39,7 +47,7 @@ def state_dict(case: str) -> dict[str, Tensor]:
 
 def answer(case: str, heads: Heads) -> Tensor:
     weights = state_dict(case)
-    found = shown(weights, 8, heads)
+    found = read_architecture(weights, 8, heads)
     shape = Shape(*found.channels, (8, 8), found.labels)
     network = build("network", "unet", shape=shape, **found.options).eval()
     network.load_state_dict(openai_weights(weights, found.layout, heads))
@@ -64,13 +72,13 @@ def test_the_golden_numbers_depend_on_the_heads(case: str, wrong: Heads) -> None
 
 
 def test_what_the_weights_show() -> None:
-    found = shown(state_dict("guided"), 8, HEADS["guided"])
+    found = read_architecture(state_dict("guided"), 8, HEADS["guided"])
     assert found.channels == (3, 6)
     assert found.labels == 3
     assert found.options["multipliers"] == [1, 2]
     assert found.options["attention"] == [4]
     assert (found.options["downsample"], found.options["time"]) == ("resblock", "scale-shift")
-    plain = shown(state_dict("improved-labels"), 16, Heads(2)).options
+    plain = read_architecture(state_dict("improved-labels"), 16, Heads(2)).options
     assert (plain["downsample"], plain["upsample"], plain["time"], plain["attention"]) == (
         "conv",
         "nearest",
@@ -81,7 +89,7 @@ def test_what_the_weights_show() -> None:
 
 def test_the_null_class_is_a_row_of_zeros() -> None:
     weights = state_dict("guided")
-    table = openai_weights(weights, shown(weights, 8, HEADS["guided"]).layout, HEADS["guided"])[
+    table = openai_weights(weights, read_architecture(weights, 8, HEADS["guided"]).layout, HEADS["guided"])[
         "embedding.table.weight"
     ]
     assert table.shape[0] == 4
@@ -91,24 +99,24 @@ def test_the_null_class_is_a_row_of_zeros() -> None:
 
 def test_other_checkpoints_are_refused() -> None:
     weights = state_dict("improved")
-    layout = shown(weights, 8, Heads(4)).layout
+    layout = read_architecture(weights, 8, Heads(4)).layout
     for wrong, size in (({"a": torch.zeros(1)}, 8), ({}, 8), (weights, 7)):
         with pytest.raises(UsageError) as caught:
-            shown(wrong, size, Heads(4))
+            read_architecture(wrong, size, Heads(4))
         assert caught.value.code == "DK080"
     with pytest.raises(UsageError, match="5 heads"):
         openai_weights(weights, layout, Heads(5))
-    with pytest.raises(CheckpointError, match="another network"):
+    with pytest.raises(CheckpointError, match="do not fit"):
         openai_weights(weights | {"more": torch.zeros(1)}, layout, Heads(4))
-    with pytest.raises(CheckpointError, match="another network"):
+    with pytest.raises(CheckpointError, match="do not fit"):
         openai_weights({k: v for k, v in weights.items() if k != "out.2.bias"}, layout, Heads(4))
     half = weights | {"time_embed.0.weight": weights["time_embed.0.weight"][:, :16]}
     with pytest.raises(UsageError, match="cannot express widths"):
-        shown(half, 8, Heads(4))
+        read_architecture(half, 8, Heads(4))
 
 
 def test_a_checkpoint_becomes_a_run(tmp_path: Path) -> None:
-    """4000 steps, told as 1000: the network is told a quarter of the index, and its variance is learned."""
+    """4000 steps with timesteps up to 1000: c_noise is a quarter of the index, and the variance is learned."""
     weights = state_dict("improved")
     torch.save(weights, tmp_path / "model.pt")
     run = import_checkpoint(
@@ -174,7 +182,7 @@ def test_hostile_checkpoints_are_refused_and_do_nothing(tmp_path: Path) -> None:
     assert "Weights only" in told["call.pt"]
     assert "memory" in told["bomb.pt"]
     with pytest.raises(UsageError, match="more than the 10 allowed"):
-        read_pickled(tmp_path / "bomb.pt", largest=10)
+        read_pickled(tmp_path / "bomb.pt", max_bytes=10)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")

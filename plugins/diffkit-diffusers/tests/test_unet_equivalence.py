@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffkit_diffusers.importing import unet_options
 from diffkit_diffusers.unet_config import config_of, options_of, read_config
 from diffkit_diffusers.weights import diffusers_weights, unet_weights
 
@@ -152,12 +153,12 @@ def test_weights_and_config_come_back_as_they_were(case: str) -> None:
         ({"block_out_channels": (16, 32, 32)}, "length"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type"),
         ({"time_embedding_dim": 100}, "time_embedding_dim"),
-        ({"flip_sin_to_cos": False}, "neither Ho nor OpenAI"),
+        ({"flip_sin_to_cos": False}, "(Ho et al.) or true"),
         ({"center_input_sample": True}, "center_input_sample"),
         ({"class_embed_type": "timestep"}, "class_embed_type"),
         ({"mid_block_scale_factor": 2.0}, "mid_block_scale_factor"),
         ({"act_fn": "gelu"}, "act_fn"),
-        ({"resnet_time_scale_shift": "scale_shift"}, "other groups"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "must equal norm_num_groups"),
         ({"layers_per_block": "2"}, "layers_per_block"),
     ],
 )
@@ -176,12 +177,11 @@ def test_what_unet_cannot_express_is_refused_by_name(change: dict[str, Any], tol
         ({"upsample": "bilinear"}, "bilinear"),
         ({"upsample": "transposed"}, "transposed"),
         ({"augment": 2}, "augmentation"),
-        ({"multipliers": (2, 2)}, "finest level"),
-        ({"heads": 2, "attention": (8, 4)}, "by their width"),
+        ({"multipliers": (2, 2)}, "start with 1"),
+        ({"heads": 2, "attention": (8, 4)}, "one width of heads"),
     ],
 )
 def test_what_diffusers_cannot_express_is_refused(options: dict[str, Any], told: str) -> None:
-    from diffkit_diffusers.importing import unet_options
 
     given = {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 8} | options
     shape = Shape(1, 1, (8, 8))
@@ -191,7 +191,6 @@ def test_what_diffusers_cannot_express_is_refused(options: dict[str, Any], told:
 
 
 def test_heads_are_counted_by_their_width() -> None:
-    from diffkit_diffusers.importing import unet_options
 
     shape = Shape(1, 1, (8, 8))
     for given, width in (({"heads": 4}, 8), ({"head_channels": 16}, 16), ({}, None)):
@@ -210,6 +209,6 @@ def test_weights_of_another_network_are_named() -> None:
     assert caught.value.notes == ("missing: conv_in.bias",)
     with pytest.raises(CheckpointError) as caught:
         unet_weights(weights | {"stranger": weights["conv_in.bias"]}, layout)
-    assert caught.value.notes == ("no place for: stranger",)
+    assert caught.value.notes == ("unexpected: stranger",)
     with pytest.raises(CheckpointError):
         diffusers_weights({"enter.weight": weights["conv_in.weight"]}, layout)

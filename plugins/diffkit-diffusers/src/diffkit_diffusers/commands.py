@@ -1,4 +1,4 @@
-"""Commands: models in and out. Torch and diffusers are imported when one of them runs."""
+"""Commands to import and export models. Torch and diffusers are imported when a command runs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ PLACE = click.Path(path_type=Path)
 overrides = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change a value of the recipe."
 )
-data = click.option("--data", metavar="NAME,option=value", help="The data it was trained on; else its shape only.")
+data = click.option("--data", metavar="NAME,option=value", help="The data of the training; default: shape-only.")
 
 
 @click.command("import-diffusers")
 @click.argument("folder", type=PLACE)
 @click.argument("out", type=PLACE)
-@click.option("--size", metavar="H[xW]", help="Size of the images, where the model does not say.")
+@click.option("--size", metavar="H[xW]", help="Size of the images, if config.json has no sample_size.")
 @click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
 @data
 @overrides
 def import_diffusers(
     folder: Path, out: Path, size: str | None, classes: int | None, data: str | None, overrides: tuple[str, ...]
 ) -> None:
-    """Make the run OUT of a UNet2DModel (or a pipeline with one) in FOLDER; `diffkit sample OUT` draws from it."""
+    """Import a UNet2DModel (or a pipeline with one) from FOLDER as the run OUT, for `diffkit sample OUT`."""
     from .importing import import_folder
 
     import_folder(folder, out, size=_size(size), classes=classes, data=_data(data), overrides=overrides)
@@ -38,9 +38,9 @@ def import_diffusers(
 @click.command("export-diffusers")
 @click.argument("run", type=PLACE)
 @click.argument("out", type=PLACE)
-@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Which weights.")
+@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Weights to export.")
 def export_diffusers(run: Path, out: Path, weights: str) -> None:
-    """Write the network of RUN as a folder OUT that diffusers loads."""
+    """Export the network of RUN to a folder OUT that diffusers loads."""
     from .importing import export_run
 
     click.echo(str(export_run(run, out, weights=weights)))
@@ -73,9 +73,9 @@ def import_openai(
     data: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Make the run OUT of a U-Net of improved- or guided-diffusion in CHECKPOINT (.pt).
+    """Import a U-Net of improved- or guided-diffusion from CHECKPOINT (.pt) as the run OUT.
 
-    The pickle is opened by a process of its own, which can build tensors only, under limits of memory and time.
+    A separate process opens the pickle; it can build tensors only, under limits of memory and time.
     """
     from .openai import Heads, Training, import_checkpoint
 
@@ -96,20 +96,22 @@ def _size(text: str | None) -> tuple[int, int] | None:
         return None
     parts = text.split("x")
     if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"--size {text} is no size", code="DK017", fix="write 32 or 32x48")
+        raise UsageError(f"--size must be H or HxW, got {text}", code="DK017", fix="write 32 or 32x48")
     return int(parts[0]), int(parts[-1])
 
 
 def _data(text: str | None) -> dict[str, Any] | None:
-    """NAME,option=value,... as a mapping; values are read as JSON, else as text."""
+    """Parse NAME,option=value,...; values are read as JSON, else as text."""
     if text is None:
         return None
-    name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
+    name, *options = re.split(r",(?![^\[]*\])", text)  # not at commas within a list
     found: dict[str, Any] = {"name": name}
     for option in options:
         key, sign, value = option.partition("=")
         if not sign:
-            raise UsageError(f"{option!r} is no option", code="DK017", fix="write NAME,option=value")
+            raise UsageError(
+                f"--data: {option!r} is not of the form option=value", code="DK017", fix="write NAME,option=value"
+            )
         try:
             found[key] = json.loads(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Data of which nothing is known but its shape: what an imported model is told instead of its training set."""
+"""Data with a shape and no examples, for imported models without their training set."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class ShapeOnly(Data):
-    """Images x (channels, *size) in [-1, 1] with `bins` values, of `classes` classes; there are no examples.
+    """Images x (channels, *size) in [-1, 1] with `bins` values and `classes` classes, without examples.
 
-    Enough to sample from imported weights; training and metrics need the examples. Raises DataError DK311 there.
+    Sampling from imported weights needs no more; training and metrics need examples and raise DataError DK311.
     """
 
     channels: Positive
@@ -30,7 +30,7 @@ class ShapeOnly(Data):
 
     def split(self, part: Part) -> Split:
         raise DataError(
-            "data shape-only says what examples look like, and holds none",
+            "data `shape-only` has no examples",
             code="DK311",
             fix="name the data that this model was trained on: data.name",
         )

@@ -1,4 +1,4 @@
-"""Errors about what one side has and the other cannot express."""
+"""Errors of conversion between diffkit, diffusers and OpenAI's code."""
 
 from __future__ import annotations
 
@@ -8,21 +8,39 @@ from diffkit import CheckpointError, UsageError
 
 
 def inexpressible(message: str, *, fix: str | None = None, notes: Sequence[str] = ()) -> UsageError:
-    """A model that only one of the two sides can build."""
+    """Build the error for a model that the other side cannot express.
+
+    Args:
+        message: what cannot be expressed.
+        fix: what the user can do; default none.
+        notes: details, one line each; default none.
+
+    Returns:
+        A UsageError DK081, for the caller to raise.
+    """
     return UsageError(message, code="DK081", fix=fix, notes=notes)
 
 
 def not_a_model(message: str, *, fix: str | None = None, notes: Sequence[str] = ()) -> UsageError:
-    """A folder or file that does not hold what it should."""
+    """Build the error for a folder or file that does not hold a usable model.
+
+    Args:
+        message: what is wrong with it.
+        fix: what the user can do; default none.
+        notes: details, one line each; default none.
+
+    Returns:
+        A UsageError DK080, for the caller to raise.
+    """
     return UsageError(message, code="DK080", fix=fix, notes=notes)
 
 
 def misnamed(missing: Sequence[str], extra: Sequence[str]) -> CheckpointError:
-    """Weights under other names than the architecture says."""
-    notes = [*(f"missing: {name}" for name in missing[:8]), *(f"no place for: {name[:120]}" for name in extra[:8])]
+    """Build the error DK603 for weights whose names do not fit the architecture: those `missing` and those `extra`."""
+    notes = [*(f"missing: {name}" for name in missing[:8]), *(f"unexpected: {name[:120]}" for name in extra[:8])]
     return CheckpointError(
-        "these are the weights of another network",
+        "the weights do not fit this network",
         code="DK603",
-        fix="give the config that they were trained with",
+        fix="use the config of the training",
         notes=notes,
     )

@@ -1,6 +1,6 @@
-"""Folders of diffusers: config.json beside diffusion_pytorch_model.safetensors, alone or as the parts of a pipeline.
+"""Folders of diffusers: config.json beside diffusion_pytorch_model.safetensors, alone or within a pipeline.
 
-Nothing in them is executed: pickled weights (.bin, .pt) are refused, and class names are compared, never imported.
+Nothing in them is executed: pickled weights (.bin, .pt) are refused, and class names are compared, not imported.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .errors import not_a_model
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LONGEST = 1 << 20
+MAX_JSON_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where a model lies, and its scheduler where the folder is that of a pipeline."""
+    """The folder of a model, and that of its scheduler in a pipeline."""
 
     model: Path
     scheduler: Path | None = None
 
     def config(self) -> dict[str, Any]:
-        """The model's configuration."""
+        """Read the model's configuration."""
         return read_json(self.model / CONFIG)
 
     def scheduler_config(self) -> dict[str, Any]:
-        """The scheduler's configuration, empty where there is none."""
+        """Read the scheduler's configuration; empty without a scheduler."""
         return read_json(self.scheduler / SCHEDULER) if self.scheduler else {}
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors. Raises UsageError DK080 where they are missing, damaged or pickled."""
+        """Read the tensors. Raises UsageError DK080 if they are missing, damaged or pickled."""
         path = self.model / WEIGHTS
         if not path.is_file():
             raise not_a_model(
@@ -52,41 +52,57 @@ class Folder:
 
 
 def open_folder(path: Path | str) -> Folder:
-    """The folder of a model, or of a pipeline with `unet` and `scheduler` in it. Raises UsageError DK080."""
+    """Find the model in a folder, or in a pipeline with `unet` and `scheduler`. Raises UsageError DK080."""
     root = Path(path)
     if (root / CONFIG).is_file():
         return Folder(root, root if (root / SCHEDULER).is_file() else None)
     if (root / INDEX).is_file() and (root / "unet" / CONFIG).is_file():
         beside = root / "scheduler"
         return Folder(root / "unet", beside if (beside / SCHEDULER).is_file() else None)
-    raise not_a_model(f"{root} is no folder of a diffusers model", fix=f"name a folder that holds {CONFIG} or {INDEX}")
+    raise not_a_model(f"{root} does not hold a diffusers model", fix=f"name a folder that holds {CONFIG} or {INDEX}")
 
 
 def write_model(folder: Path, class_name: str, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Write a model's folder, which must not exist or be empty. Raises UsageError DK080 where it is not."""
+    """Write a model as diffusers does.
+
+    Args:
+        folder: must be empty, or not exist.
+        class_name: the model's class in diffusers.
+        config: arguments of the class.
+        weights: its state dict.
+
+    Raises:
+        UsageError: DK080, the folder is not empty.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise not_a_model(f"{folder} is not empty", fix="choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, class_name, config)
-    # safetensors refuses tensors that share memory, as the pieces of a fused layer do
+    # safetensors rejects tensors that share memory, such as the pieces of a fused layer
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
-    """Write a configuration the way diffusers does."""
+    """Write a configuration as diffusers does.
+
+    Args:
+        path: the file; missing folders are created.
+        class_name: the class in diffusers.
+        config: its arguments.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object in a JSON file of at most 1 MiB. Raises UsageError DK080."""
+    """Read a JSON object from a file of at most 1 MiB. Raises UsageError DK080."""
     try:
         with path.open("rb") as stream:
-            data = stream.read(LONGEST + 1)
-        found = json.loads(data) if len(data) <= LONGEST else None
+            data = stream.read(MAX_JSON_BYTES + 1)
+        found = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
         raise not_a_model(f"{path} cannot be read: {error}") from error
     if not isinstance(found, dict):
-        raise not_a_model(f"{path} does not hold a JSON object of at most {LONGEST >> 20} MiB")
+        raise not_a_model(f"{path} does not hold a JSON object of at most {MAX_JSON_BYTES >> 20} MiB")
     return found

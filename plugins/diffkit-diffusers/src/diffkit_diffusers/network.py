@@ -32,16 +32,16 @@ TINY = {
 
 
 class Diffusers(Network):
-    """The class `model` of diffusers with `config` as its arguments, or as a folder describes it and with its weights.
+    """The class `model` of diffusers, built from the arguments `config`, or from `folder` with its weights.
 
     Channels, size and classes are those of the data; the null class is one more label. A folder's config.json must
-    agree with them. `UNet2DConditionModel` takes `encoder_hidden_states` (B, L, D) as cond where its blocks attend to
-    text. No class is imported that is not in the list, and no weights are read but safetensors.
+    agree with them. `UNet2DConditionModel` takes `encoder_hidden_states` (B, L, D) as cond if its blocks attend to
+    text. Only the listed classes are imported, and only safetensors are read.
 
-    Raises: RecipeError DK140 for arguments that it has not, or that do not fit the data; UsageError DK080.
+    Raises: RecipeError DK140 for unknown arguments, or arguments that do not fit the data; UsageError DK080.
     """
 
-    law_base = {"config": TINY}  # noqa: RUF012 - never changed
+    law_base = {"config": TINY}  # noqa: RUF012 - read only
 
     def __init__(
         self,
@@ -52,19 +52,19 @@ class Diffusers(Network):
     ) -> None:
         super().__init__()
         if config is not None and folder is not None:
-            raise RecipeError("config and folder contradict each other", code="DK140", fix="give one of them")
-        kind = getattr(importlib.import_module("diffusers"), model)
+            raise RecipeError("config and folder are both given", code="DK140", fix="give one of them")
+        model_class = getattr(importlib.import_module("diffusers"), model)
         found = open_folder(folder) if folder is not None else None
         given = _of_this_class(found.config(), model) if found is not None else dict(config or {})
         self.classes = shape.classes
         self.takes_label = shape.classes is not None or model == "DiTTransformer2DModel"
         try:
-            self.model = kind(**_arguments(kind, model, given, shape, foreign=found is not None))
+            self.model = model_class(**_arguments(model_class, model, given, shape, foreign=found is not None))
         except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError) as error:
             raise RecipeError(
-                f"{model} refuses this config: {error}",
+                f"{model} does not accept this config: {error}",
                 code="DK140",
-                fix="compare it with the config.json of a model that works",
+                fix="compare it with the config.json of a published model",
             ) from error
         if found is not None and next(self.model.parameters()).device.type != "meta":
             self._load(found.weights())
@@ -72,14 +72,24 @@ class Diffusers(Network):
     def forward(
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, encoder_hidden_states: Tensor | None = None
     ) -> Tensor:
-        """x: (B, C, H, W), c_noise: (B,), label: (B,) long -> (B, C', H, W); without a label the null class."""
-        told: dict[str, Any] = {}
+        """Apply the model to x.
+
+        Args:
+            x: (B, C, H, W).
+            c_noise: (B,), passed as the timestep.
+            label: (B,) long; default: the null class.
+            encoder_hidden_states: (B, L, D), for UNet2DConditionModel; default None.
+
+        Returns:
+            (B, C', H, W).
+        """
+        extra: dict[str, Any] = {}
         if self.takes_label:
             null = torch.full((len(x),), self.classes or 0, device=x.device)
-            told["class_labels"] = null if label is None else label
+            extra["class_labels"] = null if label is None else label
         if type(self.model).__name__ == "UNet2DConditionModel":
-            told["encoder_hidden_states"] = encoder_hidden_states
-        out: Tensor = self.model(x, timestep=c_noise, return_dict=False, **told)[0]
+            extra["encoder_hidden_states"] = encoder_hidden_states
+        out: Tensor = self.model(x, timestep=c_noise, return_dict=False, **extra)[0]
         return out
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
@@ -88,7 +98,7 @@ class Diffusers(Network):
         except RuntimeError as error:
             first = str(error).splitlines()[:4]
             raise RecipeError(
-                "the weights in folder are of another network",
+                "the weights in folder do not fit its config",
                 code="DK140",
                 fix="take config.json and weights from the same folder",
                 notes=first,
@@ -98,16 +108,18 @@ class Diffusers(Network):
 def _of_this_class(config: Mapping[str, Any], model: str) -> dict[str, Any]:
     if config.get("_class_name") != model:
         raise RecipeError(
-            f"the folder holds a {str(config.get('_class_name'))[:64]}, and model is {model}",
+            f"the folder holds a {str(config.get('_class_name'))[:64]}, but model is {model}",
             code="DK140",
-            fix="name the class of the folder in model",
+            fix="set model to the class of the folder",
         )
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def _arguments(kind: Any, model: str, given: Mapping[str, Any], shape: Shape, *, foreign: bool) -> dict[str, Any]:
-    """The arguments of the constructor: those given, and those that follow from the data, which may not contradict."""
-    known = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+def _arguments(
+    model_class: Any, model: str, given: Mapping[str, Any], shape: Shape, *, foreign: bool
+) -> dict[str, Any]:
+    """The arguments of the constructor: those given, and those of the data, which must agree."""
+    known = [name for name in inspect.signature(model_class.__init__).parameters if name != "self"]
     unknown = [name for name in given if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, 1)
@@ -127,17 +139,17 @@ def _arguments(kind: Any, model: str, given: Mapping[str, Any], shape: Shape, *,
     wrong = [name for name, value in needed.items() if name in given and given[name] != value]
     if wrong:
         raise RecipeError(
-            f"config: {wrong[0]} is {given[wrong[0]]}, and this data needs {needed[wrong[0]]}",
+            f"config: {wrong[0]} is {given[wrong[0]]}, but this data needs {needed[wrong[0]]}",
             code="DK140",
-            fix="leave it out, it follows from the data" if not foreign else "use data of the shape of the model",
+            fix="leave it out, as it follows from the data" if not foreign else "use data of the shape of the model",
         )
     return {**given, **needed}
 
 
 class DiffusersUNet(Network):
-    """The network `unet` that a folder of diffusers describes, starting from the folder's weights: to fine-tune them.
+    """The network `unet` with architecture and weights of a UNet2DModel in `folder`, for fine-tuning.
 
-    The model's channels must be those of the data, and its labels the data's and one more, the null class.
+    The model must have the channels of the data and, for data with classes, one label more: the null class.
     Raises: UsageError DK080, DK081; CheckpointError DK603.
     """
 
@@ -149,19 +161,21 @@ class DiffusersUNet(Network):
         theirs = (config.in_channels, config.out_channels, config.num_class_embeds)
         if theirs != (shape.in_channels, shape.out_channels, rows):
             ours = (shape.in_channels, shape.out_channels, rows)
-            raise not_a_model(f"the model in {folder} has (channels in, out, labels) {theirs}, and this data {ours}")
+            raise not_a_model(
+                f"the model in {folder} has (channels in, out, labels) {theirs}, but this data needs {ours}"
+            )
         self.unet = build("network", "unet", shape=shape, **options_of(config, shape.size))
         if next(self.unet.parameters()).device.type != "meta":
             self.unet.load_state_dict(unet_weights(found.weights(), config.layout))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x: (B, C, H, W), c_noise: (B,), label: (B,) long -> (B, C', H, W)."""
+        """Apply `unet`: x (B, C, H, W), c_noise (B,), label (B,) long or None -> (B, C', H, W)."""
         out: Tensor = self.unet(x, c_noise, label)
         return out
 
 
 class ScaledTime(Network):
-    """inner(x, factor c_noise). For weights that were trained on T steps and told 1000 (t - 1) / T: factor 1000 / T.
+    """inner(x, factor c_noise). For weights of a training on T steps with timesteps 1000 (t - 1) / T: factor 1000 / T.
 
     Source: the option rescale_timesteps of Nichol & Dhariwal 2021 (arXiv:2102.09672), authors' code.
     """
@@ -171,7 +185,7 @@ class ScaledTime(Network):
         self.inner, self.factor = inner, factor
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """As `inner`."""
+        """Apply `inner` with c_noise multiplied by `factor`."""
         scaled = self.factor * c_noise
         out: Tensor = self.inner(x, scaled) if label is None else self.inner(x, scaled, label=label)
         return out

@@ -23,14 +23,14 @@ from diffkit import Run, UsageError, load_recipe
 from diffkit.runs import run_from_weights
 
 from .errors import inexpressible, misnamed, not_a_model
-from .recipe import adopted, name_of, recipe_text
+from .recipe import imported_sections, name_of, recipe_text
 from .weights import Layout, parts
 
 WORKER = Path(__file__).with_name("convert_worker.py")
-LARGEST = 8 << 30
-ROOM = 256 << 20
-SECONDS = 1200.0
-KEPT = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+MAX_FILE_BYTES = 8 << 30
+EXTRA_MEMORY_BYTES = 256 << 20
+MAX_SECONDS = 1200.0
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
 RESIDUAL = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -47,15 +47,15 @@ ENDS = {
     "norm": "out.0",
     "leave": "out.2",
 }
-TABLE = ("embedding.table.weight", "label_emb.weight")
+LABEL_TABLE = ("embedding.table.weight", "label_emb.weight")
 GROUPS = 32
 
 
 @dataclass(frozen=True)
 class Heads:
-    """What the weights do not show of attention: `count` heads or `width` channels each, and the order of q, k, v.
+    """Options of attention that the weights do not determine: `count` heads, or heads of `width` channels; the order.
 
-    `new_order` is guided-diffusion's use_new_attention_order: (q, k, v) of all heads, else each head's (q, k, v).
+    `new_order` is guided-diffusion's use_new_attention_order: q of all heads, then k, then v; else (q, k, v) per head.
     """
 
     count: int = 1
@@ -65,7 +65,7 @@ class Heads:
 
 @dataclass(frozen=True)
 class Training:
-    """What a checkpoint does not say of its training: the flags that the authors' scripts were called with."""
+    """Options of the training that the weights do not determine: flags of the authors' scripts."""
 
     steps: int = 1000
     schedule: Literal["linear", "cosine"] = "linear"
@@ -86,14 +86,30 @@ def import_checkpoint(
     data: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> Run:
-    """Convert a U-Net of improved- or guided-diffusion for images of size x size into the new run directory `out`.
+    """Import a U-Net of improved- or guided-diffusion as the new run directory `out`.
 
-    What the weights show is read off them; `heads` and `training` are what they do not show. A label has a null class
-    besides, whose vector is 0: it was never trained. Raises UsageError DK080, DK081, DK082, RecipeError,
-    CheckpointError.
+    The weights determine the architecture, apart from `heads`. With labels, a null class is added, whose vector is 0
+    since it was not trained.
+
+    Args:
+        checkpoint: the .pt file.
+        out: the run directory to create.
+        size: height and width of the images.
+        heads: options of attention; default: one head, old order.
+        training: options of the training; default: those of the authors' scripts.
+        data: the `data` section of the recipe; default: `shape-only`.
+        overrides: changes to the recipe, each "path=value".
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: DK080, the file holds another model; DK081, `unet` cannot express it; DK082, it cannot be read.
+        RecipeError: an override is invalid.
+        CheckpointError: DK603, the weights do not fit the architecture.
     """
     pickled = read_pickled(checkpoint)
-    found = shown(pickled, size, heads)
+    found = read_architecture(pickled, size, heads)
     weights = openai_weights(pickled, found.layout, heads)
     network: dict[str, Any] = {"name": "unet", **found.options}
     if training.rescaled_time and training.steps != 1000:
@@ -103,7 +119,7 @@ def import_checkpoint(
     shape = {"channels": inside, "size": [size, size], **({"classes": found.labels} if found.labels else {})}
     text = recipe_text(
         f"Weights of improved- or guided-diffusion, converted from {Path(checkpoint).name}",
-        adopted(
+        imported_sections(
             name_of(Path(out)),
             data or {"name": "shape-only", **shape},
             _sections(training, found.channels),
@@ -116,7 +132,7 @@ def import_checkpoint(
 def _sections(training: Training, channels: tuple[int, int]) -> dict[str, Any]:
     inside, outside = channels
     if outside not in (inside, 2 * inside):
-        raise inexpressible(f"a model with {inside} channels in and {outside} out is no plain denoiser")
+        raise inexpressible(f"a model with {inside} input and {outside} output channels is not a denoiser of the data")
     schedule: dict[str, Any] = {"name": training.schedule, "steps": training.steps}
     if training.schedule == "linear":  # the authors' ends keep sum(beta) whatever the number of steps
         schedule |= {"beta_start": 0.1 / training.steps, "beta_end": 20.0 / training.steps}
@@ -131,31 +147,40 @@ def _sections(training: Training, channels: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def read_pickled(checkpoint: Path | str, *, largest: int = LARGEST) -> dict[str, Tensor]:
-    """The tensors of a .pt file, read by `convert_worker` in a process with limits: three times the file and 256 MiB.
+def read_pickled(checkpoint: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Tensor]:
+    """Read the tensors of a .pt file by `convert_worker`, in a process limited to three times its size plus 256 MiB.
 
-    Raises UsageError DK082 where the file is larger than `largest` bytes, or holds anything but tensors.
+    Raises UsageError DK082 if the file is larger than `max_bytes`, or holds anything but tensors.
     """
     source = Path(checkpoint)
     if not source.is_file():
-        raise _refused(source, "there is no such file")
+        raise _refused(source, "the file does not exist")
     size = source.stat().st_size
-    if size > largest:
-        raise _refused(source, f"it has {size} bytes, more than the {largest} allowed")
+    if size > max_bytes:
+        raise _refused(source, f"the file has {size} bytes, more than the {max_bytes} allowed")
     with tempfile.TemporaryDirectory(prefix="diffkit-convert-") as folder:
         target = Path(folder) / "weights.safetensors"
-        command = [sys.executable, "-I", str(WORKER), str(source.resolve()), str(target), str(3 * size + ROOM)]
-        environment = {name: os.environ[name] for name in KEPT if name in os.environ} | {"OMP_NUM_THREADS": "1"}
+        command = [
+            sys.executable,
+            "-I",
+            str(WORKER),
+            str(source.resolve()),
+            str(target),
+            str(3 * size + EXTRA_MEMORY_BYTES),
+        ]
+        environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ} | {
+            "OMP_NUM_THREADS": "1"
+        }
         try:
             done = subprocess.run(
-                command, env=environment, cwd=folder, capture_output=True, timeout=SECONDS, check=False
+                command, env=environment, cwd=folder, capture_output=True, timeout=MAX_SECONDS, check=False
             )
         except subprocess.TimeoutExpired as error:
-            raise _refused(source, "reading it took too long") from error
+            raise _refused(source, f"reading took more than {MAX_SECONDS:.0f} seconds") from error
         if done.returncode or not target.is_file():
-            said = done.stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
-            reason = "".join(c for c in said[-1] if c.isprintable())[:300] if said else ""
-            raise _refused(source, reason or f"the process that read it ended with status {done.returncode}")
+            lines = done.stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
+            reason = "".join(c for c in lines[-1] if c.isprintable())[:300] if lines else ""
+            raise _refused(source, reason or f"the reading process ended with status {done.returncode}")
         return load_file(target)
 
 
@@ -166,8 +191,8 @@ def _refused(source: Path, reason: str) -> UsageError:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the weights show: `unet` options, names, channels in and out, number of labels."""
+class Architecture:
+    """What the weights determine: options of `unet`, layout, channels (in, out), number of labels."""
 
     options: Mapping[str, Any]
     layout: Layout
@@ -175,20 +200,34 @@ class Shown:
     labels: int | None
 
 
-def shown(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Shown:
-    """The architecture behind a checkpoint for images of size x size. Raises UsageError DK080 where it is no U-Net."""
+def read_architecture(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Architecture:
+    """Derive the architecture from the weights.
+
+    Args:
+        weights: state dict of OpenAI's UNetModel.
+        size: height and width of the images.
+        heads: options of attention.
+
+    Returns:
+        The architecture.
+
+    Raises:
+        UsageError: DK080, the weights are not those of such a U-Net.
+    """
     try:
-        return _shown(weights, size, heads)
+        return _read_architecture(weights, size, heads)
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise not_a_model(f"this is no U-Net of improved- or guided-diffusion ({error})") from error
+        raise not_a_model(f"the checkpoint is not a U-Net of improved- or guided-diffusion ({error})") from error
 
 
-def _shown(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Shown:
+def _read_architecture(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Architecture:
     ups = [name for name in weights if re.fullmatch(r"output_blocks\.\d+\.[12]\.(conv|in_layers\.0)\.weight", name)]
     entries = {int(name.split(".")[1]) for name in weights if name.startswith("output_blocks.")}
     levels, blocks = len(ups) + 1, len(entries) // (len(ups) + 1) - 1
     if size % 2 ** (levels - 1):
-        raise not_a_model(f"a model of {levels} levels cannot halve {size} so often", fix="give its --size")
+        raise not_a_model(
+            f"a model of {levels} levels cannot halve size {size} {levels - 1} times", fix="give the right --size"
+        )
     firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
     channels = weights["time_embed.0.weight"].shape[1]
     widths = [weights[f"{first}.0.out_layers.3.weight"].shape[0] for first in firsts]
@@ -196,7 +235,7 @@ def _shown(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Shown:
         raise not_a_model(f"network unet cannot express widths {widths} with a base of {channels}")
     attends = tuple(f"{first}.1.norm.weight" in weights for first in firsts)
     resblock = any(".in_layers." in name for name in ups)
-    kind = "resblock" if resblock else "conv"
+    resample = "resblock" if resblock else "conv"
     scale_shift = weights[f"{firsts[0]}.0.emb_layers.1.weight"].shape[0] == 2 * widths[0]
     inside, outside = weights["input_blocks.0.0.weight"].shape[1], weights["out.2.weight"].shape[0]
     options = {
@@ -207,7 +246,7 @@ def _shown(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Shown:
         **({"head_channels": heads.width} if heads.width else {"heads": heads.count}),
         "time": "scale-shift" if scale_shift else "add",
         "embedding": "openai",
-        "downsample": kind,
+        "downsample": resample,
         "upsample": "resblock" if resblock else "nearest",
         "initialisation": "openai",
         "groups": GROUPS,
@@ -215,14 +254,22 @@ def _shown(weights: Mapping[str, Tensor], size: int, heads: Heads) -> Shown:
     }
     rows = weights["label_emb.weight"].shape[0] if "label_emb.weight" in weights else None
     layout = Layout(blocks, attends, True, "resblock" if resblock else "conv", "resblock" if resblock else "conv")
-    return Shown(options, layout, (inside, outside), rows)
+    return Architecture(options, layout, (inside, outside), rows)
 
 
 def openai_weights(theirs: Mapping[str, Tensor], layout: Layout, heads: Heads) -> dict[str, Tensor]:
-    """The state dict of OpenAI's UNetModel -> that of `unet`, float32.
+    """Convert the state dict of OpenAI's UNetModel to that of `unet`.
 
-    The table of labels gets a null class, a row of 0. Raises CheckpointError DK603 unless every tensor has a place, and
-    every place a tensor.
+    Args:
+        theirs: OpenAI's state dict.
+        layout: which parts there are.
+        heads: options of attention, which decide the order of q, k and v.
+
+    Returns:
+        The state dict of `unet`, float32; a label table has one more row of zeros, the null class.
+
+    Raises:
+        CheckpointError: DK603, a tensor is missing or unexpected.
     """
     left = dict(theirs)
     ours = {}
@@ -234,23 +281,25 @@ def openai_weights(theirs: Mapping[str, Tensor], layout: Layout, heads: Heads) -
                 raise misnamed([f"{there}.{kind}"], [])
             tensor = left.pop(f"{there}.{kind}").float()
             attention = here.endswith((".qkv", ".attention.out"))
-            tensor = tensor.squeeze(-1) if attention and kind == "weight" else tensor  # a conv of width 1
+            tensor = tensor.squeeze(-1) if attention and kind == "weight" else tensor  # a convolution of width 1
             ours[f"{here}.{kind}"] = _reordered(tensor, heads) if here.endswith(".qkv") else tensor
-    if TABLE[1] in left:
-        table = left.pop(TABLE[1]).float()
-        ours[TABLE[0]] = torch.cat([table, torch.zeros_like(table[:1])])
+    if LABEL_TABLE[1] in left:
+        table = left.pop(LABEL_TABLE[1]).float()
+        ours[LABEL_TABLE[0]] = torch.cat([table, torch.zeros_like(table[:1])])
     if left:
         raise misnamed([], sorted(left))
     return ours
 
 
 def _reordered(qkv: Tensor, heads: Heads) -> Tensor:
-    """Rows (heads, 3, width) -> (3, heads, width), as `unet` has them."""
+    """Reorder rows (heads, 3, width) to (3, heads, width), the order of `unet`."""
     if heads.new_order:
         return qkv
     count = len(qkv) // 3 // heads.width if heads.width else heads.count
     if len(qkv) % (3 * count):
-        raise not_a_model(f"{count} heads do not divide {len(qkv) // 3} channels", fix="give its --heads")
+        raise not_a_model(
+            f"{count} heads do not divide {len(qkv) // 3} channels", fix="give the right --heads or --head-channels"
+        )
     return qkv.reshape(count, 3, -1, *qkv.shape[1:]).transpose(0, 1).reshape(qkv.shape)
 
 

@@ -1,4 +1,4 @@
-"""What this package offers to diffkit: a table of contents, nothing is computed here."""
+"""The components, recipes and commands of this package; this file imports none of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,21 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     here = "diffkit_diffusers"
-    yield Entry("network", "diffusers", f"{here}.network:Diffusers", "a model of diffusers", "platen2022diffusers")
-    yield Entry("network", "diffusers-unet", f"{here}.network:DiffusersUNet", "unet with the weights of a UNet2DModel")
-    yield Entry("network", "scaled-time", f"{here}.network:ScaledTime", "a network that is told factor x c_noise")
-    yield Entry("sampler", "diffusers", f"{here}.sampler:Diffusers", "a scheduler of diffusers", "platen2022diffusers")
-    yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "a shape without examples, for imported weights")
+    yield Entry(
+        "network", "diffusers", f"{here}.network:Diffusers", "Use a model class of diffusers", "platen2022diffusers"
+    )
+    yield Entry(
+        "network", "diffusers-unet", f"{here}.network:DiffusersUNet", "Start unet from the weights of a UNet2DModel"
+    )
+    yield Entry("network", "scaled-time", f"{here}.network:ScaledTime", "Multiply c_noise by a factor before a network")
+    yield Entry(
+        "sampler",
+        "diffusers",
+        f"{here}.sampler:Diffusers",
+        "Sample with a scheduler of diffusers",
+        "platen2022diffusers",
+    )
+    yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "Give the shape of data without examples")
 
 
 @hookimpl

@@ -19,11 +19,11 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 VARIANCES = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned"}
-FEW = 50
+SAMPLING_STEPS = 50
 
 
 class Scheduler(BaseModel):
-    """What a recipe can say of a scheduler; the defaults are those of DDPMScheduler."""
+    """The options of a scheduler that a recipe can express; the defaults are those of DDPMScheduler."""
 
     model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -40,19 +40,19 @@ class Scheduler(BaseModel):
 
 
 def sections(config: Mapping[str, Any], channels: tuple[int, int]) -> dict[str, Any]:
-    """schedule, parameterization and sample of a recipe, for a model with so many channels (in, out).
+    """Build the sections schedule, parameterization and sample of a recipe for a model with `channels` (in, out).
 
-    A DDPMScheduler becomes `ancestral`, another one the sampler `diffusers`. Raises UsageError DK081 for what no recipe
-    can say.
+    A DDPMScheduler becomes `ancestral`, other schedulers the sampler `diffusers`. Raises UsageError DK081 for options
+    that a recipe cannot express.
     """
     try:
         found = Scheduler.model_validate_json(json.dumps(dict(config)))
     except ValidationError as error:
         notes = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}"[:200] for one in error.errors(include_url=False)[:8]]
-        raise inexpressible("no recipe can express this scheduler", notes=notes) from error
+        raise inexpressible("a recipe cannot express this scheduler", notes=notes) from error
     inside, outside = channels
     if outside not in (inside, 2 * inside):
-        raise inexpressible(f"a model with {inside} channels in and {outside} out is no plain denoiser")
+        raise inexpressible(f"a model with {inside} input and {outside} output channels is not a denoiser of the data")
     schedule: dict[str, Any] = {"name": SCHEDULES[found.beta_schedule], "steps": found.num_train_timesteps}
     if found.beta_schedule != "squaredcos_cap_v2":
         schedule |= {"beta_start": found.beta_start, "beta_end": found.beta_end}
@@ -60,7 +60,7 @@ def sections(config: Mapping[str, Any], channels: tuple[int, int]) -> dict[str, 
     learned = outside == 2 * inside
     variance = VARIANCES[found.variance_type or "fixed_small"] if learned or found.variance_type else "small"
     if found.kind != "DDPMScheduler" and found.kind in SCHEDULERS and not learned:
-        sample: dict[str, Any] = {"sampler": {"name": "diffusers", "scheduler": found.kind}, "steps": FEW}
+        sample: dict[str, Any] = {"sampler": {"name": "diffusers", "scheduler": found.kind}, "steps": SAMPLING_STEPS}
     else:
         sample = {
             "sampler": {"name": "ancestral", "variance": variance if learned or variance != "learned" else "small"}
@@ -73,7 +73,16 @@ def sections(config: Mapping[str, Any], channels: tuple[int, int]) -> dict[str, 
 
 
 def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str, Any] | None:
-    """The configuration of a DDPMScheduler on a discrete schedule; None where diffusers has no word for it."""
+    """Build the configuration of a DDPMScheduler.
+
+    Args:
+        schedule: the schedule of the run.
+        name: its name in the recipe.
+        prediction: name of the parameterization.
+
+    Returns:
+        The configuration; None if the schedule is continuous or diffusers lacks the prediction.
+    """
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if not isinstance(schedule, Discrete) or prediction not in predictions:
         return None
@@ -90,18 +99,30 @@ def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str
 
 
 def recipe_text(title: str, sections: Mapping[str, Any]) -> str:
-    """A recipe with a comment on top."""
+    """Write a recipe: a comment, then one line per section, its value as JSON (which YAML includes)."""
     head = "".join(f"# {line}\n" for line in title.splitlines())
     return head + "".join(f"{key}: {json.dumps(value, allow_nan=False)}\n" for key, value in sections.items())
 
 
 def name_of(path: Path) -> str:
-    """A name for the recipe of the run in `path`."""
+    """Derive the name of a recipe from the run directory `path`."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.name).strip("-._")[:64] or "imported"
 
 
-def adopted(name: str, data: Mapping[str, Any], model: Mapping[str, Any], network: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of a recipe for weights from elsewhere; `model` holds schedule, parameterization and sample."""
+def imported_sections(
+    name: str, data: Mapping[str, Any], model: Mapping[str, Any], network: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Build all sections of a recipe for imported weights.
+
+    Args:
+        name: name of the recipe.
+        data: the section `data`.
+        model: the sections schedule, parameterization and sample.
+        network: the section `network`.
+
+    Returns:
+        The sections; training has 0 steps and no averages.
+    """
     return {
         "name": name,
         "data": data,

@@ -36,8 +36,8 @@ SchedulerName = Literal[
     "FlowMatchEulerDiscreteScheduler",
 ]
 Option = bool | int | float | str | tuple[int, ...]
-CLOSE = 1e-3
-SINGLE = "this scheduler computes its steps in float32"
+SIGMA_TOLERANCE = 1e-3
+FLOAT32_STEPS = "this scheduler computes its steps in float32"
 Space = Literal["preserving", "exploding", "straight"]
 Visits = Literal["once", "heun", "pndm"]
 
@@ -48,14 +48,14 @@ _TRAILING = {"timestep_spacing": "trailing"}
 
 
 @dataclass(frozen=True)
-class Wrapped:
+class SchedulerUse:
     """How one scheduler is used.
 
     space     the scale of its x: alpha^2 + sigma^2 = 1, alpha = 1, or alpha + sigma = 1
-    visits    how often it asks the model in a step: once; twice but in the last step; twice in the first step
-    fixed     what its constructor is told so that it walks the given levels and nothing else
-    options   what a recipe may tell its constructor besides
-    rounds    whether its steps are in float32 whatever the type of x
+    visits    evaluations per step: once; twice except in the last step; twice in the first step only
+    fixed     arguments of its constructor that make it visit exactly the given levels
+    options   further arguments that a recipe may set
+    rounds    whether its steps are in float32 for every type of x
     """
 
     space: Space
@@ -68,45 +68,47 @@ class Wrapped:
     rounds: bool = False
 
 
-SCHEDULERS: Mapping[str, Wrapped] = {
-    "DDPMScheduler": Wrapped(
+SCHEDULERS: Mapping[str, SchedulerUse] = {
+    "DDPMScheduler": SchedulerUse(
         "preserving",
         stochastic=True,
         fixed={**_TRAILING, "clip_sample": False},
         options=("variance_type", *_CLIP, *_THRESHOLD),
     ),
-    "DDIMScheduler": Wrapped(
+    "DDIMScheduler": SchedulerUse(
         "preserving",
         fixed={**_TRAILING, "clip_sample": False, "set_alpha_to_one": True},
         options=(*_CLIP, *_THRESHOLD),
     ),
-    "PNDMScheduler": Wrapped(
+    "PNDMScheduler": SchedulerUse(
         "preserving",
         order=2,
         visits="pndm",
         fixed={**_TRAILING, "skip_prk_steps": True, "set_alpha_to_one": True},
     ),
-    "DPMSolverMultistepScheduler": Wrapped(
+    "DPMSolverMultistepScheduler": SchedulerUse(
         "preserving", order=2, options=("algorithm_type", "euler_at_final", *_SOLVER), given_times=True, rounds=True
     ),
-    "DPMSolverSinglestepScheduler": Wrapped(
+    "DPMSolverSinglestepScheduler": SchedulerUse(
         "preserving",
         order=2,
         fixed={"lower_order_final": True},
         options=("algorithm_type", "solver_order", "solver_type", *_THRESHOLD),
         given_times=True,
     ),
-    "UniPCMultistepScheduler": Wrapped("preserving", order=2, options=("predict_x0", "disable_corrector", *_SOLVER)),
-    "EulerDiscreteScheduler": Wrapped("exploding", rounds=True),
-    "EulerAncestralDiscreteScheduler": Wrapped("exploding", stochastic=True, rounds=True),
-    "HeunDiscreteScheduler": Wrapped("exploding", order=2, visits="heun", options=_CLIP),
-    "FlowMatchEulerDiscreteScheduler": Wrapped("straight", fixed={}, rounds=True),
+    "UniPCMultistepScheduler": SchedulerUse(
+        "preserving", order=2, options=("predict_x0", "disable_corrector", *_SOLVER)
+    ),
+    "EulerDiscreteScheduler": SchedulerUse("exploding", rounds=True),
+    "EulerAncestralDiscreteScheduler": SchedulerUse("exploding", stochastic=True, rounds=True),
+    "HeunDiscreteScheduler": SchedulerUse("exploding", order=2, visits="heun", options=_CLIP),
+    "FlowMatchEulerDiscreteScheduler": SchedulerUse("straight", fixed={}, rounds=True),
 }
 
 
 @dataclass(frozen=True)
-class Running:
-    """A scheduler on its way: `nodes` are the levels in its own scale, `index` is the next step. Never changed."""
+class SchedulerState:
+    """State: a scheduler, the levels in its own scale, and the index of the next step. Immutable."""
 
     scheduler: Any
     nodes: tuple[Level, ...]
@@ -114,14 +116,14 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Diffusers(Sampler[Running]):
-    """One step of a scheduler of diffusers, on the levels of the grid, whatever their curve.
+class Diffusers(Sampler[SchedulerState]):
+    """One step of a scheduler of diffusers on the levels of the grid, for every schedule.
 
-    The scheduler is built anew for each run, with a table of betas whose n steps are exactly the n levels of the grid:
-    beta_i = 1 - alpha_bar_i / alpha_bar_(i-1). So it walks from each of its times to the next, and no choice of times
-    of its own is left; x is carried to the scale that it works in and back. It gets eps (a velocity in `straight`
-    space), draws its noise from ours, and does not clip unless told to (guidance does).
-    Steps are computed in float32 by most schedulers, and alpha = 0 is not reached.
+    Each run builds the scheduler with a table of betas whose n steps are exactly the n levels of the grid:
+    beta_i = 1 - alpha_bar_i / alpha_bar_(i-1). So the scheduler steps from each of its times to the next and chooses no
+    times itself; x is converted to its scale and back. The scheduler receives eps (a velocity in `straight` space),
+    draws noise from the random stream of the run, and does not clip unless an option requests it (guidance clips).
+    Most schedulers compute steps in float32; none starts at alpha = 0.
 
     scheduler   its class in diffusers; the list is closed
     options     of its constructor, those in `SCHEDULERS`
@@ -144,13 +146,13 @@ class Diffusers(Sampler[Running]):
 
     def __post_init__(self) -> None:
         if self.scheduler not in SCHEDULERS:
-            raise ValueError(f"scheduler {self.scheduler!r} is none of {', '.join(SCHEDULERS)}")
+            raise ValueError(f"scheduler {self.scheduler!r} is unknown; choose one of {', '.join(SCHEDULERS)}")
         unknown = [name for name in self.options if name not in self._how.options]
         if unknown:
             allowed = ", ".join(self._how.options) or "none"
-            raise ValueError(f"options: {self.scheduler} may not be told {unknown[0]}; allowed: {allowed}")
+            raise ValueError(f"options: {unknown[0]} cannot be set for {self.scheduler}; allowed: {allowed}")
         if str(self.options.get("variance_type", "")).startswith("learned"):
-            raise ValueError("options: variance_type is learned; the sampler ancestral reads such a head")
+            raise ValueError("options: a learned variance_type is not supported; use the sampler ancestral")
         if self.eta and self.scheduler != "DDIMScheduler":
             raise ValueError("eta is an option of DDIMScheduler")
         self.init([Level(math.cos(angle), math.sin(angle)) for angle in (1.4, 0.7, 0.0)])
@@ -165,41 +167,41 @@ class Diffusers(Sampler[Running]):
 
     @property
     def law_exemptions(self) -> dict[str, str]:
-        """Laws that rounding to float32 breaks: they are held to 1e-9."""
+        """Laws that float32 steps break, as their tolerance is 1e-9, with the reason."""
         names = ("point-mass", "point-mass-law", "rotation", "shift", "rescaling", "reordering", "batch-composition")
-        return dict.fromkeys(names, SINGLE) if self._how.rounds else {}
+        return dict.fromkeys(names, FLOAT32_STEPS) if self._how.rounds else {}
 
     @property
-    def _how(self) -> Wrapped:
+    def _how(self) -> SchedulerUse:
         return SCHEDULERS[self.scheduler]
 
     def nfe(self, n: int) -> int:
         return {"once": n, "heun": 2 * n - 1, "pndm": n + (n > 1)}[self._how.visits]
 
-    def init(self, levels: Sequence[Level]) -> Running:
-        """Raises LevelError DK501 for a grid from alpha = 0, ValueError where diffusers refuses the options."""
+    def init(self, levels: Sequence[Level]) -> SchedulerState:
+        """Raises LevelError DK501 for a grid from alpha = 0, ValueError if diffusers does not accept the options."""
         if levels[0].is_noise:
             raise LevelError(
                 f"{self.scheduler} cannot start at alpha = 0",
                 code="DK501",
-                fix="start the grid below it (sample.start)",
+                fix="start the grid at less noise (sample.start)",
             )
-        # A scheduler ends on clean data; where the grid does not, the last of its steps is left out.
+        # A scheduler ends on clean data; for a grid that does not, its last step is not used.
         given = list(levels) if levels[-1].is_clean else [*levels, Level(levels[-1].alpha, 0.0)]
         nodes = tuple(_scaled(level, self._how.space) for level in given)
         try:
-            return Running(self._scheduler(nodes), nodes)
+            return SchedulerState(self._scheduler(nodes), nodes)
         except NotImplementedError as error:
             raise ValueError(f"options: {error}") from error
 
     def step(
-        self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Running | None, noise: Noise
-    ) -> tuple[Tensor, Running]:
+        self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: SchedulerState | None, noise: Noise
+    ) -> tuple[Tensor, SchedulerState]:
         assert state is not None
         scheduler, nodes, index = copy.deepcopy(state.scheduler), state.nodes, state.index
         z = x * (float(nodes[index].alpha) / float(t.alpha))
         draw = _with_noise(type(scheduler).step, noise, z)
-        told = {"eta": self.eta} if self.scheduler == "DDIMScheduler" else {}
+        extra = {"eta": self.eta} if self.scheduler == "DDIMScheduler" else {}
         first = self._first_visit(index)
         for visit in range(first, self._first_visit(index + 1)):
             at = nodes[index + (visit > first)]
@@ -208,29 +210,29 @@ class Diffusers(Sampler[Running]):
             known = denoise(z, at)
             output = known.combine(-1.0, 1.0) if self._how.space == "straight" else known.eps
             time = scheduler.timesteps[visit]
-            z = draw(scheduler, output, time, z, return_dict=False, **told)[0].to(x.dtype)
+            z = draw(scheduler, output, time, z, return_dict=False, **extra)[0].to(x.dtype)
         return z * (float(s.alpha) / float(nodes[index + 1].alpha)), replace(
             state, scheduler=scheduler, index=index + 1
         )
 
     def _first_visit(self, index: int) -> int:
-        """How often the model was asked before step `index`."""
+        """The number of evaluations before step `index`."""
         return {"once": index, "heun": 2 * index, "pndm": index + (index > 0)}[self._how.visits]
 
     def _scheduler(self, nodes: Sequence[Level]) -> Any:
-        """A scheduler whose only times are the nodes."""
-        kind = getattr(importlib.import_module("diffusers"), self.scheduler)
+        """Build a scheduler whose only times are the nodes."""
+        scheduler_class = getattr(importlib.import_module("diffusers"), self.scheduler)
         n = len(nodes) - 1
         if self._how.space == "straight":
-            made = kind(num_train_timesteps=n)
+            made = scheduler_class(num_train_timesteps=n)
             made.set_timesteps(sigmas=[float(node.sigma) for node in nodes[:-1]])
         else:
             kept = [float(node.alpha / node.scale) ** 2 for node in reversed(nodes)]
             betas = [1.0 - noisier / cleaner for cleaner, noisier in pairwise(kept)]
             options = {name: list(v) if isinstance(v, tuple) else v for name, v in self.options.items()}
-            told = {**self._how.fixed, **options, "trained_betas": betas, "num_train_timesteps": n}
-            made = kind(prediction_type="epsilon", **told)
-            # Its own table is a product in float32, which near clean data is off by parts in a thousand.
+            arguments = {**self._how.fixed, **options, "trained_betas": betas, "num_train_timesteps": n}
+            made = scheduler_class(prediction_type="epsilon", **arguments)
+            # Its own table is a product in float32, with relative errors of about 1e-3 near clean data.
             made.alphas_cumprod = torch.tensor(kept[1:], dtype=torch.float64)
             if self._how.given_times:
                 made.set_timesteps(timesteps=list(reversed(range(n))))
@@ -240,7 +242,7 @@ class Diffusers(Sampler[Running]):
         return made
 
     def _pin(self, made: Any, nodes: Sequence[Level]) -> None:
-        """Give it the levels without its rounding; refuse a version of diffusers that would walk others than ours."""
+        """Set the exact levels; raise ValueError if this version of diffusers would visit other levels."""
         straight = self._how.space == "straight"
         ours = [float(node.sigma) if straight else float(node.sigma / node.alpha) for node in nodes]
         if self._how.visits == "heun":
@@ -248,25 +250,27 @@ class Diffusers(Sampler[Running]):
         theirs = made.sigmas.tolist() if hasattr(made, "sigmas") else ours
         visits = self.nfe(len(nodes) - 1)
         if len(made.timesteps) != visits or len(theirs) != len(ours) or not all(map(_close, theirs, ours)):
-            raise ValueError(f"scheduler: {self.scheduler} of this diffusers does not take the levels of a grid")
+            raise ValueError(f"scheduler: {self.scheduler} of this diffusers version does not accept given levels")
         if hasattr(made, "sigmas"):
             made.sigmas = torch.tensor(ours, dtype=torch.float64)
-        made.is_scale_input_called = True  # else Euler's warns at each step: our denoiser scales its input itself
+        made.is_scale_input_called = (
+            True  # else EulerDiscreteScheduler warns at each step; the denoiser scales its input itself
+        )
 
 
 def _close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=CLOSE, abs_tol=1e-12)
+    return math.isclose(a, b, rel_tol=SIGMA_TOLERANCE, abs_tol=1e-12)
 
 
 def _scaled(level: Level, space: Space) -> Level:
-    """The level of the same signal-to-noise ratio in the scale of a scheduler."""
+    """The level with the same signal-to-noise ratio in the scale of a scheduler."""
     alpha, sigma = float(level.alpha), float(level.sigma)
     size = {"preserving": math.hypot(alpha, sigma), "exploding": alpha, "straight": alpha + sigma}[space]
     return Level(alpha / size, sigma / size)
 
 
 def _with_noise(step: Any, noise: Noise, like: Tensor) -> FunctionType:
-    """The same function with `randn_tensor` replaced, so that every draw is ours and no generator of torch moves."""
+    """Copy the function `step` with `randn_tensor` replaced by `noise`, so that it uses no generator of torch."""
 
     def randn_tensor(
         shape: Any, generator: Any = None, device: Any = None, dtype: Any = None, layout: Any = None

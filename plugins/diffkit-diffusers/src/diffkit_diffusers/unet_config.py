@@ -1,4 +1,4 @@
-"""The configuration of diffusers' UNet2DModel as options of `unet`, and back."""
+"""Convert the configuration of diffusers' UNet2DModel to options of `unet`, and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESAMPLE: dict[str, Resample] = {"conv": "conv", "resnet": "resblock"}
 
 
 class UNet2D(BaseModel):
-    """What `unet` can express of a UNet2DModel; the defaults are those of diffusers."""
+    """The configurations of a UNet2DModel that `unet` can express; the defaults are those of diffusers."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -59,19 +59,19 @@ class UNet2D(BaseModel):
     def _fits(self) -> UNet2D:
         attends = tuple(kind == DOWN[True] for kind in self.down_block_types)
         if tuple(kind == UP[True] for kind in reversed(self.up_block_types)) != attends:
-            raise ValueError("the way up is not the mirror of the way down")
+            raise ValueError("up_block_types do not mirror down_block_types")
         if len(self.block_out_channels) != len(attends):
             raise ValueError("block_out_channels and down_block_types differ in length")
         first = self.block_out_channels[0]
         if any(channels % first for channels in self.block_out_channels):
-            raise ValueError(f"block_out_channels are no multiples of the first, {first}")
+            raise ValueError(f"block_out_channels must be multiples of the first, {first}")
         if self.time_embedding_dim not in (None, 4 * first):
-            raise ValueError(f"time_embedding_dim is not 4 x {first}")
+            raise ValueError(f"time_embedding_dim must be 4 x {first}")
         if self.flip_sin_to_cos != (self.freq_shift == 0):
-            raise ValueError("flip_sin_to_cos and freq_shift are those of neither Ho nor OpenAI")
+            raise ValueError("flip_sin_to_cos and freq_shift must be false, 1 (Ho et al.) or true, 0 (OpenAI)")
         unset = self.norm_num_groups if self.resnet_time_scale_shift == "default" else None
         if self.add_attention and (self.attn_norm_num_groups or unset) != self.norm_num_groups:
-            raise ValueError("attention in the middle is normalised by other groups than the rest (or by none)")
+            raise ValueError("attn_norm_num_groups must equal norm_num_groups")
         return self
 
     @property
@@ -81,13 +81,13 @@ class UNet2D(BaseModel):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W), where the model says for what it was made."""
+        """(H, W), or None if the config has no `sample_size`."""
         size = self.sample_size
         return (size, size) if isinstance(size, int) else size
 
     @property
     def layout(self) -> Layout:
-        """The names of the weights."""
+        """The layout, which decides the names of the weights."""
         return Layout(
             self.layers_per_block,
             self.attends,
@@ -98,9 +98,9 @@ class UNet2D(BaseModel):
 
 
 def read_config(config: Mapping[str, Any]) -> UNet2D:
-    """The configuration of a UNet2DModel (config.json), of which a missing entry has diffusers' default.
+    """Read the configuration of a UNet2DModel (config.json); missing entries have diffusers' defaults.
 
-    Raises UsageError DK081, with every entry that `unet` cannot express.
+    Raises UsageError DK081, which lists the entries that `unet` cannot express.
     """
     from diffusers import UNet2DModel
 
@@ -118,10 +118,10 @@ def read_config(config: Mapping[str, Any]) -> UNet2D:
 
 
 def options_of(config: UNet2D, size: Sequence[int]) -> dict[str, Any]:
-    """Options of `unet` for maps of `size` (H, W). Raises UsageError DK080 for sizes that cannot be halved so often."""
+    """Build options of `unet` for maps of `size` (H, W). Raises UsageError DK080 if a side cannot be halved."""
     levels = len(config.attends)
     if any(side % 2 ** (levels - 1) for side in size):
-        raise not_a_model(f"a model of {levels} levels cannot halve {tuple(size)} so often")
+        raise not_a_model(f"a model of {levels} levels cannot halve size {tuple(size)} {levels - 1} times")
     first = config.block_out_channels[0]
     attends = any(config.attends) or config.add_attention
     return {
@@ -145,25 +145,34 @@ def options_of(config: UNet2D, size: Sequence[int]) -> dict[str, Any]:
 
 
 def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNet2D:
-    """The UNet2DModel that computes what `unet` with all these options does.
+    """Build the configuration of the UNet2DModel that computes the same as a `unet`.
 
-    Raises UsageError DK081 where there is none.
+    Args:
+        network: the `unet`.
+        shape: its shape.
+        options: all its options, defaults included.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UsageError: DK081, UNet2DModel cannot express the network.
     """
     if options["downsample"] == "average" or options["upsample"] in ("bilinear", "transposed"):
         wrong = options["downsample"] if options["downsample"] == "average" else options["upsample"]
-        raise inexpressible(f"diffusers' UNet2DModel has no resampling like {wrong}")
+        raise inexpressible(f"diffusers' UNet2DModel has no resampling `{wrong}`")
     if options["augment"]:
-        raise inexpressible("diffusers' UNet2DModel takes no numbers about an augmentation")
+        raise inexpressible("diffusers' UNet2DModel takes no augmentation labels")
     widths = [options["channels"] * multiplier for multiplier in options["multipliers"]]
     attends = [max(shape.size) >> level in options["attention"] for level in range(len(widths))]
     groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
     if len(groups) > 1:
         raise inexpressible(
-            f"diffusers' UNet2DModel has one number of groups, and this network has {sorted(groups)} in its layers",
+            f"diffusers' UNet2DModel has one number of groups for all layers, but this network has {sorted(groups)}",
             fix="train with network.groups: a number that divides all widths",
         )
     if widths[0] != options["channels"]:
-        raise inexpressible("diffusers' UNet2DModel begins with the width of its finest level")
+        raise inexpressible("diffusers' UNet2DModel requires multipliers that start with 1")
     (group,) = groups
     size = shape.size[0] if len(set(shape.size)) == 1 else shape.size
     return UNet2D(
@@ -191,16 +200,16 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
 
 
 def _head_width(options: Mapping[str, Any], widths: Sequence[int], attends: Sequence[bool]) -> int | None:
-    """What diffusers calls attention_head_dim: the width of a head, None for a single one of whatever width."""
+    """attention_head_dim of diffusers: the width of a head; None for a single head."""
     if options["head_channels"] is not None:
         return int(options["head_channels"])
     if options["heads"] == 1:
         return None
-    where = {width for width, here in zip(widths, attends) if here}
+    attending = {width for width, here in zip(widths, attends) if here}
     if options["middle_attention"]:
-        where.add(widths[-1])
-    if len(where) > 1:
+        attending.add(widths[-1])
+    if len(attending) > 1:
         raise inexpressible(
-            "diffusers' UNet2DModel counts heads by their width", fix="train with network.head_channels"
+            "diffusers' UNet2DModel has one width of heads for all levels", fix="train with network.head_channels"
         )
-    return where.pop() // int(options["heads"])
+    return attending.pop() // int(options["heads"])

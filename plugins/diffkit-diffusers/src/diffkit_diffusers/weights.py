@@ -32,12 +32,12 @@ ENDS = {
     "norm": "conv_norm_out",
     "leave": "conv_out",
 }
-TABLE = ("embedding.table.weight", "class_embedding.weight")
+LABEL_TABLE = ("embedding.table.weight", "class_embedding.weight")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What of a U-Net decides the names of its weights; `attention` has one entry for each level, finest first."""
+    """Options of a U-Net that decide the names of its weights; `attention`: one entry per level, finest first."""
 
     blocks: int
     attention: tuple[bool, ...]
@@ -57,7 +57,7 @@ class Part:
 
 
 def parts(layout: Layout) -> Iterator[Part]:
-    """Every residual block, attention and conv between the first and the last conv, in the order of computation."""
+    """Yield all residual blocks, attentions and convs between the first and the last conv, in order of computation."""
     yield from _down(layout)
     yield Part("residual", "middle.0.block", "mid_block.resnets.0", "middle_block.0")
     if layout.middle_attention:
@@ -105,9 +105,9 @@ def _block(attends: bool, ours: str, theirs: str, i: int, openai: str) -> Iterat
 
 
 def unet_weights(theirs: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """UNet2DModel's state dict -> that of `unet`; q, k and v are fused into one layer.
+    """Convert UNet2DModel's state dict to that of `unet`; q, k and v are fused into one layer.
 
-    Raises CheckpointError DK603 unless every tensor has a place, and every place a tensor.
+    Raises CheckpointError DK603 if a tensor is missing or unexpected.
     """
     left = dict(theirs)
     ours = {}
@@ -122,7 +122,7 @@ def unet_weights(theirs: Mapping[str, Tensor], layout: Layout) -> dict[str, Tens
 
 
 def diffusers_weights(ours: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """The state dict of `unet` -> UNet2DModel's. The inverse of `unet_weights`."""
+    """Convert the state dict of `unet` to UNet2DModel's: the inverse of `unet_weights`."""
     left = dict(ours)
     theirs = {}
     for here, there in _names(layout, ours):
@@ -136,14 +136,14 @@ def diffusers_weights(ours: Mapping[str, Tensor], layout: Layout) -> dict[str, T
 
 
 def _names(layout: Layout, known: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(our name, their names) of every tensor; of those that need not exist, the ones that are `known`."""
+    """(our name, their names) of all tensors; optional tensors only if they are `known`."""
     for here, there in _modules(layout):
         if here.endswith("shortcut") and not {f"{here}.weight", f"{there[0]}.weight"} & known.keys():
             continue
         for kind in ("weight", "bias"):
             yield f"{here}.{kind}", tuple(f"{name}.{kind}" for name in there)
-    if set(TABLE) & known.keys():
-        yield TABLE[0], TABLE[1:]
+    if set(LABEL_TABLE) & known.keys():
+        yield LABEL_TABLE[0], LABEL_TABLE[1:]
 
 
 def _modules(layout: Layout) -> Iterator[tuple[str, tuple[str, ...]]]:

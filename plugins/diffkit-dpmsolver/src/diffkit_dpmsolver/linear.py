@@ -60,7 +60,16 @@ class Multistep(Sampler[Memory]):
         return estimate.x0
 
     def corrects(self, before: Level, t: Level, s: Level) -> bool:
-        """Whether the step from `before` to t is repeated with the output at t before the step to s; default False."""
+        """Return whether the step to t is repeated with the output at t before the step to s.
+
+        Args:
+            before: The level before the last step.
+            t: The level after the last step.
+            s: The level after the next step.
+
+        Returns:
+            False unless overridden.
+        """
         return False
 
     def step(
