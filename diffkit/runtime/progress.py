@@ -111,16 +111,15 @@ class ProgressBar(Progress):
         self._bar.stop()
 
 
-class DetachableStream(io.TextIOBase):
+class DetachableStream(io.StringIO):
     """A text stream that ignores output after the first failed write, such as to a terminal that hung up."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._detached = stream, False
+    encoding: str = "utf-8"
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream, from which rich decides whether to draw with ASCII."""
-        return getattr(self._stream, "encoding", None) or "utf-8"
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._detached = stream, False
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"  # rich draws with ASCII if it must
 
     def write(self, text: str) -> int:
         self._try(lambda: self._stream.write(text))

@@ -13,12 +13,18 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ResourceError
 
 
 def damaged_file(reason: str) -> CheckpointError:
     """Return the error for one damaged or hostile file."""
     return CheckpointError(reason, code="DK601")
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """Return the error for a path that cannot be written."""
+    fix = "make it writable, free some space, or choose another --out"
+    return ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix)
 
 
 def write_synced(path: Path, data: bytes) -> None:

@@ -51,18 +51,9 @@ Expected = Mapping[str, Shapes | None]
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
 _STALE = re.compile(r"\.(tmp|old)-(step-\d{8,18})-[0-9a-f]{32}")
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_INTEGERS = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
+_TYPES = {**_FLOATS, **_INTEGERS, torch.bool: "BOOL"}
 
 
 class SaveFailed(ResourceError):  # noqa: N818 - the name of an outcome
@@ -116,9 +107,7 @@ class CheckpointStore:
                 elif match:
                     shutil.rmtree(path)
         except OSError as error:
-            raise ResourceError(
-                f"cannot clean {self.directory}: {error}", code="DK412", fix="make the directory writable"
-            ) from error
+            raise atomic.cannot_write(self.directory, error) from error
 
     def save(
         self,
@@ -154,10 +143,8 @@ class CheckpointStore:
             manifest = _write(temporary, step, tensors, state, meta)
             self._publish(temporary, final, manifest)
         except (OSError, CheckpointError) as error:
-            raise SaveFailed(
-                f"the checkpoint of step {step} was not saved: {error}",
-                fix="free some space; every older checkpoint is intact",
-            ) from error
+            fix = "free some space; every older checkpoint is intact"
+            raise SaveFailed(f"the checkpoint of step {step} was not saved: {error}", fix=fix) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._undamaged[step] = True
@@ -201,13 +188,12 @@ class CheckpointStore:
             else:
                 self._undamaged[candidate.step] = True
                 return checkpoint
-        if not reasons and not must:
+        if not found and not must:
             return None
         message = f"none of the {len(found)} checkpoints in {self.directory} can be loaded"
+        fix = "start again with --resume never, which keeps the old run under another name"
         raise CheckpointError(
-            message if reasons else f"there is no checkpoint in {self.directory}",
-            fix="start again with --resume never, which keeps the old run under another name",
-            notes=reasons,
+            message if reasons else f"there is no checkpoint in {self.directory}", fix=fix, notes=reasons
         )
 
     def preflight(self, tensors: Mapping[str, Tensors]) -> None:
@@ -217,11 +203,8 @@ class CheckpointStore:
         parent = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
         free = shutil.disk_usage(parent).free
         if free < needed:
-            raise ResourceError(
-                f"checkpoints need {needed / 1e6:.1f} MB, but {self.directory} has {free / 1e6:.1f} MB free",
-                code="DK411",
-                fix="free some space or choose another --out",
-            )
+            message = f"checkpoints need {needed / 1e6:.1f} MB, but {self.directory} has {free / 1e6:.1f} MB free"
+            raise ResourceError(message, code="DK411", fix="free some space or choose another --out")
 
     def _publish(self, temporary: Path, final: Path, manifest: Manifest) -> None:
         """Rename a complete temporary directory and verify it; restore a replaced checkpoint if that fails."""
@@ -229,7 +212,7 @@ class CheckpointStore:
             temporary.rename(final)
             atomic.sync_directory(self.directory)
             verify(Candidate(final, manifest.step))
-        elif not self._same(final, manifest):
+        elif (present := _verified(Candidate(final, manifest.step))) is None or present.encode() != manifest.encode():
             aside = final.with_name(f".old-{final.name}-{uuid.uuid4().hex}")
             final.rename(aside)
             try:
@@ -239,12 +222,6 @@ class CheckpointStore:
                 aside.rename(final)
                 raise
             shutil.rmtree(aside)
-
-    def _same(self, final: Path, manifest: Manifest) -> bool:
-        try:
-            return verify(Candidate(final, manifest.step)).encode() == manifest.encode()
-        except CheckpointError:
-            return False
 
     def _rotate(self, protected: Collection[int]) -> None:
         """Remove old checkpoints. A rename comes first, so that a half-removed checkpoint is never a candidate."""
@@ -264,13 +241,16 @@ class CheckpointStore:
 
     def _is_undamaged(self, step: int) -> bool:
         if step not in self._undamaged:
-            try:
-                verify(Candidate(self.directory / directory_name(step), step))
-            except CheckpointError:
-                self._undamaged[step] = False
-            else:
-                self._undamaged[step] = True
+            self._undamaged[step] = _verified(Candidate(self.directory / directory_name(step), step)) is not None
         return self._undamaged[step]
+
+
+def _verified(candidate: Candidate) -> Manifest | None:
+    """Return the manifest of a checkpoint after verification of every byte; None if it is damaged."""
+    try:
+        return verify(candidate)
+    except CheckpointError:
+        return None
 
 
 def read_checkpoint(

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import LockedError, ResourceError
+from .atomic import cannot_write
 
 LOCK = "LOCK"
 _MAX_LOCK_BYTES = 4096
@@ -86,26 +87,16 @@ class RunLock:
             os.ftruncate(self._handle, len(text))
         except OSError as error:
             self.release()
-            raise ResourceError(
-                f"cannot write {self.path}: {error.strerror}",
-                code="DK412",
-                fix="free some space, or choose another --out",
-            ) from error
+            raise cannot_write(self.path, error) from error
 
     def _acquire(self) -> int:
         while True:
             try:
                 handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             except FileNotFoundError as error:  # its present writer renames the directory
-                raise LockedError(
-                    f"{self.path.parent} is in use by another process", fix="wait for it, or choose another --out"
-                ) from error
+                raise self._in_use(None) from error
             except OSError as error:
-                raise ResourceError(
-                    f"cannot open {self.path}: {error.strerror}",
-                    code="DK412",
-                    fix="make the directory writable, or choose another --out",
-                ) from error
+                raise cannot_write(self.path, error) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_at_path(handle):
@@ -113,17 +104,15 @@ class RunLock:
             except OSError as error:
                 holder = _wait_for_holder(handle)
                 os.close(handle)
-                if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise ResourceError(
-                        f"{self.path.parent} is on a file system without locks ({error.strerror})",
-                        code="DK412",
-                        fix="choose an --out on a local disk",
-                    ) from error
-                raise LockedError(
-                    f"{self.path.parent} is in use by {holder or 'another process'}",
-                    fix="wait for it, stop it, or choose another --out",
-                ) from error
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise self._in_use(holder) from error
+                reason = f"{self.path.parent} is on a file system without locks ({error.strerror})"
+                raise ResourceError(reason, code="DK412", fix="choose an --out on a local disk") from error
             os.close(handle)
+
+    def _in_use(self, holder: LockHolder | None) -> LockedError:
+        fix = "wait for it, stop it, or choose another --out"
+        return LockedError(f"{self.path.parent} is in use by {holder or 'another process'}", fix=fix)
 
     def _is_at_path(self, handle: int) -> bool:
         """Return whether the open file is still at the path; if the directory was renamed, it is another run's lock."""
@@ -142,14 +131,12 @@ class RunLock:
             ResourceError: the directory was removed or renamed.
         """
         if not self.path.parent.is_dir():
-            raise ResourceError(
-                f"{self.path.parent} has vanished", code="DK412", fix="restore it, or check the disk that it was on"
-            )
+            fix = "restore it, or check the disk that it was on"
+            raise ResourceError(f"{self.path.parent} has vanished", code="DK412", fix=fix)
         holder = read_holder(self.path)
         if holder is None or holder.run_id != self.holder.run_id:
-            raise LockedError(
-                f"{self.path.parent} was taken over by {holder or 'another process'}", fix="stop one of the two runs"
-            )
+            reason = f"{self.path.parent} was taken over by {holder or 'another process'}"
+            raise LockedError(reason, fix="stop one of the two runs")
 
     def release(self) -> None:
         """Release the lock. The file stays, because its removal would race with the next writer."""

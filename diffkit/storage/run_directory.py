@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..errors import CheckpointError, RecipeError, ResourceError, UsageError
+from ..errors import CheckpointError, RecipeError, UsageError
 from . import atomic
 from .jsonl import EVENTS, METRICS
 from .lock import LOCK, RunLock
@@ -141,7 +141,7 @@ class RunDirectory:
         try:
             atomic.replace(path, data)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise atomic.cannot_write(path, error) from error
         return path
 
 
@@ -248,9 +248,9 @@ def _make(path: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # renamed since mkdir: try again
                 if stat.S_ISDIR(os.stat(path).st_mode):
                     return
-                raise _unwritable(path, error) from error
+                raise atomic.cannot_write(path, error) from error
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise atomic.cannot_write(path, error) from error
 
 
 def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
@@ -262,7 +262,7 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
         run.path.rename(target)
         atomic.sync_directory(run.path.parent)
     except OSError as error:
-        raise _unwritable(run.path, error) from error
+        raise atomic.cannot_write(run.path, error) from error
     _make(run.path)
     fresh = RunLock(run.path)
     lock.release()
@@ -309,11 +309,6 @@ def runs_in(root: Path) -> list[RunDirectory]:
 def _link(path: Path) -> UsageError:
     fix = "pass the path of the directory itself"
     return UsageError(f"{path} is a symbolic link", code="DK614", fix=fix)
-
-
-def _unwritable(path: Path, error: OSError) -> ResourceError:
-    fix = "free some space or choose another --out"
-    return ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix)
 
 
 def difference(old: object, new: object, path: str = "") -> list[str]:
