@@ -7,7 +7,7 @@ own, the checks that need it are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,11 @@ class View:
             path = path.rpartition(".")[0]
         return self.root.mark
 
+    def fault(self, code: str, message: str, where: str | tuple[str, ...], fix: str | None, **more: Any) -> RecipeError:
+        """A fault at a path, or at the first written key below it: `where` is a path, or the path and keys."""
+        mark = self.mark(where) if isinstance(where, str) else self.mark(*where)
+        return RecipeError(message, code=code, where=mark, fix=fix, **more)
+
 
 def _default(path: str, default: Any) -> Any:
     cls: type[Config] = Spec
@@ -85,13 +90,13 @@ def _default(path: str, default: Any) -> Any:
     return default if option is None or option.required else option.default
 
 
-def check(view: View) -> tuple[list[DiffkitError], list[RecipeError]]:
+def check(view: View) -> tuple[list[RecipeError], list[RecipeError]]:
     """Apply every check; return the faults and the warnings."""
     faults = [fault for one in CHECKS for fault in one(view)]
     return faults, view.warnings
 
 
-def alpha_zero(view: View) -> Iterator[DiffkitError]:
+def alpha_zero(view: View) -> Iterator[RecipeError]:
     """The parameterization must determine x0 at alpha = 0 if training or sampling reaches it."""
     schedule, parameterization = view.built("schedule"), view.built("parameterization")
     start = view.value("sample.start")
@@ -99,27 +104,22 @@ def alpha_zero(view: View) -> Iterator[DiffkitError]:
         return
     if start is not None and start < schedule.t_noise:
         return
-    reached = f"schedule {view.name('schedule')} reaches alpha = 0"
-    where = view.mark("parameterization", "name")
+    reached, where = f"schedule {view.name('schedule')} reaches alpha = 0", ("parameterization", "name")
     x = torch.zeros(1, 1, dtype=torch.float64)
     y = torch.zeros(1, parameterization.out_channels(1), dtype=torch.float64)
     try:
         parameterization.decode(y, x, schedule.noise)
     except LevelError as error:
-        message = f"{reached}: {error.message}"
-        yield RecipeError(message, code="DK110", where=where, fix=error.fix, notes=error.notes)
+        yield view.fault("DK110", f"{reached}: {error.message}", where, error.fix, notes=error.notes)
         return
     c_noise = parameterization.c_noise(schedule.noise)
     if c_noise is not None and not math.isfinite(float(c_noise)):
-        yield RecipeError(
-            f"{reached}, where parameterization {view.name('parameterization')} gives the network an infinite c_noise",
-            code="DK110",
-            where=where,
-            fix="use parameterization x0, or end the schedule earlier (sample.start)",
-        )
+        name = f"parameterization {view.name('parameterization')}"
+        fix = "use parameterization x0, or end the schedule earlier (sample.start)"
+        yield view.fault("DK110", f"{reached}, where {name} gives the network an infinite c_noise", where, fix)
 
 
-def outputs_that_are_needed(view: View) -> Iterator[DiffkitError]:
+def outputs_that_are_needed(view: View) -> Iterator[RecipeError]:
     """The parameterization must provide what samplers and objective read."""
     parameterization = view.built("parameterization")
     if parameterization is None:
@@ -129,34 +129,29 @@ def outputs_that_are_needed(view: View) -> Iterator[DiffkitError]:
         if lacking:
             learned = "variance_fraction" in lacking
             other = "parameterization learned-range" if learned else "a parameterization that provides it"
-            yield RecipeError(
+            yield view.fault(
+                "DK111",
                 f"{path} {view.name(path)} needs {', '.join(lacking)}, which parameterization "
                 f"{view.name('parameterization')} does not provide",
-                code="DK111",
-                where=view.mark(path, "variance", "name"),
-                fix=f"use {other}, or an option that does not need it (such as variance: small)",
+                (path, "variance", "name"),
+                f"use {other}, or an option that does not need it (such as variance: small)",
             )
 
 
-def outputs_that_are_trained(view: View) -> Iterator[DiffkitError]:
+def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
     """Warn about an output of the network that the objective does not train."""
     parameterization, objective = view.built("parameterization"), view.built("objective")
     if parameterization is not None and objective is not None and view.value("train.steps", 0):
-        for aux in parameterization.provides:
-            if aux not in getattr(objective, "needs", ()):
-                message = f"objective {view.name('objective')} does not train {aux}, which parameterization "
-                view.warnings.append(
-                    RecipeError(
-                        f"{message}{view.name('parameterization')} provides",
-                        code="DK119",
-                        where=view.mark("objective", "name"),
-                        fix="use objective hybrid, or vlb with variance: learned",
-                    )
-                )
-    yield from ()
+        untrained = [aux for aux in parameterization.provides if aux not in getattr(objective, "needs", ())]
+        if untrained:
+            message = f"objective {view.name('objective')} does not train {', '.join(untrained)}, which "
+            message += f"parameterization {view.name('parameterization')} provides"
+            fix = "use objective hybrid, or vlb with variance: learned"
+            view.warnings.append(view.fault("DK119", message, ("objective", "name"), fix))
+    return ()
 
 
-def discrete_schedule(view: View) -> Iterator[DiffkitError]:
+def discrete_schedule(view: View) -> Iterator[RecipeError]:
     """Components that are defined by the steps of a schedule need a discrete one."""
     schedule = view.built("schedule")
     if schedule is None or schedule.steps is not None:
@@ -164,12 +159,9 @@ def discrete_schedule(view: View) -> Iterator[DiffkitError]:
     drawings = (path for sampler, grid, _ in _drawings(view) for path in (sampler, grid))
     for path in dict.fromkeys(["parameterization", "objective.weighting", "objective.times", "objective", *drawings]):
         if getattr(view.built(path), "discrete_only", False):
-            yield RecipeError(
-                f"{path} {view.name(path)} needs a discrete schedule, but {view.name('schedule')} is continuous",
-                code="DK112",
-                where=view.mark(path, "name"),
-                fix="use a schedule with steps (linear, cosine), or another component",
-            )
+            message = f"{path} {view.name(path)} needs a discrete schedule, but {view.name('schedule')} is continuous"
+            fix = "use a schedule with steps (linear, cosine), or another component"
+            yield view.fault("DK112", message, (path, "name"), fix)
 
 
 def _drawings(view: View) -> list[tuple[str, str, str]]:
@@ -179,7 +171,7 @@ def _drawings(view: View) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys([("sample.sampler", "sample.grid", "sample.steps"), (own[0], own[1], own[2])]))
 
 
-def sampling_steps(view: View) -> Iterator[DiffkitError]:
+def sampling_steps(view: View) -> Iterator[RecipeError]:
     """Sampling cannot take more steps than a discrete schedule has."""
     schedule, start = view.built("schedule"), view.value("sample.start")
     if schedule is None or schedule.steps is None:
@@ -188,16 +180,12 @@ def sampling_steps(view: View) -> Iterator[DiffkitError]:
     for path in dict.fromkeys(path for _, _, path in _drawings(view)):
         n = view.value(path)
         if n is not None and n > most:
-            yield RecipeError(
-                f"{path} is {n}, but the schedule has only {most} steps",
-                code="DK114",
-                where=view.mark(path),
-                choices=f"1 to {most}",
-                fix=f"steps: {most}, or a schedule with more steps",
-            )
+            message = f"{path} is {n}, but the schedule has only {most} steps"
+            fix = f"steps: {most}, or a schedule with more steps"
+            yield view.fault("DK114", message, path, fix, choices=f"1 to {most}")
 
 
-def sampling_start(view: View) -> Iterator[DiffkitError]:
+def sampling_start(view: View) -> Iterator[RecipeError]:
     """Sampling must start at a level that grid and sampler can take, and no cleaner than training ended."""
     schedule, start = view.built("schedule"), view.value("sample.start")
     if schedule is None:
@@ -205,13 +193,13 @@ def sampling_start(view: View) -> Iterator[DiffkitError]:
     try:
         part = sampled(schedule, start)
     except ValueError as error:
-        yield RecipeError(f"sample.{error}", code="DK116", where=view.mark("sample.start"))
+        yield view.fault("DK116", f"sample.{error}", "sample.start", None)
         return
     for sampler, grid, steps in _drawings(view):
         yield from _start(view, part, sampler, grid, view.value(steps) or default_steps(part))
 
 
-def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int) -> Iterator[DiffkitError]:
+def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int) -> Iterator[RecipeError]:
     schedule, sampler, grid = view.built("schedule"), view.built(sampler_at), view.built(grid_at)
     if grid is None or (part.steps is None and grid.discrete_only) or (part.steps is not None and steps > part.steps):
         return
@@ -222,8 +210,7 @@ def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int
         first = grid.levels(part, steps)[0]
     except (DiffkitError, ValueError, ArithmeticError) as error:
         message, fix = (error.message, error.fix) if isinstance(error, DiffkitError) else (str(error), None)
-        where = view.mark(grid_at, "name")
-        yield RecipeError(f"{grid_at} {view.name(grid_at)}: {message}", code="DK116", where=where, fix=fix)
+        yield view.fault("DK116", f"{grid_at} {view.name(grid_at)}: {message}", (grid_at, "name"), fix)
         return
     if first.is_noise and sampler is not None and not sampler.reaches_noise:
         yield _cannot_start(view, sampler_at, schedule.t_noise)
@@ -231,28 +218,25 @@ def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int
 
 
 def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:
-    return RecipeError(
-        f"{path} {view.name(path)} cannot start at alpha = 0, where schedule {view.name('schedule')} ends",
-        code="DK116",
-        where=view.mark(path, "chart", "name"),
-        fix=f"start before it: sample.start: {0.999 * t_noise if t_noise <= 1 else int(t_noise) - 1:g}; "
-        "or use one that can (ddim, grid trailing)",
-    )
+    before = f"{0.999 * t_noise if t_noise <= 1 else int(t_noise) - 1:g}"
+    message = f"{path} {view.name(path)} cannot start at alpha = 0, where schedule {view.name('schedule')} ends"
+    fix = f"start before it: sample.start: {before}; or use one that can (ddim, grid trailing)"
+    return view.fault("DK116", message, (path, "chart", "name"), fix)
 
 
-def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[DiffkitError]:
+def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[RecipeError]:
     """A grid that starts cleaner than training ended: x is not the noise that sampling starts from."""
     alpha, trained = _sqrt_alpha_bar(first), _sqrt_alpha_bar(end)
     bias = alpha - trained
     if bias <= TOLERATED_BIAS:
         return
     refused = bias > MAX_BIAS and not view.value("sample.allow_mismatch", False)
-    fault = RecipeError(
+    fault = view.fault(
+        "DK113",
         f"sampling starts cleaner than training ended: sqrt(alpha_bar) is {alpha:.3g} at the start of the grid "
         f"and {trained:.3g} at the end of the schedule; samples lose {bias:.2g} of the mean of the data",
-        code="DK113",
-        where=view.mark(grid_at, "name"),
-        fix="use grid trailing or linspace" + (", or allow it with sample.allow_mismatch: true" if refused else ""),
+        (grid_at, "name"),
+        "use grid trailing or linspace" + (", or allow it with sample.allow_mismatch: true" if refused else ""),
         notes=["background: arXiv:2305.08891, section 3.3"],
     )
     if refused:
@@ -261,30 +245,25 @@ def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[Di
         view.warnings.append(fault)
 
 
-def end_of_the_schedule(view: View) -> Iterator[DiffkitError]:
+def end_of_the_schedule(view: View) -> Iterable[RecipeError]:
     """Warn about a schedule that ends far from noise, for example because its betas are meant for more steps."""
     schedule = view.built("schedule")
     if schedule is not None and view.value("sample.start") is None:
         alpha = _sqrt_alpha_bar(schedule.noise)
         if alpha > MAX_BIAS:
-            view.warnings.append(
-                RecipeError(
-                    f"schedule {view.name('schedule')} ends far from noise: sqrt(alpha_bar) is {alpha:.3g} at its "
-                    "end, and sampling starts without that share of the mean of the data",
-                    code="DK120",
-                    where=view.mark("schedule", "steps", "name"),
-                    fix="use more steps, or larger betas: they are not rescaled with steps",
-                    notes=["background: arXiv:2305.08891, section 2"],
-                )
-            )
-    yield from ()
+            message = f"schedule {view.name('schedule')} ends far from noise: sqrt(alpha_bar) is {alpha:.3g} at its "
+            message += "end, and sampling starts without that share of the mean of the data"
+            fix = "use more steps, or larger betas: they are not rescaled with steps"
+            notes = ["background: arXiv:2305.08891, section 2"]
+            view.warnings.append(view.fault("DK120", message, ("schedule", "steps", "name"), fix, notes=notes))
+    return ()
 
 
 def _sqrt_alpha_bar(level: Level) -> float:
     return float(level.alpha) / float(level.scale)
 
 
-def labels(view: View) -> Iterator[DiffkitError]:
+def labels(view: View) -> Iterator[RecipeError]:
     """Labels need data with labels, in its range; guidance by a null class needs `label_dropout` in training."""
     if view.shape is None:
         return
@@ -293,106 +272,84 @@ def labels(view: View) -> Iterator[DiffkitError]:
     if classes is None:
         for path, value in (("data.label_dropout", dropout), ("sample.labels", given)):
             if value:
-                where = view.mark(path)
-                yield RecipeError(
-                    f"{path} is given, but {data} has no labels", code="DK115", where=where, fix="remove it"
-                )
+                yield view.fault("DK115", f"{path} is given, but {data} has no labels", path, "remove it")
         return
     if too_large := [label for label in given or () if label >= classes]:
-        yield RecipeError(
-            f"sample.labels holds {too_large[0]}, but {data} has {classes} classes",
-            code="DK115",
-            where=view.mark("sample.labels"),
-            choices=f"0 to {classes - 1}",
-        )
+        message = f"sample.labels holds {too_large[0]}, but {data} has {classes} classes"
+        yield view.fault("DK115", message, "sample.labels", None, choices=f"0 to {classes - 1}")
     for path in view.items("sample.guidance"):
         if getattr(view.built(path), "needs_null", False) and dropout == 0.0 and view.value("train.steps", 0) > 0:
-            yield RecipeError(
-                f"guidance {view.name(path)} calls the network without a label, which label_dropout 0 never trains",
-                code="DK115",
-                where=view.mark(path, "name"),
-                fix="data.label_dropout: 0.1",
+            message = (
+                f"guidance {view.name(path)} calls the network without a label, which label_dropout 0 never trains"
             )
+            yield view.fault("DK115", message, (path, "name"), "data.label_dropout: 0.1")
 
 
-def _dead(message: str, where: Mark, fix: str = "remove it") -> RecipeError:
-    return RecipeError(message, code="DK117", where=where, fix=fix)
-
-
-def _contradiction(message: str, where: Mark, fix: str) -> RecipeError:
-    return RecipeError(message, code="DK118", where=where, fix=fix)
-
-
-def warmup(view: View) -> Iterator[DiffkitError]:
+def warmup(view: View) -> Iterator[RecipeError]:
     """The warm-up must end within the training."""
     steps, given = view.value("train.steps"), view.value("train.warmup", 0)
     if steps and given > steps:
         message = f"train.warmup is {given}, longer than the {steps} steps of the training"
-        yield _contradiction(message, view.mark("train.warmup"), f"warmup: {steps // 10}")
+        yield view.fault("DK118", message, "train.warmup", f"warmup: {steps // 10}")
 
 
-def end_of_the_learning_rate(view: View) -> Iterator[DiffkitError]:
+def end_of_the_learning_rate(view: View) -> Iterator[RecipeError]:
     """A constant learning rate has no last value."""
     if view.value("train.schedule.end", 0.0) and view.value("train.schedule.name") == "constant":
-        fix = "remove it, or name: linear or cosine"
-        yield _dead("train.schedule.end is not read by a constant schedule", view.mark("train.schedule.end"), fix)
+        message, fix = "train.schedule.end is not read by a constant schedule", "remove it, or name: linear or cosine"
+        yield view.fault("DK117", message, "train.schedule.end", fix)
 
 
-def micro_batches(view: View) -> Iterator[DiffkitError]:
+def micro_batches(view: View) -> Iterator[RecipeError]:
     """`accumulate` must divide the batch."""
     batch, parts = view.value("train.batch_size"), view.value("train.accumulate")
     if batch and parts and batch % parts:
-        yield _contradiction(
-            f"train.accumulate is {parts}, which does not divide train.batch_size {batch}",
-            view.mark("train.accumulate"),
-            f"accumulate: {max(d for d in range(1, parts) if batch % d == 0)}",
-        )
+        message = f"train.accumulate is {parts}, which does not divide train.batch_size {batch}"
+        fix = f"accumulate: {max(d for d in range(1, parts) if batch % d == 0)}"
+        yield view.fault("DK118", message, "train.accumulate", fix)
 
 
-def averages(view: View) -> Iterator[DiffkitError]:
+def averages(view: View) -> Iterator[RecipeError]:
     """Each average needs one length and a name of its own."""
     names = ["raw"]
     for index, ema in enumerate(view.value("train.ema", ())):
-        where = view.mark(f"train.ema.{index}")
+        at = f"train.ema.{index}"
         given = [key for key in ("decay", "half_life", "power") if getattr(ema, key) is not None]
         if not given:
-            yield _contradiction("train.ema needs one of: decay, half_life, power", where, "decay: 0.9999")
+            yield view.fault("DK118", "train.ema needs one of: decay, half_life, power", at, "decay: 0.9999")
         elif len(given) > 1:
-            yield _contradiction(f"train.ema has {' and '.join(given)}", where, "keep one of them")
+            yield view.fault("DK118", f"train.ema has {' and '.join(given)}", at, "keep one of them")
         elif ema.warmup and ema.power is not None:
-            yield _dead("train.ema.warmup is not read by a power-law average, which needs no warm-up", where)
+            message = "train.ema.warmup is not read by a power-law average, which needs no warm-up"
+            yield view.fault("DK117", message, at, "remove it")
         if ema.name in names:
-            message = f'train.ema: the name "{ema.name}" is taken'
-            yield _contradiction(message, where, "give each average its own name, other than raw")
+            fix = "give each average its own name, other than raw"
+            yield view.fault("DK118", f'train.ema: the name "{ema.name}" is taken', at, fix)
         names.append(ema.name)
 
 
-def precision(view: View) -> Iterator[DiffkitError]:
+def precision(view: View) -> Iterator[RecipeError]:
     """A parameterization with large factors needs outputs in float32."""
     given = view.value("train.precision", "auto")
     if given in ("bf16", "fp16") and getattr(view.built("parameterization"), "full_precision", False):
-        yield _contradiction(
-            f"parameterization {view.name('parameterization')} cannot be decoded from outputs in {given}",
-            view.mark("train.precision"),
-            "precision: fp32, or parameterization eps",
-        )
+        message = f"parameterization {view.name('parameterization')} cannot be decoded from outputs in {given}"
+        yield view.fault("DK118", message, "train.precision", "precision: fp32, or parameterization eps")
 
 
-def channels_last(view: View) -> Iterator[DiffkitError]:
+def channels_last(view: View) -> Iterator[RecipeError]:
     """The memory layout `channels_last` exists for images only."""
     if view.value("train.channels_last") is True and view.shape is not None and len(view.shape.size) != 2:
-        yield _dead("train.channels_last is for images only", view.mark("train.channels_last"))
+        yield view.fault("DK117", "train.channels_last is for images only", "train.channels_last", "remove it")
 
 
-def evaluation_without_metrics(view: View) -> Iterator[DiffkitError]:
+def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
     """Settings of the evaluation need a metric."""
-    for key in ("sampler", "grid", "steps", "count", "batch_size"):
-        if not view.value("evaluate.metrics", ()) and view.value(f"evaluate.{key}") is not None:
-            message = f"evaluate.{key} is not read without evaluate.metrics"
-            yield _dead(message, view.mark(f"evaluate.{key}"), "metrics: [frechet]")
+    for path in (f"evaluate.{key}" for key in ("sampler", "grid", "steps", "count", "batch_size")):
+        if not view.value("evaluate.metrics", ()) and view.value(path) is not None:
+            yield view.fault("DK117", f"{path} is not read without evaluate.metrics", path, "metrics: [frechet]")
 
 
-CHECKS: tuple[Callable[[View], Iterator[DiffkitError]], ...] = (
+CHECKS: tuple[Callable[[View], Iterable[RecipeError]], ...] = (
     *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, discrete_schedule, sampling_steps),
     *(sampling_start, end_of_the_schedule, labels, warmup, end_of_the_learning_rate, micro_batches, averages),
     *(precision, channels_last, evaluation_without_metrics),
