@@ -1,4 +1,4 @@
-"""The plugin host: what plugins are, how they are found and isolated, and what their names resolve to.
+"""The plugin host: it finds plugins, loads each in isolation, and resolves the names that they register.
 
 Nothing here imports torch or the algebra. Plugin authors need `Entry`, `Kind` and `hookimpl` only.
 """

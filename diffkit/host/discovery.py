@@ -1,7 +1,7 @@
-"""Finding plugins: the entry points of group `diffkit`, read one distribution at a time.
+"""Find plugins: the entry points of the group `diffkit`, read one distribution at a time, and files.
 
-`importlib.metadata.entry_points` gives up as a whole where one distribution is damaged; here only that one is lost,
-and it is reported.
+`importlib.metadata.entry_points` fails as a whole if one distribution is damaged; here that one is reported as a
+broken plugin, and the others are found.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULTS = {"ddpm": "diffkit.ddpm.plugin", "basics": "diffkit.basics.plugin"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plugin that was found and not yet imported; `fault` says why it cannot be."""
+    """A plugin that was found and is not yet imported; `fault` is the reason why it cannot be imported."""
 
     name: str
     origin: str
@@ -35,7 +35,7 @@ class Candidate:
     fault: BaseException | None = field(default=None, compare=False)
 
     def load(self) -> ModuleType:
-        """Imports the plugin module. This and `Registered.load` are the only places that import what others wrote."""
+        """Import the plugin module. Code of plugins is imported here and in `Registered.load` only."""
         if self.fault is not None:
             raise self.fault
         if self.path is not None:
@@ -46,9 +46,9 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """The defaults, then all others by name and distribution, whatever the order in which they were installed.
+    """The default plugins, then all others sorted by name and distribution.
 
-    The defaults are there even where diffkit itself has no entry points: not installed, or in an archive.
+    The default plugins need no entry points, so that diffkit also works from a source folder or an archive.
     """
     defaults = {name: Candidate(name, module, "diffkit", essential=True) for name, module in DEFAULTS.items()}
     others: list[Candidate] = []
@@ -70,13 +70,13 @@ def _installed() -> Iterator[Candidate]:
             if not points:
                 continue
             name, version = _identity(distribution)
-        except Exception as error:  # noqa: BLE001 - damaged metadata raises whatever its parser stumbles over
+        except Exception as error:  # noqa: BLE001 - damaged metadata can raise any error of its parser
             folder = str(getattr(distribution, "_path", "a distribution"))
             fault = PluginError(f"the entry points of {folder} cannot be read", code="DK201")
             fault.__cause__ = error
             yield Candidate(Path(folder).stem, folder, fault=fault)
             continue
-        if name in seen:  # an older copy further down the path, which Python does not import either
+        if name in seen:  # an older copy later on the path, which Python does not import
             continue
         seen.add(name)
         for point in points:
@@ -91,7 +91,7 @@ def _points(distribution: Distribution) -> list[EntryPoint]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str | None]:
-    """Name and version from the head of the metadata; parsing all of it costs a millisecond for each plugin."""
+    """Name and version from the head of the metadata; parsing all of it takes a millisecond for each plugin."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     head: dict[str, str] = {}
     for line in text.splitlines():
@@ -108,9 +108,9 @@ _current: dict[str, ModuleType] = {}
 
 
 def candidate(path: str | Path) -> Candidate:
-    """The plugin in the file at `path`: `my_schedule.py` is the plugin my-schedule, in the module my_schedule.
+    """The plugin in a file: `my_schedule.py` is the plugin my-schedule, in the module my_schedule.
 
-    Raises `UsageError` DK012 where there is no such file, or where its name cannot be that of a new module.
+    Raises UsageError DK012 if the file does not exist, or if its name cannot be that of a new module.
     """
     file = Path(path).resolve()
     name = file.stem
@@ -126,7 +126,7 @@ def candidate(path: str | Path) -> Candidate:
 
 
 def import_file(path: Path) -> ModuleType:
-    """Runs the file as the module of its stem, so that targets such as "my_schedule:Mine" resolve."""
+    """Run a file as the module with its stem as name, so that targets such as "my_schedule:Mine" resolve."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {path}")
@@ -141,7 +141,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def forget() -> None:
-    """Takes the modules of all one-file plugins out of `sys.modules`, so that others may bear their names."""
+    """Remove the modules of all one-file plugins from `sys.modules`, so that other files can have their names."""
     while _current:
         name, module = _current.popitem()
         if sys.modules.get(name) is module:

@@ -1,4 +1,4 @@
-"""The registry: every plugin that was found, and every name that those which work offer."""
+"""The registry: every plugin that was found, and the names that the working plugins register."""
 
 from __future__ import annotations
 
@@ -21,16 +21,24 @@ if TYPE_CHECKING:
 
 
 class Registry:
-    """What can be named. Nothing here imports a component before `Registered.load` does."""
+    """The plugins of a process and what they register. No component is imported before `Registered.load`."""
 
     def __init__(self, plugins: Sequence[Plugin]) -> None:
-        self._settle(plugins)
+        self._set_plugins(plugins)
 
     @classmethod
     def discover(cls, switches: Switches | None = None, extra: Sequence[Candidate] = ()) -> Registry:
-        """Loads the defaults, the installed plugins that the switches let through, and one-file plugins (`extra`).
+        """Load the default plugins, the installed plugins that are switched on, and one-file plugins.
 
-        Raises `UsageError` DK011 where a switch names what is not installed, and never for what a plugin does.
+        Args:
+            switches: which plugins may load; None: all.
+            extra: one-file plugins, which the switches do not affect.
+
+        Returns:
+            The registry. An error of a plugin is kept in its record.
+
+        Raises:
+            UsageError: DK011 if a switch names a plugin that is not installed.
         """
         switches = switches or Switches()
         found = candidates()
@@ -54,20 +62,30 @@ class Registry:
         return dict(self._kinds)
 
     def entries(self, kind: str | None = None) -> tuple[Registered, ...]:
-        """What is registered, of one kind or of all. Raises `UsageError` DK013 for an unknown kind."""
+        """The registered components, of one kind or of all. Raises UsageError DK013 for an unknown kind."""
         if kind is not None and kind not in self._kinds:
             raise unknown_names.no_kind(kind, self._kinds)
         return tuple(one for one in self._entries if kind in (None, one.kind))
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether some plugin that works offers the name."""
+        """Whether a working plugin registers the name."""
         return any((one.kind, one.name) == (kind, name) for one in self._entries)
 
     def find(self, kind: str, name: str) -> Registered:
-        """The one component that `name` or `plugin/name` means.
+        """Find a component.
 
-        Raises `PluginError` where the plugin that has it is broken, off or not installed (DK201, DK205) or where
-        several have it (DK202), and `UnknownNameError`, a `RecipeError` DK102, where no plugin is known to.
+        Args:
+            kind: the kind of component, such as "sampler".
+            name: its name, or `plugin/name`.
+
+        Returns:
+            The only component with this name.
+
+        Raises:
+            PluginError: if its plugin is broken (DK201), off or not installed (DK205), or if several plugins
+                register the name (DK202).
+            UnknownNameError: a RecipeError DK102, if no plugin is known to register the name.
+            UsageError: DK013 for an unknown kind.
         """
         prefix, _, bare = name.rpartition("/")
         found = [one for one in self.entries(kind) if one.name == bare]
@@ -87,8 +105,8 @@ class Registry:
         )
 
     def recipes(self) -> dict[str, Path]:
-        """Built-in recipes by name. A name that a default has is the default's; one that several other plugins have
-        stands as `plugin/name` only."""
+        """Built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is `plugin/name` if
+        its name is taken."""
         offered = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
         names = [name for _, name, _ in offered]
         reserved = {name for plugin, name, _ in offered if plugin.essential}
@@ -103,9 +121,9 @@ class Registry:
         return tuple((plugin.name, module) for plugin in self._plugins for module in plugin.contributions.laws)
 
     def why(self, name: str) -> str:
-        """What is to be known about a plugin: the traceback of a broken one, the switch that holds one off, notes.
+        """Describe the state of a plugin: the traceback of a broken one, the switch that turns it off, and notes.
 
-        Raises `PluginError` DK205 where no plugin has this name.
+        Raises PluginError DK205 if no plugin has this name.
         """
         plugins = [plugin for plugin in self._plugins if plugin.answers_to(name)]
         if not plugins:
@@ -113,11 +131,11 @@ class Registry:
         return "\n\n".join(_account(plugin) for plugin in plugins)
 
     def bibtex(self, one: Registered) -> str | None:
-        """The BibTeX entry of the paper behind a component; None where it names none."""
+        """The BibTeX entry of the paper behind a component; None without a reference."""
         return bibtex(one.entry.reference, one.plugin) if one.entry.reference else None
 
     def commands(self, group: click.Group) -> None:
-        """Lets plugins add their commands; one that raises, or replaces or removes a command, is broken and undone."""
+        """Let plugins add commands; a plugin that fails, or replaces a command, becomes broken and adds none."""
         for index in range(len(self._plugins)):
             plugin = self._plugins[index]
             if plugin.manager is None or not implements(plugin.manager, "diffkit_commands"):
@@ -134,17 +152,17 @@ class Registry:
             except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way, sys.exit included
                 group.commands.clear()
                 group.commands.update(before)
-                self._settle([*self._plugins[:index], plugin.broken(error), *self._plugins[index + 1 :]])
+                self._set_plugins([*self._plugins[:index], plugin.broken(error), *self._plugins[index + 1 :]])
 
     def add(self, candidate: Candidate) -> Plugin:
-        """Loads one more plugin, a file, through the same door as all others."""
-        self._settle([*self._plugins, _admit(candidate, self._plugins)])
+        """Load one more plugin from a file, with the checks of all plugins."""
+        self._set_plugins([*self._plugins, _admit(candidate, self._plugins)])
         return self._plugins[-1]
 
     def _working(self, name: str) -> Plugin | None:
         return next((plugin for plugin in self._plugins if plugin.status == "ok" and plugin.answers_to(name)), None)
 
-    def _settle(self, plugins: Sequence[Plugin]) -> None:
+    def _set_plugins(self, plugins: Sequence[Plugin]) -> None:
         self._plugins = resolve_conflicts(plugins)
         kinds = [*KINDS, *(kind for plugin in self._plugins for kind in plugin.contributions.kinds)]
         self._kinds = {kind.name: kind for kind in kinds}
@@ -179,18 +197,19 @@ def _account(plugin: Plugin) -> str:
 
 
 def resolve_conflicts(plugins: Sequence[Plugin]) -> tuple[Plugin, ...]:
-    """The same plugins, with those broken that claim what is taken, until no claim is left to refuse.
+    """Return the same plugins, those with conflicting contributions marked as broken.
 
-    A kind may be added by one plugin only; an entry needs a kind that exists; the names of the defaults are theirs.
-    Two other plugins may well offer one name: a recipe then has to say `plugin/name`.
+    One plugin only may add a kind; an entry needs a kind that exists; names of the default plugins are reserved. Two
+    other plugins may register one name: a recipe then names it as `plugin/name`. The verdict does not depend on the
+    order of the plugins.
     """
-    settled = list(plugins)
+    resolved = list(plugins)
     while True:
-        faults = {index: fault for index, plugin in enumerate(settled) if (fault := _fault(plugin, settled))}
+        faults = {index: fault for index, plugin in enumerate(resolved) if (fault := _fault(plugin, resolved))}
         if not faults:
-            return tuple(settled)
+            return tuple(resolved)
         for index, fault in faults.items():
-            settled[index] = settled[index].broken(fault)
+            resolved[index] = resolved[index].broken(fault)
 
 
 def _fault(plugin: Plugin, plugins: Sequence[Plugin]) -> PluginError | None:
@@ -222,11 +241,11 @@ def _named(owner: str) -> str:
 
 @dataclass
 class _State:
-    """`making` tells a plugin module that asks for the registry while it is being made."""
+    """The switches and the registry of this process. `loading`: the registry is being made, and cannot be used."""
 
     switches: Switches | None = None
     registry: Registry | None = None
-    making: bool = False
+    loading: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
 
@@ -234,10 +253,14 @@ _state = _State()
 
 
 def configure(plugins: str | Iterable[str] | None = None, without: Iterable[str] = ()) -> None:
-    """Sets the switches: `plugins` "a,b" pins the set, "none" loads the defaults only, None leaves it to
-    DIFFKIT_PLUGINS; `without` drops single ones. A registry made before is forgotten, one-file plugins with it.
+    """Select the plugins that may load, and drop the registry and the one-file plugins that were loaded before.
 
-    Raises `UsageError` DK011 here for a text that means nothing, on first use for a name that is not installed.
+    Args:
+        plugins: "a,b" loads these only, "none" the default plugins only; None: as DIFFKIT_PLUGINS selects.
+        without: names of plugins that are not loaded.
+
+    Raises:
+        UsageError: DK011 for a text that cannot be read; for a name that is not installed on first use.
     """
     switches = Switches.read(plugins, without)
     with _state.lock:
@@ -246,24 +269,31 @@ def configure(plugins: str | Iterable[str] | None = None, without: Iterable[str]
 
 
 def registry() -> Registry:
-    """The registry of this process."""
+    """The registry of this process, made on first use."""
     with _state.lock:
-        if _state.making:
-            raise PluginError("a plugin module asks for the registry while it is being loaded", code="DK201")
+        if _state.loading:
+            raise PluginError("a plugin module uses the registry while it is being loaded", code="DK201")
         if _state.registry is None:
-            _state.making = True
+            _state.loading = True
             try:
                 _state.registry = Registry.discover(_state.switches or Switches.read())
             finally:
-                _state.making = False
+                _state.loading = False
         return _state.registry
 
 
 def load_file(path: str | Path) -> Plugin:
-    """Registers the one-file plugin at `path`, which the user named, as if it were installed.
+    """Register a one-file plugin as if it were installed.
 
-    Raises `UsageError` DK012 where it is no such file, and `PluginError` DK201 where it is broken: then it is
-    listed like any other broken plugin, and the traceback stands in the notes.
+    Args:
+        path: a Python file; `my_schedule.py` is the plugin my-schedule.
+
+    Returns:
+        The plugin.
+
+    Raises:
+        UsageError: DK012 if the path is not a Python file that can be imported.
+        PluginError: DK201 if the plugin is broken, with the traceback in the notes; `Registry.plugins` lists it.
     """
     plugin = registry().add(discovery.candidate(path))
     if plugin.status == "broken":

@@ -1,6 +1,6 @@
-"""Which plugins may load, read before any of them is looked for: `--plugins`, `-p no:NAME` and DIFFKIT_PLUGINS.
+"""Which plugins may load, read before any plugin is searched: `--plugins`, `-p no:NAME` and DIFFKIT_PLUGINS.
 
-The plugins that diffkit itself brings are never behind these switches.
+The default plugins of diffkit always load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VARIABLE = "DIFFKIT_PLUGINS"
 
 @dataclass(frozen=True)
 class Switches:
-    """`only` is the pinned set (None: all that are installed), `without` the names that are dropped."""
+    """`only` are the plugins that may load (None: all that are installed), `without` the names that may not."""
 
     only: frozenset[str] | None = None
     without: frozenset[str] = frozenset()
@@ -25,9 +25,17 @@ class Switches:
 
     @classmethod
     def read(cls, plugins: str | Iterable[str] | None = None, without: Iterable[str] = ()) -> Switches:
-        """From arguments; where `plugins` is None, from DIFFKIT_PLUGINS (unset or empty: all that are installed).
+        """Read the switches from arguments, or from DIFFKIT_PLUGINS if `plugins` is None.
 
-        "a,b" pins the set, "none" loads the defaults only. Raises `UsageError` DK011 where the text means nothing.
+        Args:
+            plugins: "a,b" or a list of names: these may load; "none": the default plugins only.
+            without: names of plugins that may not load.
+
+        Returns:
+            The switches; all installed plugins may load if neither argument nor variable is given.
+
+        Raises:
+            UsageError: DK011 if the text is empty, or names "none" beside others.
         """
         origin = "--plugins"
         if plugins is None:
@@ -45,7 +53,7 @@ class Switches:
         return cls(frozenset(filter(None, names)), dropped, origin)
 
     def verify(self, installed: Collection[str], essential: Collection[str]) -> None:
-        """Raises `UsageError` DK011 for a name that no plugin has, and for a default that is to be dropped."""
+        """Raise UsageError DK011 for a name that no plugin has, and for a default plugin in `without`."""
         for name in sorted((self.only or frozenset()) | self.without):
             if name in essential:
                 if name in self.without:
@@ -65,7 +73,7 @@ class Switches:
                 )
 
     def disabled_reason(self, names: Collection[str | None]) -> str | None:
-        """Why the plugin that goes by `names` is off; None where it is not."""
+        """Why the plugin with one of these names is off; None if it may load."""
         for name in names:
             if name in self.without:
                 return f"dropped by -p no:{name}"

@@ -29,7 +29,7 @@ def recipe_holder(recipe: str) -> str | None:
 
 
 class UnknownNameError(RecipeError):
-    """No plugin is known to register the name; the recipe layer adds where it stands."""
+    """No plugin is known to register the name; the recipe layer adds its place."""
 
     code = "DK102"
     listing = "installed"

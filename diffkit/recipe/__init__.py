@@ -1,4 +1,4 @@
-"""Recipes: YAML read strictly, validated whole, and turned into objects. Importing this package imports no torch."""
+"""Recipes: read YAML strictly, validate it as a whole, and build objects. Importing this package imports no torch."""
 
 from __future__ import annotations
 

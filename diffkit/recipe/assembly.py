@@ -1,7 +1,9 @@
-"""From a recipe to objects: everything built, injected and, where it is random, seeded."""
+"""Build the objects of a recipe, or one component by its name."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -57,11 +59,11 @@ class Assembly:
 
     @property
     def steps(self) -> int:
-        """How many steps sampling takes."""
+        """The number of steps of sampling."""
         return self.recipe.sample.steps or default_steps(sampled(self.schedule, self.recipe.sample.start))
 
     def levels(self, steps: int | None = None) -> list[Level]:
-        """The levels that sampling visits, noisiest first, in as many steps as the recipe or `steps` says."""
+        """The levels that sampling visits, noisiest first; `steps` None: the number of the recipe."""
         return self.grid.levels(sampled(self.schedule, self.recipe.sample.start), steps or self.steps)
 
     def evaluation_levels(self) -> list[Level]:
@@ -165,7 +167,7 @@ def build(kind: str, name: str, **options: Any) -> Any:
             (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping.
 
     Returns:
-        The component. A type checker knows its base class from `kind`.
+        The component; a type checker derives its base class from `kind`.
 
     Raises:
         RecipeError: if an option is unknown or invalid; its `errors` are all faults if there are several.
@@ -184,6 +186,10 @@ def build(kind: str, name: str, **options: Any) -> Any:
         if parameter.role == "injected" and parameter.default is REQUIRED and parameter.name not in objects:
             message = f"{kind} {name} requires a `{parameter.target}`, but none is given"
             raise PluginError(message, code="DK251", fix=f"pass {parameter.name}=...")
+    for option, value in plain.items():
+        if not _is_plain(value):
+            message = f"{kind} {name}: `{option}` must be a number, text, list or mapping, got {type(value).__name__}"
+            raise UsageError(message, code="DK010")
     root = parse(as_text({"name": f"{found.plugin.name}/{found.name}", **plain}), f"build({kind!r}, {name!r})")
     resolver = Resolver(root)
     component = resolver.alone(kind, objects)
@@ -202,7 +208,8 @@ def _is_object(parameter: Parameter | None, value: object) -> bool:
     """Whether an argument is an object that the constructor takes as it is, not a value of a recipe."""
     if parameter is None or parameter.role not in ("injected", "component", "components"):
         return False
-    return parameter.role == "injected" or not _is_plain(value)
+    items = value if parameter.role == "components" and isinstance(value, list | tuple) else [value]
+    return parameter.role == "injected" or not all(isinstance(item, str | Mapping | None) for item in items)
 
 
 def _require_class(parameter: Parameter, value: object, component: str) -> None:
@@ -218,6 +225,7 @@ def _require_class(parameter: Parameter, value: object, component: str) -> None:
 
 
 def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, str | dict)
+    """Whether a value can be written in a recipe."""
+    if isinstance(value, list | tuple | Mapping):
+        return all(_is_plain(item) for item in (value.values() if isinstance(value, Mapping) else value))
+    return value is None or isinstance(value, str | bool | int | float | os.PathLike)

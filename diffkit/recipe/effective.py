@@ -1,4 +1,4 @@
-"""The whole recipe: every value that holds, defaults included, and where each came from."""
+"""The whole recipe: every value in force, defaults included, with its origin; its hash, and differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Change:
-    """A value that differs between two recipes; None where one of them lacks the path."""
+    """A value that differs between two recipes; None if one of them lacks the path."""
 
     path: str
     before: Any
@@ -57,7 +57,7 @@ def effective_yaml(recipe: Recipe) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """A hash of what the recipe means: equal for equal effective values, however written. 64 hex digits."""
+    """A hash of the effective values, which does not depend on how they are written: 64 hex digits."""
     text = json.dumps(effective(recipe), sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -127,7 +127,7 @@ def _default(parameter: Parameter, origin: str) -> Any:
 
 
 def chosen_of(instance: Any, kind: str) -> ComponentSpec | None:
-    """A component instance (a default of another one) back to its registered name and options; None if it has none."""
+    """The registered name and options of an instance, such as a default of another component; None if it has none."""
     if instance is None:
         return None
     cls: type = type(instance)
@@ -150,7 +150,7 @@ def chosen_of(instance: Any, kind: str) -> ComponentSpec | None:
 
 
 def _own_default(chosen: ComponentSpec, parameter: Parameter) -> ComponentSpec | None:
-    """What an objective takes for times or weighting where the recipe names none."""
+    """The times or weighting that an objective has by default."""
     _, parameters = parameters_of(chosen)
     own = next((p for p in parameters if p.role == "injected" and p.target == parameter.target), None)
     return None if own is None or own.default is REQUIRED else chosen_of(own.default, parameter.target)
@@ -167,7 +167,7 @@ def _origin(node: Node | None, absent: str) -> str:
 
 
 def _plain(value: Any, parameter: Parameter | None) -> Any:
-    """A value as YAML can hold it; whole numbers that stand for real ones are written as such."""
+    """A value that YAML can hold; a whole number for a real option is written as a real number."""
     if parameter is not None and parameter.role == "option":
         try:
             text = parameter.adapter.dump_json(value, warnings="none")
@@ -214,12 +214,12 @@ COMMENT_AT = 44
 
 
 def emit(tree: dict[str, Any]) -> str:
-    """The text of a tree of mappings, lists and leaves; a leaf has `value`, and `origin`, written as a comment."""
+    """Write a tree of mappings, lists and leaves as YAML; a leaf has a `value`, and an `origin` for the comment."""
     return "\n".join(_mapping(tree, "")) + "\n"
 
 
 def inline(value: Any) -> str:
-    """One value on one line."""
+    """Write one value on one line."""
     if value is None:
         return "null"
     if isinstance(value, bool):

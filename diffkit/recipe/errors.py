@@ -1,4 +1,4 @@
-"""The faults of a recipe, each with its place; pydantic's complaints in the words of the house."""
+"""The errors of a recipe, each with its place; errors of pydantic in plain words; suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false
 
 
 def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
-    """A key that nothing reads, and the path of the one that was meant, where there is one."""
+    """The error for a key that is not read, and the path of the key that was probably meant, if there is one."""
     guess = meant(key, here, elsewhere)
     place = mark.path.rpartition(".")[0]
     fault = RecipeError(
@@ -48,14 +48,14 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
 
 
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
-    """A key that must be given."""
+    """The error for a required key."""
     return RecipeError(
         f"{path} is missing", code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}"
     )
 
 
 def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | Sequence[str] = ()) -> RecipeError:
-    """A value of the wrong type or out of range."""
+    """The error for a value of the wrong type or out of range."""
     path = node.mark.path or "the recipe"
     return RecipeError(
         f"{path} must be {expected}, not {quote(node.plain())}",
@@ -106,7 +106,7 @@ def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> Plugin
 
 
 def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
-    """One fault for each place where a value failed; the branches of a union are told as alternatives."""
+    """One error for each place; the branches of a union are alternatives of one error."""
     places: dict[int, tuple[Node, list[Any]]] = {}
     for error in errors:
         at = _walk(node, error["loc"])
@@ -115,7 +115,7 @@ def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
 
 
 def _walk(node: Node, loc: Sequence[str | int]) -> Node:
-    """The node that `loc` leads to; steps that are names of union branches lead nowhere and are passed over."""
+    """The node at `loc`; steps that are names of union branches are skipped."""
     for step in loc:
         node = node.child(step) or node
     return node
@@ -185,7 +185,7 @@ def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
 
 
 def _number_hint(text: str) -> str | None:
-    """What number a text was probably meant to be."""
+    """The number that a text was probably meant to be."""
     bare = text.strip().replace("_", "").replace(",", "").replace(" ", "")
     if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM])", bare):
         return f"did you mean {float(match[1]) * (1e6 if match[2] in 'mM' else 1e3):.0f}?"
@@ -247,21 +247,21 @@ VALUES = {
 
 
 def nearest_value(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that is meant, by a synonym or a slip."""
+    """The choice that is probably meant: a synonym, or the most similar one."""
     choices = tuple(choices)
     synonym = next((value for value, words in VALUES.items() if _form(word) in words.split()), None)
     return synonym if synonym in choices else nearest(word, choices)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The choice that `word` is most likely a slip of, None where none is close."""
+    """The choice that is most similar to `word`; None if no choice is close."""
     by_form = {_form(choice): choice for choice in choices}
     found = difflib.get_close_matches(_form(word), by_form, n=1, cutoff=cutoff)
     return by_form[found[0]] if found else None
 
 
 def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | None:
-    """What an unknown key should have been: a name that is valid here, or the path where it is valid.
+    """What an unknown key was probably meant to be: a name that is valid here, or the path at which it is valid.
 
     `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
     another section, a near certain slip, synonyms, and last whatever is close.
@@ -289,7 +289,7 @@ def did_you_mean(guess: str | None) -> str | None:
 
 
 def quote(value: object) -> str:
-    """A value as it may be shown on a terminal: bounded, and without control characters."""
+    """A value for a terminal: of limited length, and without control characters."""
     if isinstance(value, str):
         text = value if len(value) <= 60 else value[:57] + "..."
         return f'"{text}"' if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""Recipes from files, built-in names, texts and mappings."""
+"""Read recipes from files, built-in names, texts and mappings, and apply overrides; imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Source = str | os.PathLike[str] | Mapping[str, Any]
 
 
 def read(source: Source, overrides: Iterable[str] = ()) -> tuple[str, Node]:
-    """The text as given and its tree under the overrides; imports neither torch nor any component."""
+    """Return the text as given, and its tree under the overrides; no component is imported."""
     text, name = _text(source)
     root = parse(text, name)
     if not isinstance(root.value, dict) and root.value is not None:
@@ -27,7 +27,7 @@ def read(source: Source, overrides: Iterable[str] = ()) -> tuple[str, Node]:
 
 
 def raise_all(found: Iterable[DiffkitError], what: str) -> None:
-    """Raise one RecipeError for all faults, in the order of their places; nothing where there are none."""
+    """Raise one RecipeError with all faults in the order of their places, if there are any."""
     faults = sorted(found, key=lambda e: (e.where.file, e.where.line, e.where.column) if e.where else ("", 0, 0))
     if not faults:
         return
@@ -38,19 +38,19 @@ def raise_all(found: Iterable[DiffkitError], what: str) -> None:
 
 
 def as_text(value: Mapping[str, Any]) -> str:
-    """A mapping of plain values as JSON, which is YAML. Raises RecipeError where a value is not plain."""
+    """A mapping of plain values as JSON, which is YAML. Raises RecipeError if a value is not plain."""
 
     def plain(other: object) -> object:
         if isinstance(other, os.PathLike):
             return os.fspath(other)
         if isinstance(other, Mapping):
             return dict(other)
-        raise TypeError(f"a recipe holds numbers, texts, lists and mappings, not {type(other).__name__}")
+        raise TypeError(f"a recipe consists of numbers, texts, lists and mappings, not of {type(other).__name__}")
 
     try:
         return json.dumps(dict(value), indent=1, ensure_ascii=False, allow_nan=False, default=plain)
     except (TypeError, ValueError, RecursionError) as error:
-        raise RecipeError(f"this mapping is no recipe: {error}", code="DK106") from error
+        raise RecipeError(f"this mapping cannot be a recipe: {error}", code="DK106") from error
 
 
 def _text(source: Source) -> tuple[str, str]:
@@ -104,7 +104,7 @@ FLAG = "--set"
 
 
 def override(root: Node, overrides: Iterable[str]) -> Node:
-    """The tree with each `path=value` applied in turn. Raises RecipeError for all that cannot be read."""
+    """Apply each `path=value` in turn. Raises RecipeError with all that cannot be read."""
     faults: list[RecipeError] = []
     for text in overrides:
         try:
@@ -137,14 +137,14 @@ def _read(text: str) -> tuple[str, Node]:
 
 
 def _is_cut(node: Node, written: str) -> bool:
-    """Whether a comment swallowed a part of an unquoted value."""
+    """Whether a comment cut off a part of an unquoted value."""
     if isinstance(node.value, str):
         return written[:1] not in ("'", '"') and node.value != written
     return not isinstance(node.value, dict | list) and "#" in written
 
 
 def _replace(node: Node, parts: list[str], done: int, value: Node, text: str) -> Node:
-    """The same tree with `value` at `parts`, of which `done` lead to `node`; missing mappings on the way are made."""
+    """The same tree with `value` at the path `parts`; the first `done` parts lead to `node`. Adds missing mappings."""
     if done == len(parts):
         return Node(value.value, value.mark, _key(text, parts))
     part = parts[done]

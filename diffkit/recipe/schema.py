@@ -20,7 +20,7 @@ Schema = dict[str, Any]
 
 
 class _Draft7(GenerateJsonSchema):
-    """Pydantic speaks draft 2020-12; the two differ, for what recipes hold, in tuples alone."""
+    """Pydantic writes draft 2020-12, which differs for recipes in tuples only."""
 
     def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
         made = super().tuple_schema(schema)
@@ -30,7 +30,7 @@ class _Draft7(GenerateJsonSchema):
 
 
 LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "le": "maximum"}
-"""Pydantic leaves these constraints of a union under its own names."""
+"""Names that pydantic uses for constraints of a union."""
 
 
 def json_schema() -> Schema:
@@ -40,7 +40,7 @@ def json_schema() -> Schema:
         try:
             definitions[_id(found)] = _component(found)
         except DiffkitError:
-            continue  # `diffkit plugins` says what is wrong with it; editors complete the rest
+            continue  # `diffkit plugins` reports it; editors complete the rest
     names = {kind: [f for f in registry().entries(kind) if _id(f) in definitions] for kind in registry().kinds}
     for kind, installed in names.items():
         definitions[f"kind:{kind}"] = _name_or_mapping(installed)
@@ -111,7 +111,7 @@ def _loadable(kind: str) -> list[Registered]:
 
 
 def _field(parameter: Parameter) -> Schema:
-    """The schema of one field or option, with its default where that is a plain value."""
+    """The schema of one field or option, with its default if that is a plain value."""
     one = {"$ref": f"#/definitions/kind:{parameter.target}"}
     if parameter.role == "component":
         return {"anyOf": [one, {"type": "null"}]} if parameter.optional or _named_default(parameter) else one

@@ -1,8 +1,8 @@
-"""What a class may be told in a recipe, derived from the signature of its constructor.
+"""The parameters that a recipe can set, derived from the signature of a constructor or the fields of a section.
 
-A parameter whose name is a kind, or `shape`, and whose annotation is that class, is injected. A kind's class under
-any other name, alone, optional or in a tuple, is a nested component. Everything else is an option that pydantic
-validates strictly.
+A parameter is injected if its name is a kind, or `shape`, and its annotation is the class of that kind. A parameter
+with the class of a kind and any other name, alone, optional or in a tuple, is a nested component. Every other parameter
+is an option, which pydantic validates strictly.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class _Required:
 
 
 REQUIRED: Any = _Required()
-"""Stands for "there is no default"."""
+"""The default of a parameter without one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parameter:
-    """One thing that a recipe may, must or cannot say. `target` is a kind's name, or the class of a section."""
+    """A parameter of a constructor or a field of a section; `target` is a kind, or the class of a section."""
 
     name: str
     annotation: Any
@@ -50,12 +50,12 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether the recipe must give it."""
+        """Whether a recipe must give it."""
         return self.default is REQUIRED and self.role != "injected"
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:
-        """The validator of an option: strict, and closed to inf and nan."""
+        """The validator of an option, which is strict and refuses inf and nan."""
         try:
             return TypeAdapter(self.annotation, config=STRICT)
         except PydanticUserError as error:
@@ -84,8 +84,8 @@ class Resolved:
 def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
     """The parameters of the constructor of `cls`, a component of `kind`.
 
-    Raises PluginError DK250 where a recipe could not serve them: **kwargs, a parameter `name`, one that is not
-    annotated or that pydantic has no schema for, or the component's own kind to be injected.
+    Raises PluginError DK250 if a recipe cannot set them: **kwargs, a parameter `name`, a parameter without annotation
+    or schema, or a component that requires its own kind.
     """
     where = f"{cls.__module__}:{cls.__qualname__}"
     init = _constructor(cls)
@@ -98,7 +98,7 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
     for parameter in signature:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise _refuse(f"{where} takes {parameter}, which no recipe can give", "name every parameter")
+            raise _refuse(f"{where} takes {parameter}, which a recipe cannot give", "name every parameter")
         if name == "name":
             raise _refuse(f"{where} has a parameter `name`, which in a recipe names the component", "rename it")
         if name not in hints:
@@ -107,7 +107,7 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
         default = REQUIRED if default is inspect.Parameter.empty else default
         made = _classify(name, hints[name], default)
         if made.role == "injected" and made.target == kind:
-            raise _refuse(f"{where} asks for a {kind} and is one", f"call it inner: {kind}")
+            raise _refuse(f"{where} requires a `{kind}` and is one itself", f"call it inner: {kind}")
         if made.role == "option":
             _require_schema(made, where)
         found.append(made)
@@ -115,7 +115,7 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
 
 
 def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
-    """The class behind a chosen component, and what it may be told."""
+    """The class of a component, and the parameters of its constructor."""
     cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
     return cls, component_parameters(cls, chosen.kind)
 
@@ -164,7 +164,7 @@ def must_be_given(parameter: Parameter) -> bool:
 
 
 def kind_of(annotation: Any) -> str | None:
-    """The kind whose base class `annotation` is, None where it is none."""
+    """The kind with `annotation` as base class; None for any other annotation."""
     annotation = get_origin(annotation) if isinstance(get_origin(annotation), type) else annotation
     if not isinstance(annotation, type):
         return None
@@ -189,14 +189,14 @@ def _classify(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _constructor(cls: type) -> Callable[..., None] | None:
-    """The `__init__` that the author wrote or a dataclass made; None where it is that of a library's base."""
+    """The `__init__` that the author or a dataclass defines; None if it is inherited from a library."""
     owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
     foreign = owner in (object, typing.Generic, typing.Protocol) or owner.__module__.partition(".")[0] == "torch"
     return None if foreign else vars(owner)["__init__"]
 
 
 def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any]:
-    """Annotations of the parameters. Those of a dataclass are read off the class: inherited ones fail on `__init__`."""
+    """Annotations of the parameters; for a dataclass those of the class, as inherited ones fail on `__init__`."""
     made = dataclasses.is_dataclass(cls) and {f.name for f in dataclasses.fields(cls) if f.init} == {
         *list(inspect.signature(init).parameters)[1:]
     }
@@ -210,7 +210,7 @@ def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """Defaults that a dataclass makes with a factory."""
+    """Defaults that come from a factory of a dataclass."""
     if not dataclasses.is_dataclass(cls):
         return {}
     factories = {f.name: f.default_factory for f in dataclasses.fields(cls)}
@@ -222,7 +222,7 @@ def _require_schema(parameter: Parameter, where: str) -> None:
         _ = parameter.adapter
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise _refuse(
-            f"the parameter {parameter.name} of {where} has a type that no recipe can hold: {parameter.annotation}",
+            f"the parameter {parameter.name} of {where} has a type that recipes cannot contain: {parameter.annotation}",
             "use numbers, texts, literals, tuples of them, or a component",
         ) from error
 
@@ -240,7 +240,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def _marked(annotation: Any) -> tuple[ComponentField | None, bool]:
-    """The kind that a field of a section is marked with, and whether it holds several."""
+    """The mark of a component on a field of a section, and whether the field holds several."""
     many = get_origin(annotation) is tuple
     item = get_args(annotation)[0] if many else annotation
     marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, ComponentField)]

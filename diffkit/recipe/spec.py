@@ -15,8 +15,8 @@ from .yaml import Node
 
 
 class Data(Config):
-    """Where the examples come from, and what is done to them on the way. `label_dropout`: share of labels that
-    become the null class, which classifier-free guidance needs."""
+    """The data set and the augmentations of its training examples. `label_dropout`: share of labels that are replaced
+    by the null class, which classifier-free guidance needs."""
 
     component: Annotated[ComponentSpec, ComponentField("data")]
     augment: tuple[Annotated[ComponentSpec, ComponentField("augmentation")], ...] = ()
@@ -29,7 +29,7 @@ class Data(Config):
 
 
 class Objective(Config):
-    """The loss = times x weighting x distance; None leaves times or weighting to the objective's own default."""
+    """The loss = times x weighting x distance; None for times or weighting is the default of the objective."""
 
     component: Annotated[ComponentSpec, ComponentField("objective", "simple")]
     weighting: Annotated[ComponentSpec, ComponentField("weighting")] | None = None
@@ -42,8 +42,8 @@ class Objective(Config):
 
 
 class Sample(Config):
-    """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, where
-    the sampler cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
+    """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, for a
+    sampler that cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
     grid: Annotated[ComponentSpec, ComponentField("grid", "trailing")]
@@ -57,10 +57,10 @@ class Sample(Config):
 
 
 class Evaluate(Config):
-    """Metrics of `count` samples (None: as many as `sample.count`), drawn with weights `ema` unless said otherwise.
+    """Metrics of `count` samples (None: `sample.count`).
 
-    `sampler`, `grid` and `steps` are those of `sample` where they are not given, so that a picture may take the full
-    chain and the metrics a few steps.
+    `sampler`, `grid` and `steps` are those of `sample` if they are not given. So the samples can use the full chain and
+    the metrics a few steps.
     """
 
     shorthand: ClassVar[str | None] = "metrics"

@@ -1,5 +1,5 @@
-"""The strict YAML reader: YAML 1.2 scalars, no tags, anchors, aliases, merge keys or duplicate keys, bounded in size
-and depth, and a place kept for every key and value. It reads parser events and constructs nothing but plain values.
+"""Read YAML strictly: scalars of YAML 1.2; no tags, anchors, aliases, merge keys or duplicate keys; limited size and
+depth; with the place of every key and value. The reader uses the events of the parser and makes plain values only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def parse(text: str, file: str, *, prefix: str = "") -> Node:
-    """The tree of one YAML document. `prefix` is what stands before `text` on its only line (for `--set a=`).
+    """Read one YAML document.
 
-    Raises RecipeError with every fault that can be found; after a syntax error nothing more can be.
+    Args:
+        text: the document.
+        file: its name, for messages.
+        prefix: the text before it on its only line (for `--set a=`).
+
+    Returns:
+        The tree of its values, with places.
+
+    Raises:
+        RecipeError: with all faults up to the first syntax error.
     """
     if len(text) > MAX_BYTES:
         raise RecipeError(f"the recipe is larger than {MAX_BYTES >> 20} MiB", code="DK101", where=Mark(file, 1))
@@ -59,7 +68,7 @@ class _Reader:
             self.faults.append(RecipeError(message, code="DK101", where=mark, fix=fix))
 
     def read(self) -> Node:
-        """Drive the parser; its own complaints become faults with their place."""
+        """Run the parser; its errors become faults with their place."""
         try:
             return self._document(self._events())
         except _Stop:
@@ -78,7 +87,7 @@ class _Reader:
         return Node(None, Mark(self.file, 1))
 
     def _point(self, at: Any) -> Mark:
-        """Where the parser stood; a complaint about the end of the text points at its last line."""
+        """The place of an error of the parser; the last line for an error at the end of the text."""
         if at is None or not self.lines:
             return Mark(self.file, 1)
         if at.line < len(self.lines):
@@ -90,7 +99,7 @@ class _Reader:
     def _events(self) -> Iterator[Any]:
         if "\0" in self.text:
             line = self.text[: self.text.index("\0")].count("\n") + 1
-            self.fault("a recipe must not hold NUL characters", Mark(self.file, line), "save the file as UTF-8 text")
+            self.fault("a recipe must not contain NUL characters", Mark(self.file, line), "save the file as UTF-8 text")
             raise _Stop
         yield from yaml.parse(self.text, Loader=_PARSER)
 
@@ -109,12 +118,14 @@ class _Reader:
     def _node(self, event: Any, events: Iterator[Any], path: str, key: Mark | None, depth: int) -> Node:
         mark = self.mark(event.start_mark, event.end_mark, path)
         if isinstance(event, yaml.AliasEvent):
-            self.fault("a recipe holds no aliases (*name)", mark, "write the value out")
+            self.fault("a recipe cannot contain aliases (*name)", mark, "write the value out")
             return Node(None, mark, key)
         if event.anchor is not None:
-            self.fault("a recipe holds no anchors (&name)", mark, "write the value without it")
+            self.fault("a recipe cannot contain anchors (&name)", mark, "write the value without it")
         if event.tag is not None:
-            self.fault("a recipe holds no tags (!name)", mark, "write the value without it; components go by `name:`")
+            self.fault(
+                "a recipe cannot contain tags (!name)", mark, "write the value without it; `name:` selects a component"
+            )
         if isinstance(event, yaml.ScalarEvent):
             return Node(self._scalar(event, mark), mark, key)
         if depth >= MAX_DEPTH:
@@ -161,14 +172,14 @@ class _Reader:
             self.fault("a key must be a word", node.mark)
             return ""
         if event.value == "<<" and not event.style:
-            self.fault("a recipe holds no merge keys (<<)", node.mark, "write the entries out")
+            self.fault("a recipe cannot contain merge keys (<<)", node.mark, "write the entries out")
         elif not isinstance(node.value, str):
             self.fault(f"a key must be text, this is {event.value or 'nothing'}", node.mark, "put the key in quotes")
         return str(event.value)
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: it ends reading after a fault that is already recorded
-    """Reading cannot go on."""
+class _Stop(Exception):  # noqa: N818 - control flow: the fault is recorded
+    """Reading ends here."""
 
 
 def join(path: str, name: str) -> str:
@@ -190,13 +201,13 @@ BASED = re.compile(r"0o[0-7]+\Z|0x[0-9a-fA-F]+\Z", re.ASCII)
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z", re.ASCII)
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z", re.ASCII)
 YAML_1_1 = {"y", "n", "yes", "no", "on", "off"}
-"""Words that older readers take for true and false, so that we write them in quotes."""
+"""Words that readers of YAML 1.1 take for true and false, so that they are written in quotes."""
 LARGEST = 2**63 - 1
 DIGITS = 64
 
 
 def resolve(word: str) -> Scalar:
-    """The value of an unquoted scalar. Raises ValueError where it is a number that no recipe can hold."""
+    """The value of an unquoted scalar. Raises ValueError for a number that is not finite or too long."""
     if word in LITERALS:
         return LITERALS[word]
     if NOT_FINITE.match(word):
@@ -213,7 +224,7 @@ def resolve(word: str) -> Scalar:
 
 
 def is_plain(text: str) -> bool:
-    """Whether `text` may be written without quotes and still be read as that text."""
+    """Whether `text` without quotes is read as that text."""
     if not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", text, re.ASCII) or text.lower() in YAML_1_1:
         return False
     try:
@@ -227,7 +238,7 @@ Scalar = None | bool | int | float | str
 
 @dataclass(frozen=True)
 class Node:
-    """A scalar, a list of nodes or a mapping of nodes; `mark` is where it stands, `key` where its key stands."""
+    """A scalar, a list of nodes or a mapping of nodes; `mark` is its place, `key` the place of its key."""
 
     value: Scalar | list[Node] | dict[str, Node]
     mark: Mark
@@ -235,7 +246,7 @@ class Node:
 
     @property
     def label(self) -> Mark:
-        """The place to point at when the value as a whole is meant: its key where it has one."""
+        """The place that stands for the whole value: that of its key if it has one."""
         return self.key or self.mark
 
     def plain(self) -> object:
@@ -247,7 +258,7 @@ class Node:
         return self.value
 
     def child(self, step: str | int) -> Node | None:
-        """The entry of a mapping or the item of a list, None where there is none."""
+        """The entry of a mapping or the item of a list; None if it does not exist."""
         if isinstance(self.value, dict) and isinstance(step, str):
             return self.value.get(step)
         if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
@@ -270,7 +281,7 @@ class Node:
         return self.value if isinstance(self.value, list) else [] if self.value is None else [self]
 
     def entries(self, shorthand: str | None) -> dict[str, Node] | None:
-        """The mapping here, a bare value being put under its shorthand; None where neither fits."""
+        """The mapping here, or a bare value under its shorthand; None if it is neither."""
         if isinstance(self.value, dict):
             return self.value
         if self.value is None:
@@ -280,7 +291,7 @@ class Node:
         return {shorthand: Node(self.value, self.mark, self.key)}
 
     def under(self, path: str) -> Node:
-        """The same node with every mark told that it lies below `path`."""
+        """The same node with `path` before the path of every mark."""
 
         def moved(mark: Mark) -> Mark:
             return replace(mark, path=f"{path}.{mark.path}" if mark.path else path)

@@ -90,7 +90,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 @pytest.fixture
 def another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """A second one, which comes before `site` where it is asked for after it."""
+    """A second one, which comes before `site` if the test requests it after `site`."""
     made = Site(tmp_path / "another")
     monkeypatch.syspath_prepend(str(made.folder))
     return made

@@ -1,4 +1,4 @@
-"""Names: what they resolve to, who may have them, and what is said where they do not resolve."""
+"""Names: what they resolve to, which plugin may have them, and the errors for names that do not resolve."""
 
 from __future__ import annotations
 

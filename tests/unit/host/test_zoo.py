@@ -1,4 +1,4 @@
-"""Misbehaving plugins: the host survives each, says what is wrong, and registers nothing of it (pains 24).
+"""Misbehaving plugins: the host survives each, reports what is wrong, and registers nothing of it (pains 24).
 
 Reliability rows 18, 20 and 21.
 """
@@ -97,7 +97,7 @@ ZOO = {
     "API of the far future": ("DIFFKIT_API = 99\n" + GOOD, "version 99"),
     "API is a text": ("DIFFKIT_API = '1'\n" + GOOD, "not a whole number"),
     "API is true": ("DIFFKIT_API = True\n" + GOOD, "not a whole number"),
-    "asks for the registry": ("from diffkit.host import registry\nregistry()\n" + GOOD, "while it is being loaded"),
+    "uses the registry": ("from diffkit.host import registry\nregistry()\n" + GOOD, "while it is being loaded"),
 }
 
 

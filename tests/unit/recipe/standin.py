@@ -67,7 +67,7 @@ class Zero(Discrete):
 
 @dataclass(frozen=True)
 class Greedy(Discrete):
-    """Asks for what is built after it."""
+    """Requires what is built after it."""
 
     network: Network
 

@@ -181,7 +181,12 @@ def test_build_builds_once_and_for_real(monkeypatch: pytest.MonkeyPatch) -> None
         ("sampler", "wrapper", {"inner": "shy", "others": [3]}, "argument `others` must be a list of Sampler, got int"),
         ("network", "tiny", {}, "network tiny requires a `shape`, but none is given"),
         ("network", "tiny", {"shape": Shape(2, 2), "width": 7}, "width is 7, which is odd"),
-        ("network", "tiny", {"shape": Shape(2, 2), "width": torch.ones(1)}, "not Tensor"),
+        (
+            "network",
+            "tiny",
+            {"shape": Shape(2, 2), "width": torch.ones(1)},
+            "`width` must be a number, text, list or mapping, got Tensor",
+        ),
     ],
 )
 def test_mistakes_in_a_call_of_build(kind: Any, name: str, options: dict[str, Any], message: str) -> None:

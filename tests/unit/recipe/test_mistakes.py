@@ -1,5 +1,5 @@
 """Typical mistakes: an edit of a good recipe, the first suggestion that a good message makes, and golden files of the
-messages. DIFFKIT_GOLDEN=write writes them anew."""
+messages. DIFFKIT_GOLDEN=write writes them again."""
 
 from __future__ import annotations
 

@@ -162,12 +162,12 @@ def _unresolved() -> type:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_kwargs, "which no recipe can give"),
-        (_args, "which no recipe can give"),
+        (_kwargs, "which a recipe cannot give"),
+        (_args, "which a recipe cannot give"),
         (_named, "a parameter `name`"),
         (_bare, "not annotated"),
-        (_own_kind, "asks for a grid and is one"),
-        (_odd, "a type that no recipe can hold"),
+        (_own_kind, "requires a `grid` and is one itself"),
+        (_odd, "a type that recipes cannot contain"),
         (_unresolved, "cannot be resolved"),
     ],
 )

@@ -52,7 +52,7 @@ def test_learned_variance_needs_a_second_head(base: str) -> None:
 
 
 def test_a_head_that_nothing_trains_is_a_warning(base: str) -> None:
-    """pains 12: the mean learns as without it, so it is no error."""
+    """pains 12: the mean learns as without it, so it is a warning."""
     (warning,) = valid(base, "parameterization=two-heads").warnings
     assert warning.code == "DK119"
     assert "hybrid" in (warning.fix or "")
@@ -70,7 +70,7 @@ def test_components_that_need_a_discrete_schedule(base: str) -> None:
 
 
 def test_a_grid_that_starts_cleaner_than_training_ended(base: str) -> None:
-    """pains 3: the deficit is told as the bias that it causes, and refused where it is large."""
+    """pains 3: the deficit is reported as the bias that it causes, and refused if it is large."""
     found = fault(base, "DK113", "sample.grid", "sample.grid=late", "sample.steps=5")
     assert "sqrt(alpha_bar) is 0.546" in found.message
     assert "allow_mismatch" in (found.fix or "")
