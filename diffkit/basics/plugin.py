@@ -14,67 +14,104 @@ HERE = "diffkit.basics"
 def diffkit_components() -> Iterator[Entry]:
     yield from _data()
     yield from _levels()
-    yield Entry("network", "oracle", "diffkit.oracles.network:OracleNetwork", "the exact denoiser of the data")
-    yield Entry("guidance", "clip", f"{HERE}.guidance:Clip", "x0 clamped to the range of the data", "ho2020denoising")
+    yield Entry("network", "oracle", "diffkit.oracles.network:OracleNetwork", "Use the exact denoiser of the data")
+    yield Entry("guidance", "clip", f"{HERE}.guidance:Clip", "Clamp x0 to the range of the data", "ho2020denoising")
     yield Entry(
-        "guidance", "threshold", f"{HERE}.guidance:Threshold", "dynamic thresholding", "saharia2022photorealistic"
+        "guidance",
+        "threshold",
+        f"{HERE}.guidance:Threshold",
+        "Clamp x0 at a quantile of each sample",
+        "saharia2022photorealistic",
     )
-    yield Entry("guidance", "cfg", f"{HERE}.guidance:ClassifierFree", "classifier-free guidance", "ho2022classifier")
-    yield Entry("codec", "identity", "diffkit.codec:Identity", "diffuse the data itself")
-    yield Entry("codec", "affine", f"{HERE}.codec:Affine", "z = (x - shift) * scale", "rombach2022high")
-    yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "horizontal flip with probability 1/2")
+    yield Entry(
+        "guidance",
+        "cfg",
+        f"{HERE}.guidance:ClassifierFree",
+        "Guide towards the label, without a classifier",
+        "ho2022classifier",
+    )
+    yield Entry("codec", "identity", "diffkit.codec:Identity", "Diffuse the data itself")
+    yield Entry(
+        "codec", "affine", f"{HERE}.codec:Affine", "Shift and scale: z = (x - shift) * scale", "rombach2022high"
+    )
+    yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "Flip images horizontally with probability 1/2")
     yield from _metrics()
-    yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "event files for TensorBoard")
+    yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "Write event files for TensorBoard")
 
 
 def _data() -> Iterator[Entry]:
     here = f"{HERE}.data"
-    yield Entry("data", "digits", f"{here}.digits:Digits", "1797 digits of 8x8, in scikit-learn", "alpaydin1998optical")
-    yield Entry("data", "gaussian", f"{here}.gaussian:Gaussian", "a normal distribution, with its exact denoiser")
-    yield Entry("data", "mixture", f"{here}.mixture:Mixture", "a mixture of normals, with its exact denoiser")
-    yield Entry("data", "arrays", f"{here}.arrays:Arrays", "a .npy or .npz file")
-    yield Entry("data", "images", f"{here}.images:Images", "a folder of images")
-    yield Entry("data", "mnist", f"{here}.published:MNIST", "60000 digits of 28x28", "lecun1998gradient")
-    yield Entry("data", "fashion-mnist", f"{here}.published:FashionMNIST", "60000 garments of 28x28", "xiao2017fashion")
-    yield Entry("data", "cifar10", f"{here}.published:CIFAR10", "50000 photographs of 32x32", "krizhevsky2009learning")
+    yield Entry(
+        "data",
+        "digits",
+        f"{here}.digits:Digits",
+        "Load 1797 digits of 8x8, part of scikit-learn",
+        "alpaydin1998optical",
+    )
+    yield Entry(
+        "data", "gaussian", f"{here}.gaussian:Gaussian", "Draw from a normal distribution; the denoiser is exact"
+    )
+    yield Entry("data", "mixture", f"{here}.mixture:Mixture", "Draw from a mixture of normals; the denoiser is exact")
+    yield Entry("data", "arrays", f"{here}.arrays:Arrays", "Load .npy or .npz files")
+    yield Entry("data", "images", f"{here}.images:Images", "Load a folder of images")
+    yield Entry("data", "mnist", f"{here}.published:MNIST", "Load 60000 digits of 28x28", "lecun1998gradient")
+    yield Entry(
+        "data", "fashion-mnist", f"{here}.published:FashionMNIST", "Load 60000 garments of 28x28", "xiao2017fashion"
+    )
+    yield Entry(
+        "data", "cifar10", f"{here}.published:CIFAR10", "Load 50000 photographs of 32x32", "krizhevsky2009learning"
+    )
 
 
 def _levels() -> Iterator[Entry]:
     grid, ddim = f"{HERE}.grid", "song2021denoising"
-    yield Entry("grid", "linspace", f"{grid}:Linspace", "even steps from T to 1, both included", "ho2020denoising")
-    yield Entry("grid", "leading", f"{grid}:Leading", "multiples of an integer stride; starts below T", ddim)
-    yield Entry("grid", "trailing", f"{grid}:Trailing", "equal parts of the schedule, from T", "lin2024common")
-    yield Entry("grid", "quadratic", f"{grid}:Quadratic", "even steps in sqrt(t): denser near the data", ddim)
-    yield Entry("times", "uniform", "diffkit.times:UniformTimes", "uniform over all times", "ho2020denoising")
+    yield Entry(
+        "grid", "linspace", f"{grid}:Linspace", "Take equal steps from T to 1, both included", "ho2020denoising"
+    )
+    yield Entry("grid", "leading", f"{grid}:Leading", "Take multiples of an integer stride; starts below T", ddim)
+    yield Entry(
+        "grid", "trailing", f"{grid}:Trailing", "Divide the schedule into equal parts, starting at T", "lin2024common"
+    )
+    yield Entry("grid", "quadratic", f"{grid}:Quadratic", "Take equal steps in sqrt(t): denser near the data", ddim)
+    yield Entry("times", "uniform", "diffkit.times:UniformTimes", "Draw training times uniformly", "ho2020denoising")
     yield Entry(
         "times",
         "stratified",
         f"{HERE}.times:Stratified",
-        "one number per stratum of the batch, for any distribution",
+        "Draw one time per stratum of the batch, from any distribution",
         "kingma2021variational",
     )
 
 
 def _metrics() -> Iterator[Entry]:
     here = f"{HERE}.metrics"
-    yield Entry("metric", "frechet", f"{here}.frechet:Frechet", "distance between fitted normals", "heusel2017gans")
+    yield Entry(
+        "metric",
+        "frechet",
+        f"{here}.frechet:Frechet",
+        "Compare normals fitted to features of samples and data",
+        "heusel2017gans",
+    )
     yield Entry(
         "metric",
         "sliced-wasserstein",
         f"{here}.sliced_wasserstein:SlicedWasserstein",
-        "mean distance of random projections",
+        "Compare random projections of samples and data",
         "bonneel2015sliced",
     )
-    yield Entry("metric", "mmd", f"{here}.mmd:MMD", "maximum mean discrepancy", "gretton2012kernel")
+    yield Entry("metric", "mmd", f"{here}.mmd:MMD", "Measure the maximum mean discrepancy", "gretton2012kernel")
     yield Entry(
         "metric",
         "nearest-neighbour",
         f"{here}.nearest_neighbour:NearestNeighbour",
-        "whether samples copy training examples",
+        "Test whether samples copy training examples",
         "meehan2020nonparametric",
     )
     yield Entry(
-        "metric", "classifier", f"{here}.classifier:Classifier", "how well a classifier separates samples from data"
+        "metric",
+        "classifier",
+        f"{here}.classifier:Classifier",
+        "Test how well a classifier separates samples from data",
     )
 
 

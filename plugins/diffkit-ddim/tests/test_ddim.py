@@ -123,7 +123,7 @@ def test_slerp_keeps_the_norm_and_the_ends() -> None:
     torch.testing.assert_close(slerp(a, a, 0.3), a)
 
 
-def test_the_estimate_is_asked_once_a_step() -> None:
+def test_one_evaluation_per_step() -> None:
     calls = 0
 
     def count(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:

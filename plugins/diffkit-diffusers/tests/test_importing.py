@@ -102,14 +102,16 @@ def test_a_learned_variance_keeps_its_head(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [({"trained_betas": [0.1, 0.2]}, "trained_betas"), ({"beta_schedule": "sigmoid"}, "beta_schedule")],
 )
-def test_schedulers_that_no_recipe_can_say_are_refused(tmp_path: Path, config: dict[str, Any], told: str) -> None:
+def test_schedulers_that_no_recipe_can_express_are_refused(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
     pipeline(tmp_path / "theirs", diffusers.DDPMScheduler(num_train_timesteps=2, **config))
     with pytest.raises(UsageError) as caught:
         import_folder(tmp_path / "theirs", tmp_path / "run")
-    assert any(told in note for note in caught.value.notes)
+    assert any(message in note for note in caught.value.notes)
     assert not (tmp_path / "run").exists()
 
 

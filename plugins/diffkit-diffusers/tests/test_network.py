@@ -72,7 +72,7 @@ def test_text_reaches_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"model": "StableDiffusionPipeline"}, "model"),
         ({"model": "os.system"}, "model"),
@@ -87,8 +87,8 @@ def test_text_reaches_the_model() -> None:
         ({"folder": "absent"}, "does not hold a diffusers model"),
     ],
 )
-def test_faults_are_told_and_nothing_is_imported(options: dict[str, Any], told: str) -> None:
-    with pytest.raises((RecipeError, UsageError), match=told):
+def test_faults_are_reported_and_nothing_is_imported(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((RecipeError, UsageError), match=message):
         build("network", "diffusers", shape=PLAIN, **options)
 
 
@@ -119,7 +119,7 @@ def test_folders_are_data(tmp_path: Path) -> None:
         Diffusers(PLAIN, folder=str(tmp_path))
 
 
-def test_scaled_time_tells_another_number() -> None:
+def test_scaled_time_passes_another_number() -> None:
     inner = build("network", "mlp", shape=Shape(2, 2), width=16)
     x = torch.randn(3, 2)
     with torch.no_grad():

@@ -171,16 +171,16 @@ def test_hostile_checkpoints_are_refused_and_do_nothing(tmp_path: Path) -> None:
     }
     for name, content in hostile.items():
         torch.save(content, tmp_path / name)
-    told = {}
+    messages = {}
     for name in (*hostile, "absent.pt"):
         with pytest.raises(UsageError) as caught:
             read_pickled(tmp_path / name)
         assert caught.value.code == "DK082"
         assert "\n" not in caught.value.message
-        told[name] = caught.value.message
+        messages[name] = caught.value.message
     assert not mark.exists()
-    assert "Weights only" in told["call.pt"]
-    assert "memory" in told["bomb.pt"]
+    assert "Weights only" in messages["call.pt"]
+    assert "memory" in messages["bomb.pt"]
     with pytest.raises(UsageError, match="more than the 10 allowed"):
         read_pickled(tmp_path / "bomb.pt", max_bytes=10)
 

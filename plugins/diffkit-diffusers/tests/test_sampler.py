@@ -158,7 +158,7 @@ def test_one_point_is_found_and_a_noisy_end_is_reached(scheduler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"options": {"use_karras_sigmas": True}}, "use_karras_sigmas"),
         ({"options": {"trained_betas": 1}}, "trained_betas"),
@@ -171,8 +171,8 @@ def test_one_point_is_found_and_a_noisy_end_is_reached(scheduler: str) -> None:
         ({"scheduler": "os.system"}, "scheduler"),
     ],
 )
-def test_what_chooses_levels_or_is_not_listed_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises((RecipeError, ValueError), match=told):
+def test_what_chooses_levels_or_is_not_listed_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((RecipeError, ValueError), match=message):
         build("sampler", "diffusers", **{"scheduler": "DPMSolverMultistepScheduler", **options})
 
 

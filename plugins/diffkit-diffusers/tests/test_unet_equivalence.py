@@ -145,7 +145,7 @@ def test_weights_and_config_come_back_as_they_were(case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"down_block_types": ("DownBlock2D", "SkipDownBlock2D")}, "down_block_types.1"),
         ({"up_block_types": ("UpBlock2D", "AttnUpBlock2D")}, "mirror"),
@@ -162,15 +162,15 @@ def test_weights_and_config_come_back_as_they_were(case: str) -> None:
         ({"layers_per_block": "2"}, "layers_per_block"),
     ],
 )
-def test_what_unet_cannot_express_is_refused_by_name(change: dict[str, Any], told: str) -> None:
+def test_what_unet_cannot_express_is_refused_by_name(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_config(TINY | change)
     assert caught.value.code == "DK081"
-    assert any(told in note for note in caught.value.notes)
+    assert any(message in note for note in caught.value.notes)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"groups": None, "multipliers": (1, 2)}, "number of groups"),
         ({"downsample": "average"}, "average"),
@@ -181,12 +181,12 @@ def test_what_unet_cannot_express_is_refused_by_name(change: dict[str, Any], tol
         ({"heads": 2, "attention": (8, 4)}, "one width of heads"),
     ],
 )
-def test_what_diffusers_cannot_express_is_refused(options: dict[str, Any], told: str) -> None:
+def test_what_diffusers_cannot_express_is_refused(options: dict[str, Any], message: str) -> None:
 
     given = {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "groups": 8} | options
     shape = Shape(1, 1, (8, 8))
     network = UNet(shape, **given)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         config_of(network, shape, unet_options(network, given))
 
 

@@ -172,12 +172,12 @@ def test_evaluations() -> None:
     for sampler, count in ((DPMpp2M(), 9), (DPMpp3M(), 9), (UniPC(3), 9), (DPMpp2S(), 17)):
         calls = 0
 
-        def ask(x: torch.Tensor, level: Level, /, **cond: torch.Tensor):  # type: ignore[no-untyped-def]
+        def denoise(x: torch.Tensor, level: Level, /, **cond: torch.Tensor):  # type: ignore[no-untyped-def]
             nonlocal calls
             calls += 1
             return PointMassOracle(torch.tensor([0.7]))(x, level)
 
-        sample(ask, sampler, [*logsnr_levels(8), Level(1.0, 0.0)], torch.zeros(1, 1))
+        sample(denoise, sampler, [*logsnr_levels(8), Level(1.0, 0.0)], torch.zeros(1, 1))
         assert calls == count == sampler.nfe(9)
 
 

@@ -41,15 +41,15 @@ def normal(z: float) -> float:
     return 0.5 * (1 + math.erf(z / math.sqrt(2)))
 
 
-def test_flips_are_exact_and_told() -> None:
+def test_flips_are_exact_and_labelled() -> None:
     x = torch.randn(1, 3, 8, 6)
-    for options, uniforms, axis, told in (
+    for options, uniforms, axis, label in (
         ({"x_flip": True}, {0: 0.2}, 3, 0),
         ({"y_flip": True}, {1: 0.2, 2: 0.0}, 2, 1),
     ):
         y, labels = apply(x, uniforms, **options)
         assert torch.equal(y, x.flip(axis))
-        assert labels.tolist() == [1.0 if i == told else 0.0 for i in range(LABELS)]
+        assert labels.tolist() == [1.0 if i == label else 0.0 for i in range(LABELS)]
     same, labels = apply(x, {0: 0.8}, x_flip=True)
     assert torch.equal(same, x)
     assert not labels.any()

@@ -106,14 +106,14 @@ def test_the_chart_sigma_refuses_pure_noise() -> None:
 
 def churned(sampler: Euler, t: Level, levels: list[Level]) -> tuple[Tensor, Level]:
     """The arguments of the denoiser in one step: x and level."""
-    asked: list[tuple[Tensor, Level]] = []
+    calls: list[tuple[Tensor, Level]] = []
 
-    def ask(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        asked.append((x, level))
+    def denoise(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        calls.append((x, level))
         return GAUSSIAN(x, level)
 
-    sampler.step(ask, X, t, CLEAN, sampler.init(levels), torch.ones_like)
-    return asked[0]
+    sampler.step(denoise, X, t, CLEAN, sampler.init(levels), torch.ones_like)
+    return calls[0]
 
 
 @pytest.mark.parametrize("t", [Level(1.0, 2.0), Linear().level(500.0), Level(0.4, 0.6)], ids=str)

@@ -30,9 +30,9 @@ def test_reflow(tmp_path: Path) -> None:
     first.write_text(recipe("first", "{name: gaussian, mean: [1.0, 0.0], count: 64, held_out: 16}", "independent"))
     run = diffkit.run(diffkit.load_recipe(first), out=tmp_path / "first")
     file = tmp_path / "made" / "pairs.safetensors"
-    told = CliRunner().invoke(reflow, [str(tmp_path / "first"), str(file), "--count", "40", "--steps", "3"])
-    assert told.exit_code == 0, told.output
-    assert "40 pairs" in told.output
+    result = CliRunner().invoke(reflow, [str(tmp_path / "first"), str(file), "--count", "40", "--steps", "3"])
+    assert result.exit_code == 0, result.output
+    assert "40 pairs" in result.output
     x, _ = Pairs(str(file))._pairs
     assert x.shape == (40, 2)
     torch.testing.assert_close(x[:4], run.sample(4, steps=3), rtol=1e-4, atol=1e-4)

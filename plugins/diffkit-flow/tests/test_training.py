@@ -35,11 +35,11 @@ class Silent(Network):
     def __init__(self) -> None:
         super().__init__()
         self.gain = torch.nn.Parameter(torch.zeros(()))
-        self.heard: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         self.labels: list[Tensor | None] = []
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        self.heard.append(x)
+        self.inputs.append(x)
         self.labels.append(label)
         return self.gain * x
 
@@ -78,7 +78,7 @@ def test_the_loss_of_a_silent_network_is_the_velocity() -> None:
     eps = draws.normal("noise", X0)
     torch.testing.assert_close(loss.each, (eps - X0).square().mean(1))
     t = loss.t[:, None].float()
-    torch.testing.assert_close(network.heard[0], (1 - t) * X0 + t * eps)
+    torch.testing.assert_close(network.inputs[0], (1 - t) * X0 + t * eps)
 
 
 def test_the_optimal_coupling_is_the_cheapest_of_all() -> None:
@@ -124,14 +124,14 @@ def test_pairs_without_noise_are_refused() -> None:
 
 
 def test_update_reaches_the_times() -> None:
-    told: list[Tensor] = []
+    received: list[Tensor] = []
 
     class Learning(LogitNormal):
         def update(self, t: Tensor, each: Tensor) -> None:
-            told.append(each)
+            received.append(each)
 
     FlowMatching(times=Learning()).update(torch.zeros(3), torch.ones(3))
-    assert len(told) == 1
+    assert len(received) == 1
 
 
 def test_reflow_of_a_gaussian_is_monotone_and_then_one_step_is_exact() -> None:

@@ -97,7 +97,7 @@ def test_draws_follow_the_density_and_the_correction_is_its_inverse() -> None:
 
 
 @pytest.mark.parametrize("schedule", [TRIG, EXPLODING, Linear(steps=7)], ids=["trig", "edm", "seven"])
-def test_any_schedule_may_be_asked(schedule: Discrete) -> None:
+def test_any_schedule_may_be_used(schedule: Discrete) -> None:
     """Continuous times in parts, and steps that no part begins with."""
     times, u = learned(20), (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     t = times.draw(u, schedule)

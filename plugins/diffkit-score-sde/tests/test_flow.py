@@ -99,7 +99,7 @@ def test_the_flow_is_the_quantile_map_on_every_curve(name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "calls"), [("RK23", 60), ("RK45", 40), ("DOP853", 60)])
-def test_methods_are_different_and_cost_what_they_ask(method: str, calls: int) -> None:
+def test_methods_differ_in_evaluations(method: str, calls: int) -> None:
     count = 0
 
     def counted(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -115,17 +115,17 @@ def test_methods_are_different_and_cost_what_they_ask(method: str, calls: int) -
 
 
 def test_the_last_step_stops_where_networks_do_and_takes_tweedie() -> None:
-    asked: list[float] = []
+    visited: list[float] = []
 
     def watched(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         ratio = torch.as_tensor(level.sigma) / torch.as_tensor(level.alpha)
-        asked.append(float(ratio.min()))
+        visited.append(float(ratio.min()))
         return LINE(x, level)
 
     x = torch.tensor([[-1.0], [0.5]], dtype=F64)
     levels = Trailing().levels(VP(), 1)
     found = sample(watched, ProbabilityFlow(stop=0.02), levels, x)
-    assert min(asked) == pytest.approx(0.02)
+    assert min(visited) == pytest.approx(0.02)
     torch.testing.assert_close(found, LINE.flow(x, levels[0], Level(1.0, 1e-9)), rtol=0, atol=2e-3)
     near = sample(watched, ProbabilityFlow(stop=0.5), levels, x)
     assert float((near - found).abs().max()) > 1e-3
@@ -136,14 +136,14 @@ def test_the_last_step_stops_where_networks_do_and_takes_tweedie() -> None:
 
 def test_conditions_of_the_whole_batch_reach_every_evaluation() -> None:
     """Labels are bound for the batch, so the field evaluates all rows even when some are done."""
-    heard: list[int] = []
+    sizes: list[int] = []
 
     def conditional(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        heard.append(len(x))
+        sizes.append(len(x))
         return GaussianOracle(0.0, 1.0)(x, level)
 
     sample(conditional, ProbabilityFlow(), [VP().level(0.9), VP().level(0.1)], torch.randn(7, 2))
-    assert set(heard) == {7}
+    assert set(sizes) == {7}
 
 
 @pytest.mark.parametrize("name", CURVES)

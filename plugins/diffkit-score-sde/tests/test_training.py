@@ -21,7 +21,7 @@ T = torch.tensor([0.01, 0.2, 0.7, 0.99], dtype=F64)
 
 
 @pytest.mark.parametrize("curve", [VP(), SubVP(), VE()], ids=["vp", "sub-vp", "ve"])
-def test_the_best_network_says_the_score(curve: Schedule) -> None:
+def test_the_best_network_returns_the_score(curve: Schedule) -> None:
     """Equation 7; identities D1, D2."""
     oracle, level = GaussianOracle(torch.tensor([0.3, -1.0], dtype=F64), 0.4), curve.level(0.4)
     x = torch.randn(5, 2, dtype=F64)

@@ -138,10 +138,10 @@ def test_any_guidance_can_be_rescaled() -> None:
         """Evaluates at another level only."""
 
         def __call__(self, denoise: Denoiser) -> Denoiser:
-            def asked(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+            def elsewhere(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
                 return denoise(x, Level(level.alpha, level.sigma), **cond).with_x0(4.0 * labelled(x, level).x0)
 
-            return asked
+            return elsewhere
 
     found = Rescale(Elsewhere(), 1.0)(labelled)(X, AT, label=LABEL)
     torch.testing.assert_close(found.x0.std(1), labelled(X, AT, label=LABEL).x0.std(1))

@@ -18,8 +18,8 @@ def diffkit_components() -> Iterator[Entry]:
     yield Entry("times", "lognormal", f"{here}.times:LogNormal", "Draw normal log(sigma / alpha) in training", karras)
     yield Entry("weighting", "edm", f"{here}.weighting:EDM", "Weight the loss of F by 1 at all levels", karras)
     yield Entry("grid", "karras", f"{here}.grid:Karras", "Take equal steps of sigma^(1/7)", karras)
-    yield Entry("sampler", "euler", f"{here}.sampler:Euler", "Sample by Euler steps in a chart, with churn", karras)
-    yield Entry("sampler", "heun", f"{here}.sampler:Heun", "Sample by Heun steps in a chart, with churn", karras)
+    yield Entry("sampler", "euler", f"{here}.sampler:Euler", "Sample by Euler steps, with optional churn", karras)
+    yield Entry("sampler", "heun", f"{here}.sampler:Heun", "Sample by Heun steps, with optional churn", karras)
     yield Entry("augmentation", "edm", f"{here}.augmentation:EDM", "Warp images; pass the warps to the network", karras)
 
 

@@ -18,11 +18,7 @@ DIFFKIT_API = 1
 def diffkit_components() -> Iterator[Entry]:
     here, liu, esser, salimans = "diffkit_flow", "liu2023flow", "esser2024scaling", "salimans2022progressive"
     yield Entry(
-        "schedule",
-        "rectified",
-        f"{here}.schedule:Rectified",
-        "Go straight from data to noise: alpha = 1 - t, sigma = t",
-        liu,
+        "schedule", "rectified", f"{here}.schedule:Rectified", "Interpolate linearly: alpha = 1 - t, sigma = t", liu
     )
     yield Entry("parameterization", "flow", f"{here}.parameterization:Flow", "Predict the velocity eps - x0", liu)
     yield Entry("parameterization", "v", f"{here}.parameterization:V", "Predict v = alpha eps - sigma x0", salimans)
@@ -41,7 +37,7 @@ def diffkit_components() -> Iterator[Entry]:
         "Regress velocities, with a choice of coupling",
         "lipman2023flow",
     )
-    yield Entry("sampler", "straight", f"{here}.sampler:Straight", "Sample with Euler steps along the velocity", liu)
+    yield Entry("sampler", "straight", f"{here}.sampler:Straight", "Sample by Euler steps along the velocity", liu)
     yield Entry("data", "pairs", f"{here}.pairs:Pairs", "Load pairs of noise and sample, for reflow", liu)
 
 

@@ -13,16 +13,24 @@ DIFFKIT_API = 1
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     yield Entry(
-        "weighting", "p2", "diffkit_p2.weighting:P2", "Weight x0 by snr / (k + snr)^gamma", "choi2022perception"
+        "weighting",
+        "p2",
+        "diffkit_p2.weighting:P2",
+        "Weight the x0 error by snr / (k + snr)^gamma",
+        "choi2022perception",
     )
     yield Entry(
-        "weighting", "min-snr", "diffkit_p2.weighting:MinSNR", "Weight x0 by min(snr, gamma)", "hang2023efficient"
+        "weighting",
+        "min-snr",
+        "diffkit_p2.weighting:MinSNR",
+        "Weight the x0 error by min(snr, gamma)",
+        "hang2023efficient",
     )
     yield Entry(
         "weighting",
         "soft-min-snr",
         "diffkit_p2.weighting:SoftMinSNR",
-        "Weight x0 by snr gamma / (snr + gamma)",
+        "Weight the x0 error by snr gamma / (snr + gamma)",
         "crowson2024scalable",
     )
 

@@ -25,23 +25,29 @@ def diffkit_components() -> Iterator[Entry]:
         "song2021maximum",
     )
     yield Entry(
-        "sampler", "euler-maruyama", f"{here}.sampler:EulerMaruyama", "Step the reverse SDE by Euler-Maruyama", song
+        "sampler", "euler-maruyama", f"{here}.sampler:EulerMaruyama", "Sample the reverse SDE by Euler-Maruyama", song
     )
     yield Entry(
         "sampler",
         "reverse-diffusion",
         f"{here}.sampler:ReverseDiffusion",
-        "Invert the forward step to first order",
+        "Sample the reverse SDE by inverted forward steps",
         song,
     )
     yield Entry(
         "sampler",
         "predictor-corrector",
         f"{here}.corrector:PredictorCorrector",
-        "Correct each step by Langevin steps",
+        "Correct each sampling step by Langevin steps",
         song,
     )
-    yield Entry("sampler", "probability-flow", f"{here}.flow:ProbabilityFlow", "Solve the ODE to a tolerance", song)
+    yield Entry(
+        "sampler",
+        "probability-flow",
+        f"{here}.flow:ProbabilityFlow",
+        "Solve the probability-flow ODE to a tolerance",
+        song,
+    )
 
 
 @hookimpl
