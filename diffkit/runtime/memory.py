@@ -46,6 +46,9 @@ def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str 
         what: the activity inside the context, for the message. Default: "training".
         fix: the advice in the message.
 
+    Returns:
+        A context manager.
+
     Raises:
         ResourceError: memory ran out (DK401) or a worker was killed (DK402). Other errors pass unchanged.
     """

@@ -149,12 +149,15 @@ def format_numbers(record: Record) -> str:
 
 
 def console_progress(task: str, show: bool = True, stream: TextIO | None = None) -> Progress:
-    """Return a progress display for the command line.
+    """Create a progress display for the command line.
 
     Args:
         task: the name of the task, such as "training".
         show: False returns a `Progress` that shows nothing. Default: True.
-        stream: where to show it: a bar if it is a terminal, else lines. Default: standard error.
+        stream: where to show it. Default: standard error.
+
+    Returns:
+        A bar if the stream is a terminal, else lines.
     """
     if not show:
         return Progress()

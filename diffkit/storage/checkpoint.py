@@ -263,6 +263,9 @@ def read_checkpoint(
         expected: the groups to read, as `CheckpointStore.load` takes them; the others are verified only.
         device: the device of the tensors. Default: "cpu".
 
+    Returns:
+        The checkpoint, with the tensors of the groups in `expected`.
+
     Raises:
         CheckpointError: names the first damaged file.
     """

@@ -252,7 +252,7 @@ def inspect(directory: Path, *, contents: bool = False) -> list[CheckpointInfo]:
 def removable_steps(
     steps: Iterable[int], undamaged: Callable[[int], bool], keep: int, protected: Collection[int] = ()
 ) -> list[int]:
-    """Return the steps whose checkpoints may be removed, newest first.
+    """Choose the checkpoints that may be removed.
 
     A damaged checkpoint does not count as kept, so it never displaces an undamaged one.
 
@@ -262,6 +262,9 @@ def removable_steps(
             only until enough are found.
         keep: the number of undamaged checkpoints to keep, at least `MIN_KEPT`.
         protected: steps that are never removed. Default: none.
+
+    Returns:
+        The steps that may be removed, newest first.
 
     Raises:
         ValueError: `keep` is less than `MIN_KEPT`.

@@ -312,12 +312,15 @@ def _link(path: Path) -> UsageError:
 
 
 def difference(old: object, new: object, path: str = "") -> list[str]:
-    """List the differences of two plain values, one line for each, such as `train.steps: 100 -> 200`.
+    """List the differences of two plain values.
 
     Args:
         old: the value before: mappings, lists, strings, numbers, booleans and None.
         new: the value after.
         path: the dotted path of both values. Default: the root.
+
+    Returns:
+        One line for each difference, such as `train.steps: 100 -> 200`.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         lines = []
