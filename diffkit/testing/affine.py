@@ -64,7 +64,7 @@ def first_order(oracle: GaussianOracle, t: Level, s: Level, rho: float = 0.0, st
         oracle: Gaussian data N(m, S) with their exact denoiser.
         t: the level of x, with noise.
         s: the level after the step.
-        rho: the standard deviation of the noise that eps* makes room for.
+        rho: the standard deviation that is removed from eps*.
         std: the standard deviation of the noise that is added; `rho` by default.
 
     Returns:

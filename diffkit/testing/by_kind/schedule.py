@@ -220,9 +220,9 @@ def sde_coefficients(case: Case, result: LawResult) -> None:
     schedule: Schedule = case.component
     times = [t for t in inner(case) if not schedule.level(t).is_noise]
     f, g2 = sde(schedule, torch.tensor(times, dtype=torch.float64))
-    room = 1e-5 * (1.0 if schedule.steps is not None else schedule.t_noise - schedule.t_clean)
+    largest = 1e-5 * (1.0 if schedule.steps is not None else schedule.t_noise - schedule.t_clean)
     for t, drift, square in zip(times, f.tolist(), g2.tolist(), strict=True):
-        d = min(room, 1e-3 * (t - schedule.t_clean), 1e-3 * (schedule.t_noise - t))
+        d = min(largest, 1e-3 * (t - schedule.t_clean), 1e-3 * (schedule.t_noise - t))
         a, b, c = schedule.level(t - d), schedule.level(t), schedule.level(t + d)
         slope = (math.log(float(c.alpha)) - math.log(float(a.alpha))) / (2 * d)
         fall = (float(c.half_logsnr) - float(a.half_logsnr)) / (2 * d)
