@@ -19,7 +19,7 @@ from .sampling import SampleBatch
 COUNTS = ("samples", "reference", "held_out")
 """Values of a metric by these names are numbers of examples that it used; the record holds them beside the values."""
 MIN_RESAMPLES, MIN_HALF = 8, 4
-MIN_BUDGET, SAMPLING_SHARE = 3.0, 0.1
+MIN_BUDGET, SAMPLING_SHARE = 5.0, 0.1
 """Seconds that the intervals of one metric may take: the larger of a constant and a share of the time of sampling."""
 MAX_EXAMPLES = 50_000
 _CHUNK = 1024

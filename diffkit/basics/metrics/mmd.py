@@ -35,6 +35,7 @@ class MMD(Metric):
     kernel: Literal["gaussian", "energy"] = "gaussian"
     bandwidths: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     limit: Annotated[int, Field(ge=2)] = 5000
+    resamples = 16
     definition = (
         "unbiased squared maximum mean discrepancy between samples and training examples (Gaussian kernels around "
         "the median distance of the training examples, or the energy kernel), in pixels scaled to 0..1; 0 is best"
