@@ -82,9 +82,10 @@ def child(fault: object, out: int) -> None:
 
 
 def main() -> None:
-    faults = [one for one in load_faults().FAULTS if (ROOT / one.file).is_file()]
+    faults = list(load_faults().FAULTS)
     if len(sys.argv) > 1:
         faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in sys.argv[1:])]
+    sys.path[:0] = [str(ROOT), *map(str, ROOT.glob("plugins/*/src"))]  # the edited files, wherever diffkit is installed
     for library in LIBRARIES:
         importlib.import_module(library)
     entry_points(group="diffkit")  # what was read of installed packages is kept for the children

@@ -144,8 +144,15 @@ def counted(case: Case, result: LawResult) -> None:
         parts.append(objective(model, x0[start : start + 2], noise.rows(start), ema=model))
     result.compare(torch.cat([part.each for part in parts]), whole.each, "each, in three parts")
     result.compare(torch.cat([part.t for part in parts]), whole.t, "times, in three parts")
-    first, second = (RandomStreams(1, 3, 6).normal(name, x0) for name in ("noise", "other"))
-    result.holds(not bool((first == second).any()), "streams of two names share numbers", "each its own")
+    wide = torch.zeros(128, 2)
+    draws = {
+        "two streams": [RandomStreams(1, 3, 128).normal(name, wide) for name in ("noise", "other")],
+        "two steps": [RandomStreams(1, step, 128).normal("noise", wide) for step in (3, 4)],
+        "two seeds": [RandomStreams(seed, 3, 128).normal("noise", wide) for seed in (1, 2)],
+        "two blocks of rows": list(RandomStreams(1, 3, 128).normal("noise", wide).chunk(2)),
+    }
+    for title, (first, second) in draws.items():
+        result.holds(not bool((first == second).any()), f"{title} share numbers", "different numbers")
     other = objective(model, x0, RandomStreams(1, 4, 6), ema=model)
     result.holds(not torch.equal(other.each, whole.each), "the next step has the same losses", "other draws")
 
