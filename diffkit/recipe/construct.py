@@ -144,13 +144,13 @@ class Trial:
 
     def build(self, component: Resolved) -> Any:
         """Build one component and what is nested in it. Raises `_Reported` after a fault, which has its place."""
-        name = component.entries["name"].mark
+        injected = {p.target for p in component.parameters if p.role == "injected"}
+        incomplete = bool((injected - self.scope.keys()) & self._failed)
         try:
             arguments = arguments_of(component, self.scope, self.build)
         except PluginError as error:
-            lacking = {p.target for p in component.parameters if p.role == "injected"} - self.scope.keys()
-            if not lacking & self._failed:
-                self._report(error, name)
+            if not incomplete:
+                self._report(error, component.entries["name"].mark)
             raise _Reported from error
         try:
             made = component.cls(**arguments)
@@ -169,7 +169,8 @@ class Trial:
             self._report(cannot_build(component.spec, error), locate(str(error), component.entries))
             raise _Reported from error
         if (
-            isinstance(made, nn.Module)
+            incomplete
+            or isinstance(made, nn.Module)
             or component.spec.kind in OWN_STATE
             or any(id(value) in self._fresh for value in _flat(arguments.values()))
         ):

@@ -196,6 +196,7 @@ class Halves(Late):
 
 @dataclass(frozen=True)
 class NullGuided(Guidance):
+    shape: Shape | None = None
     needs_null = True
 
     def __call__(self, denoise: Any) -> Any:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from diffkit import assemble, build, entries, load_recipe
+from diffkit.data import DataSpec
 from diffkit.errors import DataError, DiffkitError, PluginError, RecipeError
 from diffkit.host import registry
 from diffkit.host.entry import KINDS
@@ -129,6 +130,15 @@ def test_sampling_may_start_before_the_end(base: str) -> None:
 def test_absent_data_fails_at_assembly(base: str) -> None:
     with pytest.raises(DataError):
         assemble(load_recipe(base, ["data=absent"]))
+
+
+def test_data_that_appears_after_the_validation(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was built without the shape is built again with it."""
+    recipe = load_recipe(base, ["data=absent", "sample.guidance=[null-guided]"])
+    absent = registry().find("data", "absent").load()
+    monkeypatch.setattr(absent, "spec", DataSpec(2))
+    made = assemble(recipe)
+    assert made.guidance[0].shape == made.shape == Shape(2, 2)  # type: ignore[attr-defined]
 
 
 def test_build_validates_as_a_recipe_does() -> None:
