@@ -78,7 +78,7 @@ def _levels() -> Iterator[Entry]:
         "times",
         "stratified",
         f"{HERE}.times:Stratified",
-        "Draw one time per stratum of the batch, from any distribution",
+        "Draw one time per stratum of the batch, of any distribution",
         "kingma2021variational",
     )
 

@@ -232,7 +232,7 @@ KEYS = {
     "workers": "num_workers",
 }
 """Keys, each with what other tools call it."""
-SYNONYMS = {word: (key,) for key, words in KEYS.items() for word in words.split()}
+SYNONYMS: dict[str, tuple[str, ...]] = {word: (key,) for key, words in KEYS.items() for word in words.split()}
 SYNONYMS |= {"metric": ("evaluate", "metrics"), "scheduler": ("schedule", "sampler")}
 
 VALUES = {
