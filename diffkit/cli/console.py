@@ -58,7 +58,13 @@ def say_json(value: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None = None) -> None:
-    """Print aligned columns as wide as the terminal, 160 characters if there is none."""
+    """Print aligned columns, as wide as the terminal or 160 characters.
+
+    Args:
+        rows: Cells of each row.
+        head: Names of the columns.
+        title: A line above; default none.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -21,7 +21,7 @@ from ..storage.lock import close_inherited_locks
 from .console import ReaderLeftError, say_error
 
 COMMANDS = {
-    "run": ("running:run", "Train, sample, evaluate and report, as a recipe says."),
+    "run": ("running:run", "Run a recipe: train, sample, evaluate and report."),
     "sample": ("running:sample", "Draw samples from a run."),
     "evaluate": ("running:evaluate", "Measure samples of a run."),
     "report": ("running:report", "Write report.html of a run."),

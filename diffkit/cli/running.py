@@ -47,7 +47,7 @@ def run(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Train, sample, evaluate and report as RECIPE says (a file or a built-in name).
+    """Run RECIPE, a file or a built-in name: train, sample, evaluate and report.
 
     The same command continues a run that was stopped.
     """

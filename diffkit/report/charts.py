@@ -41,7 +41,7 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class LineChart:
-    """Series over common axes. `label` says in words what the picture shows; `marks` are (x, text) vertical lines;
+    """Series over common axes. `label` describes the picture in words; `marks` are (x, text) vertical lines;
     `rug` are places on the x axis that get a small stroke."""
 
     label: str
@@ -54,13 +54,22 @@ class LineChart:
 
 
 def spans_decades(values: Numbers, decades: float = 1.3) -> bool:
-    """True where all finite values are positive and the largest is 10^decades times the smallest, or more."""
+    """Whether all finite values are positive and the largest is at least 10^decades times the smallest."""
     finite = _finite(np.asarray(values, dtype=np.float64))
     return bool(finite.size) and bool(finite.min() > 0) and bool(finite.max() / finite.min() >= 10**decades)
 
 
 def thin(x: NDArray[np.float64], y: NDArray[np.float64], limit: int = LIMIT) -> tuple[NDArray[np.float64], ...]:
-    """At most `limit` points of a line: of each of limit / 2 stretches the lowest and the highest, so spikes stay."""
+    """Thin a line: keep the lowest and the highest point of each of limit / 2 parts, so that spikes stay.
+
+    Args:
+        x: (N,).
+        y: (N,).
+        limit: Largest number of points; default 360.
+
+    Returns:
+        x and y of the points that are kept.
+    """
     if len(x) <= limit:
         return x, y
     keep: set[int] = {0, len(x) - 1}
@@ -71,9 +80,9 @@ def thin(x: NDArray[np.float64], y: NDArray[np.float64], limit: int = LIMIT) -> 
 
 
 def smooth(y: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """Mean over up to `half` points to either side; near the start as many after as before, so that it starts true.
+    """Mean over up to `half` points on each side; near the start as many after as before, so that the first stays.
 
-    Points that are not finite are passed over and stay nan.
+    Points that are not finite are left out of the means and stay nan.
     """
     known = np.isfinite(y)
     total = np.concatenate([[0.0], np.cumsum(np.where(known, y, 0.0))])
@@ -86,7 +95,7 @@ def smooth(y: NDArray[np.float64], half: int) -> NDArray[np.float64]:
 
 
 def line_chart(chart: LineChart) -> Html:
-    """The chart as a `div.plot` with legend and SVG; empty where no series has a point to draw."""
+    """The chart as a `div.plot` with legend and SVG; empty if no series has a point to draw."""
     drawn = [line for series in chart.series if np.isfinite((line := _clean(series, chart)).y).any()]
     if not drawn:
         return Html("")
@@ -189,12 +198,12 @@ def _legend(drawn: Sequence[_Line]) -> Html:
 
 
 def _summary(drawn: Sequence[_Line]) -> str:
-    """What a reader who cannot see the lines should know: each line's first, last and least value."""
+    """The first, last and smallest value of each line, for readers who cannot see the picture."""
     sentences = []
     for series, _, y in drawn:
         if series.listed:
             seen = y[np.isfinite(y)]
-            sentences.append(f"{series.name}: {figure(seen[0])} to {figure(seen[-1])}, least {figure(seen.min())}.")
+            sentences.append(f"{series.name}: {figure(seen[0])} to {figure(seen[-1])}, minimum {figure(seen.min())}.")
     return " ".join(sentences)
 
 

@@ -1,4 +1,4 @@
-"""From inputs to the page: which parts there are, in which order. A part without material is left out."""
+"""The parts of the report and their order. A part without material is left out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, r
 
 
 def build_report(inputs: ReportInputs) -> str:
-    """The report as the text of one HTML file (write it as UTF-8). Depends on nothing but `inputs`."""
+    """The report as the text of one HTML file (write it as UTF-8). It depends only on `inputs`."""
     sections = [section for part in PARTS if (section := part.section(inputs)) is not None]
-    footer = "One file, complete in itself: it asks nothing of the network and can be mailed or archived as it is."
+    footer = "This file is complete: it loads nothing from the network."
     made = f"Made by diffkit, {moment(inputs.created)}. " if inputs.created else "Made by diffkit. "
     return render_page(inputs.title, summary.header(inputs), sections, made + footer)

@@ -80,7 +80,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Citation:
-    """A work that the run rests on: BibTeX key, readable reference, and what in the run comes from it."""
+    """A work to cite: BibTeX key, readable reference, and the components that come from it."""
 
     key: str
     text: str
@@ -97,7 +97,7 @@ class ReportInputs:
         sampling: How `samples` were drawn, in words.
         hardware: A phrase such as "2 CPU threads".
         parameters: Number of parameters of the network.
-        total_steps: Training steps that the recipe asks for.
+        total_steps: Training steps of the recipe.
         created: When the report was made, ISO 8601.
         recipe_yaml: The recipe, shown with a copy button.
         effective: Every value of the recipe with its origin.

@@ -32,7 +32,16 @@ def join(parts: Iterable[Child], between: str = "") -> Html:
 
 
 def tag(name: str, *children: Child, **attributes: Child | bool) -> Html:
-    """One element. `class_` gives class, `data_x` data-x; an attribute None or False is left out, True is bare."""
+    """Make one element.
+
+    Args:
+        name: Name of the element.
+        children: Content, escaped unless it is `Html`.
+        attributes: `class_` becomes class, `data_x` data-x. None and False are left out, True has no value.
+
+    Returns:
+        The markup.
+    """
     written = "".join(
         f" {_attribute(key)}" if value is True else f' {_attribute(key)}="{html.escape(str(value).translate(_BAD))}"'
         for key, value in attributes.items()

@@ -1,7 +1,7 @@
 """The page: sections in one HTML file that carries its style and script and may load nothing else.
 
 The content security policy allows exactly the inline style and script written here, by their hashes, and pictures
-from data: addresses; markup that slipped in from a recipe could neither run nor call home.
+from data: addresses; so markup from a recipe can neither run nor load anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,17 @@ def asset(name: str) -> str:
 
 
 def render_page(title: str, header: Html, sections: Sequence[Section], footer: str = "") -> str:
-    """The whole file, as text."""
+    """Render the whole file.
+
+    Args:
+        title: Title of the page.
+        header: The head of the page.
+        sections: Its parts, in order.
+        footer: A line at the end; default none.
+
+    Returns:
+        The text of the file.
+    """
     style, script = asset("report.css"), asset("report.js")
     policy = (
         f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; img-src data:; "
@@ -72,7 +82,16 @@ def render_page(title: str, header: Html, sections: Sequence[Section], footer: s
 
 
 def card(*children: Html, title: str = "", caption: str | Html = "") -> Html:
-    """A picture or chart with its heading and the caption that explains it."""
+    """A picture or chart with heading and caption.
+
+    Args:
+        children: Pictures or charts.
+        title: Heading; default none.
+        caption: Text below; default none.
+
+    Returns:
+        The markup of a figure.
+    """
     return tag(
         "figure",
         tag("h3", title) if title else None,
@@ -83,7 +102,7 @@ def card(*children: Html, title: str = "", caption: str | Html = "") -> Html:
 
 
 def cards(*figures: Html) -> Html:
-    """Figures side by side where the screen is wide enough, else one under the other."""
+    """Figures side by side if the screen is wide enough, else one under the other."""
     return tag("div", join(figures), class_="cards")
 
 

@@ -44,12 +44,30 @@ def as_images(x: Any) -> Pixels:
 
 
 def magnification(height: int, width: int, tile: int = TILE) -> int:
-    """The least whole factor by which max(height, width) reaches `tile` pixels."""
+    """The smallest integer factor by which an image spans `tile` pixels.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        tile: Pixels that the larger side spans at least; default 56.
+
+    Returns:
+        The factor, at least 1.
+    """
     return max(1, math.ceil(tile / max(height, width, 1)))
 
 
 def affordable(images: Pixels, tile: int = TILE, budget: int = BUDGET) -> int:
-    """How many of `images`, enlarged to `tile`, a picture of `budget` pixels holds; at least one."""
+    """The number of images that fit into one picture.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        tile: Pixels that an image spans at least; default 56.
+        budget: Largest number of pixels of the picture.
+
+    Returns:
+        A number from 1 to N.
+    """
     _, height, width, _ = images.shape
     cost = height * width * magnification(height, width, tile) ** 2
     return int(max(1, min(len(images), budget // max(1, cost))))
@@ -58,10 +76,20 @@ def affordable(images: Pixels, tile: int = TILE, budget: int = BUDGET) -> int:
 def image_grid(
     images: Any, columns: int | None = None, *, tile: int = TILE, gap: int = 4, background: int | None = None
 ) -> Pixels:
-    """Images in rows of `columns` (about square by default) with `gap` pixels between: uint8 (H, W, 1 | 2 | 3 | 4).
+    """Draw images in rows, with gaps between them.
 
-    Gaps and empty cells take the grey value `background`; None makes them transparent, which adds an alpha channel.
-    Raises ValueError where there is no image.
+    Args:
+        images: As `as_images` takes them.
+        columns: Images in a row; default about square.
+        tile: Pixels that an image spans at least; small ones are enlarged.
+        gap: Pixels between images.
+        background: Grey value of gaps and empty cells; None makes them transparent.
+
+    Returns:
+        uint8 (H, W, C); C = 1 or 3, and one more for a transparent background.
+
+    Raises:
+        ValueError: There is no image.
     """
     array = as_images(images)
     if array.size == 0:
@@ -83,7 +111,20 @@ def image_grid(
 
 
 def strip(images: Any, *, tile: int = TILE, gap: int = 4, background: int | None = None) -> Pixels:
-    """Contact strip of images (K, B, H, W, C): one row for each of the B examples, one column for each of K moments."""
+    """Draw a strip: one row for each of B examples, one column for each of K moments.
+
+    Args:
+        images: uint8 (K, B, H, W, C).
+        tile: As `image_grid`.
+        gap: As `image_grid`.
+        background: As `image_grid`.
+
+    Returns:
+        uint8 (H, W, C).
+
+    Raises:
+        ValueError: `images` has another number of axes.
+    """
     array = np.asarray(images)
     if array.ndim != 5:
         raise ValueError(f"expected images (K, B, H, W, C), got shape {array.shape}")

@@ -44,7 +44,18 @@ def outside(points: NDArray[Any], extent: Extent) -> int:
 def scatter(
     points: NDArray[Any], extent: Extent, label: str, density: Density | None = None, *, ticks: bool = True
 ) -> Html:
-    """Points (N, 2 or more; the first two coordinates count) over the density; `label` is the text alternative."""
+    """Draw points over a density.
+
+    Args:
+        points: (N, D), D >= 2; the first two coordinates are drawn.
+        extent: (x_min, x_max, y_min, y_max) of the picture.
+        label: Text alternative.
+        density: Drawn behind the points; default none.
+        ticks: Draw tick labels; default True.
+
+    Returns:
+        The SVG.
+    """
     edge = EDGE if ticks else 0
     x_axis = axis(extent[0], extent[1], edge, SIDE)
     y_axis = axis(extent[2], extent[3], SIDE - edge, 0)

@@ -1,4 +1,4 @@
-"""Axes: where the ticks go, what they say, and how a value maps to a place."""
+"""Axes: positions and labels of ticks, and pixels of values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Axis:
-    """Values `low` to `high` (low < high; both > 0 where `log`) along pixels `start` to `end`, ticks inside."""
+    """Values `low` to `high` (low < high; both > 0 if `log`) along pixels `start` to `end`, ticks inside."""
 
     low: float
     high: float
@@ -36,7 +36,19 @@ class Axis:
 
 
 def axis(low: float, high: float, start: float, end: float, *, log: bool = False, widen: bool = False) -> Axis:
-    """An axis over [low, high]; `widen` moves its ends out to the nearest ticks."""
+    """Return an axis with two to nine ticks.
+
+    Args:
+        low: Smallest value.
+        high: Largest value.
+        start: Pixel of `low`.
+        end: Pixel of `high`.
+        log: Logarithmic; default False.
+        widen: Move the ends out to the nearest ticks; default False.
+
+    Returns:
+        The axis.
+    """
     if log:
         return _log_axis(low, high, start, end)
     if not high - low > 1e-9 * max(abs(low), abs(high)):
@@ -71,7 +83,7 @@ def _log_axis(low: float, high: float, start: float, end: float) -> Axis:
 
 
 def tick_label(value: float, step: float = math.inf) -> str:
-    """Short text of a tick: "0.05", "2k", "1e-5"; `step` to the next tick says how many decimals it takes."""
+    """Short text of a tick, such as "0.05", "2k" or "1e-5"; the distance `step` of ticks defines the decimals."""
     size = abs(value)
     if size < 1e-12 or (math.isfinite(step) and size < step * 1e-6):
         return "0"
@@ -85,7 +97,7 @@ def tick_label(value: float, step: float = math.inf) -> str:
 
 
 def power_label(value: float) -> str:
-    """0.00025 -> "2.5e−4"; what rounding left of zero is "0"."""
+    """0.00025 -> "2.5e−4"; a rounded zero is "0"."""
     if abs(value) < 1e-300:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -93,5 +105,5 @@ def power_label(value: float) -> str:
 
 
 def _odd(step: float) -> bool:
-    """True where the step is 2.5 times a power of ten and so needs one decimal more."""
+    """Whether the step is 2.5 times a power of ten, which needs one more decimal."""
     return abs(step / 10.0 ** math.floor(math.log10(step) + 1e-9) - 2.5) < 1e-6

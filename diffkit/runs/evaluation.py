@@ -165,7 +165,16 @@ def _finite(values: Values) -> dict[str, float | None]:
 
 
 def examples(data: Data, part: Part, limit: int = MAX_EXAMPLES) -> tuple[Tensor, Tensor | None]:
-    """Up to `limit` examples of `part`, evenly spread over it: x (N, C, *S) float32 on the CPU, labels (N,) or None."""
+    """Read examples, evenly spread over a part of the data.
+
+    Args:
+        data: The data set.
+        part: "train" or "held-out".
+        limit: Largest number of examples; default 50,000.
+
+    Returns:
+        x (N, C, *S) float32 on the CPU in the model's range, and labels (N,) or None.
+    """
     split = data.split(part)
     count = min(limit, len(split))
     indices = torch.arange(count) * len(split) // max(1, count)

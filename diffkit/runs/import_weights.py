@@ -29,6 +29,9 @@ def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tens
         weights: The state dict of the network of `recipe`.
         source: Where the weights come from, for events.jsonl and the manifest.
 
+    Returns:
+        The run.
+
     Raises:
         UsageError: The recipe trains, or `out` is a run.
         CheckpointError: A weight is missing, unknown, or of another shape.

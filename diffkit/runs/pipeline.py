@@ -1,4 +1,4 @@
-"""Run a recipe: train, sample, evaluate and report, each stage once. The same call continues where it stopped."""
+"""Run a recipe: train, sample, evaluate and report, each stage once. The same call continues a stopped run."""
 
 from __future__ import annotations
 
@@ -104,6 +104,9 @@ def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Res
         device: The device of the run, which is recorded in environment.json.
         resume: "auto", "never" or "must", as `run` takes it.
 
+    Returns:
+        The locked directory.
+
     Raises:
         DiffkitError: As `begin` raises.
     """
@@ -169,7 +172,7 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
 def _sampling_needs(assembly: Assembly) -> str:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in assembly.network.parameters())
     batch = max(assembly.recipe.sample.batch_size, assembly.recipe.evaluate.batch_size or 0)
-    return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time, and what metrics compare"
+    return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time and examples"
 
 
 def _print_warning(name: str, fields: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The content of results.json: what metrics measured, how certain it is, and the verdict that it allows.
+"""The content of results.json: values of metrics, their uncertainty, and the verdict that they allow.
 
 Torch is not imported here, so that listing commands stay fast.
 """
@@ -56,7 +56,7 @@ class MetricResult(BaseModel):
     Attributes:
         headline: Name of the first value.
         values: Values of the samples, by name.
-        held_out: The same values with real held-out examples in place of the samples: what a perfect model scores.
+        held_out: The same values with real held-out examples in place of the samples: the score of a perfect model.
         intervals: 95 % intervals of `values`; a name is missing if no interval is available.
         held_out_intervals: 95 % intervals of `held_out`.
         ratio: How many times worse the headline is than that of as many held-out examples; 1 is equal.
@@ -124,7 +124,16 @@ class MetricResult(BaseModel):
 
 
 def ratio_of(value: float, held_out: float, lower_is_better: bool | None) -> float | None:
-    """How many times worse a value is than that of real data; None if either is not positive."""
+    """How many times worse a value is than that of real data.
+
+    Args:
+        value: Value of the samples.
+        held_out: Value of real held-out data.
+        lower_is_better: None if the value of real data is best.
+
+    Returns:
+        The ratio, 1 if equal; None if either value is not positive.
+    """
     if value <= 0 or held_out <= 0:
         return None
     ratio = value / held_out
@@ -169,7 +178,7 @@ class EvaluationResult(BaseModel):
 
     @property
     def verdict(self) -> Verdict | None:
-        """How good the samples are, or why that cannot be said; None if nothing was measured. See `RULE`."""
+        """The quality of the samples, or the reason why it is not known; None without results. See `RULE`."""
         return None if not self.metrics else _verdict(self.metrics)
 
 

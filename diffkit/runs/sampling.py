@@ -1,4 +1,4 @@
-"""Sampling: what is asked for, how it is drawn, and the files that the samples are written to."""
+"""Sampling: requests, plans, the drawing of samples, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -164,7 +164,19 @@ def plan_sampling(
     labels: Sequence[int] | None = None,
     batch_size: int | None = None,
 ) -> SamplingPlan:
-    """The plan for `count` samples; each argument left out is taken from the recipe.
+    """Return the plan for samples. Each argument that is left out is taken from the recipe.
+
+    Args:
+        assembly: The objects of the recipe.
+        count: Number of samples.
+        seed: Seed of the noise.
+        sampler: The sampler.
+        levels: The levels that it visits, noisiest first.
+        labels: Classes, repeated until there are `count`.
+        batch_size: Samples drawn at a time.
+
+    Returns:
+        The plan.
 
     Raises:
         UsageError: `labels` holds a class that the run does not have.
@@ -181,7 +193,16 @@ def plan_sampling(
 
 
 def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float | None = None) -> list[Level]:
-    """The levels of `grid` on the schedule of a recipe, from time `start` (by default that of the recipe).
+    """Return the levels of a grid on the schedule of a recipe.
+
+    Args:
+        assembly: The objects of the recipe.
+        grid: The grid.
+        steps: Number of steps; None leaves it to the recipe.
+        start: The time to start from; default that of the recipe.
+
+    Returns:
+        The levels, noisiest first.
 
     Raises:
         UsageError: `start` is not a time of the schedule.
@@ -195,13 +216,16 @@ def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float 
 
 
 def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = None) -> Tensor | None:
-    """The classes of `count` samples: (count,) long, or None for a run without classes.
+    """Return the classes of samples.
 
     Args:
         assembly: The objects of the recipe.
         count: Number of samples.
         labels: Classes 0..K-1, or K for the unconditional class, repeated until there are `count`; by default those of
             the recipe, else every class in turn.
+
+    Returns:
+        (count,) long, or None for a run without classes.
 
     Raises:
         UsageError: The run has no such class, or none at all.
@@ -250,6 +274,9 @@ def draw_samples(
         frames: Number of steps of the first batch to keep, the first and the last included.
         on_batch: Called with the number of finished samples after each batch.
         on_step: Called after each step.
+
+    Returns:
+        The samples.
     """
     began = time.monotonic()
     noisiest = plan.levels[0]
@@ -320,7 +347,17 @@ class _Recorder:
 def draw_and_save(
     assembly: Assembly, denoise: Denoiser, directory: Path, device: torch.device, on_step: OnStep
 ) -> SampleBatch:
-    """Draw the samples that the recipe asks for and write samples.npz, grid.png and trajectory.npz into `directory`.
+    """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
+
+    Args:
+        assembly: The objects of the recipe.
+        denoise: The denoiser, without guidance.
+        directory: Where to write the files.
+        device: Where to compute.
+        on_step: Called after each step.
+
+    Returns:
+        The samples.
 
     Raises:
         ResourceError: The files cannot be written.
@@ -364,12 +401,18 @@ def is_image(data: Data) -> bool:
 
 
 def viewable(data: Data, x: Tensor) -> Array:
-    """x: (N, C, *S) in the model's range, as a report shows it: (N, H, W, C) uint8 for images, else (N, D) float."""
+    """Convert x: (N, C, *S) for the report: (N, H, W, C) uint8 of images, else (N, D) float."""
     return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
 
 
 def save_png(path: Path, data: Data, x: Tensor) -> None:
-    """Write a grid of the images x: (N, C, H, W)."""
+    """Write a grid of images as a PNG file.
+
+    Args:
+        path: The file, which is replaced as a whole.
+        data: The data set.
+        x: (N, C, H, W) in the model's range.
+    """
     atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x))))
 
 
@@ -412,7 +455,14 @@ def _check_examples(x: object, count: int, shape: tuple[int, ...]) -> None:
 
 
 def require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise UsageError unless value is a whole number in range."""
+    """Raise UsageError unless a value is a whole number in range.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value.
+        least: Smallest value.
+        most: Largest value; default unbounded.
+    """
     limits = f"{least} or more" if most is None else f"between {least} and {most}"
     try:
         number = operator.index(value)  # type: ignore[arg-type]

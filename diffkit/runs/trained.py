@@ -111,14 +111,14 @@ class Run:
         x: Tensor | None = None,
         start: float | None = None,
     ) -> Tensor:
-        """Draw samples. Every argument that is left out is as the recipe says.
+        """Draw samples. Each argument that is left out is taken from the recipe.
 
         Args:
             count: Number of samples.
             sampler: A sampler, its name, or a mapping of its name and options.
             grid: A grid, likewise.
             steps: Number of sampling steps.
-            seed: Seed of the noise, 0 to 2^63 - 1. Sample i of a seed is the same whatever the batch size.
+            seed: Seed of the noise, 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             labels: Classes, repeated until there are `count`; by default those of the recipe, else all in turn.
             x: Examples (count, C, *S) in the model's range to start from instead of noise: image to image, or, for a
@@ -175,8 +175,8 @@ class Run:
 
         Args:
             metrics: Names of metrics; by default those of the recipe.
-            count: Number of samples; by default as the recipe says.
-            steps: Number of sampling steps; by default as the recipe says.
+            count: Number of samples; by default that of the recipe.
+            steps: Number of sampling steps; by default that of the recipe.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             progress: Show progress on standard error.
             raise_if_stopped: Called after each sampling step and before each metric; what it raises ends this.
@@ -235,7 +235,7 @@ class Run:
                 raise_if_stopped=raise_if_stopped,
             )
         self.results.updated(measured).write(self.directory)
-        if as_in_recipe:  # after any other evaluation, `run` measures again as the recipe says
+        if as_in_recipe:  # after any other evaluation, `run` still does that of the recipe
             StageStatus(self.directory).write(
                 "evaluate", StageRecord(step=self._trained(weights).step, seconds=spent[0])
             )

@@ -1,1 +1,1 @@
-"""The parts of the report, one a file; each gives `section(inputs)`, which is None where there is nothing to show."""
+"""The parts of the report, one a file. Each has `section(inputs)`, which is None if there is nothing to show."""

@@ -1,4 +1,4 @@
-"""Nearest neighbours: is it new, or a training example by heart?"""
+"""Nearest neighbours: samples beside the training examples nearest to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 24
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """Pairs of images, the sample above; None without them or where the data are vectors."""
+    """Pairs of images, the sample above; None without them or if the data are vectors."""
     found = inputs.neighbours
     if found is None or len(found.samples) == 0 or not (is_images(found.samples) and is_images(found.nearest)):
         return None
@@ -32,8 +32,8 @@ def section(inputs: ReportInputs) -> Section | None:
         shown = tag("img", src=data_uri(picture), alt=alt, width=width, height=height)
         pairs.append(tag("li", shown, tag("span", distance) if distance else None))
     lead = (
-        "Each sample above the training example nearest to it. A pair that is equal to the pixel would be memory; "
-        "pairs that are alike but differ are what a model of the distribution should give."
+        "Each sample above the training example nearest to it. Equal pairs mean that the model "
+        "memorised; pairs that are similar but differ are expected of a model of the distribution."
     )
     measured = "The number is the Euclidean distance in the model's units." if distances is not None else None
     body = tag(

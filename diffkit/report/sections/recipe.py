@@ -20,7 +20,7 @@ def section(inputs: ReportInputs) -> Section | None:
         parts.append(_text(inputs.recipe_yaml.rstrip()))
     if inputs.effective:
         parts.append(_effective(inputs))
-    lead = "Saved to a file, it can be run again: the same seed gives the same run on the same kind of device."
+    lead = "Save it to a file to run it again. The same seed gives the same run on the same kind of device."
     return Section("recipe", "Recipe", join(parts), lead) if parts else None
 
 
@@ -33,7 +33,7 @@ def _text(text: str) -> Html:
 
 
 def _coloured(line: str) -> Html:
-    """A line of YAML with its key and its comment set apart; the text itself stays as it is."""
+    """A line of YAML with key and comment in colour; the text stays as it is."""
     comment = _COMMENT.search(line)
     code, rest = (line[: comment.start(2)], comment.group(2)) if comment else (line, "")
     key = _LINE.match(code)
@@ -54,7 +54,7 @@ def _effective(inputs: ReportInputs) -> Html:
         for row in inputs.effective
     ]
     chosen = sum(not row.origin.startswith("default") for row in inputs.effective)
-    title = f"All {count(len(inputs.effective))} values in force, {count(chosen)} of them not defaults"
+    title = f"All {count(len(inputs.effective))} values, {count(chosen)} of them not defaults"
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="settings")
-    region = tag("div", table, class_="table", role="region", aria_label="Values in force", tabindex=0)
+    region = tag("div", table, class_="table", role="region", aria_label="All values", tabindex=0)
     return tag("details", tag("summary", title), region, class_="card")

@@ -20,5 +20,5 @@ def section(inputs: ReportInputs) -> Section | None:
         )
         for citation in inputs.citations
     ]
-    lead = "Please cite these when you publish what this run gave."
+    lead = "Please cite these works if you publish results of this run."
     return Section("references", "References", tag("ol", *items, class_="references"), lead)

@@ -1,4 +1,4 @@
-"""Where and when: timings of the stages, hardware and versions, and the events of the run."""
+"""Timings of the stages, hardware and versions, and the events of the run."""
 
 from __future__ import annotations
 

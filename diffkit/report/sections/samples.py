@@ -21,12 +21,22 @@ def section(inputs: ReportInputs) -> Section | None:
         return None
     body = _images(inputs) if is_images(inputs.samples) else _vectors(inputs)
     drawn = f" ({inputs.sampling})" if inputs.sampling else ""
-    lead = f"What the model makes from noise{drawn}, unselected and in the order drawn."
+    lead = f"Samples of the model{drawn}, not selected and in the order in which they were drawn."
     return Section("samples", "Samples", join([body, _snapshots(inputs)]), lead)
 
 
 def image(images: Array, alt: str, columns: int | None = None, tile: int = 56) -> Html:
-    """A grid of images as one picture that shrinks with the page."""
+    """A grid of images as one picture that shrinks with the page.
+
+    Args:
+        images: uint8 (N, H, W, C).
+        alt: Text alternative.
+        columns: Images in a row; default about square.
+        tile: Pixels that an image spans at least; default 56.
+
+    Returns:
+        The element.
+    """
     picture = image_grid(images, columns, tile=tile)
     height, width = picture.shape[:2]
     return tag("img", src=data_uri(picture), alt=alt, width=width, height=height)
@@ -69,7 +79,7 @@ def _vectors(inputs: ReportInputs) -> Html:
 
 
 def _flat(points: Array | None) -> Array | None:
-    """(N, D) floats, or None where there is nothing to draw."""
+    """(N, D) floats, or None if there is nothing to draw."""
     if points is None or points.size == 0:
         return None
     return np.asarray(points, dtype=np.float64).reshape(len(points), -1)
@@ -109,7 +119,7 @@ def _snapshots(inputs: ReportInputs) -> Html:
             shown = scatter(_points(shot), extent, alt, inputs.density, ticks=False)
         rows.append(tag("li", tag("span", f"step {count(shot.step)}"), shown))
     moments = tag("ol", *rows, class_="moments rows" if pictures else "moments")
-    return card(moments, title="While training", caption="Samples drawn again as training went on.")
+    return card(moments, title="While training", caption="Samples at several training steps, each from the same noise.")
 
 
 def _drawable(shot: Snapshot) -> bool:

@@ -1,4 +1,4 @@
-"""The noise schedule: alpha, sigma and log-SNR over time, what is left of the data at the end."""
+"""The noise schedule: alpha, sigma and log-SNR over time, and the share of data at the last level."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def terminal(curves: ScheduleCurves) -> str:
-    """What the noisiest level keeps of the data."""
+    """The share of the data in the noisiest level, in words."""
     last = int(np.argmax(curves.t))
     t, alpha, sigma = (float(values[last]) for values in (curves.t, curves.alpha, curves.sigma))
     at = f"At the end, t = {figure(t, 4)}"
     if alpha == 0:
-        return f"{at}, the terminal SNR is exactly 0: x is pure noise, and sampling starts from the right law."
+        return f"{at}, the terminal SNR is exactly 0: x is pure noise, as at the start of sampling."
     if not sigma > 0:
         return f"{at}, there is no noise (sigma = {figure(sigma)})."
     kept = f"{figure(100 * alpha / float(np.hypot(alpha, sigma)))} % of the amplitude of x is data"
@@ -43,9 +43,7 @@ def _coefficients(curves: ScheduleCurves) -> Html:
     ]
     chart = line_chart(LineChart("alpha and sigma over time", "t", series, log_y=log, rug=visited))
     steps = f" Strokes on the axis: the {count(len(visited))} times that the sampler visits." if visited.size else ""
-    return card(
-        chart, title="Coefficients", caption=f"x = α x₀ + σ ε: how much of the data and of the noise is in x.{steps}"
-    )
+    return card(chart, title="Coefficients", caption=f"x = α x₀ + σ ε: the shares of data and noise in x.{steps}")
 
 
 def _snr(curves: ScheduleCurves) -> Html:

@@ -24,13 +24,13 @@ def section(inputs: ReportInputs) -> Section | None:
         return None
     chosen = sorted({round(k) for k in np.linspace(0, len(path.x) - 1, COLUMNS if is_images(path.x) else PANELS)})
     labels = [str(path.labels[k]) if k < len(path.labels) else "" for k in chosen]
-    rows = [("State x", path.x, "What the sampler holds while it takes the noise away, step by step.")]
+    rows = [("State x", path.x, "The state of the sampler at a few times, from noise to data.")]
     if path.x0 is not None and path.x0.shape == path.x.shape:
-        told = "What the model takes the clean data to be, seen from that x: blurred at first, sharper as noise goes."
-        rows.append(("Estimate of x₀", path.x0, told))
+        caption = "The estimate of the clean data that the model makes from x at this time."
+        rows.append(("Estimate of x₀", path.x0, caption))
     draw = _strip if is_images(path.x) else _panels
     figures = [card(draw(x[chosen], labels, title, inputs.density), title=title, caption=c) for title, x, c in rows]
-    lead = "The same few samples on their way from noise to data."
+    lead = "A few samples at several times between noise and data."
     return Section("trajectory", "Denoising trajectory", tag("div", *figures, class_="stack"), lead)
 
 

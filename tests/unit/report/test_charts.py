@@ -122,7 +122,7 @@ def test_text_alternative_legend_and_values_name_every_listed_line():
     svg = chart(
         Series("a", [1, 2], [3, 1]), Series("b", [1, 2], [5, 6], "second"), Series("c", [1], [2], "faint", listed=False)
     )
-    assert 'aria-label="what it shows. a: 3.00 to 1.00, least 1.00. b: 5.00 to 6.00, least 5.00."' in svg
+    assert 'aria-label="what it shows. a: 3.00 to 1.00, minimum 1.00. b: 5.00 to 6.00, minimum 5.00."' in svg
     assert svg.count("<li ") == 2
     data = json.loads(re.search(r'data-plot="([^"]+)"', svg)[1].replace("&quot;", '"'))
     assert [line["name"] for line in data["series"]] == ["a", "b"]

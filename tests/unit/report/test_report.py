@@ -338,7 +338,7 @@ def test_defaults_are_told_from_choices(read):
         EffectiveRow("b", "2", "default (ddpm)"),
         EffectiveRow("c", "3", "--set"),
     ]
-    assert "All 3 values in force, 1 of them not defaults" in read(build_report(ReportInputs(effective=rows))).words
+    assert "All 3 values, 1 of them not defaults" in read(build_report(ReportInputs(effective=rows))).words
 
 
 def test_long_runs_list_their_last_events_only(read):
