@@ -73,9 +73,8 @@ def test_a_head_for_the_variance_is_left_alone() -> None:
 
 def test_the_loss_of_a_silent_network_is_the_velocity() -> None:
     network = Silent()
-    draws = RandomStreams(0, 5, 6)
-    loss = FlowMatching()(Model(network, Flow(), Rectified()), X0, draws)
-    eps = draws.normal("noise", X0)
+    loss = FlowMatching()(Model(network, Flow(), Rectified()), X0, RandomStreams(0, 5, 6))
+    eps = RandomStreams(0, 5, 6).normal("noise", X0)
     torch.testing.assert_close(loss.each, (eps - X0).square().mean(1))
     t = loss.t[:, None].float()
     torch.testing.assert_close(network.inputs[0], (1 - t) * X0 + t * eps)

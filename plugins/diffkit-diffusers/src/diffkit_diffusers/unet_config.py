@@ -174,9 +174,9 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
     if widths[0] != options["channels"]:
         raise inexpressible("diffusers' UNet2DModel requires multipliers that start with 1")
     (group,) = groups
-    size = shape.size[0] if len(set(shape.size)) == 1 else shape.size
+    size = shape.size[0] if len(set(shape.size)) == 1 else (shape.size[0], shape.size[-1])
     return UNet2D(
-        sample_size=size,  # type: ignore[arg-type]
+        sample_size=size,
         in_channels=shape.in_channels,
         out_channels=shape.out_channels,
         freq_shift=0 if options["embedding"] == "openai" else 1,
