@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from diffkit.basics.optimizers import Adam
 from diffkit.data import Data, DataSpec, InMemorySplit, Part
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
@@ -113,9 +114,9 @@ def ours(size: Size, switches: Switches) -> tuple[Step, Step]:
     task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))
     if switches.device == "cpu":
         keep_freed_memory()  # as `diffkit run` does
-    trainer = Trainer(task, settings, device=switches.device)
+    trainer = Trainer(task, settings, Adam(), device=switches.device)
     engine = trainer.engine
-    source = engine.feed(0)
+    source = engine.batch_source(0)
 
     def step() -> None:
         trainer._window.add(engine.advance(trainer.step, source))

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from diffkit import Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe import Assembly
+from diffkit.recipe.effective import effective
 from diffkit.runs.sampling import SampleBatch, draw_samples, guided, plan_sampling
-from diffkit.runs.training import training_problem
-from diffkit.train.trainer import Hooks, Trainer
+from diffkit.runs.training import make_trainer
 
 METRICS = {
     "Frechet": ("frechet", "frechet"),
@@ -65,18 +65,16 @@ class Contestant:
 
 def ours(assembly: Assembly, steps: int) -> Contestant:
     """The recipe, its learning rate stretched over `steps`; weights are those that its seed gives, at every call."""
-    task = training_problem(assemble(assembly.recipe))
-    config = assembly.recipe.train
-    changes = {"steps": steps, "validate_every": 0, "sample_every": 0, "warmup": min(config.warmup, steps // 10)}
-    settings = config.model_copy(update=changes)
-    trainer = Trainer(task, settings)
+    changes = [f"train.steps={steps}", "train.validate_every=0", "train.sample_every=0"]
+    changes.append(f"train.lr_schedule.warmup={min(50, steps // 10)}")
+    trainer = make_trainer(assemble(load_recipe(effective(assembly.recipe), changes)), torch.device("cpu"))
 
     def advance(until: float) -> None:
         if trainer.step < steps:
-            trainer.run(Hooks(stop=lambda: time.monotonic() >= until))
+            trainer.run(stop=lambda: time.monotonic() >= until)
 
     def model() -> Model:
-        return trainer.engine.ema_model or trainer.engine.model
+        return trainer.engine.average_model or trainer.engine.model
 
     count = sum(p.numel() for p in trainer.engine.network.parameters())
     return Contestant(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULES = {
+    "callback": "Callback Tracker TrainingStepInfo TrainResult",
     "chart": "ANGLE CHARTS FLOW SIGMA Chart",
     "codec": "Codec Identity",
     "data": "Augmentation Cond Data DataSpec InMemorySplit Part Split",
@@ -25,6 +26,7 @@ _MODULES = {
     "metric": "Evaluation Metric",
     "network": "Network Shape",
     "noise": "RandomStreams SampleNoise",
+    "optimizer": "LRSchedule NamedParameters Optimizer",
     "objective": "Loss Objective Weighting",
     "parameterization": "Parameterization",
     "recipe": "assemble build entries load_recipe",
@@ -32,8 +34,8 @@ _MODULES = {
     "scalar": "Scalar",
     "schedule": "Discrete Schedule",
     "runs": "Run open_run run",
+    "strategy": "Strategy",
     "times": "UNIFORM_TIMES Times UniformTimes at_fraction nearest_time normal_quantile",
-    "tracker": "Tracker",
 }
 _SUBMODULES = ("bound", "errors", "scalar", "testing", "transition")
 _WHERE = {name: f"diffkit.{module}" for module, names in _MODULES.items() for name in names.split()}
@@ -55,6 +57,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from .callback import Callback as Callback
+    from .callback import Tracker as Tracker
+    from .callback import TrainingStepInfo as TrainingStepInfo
+    from .callback import TrainResult as TrainResult
     from .chart import ANGLE as ANGLE
     from .chart import CHARTS as CHARTS
     from .chart import FLOW as FLOW
@@ -99,6 +105,9 @@ if TYPE_CHECKING:
     from .objective import Loss as Loss
     from .objective import Objective as Objective
     from .objective import Weighting as Weighting
+    from .optimizer import LRSchedule as LRSchedule
+    from .optimizer import NamedParameters as NamedParameters
+    from .optimizer import Optimizer as Optimizer
     from .parameterization import Parameterization as Parameterization
     from .recipe import assemble as assemble
     from .recipe import build as build
@@ -114,10 +123,10 @@ if TYPE_CHECKING:
     from .scalar import Scalar as Scalar
     from .schedule import Discrete as Discrete
     from .schedule import Schedule as Schedule
+    from .strategy import Strategy as Strategy
     from .times import UNIFORM_TIMES as UNIFORM_TIMES
     from .times import Times as Times
     from .times import UniformTimes as UniformTimes
     from .times import at_fraction as at_fraction
     from .times import nearest_time as nearest_time
     from .times import normal_quantile as normal_quantile
-    from .tracker import Tracker as Tracker

@@ -36,6 +36,7 @@ def diffkit_components() -> Iterator[Entry]:
     )
     yield Entry("augmentation", "flip", f"{HERE}.augmentation:Flip", "Flip images horizontally with probability 1/2")
     yield from _metrics()
+    yield from _training()
     yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "Write event files for TensorBoard")
 
 
@@ -81,6 +82,36 @@ def _levels() -> Iterator[Entry]:
         "Draw one time per stratum of the batch, of any distribution",
         "kingma2021variational",
     )
+
+
+def _training() -> Iterator[Entry]:
+    rates, ways = f"{HERE}.lr_schedules", f"{HERE}.strategies"
+    yield Entry(
+        "optimizer", "adam", f"{HERE}.optimizers:Adam", "Adam, with weight decay in the gradient", "kingma2015adam"
+    )
+    yield Entry(
+        "optimizer",
+        "adamw",
+        f"{HERE}.optimizers:AdamW",
+        "Adam, with weight decay on the weights",
+        "loshchilov2019decoupled",
+    )
+    yield Entry("lr-schedule", "constant", f"{rates}:Constant", "Keep the learning rate after the warm-up")
+    yield Entry("lr-schedule", "linear", f"{rates}:Linear", "Lower the learning rate linearly to the last step")
+    yield Entry(
+        "lr-schedule", "cosine", f"{rates}:Cosine", "Lower the learning rate along half a cosine", "loshchilov2017sgdr"
+    )
+    yield Entry("lr-schedule", "wsd", f"{rates}:WSD", "Warm up, stay, decay in the last steps", "hu2024minicpm")
+    yield Entry(
+        "lr-schedule",
+        "inverse-sqrt",
+        f"{rates}:InverseSqrt",
+        "Lower the learning rate as 1 / sqrt(step)",
+        "vaswani2017attention",
+    )
+    yield Entry("strategy", "auto", f"{ways}:Auto", "Choose single for one process, ddp for several")
+    yield Entry("strategy", "single", "diffkit.strategy:SingleProcess", "Train in one process, on whole batches")
+    yield Entry("strategy", "ddp", f"{ways}:DDP", "Hold all weights in each process, average gradients")
 
 
 def _metrics() -> Iterator[Entry]:

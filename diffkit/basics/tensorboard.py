@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffkit.tracker import Tracker
+from diffkit.callback import Tracker, TrainResult
 
 from .extra import missing
 
@@ -31,19 +31,19 @@ class TensorBoard(Tracker):
         if Path(self.folder).is_absolute() or ".." in Path(self.folder).parts:
             raise ValueError(f"folder {self.folder!r} must lie within the run directory")
 
-    def open(self, directory: Path) -> None:
+    def on_start(self, directory: Path) -> None:
         _writer_class()
         self._directory = directory / self.folder
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if self._writer is None:
             if self._directory is None:
-                raise RuntimeError("log was called before open")
+                raise RuntimeError("log was called before on_start")
             self._writer = _writer_class()(str(self._directory), purge_step=step)
         for label, value in values.items():
             self._writer.add_scalar(label, value, step)
 
-    def close(self) -> None:
+    def on_end(self, result: TrainResult | None) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None

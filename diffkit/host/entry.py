@@ -97,7 +97,11 @@ KINDS = (
     Kind("augmentation", "diffkit.data:Augmentation", "a random change of training examples"),
     Kind("data", "diffkit.data:Data", "the source of clean examples"),
     Kind("metric", "diffkit.metric:Metric", "the distance of samples from data"),
-    Kind("tracker", "diffkit.tracker:Tracker", "the place that receives the numbers of a run"),
+    Kind("optimizer", "diffkit.optimizer:Optimizer", "the rule that updates the weights from the gradient"),
+    Kind("lr-schedule", "diffkit.optimizer:LRSchedule", "the learning rate over the steps of a training"),
+    Kind("strategy", "diffkit.strategy:Strategy", "the way in which several processes train one network"),
+    Kind("callback", "diffkit.callback:Callback", "an observer of a training"),
+    Kind("tracker", "diffkit.callback:Tracker", "the place that receives the numbers of a run"),
 )
 
 

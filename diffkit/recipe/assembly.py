@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
+from ..callback import Callback, Tracker
 from ..codec import Codec
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
@@ -21,11 +22,12 @@ from ..level import Level
 from ..metric import Metric
 from ..network import Network, Shape
 from ..objective import Objective, Weighting
+from ..optimizer import LRSchedule, Optimizer
 from ..parameterization import Parameterization
 from ..sampler import Sampler
 from ..schedule import Schedule, default_steps, sampled
+from ..strategy import Strategy
 from ..times import Times
-from ..tracker import Tracker
 from .construct import INJECTED, Trial, add_shape, construct, follows_shape, seeded
 from .load import as_text
 from .resolve import Resolver
@@ -53,6 +55,10 @@ class Assembly:
     evaluation_grid: Grid
     guidance: tuple[Guidance, ...]
     metrics: tuple[Metric, ...]
+    optimizer: Optimizer
+    lr_schedule: LRSchedule
+    strategy: Strategy
+    callbacks: tuple[Callback, ...]
     trackers: tuple[Tracker, ...]
     shape: Shape
     spec: DataSpec
@@ -123,6 +129,10 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         evaluation_grid=built.get("evaluate.grid", built["sample.grid"]),
         guidance=every("sample.guidance"),
         metrics=every("evaluate.metrics"),
+        optimizer=built["train.optimizer"],
+        lr_schedule=built["train.lr_schedule"],
+        strategy=built["train.strategy"],
+        callbacks=every("callbacks"),
         trackers=every("trackers"),
         shape=scope["shape"],
         spec=built["codec"].spec(built["data"].spec),
@@ -155,6 +165,14 @@ def build(kind: Literal["grid"], name: str, **options: Any) -> Grid: ...
 def build(kind: Literal["guidance"], name: str, **options: Any) -> Guidance: ...
 @overload
 def build(kind: Literal["metric"], name: str, **options: Any) -> Metric: ...
+@overload
+def build(kind: Literal["optimizer"], name: str, **options: Any) -> Optimizer: ...
+@overload
+def build(kind: Literal["lr-schedule"], name: str, **options: Any) -> LRSchedule: ...
+@overload
+def build(kind: Literal["strategy"], name: str, **options: Any) -> Strategy: ...
+@overload
+def build(kind: Literal["callback"], name: str, **options: Any) -> Callback: ...
 @overload
 def build(kind: Literal["tracker"], name: str, **options: Any) -> Tracker: ...
 def build(kind: str, name: str, **options: Any) -> Any:

@@ -287,17 +287,10 @@ def labels(view: View) -> Iterator[RecipeError]:
 
 def warmup(view: View) -> Iterator[RecipeError]:
     """The warm-up must end within the training."""
-    steps, given = view.value("train.steps"), view.value("train.warmup", 0)
+    steps, given = view.value("train.steps"), view.value("train.lr_schedule.warmup", 0)
     if steps and given > steps:
-        message = f"train.warmup is {given}, longer than the {steps} steps of the training"
-        yield view.fault("DK118", message, "train.warmup", f"warmup: {steps // 10}")
-
-
-def end_of_the_learning_rate(view: View) -> Iterator[RecipeError]:
-    """A constant learning rate has no last value."""
-    if view.value("train.schedule.end", 0.0) and view.value("train.schedule.name") == "constant":
-        message, fix = "train.schedule.end is not read by a constant schedule", "remove it, or name: linear or cosine"
-        yield view.fault("DK117", message, "train.schedule.end", fix)
+        message = f"train.lr_schedule.warmup is {given}, longer than the {steps} steps of the training"
+        yield view.fault("DK118", message, "train.lr_schedule.warmup", f"warmup: {steps // 10}")
 
 
 def micro_batches(view: View) -> Iterator[RecipeError]:
@@ -322,6 +315,10 @@ def averages(view: View) -> Iterator[RecipeError]:
         elif ema.warmup and ema.power is not None:
             message = "train.ema.warmup is not read by a power-law average, which needs no warm-up"
             yield view.fault("DK117", message, at, "remove it")
+        elif ema.decay is not None and not ema.warmup and 0 < view.value("train.steps", 0) < 5 / (1 - ema.decay):
+            message = f"train.ema remembers the initial weights: 5 / (1 - decay) is {5 / (1 - ema.decay):.0f} steps, "
+            message += f"and the training has {view.value('train.steps')}"
+            view.warnings.append(view.fault("DK121", message, at, "warmup: true, or a smaller decay"))
         if ema.name in names:
             fix = "give each average its own name, other than raw"
             yield view.fault("DK118", f'train.ema: the name "{ema.name}" is taken', at, fix)
@@ -351,6 +348,6 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
 
 CHECKS: tuple[Callable[[View], Iterable[RecipeError]], ...] = (
     *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, discrete_schedule, sampling_steps),
-    *(sampling_start, end_of_the_schedule, labels, warmup, end_of_the_learning_rate, micro_batches, averages),
+    *(sampling_start, end_of_the_schedule, labels, warmup, micro_batches, averages),
     *(precision, channels_last, evaluation_without_metrics),
 )

@@ -206,6 +206,7 @@ KEYS = {
     "channels": "num_channels model_channels",
     "checkpoint_every": "save_every",
     "clip": "grad_clip gradient_clip max_grad_norm",
+    "callbacks": "callback",
     "count": "n_samples num_samples",
     "data": "dataset",
     "ema": "ema_decay",
@@ -213,6 +214,7 @@ KEYS = {
     "guidance": "cfg",
     "heads": "num_heads",
     "lr": "learning_rate",
+    "lr_schedule": "lr_scheduler",
     "multipliers": "channel_mult ch_mult dim_mults",
     "name": "experiment type kind class _target_ target id",
     "network": "denoiser model unet",
@@ -222,8 +224,9 @@ KEYS = {
     "precision": "amp dtype mixed_precision",
     "requires": "plugins",
     "sample": "sampling",
-    "schedule": "lr_schedule noise_schedule",
+    "schedule": "noise_schedule",
     "seed": "random_seed",
+    "strategy": "distributed",
     "steps": "epochs iterations max_steps num_inference_steps num_steps num_train_timesteps timesteps diffusion_steps",
     "trackers": "logger loggers tracker",
     "train": "training",
@@ -233,7 +236,7 @@ KEYS = {
 }
 """Keys, each with what other tools call it."""
 SYNONYMS: dict[str, tuple[str, ...]] = {word: (key,) for key, words in KEYS.items() for word in words.split()}
-SYNONYMS |= {"metric": ("evaluate", "metrics"), "scheduler": ("schedule", "sampler")}
+SYNONYMS |= {"metric": ("evaluate", "metrics"), "scheduler": ("lr_schedule", "schedule", "sampler")}
 
 VALUES = {
     "fp16": "half float16 16 mixed",

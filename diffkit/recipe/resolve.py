@@ -204,7 +204,7 @@ class Resolver:
             return self._option(parameter, node)
         read = self.component if parameter.role in ("component", "components") else self.section
         if parameter.role in ("component", "section"):
-            made = read(parameter.target, node, path)
+            made = read(parameter.target, _with_name(node, parameter), path)
             return FAILED if made is None else made
         items = node.items()
         all_made = tuple(read(parameter.target, item, f"{path}.{i}") for i, item in enumerate(items))
@@ -238,10 +238,19 @@ class Resolver:
         """Note where every key of every section is valid, for suggestions."""
         for parameter in section_parameters(cls):
             at = join(path, parameter.name)
-            if parameter.name not in ("component", "name", "schedule"):
+            if parameter.name not in ("component", "name", "schedule", "warmup"):
                 self._valid.setdefault(parameter.name, at)
             if parameter.role in ("section", "sections"):
                 self._index(parameter.target, at)
+
+
+def _with_name(node: Node, parameter: Parameter) -> Node:
+    """The mapping of a component with the default name if it has none: `optimizer: {lr: 0.001}`."""
+    if parameter.role != "component" or not isinstance(parameter.default, str) or not isinstance(node.value, dict):
+        return node
+    if any(key == "name" or "name" in errors.SYNONYMS.get(key, ()) for key in node.value):
+        return node
+    return Node({"name": Node(parameter.default, node.mark, node.key), **node.value}, node.mark, node.key)
 
 
 def _spec(value: Any) -> Any:

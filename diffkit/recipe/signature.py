@@ -131,7 +131,8 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
         of, many = _marked(bare)
         if of is not None:
             role: Role = "components" if many else "component"
-            found.append(Parameter(name, hints[name], of.default or default, role, of.kind, optional))
+            default = default.name if isinstance(default, ComponentSpec) else of.default or default
+            found.append(Parameter(name, hints[name], default, role, of.kind, optional))
         elif (section := _section(bare)) is not None:
             found.append(Parameter(name, hints[name], default, section[1], section[0], optional))
         else:

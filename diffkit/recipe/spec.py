@@ -87,6 +87,7 @@ class Spec(Config):
     train: TrainConfig
     sample: Sample
     evaluate: Evaluate = Evaluate()
+    callbacks: tuple[Annotated[ComponentSpec, ComponentField("callback")], ...] = ()
     trackers: tuple[Annotated[ComponentSpec, ComponentField("tracker")], ...] = ()
 
 

@@ -11,9 +11,8 @@ from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..runtime.distributed import resolve_device
 from ..train.cost import cost_of_run
-from ..train.trainer import Trainer
 from .sampling import guided
-from .training import training_problem
+from .training import make_trainer
 
 
 def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> dict[str, Any]:
@@ -34,7 +33,7 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     assembly = assemble(recipe, chosen)
     settings = recipe.train
     guided(assembly, assembly.model)
-    trainer = Trainer(training_problem(assembly), settings, device=chosen)
+    trainer = make_trainer(assembly, chosen)
     found = cost_of_run(trainer)
     levels = assembly.levels()
     nfe = assembly.sampler.nfe(len(levels) - 1)

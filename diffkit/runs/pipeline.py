@@ -81,7 +81,7 @@ def run(
                         chosen,
                         events,
                         lambda: signals.requested,
-                        world=world,
+                        ranks=world,
                         progress=progress,
                         lock=opened.lock,
                     )
@@ -89,7 +89,7 @@ def run(
             return Run(opened.directory, chosen)
         world.barrier()
         with StopSignals() as signals:
-            train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, world=world)
+            train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
         return Run(RunDirectory(path), chosen)
     finally:
         leave_ranks(world)

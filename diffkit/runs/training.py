@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import __version__
+from ..callback import Callback, TrainingStepInfo, TrainResult
 from ..denoiser import Model
 from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe import Assembly
@@ -22,10 +23,10 @@ from ..storage.jsonl import EventLog
 from ..storage.lock import RunLock
 from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
-from ..tracker import Tracker
 from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
-from ..train.trainer import Hooks, Trainer, TrainResult
+from ..train.state import TrainerState
+from ..train.trainer import Trainer
 from .sampling import draw_samples, guided, is_image, plan_sampling, save_npz, save_png, viewable
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
@@ -35,7 +36,7 @@ MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
 
 
 def training_problem(assembly: Assembly) -> TrainingProblem:
-    """The model, objective and data of a recipe."""
+    """Return the model, objective and data of a recipe."""
     data = assembly.recipe.data
     return TrainingProblem(
         assembly.model,
@@ -48,6 +49,25 @@ def training_problem(assembly: Assembly) -> TrainingProblem:
     )
 
 
+def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Trainer:
+    """Return a trainer of a recipe, at step 0.
+
+    Args:
+        assembly: the components of the recipe.
+        device: where to train.
+        ranks: the processes of the run.
+    """
+    return Trainer(
+        training_problem(assembly),
+        assembly.recipe.train,
+        assembly.optimizer,
+        assembly.lr_schedule,
+        assembly.strategy,
+        device=device,
+        ranks=ranks,
+    )
+
+
 def train(
     directory: RunDirectory,
     assembly: Assembly,
@@ -55,42 +75,59 @@ def train(
     events: EventLog | None,
     stop: Callable[[], bool],
     *,
-    world: Ranks = SINGLE_PROCESS,
+    ranks: Ranks = SINGLE_PROCESS,
     progress: Progress | None = None,
     lock: RunLock | None = None,
 ) -> int:
-    """Train to the last step of the recipe, from the newest whole checkpoint where there is one; returns the step.
+    """Train to the last step of the recipe, from the newest whole checkpoint if there is one.
 
-    Before each save `lock` must still be ours. Raises StoppedError (exit 75) where it was asked to stop, after a
-    checkpoint was saved; DivergedError, CheckpointError, DataError, LockedError and ResourceError as the trainer, the
-    store and the lock do.
+    Args:
+        directory: the run directory.
+        assembly: the components of the recipe.
+        device: where to train.
+        events: the log of the run; None on the ranks that do not write.
+        stop: called between steps; True ends the training after a checkpoint.
+        ranks: the processes of the run.
+        progress: shows where training stands.
+        lock: must be held at each save.
+
+    Returns:
+        The last step.
+
+    Raises:
+        StoppedError: `stop` returned True; a checkpoint is saved (exit code 75).
+        DivergedError, CheckpointError, DataError, LockedError, ResourceError: from the trainer, the store, the lock.
     """
-    settings = assembly.recipe.train
-    if _done(directory, settings.steps):
-        return settings.steps
+    config = assembly.recipe.train
+    if _done(directory, config.steps):
+        return config.steps
     note = events.event if events is not None else _nowhere
-    store = CheckpointStore(directory.checkpoints, keep=settings.keep, on_event=note)
+    store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=note)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
-        trainer = Trainer(training_problem(assembly), settings, device=device, world=world)
+        trainer = make_trainer(assembly, device, ranks)
     if events is not None:
         store.clean()
-    world.barrier()
+    ranks.barrier()
     _continue(trainer, store, events, assembly)
     if events is None:
-        outcome = trainer.run(Hooks(stop=stop))
+        result = trainer.run(stop=stop)
     else:
-        writer = _Writer(directory, assembly, device, store, events, stop, lock)
-        outcome = _write_along(writer, trainer, progress or Progress())
-    if outcome.stopped:
+        writer = _Writer(directory, assembly, trainer, store, events, stop, lock)
+        if trainer.step < config.steps:
+            store.preflight(trainer.largest_tensors())
+        with stopwatch() as spent:
+            result = trainer.run((writer,), directory=directory.path, stop=stop, progress=progress)
+        StageStatus(directory).write("train", _record(result, spent[0]))
+    if result.stopped:
         raise StoppedError(
-            f"stopped at step {outcome.step} of {settings.steps}; a checkpoint is saved",
+            f"stopped at step {result.step} of {config.steps}; a checkpoint is saved",
             fix="run the same command again to continue",
         )
-    return outcome.step
+    return result.step
 
 
 def _done(directory: RunDirectory, steps: int) -> bool:
-    """Whether training is: it reached the last step, and what it left is whole unless nothing needs it any more."""
+    """Whether training is done: it reached the last step, and its checkpoint is whole unless all stages are done."""
     stages = StageStatus(directory)
     if not stages.done("train", steps):
         return False
@@ -107,99 +144,81 @@ def _parameters(assembly: Assembly) -> int:
     return sum(parameter.numel() for parameter in assembly.network.parameters())
 
 
-def _write_along(writer: _Writer, trainer: Trainer, progress: Progress) -> TrainResult:
-    """Train on the rank that writes: logs, checkpoints and previews go to the run directory."""
-    if trainer.step < trainer.settings.steps:
-        writer.store.preflight(trainer.tensors())
-    writer.open()
-    hooks = Hooks(
-        log=writer.log,
-        save=writer.save,
-        preview=writer.preview,
-        stop=writer.stop,
-        event=writer.events.event,
-        progress=progress,
-    )
-    with stopwatch() as spent:
-        try:
-            outcome = trainer.run(hooks)
-        finally:
-            writer.close()
-    StageStatus(writer.directory).write("train", _record(outcome, spent[0]))
-    return outcome
-
-
 def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
-    """Events of a rank that does not write."""
+    """Drop an event of a rank that does not write."""
 
 
 def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:
-    """Load the newest whole checkpoint, or the weights that `train.init` names where there is none."""
-    found = store.load(trainer.tensors(), trainer.device, state=trainer.state())
+    """Load the newest whole checkpoint, or if there is none the weights that `train.init` names."""
+    found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
     if found is not None:
-        differences = trainer.load(found.tensors, found.state)
+        differences = trainer.load(found.tensors, TrainerState.from_json(found.state))
         if events is not None:
             events.rewind(trainer.step)
             events.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
         return
     if events is not None:
         events.rewind(0)
-        events.event("start", {"steps": trainer.settings.steps})
+        events.event("start", {"steps": trainer.config.steps})
     if assembly.recipe.train.init is not None:
         taken = load_initial(trainer, assembly.recipe.train.init)
         if events is not None:
             events.event("init", {"from": assembly.recipe.train.init, "step": taken})
 
 
-class _Writer:
-    """Writes what the trainer reports.
+class _Writer(Callback):
+    """Writes a training to its run directory: numbers, checkpoints, previews; then calls the callbacks of the recipe.
 
-    A checkpoint that cannot be saved does not stop training; three in a row do, two where the directory has vanished,
-    and the last one of all.
+    A checkpoint that cannot be saved does not stop training; three in a row do, two if the directory has vanished, and
+    the last one of all.
     """
 
     def __init__(
         self,
         directory: RunDirectory,
         assembly: Assembly,
-        device: torch.device,
+        trainer: Trainer,
         store: CheckpointStore,
         events: EventLog,
         stop: Callable[[], bool],
         lock: RunLock | None,
     ) -> None:
-        self.directory, self.assembly, self.device = directory, assembly, device
+        self.directory, self.assembly, self.trainer = directory, assembly, trainer
         self.store, self.events, self.stop, self.lock = store, events, stop, lock
-        self.trackers: tuple[Tracker, ...] = assembly.trackers
+        self.callbacks: tuple[Callback, ...] = (*assembly.callbacks, *assembly.trackers)
         self.failures = 0
         self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
 
-    def open(self) -> None:
-        for tracker in self.trackers:
-            tracker.open(self.directory.path)
+    def on_start(self, directory: Path) -> None:
+        examples, batch_size = self.trainer.engine.examples, self.trainer.config.batch_size
+        if examples < batch_size:
+            self.events.event("small-data", {"examples": examples, "batch_size": batch_size})
+        self._call(lambda callback: callback.on_start(directory))
 
-    def log(self, record: Mapping[str, float]) -> None:
-        self.events.metric(record)
-        values = {name: v for name, v in record.items() if name != "step"}
-        for tracker in self.trackers:
-            self._try(partial(tracker.log, int(record["step"]), values))
+    def on_step(self, info: TrainingStepInfo) -> None:
+        if info.record is not None:
+            self.events.metric({"step": info.step, **info.record})
+        if self.callbacks:
+            self._call(lambda callback: callback.on_step(info))
 
-    def save(self, trainer: Trainer) -> None:
+    def on_save(self, step: int) -> None:
         self.events.sync()
         try:
             if self.lock is not None:
                 self.lock.require_held()
-            self.store.save(trainer.step, trainer.tensors(), trainer.state(), self.meta)
-            self.failures = 0
+            self.store.save(step, self.trainer.tensors(), self.trainer.state().to_json(), self.meta)
         except ResourceError as error:
             self.failures += 1
-            self.events.event("save-failed", {"step": trainer.step, "reason": error.message})
+            self.events.event("save-failed", {"step": step, "reason": error.message})
             allowed = MAX_SAVE_FAILURES if self.directory.path.is_dir() else MAX_SAVE_FAILURES_VANISHED
-            if self.failures >= allowed or trainer.step >= trainer.settings.steps or self.stop():
+            if self.failures >= allowed or step >= self.trainer.config.steps or self.stop():
                 raise
+        else:
+            self.failures = 0
+            self._call(lambda callback: callback.on_save(step))
 
-    def preview(self, step: int, model: Model) -> None:
-        """A small grid of samples, from streams that training does not use; given up where it is asked to stop."""
+    def on_preview(self, step: int, model: Model) -> None:
+        """Draw a small grid of samples, from streams that training does not use; given up if a stop is requested."""
         assembly = self.assembly
         levels = assembly.evaluation_levels()
         plan = plan_sampling(
@@ -208,7 +227,7 @@ class _Writer:
         target = self.directory.samples
         try:
             drawn = draw_samples(
-                guided(assembly, model), plan, assembly.codec, self.device, on_step=self._raise_if_stopped
+                guided(assembly, model), plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
             )
             target.mkdir(exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
@@ -216,29 +235,31 @@ class _Writer:
                 save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
         except (OSError, ResourceError, StoppedError) as error:
             self.events.event("preview-failed", {"step": step, "reason": str(error)})
+        self._call(lambda callback: callback.on_preview(step, model))
+
+    def on_end(self, result: TrainResult | None) -> None:
+        self._call(lambda callback: callback.on_end(result))
 
     def _raise_if_stopped(self, step: StepInfo) -> None:
         if self.stop():
             raise StoppedError("stopped while drawing a preview")
 
-    def close(self) -> None:
-        for tracker in self.trackers:
-            self._try(tracker.close)
-
-    def _try(self, action: Callable[[], None]) -> None:
-        """What a tracker does; a disk that refuses it stops no training."""
-        try:
-            action()
-        except OSError as error:
-            self.events.event("tracker-failed", {"reason": str(error)})
+    def _call(self, method: Callable[[Callback], None]) -> None:
+        """Call each callback of the recipe; a disk that refuses one stops no training."""
+        for callback in self.callbacks:
+            try:
+                method(callback)
+            except OSError as error:
+                name = type(callback).__name__
+                self.events.event("callback-failed", {"callback": name, "reason": str(error)})
 
 
-def _record(outcome: TrainResult, seconds: float) -> StageRecord:
+def _record(result: TrainResult, seconds: float) -> StageRecord:
     """The record of the training stage; bins of the noise level that no example fell into are left out."""
-    found = outcome.held_out
+    found = result.held_out
     if found is None:
-        return StageRecord(step=outcome.step, seconds=seconds)
+        return StageRecord(step=result.step, seconds=seconds)
     rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count, strict=True) if count]
     level, loss = zip(*rows, strict=True)
     by_level = LossByLevel(level=level, loss=loss)
-    return StageRecord(step=outcome.step, seconds=seconds, held_out_loss=found.loss, loss_by_level=by_level)
+    return StageRecord(step=result.step, seconds=seconds, held_out_loss=found.loss, loss_by_level=by_level)

@@ -97,7 +97,7 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
 
 def _copy(assembly: Assembly) -> Assembly:
     """A deep copy. Objects without weights are shared, so that a data set is not held twice."""
-    shared = (assembly.recipe, assembly.data, *assembly.metrics, *assembly.trackers)
+    shared = (assembly.recipe, assembly.data, *assembly.metrics, *assembly.callbacks, *assembly.trackers)
     return copy.deepcopy(assembly, {id(one): one for one in shared})
 
 

@@ -69,18 +69,6 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
-    def gather(self, rows: Tensor, total: int) -> Tensor:
-        """Gather rows of all ranks: (n, ...) of this rank -> (total, ...), where rank r holds its share by `divide`."""
-        if self.size == 1:
-            return rows
-        most = -(-total // self.size)
-        padded = rows.new_zeros((most, *rows.shape[1:]))
-        padded[: len(rows)] = rows
-        every = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(every, padded)
-        counts = [total * (r + 1) // self.size - total * r // self.size for r in range(self.size)]
-        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
-
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.control is not None:

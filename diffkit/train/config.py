@@ -6,28 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from ..config import Config, Count, Fraction, Interval, Name
+from ..config import ComponentField, ComponentSpec, Config, Count, Interval, Name
 
 PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-class OptimizerConfig(Config):
-    """Adam or AdamW with the learning rate `lr` that the warm-up reaches and the decay leaves."""
-
-    shorthand: ClassVar[str | None] = "name"
-    name: Literal["adam", "adamw"] = "adam"
-    lr: Annotated[float, Field(gt=0, le=10)] = 2e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-
-
-class DecayConfig(Config):
-    """The learning rate over time, from the end of the warm-up to the last step; `end` is its last value / `lr`."""
-
-    shorthand: ClassVar[str | None] = "name"
-    name: Literal["constant", "linear", "cosine"] = "constant"
-    end: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 class EmaConfig(Config):
@@ -48,6 +29,7 @@ class EmaConfig(Config):
 class TrainConfig(Config):
     """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 is never.
 
+    `optimizer`, `lr_schedule` and `strategy` name components; whoever builds a `Trainer` builds them first.
     `clip` bounds the global norm of the gradient; `accumulate` splits a batch into that many parts, computed one after
     the other; `workers` are the processes that load data (null: the number that the data set prefers).
     auto: `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps and
@@ -56,11 +38,11 @@ class TrainConfig(Config):
 
     steps: Interval
     batch_size: Count = 128
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: DecayConfig = DecayConfig()
-    warmup: Interval = 0
+    optimizer: Annotated[ComponentSpec, ComponentField("optimizer")] = ComponentSpec("optimizer", "adam")
+    lr_schedule: Annotated[ComponentSpec, ComponentField("lr-schedule")] = ComponentSpec("lr-schedule", "constant")
+    strategy: Annotated[ComponentSpec, ComponentField("strategy")] = ComponentSpec("strategy", "auto")
     clip: Annotated[float, Field(gt=0)] | None = 1.0
-    ema: tuple[EmaConfig, ...] = (EmaConfig(decay=0.9999),)
+    ema: tuple[EmaConfig, ...] = (EmaConfig(decay=0.9999, warmup=True),)
     precision: PrecisionName = "auto"
     accumulate: Count = 1
     init: str | None = None

@@ -45,28 +45,29 @@ def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) ->
     """Measure by training: one image under counters, then `steps` timed steps, of as many images at once as a part of
     the batch has, or fewer where they would take longer than `budget` seconds. The trainer is used up by it."""
     engine = trainer.engine
-    source = engine.feed(0, workers=0)
+    source = engine.batch_source(0, workers=0)
     part = len(engine.parts[0])
-    held = _Held(engine)
 
     def gradient(count: int) -> None:
         engine.gradient(0, source, [range(engine.rows.start, engine.rows.start + count)])
 
+    gradient(1)
+    engine.apply(0)  # creates the state of the optimizer
+    held = _Held(engine)
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(held.keep, _same):
         gradient(1)
-    engine.apply(0)
     single = _time(engine.device, lambda: gradient(1), 1)
     count = max(1, min(part, int(budget / steps / single)))
     gradient(count)
     images = _time(engine.device, lambda: gradient(count), steps) / count
-    update = _time(engine.device, lambda: engine.apply(0), 2)
+    update = _time(engine.device, lambda: engine.apply(0), 1)
     checkpoint = sum(t.numel() * t.element_size() for group in engine.tensors().values() for t in group.values())
     return Cost(
-        parameters=sum(p.numel() for p in engine.flat.parameters.values()),
+        parameters=sum(p.numel() for p in engine.trained.values()),
         state=held.state,
         activations=held.activations * part,
         flops=counter.get_total_flops(),
-        images_per_second=trainer.settings.batch_size / (images * len(engine.rows) + update),
+        images_per_second=trainer.config.batch_size / (images * len(engine.rows) + update),
         checkpoint=checkpoint,
     )
 
@@ -75,10 +76,9 @@ class _Held:
     """Sums what autograd keeps for the backward pass, each piece of memory once; weights are counted apart."""
 
     def __init__(self, engine: Engine) -> None:
-        storages = [tensor.untyped_storage() for tensor in engine.storages()]
+        storages = [tensor.untyped_storage() for tensor in engine.stored_tensors()]
         self._known = {storage.data_ptr(): storage.nbytes() for storage in storages}
-        # Where gradients are gathered, those that backward hands over are there beside the gathered ones.
-        gradients = engine.flat.values.untyped_storage().nbytes() * (2 if engine.flat.gathered else 1)
+        gradients = sum(parameter.numel() * parameter.element_size() for parameter in engine.trained.values())
         self.state = sum(self._known.values()) + gradients
         self._seen: dict[int, int] = {}
 

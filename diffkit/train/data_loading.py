@@ -31,7 +31,7 @@ class BatchSource(Protocol):
         """Stop what was started."""
 
 
-def feed(
+def batch_source(
     split: Split, order: ShuffledOrder, own: range, steps: int, device: torch.device, workers: int, first: int = 0
 ) -> BatchSource:
     """The feed of a part: resident on the device, read in this process, or streamed by `workers`.

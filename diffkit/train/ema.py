@@ -1,56 +1,50 @@
-"""Averages of the weights: kept in flat memory, one pass an update, and a network that shows them at any time."""
+"""Moving averages of the weights: while training, and reconstructed afterwards from those of power-law profiles."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..denoiser import Model
 from ..errors import CheckpointError
 from ..network import Network
 from ..storage.checkpoint import Expected, read_checkpoint
 from ..storage.manifest import candidates
 from .config import EmaConfig
-from .optimizer import Flat
+from .state import TrainerState
 
 
 class Average:
-    """new = beta_n old + (1 - beta_n) weights at update n, starting from the initial weights.
+    """A moving average of the weights of a network, kept in a copy of the network that never trains.
 
-    `weights`: (N,) is the flat memory that is averaged, `values`: (N,) the average.
+    new = beta_n old + (1 - beta_n) weights at update n, from the initial weights on; see `profile`. Buffers, such as
+    counts, are copied from the trained network.
+
+    Args:
+        ema: which average.
+        network: the network that is trained; its parameters that require a gradient are averaged.
+        batch_size: examples of one update, which `half_life` counts in.
     """
 
-    def __init__(self, ema: EmaConfig, weights: Tensor, batch_size: int) -> None:
-        self.ema, self.weights = ema, weights
-        self.values = weights.detach().clone()
+    def __init__(self, ema: EmaConfig, network: Network, batch_size: int) -> None:
+        self.ema = ema
+        self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self._beta = profile(ema, batch_size)
-
-    def update(self, n: int, keep: Tensor | None = None) -> None:
-        """Update number n = 1, 2, ...; where `keep`: () is 1, a flag on the device, nothing changes."""
-        step = 1.0 - self._beta(n)
-        self.values.lerp_(self.weights, step if keep is None else step * (1.0 - keep))
-
-
-class Averaged:
-    """An average, and the network whose parameters are views of it; buffers are copied from the trained network."""
-
-    def __init__(self, ema: EmaConfig, flat: Flat, network: Network, batch_size: int) -> None:
-        own = dict(network.named_parameters())
-        length = flat.end(sum(parameter.requires_grad for parameter in own.values()))
-        self.average = Average(ema, flat.values[:length], batch_size)
-        self.network = shadow(network, flat.views(self.average.values))
-        twins = dict(self.network.named_modules())
-        # Walking a network takes longer than an average of its weights, so where the buffers are is found once.
+        mine = dict(self.network.named_parameters())
+        trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+        self._weights: list[Tensor] = list(trained.values())
+        self._averages: list[Tensor] = [mine[name] for name in trained]
+        copies = dict(self.network.named_modules())
+        # A module may replace a buffer instead of writing into it, so buffers are looked up by name at each update.
         self._buffers = [
-            (twins[path], module, name)
+            (copies[path], module, name)
             for path, module in network.named_modules()
             for name, _ in module.named_buffers(recurse=False)
         ]
@@ -58,51 +52,45 @@ class Averaged:
     @property
     def name(self) -> str:
         """The name that the recipe gives it."""
-        return self.average.ema.name
+        return self.ema.name
 
     @property
     def group(self) -> str:
         """The group of tensors in a checkpoint."""
         return f"ema-{self.name}"
 
-    def update(self, n: int, keep: Tensor | None = None) -> None:
-        """Update number n = 1, 2, ..., of weights and buffers."""
-        self.average.update(n, keep)
-        self.refresh()
+    def update(self, n: int) -> None:
+        """Take in the weights of update number n = 1, 2, ..."""
+        self._move(1.0 - self._beta(n))
 
     def restart(self) -> None:
         """Forget the past: the average becomes the present weights."""
-        self.average.values.copy_(self.average.weights)
-        self.refresh()
+        self._move(1.0)
 
-    def refresh(self) -> None:
-        """Take over the buffers of the trained network."""
-        for mine, theirs, name in self._buffers:
-            getattr(mine, name).copy_(getattr(theirs, name))
-
-    def model(self, like: Model) -> Model:
-        """The model with the averaged network."""
-        return replace(like, network=self.network)
+    def _move(self, step: float) -> None:
+        with torch.no_grad():
+            if self._weights:
+                torch._foreach_lerp_(self._averages, self._weights, step)
+            for mine, theirs, name in self._buffers:
+                getattr(mine, name).copy_(getattr(theirs, name))
 
 
-def shadow(network: Network, views: Mapping[str, Tensor]) -> Network:
-    """A copy of a network whose trained parameters, by name, are `views`; the rest is copied. It never trains."""
-    memo: dict[int, object] = {
-        id(parameter): nn.Parameter(views[name] if name in views else parameter.detach().clone(), requires_grad=False)
-        for name, parameter in network.named_parameters()
-    }
-    twin = copy.deepcopy(network, memo)
-    return twin.requires_grad_(False).eval()
+def average(ema: EmaConfig, weights: Sequence[Tensor], batch_size: int = 1) -> Tensor:
+    """Return the average after updates with weights[1:], from weights[0] on: the definition, for tests and analysis.
 
+    Args:
+        ema: which average.
+        weights: tensors of one shape, the initial ones first.
+        batch_size: examples of one update.
 
-def average(ema: EmaConfig, weights: list[Tensor], batch_size: int = 1) -> Tensor:
-    """The average after updates with weights[1:], starting at weights[0]; the definition, for tests and analysis."""
-    source = weights[0].clone()
-    result = Average(ema, source, batch_size)
+    Returns:
+        A tensor of that shape.
+    """
+    beta = profile(ema, batch_size)
+    result = weights[0].clone()
     for n, values in enumerate(weights[1:], start=1):
-        source.copy_(values)
-        result.update(n)
-    return result.values
+        result.lerp_(values, 1.0 - beta(n))
+    return result
 
 
 def effective_weights(ema: EmaConfig, updates: int, batch_size: int = 1) -> Tensor:
@@ -205,8 +193,7 @@ def stored_profiles(directory: Path) -> list[tuple[Profile, dict[str, Tensor]]]:
     found = []
     for candidate in reversed(candidates(directory)):
         try:
-            state = read_checkpoint(candidate, {}).state
-            powers = dict(zip(state["averages"], state["powers"], strict=True))
+            powers = TrainerState.from_json(read_checkpoint(candidate, {}).state).powers
             groups: Expected = {f"ema-{name}": None for name, power in powers.items() if power > 0}
             tensors = read_checkpoint(candidate, groups).tensors
         except CheckpointError:

@@ -2,224 +2,273 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from inspect import signature
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from ..callback import ValidationResult
 from ..data import InMemorySplit
 from ..denoiser import Model
-from ..errors import DivergedError, UsageError
+from ..errors import UsageError
 from ..noise import RandomStreams, key
 from ..objective import Loss, Objective
+from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
+from ..strategy import Strategy
 from .config import TrainConfig
-from .data_loading import BatchSource, ShuffledOrder, divide, feed
-from .ema import Averaged
-from .optimizer import Flat, Update, rate
+from .data_loading import BatchSource, ShuffledOrder, batch_source, divide
+from .ema import Average
+from .optimizer import Update
 from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last
 from .preprocessing import Preprocessing, TrainingProblem
-from .validation import GROUP, MOST, ValidationResult, held_out_loss
+from .validation import GROUP, MAX_EXAMPLES, held_out_loss
 
 
 class Engine:
-    """The network of `task` and what updates it, as `settings` say.
+    """The network of a problem and what updates it.
 
-    The weights live in flat memory from here on (the network's parameters are views of it), in float32. `model` is
-    what is trained, `ema_model` the first average or None.
-    Raises: UsageError for settings that contradict each other or the device, ValueError for averages of the same name
-    or of more than one form, DataError where there are no examples.
+    `model` is what is trained, `average_model` has the first average of its weights (None without averages).
+
+    Args:
+        problem: model, objective and data. The network moves to `device`; its weights become float32 at least.
+        config: how to train.
+        optimizer: builds the torch optimizer.
+        lr_schedule: factor on the learning rates; None is 1.
+        strategy: how several processes share a batch.
+        device: where to train.
+        ranks: the processes of this run.
+
+    Raises:
+        UsageError: the configuration contradicts itself, the device or the number of processes.
+        ValueError: two averages have one name, or one has not exactly one form.
+        DataError: there are no examples.
     """
 
     def __init__(
-        self, task: TrainingProblem, settings: TrainConfig, device: torch.device, world: Ranks = SINGLE_PROCESS
+        self,
+        problem: TrainingProblem,
+        config: TrainConfig,
+        *,
+        optimizer: Optimizer,
+        lr_schedule: LRSchedule | None,
+        strategy: Strategy,
+        device: torch.device,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
-        if settings.batch_size < world.size * settings.accumulate:
-            raise UsageError(
-                f"a batch of {settings.batch_size} cannot be split over {world.size} processes with "
-                f"{settings.accumulate} parts each",
-                code="DK052",
-                fix="raise train.batch_size or lower train.accumulate",
-            )
-        names = [ema.name for ema in settings.ema]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two averages have the same name: {', '.join(names)}")
-        self.task, self.settings, self.device, self.world = task, settings, device, world
-        self.preparation = Preprocessing(task)
-        self.network = task.model.network.to(device).train()
-        self.components = task.learned().to(device)
-        self.flat = self._flatten()
-        self.precision = choose(settings.precision, device, task.model.parameterization, self.network)
-        self.update = Update(settings.optimizer, settings.clip, self.flat, scaling=self.precision.scaling)
-        self.averages = [Averaged(ema, self.flat, self.network, settings.batch_size) for ema in settings.ema]
-        if compiles(settings, device):
+        _refuse_contradictions(config, strategy, ranks)
+        self.problem, self.config, self.strategy, self.device, self.ranks = problem, config, strategy, device, ranks
+        self.preprocessing = Preprocessing(problem)
+        self.network = problem.model.network.to(device).train()
+        self.components = problem.learned().to(device)
+        self.trained = self._prepare_parameters()
+        self.precision = choose(config.precision, device, problem.model.parameterization, self.network)
+        self.update = Update(
+            optimizer,
+            lr_schedule,
+            self.trained,
+            clip=config.clip,
+            scaling=self.precision.scaling,
+            deferred=defers(device),
+        )
+        self.averages = [Average(ema, self.network, config.batch_size) for ema in config.ema]
+        if compiles(config, device):
             self.network.compile()
-        self.model = replace(task.model, network=PrecisionWrapper(self.network, self.precision, device))
-        self.ema_model = self._average_model()
-        self._computation = Computation(task.objective, self.network, self.components, world)
-        self.rows = divide(0, settings.batch_size, world.size)[world.rank]
-        self.parts = divide(self.rows.start, self.rows.stop, settings.accumulate)
-        self._split = task.data.split("train")
-        self._order = ShuffledOrder(len(self._split), settings.batch_size, task.seed)
-        # Reading a number is free on the CPU, so there every step is checked before anything changes.
-        self._immediate = device.type == "cpu" and world.size == 1
+        self.model = replace(problem.model, network=PrecisionWrapper(self.network, self.precision, device))
+        self.average_model = self._average_model()
+        self._loss = strategy.wrap(_LossModule(problem.objective, self.network, self.components))
+        self.rows = strategy.shard(config.batch_size)
+        self.parts = divide(self.rows.start, self.rows.stop, config.accumulate)
+        self._split = problem.data.split("train")
+        self._order = ShuffledOrder(len(self._split), config.batch_size, problem.seed)
 
     @property
     def examples(self) -> int:
-        """How many examples there are to train on."""
+        """The number of examples to train on."""
         return self._order.count
 
-    def feed(self, first: int, workers: int | None = None) -> BatchSource:
-        """Where `advance` gets its examples from, starting with step `first`; close it after the last."""
+    def batch_source(self, first: int, workers: int | None = None) -> BatchSource:
+        """Open the source of the examples of `advance`, from step `first` on; close it after the last step.
+
+        `workers` None takes the number of the configuration, or else the one that the data prefers.
+        """
         if workers is None:
-            workers = self.task.data.workers if self.settings.workers is None else self.settings.workers
-        return feed(self._split, self._order, self.rows, self.settings.steps, self.device, workers, first)
+            workers = self.problem.data.workers if self.config.workers is None else self.config.workers
+        return batch_source(self._split, self._order, self.rows, self.config.steps, self.device, workers, first)
 
     def advance(self, step: int, source: BatchSource) -> dict[str, Tensor]:
-        """One step: the gradient of the global batch, and one update. Returns numbers for the log, on the device.
+        """Do one step: the gradient of the global batch, then one update.
 
-        Raises DivergedError where a number is not finite and reading it is free; elsewhere `check` does.
+        Args:
+            step: number of steps before this one.
+            source: where examples come from.
+
+        Returns:
+            Numbers for the log: () each, on the device.
+
+        Raises:
+            DivergedError: a number is not finite and reading it costs nothing; elsewhere `check` raises it.
         """
-        sums, times, each = self.gradient(step, source, self.parts)
-        sums["grad_norm"] = self.apply(step)
-        total = self.settings.batch_size
-        self.task.objective.update(self.world.gather(times, total), self.world.gather(each, total))
-        return sums
+        values, times, losses = self.gradient(step, source, self.parts)
+        values["grad_norm"] = self.apply(step)
+        total = self.config.batch_size
+        self.problem.objective.update(self.strategy.gather(times, total), self.strategy.gather(losses, total))
+        return values
 
     def gradient(
         self, step: int, source: BatchSource, parts: Sequence[range]
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Leave the gradient of these rows of the batch with the parameters.
+        """Compute the gradient and leave it with the parameters.
 
-        Returns the mean losses, and of every example its time and its loss.
+        Args:
+            step: number of steps before this one.
+            source: where examples come from.
+            parts: rows of the global batch, computed one part after the other.
+
+        Returns:
+            The mean losses by name, the time of each example (B,), and the loss of each example (B,).
         """
-        draws = RandomStreams(self.task.seed, step, self.settings.batch_size)
-        sums: dict[str, Tensor] = {}
-        each, times = [], []
+        streams = RandomStreams(self.problem.seed, step, self.config.batch_size)
+        values: dict[str, Tensor] = {}
+        losses, times = [], []
         for index, rows in enumerate(parts):
             raw, cond = source.rows(step, rows)
-            local = draws.rows(rows.start)
-            seed_dropout(self.device, self.task.seed, step, self.world.rank, index)
-            share = len(rows) * self.world.size / self.settings.batch_size
-            with self._computation.part(last=index == len(parts) - 1):
-                x0, ready = self.preparation.train(raw, cond, local)
-                loss = self._computation(self.model, x0, local, self.ema_model, ready)
-                (loss.mean * self._factor(loss.mean, share, step)).backward()  # type: ignore[no-untyped-call]
+            local = streams.rows(rows.start)
+            seed_dropout(self.device, key(self.problem.seed, "dropout", step, self.ranks.rank, index))
+            share = len(rows) * self.strategy.size / self.config.batch_size
+            with self.strategy.gradient_sync(self._loss, index == len(parts) - 1):
+                x0, ready = self.preprocessing.train(raw, cond, local)
+                loss: Loss = self._loss(self.model, x0, local, self.average_model, ready)
+                (loss.mean * self.update.factor(loss.mean, share)).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.mean, **{f"loss_{n}": v for n, v in loss.parts.items()}}.items():
                 part = value.detach() * share
-                sums[name] = sums[name] + part if name in sums else part
-            each.append(loss.each)
+                values[name] = values[name] + part if name in values else part
+            losses.append(loss.each)
             times.append(loss.t)
-        return sums, _joined(times), _joined(each)
+        return values, _joined(times), _joined(losses)
 
     def apply(self, step: int) -> Tensor:
-        """Update weights and averages from the gradient, where it is finite; returns its norm."""
-        norm = self.update(rate(self.settings, step))
-        if self._immediate:
-            self.check()
-        for averaged in self.averages:
-            averaged.update(step + 1, None if self._immediate else self.update.bad)
+        """Update weights and averages from the gradient; returns its norm: ()."""
+        norm = self.update(step, self.config.steps)
+        for average in self.averages:
+            average.update(step + 1)
         return norm
 
-    def check(self) -> None:
-        """Raise DivergedError where some gradient was not finite; waits for the device."""
-        if bool(self.update.bad):
-            raise _diverged(self.update.done + 1)
+    def check(self, step: int) -> None:
+        """Raise DivergedError if a gradient of the first `step` steps was not finite; waits for the device."""
+        self.update.check(step)
+
+    def lr(self, step: int) -> float:
+        """Return the learning rate of the step after `step` steps."""
+        return self.update.lr(step, self.config.steps)
 
     def validate(self, *, average: bool = True, rounds: int = 1) -> ValidationResult | None:
-        """The loss on held-out examples, with the first average or the raw weights; the same draws at every call.
+        """Return the loss on held-out examples; None if none are held out. Every call draws the same random numbers.
 
-        Of at most a tenth of the examples that the whole training sees, so that it never takes longer than that.
+        At most a tenth of the examples of the whole training are used, so that validation never takes longer than it.
+
+        Args:
+            average: whether to use the first average of the weights, if there is one.
+            rounds: how often each example is used.
         """
-        seen = self.settings.steps * self.settings.batch_size
+        seen = self.config.steps * self.config.batch_size
         return held_out_loss(
-            self.ema_model if average and self.ema_model is not None else self.model,
-            self.preparation,
+            self.average_model if average and self.average_model is not None else self.model,
+            self.preprocessing,
             self.device,
             batch_size=len(self.parts[0]),
-            ema=self.ema_model,
-            most=min(MOST, max(GROUP, seen // 10)),
+            average=self.average_model,
+            max_examples=min(MAX_EXAMPLES, max(GROUP, seen // 10)),
             rounds=rounds,
         )
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Groups of named tensors for a checkpoint, which share memory with the engine: `network`, one `ema-NAME` for
-        each average, `optimizer`, and `components` where others than the network learn or remember."""
+        """Return groups of named tensors for a checkpoint; they share memory with the engine.
+
+        The groups are `network`, `ema-NAME` for each average, `optimizer`, and `components` if others than the network
+        learn or remember.
+        """
         groups = {"network": dict(self.network.state_dict()), "optimizer": self.update.tensors()}
-        groups |= {averaged.group: dict(averaged.network.state_dict()) for averaged in self.averages}
+        groups |= {average.group: dict(average.network.state_dict()) for average in self.averages}
         if components := self.components.state_dict():
             groups["components"] = dict(components)
         return groups
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over the `tensors()` of another engine of the same task."""
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, float]) -> None:
+        """Take over the `tensors()` of another engine of the same problem, and the numbers of its optimizer.
+
+        Raises:
+            CheckpointError: the state of the optimizer is that of other parameters.
+        """
+        self.update.load(tensors["optimizer"], numbers)
         for group, mine in self.tensors().items():
-            for name, value in mine.items():
-                value.copy_(tensors[group][name])
+            if group != "optimizer":
+                for name, value in mine.items():
+                    value.copy_(tensors[group][name])
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other weights, by the names of the network's `state_dict`, as the initial ones, averages included."""
+        """Take other initial weights, by the names of the network's `state_dict`; averages start from them."""
         self.network.load_state_dict(dict(weights))
-        for averaged in self.averages:
-            averaged.restart()
+        for average in self.averages:
+            average.restart()
 
-    def storages(self) -> Iterator[Tensor]:
-        """Everything of size that stays on the device: weights, optimizer, averages, resident data."""
-        yield from (self.flat.values, *self.update.tensors().values())
-        yield from (averaged.average.values for averaged in self.averages)
+    def stored_tensors(self) -> Iterator[Tensor]:
+        """Yield all that stays in memory: weights, optimizer, averages, data that is held there."""
+        for named in self.tensors().values():
+            yield from named.values()
         if isinstance(self._split, InMemorySplit):
             yield from (self._split.x, *self._split.cond.values())
 
-    def _flatten(self) -> Flat:
-        """All that is trained in one buffer, the network's parameters first."""
+    def _prepare_parameters(self) -> dict[str, nn.Parameter]:
+        """Return what is trained by name, in float32 at least and in the memory format of the configuration."""
+        for parameter in self.network.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.float()
         own = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        rest = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
-        last = keeps_channels_last(self.settings, self.device, own.values())
-        return Flat(own | rest, self.device, channels_last=last)
-
-    def _factor(self, mean: Tensor, share: float, step: int) -> Tensor | float:
-        """What the loss is multiplied with; nan where it is not finite, so that on every rank the gradient is not."""
-        if self._immediate:
-            if not math.isfinite(float(mean.detach())):
-                raise _diverged(step + 1)
-            return share
-        return torch.where(torch.isfinite(mean.detach()), share, torch.nan) * self.update.scale
+        if keeps_channels_last(self.config, self.device, own.values()):
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        others = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
+        return own | others
 
     def _average_model(self) -> Model | None:
         if not self.averages:
             return None
         network = PrecisionWrapper(self.averages[0].network, self.precision, self.device).eval()
-        return replace(self.task.model, network=network)
+        return replace(self.problem.model, network=network)
 
 
-def _diverged(step: int) -> DivergedError:
-    return DivergedError(
-        f"loss or gradient stopped being finite at step {step}; the weights have not seen it",
-        fix="lower train.optimizer.lr, lengthen train.warmup, lower train.clip, or set train.precision: fp32",
-        notes=["the checkpoints before this step are kept"],
-    )
+def defers(device: torch.device) -> bool:
+    """Whether bad gradients are skipped on the device: on the CPU the host reads numbers without waiting."""
+    return device.type != "cpu"
+
+
+def _refuse_contradictions(config: TrainConfig, strategy: Strategy, ranks: Ranks) -> None:
+    if strategy.size != ranks.size:
+        raise UsageError(
+            f"train.strategy {type(strategy).__name__} trains in {strategy.size} processes, not in the {ranks.size} "
+            "that were started",
+            code="DK057",
+            fix="set train.strategy: auto, or start one process",
+        )
+    if config.batch_size < ranks.size * config.accumulate:
+        raise UsageError(
+            f"a batch of {config.batch_size} cannot be split over {ranks.size} processes with "
+            f"{config.accumulate} parts each",
+            code="DK052",
+            fix="raise train.batch_size or lower train.accumulate",
+        )
+    names = [ema.name for ema in config.ema]
+    if len(set(names)) != len(names):
+        raise ValueError(f"two averages have the same name: {', '.join(names)}")
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-SYNC_BUFFERS = next(
-    name
-    for name in ("forward_sync_buffers", "broadcast_buffers")
-    if name in signature(DistributedDataParallel).parameters
-)
-"""The option of torch 2.13 and later, and what it was called before: each rank's buffers are its own."""
-
-
-class _Loss(nn.Module):
-    """Holds all that learns, so that one forward of it is one loss, however often an objective asks the network."""
+class _LossModule(nn.Module):
+    """Holds all that learns, so that one forward pass is one loss, however often an objective uses the network."""
 
     def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict) -> None:
         super().__init__()
@@ -227,38 +276,14 @@ class _Loss(nn.Module):
         self._objective = (objective,)  # in a tuple: an objective that is a module is among the components
 
     def forward(
-        self, model: Model, x0: Tensor, noise: RandomStreams, ema: Model | None, cond: Mapping[str, Tensor]
+        self, model: Model, x0: Tensor, streams: RandomStreams, average: Model | None, cond: Mapping[str, Tensor]
     ) -> Loss:
-        return self._objective[0](model, x0, noise, ema=ema, **cond)
+        return self._objective[0](model, x0, streams, ema=average, **cond)
 
 
-class Computation:
-    """The loss of a part of the batch. Over several processes gradients are averaged in the last part of a step."""
-
-    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict, world: Ranks) -> None:
-        loss = _Loss(objective, network, components)
-        self._loss: nn.Module = loss
-        self._parallel: DistributedDataParallel | None = None
-        if world.size > 1:
-            self._parallel = DistributedDataParallel(loss, gradient_as_bucket_view=True, **{SYNC_BUFFERS: False})  # type: ignore[arg-type]
-            self._loss = self._parallel
-
-    def __call__(
-        self, model: Model, x0: Tensor, noise: RandomStreams, ema: Model | None, cond: Mapping[str, Tensor]
-    ) -> Loss:
-        return self._loss(model, x0, noise, ema, cond)  # type: ignore[no-any-return]
-
-    def part(self, last: bool) -> AbstractContextManager[None]:
-        """The context of one part: forward and backward belong inside."""
-        if self._parallel is None or last:
-            return contextlib.nullcontext()
-        return self._parallel.no_sync()
-
-
-def seed_dropout(device: torch.device, seed: int, step: int, rank: int, part: int) -> None:
-    """Seed what dropout draws from on this device: a function of its arguments and nothing else."""
-    number = key(seed, "dropout", step, rank, part)
-    torch.default_generator.manual_seed(number)
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generators that dropout draws from on this device."""
+    torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
-        torch.cuda.default_generators[index].manual_seed(number)
+        torch.cuda.default_generators[index].manual_seed(seed)

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
 from ..storage.checkpoint import CheckpointStore
+from .state import TrainerState
 from .trainer import Trainer
 
-SHOWN = 8
+MAX_DIFFERENCES = 8
 
 
 def load_initial(trainer: Trainer, run: str | Path) -> int:
@@ -43,8 +44,9 @@ def _weights(directory: Path) -> tuple[dict[str, Tensor], int]:
     """The weights of the newest whole checkpoint, and its step."""
     store = CheckpointStore(directory)
     state = store.load({}, must=True)
-    averages = state.state.get("averages") if state is not None else None
-    group = f"ema-{averages[0]}" if isinstance(averages, list) and averages else "network"
+    assert state is not None
+    averages = list(TrainerState.from_json(state.state).powers)
+    group = f"ema-{averages[0]}" if averages else "network"
     found = store.load({group: None}, must=True)
     assert found is not None
     return found.tensors[group], found.step
@@ -54,12 +56,12 @@ def refuse_misfit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], whence
     """Raise CheckpointError, with what differs, unless names and shapes of the weights are those of the network."""
     differences = _differences(found, own)
     if differences:
-        rest = len(differences) - SHOWN
+        rest = len(differences) - MAX_DIFFERENCES
         raise CheckpointError(
             f"the weights of {whence} do not fit this network: {len(differences)} tensors differ",
             code="DK603",
             fix="use the network section of the recipe that they were trained with, and data of the same shape",
-            notes=[*differences[:SHOWN], *([f"and {rest} more"] if rest > 0 else [])],
+            notes=[*differences[:MAX_DIFFERENCES], *([f"and {rest} more"] if rest > 0 else [])],
         )
 
 

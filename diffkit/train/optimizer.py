@@ -1,216 +1,219 @@
-"""The update: clip by the global norm and Adam in one pass, and nothing where a number is not finite.
+"""The update of the weights: bound the gradient, refuse numbers that are not finite, step the optimizer.
 
-The fused kernels of torch divide the gradient by a scale and skip everything on a flag, both read on the device. So
-clipping needs no pass of its own, and a bad gradient stops before the weights without the host waiting for it.
+On the CPU the host reads the norm of each gradient, so that a bad one ends the training before anything changes. On
+other devices reading would stall the pipeline: there the optimizer skips the update by a flag on the device, and the
+host reads that flag at log points and before each checkpoint.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .config import OptimizerConfig, TrainConfig
+from ..errors import CheckpointError, DivergedError
+from ..optimizer import LRSchedule, Optimizer
+
+INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
+"""Of the loss scale in fp16: a gradient that overflows halves the scale, so many good ones in a row double it."""
+MIN_SCALE = 2.0**-10
+"""A loss scale below this bound means that gradients overflow at any scale."""
+NEVER = 2**31 - 1
 
 
 class Update:
-    """Adam or AdamW on the parameters of `flat`.
+    """Steps the optimizer of `parameters` from their gradients.
 
-    `bad` is 0, or 1 from the first gradient on that was not finite: then no update changes anything any more.
-    With `scaling` (fp16) the loss is multiplied by `scale`; a gradient that overflows is skipped and halves it, and
-    after 2000 good ones in a row it doubles.
-    """
-
-    GROWTH = 2000
-    FLOOR = 2.0**-10
-
-    def __init__(self, settings: OptimizerConfig, clip: float | None, flat: Flat, *, scaling: bool = False) -> None:
-        self.flat, self.clip, self.settings = flat, clip, settings
-        device = flat.values.device
-        self._kernel = torch._fused_adamw_ if settings.name == "adamw" else torch._fused_adam_
-        self._moments = {"exp_avg": torch.zeros_like(flat.values), "exp_avg_sq": torch.zeros_like(flat.values)}
-        buffers = [flat.values, *self._moments.values()]
-        self._operands = [[b] if flat.gathered else list(flat.views(b).values()) for b in buffers]
-        self._count = torch.zeros((), device=device)
-        self.bad = torch.zeros((), device=device)
-        self.scaling = scaling
-        self.scale = torch.full((), 2.0**16 if scaling else 1.0, device=device)
-        self._good = torch.zeros((), device=device)
-
-    def __call__(self, lr: float) -> Tensor:
-        """One update from the gradients at hand; returns their norm, before clipping and unscaled: ()."""
-        gradients, chosen = self.flat.take()
-        norm = _norm(gradients, self.flat.values)
-        if self.scaling:
-            norm = norm / self.scale
-        skip = (~torch.isfinite(norm)).float()
-        divisor = self._divisor(norm)
-        if self.scaling:
-            self._rescale(skip)
-        else:
-            self.bad.copy_(torch.maximum(self.bad, skip))
-        skip = torch.maximum(self.bad, skip)
-        self._count.add_(1.0 - skip)
-        weights, first, second = (
-            rows if chosen is None or len(chosen) == len(rows) else [rows[index] for index in chosen]
-            for rows in self._operands
-        )
-        if gradients:
-            self._kernel(
-                weights,
-                gradients,
-                first,
-                second,
-                [],
-                [self._count] * len(gradients),
-                lr=lr,
-                beta1=self.settings.betas[0],
-                beta2=self.settings.betas[1],
-                weight_decay=self.settings.weight_decay,
-                eps=self.settings.eps,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=divisor,
-                found_inf=skip,
-            )
-        return norm
-
-    @property
-    def done(self) -> int:
-        """How many updates changed the weights; waits for the device."""
-        return int(self._count)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the moments by the names of the parameters, and the counts."""
-        named = {
-            f"{name}.{moment}": view
-            for moment, buffer in self._moments.items()
-            for name, view in self.flat.views(buffer).items()
-        }
-        return {**named, "step": self._count, **({"scale": self.scale, "good": self._good} if self.scaling else {})}
-
-    def _divisor(self, norm: Tensor) -> Tensor | None:
-        """What the gradient is divided by: the loss scale, and norm / clip where that is more than 1."""
-        if self.clip is None:
-            return self.scale if self.scaling else None
-        excess = (norm / self.clip).clamp(min=1.0)
-        if self.scaling:
-            return excess * self.scale
-        # Dividing costs a pass. Where reading a number is free, it is left out when there is nothing to clip.
-        return None if excess.device.type == "cpu" and float(excess) == 1.0 else excess
-
-    def _rescale(self, skip: Tensor) -> None:
-        self._good.add_(1.0).mul_(1.0 - skip)
-        grow = (self._good >= self.GROWTH).float()
-        self._good.mul_(1.0 - grow)
-        self.scale.mul_((1.0 - 0.5 * skip) * (1.0 + grow))
-        self.bad.copy_(torch.maximum(self.bad, (self.scale < self.FLOOR).float()))
-
-
-def _norm(gradients: list[Tensor], like: Tensor) -> Tensor:
-    """The norm of all of them together, in float32: ()."""
-    if not gradients:
-        return torch.zeros((), device=like.device)
-    if len(gradients) == 1:
-        return torch.linalg.vector_norm(gradients[0]).float()  # type: ignore[no-any-return]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))).float()  # type: ignore[no-any-return]
-
-
-ALIGN = 32
-"""Every parameter starts at a multiple of so many numbers (128 bytes), as vector units like it."""
-GATHERED = 1 << 15
-"""Below this mean size of a parameter gradients are gathered: one operation then costs less than many small ones."""
-
-
-class Flat:
-    """Makes each parameter a view of `values`: (N,).
-
-    Parameters keep their names and shapes; with `channels_last` those of four dimensions keep that layout. The gaps
-    that alignment leaves are zero and stay so. All take one type: float64 where any has it, else float32.
-    `gathered`: whether gradients are copied into one buffer as well, which is worth it where parameters are small.
+    Args:
+        optimizer: builds the torch optimizer.
+        lr_schedule: factor on the learning rates of its groups; None is 1.
+        parameters: what is trained, by name.
+        clip: bound of the global norm of the gradient; None is no bound.
+        scaling: whether the loss is scaled, as fp16 requires.
+        deferred: whether bad gradients are skipped on the device, see the module. An optimizer without the flag
+            `_step_supports_amp_scaling` of torch (those with fused kernels have it) reads on the host at each step.
     """
 
     def __init__(
         self,
+        optimizer: Optimizer,
+        lr_schedule: LRSchedule | None,
         parameters: Mapping[str, nn.Parameter],
-        device: torch.device,
         *,
-        channels_last: bool = False,
-        gathered: bool | None = None,
+        clip: float | None = None,
+        scaling: bool = False,
+        deferred: bool = False,
     ) -> None:
-        self.parameters = dict(parameters)
-        self.channels_last = channels_last
-        wide = any(p.dtype == torch.float64 for p in self.parameters.values())
-        self._starts: dict[str, int] = {}
-        end = 0
-        for name, parameter in self.parameters.items():
-            self._starts[name] = end
-            end += -(-parameter.numel() // ALIGN) * ALIGN
-        self.values = torch.zeros(end, dtype=torch.float64 if wide else torch.float32, device=device)
-        if gathered is None:
-            gathered = channels_last or end < GATHERED * len(self._starts)
-        self.gathered = gathered
-        self._gradient = torch.zeros_like(self.values) if gathered else self.values.new_empty(0)
-        self._room = list(self.views(self._gradient).values())
-        for name, view in self.views(self.values).items():
-            view.copy_(self.parameters[name].data)
-            self.parameters[name].data = view
-            self.parameters[name].grad = None
+        self.parameters, self.lr_schedule, self.clip, self.scaling = dict(parameters), lr_schedule, clip, scaling
+        self._all = list(self.parameters.values())
+        device = self._all[0].device if self._all else torch.device("cpu")
+        self.optimizer = optimizer(list(self.parameters.items())) if self._all else None
+        self._groups: list[dict[str, Any]] = self.optimizer.param_groups if self.optimizer else []
+        self._initial = [_numbers(group) for group in self._groups]
+        self._zero = torch.zeros((), device=device)
+        self._first_bad = torch.zeros((), dtype=torch.long, device=device)
+        self._scaler: GradScaler | None = None
+        if (deferred or scaling) and self._all:
+            scale, interval = (INITIAL_SCALE, GROWTH_INTERVAL) if scaling else (1.0, NEVER)
+            self._scaler = GradScaler(device.type, init_scale=scale, growth_interval=interval)
 
-    def end(self, count: int) -> int:
-        """Where the first `count` parameters end in the buffer."""
-        starts = [*self._starts.values(), len(self.values)]
-        return starts[count]
+    def factor(self, loss: Tensor, share: float) -> Tensor:
+        """Return what to multiply the loss with before the backward pass: `share` times the loss scale, ().
 
-    def views(self, buffer: Tensor) -> dict[str, Tensor]:
-        """The parameters' shapes laid over another buffer of this length, or of the first few parameters."""
-        return {
-            name: self._view(buffer, start, self.parameters[name].shape)
-            for name, start in self._starts.items()
-            if start < len(buffer)
-        }
-
-    def take(self) -> tuple[list[Tensor], list[int] | None]:
-        """The gradients that backward left, and to which parameters they belong; None: to the whole buffer at once.
-
-        Letting backward hand over its tensors and copying them once, where they are gathered at all, costs half of
-        letting it add to prepared zeros. A parameter without a gradient counts as zero there, and is left out here.
+        The factor is nan if `loss` is not finite or an earlier gradient was not: then the gradient is not finite
+        either, on any process, and the update is refused or skipped.
         """
-        parameters = list(self.parameters.values())
-        given = [index for index, parameter in enumerate(parameters) if parameter.grad is not None]
-        gradients = [parameters[index].grad for index in given]
-        for index in given:
-            parameters[index].grad = None
-        if not self.gathered:
-            return gradients, given  # type: ignore[return-value]
-        if len(given) < len(parameters):
-            self._gradient.zero_()
-        if given:
-            torch._foreach_copy_([self._room[index] for index in given], gradients)  # type: ignore[arg-type]
-        return [self._gradient], None
+        good = torch.isfinite(loss.detach()) & (self._first_bad == 0)
+        factor = torch.where(good, share, torch.nan)
+        return factor if self._scaler is None else self._scaler.scale(factor)
 
-    def _view(self, buffer: Tensor, start: int, shape: torch.Size) -> Tensor:
-        flat = buffer[start : start + prod(shape)]
-        if self.channels_last and len(shape) == 4:
-            out, channels, height, width = shape
-            return flat.view(out, height, width, channels).permute(0, 3, 1, 2)
-        return flat.view(shape)
+    def lr(self, step: int, steps: int) -> float:
+        """Return the learning rate of the first group for the update that follows `step` of `steps` updates."""
+        factor = 1.0 if self.lr_schedule is None else self.lr_schedule(step, steps)
+        return float(self._initial[0]["lr"] * factor) if self._initial else 0.0
+
+    def __call__(self, step: int, steps: int) -> Tensor:
+        """Update the weights and clear the gradients.
+
+        Args:
+            step: number of updates before this one.
+            steps: number of updates of the whole training.
+
+        Returns:
+            The norm of the gradient before clipping, without loss scale: (), on the device.
+
+        Raises:
+            DivergedError: the norm is not finite and the host reads it; nothing has changed.
+        """
+        if self.optimizer is None:
+            return self._zero
+        factor = 1.0 if self.lr_schedule is None else self.lr_schedule(step, steps)
+        for group, initial in zip(self._groups, self._initial, strict=True):
+            group["lr"] = initial["lr"] * factor
+        norm = self._step(step) if self._scaler is None else self._step_deferred(step, self._scaler)
+        for parameter in self._all:
+            parameter.grad = None
+        return norm
+
+    def _step(self, step: int) -> Tensor:
+        assert self.optimizer is not None
+        norm = self._norm()
+        value = float(norm)
+        if not math.isfinite(value):
+            raise diverged(step + 1)
+        if self.clip is not None and value > self.clip:  # scaling by 1 would cost a pass over the gradients
+            clip_grads_with_norm_(self._all, self.clip, norm)
+        self.optimizer.step()
+        return norm
+
+    def _step_deferred(self, step: int, scaler: GradScaler) -> Tensor:
+        assert self.optimizer is not None
+        scaler.unscale_(self.optimizer)
+        norm = self._norm()
+        if self.clip is not None:
+            clip_grads_with_norm_(self._all, self.clip, norm)
+        scaler.step(self.optimizer)
+        scaler.update()
+        if not self.scaling:
+            bad = (self._first_bad == 0) & ~torch.isfinite(norm)
+            self._first_bad = torch.where(bad, step + 1, self._first_bad)
+        return norm
+
+    def _norm(self) -> Tensor:
+        return get_total_norm([p.grad for p in self._all if p.grad is not None])
+
+    def check(self, step: int) -> None:
+        """Raise DivergedError if a gradient of the first `step` updates was not finite; waits for the device."""
+        if self._scaler is None:
+            return
+        if first_bad := int(self._first_bad):
+            raise diverged(first_bad)
+        if self.scaling and self._scaler.get_scale() < MIN_SCALE:
+            raise diverged(step)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the optimizer's state by `PARAMETER.KEY`; there are none before the first update."""
+        return {name: value for name, value in self._state() if isinstance(value, Tensor)}
+
+    def numbers(self) -> dict[str, float]:
+        """Return what else the optimizer remembers, so that a resumed training continues bit for bit.
+
+        Keys are `PARAMETER.KEY` for numbers in its state, `/group.INDEX.KEY` for numbers of its groups that it has
+        changed, `/scale` and `/growth` for the loss scale.
+        """
+        found = {name: float(value) for name, value in self._state() if isinstance(value, int | float)}
+        for index, (group, initial) in enumerate(zip(self._groups, self._initial, strict=True)):
+            changed = {key: value for key, value in _numbers(group).items() if value != initial.get(key)}
+            found |= {f"/group.{index}.{key}": float(value) for key, value in changed.items() if key != "lr"}
+        if self.scaling and self._scaler is not None:
+            state = self._scaler.state_dict()
+            found |= {"/scale": float(state["scale"]), "/growth": float(state["_growth_tracker"])}
+        return found
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        """Take over the `tensors()` and `numbers()` of another update of the same parameters.
+
+        Raises:
+            CheckpointError: they are not a state of these parameters, such as one of an earlier version of diffkit.
+        """
+        for name, value in tensors.items():
+            parameter, key = self._owner(name)
+            if value.shape == parameter.shape:  # fused kernels need the memory format of the parameter
+                value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+            self._state_of(parameter)[key] = value.to(parameter.device, copy=True)
+        for name, number in numbers.items():
+            head, _, key = name.rpartition(".")
+            if name in ("/scale", "/growth"):
+                continue
+            if head.startswith("/group."):
+                group = self._groups[int(head.rpartition(".")[2])]
+                group[key] = type(group.get(key, 0.0))(number)
+            else:
+                parameter, key = self._owner(name)
+                self._state_of(parameter)[key] = int(number) if number.is_integer() else number
+        if self._scaler is not None and "/scale" in numbers:
+            scale = {"scale": numbers["/scale"], "_growth_tracker": int(numbers["/growth"])}
+            self._scaler.load_state_dict({**self._scaler.state_dict(), **scale})
+
+    def _state(self) -> Iterator[tuple[str, Any]]:
+        for name, parameter in self.parameters.items():
+            for key, value in self._state_of(parameter).items():
+                yield f"{name}.{key}", value
+
+    def _state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        assert self.optimizer is not None
+        state: dict[str, Any] = self.optimizer.state[parameter]
+        return state
+
+    def _owner(self, name: str) -> tuple[nn.Parameter, str]:
+        """Return the parameter and the key of an entry of the state."""
+        owner, _, key = name.rpartition(".")
+        if owner not in self.parameters:
+            raise CheckpointError(
+                "the optimizer state of this checkpoint is not that of this recipe: it is of an earlier version of "
+                f"diffkit or of another network ({name[:80]!r} belongs to no parameter)",
+                code="DK604",
+                fix="sample and report this run as before; to train it again start over with --resume never, or set "
+                "train.init in another run",
+            )
+        return self.parameters[owner], key
 
 
-def rate(settings: TrainConfig, step: int) -> float:
-    """The learning rate of the update that follows `step` updates.
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain numbers among the settings of a parameter group."""
+    return {key: value for key, value in group.items() if isinstance(value, int | float)}
 
-    During warm-up lr (step + 1) / warmup; then lr (end + (1 - end) f(u)), where u runs from 0 at the end of the
-    warm-up to 1 at the last step, and f(u) is 1, 1 - u or (1 + cos(pi u)) / 2.
-    """
-    lr, decay, done = settings.optimizer.lr, settings.schedule, step + 1
-    if done < settings.warmup:
-        return lr * done / settings.warmup
-    u = min(1.0, (done - settings.warmup) / max(1, settings.steps - settings.warmup))
-    if decay.name == "constant":
-        return lr
-    fall = 1.0 - u if decay.name == "linear" else 0.5 * (1.0 + math.cos(math.pi * u))
-    return lr * (decay.end + (1.0 - decay.end) * fall)
+
+def diverged(step: int) -> DivergedError:
+    """Return the error of a loss or gradient that is not finite at update number `step`."""
+    return DivergedError(
+        f"the loss or its gradient is not finite at step {step}; the weights are those of the step before",
+        fix="lower train.optimizer.lr, lengthen train.lr_schedule.warmup, lower train.clip, or set "
+        "train.precision: fp32",
+        notes=["the checkpoints before this step are kept"],
+    )

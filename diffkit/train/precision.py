@@ -15,7 +15,7 @@ from ..network import Network
 from ..parameterization import Parameterization
 from .config import PrecisionName, TrainConfig
 
-WORTH_IT = 500_000
+MIN_WEIGHTS_BF16 = 500_000
 """From so many weights of convolutions on bf16 pays on a CPU that has it: 1.2 times as fast at 0.7 M parameters. Below,
 and for vectors, the casts cost more than the products save."""
 
@@ -75,7 +75,7 @@ def _pays(device: torch.device, network: nn.Module) -> bool:
         return False
     has = torch.cpu.get_capabilities()
     weights = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim >= 3)
-    return weights >= WORTH_IT and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+    return weights >= MIN_WEIGHTS_BF16 and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 class PrecisionWrapper(Network):
@@ -93,21 +93,21 @@ class PrecisionWrapper(Network):
             return self.network(x, c_noise, **cond)  # type: ignore[no-any-return]
 
 
-LONG = 5_000
+MIN_STEPS_COMPILED = 5_000
 """From so many steps on, the minute or so that compilation takes should be repaid."""
 
 
-def compiles(settings: TrainConfig, device: torch.device) -> bool:
+def compiles(config: TrainConfig, device: torch.device) -> bool:
     """Whether the network is compiled; auto: in long runs on a CUDA device, where this machine can."""
-    if settings.compile != "auto":
-        return settings.compile
-    return device.type == "cuda" and settings.steps >= LONG and _can_compile()
+    if config.compile != "auto":
+        return config.compile
+    return device.type == "cuda" and config.steps >= MIN_STEPS_COMPILED and _can_compile()
 
 
-def keeps_channels_last(settings: TrainConfig, device: torch.device, parameters: Iterable[Tensor]) -> bool:
+def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: Iterable[Tensor]) -> bool:
     """Whether weights lie channels_last; auto: on a CUDA device, for networks with convolutions over images."""
-    if settings.channels_last != "auto":
-        return settings.channels_last
+    if config.channels_last != "auto":
+        return config.channels_last
     return device.type == "cuda" and any(parameter.ndim == 4 for parameter in parameters)
 
 

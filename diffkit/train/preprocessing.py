@@ -23,43 +23,45 @@ class Preprocessing:
     Raises UsageError where labels are to be dropped and the data has none.
     """
 
-    task: TrainingProblem
+    problem: TrainingProblem
 
     def __post_init__(self) -> None:
-        if self.task.label_dropout and self.task.data.spec.classes is None:
+        if self.problem.label_dropout and self.problem.data.spec.classes is None:
             raise UsageError(
                 "data.label_dropout replaces labels by the null class, and this data has no labels",
                 code="DK053",
                 fix="leave label_dropout out, or use data with classes",
             )
 
-    def train(self, raw: Tensor, cond: Mapping[str, Tensor], noise: RandomStreams) -> tuple[Tensor, dict[str, Tensor]]:
+    def train(
+        self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Raw x: (B, C, *S) and cond of training examples -> x0 and cond, as the objective takes them."""
-        task = self.task
-        x, cond = task.data.to_model_range(raw), dict(cond)
-        for index, augmentation in enumerate(task.augment):
-            uniform = noise.uniform(f"augment-{index}", x, augmentation.draws)
+        problem = self.problem
+        x, cond = problem.data.to_model_range(raw), dict(cond)
+        for index, augmentation in enumerate(problem.augment):
+            uniform = streams.uniform(f"augment-{index}", x, augmentation.draws)
             x, changed = augmentation(x, uniform, cond)
             cond = dict(changed)
-        if task.label_dropout:
-            dropped = noise.uniform("label-dropout", x) < task.label_dropout
-            cond["label"] = cond["label"].masked_fill(dropped, task.data.spec.classes or 0)
-        return self._encode(x, noise), cond
+        if problem.label_dropout:
+            dropped = streams.uniform("label-dropout", x) < problem.label_dropout
+            cond["label"] = cond["label"].masked_fill(dropped, problem.data.spec.classes or 0)
+        return self._encode(x, streams), cond
 
     def held_out(
-        self, raw: Tensor, cond: Mapping[str, Tensor], noise: RandomStreams
+        self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Raw held-out examples -> x0 and cond."""
-        return self._encode(self.task.data.to_model_range(raw), noise), dict(cond)
+        return self._encode(self.problem.data.to_model_range(raw), streams), dict(cond)
 
-    def _encode(self, x: Tensor, noise: RandomStreams) -> Tensor:
-        codec = self.task.codec
+    def _encode(self, x: Tensor, streams: RandomStreams) -> Tensor:
+        codec = self.problem.codec
         if isinstance(codec, Identity):
             return x
-        shape = codec.spec(self.task.data.spec).shape
+        shape = codec.spec(self.problem.data.spec).shape
         like = torch.empty((), dtype=x.dtype, device=x.device).expand(len(x), *shape)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(codec)):
-            return codec.encode(x, noise.normal("codec", like))
+            return codec.encode(x, streams.normal("codec", like))
 
 
 def _learns(part: object) -> bool:

@@ -1,210 +1,266 @@
-"""The training loop: on any device, restartable at any step, and without waiting for it between log points."""
+"""The training loop: on any device, restartable at any step, without waiting for the device between log points."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..callback import Callback, TrainingStepInfo, TrainResult
 from ..denoiser import Model
 from ..errors import DataError
+from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory, peak_memory
 from ..runtime.progress import Clock, Progress
+from ..strategy import SingleProcess, Strategy
 from .config import TrainConfig
+from .data_loading import BatchSource
 from .engine import Engine
-from .optimizer import rate
 from .preprocessing import TrainingProblem
-from .validation import ValidationResult
+from .state import MetricAccumulator, TrainerState
 
-Record = Mapping[str, float]
-
-
-def _log(record: Record) -> None:
-    """Keep nothing."""
+FINAL_ROUNDS = 4
+"""How often each held-out example is used at the end, for the loss by noise level."""
 
 
-def _save(trainer: Trainer) -> None:
-    """Save nothing."""
-
-
-def _preview(step: int, model: Model) -> None:
-    """Draw nothing."""
-
-
-def _event(name: str, fields: Mapping[str, Any]) -> None:
-    """Note nothing."""
-
-
-def _never() -> bool:
+def never() -> bool:
+    """Return False."""
     return False
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """`log(record)` at log points; `save(trainer)` at checkpoints, at the end and when stopped; `preview(step, model)`
-    with the first average at `sample_every`; `stop()` is asked between steps; `event(name, fields)` is told what is
-    worth a note: `small-data` where a batch holds examples twice.
-
-    All are called on the main rank only, but for `stop`.
-    """
-
-    log: Callable[[Record], None] = _log
-    save: Callable[[Trainer], None] = _save
-    preview: Callable[[int, Model], None] = _preview
-    stop: Callable[[], bool] = _never
-    event: Callable[[str, Mapping[str, Any]], None] = _event
-    progress: Progress = field(default_factory=Progress)
-
-
-HOOKS = Hooks()
-ROUNDS = 4
-"""How often each held-out example is looked at in the end, for the loss by noise level."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Where training ended: `stopped` before the last step because it was asked to; the loss on held-out data."""
-
-    step: int
-    stopped: bool
-    held_out: ValidationResult | None = None
-
-
 class Trainer:
-    """Trains the network of `task` as `settings` say, from step 0 or from what `load` was given.
+    """Trains the network of a problem, from step 0 or from what `load` takes over.
 
-    N steps are the same, bit for bit, as k steps, `tensors()` and `state()` given to the `load` of a new trainer, and
-    N - k more. Raises: as `Engine` does.
+    N steps give the same weights, bit for bit, as k steps, `tensors()` and `state()` passed to the `load` of a new
+    trainer, and N - k more.
+
+    Args:
+        problem: model, objective and data.
+        config: how to train; the components that it names are the next arguments.
+        optimizer: builds the torch optimizer.
+        lr_schedule: factor on the learning rates; None is 1.
+        strategy: how several processes share a batch; None is one process.
+        device: where to train.
+        ranks: the processes of this run.
+
+    Raises:
+        UsageError, ValueError, DataError: as `Engine` does.
     """
 
     def __init__(
         self,
-        task: TrainingProblem,
-        settings: TrainConfig,
+        problem: TrainingProblem,
+        config: TrainConfig,
+        optimizer: Optimizer,
+        lr_schedule: LRSchedule | None = None,
+        strategy: Strategy | None = None,
         *,
         device: torch.device | str = "cpu",
-        world: Ranks = SINGLE_PROCESS,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
-        self.task, self.settings, self.world = task, settings, world
+        self.problem, self.config, self.ranks = problem, config, ranks
         self.device = torch.device(device)
-        self.engine = Engine(task, settings, self.device, world)
+        self.engine = Engine(
+            problem,
+            config,
+            optimizer=optimizer,
+            lr_schedule=lr_schedule,
+            strategy=strategy or SingleProcess(),
+            device=self.device,
+            ranks=ranks,
+        )
         self.step, self._saved = 0, -1
         self._window = MetricAccumulator(self.device)
 
-    def run(self, hooks: Hooks = HOOKS) -> TrainResult:
-        """Train to the last step, or until `hooks.stop()`; saves at intervals, when stopped, and at the end.
+    def run(
+        self,
+        callbacks: Sequence[Callback] = (),
+        *,
+        directory: Path = Path(),
+        stop: Callable[[], bool] = never,
+        progress: Progress | None = None,
+    ) -> TrainResult:
+        """Train to the last step, or until `stop()` returns True.
 
-        Raises: DivergedError where loss or gradient is not finite: nothing has seen it, and nothing is saved.
-        ResourceError where memory runs out or a worker is killed.
+        Args:
+            callbacks: called in this order, on the main process only. `on_save` is called at intervals, if stopped and
+                at the end.
+            directory: passed to `on_start`.
+            stop: called between steps.
+            progress: shows where training stands; None shows nothing.
+
+        Returns:
+            Where training ended, and the loss on held-out examples.
+
+        Raises:
+            DivergedError: loss or gradient are not finite; the weights are those of the step before.
+            ResourceError: memory is exhausted or a worker was killed.
         """
-        settings, engine = self.settings, self.engine
-        if engine.examples < settings.batch_size and self.world.is_main:
-            hooks.event("small-data", {"examples": engine.examples, "batch_size": settings.batch_size})
-        hooks.progress.start(self.step, settings.steps)
-        stopped = False
-        clock = Clock()
+        callbacks = callbacks if self.ranks.is_main else ()
+        progress = progress or Progress()
+        progress.start(self.step, self.config.steps)
+        result = None
         try:
+            for callback in callbacks:
+                callback.on_start(directory)
             with self._own_generators(), enough_memory(self._needs):
-                source = engine.feed(self.step)
+                source = self.engine.batch_source(self.step)
                 try:
-                    while self.step < settings.steps and not stopped:
-                        if self.world.any(hooks.stop()):
-                            stopped = True
-                        else:
-                            self._window.add(engine.advance(self.step, source))
-                            self.step += 1
-                            hooks.progress.advance(self.step)
-                            self._pause_between(hooks, clock)
+                    stopped = self._loop(source, callbacks, stop, progress)
                 finally:
                     source.close()
                 if self._saved != self.step:
-                    self._save(hooks)
-                return TrainResult(self.step, stopped, None if stopped else engine.validate(rounds=ROUNDS))
+                    self._save(callbacks)
+                held_out = None if stopped else self.engine.validate(rounds=FINAL_ROUNDS)
+            result = TrainResult(self.step, stopped, held_out)
+            return result
         finally:
-            hooks.progress.close()
+            for callback in callbacks:
+                callback.on_end(result)
+            progress.close()
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Groups of named tensors for a checkpoint; they share memory with the trainer. See `Engine.tensors`."""
+        """Return groups of named tensors for a checkpoint; they share memory with the trainer. See `Engine.tensors`."""
         return self.engine.tensors()
 
-    def state(self) -> dict[str, Any]:
-        """What else a checkpoint holds, as JSON: where training stands, and what the data was."""
-        return {
-            "step": self.step,
-            "window": self._window.state(),
-            "data": self.task.data.fingerprint(),
-            "averages": [averaged.name for averaged in self.engine.averages],
-            "powers": [averaged.average.ema.power or 0.0 for averaged in self.engine.averages],
-            "precision": self.engine.precision.name,
-            "device": self.device.type,
-            "threads": torch.get_num_threads(),
-        }
+    def expected_tensors(self) -> dict[str, dict[str, Tensor] | None]:
+        """Return what a checkpoint must hold to be loaded: `tensors()`, with any state of the optimizer (None)."""
+        return {**self.tensors(), "optimizer": None}
 
-    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> list[str]:
-        """Take over `tensors()` and `state()` of another trainer of the same task; what makes bits differ is listed.
+    def largest_tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return tensors as large as a checkpoint: before the first step the optimizer has no state yet.
 
-        Raises DataError where the examples have changed since.
+        It is taken to be two numbers a weight, as for Adam.
+        """
+        tensors = self.tensors()
+        if not tensors["optimizer"]:
+            trained = self.engine.trained
+            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained.items() for moment in ("m", "v")}
+        return tensors
+
+    def expected_state(self) -> dict[str, Any]:
+        """Return what the JSON of a checkpoint must hold to be loaded: the numbers of the optimizer may be missing."""
+        return {name: value for name, value in self.state().to_json().items() if name != "numbers"}
+
+    def state(self) -> TrainerState:
+        """Return what else a checkpoint holds: where training stands, and what the data is."""
+        return TrainerState(
+            step=self.step,
+            window=self._window.state(),
+            data=self.problem.data.fingerprint(),
+            powers={average.name: average.ema.power or 0.0 for average in self.engine.averages},
+            precision=self.engine.precision.name,
+            device=self.device.type,
+            threads=torch.get_num_threads(),
+            numbers=self.engine.update.numbers(),
+        )
+
+    def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: TrainerState) -> list[str]:
+        """Take over the `tensors()` and `state()` of another trainer of the same problem.
+
+        Args:
+            tensors: groups of named tensors.
+            state: the rest.
+
+        Returns:
+            Sentences on what makes the bits of the result differ, such as another precision.
+
+        Raises:
+            DataError: the examples have changed since.
+            CheckpointError: the state of the optimizer is not one of this recipe.
         """
         now = self.state()
-        if state["data"] != now["data"]:
+        if state.data != now.data:
             raise DataError(
                 "the examples have changed since the checkpoint was saved",
                 code="DK321",
-                fix="put the data back, or start again with --resume never",
-                notes=[f"then: {state['data']}", f"now: {now['data']}"],
+                fix="restore the data, or start over with --resume never",
+                notes=[f"then: {state.data}", f"now: {now.data}"],
             )
-        self.engine.load(tensors)
-        self.step = self._saved = int(state["step"])
-        self._window.load(state["window"])
-        return [
-            f"{what} was {state.get(what)}, is {now[what]}"
-            for what in ("precision", "device", "threads")
-            if state.get(what) != now[what]
-        ]
+        self.engine.load(tensors, state.numbers)
+        self.step = self._saved = state.step
+        self._window.load(state.window)
+        return state.differences(now)
 
-    def _pause_between(self, hooks: Hooks, clock: Clock) -> None:
-        """What is due after a step: the log, a preview, a checkpoint. None of it changes what is trained."""
-        settings, step = self.settings, self.step
-        last = step == settings.steps
-        validating = due(step, settings.validate_every) or (last and settings.validate_every > 0)
-        if due(step, settings.log_every) or validating or last:
-            self._log(hooks, clock, validating)
+    def _loop(
+        self, source: BatchSource, callbacks: Sequence[Callback], stop: Callable[[], bool], progress: Progress
+    ) -> bool:
+        """Do the steps that are left; returns whether `stop` ended them."""
+        clock = Clock()
+        while self.step < self.config.steps:
+            if self.ranks.any(stop()):
+                return True
+            values = self.engine.advance(self.step, source)
+            self._window.add(values)
+            self.step += 1
+            progress.advance(self.step)
+            self._after_step(values, callbacks, clock, progress)
+        return False
+
+    def _after_step(
+        self, values: Mapping[str, Tensor], callbacks: Sequence[Callback], clock: Clock, progress: Progress
+    ) -> None:
+        """Do what is due after a step: log, callbacks, preview, checkpoint. Nothing of it changes what is trained."""
+        config, step = self.config, self.step
+        last = step == config.steps
+        validating = due(step, config.validate_every) or (last and config.validate_every > 0)
+        record = None
+        if due(step, config.log_every) or validating or last:
+            record = self._record(clock, validating)
+            if self.ranks.is_main:
+                progress.log({"step": step, **record})
+        if callbacks:
+            with clock.paused():
+                self._report(values, record, callbacks)
         with clock.paused():
-            if due(step, settings.sample_every):
-                self._preview(hooks)
-            if due(step, settings.checkpoint_every):
-                self._save(hooks)
+            if due(step, config.sample_every):
+                self._preview(callbacks)
+            if due(step, config.checkpoint_every):
+                self._save(callbacks)
 
-    def _log(self, hooks: Hooks, clock: Clock, validating: bool) -> None:
-        self.engine.check()
+    def _report(
+        self, values: Mapping[str, Tensor], record: Mapping[str, float] | None, callbacks: Sequence[Callback]
+    ) -> None:
+        info = TrainingStepInfo(
+            step=self.step,
+            steps=self.config.steps,
+            lr=self.engine.lr(self.step - 1),
+            values=MappingProxyType(dict(values)),
+            record=None if record is None else MappingProxyType(dict(record)),
+            model=self.engine.model,
+            average=self.engine.average_model,
+        )
+        for callback in callbacks:
+            callback.on_step(info)
+
+    def _record(self, clock: Clock, validating: bool) -> dict[str, float]:
+        """Return the numbers of a log point."""
+        self.engine.check(self.step)
         means, steps = self._means(), self._window.steps
         self._window.clear()
         record: dict[str, float] = {
-            "step": self.step,
             **means,
-            "lr": rate(self.settings, self.step - 1),
-            "images_per_second": steps * self.settings.batch_size / clock.lap(),
+            "lr": self.engine.lr(self.step - 1),
+            "images_per_second": steps * self.config.batch_size / clock.lap(),
             "memory": peak_memory(self.device),
         }
         if validating:
             with clock.paused():
                 record |= self._held_out()
-        if self.world.is_main:
-            hooks.log(record)
-            hooks.progress.log(record)
+        return record
 
     def _means(self) -> dict[str, float]:
-        """Means over the steps since the last log point, and over the ranks."""
+        """Return means over the steps since the last log point, and over the processes."""
         means = self._window.means()
-        if self.world.size == 1:
+        if self.ranks.size == 1:
             return means
-        total = self.world.sum(torch.tensor([*means.values()], device=self.device)) / self.world.size
+        total = self.ranks.sum(torch.tensor([*means.values()], device=self.device)) / self.ranks.size
         return dict(zip(means, total.tolist(), strict=True))
 
     def _held_out(self) -> dict[str, float]:
@@ -213,76 +269,34 @@ class Trainer:
             found["held_out_loss_ema"] = self.engine.validate()
         return {name: value.loss for name, value in found.items() if value is not None}
 
-    def _preview(self, hooks: Hooks) -> None:
-        self.engine.check()
-        if self.world.is_main:
-            model = self.engine.ema_model or self.engine.model
-            mode = model.network.training
-            model.network.eval()
-            with torch.no_grad():
-                hooks.preview(self.step, model)
-            model.network.train(mode)
-        self.world.barrier()
+    def _preview(self, callbacks: Sequence[Callback]) -> None:
+        self.engine.check(self.step)
+        model: Model = self.engine.average_model or self.engine.model
+        mode = model.network.training
+        model.network.eval()
+        with torch.no_grad():
+            for callback in callbacks:
+                callback.on_preview(self.step, model)
+        model.network.train(mode)
+        self.ranks.barrier()
 
-    def _save(self, hooks: Hooks) -> None:
-        self.engine.check()
-        if self.world.is_main:
-            hooks.save(self)
-        self.world.barrier()
+    def _save(self, callbacks: Sequence[Callback]) -> None:
+        self.engine.check(self.step)
+        for callback in callbacks:
+            callback.on_save(self.step)
+        self.ranks.barrier()
         self._saved = self.step
 
-    def _own_generators(self) -> AbstractContextManager[None]:
-        """Dropout seeds the global generators; whoever calls gets them back as they were."""
+    def _own_generators(self) -> AbstractContextManager[Any]:
+        """Restore the global generators at the end: each step seeds them for dropout."""
         return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
 
     def _needs(self) -> str:
-        storages = (tensor.untyped_storage() for tensor in self.engine.storages())
+        storages = (tensor.untyped_storage() for tensor in self.engine.stored_tensors())
         total = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
         return f"weights, optimizer, averages and data take {total / 1e6:.0f} MB; the rest is activations"
 
 
 def due(step: int, every: int) -> bool:
-    """Whether an interval ends at `step`; an interval of 0 never does."""
+    """Return whether an interval ends at `step`; an interval of 0 never does."""
     return every > 0 and step % every == 0
-
-
-class MetricAccumulator:
-    """Means of named numbers over the steps since the last log point."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._sums: dict[str, Tensor] = {}
-        self.steps = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add one step; values: () each, on the device."""
-        self.steps += 1
-        for name, value in values.items():
-            if name in self._sums:
-                self._sums[name].add_(value)
-            else:
-                self._sums[name] = value.detach().double()
-
-    def means(self) -> dict[str, float]:
-        """The means; waits for the device."""
-        if not self._sums:
-            return {}
-        values = torch.stack([*self._sums.values()]) / self.steps
-        return dict(zip(self._sums, values.tolist(), strict=True))
-
-    def clear(self) -> None:
-        """Start anew."""
-        self._sums, self.steps = {}, 0
-
-    def state(self) -> dict[str, Any]:
-        """As JSON; waits for the device. A sum that is not finite, as of gradients that overflowed, is null."""
-        sums = {name: float(value) for name, value in self._sums.items()}
-        return {"steps": self.steps, "sums": {n: value if math.isfinite(value) else None for n, value in sums.items()}}
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state()` gave."""
-        self.steps = int(state["steps"])
-        self._sums = {
-            str(name): torch.tensor(math.nan if value is None else value, dtype=torch.float64, device=self._device)
-            for name, value in state["sums"].items()
-        }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..callback import ValidationResult
 from ..data import stack
 from ..denoiser import Model
 from ..noise import RandomStreams, key
@@ -15,43 +15,32 @@ from .data_loading import divide
 from .preprocessing import Preprocessing
 
 BINS = 20
-MOST = 2048
+MAX_EXAMPLES = 2048
 GROUP = 64
 """Noise is drawn for so many examples at once, whatever the size of a batch."""
 
 
-@dataclass(frozen=True)
-class ValidationResult:
-    """`loss` over all examples; the mean loss in equal bins of time: `level` (K,) their middles, `binned` (K,)
-    means, nan where no time fell in, `count` (K,)."""
-
-    loss: float
-    level: tuple[float, ...]
-    binned: tuple[float, ...]
-    count: tuple[int, ...]
-
-
 def held_out_loss(
     model: Model,
-    preparation: Preprocessing,
+    preprocessing: Preprocessing,
     device: torch.device,
     *,
     batch_size: int,
-    ema: Model | None = None,
-    most: int = MOST,
+    average: Model | None = None,
+    max_examples: int = MAX_EXAMPLES,
     rounds: int = 1,
 ) -> ValidationResult | None:
-    """The objective on the held-out part (its first `most` examples), each `rounds` times with other draws.
+    """The objective on the held-out part (its first `max_examples` examples), each `rounds` times with other draws.
 
     The same draws at every call, whatever was trained before and whatever `batch_size`. None where nothing is held
     out. The model's network is put in evaluation mode for the time.
     """
-    task = preparation.task
-    split = task.data.split("held-out")
-    total = min(len(split), most)
+    problem = preprocessing.problem
+    split = problem.data.split("held-out")
+    total = min(len(split), max_examples)
     if total == 0:
         return None
-    seed = key(task.seed, "held-out")
+    seed = key(problem.seed, "held-out")
     mode = model.network.training
     model.network.eval()
     means, each, times = [], [], []
@@ -62,8 +51,8 @@ def held_out_loss(
             for rows in divide(0, len(group), -(-len(group) // batch_size)):
                 raw, cond = stack(split, [group[row] % total for row in rows])
                 local = draws.rows(rows.start)
-                x0, ready = preparation.held_out(raw.to(device), _to(cond, device), local)
-                loss = task.objective(model, x0, local, ema=ema, **ready)
+                x0, ready = preprocessing.held_out(raw.to(device), _to(cond, device), local)
+                loss = problem.objective(model, x0, local, ema=average, **ready)
                 means.append(loss.mean.double() * len(rows))
                 each.append(loss.each.double())
                 times.append(loss.t.double())

@@ -138,6 +138,6 @@ def test_a_tracker_that_cannot_write(diffkit: Server, recipe: Path, uninterrupte
     recipe.write_text(recipe.read_text() + "trackers: [unlucky]\n")
     ended = run(diffkit, recipe, options=("-P", recipe.parent / "unlucky.py"))
     assert ended.code == 0, ended.err
-    assert "warning: tracker-failed: [Errno 28]" in ended.err
+    assert "warning: callback-failed: [Errno 28]" in ended.err
     assert finished(recipe.parent / "run") == finished(uninterrupted)
-    assert len(events(recipe.parent / "run", "tracker-failed")) == len(records(recipe.parent / "run/metrics.jsonl")) + 1
+    assert len(events(recipe.parent / "run", "callback-failed")) == len(records(recipe.parent / "run/metrics.jsonl")) + 1

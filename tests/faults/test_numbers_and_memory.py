@@ -55,7 +55,7 @@ def test_a_number_that_is_not_finite(diffkit: Server, recipe: Path, backward: bo
     for step in (5, 10, 15):
         ended = run(diffkit, recipe.with_name("run.yaml"), options=options)
         assert ended.code == 7
-        assert f"error[DK510] loss or gradient stopped being finite at step {step + 2}" in ended.err
+        assert f"error[DK510] the loss or its gradient is not finite at step {step + 2}" in ended.err
         assert "fix: lower train.optimizer.lr" in ended.err
         assert steps(recipe.parent / "run")[-1] == step
         assert events(recipe.parent / "run", "error")[-1]["code"] == "DK510"

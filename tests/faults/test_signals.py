@@ -13,7 +13,7 @@ STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
 WHOLE = {"recipe": "uninterrupted", "streamed": "uninterrupted_streamed"}
 # Where the signal comes, at which call of that function, and the steps of the checkpoints that are there afterwards.
 TRAINING = [
-    ("train.engine:Engine.feed", 1, [0]),
+    ("train.engine:Engine.batch_source", 1, [0]),
     (STEP, 1, [1]),
     (STEP, 8, [5, 8]),
     (SAVE, 2, [5, 10]),
@@ -24,7 +24,7 @@ TRAINING = [
 ]
 # One after the other in a single run: before the first step, at steps 2, 5, 10, 15 and 20.
 CHAIN = [
-    ("train.engine:Engine.feed", 1),
+    ("train.engine:Engine.batch_source", 1),
     (STEP, 2),
     (SAVE, 1),
     ("train.engine:Engine.validate", 1),

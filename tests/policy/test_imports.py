@@ -16,12 +16,12 @@ from diffkit import testing
 from .sources import ROOT, Import, Source, core, plugins, shipped
 
 LAYERS = (
-    {"errors", "scalar", "config", "tracker"},
+    {"errors", "scalar", "config"},
     {"level"},
     {"estimate"},
     {"value", "schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
-    {"denoiser", "codec", "metric"},
-    {"sampler", "grid", "times", "objective", "guidance"},
+    {"denoiser", "codec", "metric", "optimizer", "strategy"},
+    {"sampler", "grid", "times", "objective", "guidance", "callback"},
 )
 BESIDE = {("parameterization", "value"), ("schedule", "value")}
 ALGEBRA = set().union(*LAYERS)

@@ -149,7 +149,8 @@ train: {steps: 30, batch_size: 16, validate_every: 0}
 
     def trainer(steps: int) -> Trainer:
         made = assemble(load_recipe(str(tmp_path / "small.yaml")))
-        return Trainer(TrainingProblem(made.model, made.objective, made.data), TrainConfig(steps=steps, batch_size=16))
+        problem = TrainingProblem(made.model, made.objective, made.data)
+        return Trainer(problem, TrainConfig(steps=steps, batch_size=16), made.optimizer)
 
     whole = trainer(30)
     whole.run()

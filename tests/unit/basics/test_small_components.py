@@ -71,11 +71,11 @@ def test_tensorboard_records_scalars_and_replaces_lost_steps(tmp_path):
 
     for steps in (range(5), range(3, 8)):  # the first process died after step 4 and had saved step 2
         tracker = TensorBoard(folder="events")
-        tracker.open(tmp_path)
+        tracker.on_start(tmp_path)
         for step in steps:
             tracker.log(step, {"loss": math.sqrt(step) + len(steps) * (steps.start > 0), "lr": 1e-3})
-        tracker.close()
-        tracker.close()
+        tracker.on_end(None)
+        tracker.on_end(None)
     events = EventAccumulator(str(tmp_path / "events")).Reload()
     loss = {event.step: event.value for event in events.Scalars("loss")}
     assert sorted(loss) == list(range(8))
@@ -87,7 +87,7 @@ def test_tensorboard_records_scalars_and_replaces_lost_steps(tmp_path):
 def test_tensorboard_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(PluginError, match=r'pip install "diffkit\[tensorboard\]"') as raised:
-        TensorBoard().open(tmp_path)
+        TensorBoard().on_start(tmp_path)
     assert raised.value.code == "DK290"
 
 

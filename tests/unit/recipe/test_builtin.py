@@ -41,10 +41,10 @@ def test_cifar10_is_that_of_the_paper() -> None:
     recipe = load_recipe("cifar10-ddpm")
     whole = effective(recipe)
     assert parameters(recipe, Shape(3, 3, (32, 32))) == 35_746_307
-    assert {key: whole["train"][key] for key in ("steps", "batch_size", "warmup", "clip")} == {
+    assert {key: whole["train"][key] for key in ("steps", "batch_size", "lr_schedule", "clip")} == {
         "steps": 800_000,
         "batch_size": 128,
-        "warmup": 5000,
+        "lr_schedule": {"name": "constant", "warmup": 5000},
         "clip": 1.0,
     }
     assert whole["train"]["optimizer"] | {} == {
@@ -65,6 +65,6 @@ def test_cifar10_is_that_of_the_paper() -> None:
 def test_256_is_that_of_the_paper(name: str, steps: int) -> None:
     recipe = load_recipe(name)
     assert parameters(recipe, Shape(3, 3, (256, 256))) == 113_673_219
-    assert (recipe.train.steps, recipe.train.batch_size, recipe.train.optimizer.lr) == (steps, 64, 2e-5)
+    assert (recipe.train.steps, recipe.train.batch_size, recipe.train.optimizer.options["lr"]) == (steps, 64, 2e-5)
     assert recipe.sample.sampler.options == {"variance": "small"}
     assert recipe.network.options["dropout"] == 0.0

@@ -55,7 +55,7 @@ def test_every_value_has_an_origin(base: str, tmp_path: Path) -> None:
         "parameterization.name": ("eps", f"{file}:4"),
         "seed": (0, "default"),
         "train.steps": (7, "--set"),
-        "train.optimizer.lr": (2e-4, "default"),
+        "train.optimizer.lr": (2e-4, "default (diffkit)"),
         "sample.sampler.name": ("ancestral", f"{file}:7"),
         "sample.sampler.variance": ("large", "--set"),
         "codec.name": ("identity", "default"),

@@ -28,7 +28,7 @@ train:
   steps: 300
   batch_size: 64
   optimizer: {name: adam, lr: 2.0e-4}
-  warmup: 50
+  lr_schedule: {name: constant, warmup: 50}
   ema: 0.99
 sample:
   sampler: {name: ancestral, variance: small}
@@ -81,7 +81,7 @@ MISTAKES = (
     edit("key-synonym-multipliers", "multipliers", "channel_mult", '"multipliers"'),
     edit("key-synonym-samples", "  count: 64", "  num_samples: 64", '"count"'),
     edit("key-synonym-type", "  name: linear", "  type: linear", '"name"'),
-    edit("key-elsewhere-lr", "  warmup: 50", "  warmup: 50\n  lr: 1.0e-3", '"train.optimizer.lr"'),
+    edit("key-elsewhere-lr", "  ema: 0.99", "  ema: 0.99\n  lr: 1.0e-3", '"train.optimizer.lr"'),
     edit("key-elsewhere-sampler", "evaluate:", "sampler: ancestral\nevaluate:", '"sample.sampler"'),
     edit("key-elsewhere-ema", "evaluate:", "ema: 0.99\nevaluate:", '"train.ema"'),
     edit("key-elsewhere-batch", "evaluate:", "batch_size: 8\nevaluate:", '"train.batch_size"'),
@@ -102,7 +102,7 @@ MISTAKES = (
     edit("name-objective", "objective: simple", "objective: simpel", '"simple"'),
     edit("name-other-kind", "name: ancestral, variance: small", "name: linear"),
     edit("name-import-path", "name: unet", "name: torch.nn:Linear"),
-    edit("name-missing", "{name: ancestral, variance: small}", "{variance: small}"),
+    edit("name-missing", "schedule:\n  name: linear\n", "schedule:\n"),
     edit("name-optimizer", "name: adam", "name: adma", '"adam"'),
     # values
     edit("value-quoted-number", "lr: 2.0e-4", 'lr: "2e-4"', "2e-4, without quotes"),
@@ -110,9 +110,9 @@ MISTAKES = (
     edit("value-k", "steps: 300", "steps: 3k", "3000"),
     edit("value-float-for-int", "batch_size: 64", "batch_size: 64.0", "64"),
     edit("value-exponent-for-int", "steps: 300", "steps: 1e3", "1000"),
-    edit("value-yes", "warmup: 50", "warmup: 50\n  compile: yes", "true"),
+    edit("value-yes", "ema: 0.99", "ema: 0.99\n  compile: yes", "true"),
     edit("value-literal", "variance: small", "variance: smal", '"small"'),
-    edit("value-precision", "warmup: 50", "warmup: 50\n  precision: float16", '"fp16"'),
+    edit("value-precision", "ema: 0.99", "ema: 0.99\n  precision: float16", '"fp16"'),
     edit("value-scalar-for-list", "multipliers: [1, 2]", "multipliers: 2", "[2]"),
     edit("value-range", "lr: 2.0e-4", "lr: -2.0e-4"),
     edit("value-range-open", "beta_end: 0.2", "beta_end: 1.0"),
@@ -140,7 +140,7 @@ MISTAKES = (
     edit("cross-dropout", "labels: false", "labels: false, label_dropout: 0.1"),
     edit("cross-learned", "variance: small", "variance: learned"),
     edit("cross-leading", "grid: trailing", "grid: leading\n  steps: 51"),
-    edit("cross-accumulate", "warmup: 50", "warmup: 50\n  accumulate: 3"),
+    edit("cross-accumulate", "ema: 0.99", "ema: 0.99\n  accumulate: 3"),
     edit("cross-ema", "ema: 0.99", "ema: {decay: 0.99, half_life: 1000}"),
     # overrides
     flag("set-key", "trian.steps=3", '"train"'),

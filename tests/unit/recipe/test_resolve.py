@@ -122,10 +122,16 @@ def test_weighting_and_times_reach_the_objective_or_are_dead(base: str) -> None:
 
 
 def test_shorthands(base: str) -> None:
-    sets = ["train.optimizer=adamw", "train.schedule=cosine", "train.ema=0.9", "data.augment=shift", "evaluate=[mmd]"]
+    sets = [
+        "train.optimizer=adamw",
+        "train.lr_schedule=cosine",
+        "train.ema=0.9",
+        "data.augment=shift",
+        "evaluate=[mmd]",
+    ]
     recipe = load_recipe(base, sets)
     assert recipe.train.optimizer.name == "adamw"
-    assert recipe.train.schedule.name == "cosine"
+    assert recipe.train.lr_schedule.name == "cosine"
     assert [ema.decay for ema in recipe.train.ema] == [0.9]
     assert [one.name for one in recipe.data.augment] == ["shift"]
     assert [one.name for one in recipe.evaluate.metrics] == ["mmd"]

@@ -131,8 +131,7 @@ def test_guidance_that_needs_classes_says_so_itself(base: str) -> None:
 @pytest.mark.parametrize(
     ("code", "path", "sets"),
     [
-        ("DK118", "train.warmup", ["train.warmup=101"]),
-        ("DK117", "train.schedule.end", ["train.schedule={name: constant, end: 0.1}"]),
+        ("DK118", "train.lr_schedule.warmup", ["train.lr_schedule={name: linear, warmup: 101}"]),
         ("DK118", "train.accumulate", ["train.accumulate=3"]),
         ("DK118", "train.ema", ["train.ema={decay: 0.9, power: 3}"]),
         ("DK118", "train.ema", ["train.ema={name: a}"]),
@@ -151,15 +150,27 @@ def test_dead_and_contradictory_fields(base: str, code: str, path: str, sets: li
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "now"),
+    [("warmup", 5, '"train.lr_schedule.warmup"'), ("schedule", "cosine", '"lr_schedule"')],
+)
+def test_earlier_keys_name_the_present_ones(base: str, key: str, value: object, now: str) -> None:
+    assert now in (fault(base, "DK104", f"train.{key}", f"train.{key}={value}").hint or "")
+
+
+def test_a_constant_learning_rate_has_no_end(base: str) -> None:
+    assert fault(base, "DK104", "train.lr_schedule.end", "train.lr_schedule={name: constant, end: 0.1}")
+
+
+@pytest.mark.parametrize(
     "sets",
     [
-        ["train.warmup=100"],
-        ["train.schedule={name: cosine, end: 0.1}"],
+        ["train.lr_schedule={warmup: 100}"],
+        ["train.lr_schedule={name: cosine, end: 0.1}"],
         ["train.accumulate=4"],
         ["train.ema={half_life: 1000, warmup: true}"],
         ["train.precision=bf16"],
         ["data=labelled", "train.channels_last=true"],
-        ["train={steps: 0, warmup: 5}"],
+        ["train={steps: 0, lr_schedule: {warmup: 5}}"],
     ],
 )
 def test_fields_that_are_read(base: str, sets: list[str]) -> None:
@@ -167,7 +178,7 @@ def test_fields_that_are_read(base: str, sets: list[str]) -> None:
 
 
 def test_checks_are_told_beside_other_faults(base: str) -> None:
-    assert [f.code for f in faults(base, "sample.steps=11", "train.warmup=200", "seed=-1")] == [
+    assert [f.code for f in faults(base, "sample.steps=11", "train.lr_schedule.warmup=200", "seed=-1")] == [
         "DK106",
         "DK114",
         "DK118",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ import torch
 import toys
 from safetensors.torch import save_file
 
+from diffkit.basics.lr_schedules import Constant
+from diffkit.basics.optimizers import Adam
+from diffkit.basics.strategies import Auto
 from diffkit.runtime.distributed import Ranks, join_ranks, leave_ranks
 from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.data_loading import InMemoryBatches
-from diffkit.train.trainer import Hooks, Trainer
+from diffkit.train.trainer import Trainer
 
-SETTINGS = TrainConfig(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(EmaConfig(decay=0.9),), warmup=3)
+CONFIG = TrainConfig(steps=8, batch_size=11, accumulate=2, log_every=4, ema=(EmaConfig(decay=0.9),))
 SEEN: list[list[int]] = []
 
 
@@ -42,41 +46,42 @@ class Bad(toys.Simple):
     def __call__(self, model: Any, x0: Any, noise: Any, **rest: Any) -> Any:
         loss = super().__call__(model, x0, noise, **rest)
         bad = noise.step == 4 and self.rank == 1  # type: ignore[attr-defined]
-        return toys.replace(loss, mean=loss.mean * float("nan")) if bad else loss
+        return replace(loss, mean=loss.mean * float("nan")) if bad else loss
 
 
-def train(world: Ranks, scenario: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def train(ranks: Ranks, scenario: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What came out of training as one rank, and the tensors; alone it is the reference."""
     SEEN.clear()
     task = toys.task(dropout=0.0)
     if scenario == "diverge":
-        task = toys.task(toys.Whole(), Bad(world.rank), dropout=0.0)
-    trainer = Trainer(task, SETTINGS, world=world)
-    trainer.engine.feed = lambda first: Spied(trainer.engine._split, trainer.engine._order)  # type: ignore[method-assign]
-    records: list[dict[str, float]] = []
+        task = toys.task(toys.Whole(), Bad(ranks.rank), dropout=0.0)
+    trainer = Trainer(task, CONFIG, Adam(), Constant(warmup=3), Auto(), ranks=ranks)
+    engine = trainer.engine
+    engine.batch_source = lambda first: Spied(engine._split, engine._order)  # type: ignore[method-assign]
+    recorder = toys.Recorder()
 
     def stop() -> bool:
-        return scenario == "stop" and world.rank == 1 and trainer.step == 3
+        return scenario == "stop" and ranks.rank == 1 and trainer.step == 3
 
     result: dict[str, Any] = {"error": None}
     try:
-        outcome = trainer.run(Hooks(log=lambda r: records.append(dict(r)), stop=stop))
+        outcome = trainer.run((recorder,), stop=stop)
         result |= {"step": outcome.step, "stopped": outcome.stopped}
     except Exception as error:  # noqa: BLE001 - whatever it is goes to the test
         result["error"] = f"{type(error).__name__}: {error}"
     flat = {f"{g}/{n}": t.clone() for g, named in trainer.tensors().items() for n, t in named.items()}
-    return result | {"seen": list(SEEN), "records": records}, flat
+    return result | {"seen": list(SEEN), "records": recorder.records}, flat
 
 
 def main(rank: int, size: int, port: str, out: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    world = join_ranks(torch.device("cpu"))
+    ranks = join_ranks(torch.device("cpu"))
     for scenario in ("train", "stop", "diverge"):
-        result, tensors = train(world, scenario)
+        result, tensors = train(ranks, scenario)
         save_file(tensors, out / f"{scenario}-{rank}.safetensors")
         (out / f"{scenario}-{rank}.json").write_text(json.dumps(result))
-    leave_ranks(world)
+    leave_ranks(ranks)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 
 from diffkit.train import precision
 from diffkit.train.config import TrainConfig
-from diffkit.train.precision import LONG, compiles, keeps_channels_last
+from diffkit.train.precision import MIN_STEPS_COMPILED, compiles, keeps_channels_last
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 IMAGES, VECTORS = [torch.zeros(8, 3, 3, 3), torch.zeros(8)], [torch.zeros(8, 3)]
@@ -18,11 +18,11 @@ IMAGES, VECTORS = [torch.zeros(8, 3, 3, 3), torch.zeros(8)], [torch.zeros(8, 3)]
 @pytest.mark.parametrize(
     ("steps", "device", "wanted", "able", "expected"),
     [
-        (LONG, CUDA, "auto", True, True),
-        (LONG - 1, CUDA, "auto", True, False),
-        (LONG, CPU, "auto", True, False),
-        (LONG, CUDA, "auto", False, False),
-        (LONG, CUDA, False, True, False),
+        (MIN_STEPS_COMPILED, CUDA, "auto", True, True),
+        (MIN_STEPS_COMPILED - 1, CUDA, "auto", True, False),
+        (MIN_STEPS_COMPILED, CPU, "auto", True, False),
+        (MIN_STEPS_COMPILED, CUDA, "auto", False, False),
+        (MIN_STEPS_COMPILED, CUDA, False, True, False),
         (1, CPU, True, False, True),
     ],
 )
@@ -36,9 +36,9 @@ def test_long_runs_on_a_gpu_are_compiled(
 def test_a_machine_without_a_c_compiler_is_not_asked_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(precision.shutil, "which", lambda name: None)
-    assert not compiles(TrainConfig(steps=LONG), CUDA)
+    assert not compiles(TrainConfig(steps=MIN_STEPS_COMPILED), CUDA)
     monkeypatch.setattr(precision.shutil, "which", lambda name: name == "gcc" or None)
-    assert compiles(TrainConfig(steps=LONG), CUDA)
+    assert compiles(TrainConfig(steps=MIN_STEPS_COMPILED), CUDA)
 
 
 @pytest.mark.parametrize(

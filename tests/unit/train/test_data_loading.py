@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from diffkit.data import Cond, Split
 from diffkit.errors import DataError, ResourceError
-from diffkit.train.data_loading import DirectBatches, InMemoryBatches, ShuffledOrder, WorkerBatches, divide, feed
+from diffkit.train.data_loading import (
+    DirectBatches,
+    InMemoryBatches,
+    ShuffledOrder,
+    WorkerBatches,
+    batch_source,
+    divide,
+)
 
 CPU = torch.device("cpu")
 
@@ -62,9 +69,9 @@ def test_all_feeds_give_the_same(toys: ModuleType, first: int) -> None:
     whole, single = toys.Whole().split("train"), toys.OneByOne().split("train")
     own = range(2, 8)
     feeds = [
-        feed(whole, order, own, 6, CPU, 2, first),
-        feed(single, order, own, 6, CPU, 0, first),
-        feed(single, order, own, 6, CPU, 2, first),
+        batch_source(whole, order, own, 6, CPU, 2, first),
+        batch_source(single, order, own, 6, CPU, 0, first),
+        batch_source(single, order, own, 6, CPU, 2, first),
     ]
     assert [type(f) for f in feeds] == [InMemoryBatches, DirectBatches, WorkerBatches]
     for step in range(first, 6):
@@ -97,7 +104,7 @@ class Broken(Split):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
-    source = feed(Broken(die=False), ShuffledOrder(10, 10, 0), range(10), 3, CPU, workers)
+    source = batch_source(Broken(die=False), ShuffledOrder(10, 10, 0), range(10), 3, CPU, workers)
     with pytest.raises(DataError) as caught:
         source.rows(0, range(10))
     assert (caught.value.code, caught.value.fix, caught.value.message) == ("DK303", "remove it", "picture 5 is torn")
@@ -106,7 +113,7 @@ def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
 
 def test_a_killed_worker_is_named() -> None:
     """reliability 13: the kernel ended a worker for its memory."""
-    source = feed(Broken(die=True), ShuffledOrder(10, 10, 0), range(10), 3, CPU, 1)
+    source = batch_source(Broken(die=True), ShuffledOrder(10, 10, 0), range(10), 3, CPU, 1)
     with pytest.raises(ResourceError, match="killed"):
         source.rows(0, range(10))
     source.close()
@@ -114,7 +121,7 @@ def test_a_killed_worker_is_named() -> None:
 
 def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
     """reliability 4: a scheduler signals every process; the step at hand can still end."""
-    source = feed(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 50, CPU, 2)
+    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 50, CPU, 2)
     assert isinstance(source, WorkerBatches)
     source.rows(0, range(10))
     workers = source._batches._workers  # type: ignore[union-attr]
@@ -127,7 +134,7 @@ def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
 
 def test_workers_do_not_draw_from_the_global_generator(toys: ModuleType) -> None:
     before = torch.get_rng_state()
-    source = feed(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 2, CPU, 1)
+    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 2, CPU, 1)
     source.rows(0, range(10))
     source.close()
     assert torch.equal(torch.get_rng_state(), before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +30,6 @@ from diffkit.train.ema import (
     stored_profiles,
     width_of,
 )
-from diffkit.train.trainer import Hooks
 
 
 def path(n: int, size: int = 5) -> list[torch.Tensor]:
@@ -164,11 +162,7 @@ def test_profiles_are_found_in_checkpoints(toys: ModuleType, tmp_path: Path) -> 
     )
     made = toys.trainer(toys.plain(), steps=60, checkpoint_every=4, ema=averages)
     store = CheckpointStore(tmp_path, keep=100)
-
-    def save(trainer: Any) -> None:
-        store.save(trainer.step, trainer.tensors(), trainer.state(), {})
-
-    made.run(Hooks(save=save))
+    made.run((toys.Recorder(save=lambda step: toys.save(store, made)),))
     next(tmp_path.glob("step-00000008/ema-wide.safetensors")).write_bytes(b"")
     found = stored_profiles(tmp_path)
     assert {p.t for p, _ in found} == set(range(4, 61, 4)) - {8}
@@ -184,13 +178,13 @@ def test_profiles_are_found_in_checkpoints(toys: ModuleType, tmp_path: Path) -> 
 def test_averages_in_training_are_the_definition(toys: ModuleType) -> None:
     """pains 22: each average has its declared form, its own network, and the buffers of the trained one."""
     made = toys.trainer(toys.task())
-    source = made.engine.feed(0)
+    source = made.engine.batch_source(0)
     history = [made.engine.network.first.weight.detach().clone()]
     for step in range(7):
         made.engine.advance(step, source)
         history.append(made.engine.network.first.weight.detach().clone())
     for averaged in made.engine.averages:
-        expected = average(averaged.average.ema, history, batch_size=10)
+        expected = average(averaged.ema, history, batch_size=10)
         torch.testing.assert_close(averaged.network.first.weight, expected, rtol=1e-5, atol=1e-7)
         assert int(averaged.network.seen) == 70
         assert torch.equal(averaged.network.mean, made.engine.network.mean)
@@ -201,6 +195,6 @@ def test_averages_in_training_are_the_definition(toys: ModuleType) -> None:
 
 def test_without_averages_the_raw_weights_are_shown(toys: ModuleType) -> None:
     made, outcome = toys.trained(toys.task(), ema=())
-    assert made.engine.ema_model is None
+    assert made.engine.average_model is None
     assert made.tensors().keys() == {"network", "optimizer", "components"}
     assert outcome.held_out is not None

@@ -11,7 +11,7 @@ import torch
 from diffkit.errors import CheckpointError
 from diffkit.storage.atomic import dump_json
 from diffkit.storage.checkpoint import validate_state
-from diffkit.train.trainer import MetricAccumulator
+from diffkit.train.state import MetricAccumulator
 
 CPU = torch.device("cpu")
 

@@ -1,20 +1,23 @@
-"""Flat parameters, the update, the learning rate, settings."""
+"""The update: clipping, numbers that are not finite, loss scaling, the state of any optimizer as named tensors."""
 
 from __future__ import annotations
 
 import math
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
-from diffkit.train.config import DecayConfig, EmaConfig, OptimizerConfig, TrainConfig
-from diffkit.train.optimizer import ALIGN, Flat, Update, rate
+from diffkit.basics.optimizers import Adam, AdamW
+from diffkit.errors import CheckpointError, DivergedError
+from diffkit.optimizer import NamedParameters, Optimizer
+from diffkit.train.config import EmaConfig
+from diffkit.train.optimizer import GROWTH_INTERVAL, Update
 
-CPU = torch.device("cpu")
+ADAM = Adam(lr=1e-2)
 
 
 def network() -> nn.Sequential:
@@ -22,11 +25,11 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 4, 7), nn.Linear(7, 2))
 
 
-def flat(module: nn.Module, channels_last: bool = False) -> Flat:
-    return Flat(dict(module.named_parameters()), CPU, channels_last=channels_last)
+def update_of(module: nn.Module, optimizer: Optimizer = ADAM, **options: Any) -> Update:
+    return Update(optimizer, None, dict(module.named_parameters()), **options)
 
 
-def loss(module: nn.Module, step: int) -> torch.Tensor:
+def loss(module: nn.Module, step: int) -> Tensor:
     x = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(step))
     return 3 * module(x).square().mean()  # type: ignore[no-any-return]
 
@@ -36,78 +39,28 @@ def fill(module: nn.Module, value: float) -> None:
         parameter.grad = torch.full_like(parameter, value)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_parameters_become_views(channels_last: bool) -> None:
-    module, same = network(), network()
-    made = flat(module, channels_last)
-    for a, b in zip(module.parameters(), same.parameters(), strict=True):
-        assert torch.equal(a, b)
-        assert a.untyped_storage().data_ptr() == made.values.untyped_storage().data_ptr()
-        assert a.storage_offset() % ALIGN == 0
-    weight = module[0].weight
-    assert weight.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    made.values.zero_()
-    assert all(not p.any() for p in module.parameters())
+def weights(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
 
 
-def test_gathering_takes_gradients_and_counts_missing_ones_as_zero() -> None:
-    module = network()
-    made = flat(module)
-    assert made.gathered
-    for _ in range(2):
-        for parameter in module.parameters():
-            parameter.grad = torch.full_like(parameter, 9.0)
-        made.take()
-        module[0].weight.grad = torch.ones_like(module[0].weight)
-        (gradient,), chosen = made.take()
-        assert chosen is None
-        views = made.views(gradient)
-        assert torch.equal(views["0.weight"], torch.ones(5, 3, 3, 3))
-        assert not any(view.any() for name, view in views.items() if name != "0.weight")
-        assert module[0].weight.grad is None
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_large_parameters_are_not_gathered() -> None:
-    module = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300, bias=False))
-    made = flat(module)
-    assert not made.gathered
-    assert flat(nn.Sequential(nn.Conv2d(300, 300, 1)), channels_last=True).gathered
-    gradient = module[1].weight.grad = torch.ones(300, 300)
-    assert made.take() == ([gradient], [2])
-    assert made.take() == ([], [])
-
-
-def test_half_weights_become_float32_and_float64_stays() -> None:
-    assert flat(network().half()).values.dtype == torch.float32
-    assert flat(network().double()).values.dtype == torch.float64
-
-
-def test_the_end_of_the_first_parameters() -> None:
-    made = flat(network())
-    assert made.end(0) == 0
-    assert list(made.views(made.values[: made.end(2)])) == ["0.weight", "0.bias"]
-
-
-@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.5, 1e6])
 @pytest.mark.parametrize(
-    "optimizer",
-    [
-        OptimizerConfig(lr=1e-2),
-        OptimizerConfig(lr=1e-2, weight_decay=0.1),
-        OptimizerConfig(name="adamw", lr=1e-2, weight_decay=0.1),
-    ],
+    "optimizer", [Adam(lr=1e-2), Adam(lr=1e-2, weight_decay=0.1), AdamW(lr=1e-2, weight_decay=0.1)]
 )
-def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimizer: OptimizerConfig) -> None:
-    """The same weights as torch's own clip_grad_norm_ and Adam, one pass each over flat memory."""
+def test_the_update_is_clip_and_adam(deferred: bool, clip: float | None, optimizer: Adam) -> None:
+    """The same weights as clip_grad_norm_ and the plain loops of torch."""
     ours, theirs = network(), network()
-    made = Flat(dict(ours.named_parameters()), CPU, gathered=gathered)
-    update = Update(optimizer, clip, made)
-    kind = torch.optim.AdamW if optimizer.name == "adamw" else torch.optim.Adam
-    reference = kind(theirs.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay)
+    update = update_of(ours, optimizer, clip=clip, deferred=deferred)
+    kind = torch.optim.AdamW if isinstance(optimizer, AdamW) else torch.optim.Adam
+    reference = kind(theirs.parameters(), lr=optimizer.lr, weight_decay=optimizer.weight_decay, foreach=False)
     for step in range(6):
-        loss(ours, step).backward()
-        norm = update(optimizer.lr)
+        (loss(ours, step) * update.factor(torch.zeros(()), 1.0)).backward()
+        norm = update(step, 6)
         reference.zero_grad()
         loss(theirs, step).backward()
         total = nn.utils.clip_grad_norm_(theirs.parameters(), math.inf if clip is None else clip)
@@ -115,93 +68,162 @@ def test_the_update_is_clip_and_adam(gathered: bool, clip: float | None, optimiz
         torch.testing.assert_close(norm, total)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    assert update.done == 6
+        assert a.grad is None
 
 
-def test_a_bad_gradient_changes_nothing_ever_after() -> None:
+def test_the_host_refuses_a_bad_gradient_before_anything_changes() -> None:
     module = network()
-    made = flat(module)
-    update = Update(OptimizerConfig(lr=1e-2), 1.0, made)
+    update = update_of(module, clip=1.0)
     loss(module, 0).backward()
-    update(1e-2)
-    before = {name: value.clone() for name, value in update.tensors().items()} | {"values": made.values.clone()}
-    for value in (float("nan"), 1.0):
-        fill(module, value)
-        update(1e-2)
-        assert float(update.bad) == 1.0
-        assert torch.equal(made.values, before["values"])
-        assert all(torch.equal(value, before[name]) for name, value in update.tensors().items())
-    assert update.done == 1
+    update(0, 10)
+    before, state = weights(module), {name: value.clone() for name, value in update.tensors().items()}
+    fill(module, math.inf)
+    with pytest.raises(DivergedError, match="at step 2"):
+        update(1, 10)
+    assert same(weights(module), before)
+    assert all(torch.equal(value, state[name]) for name, value in update.tensors().items())
+
+
+class Plain(Optimizer):
+    """Gradient descent, which knows no flag on the device."""
+
+    def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for _, p in named_parameters], lr=1e-2, momentum=0.9, foreach=False)
+
+
+@pytest.mark.parametrize("optimizer", [Adam(lr=1e-2), Plain()])
+def test_the_device_skips_all_after_a_bad_gradient(optimizer: Optimizer) -> None:
+    module = network()
+    update = update_of(module, optimizer, clip=1.0, deferred=True)
+    (loss(module, 0) * update.factor(torch.zeros(()), 1.0)).backward()
+    update(0, 10)
+    update.check(1)
+    before, state = weights(module), {name: value.clone() for name, value in update.tensors().items()}
+    fill(module, math.nan)
+    update(1, 10)
+    for step in (2, 3):
+        (loss(module, step) * update.factor(torch.zeros(()), 1.0)).backward()
+        update(step, 10)
+    assert same(weights(module), before)
+    assert all(torch.equal(value, state[name]) for name, value in update.tensors().items())
+    with pytest.raises(DivergedError, match="at step 2"):
+        update.check(4)
+
+
+def test_a_loss_that_is_not_finite_makes_the_gradient_so() -> None:
+    update = update_of(network())
+    assert float(update.factor(torch.tensor(3.0), 0.25)) == 0.25
+    assert math.isnan(float(update.factor(torch.tensor(math.inf), 0.25)))
 
 
 def test_loss_scaling_skips_overflow_and_recovers() -> None:
     module, plain = network(), network()
-    made, other = flat(module), flat(plain)
-    update, reference = (
-        Update(OptimizerConfig(lr=1e-2), 1.0, made, scaling=True),
-        Update(OptimizerConfig(lr=1e-2), 1.0, other),
-    )
+    update, reference = update_of(module, clip=1.0, scaling=True, deferred=True), update_of(plain, clip=1.0)
     for step in range(3):
-        (loss(module, step) * update.scale).backward()
-        norm = update(1e-2)
+        (loss(module, step) * update.factor(torch.zeros(()), 1.0)).backward()
+        norm = update(step, 10)
         loss(plain, step).backward()
-        torch.testing.assert_close(norm, reference(1e-2))
-    torch.testing.assert_close(made.values, other.values)
-    scale, before = float(update.scale), made.values.clone()
-    fill(module, float("inf"))
-    update(1e-2)
-    assert float(update.scale) == scale / 2
-    assert float(update.bad) == 0.0
-    assert torch.equal(made.values, before)
-    update.tensors()["good"].fill_(Update.GROWTH - 1)
+        torch.testing.assert_close(norm, reference(step, 10))
+    torch.testing.assert_close(weights(module), weights(plain))
+    scale, before = update.numbers()["/scale"], weights(module)
+    fill(module, math.inf)
+    update(3, 10)
+    assert update.numbers() == {"/scale": scale / 2, "/growth": 0.0}
+    update.check(4)
+    assert same(weights(module), before)
+    update.load({}, {"/scale": scale / 2, "/growth": GROWTH_INTERVAL - 1})
     fill(module, 1.0)
-    update(1e-2)
-    assert float(update.scale) == scale
-    for _ in range(40):
-        fill(module, float("inf"))
-        update(1e-2)
-    assert float(update.bad) == 1.0
+    update(4, 10)
+    assert update.numbers()["/scale"] == scale
+    for step in range(40):
+        fill(module, math.inf)
+        update(step, 100)
+    with pytest.raises(DivergedError):
+        update.check(45)
 
 
-def test_the_moments_are_named_by_parameter() -> None:
+class Counting(Optimizer):
+    """An optimizer with state of every sort: tensors, numbers, and a number of its group."""
+
+    def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:
+        class Inner(torch.optim.Optimizer):
+            def step(self, closure: Any = None) -> None:
+                for group in self.param_groups:
+                    group["seen"] += 1
+                    for parameter in group["params"]:
+                        state = self.state[parameter]
+                        state["times"] = state.get("times", 0) + 1
+                        state["half"] = state.get("half", 0.0) + 0.5
+                        state["scale"] = torch.tensor([1.0 / group["seen"]])
+                        state["sum"] = state.get("sum", torch.zeros_like(parameter)) + parameter.grad
+                        rate = group["lr"] / (group["seen"] + state["times"] + state["half"])
+                        parameter.data.sub_(rate * state["scale"] * state["sum"])
+
+        return Inner([p for _, p in named_parameters], {"lr": 0.1, "seen": 0, "fixed": 3})
+
+
+@pytest.mark.parametrize("optimizer", [Adam(lr=1e-2), AdamW(lr=1e-2, weight_decay=0.1), Plain(), Counting()])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_any_state_goes_through_a_file(optimizer: Optimizer, channels_last: bool) -> None:
+    """3 updates, state as safetensors and numbers, 3 more: the same bits as 6."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    whole, part, rest = (network().to(memory_format=layout) for _ in range(3))  # type: ignore[call-overload]
+    straight, first, second = update_of(whole, optimizer), update_of(part, optimizer), update_of(rest, optimizer)
+
+    def run(module: nn.Module, update: Update, steps: range) -> None:
+        for step in steps:
+            loss(module, step).backward()
+            update(step, 6)
+
+    run(whole, straight, range(6))
+    run(part, first, range(3))
+    rest.load_state_dict(part.state_dict())
+    second.load(load(save({n: t.contiguous() for n, t in first.tensors().items()})), first.numbers())
+    run(rest, second, range(3, 6))
+    assert same(weights(whole), weights(rest))
+    assert straight.numbers() == second.numbers()
+    assert straight.tensors().keys() == second.tensors().keys()
+    assert all(torch.equal(value, second.tensors()[name]) for name, value in straight.tensors().items())
+
+
+def test_the_state_is_named_by_parameter() -> None:
     module = network()
-    update = Update(OptimizerConfig(), 1.0, flat(module))
-    names = {f"{name}.{moment}" for name, _ in module.named_parameters() for moment in ("exp_avg", "exp_avg_sq")}
-    assert update.tensors().keys() == names | {"step"}
-    for name, parameter in module.named_parameters():
-        assert update.tensors()[f"{name}.exp_avg"].shape == parameter.shape
+    update = update_of(module, Counting())
+    assert (update.tensors(), update.numbers()) == ({}, {})
+    fill(module, 1.0)
+    update(0, 1)
+    names = [name for name, _ in module.named_parameters()]
+    assert update.tensors().keys() == {f"{name}.{key}" for name in names for key in ("scale", "sum")}
+    assert update.numbers() == {f"{n}.{k}": v for n in names for k, v in (("times", 1), ("half", 0.5))} | {
+        "/group.0.seen": 1.0
+    }
 
 
-@given(
-    warmup=st.integers(0, 30), steps=st.integers(1, 60), end=st.floats(0, 1), name=st.sampled_from(["linear", "cosine"])
-)
-def test_the_learning_rate_rises_then_falls_to_its_end(warmup: int, steps: int, end: float, name: str) -> None:
-    """pains 20: in optimizer steps, whatever the world size."""
-    settings = TrainConfig(
-        steps=steps, warmup=warmup, optimizer=OptimizerConfig(lr=2.0), schedule=DecayConfig(name=name, end=end)
-    )  # type: ignore[arg-type]
-    rates = [rate(settings, step) for step in range(steps)]
-    top = max(0, min(warmup, steps) - 1)
-    assert rates[:top] == sorted(rates[:top])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert all(0 <= value <= 2.0 * (1 + 1e-12) for value in rates)
-    if warmup < steps:
-        assert rates[-1] == pytest.approx(2.0 * end, abs=1e-12)
-    if 0 < warmup <= steps:
-        assert rates[warmup - 1] == pytest.approx(2.0)
-        assert rates[0] == pytest.approx(2.0 / warmup)
+def test_the_state_of_an_earlier_version_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="earlier version") as caught:
+        update_of(network()).load({"0.weight.exp_avg": torch.zeros(5, 3, 3, 3), "step": torch.zeros(())}, {})
+    assert caught.value.code == "DK604"
 
 
-def test_a_constant_rate_and_the_middle_of_the_decays() -> None:
-    def at(name: str, step: int) -> float:
-        return rate(
-            TrainConfig(steps=10, optimizer=OptimizerConfig(lr=1.0), schedule=DecayConfig(name=name, end=0.2)), step
-        )  # type: ignore[arg-type]
+def test_rates_of_groups_are_multiplied() -> None:
+    class Two(Optimizer):
+        def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:
+            (_, first), *rest = named_parameters
+            return torch.optim.SGD([{"params": [first], "lr": 3.0}, {"params": [p for _, p in rest]}], lr=0.5)
 
-    assert [at("constant", k) for k in (0, 5, 9)] == [1.0, 1.0, 1.0]
-    assert at("linear", 4) == pytest.approx(0.6)
-    assert at("cosine", 4) == pytest.approx(0.6)
-    assert at("cosine", 1) == pytest.approx(0.2 + 0.8 * 0.5 * (1 + math.cos(0.2 * math.pi)))
+    module = network()
+    update = Update(Two(), lambda step, steps: step / steps, dict(module.named_parameters()))  # type: ignore[arg-type]
+    fill(module, 0.0)
+    update(2, 8)
+    assert update.optimizer is not None
+    assert [group["lr"] for group in update.optimizer.param_groups] == [0.75, 0.125]
+    assert update.lr(4, 8) == 1.5
+
+
+def test_nothing_to_train_is_no_error() -> None:
+    update = Update(Adam(), None, {})
+    assert float(update(0, 1)) == 0.0
+    assert (update.tensors(), update.numbers(), update.lr(0, 1)) == ({}, {}, 0.0)
 
 
 def test_averages_that_contradict_themselves_are_refused(toys: ModuleType) -> None:
@@ -218,3 +240,10 @@ def test_no_parameters_without_a_gradient_move(toys: ModuleType) -> None:
     made, _ = toys.trained(toys.task(toys.Whole(labels=False), label_dropout=0.0))
     torch.manual_seed(11)
     assert torch.equal(made.engine.network.label.weight, toys.Net().label.weight)
+
+
+def test_half_weights_become_float32_and_float64_stays(toys: ModuleType) -> None:
+    for given, kept in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
+        task = toys.task()
+        task.model.network.to(given)
+        assert toys.trainer(task).engine.network.first.weight.dtype == kept

@@ -17,7 +17,7 @@ from diffkit.errors import UsageError
 from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
 from diffkit.train.config import PrecisionName
-from diffkit.train.precision import BF16, FULL, WORTH_IT, choose
+from diffkit.train.precision import BF16, FULL, MIN_WEIGHTS_BF16, choose
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 HAS = {"avx512_bf16": True, "amx_bf16": False}
@@ -28,7 +28,7 @@ def test_auto_is_bf16_where_the_processor_has_it_and_it_pays(monkeypatch: pytest
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: HAS)
     assert choose("auto", CPU, Eps(), LARGE) is BF16
     assert choose("auto", CPU, Eps(), TINY) is FULL
-    assert choose("auto", CPU, Eps(), nn.Linear(WORTH_IT, 2, device="meta")) is FULL
+    assert choose("auto", CPU, Eps(), nn.Linear(MIN_WEIGHTS_BF16, 2, device="meta")) is FULL
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     assert choose("auto", CPU, Eps(), LARGE) is FULL
     assert choose("bf16", CPU, Eps(), TINY) is BF16

@@ -119,7 +119,7 @@ def test_the_held_out_loss_is_the_same_at_every_call_and_by_level(toys: ModuleTy
     assert many.level == tuple(2.5 * k + 1.25 for k in range(20))  # type: ignore[attr-defined]
     total = sum(n * loss for n, loss in zip(many.count, many.binned, strict=True) if n)  # type: ignore[attr-defined]
     assert total / (20 * 23) == pytest.approx(many.loss, rel=1e-6)  # type: ignore[attr-defined]
-    assert sum(measure(8, most=5).count) == 5  # type: ignore[attr-defined]
+    assert sum(measure(8, max_examples=5).count) == 5  # type: ignore[attr-defined]
 
 
 def test_nothing_held_out_is_no_loss(toys: ModuleType) -> None:
@@ -129,7 +129,7 @@ def test_nothing_held_out_is_no_loss(toys: ModuleType) -> None:
             split = super().split(part)
             return split if part == "train" else type(split)(split.x[:0], {})
 
-    journal = toys.EventLog()
-    _, outcome = toys.trained(toys.task(OnlyTrain()), journal.hooks(), validate_every=6)
+    journal = toys.Recorder()
+    _, outcome = toys.trained(toys.task(OnlyTrain()), journal, validate_every=6)
     assert outcome.held_out is None
     assert all("held_out_loss" not in record for record in journal.records)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from diffkit.basics.data.digits import Digits
+from diffkit.basics.optimizers import Adam
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -22,9 +22,10 @@ from diffkit.network import Shape
 from diffkit.noise import RandomStreams
 from diffkit.objective import Loss
 from diffkit.storage.checkpoint import CheckpointStore
+from diffkit.train import engine
 from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
-from diffkit.train.trainer import Hooks, Trainer
+from diffkit.train.trainer import Trainer
 
 
 @pytest.mark.parametrize("workers", [None, 0, 2])
@@ -33,23 +34,18 @@ def test_a_resumed_run_is_bit_identical(toys: ModuleType, tmp_path: Path, worker
     """pains 6: N steps = k + save + load + N - k, with accumulation, three averages, importance sampling, dropout,
     label dropout, augmentation and workers; weights, averages, optimizer, history and metrics."""
     data = toys.Whole() if workers is None else toys.OneByOne()
-    whole, parts = toys.EventLog(), toys.EventLog()
-    straight, _ = toys.trained(toys.task(data), whole.hooks(), workers=workers)
+    whole, parts = toys.Recorder(), toys.Recorder()
+    straight, _ = toys.trained(toys.task(data), whole, workers=workers)
 
     first = toys.trainer(toys.task(data), workers=workers)
     store = CheckpointStore(tmp_path)
-
-    def save(trainer: Any) -> None:
-        store.save(trainer.step, trainer.tensors(), trainer.state(), {})
-
-    outcome = first.run(Hooks(log=lambda r: parts.records.append(dict(r)), save=save, stop=lambda: first.step == k))
+    parts.save = lambda step: toys.save(store, first)
+    outcome = first.run((parts,), stop=lambda: first.step == k)
     assert (outcome.stopped, outcome.step) == (True, k)
 
     second = toys.trainer(toys.task(data), workers=workers)
-    found = store.load(second.tensors(), state=second.state(), must=True)
-    assert found is not None
-    assert second.load(found.tensors, found.state) == []
-    assert second.run(parts.hooks()).step == 12
+    assert toys.load(store, second) == []
+    assert second.run((toys.Recorder(parts.records),)).step == 12
 
     toys.assert_same(straight.tensors(), second.tensors())
     assert toys.comparable(whole.records) == toys.comparable(parts.records)
@@ -65,11 +61,12 @@ def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, 
         network = UNet(Shape(1, 1, (8, 8), 10), channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
         task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
         options = {"channels_last": channels_last, "precision": precision}
-        return Trainer(task, TrainConfig(steps=6, batch_size=8, accumulate=2, ema=(EmaConfig(decay=0.9),), **options))
+        config = TrainConfig(steps=6, batch_size=8, accumulate=2, ema=(EmaConfig(decay=0.9),), **options)
+        return Trainer(task, config, Adam())
 
     whole, first, second = trainer(), trainer(), trainer()
     whole.run()
-    first.run(Hooks(stop=lambda: first.step == 2))
+    first.run(stop=lambda: first.step == 2)
     second.load(toys.copied(first.tensors()), first.state())
     second.run()
     toys.assert_same(whole.tensors(), second.tensors())
@@ -85,7 +82,7 @@ def test_validation_and_previews_never_disturb_training(toys: ModuleType) -> Non
         model.network(torch.randn(2, 4), torch.rand(2))
 
     quiet, _ = toys.trained(toys.task())
-    busy, _ = toys.trained(toys.task(), Hooks(preview=preview), validate_every=2, sample_every=1, log_every=1)
+    busy, _ = toys.trained(toys.task(), toys.Recorder(preview=preview), validate_every=2, sample_every=1, log_every=1)
     toys.assert_same(quiet.tensors(), busy.tensors())
 
 
@@ -113,8 +110,8 @@ def test_seeds_change_everything(toys: ModuleType) -> None:
 
 
 def test_records_say_what_happened(toys: ModuleType) -> None:
-    journal = toys.EventLog()
-    _, outcome = toys.trained(toys.task(), journal.hooks(), log_every=4, validate_every=6)
+    journal = toys.Recorder()
+    _, outcome = toys.trained(toys.task(), journal, log_every=4, validate_every=6)
     assert [record["step"] for record in journal.records] == [4, 6, 8, 12]
     first, second = journal.records[:2]
     assert set(first) == {"step", "loss", "grad_norm", "lr", "images_per_second", "memory"}
@@ -127,9 +124,9 @@ def test_records_say_what_happened(toys: ModuleType) -> None:
 
 
 def test_the_logged_loss_is_the_mean_of_the_interval(toys: ModuleType) -> None:
-    every, some = toys.EventLog(), toys.EventLog()
-    toys.trained(toys.task(), every.hooks(), log_every=1)
-    toys.trained(toys.task(), some.hooks(), log_every=4)
+    every, some = toys.Recorder(), toys.Recorder()
+    toys.trained(toys.task(), every, log_every=1)
+    toys.trained(toys.task(), some, log_every=4)
     for k, record in enumerate(some.records):
         part = every.records[4 * k : 4 * k + 4]
         assert record["loss"] == pytest.approx(sum(r["loss"] for r in part) / 4)
@@ -137,16 +134,16 @@ def test_the_logged_loss_is_the_mean_of_the_interval(toys: ModuleType) -> None:
 
 
 def test_checkpoints_at_intervals_and_once_at_the_end(toys: ModuleType) -> None:
-    journal = toys.EventLog()
-    made, _ = toys.trained(toys.task(), journal.hooks(), checkpoint_every=4)
+    journal = toys.Recorder()
+    made, _ = toys.trained(toys.task(), journal, checkpoint_every=4)
     assert journal.saved == [4, 8, 12]
-    assert made.run(journal.hooks()).stopped is False
+    assert made.run((journal,)).stopped is False
     assert journal.saved == [4, 8, 12]
 
 
 def test_zero_steps_save_the_untrained_network(toys: ModuleType) -> None:
-    journal = toys.EventLog()
-    _, outcome = toys.trained(toys.task(), journal.hooks(), steps=0)
+    journal = toys.Recorder()
+    _, outcome = toys.trained(toys.task(), journal, steps=0)
     assert (outcome.step, outcome.stopped, journal.saved) == (0, False, [0])
 
 
@@ -171,21 +168,25 @@ class Failing(Simple):
 
 @pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_never_reaches_weights_or_averages(toys: ModuleType, deferred: bool, value: float) -> None:
-    """Stops before the optimizer step; on a GPU (`deferred`) the updates are no-ops until the next log point."""
-    journal = toys.EventLog()
+def test_what_is_not_finite_never_reaches_weights_or_averages(
+    toys: ModuleType, monkeypatch: pytest.MonkeyPatch, deferred: bool, value: float
+) -> None:
+    """Stops before the optimizer step; on a GPU (`deferred`) the updates are no-ops until the next log point, while
+    averages move on towards the last good weights."""
+    journal = toys.Recorder()
     good, _ = toys.trained(toys.task(objective=Simple()), steps=6)
+    monkeypatch.setattr(engine, "defers", lambda device: deferred)
     bad = toys.trainer(toys.task(objective=Failing(value=value)), log_every=10)
-    bad.engine._immediate = not deferred
     with pytest.raises(DivergedError, match="at step 7") as caught:
-        bad.run(journal.hooks())
+        bad.run((journal,))
     assert caught.value.exit_code == 7
     assert journal.saved == []
+    for average in good.engine.averages:
+        for n in range(7, 11 if deferred else 7):
+            average.update(n)
     for group, named in good.tensors().items():
         for name, tensor in named.items():
-            if not group.startswith("ema") and name in ("seen", "mean"):
-                continue  # buffers of the network itself: the checkpoint before has the good ones
-            if name not in ("seen", "mean"):
+            if name not in ("seen", "mean"):  # buffers of the network: the checkpoint before has the good ones
                 assert torch.equal(tensor, bad.tensors()[group][name]), (group, name)
 
 
@@ -196,12 +197,14 @@ def test_a_gradient_that_is_not_finite_stops_too(toys: ModuleType) -> None:
         made.run()
 
 
-def test_nothing_is_saved_after_divergence_is_seen_at_a_checkpoint(toys: ModuleType) -> None:
-    journal = toys.EventLog()
+def test_nothing_is_saved_after_divergence_is_seen_at_a_checkpoint(
+    toys: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = toys.Recorder()
+    monkeypatch.setattr(engine, "defers", lambda device: True)
     bad = toys.trainer(toys.task(objective=Failing(at=5)), log_every=50, checkpoint_every=4)
-    bad.engine._immediate = False
     with pytest.raises(DivergedError):
-        bad.run(journal.hooks())
+        bad.run((journal,))
     assert journal.saved == [4]
 
 
@@ -235,7 +238,7 @@ def test_changed_examples_are_refused(toys: ModuleType) -> None:
 
 def test_what_makes_bits_differ_is_listed(toys: ModuleType) -> None:
     made, _ = toys.trained(toys.task())
-    state = {**made.state(), "threads": 99, "precision": "bf16"}
+    state = replace(made.state(), threads=99, precision="bf16")
     assert toys.trainer(toys.task()).load(made.tensors(), state) == [
         "precision was bf16, is fp32",
         f"threads was 99, is {torch.get_num_threads()}",
@@ -249,11 +252,9 @@ def test_a_batch_smaller_than_its_parts_is_refused(toys: ModuleType) -> None:
 
 def test_a_data_set_smaller_than_a_batch_is_repeated(toys: ModuleType) -> None:
     """reliability 28: no silent loop without batches."""
-    told: list[object] = []
-    hooks = Hooks(event=lambda name, fields: told.append((name, fields)))
-    made, outcome = toys.trained(toys.task(toys.Whole(count=3)), hooks, batch_size=10)
+    made, outcome = toys.trained(toys.task(toys.Whole(count=3)), batch_size=10)
     assert outcome.step == 12
-    assert told == [("small-data", {"examples": 3, "batch_size": 10})]
+    assert made.engine.examples == 3
     assert int(made.tensors()["network"]["seen"]) == 120
 
 

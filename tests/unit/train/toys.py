@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffkit.basics.lr_schedules import Constant
+from diffkit.basics.optimizers import Adam
+from diffkit.callback import Callback, TrainingStepInfo, TrainResult
 from diffkit.data import Augmentation, Cond, Data, DataSpec, InMemorySplit, Part, Split
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
@@ -16,11 +19,15 @@ from diffkit.ddpm.schedule import Linear
 from diffkit.denoiser import Model
 from diffkit.network import Network
 from diffkit.objective import Objective
+from diffkit.optimizer import LRSchedule, Optimizer
+from diffkit.runtime.progress import Progress
 from diffkit.schedule import Schedule
+from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.times import Times
 from diffkit.train.config import EmaConfig, TrainConfig
 from diffkit.train.preprocessing import TrainingProblem
-from diffkit.train.trainer import Hooks, Trainer, TrainResult
+from diffkit.train.state import TrainerState
+from diffkit.train.trainer import Trainer
 
 CLASSES = 3
 
@@ -118,24 +125,30 @@ class Jitter(Augmentation):
 
 
 @dataclass
-class EventLog:
-    """What a run reported."""
+class Recorder(Callback):
+    """Keeps what a training reports; `save` and `preview` run at checkpoints and previews."""
 
     records: list[dict[str, float]] = field(default_factory=list)
     saved: list[int] = field(default_factory=list)
+    save: Callable[[int], None] = lambda step: None
+    preview: Callable[[int, Model], None] = lambda step, model: None
 
-    def hooks(self, **others: Any) -> Hooks:
-        return Hooks(
-            log=lambda record: self.records.append(dict(record)),
-            save=lambda trainer: self.saved.append(trainer.step),
-            **others,
-        )
+    def on_step(self, info: TrainingStepInfo) -> None:
+        if info.record is not None:
+            self.records.append({"step": info.step, **info.record})
+
+    def on_save(self, step: int) -> None:
+        self.saved.append(step)
+        self.save(step)
+
+    def on_preview(self, step: int, model: Model) -> None:
+        self.preview(step, model)
 
 
-SETTINGS = TrainConfig(
+ADAM, WARMUP = Adam(), Constant(warmup=4)
+CONFIG = TrainConfig(
     steps=12,
     batch_size=10,
-    warmup=4,
     ema=(
         EmaConfig(decay=0.9, warmup=True),
         EmaConfig(name="power", power=6.94),
@@ -169,17 +182,34 @@ def plain(**options: Any) -> TrainingProblem:
     return task(objective=Simple(), dropout=0.0, label_dropout=0.0, augment=(), **options)
 
 
-def trainer(given: TrainingProblem | None = None, **changes: Any) -> Trainer:
-    """A trainer of the task with `SETTINGS` changed."""
-    return Trainer(given or task(), SETTINGS.model_copy(update=changes))
+def trainer(
+    given: TrainingProblem | None = None,
+    optimizer: Optimizer = ADAM,
+    lr_schedule: LRSchedule | None = WARMUP,
+    **changes: Any,
+) -> Trainer:
+    """A trainer of the task with `CONFIG` changed."""
+    return Trainer(given or task(), CONFIG.model_copy(update=changes), optimizer, lr_schedule)
 
 
 def trained(
-    given: TrainingProblem | None = None, hooks: Hooks | None = None, **changes: Any
+    given: TrainingProblem | None = None, *callbacks: Callback, progress: Progress | None = None, **changes: Any
 ) -> tuple[Trainer, TrainResult]:
     """A trainer after its run."""
     made = trainer(given, **changes)
-    return made, made.run(hooks or Hooks())
+    return made, made.run(callbacks, progress=progress)
+
+
+def save(store: CheckpointStore, made: Trainer) -> None:
+    """Save the trainer as a run does."""
+    store.save(made.step, made.tensors(), made.state().to_json(), {})
+
+
+def load(store: CheckpointStore, made: Trainer) -> list[str]:
+    """Load the newest checkpoint as a run does."""
+    found = store.load(made.expected_tensors(), state=made.expected_state(), must=True)
+    assert found is not None
+    return made.load(found.tensors, TrainerState.from_json(found.state))
 
 
 def copied(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

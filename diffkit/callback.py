@@ -1,0 +1,100 @@
+"""Callbacks: what runs beside a training, such as trackers that send its numbers elsewhere.
+
+A callback reads; it changes neither the weights nor the random numbers, so a training with callbacks gives the same
+weights as one without. Callbacks run on the main process only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .denoiser import Model
+
+
+@dataclass(frozen=True)
+class TrainingStepInfo:
+    """One optimizer step.
+
+    Attributes:
+        step: number of steps done, this one included.
+        steps: number of steps of the whole training.
+        lr: learning rate of this step.
+        values: loss, parts of the loss, norm of the gradient: () each, on the device. Reading one waits for the device.
+        record: means since the last log point as plain numbers, at log points; else None.
+        model: the model that is trained.
+        average: the model with the first average of the weights; None without averages.
+    """
+
+    step: int
+    steps: int
+    lr: float
+    values: Mapping[str, Tensor]
+    record: Mapping[str, float] | None
+    model: Model
+    average: Model | None
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """The loss on held-out examples: `loss` over all of them, and by K equal bins of time.
+
+    Attributes:
+        loss: mean over all examples.
+        level: (K,) middles of the bins.
+        binned: (K,) mean loss of each bin, nan for an empty bin.
+        count: (K,) number of examples in each bin.
+    """
+
+    loss: float
+    level: tuple[float, ...]
+    binned: tuple[float, ...]
+    count: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training ended: after `step` steps, `stopped` before the last one on request or not."""
+
+    step: int
+    stopped: bool
+    held_out: ValidationResult | None = None
+
+
+class Callback(ABC):  # noqa: B024 - each method is optional
+    """Implement the methods that you need; the others do nothing.
+
+    An OSError, such as that of a full disk, becomes an event of the run and stops no training; any other error ends it.
+    """
+
+    def on_start(self, directory: Path) -> None:  # noqa: B027
+        """Prepare; `directory` is the run directory."""
+
+    def on_step(self, info: TrainingStepInfo) -> None:  # noqa: B027
+        """Read one step; called after each, so it must be cheap."""
+
+    def on_preview(self, step: int, model: Model) -> None:  # noqa: B027
+        """Use the model, every `train.sample_every` steps: the first average in evaluation mode, without gradients."""
+
+    def on_save(self, step: int) -> None:  # noqa: B027
+        """A checkpoint of `step` is saved."""
+
+    def on_end(self, result: TrainResult | None) -> None:  # noqa: B027
+        """Release what was opened; `result` is None if an error ended the training."""
+
+
+class Tracker(Callback):
+    """Sends the numbers of a training elsewhere; metrics.jsonl in the run directory has them in any case."""
+
+    @abstractmethod
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record named numbers after `step` optimizer steps."""
+
+    def on_step(self, info: TrainingStepInfo) -> None:
+        """Log the record, at log points."""
+        if info.record is not None:
+            self.log(info.step, info.record)
