@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..network import Network
 from ..storage.checkpoint import Expected, read_checkpoint
 from ..storage.manifest import candidates
 from .config import EmaConfig
@@ -33,7 +32,7 @@ class Average:
         batch_size: examples of one update, which `half_life` counts in.
     """
 
-    def __init__(self, ema: EmaConfig, network: Network, batch_size: int) -> None:
+    def __init__(self, ema: EmaConfig, network: nn.Module, batch_size: int) -> None:
         self.ema = ema
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self._beta = profile(ema, batch_size)

@@ -81,10 +81,10 @@ def _pays(device: torch.device, network: nn.Module) -> bool:
 class PrecisionWrapper(Network):
     """A network under autocast; only what happens inside of it runs in low precision."""
 
-    def __init__(self, network: Network, precision: Precision, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, precision: Precision, device: torch.device) -> None:
         super().__init__()
         self.network, self.dtype, self.device_type = network, precision.dtype, device.type
-        self.integer_time = network.integer_time
+        self.integer_time = bool(getattr(network, "integer_time", False))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Tensor) -> Tensor:
         if label is not None:
