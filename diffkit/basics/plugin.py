@@ -1,4 +1,4 @@
-"""What every diffusion model needs and no paper owns: data, grids, times, guidance, codecs, metrics, a tracker."""
+"""The default components that belong to no single paper: data, grids, times, guidance, codecs, metrics, a tracker."""
 
 from __future__ import annotations
 

@@ -107,8 +107,8 @@ def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ())
         "Class:hash", with 32 hexadecimal digits.
     """
     digest = sha256()
-    options = [option.name for option in fields(data)] if is_dataclass(data) else []
-    for name in options:
+    names: list[str] = [option.name for option in fields(data)] if is_dataclass(data) else []
+    for name in names:
         if name not in NEUTRAL_OPTIONS:
             digest.update(f"{name}={getattr(data, name)!r}\0".encode())
     if root is not None:

@@ -85,7 +85,17 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def moments_distance(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, root_b: Tensor) -> float:
-    """The Frechet distance of two Gaussians with these `moments`."""
+    """Compute the Frechet distance between two Gaussians from their `moments`.
+
+    Args:
+        mean_a: mean (D,) of the first.
+        root_a: root R (K, D) of its covariance R^T R.
+        mean_b: mean (D,) of the second.
+        root_b: root (L, D) of its covariance.
+
+    Returns:
+        The distance, at least 0.
+    """
     mean = (mean_a - mean_b).square().sum()
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     return max(0.0, float(mean + root_a.square().sum() + root_b.square().sum() - 2 * cross))

@@ -73,7 +73,7 @@ def block_moments(b: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """
     widths, rows_a, rows_b = _cuts(n, len(b))
     means, variances = [], []
-    for column in b.split(CHUNK, dim=1):
+    for column in torch.split(b, CHUNK, dim=1):
         values = column[rows_b]
         mean = torch.zeros(n, values.shape[1], dtype=b.dtype).index_add_(0, rows_a, values * (widths * n)[:, None])
         means.append(mean)
