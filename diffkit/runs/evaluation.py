@@ -141,7 +141,7 @@ class _Measured:
         scale = math.sqrt(half / (self.size - half))
         table = {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in self.values}
         errors = {key: scale * float(column.std()) for key, column in table.items()}
-        return {key: e for key, e in errors.items() if math.isfinite(e) and math.isfinite(self.values[key])}
+        return {key: e for key, e in errors.items() if 0 < e < math.inf and math.isfinite(self.values[key])}
 
 
 def _ratio(

@@ -123,7 +123,8 @@ def _hardware(environment: Mapping[str, Any]) -> str:
     hardware, threads = environment.get("hardware", {}), environment.get("threads", {})
     if "accelerator" in hardware:
         return str(hardware["accelerator"])
-    return f"{hardware.get('processor', 'CPU')}, {threads.get('intra_op', '?')} threads"
+    count = threads.get("intra_op", "?")
+    return f"{hardware.get('processor', 'CPU')}, {count} thread{'' if count == 1 else 's'}"
 
 
 def _snapshots(directory: RunDirectory) -> Iterator[Snapshot]:

@@ -155,11 +155,10 @@ def test_the_head_has_the_verdict_and_the_key_figures(run, full, kind, read):
 def test_every_value_stands_beside_its_interval_and_that_of_real_data(run, full, read):
     words = read(build_report(full)).words
     for result in run.results.metrics.values():
-        for key, value in result.values.items():
-            low, high = result.intervals[key]
-            assert f"{figure(value)}  [{figure(low)}, {figure(high)}]" in words
-            low, high = result.held_out_intervals[key]
-            assert f"{figure(result.held_out[key])}  [{figure(low)}, {figure(high)}]" in words
+        for values, intervals in ((result.values, result.intervals), (result.held_out, result.held_out_intervals)):
+            assert result.headline in intervals
+            for key, (low, high) in intervals.items():
+                assert f"{figure(values[key])}  [{figure(low)}, {figure(high)}]" in words
         assert f"{result.samples} samples against {result.reference} training examples" in words
     assert "A verdict needs at least 4 samples and 4 held-out examples for each value of an example" in words
 
