@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -45,6 +46,41 @@ def test_pages_say_what_and_how_to_fix(page: Path) -> None:
     assert len(lines) <= 40
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_quote_messages_of_the_code(page: Path) -> None:
+    """The first line of each message on a page is a text of the source, with values in place of its expressions."""
+    for message in re.findall(r"^error\[DK\d{3}\] (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        assert any(text.search(message) for text in messages()), f"no source prints: {message}"
+
+
+@functools.cache
+def messages() -> list[re.Pattern[str]]:
+    """The texts of the source with at least six letters beside their expressions: messages, or the start of one."""
+    found = set()
+    for source in shipped():
+        parts = {
+            id(value) for node in ast.walk(source.tree) if isinstance(node, ast.JoinedStr) for value in node.values
+        }
+        for node in ast.walk(source.tree):
+            if id(node) not in parts and len(re.findall(r"[a-z]", _literal(node))) > 5:
+                found.add(_pattern(node))
+    return [re.compile(rf"^(?:.*: )?{text}(?:, .*| in .*|(?<= ).+)?$") for text in found]
+
+
+def _literal(node: ast.AST) -> str:
+    """The fixed part of a text."""
+    return re.sub(r"\\(.)", r"\1", _pattern(node).replace(".+", "  "))
+
+
+def _pattern(node: ast.AST) -> str:
+    """A regular expression for a text; empty for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_pattern(value) if isinstance(value, ast.Constant) else ".+" for value in node.values)
+    return ""
+
+
 def test_exit_codes_are_those_of_the_design() -> None:
     """0, 1 and 2 mean what they mean everywhere; schedulers of jobs test for 75."""
     found: dict[str, int] = {}
@@ -57,6 +93,7 @@ def test_exit_codes_are_those_of_the_design() -> None:
     assert found == {
         "DiffkitError": 1,
         "UsageError": 2,
+        "ArgumentError": 2,
         "RecipeError": 3,
         "LevelError": 3,
         "PluginError": 4,
