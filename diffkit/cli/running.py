@@ -65,7 +65,14 @@ def run(
         return
     from ..runs.pipeline import run as run_recipe
 
-    finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet)  # type: ignore[arg-type]
+    finished = run_recipe(
+        loaded,
+        out,
+        device=device,
+        resume=resume,  # type: ignore[arg-type]
+        quiet=quiet,
+        handle_signals=True,
+    )
     _print_results(finished.results, finished.directory.report, as_json)
 
 

@@ -41,6 +41,7 @@ def run(
     device: str = "auto",
     resume: Resume = "auto",
     quiet: bool = True,
+    handle_signals: bool = False,
 ) -> Run:
     """Run a recipe in a run directory. A stopped run continues; a finished run is returned unchanged.
 
@@ -50,13 +51,15 @@ def run(
         device: "auto", "cpu", "cuda" or "cuda:I".
         resume: "auto" continues a run of the same recipe; "never" renames it and starts again; "must" refuses to start.
         quiet: Print nothing to standard error.
+        handle_signals: Save a checkpoint and stop on SIGTERM and Ctrl-C. It replaces the signal handlers of the process
+            during the run, as the command line program does. Default: False, so that Ctrl-C raises KeyboardInterrupt.
 
     Returns:
         The finished run.
 
     Raises:
         RecipeError: The recipe is invalid, or the directory holds a run of another recipe.
-        StoppedError: SIGTERM or Ctrl-C was received; a checkpoint is saved.
+        StoppedError: SIGTERM or Ctrl-C was received and handled; a checkpoint is saved.
         DataError, ResourceError, DivergedError: Data, memory or disk, or the training itself failed.
         CheckpointError, LockedError: The directory has no usable checkpoint, or another process writes to it.
     """
@@ -70,7 +73,7 @@ def run(
             opened = open_directory(path, loaded, chosen, resume)
             world.barrier()
             on_event = None if quiet else _print_warning
-            with opened, StopSignals() as signals, EventLog(opened.directory.path, on_event) as events:
+            with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
                 for change in opened.changes:
                     events.event("environment", {"change": change})
                 with _failure_logged(opened.directory, events, signals):
@@ -88,7 +91,7 @@ def run(
                     _finish(Run(opened.directory, chosen, assembly), step, events, signals, quiet)
             return Run(opened.directory, chosen)
         world.barrier()
-        with StopSignals() as signals:
+        with StopSignals(handle_signals) as signals:
             train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
         return Run(RunDirectory(path), chosen)
     finally:

@@ -22,9 +22,13 @@ class StopSignals:
     A second signal raises SystemExit(143) or SystemExit(130). A third one ends the process without any cleanup.
     Processes that are forked inside ignore both signals. The previous handlers are restored at the end. Outside the
     main thread no handler is installed.
+
+    Args:
+        install: install the handlers, which affects the whole process. Default: True.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, install: bool = True) -> None:
+        self._install = install
         self.received: signal.Signals | None = None
         self._count = 0
         self._at = 0.0
@@ -38,7 +42,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self._process = os.getpid()
-        if threading.current_thread() is threading.main_thread():
+        if self._install and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 

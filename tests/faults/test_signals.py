@@ -126,6 +126,6 @@ def test_a_second_signal_stops_at_once(
 
 def test_a_signal_after_the_last_stage_changes_nothing(diffkit: Server, recipe: Path) -> None:
     """The report is written: there is nothing left to stop, and nothing to run again."""
-    ended = run(diffkit, recipe, "run", [fault("cli.running:_conclude", 1, "pause 0")])
+    ended = run(diffkit, recipe, "run", [fault("cli.running:_print_results", 1, "pause 0")])
     assert ended.code == 0
     assert (recipe.with_name("run") / "report.html").is_file()

@@ -159,3 +159,10 @@ def test_workers_outlive_a_signal_to_the_whole_group(tmp_path: Path) -> None:
         "    def __getitem__(self, index): time.sleep(0.01); return torch.tensor(index)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60)
+
+
+def test_without_handlers_nothing_is_installed() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals(install=False) as stop:
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert not stop.requested
