@@ -89,7 +89,7 @@ def join_ranks(device: torch.device) -> Ranks:
     return Ranks(dist.get_rank(), dist.get_world_size(), control)
 
 
-def leave_ranks(world: Ranks) -> None:
+def leave_ranks(ranks: Ranks) -> None:
     """Leave the process group that `join_ranks` joined."""
-    if world.size > 1 and dist.is_initialized():
+    if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
