@@ -77,8 +77,9 @@ class Model:
                 f"Model: argument 1 (`x`) must be a floating-point tensor, got {got}",
                 fix="convert it, such as data.to_model_range(x)",
             )
-        self._check_inside(level)
         t = self.schedule.time(level)
+        if not isinstance(t, Tensor) and not self.schedule.t_clean < t < self.schedule.t_noise:
+            self._check_inside(level)
         own = self._on_schedule(level, t)
         z = x if own is level else x * broadcast(own.scale / level.scale, x)
         y = self.output(z, own, t, **cond)
@@ -127,8 +128,6 @@ class Model:
 
     def _check_inside(self, level: Level) -> None:
         """Raise LevelError if a level of floats lies outside the schedule."""
-        if isinstance(level.sigma, Tensor):
-            return
         clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
         if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
             raise LevelError(

@@ -94,7 +94,6 @@ class Parameterization(ABC):
 
     def _refuse_singular(self, det: Scalar, level: Level) -> None:
         """Raise LevelError if det = 0. Tensors on other devices than the CPU are not read: the division gives inf."""
-        name = type(self).__name__.lower()
         if isinstance(det, Tensor):
             if det.device.type != "cpu" or torch.compiler.is_compiling() or bool((det != 0).all()):
                 return
@@ -103,6 +102,7 @@ class Parameterization(ABC):
             return
         else:
             clean = level.is_clean
+        name = type(self).__name__.lower()
         if clean:
             raise LevelError(
                 f"cannot decode eps from {name} at sigma = 0 (clean data), where x holds no noise",

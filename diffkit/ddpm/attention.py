@@ -35,4 +35,5 @@ class SelfAttention(nn.Module):
         q, k, v = rearrange(h, "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         h = fn.scaled_dot_product_attention(q, k, v)
         h = self.out(rearrange(h, "b heads n d -> b n (heads d)"))
-        return x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
+        out: Tensor = x + rearrange(h, "b (h w) c -> b c h w", h=x.shape[2])
+        return out
