@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast
-from diffkit.bound import LOG_2, term
+from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, bound, broadcast
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,12 @@ class Hybrid(Objective):
         error = y[:, :channels] - model.parameterization.target(x0, eps, level)
         frozen = torch.cat([y[:, :channels].detach(), y[:, channels:]], dim=1)
         estimate = model.parameterization.decode(frozen, x, level)
-        nats = term(x0, t, estimate, model.schedule, "learned", self.data.spec.bins)
-        simple, bound = error.square().flatten(1).mean(1), self.scale * steps / LOG_2 * nats
+        nats = bound.term(x0, t, estimate, model.schedule, "learned", self.data.spec.bins)
+        simple, bits = error.square().flatten(1).mean(1), self.scale * steps / bound.LOG_2 * nats
         if self.weighting is not None:
             simple = simple * broadcast(self.weighting.on_output(level, model.parameterization), simple)
-        parts = {"simple": simple.mean(), "bound": bound.mean()}
-        return Loss.of(simple + bound, t, self.times.correction(t, model.schedule), parts)
+        parts = {"simple": simple.mean(), "bound": bits.mean()}
+        return Loss.of(simple + bits, t, self.times.correction(t, model.schedule), parts)
 
     def update(self, t: Tensor, each: Tensor) -> None:
         self.times.update(t, each)
