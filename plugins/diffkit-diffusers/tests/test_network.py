@@ -1,4 +1,4 @@
-"""Models of diffusers as networks: what the data decides, what a folder decides, and what is never imported."""
+"""Models of diffusers as networks: arguments from the data and from a folder, and classes that are refused."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_times_are_lognormal() -> None:
 
 
 def test_strata_of_lognormal_times() -> None:
-    """As many below every quantile as there ought to be; the last one is finite."""
+    """Each quantile has the right share of numbers below; the last number is finite."""
     strata = build("times", "stratified", inner=times.LogNormal())
     logs = strata.draw(torch.full((256,), 1.0 - 2.0**-24), schedule.EDM(1e-9, 1e9)).log()
     normal = torch.distributions.Normal(-1.2, 1.2)

@@ -32,7 +32,7 @@ def learned(steps: int = 4, history: int = 3) -> Importance:
 
 
 def test_probabilities_are_those_of_the_authors() -> None:
-    """The same losses in the same order; theirs loops over the batch on the host."""
+    """The same losses in the same order; the authors' code loops over the batch on the host."""
     times = Importance(four(), history=3, uniform=0.1)
     for (t, losses), want in zip(GOLDEN["updates"], GOLDEN["probabilities"], strict=True):
         times.update(torch.tensor(t), torch.tensor(losses, dtype=torch.float64))
@@ -172,7 +172,7 @@ train: {steps: 30, batch_size: 16, validate_every: 0}
 
 
 def test_nothing_waits_for_the_device() -> None:
-    """Pains 7: tensors on the meta device have no values, so whatever needs one on the host raises."""
+    """Pains 7: tensors on the meta device have no values, so that any operation that needs one on the host raises."""
     times, schedule = learned().to("meta"), four()
     u, t = torch.rand(16, device="meta"), torch.ones(16, dtype=torch.long, device="meta")
     drawn = times.draw(u, schedule)

@@ -1,4 +1,4 @@
-"""Metrics: ideal where nothing differs, the closed form on Gaussians, and never on another's random numbers."""
+"""Metrics: ideal values for equal sets, closed forms on Gaussians, and independence of other random numbers."""
 
 import sys
 

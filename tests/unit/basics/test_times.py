@@ -18,7 +18,7 @@ from diffkit.times import at_fraction, normal_quantile
 
 @dataclass(frozen=True)
 class Squared(Times):
-    """t = u^2 of the schedule; remembers what it is told."""
+    """t = u^2 of the schedule; stores the arguments of `update`."""
 
     told: list[Tensor] = field(default_factory=list)
 

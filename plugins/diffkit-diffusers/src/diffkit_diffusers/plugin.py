@@ -1,15 +1,15 @@
-"""The components, recipes and commands of this package; this file imports none of them."""
+"""The components, recipes and commands of this package; components and torch are not imported here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import click
 
 from diffkit import Entry, hookimpl
 
-if TYPE_CHECKING:
-    import click
+from .commands import export_diffusers, import_diffusers, import_openai
 
 DIFFKIT_API = 1
 
@@ -41,7 +41,5 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
-    from .commands import export_diffusers, import_diffusers, import_openai
-
     for command in (import_diffusers, export_diffusers, import_openai):
         group.add_command(command)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import click
 
 from diffkit import Entry, hookimpl
 
-if TYPE_CHECKING:
-    import click
+from .command import reflow
 
 DIFFKIT_API = 1
 
@@ -48,8 +48,6 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
-    from .command import reflow
-
     group.add_command(reflow)
 
 
