@@ -107,13 +107,13 @@ class Registry:
     def recipes(self) -> dict[str, Path]:
         """Built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is `plugin/name` if
         its name is taken."""
-        offered = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
-        names = [name for _, name, _ in offered]
-        reserved = {name for plugin, name, _ in offered if plugin.essential}
+        contributed = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
+        names = [name for _, name, _ in contributed]
+        reserved = {name for plugin, name, _ in contributed if plugin.essential}
         free = {name for name in names if names.count(name) == 1}
         return {
             name if plugin.essential or (name in free and name not in reserved) else f"{plugin.name}/{name}": path
-            for plugin, name, path in offered
+            for plugin, name, path in contributed
         }
 
     def law_modules(self) -> tuple[tuple[str, str], ...]:
