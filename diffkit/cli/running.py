@@ -19,7 +19,7 @@ device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to compute."
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
-verbose = click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
+verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print tracebacks of errors.")
 WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
@@ -45,7 +45,6 @@ def run(
     device: str,
     as_json: bool,
     quiet: bool,
-    verbose: bool,
 ) -> None:
     """Run RECIPE, a file or a built-in name: train, sample, evaluate and report.
 
@@ -131,7 +130,6 @@ def sample(
     out: Path | None,
     device: str,
     quiet: bool,
-    verbose: bool,
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
     from ..runs import open_run
@@ -218,7 +216,6 @@ def evaluate(
     device: str,
     as_json: bool,
     quiet: bool,
-    verbose: bool,
 ) -> None:
     """Measure samples of the run directory RUN, and write results.json."""
     from ..runs import open_run
@@ -231,7 +228,7 @@ def evaluate(
 @click.command()
 @run_argument
 @verbose
-def report(run: Path, verbose: bool) -> None:
+def report(run: Path) -> None:
     """Write report.html of the run directory RUN from the files in it."""
     from ..runs import open_run
 

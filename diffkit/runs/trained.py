@@ -14,6 +14,7 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..grid import Grid
 from ..recipe import Assembly, Recipe, assemble, build, load_recipe
+from ..recipe.yaml import parse
 from ..runtime.distributed import resolve_device
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
@@ -57,7 +58,7 @@ class Run:
     @cached_property
     def recipe(self) -> Recipe:
         """The whole recipe, with defaults. Raises RecipeError if it is no longer valid, as if a plugin is missing."""
-        return self._given.recipe if self._given is not None else load_recipe(self.directory.effective)
+        return self._given.recipe if self._given is not None else _effective_recipe(self.directory)
 
     @cached_property
     def assembly(self) -> Assembly:
@@ -251,6 +252,19 @@ class Run:
             if group not in self._loaded:
                 self._loaded[group] = load_weights(self.directory, self.assembly, weights)
             return self._loaded[group]
+
+
+def _effective_recipe(directory: RunDirectory) -> Recipe:
+    """The recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`."""
+    tree = parse(directory.effective.read_text("utf-8"), str(directory.effective)).plain()
+    train = tree.get("train") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():
+        return load_recipe(directory.effective)
+    options = train.pop("schedule", {"name": "constant"})
+    if options["name"] == "constant":
+        options = {"name": "constant"}
+    train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
+    return load_recipe(tree)
 
 
 def open_run(path: str | Path, *, device: str = "auto") -> Run:

@@ -56,6 +56,9 @@ def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE
         assembly: the components of the recipe.
         device: where to train.
         ranks: the processes of the run.
+
+    Returns:
+        The trainer.
     """
     return Trainer(
         training_problem(assembly),
