@@ -1,4 +1,4 @@
-"""`diffkit new`: starts a plugin package that installs, lists, runs in a recipe and passes `diffkit check` as it is."""
+"""`diffkit new`: create a plugin package with an example component of each kind, a recipe and tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .console import say
 SUMMARIES = {
     "schedule": "alpha = cos(pi t / 2)",
     "parameterization": "v = alpha eps - sigma x0",
-    "network": "two layers that see each position alone",
+    "network": "two layers applied to each position",
     "sampler": "Euler's method",
     "grid": "equal steps in the angle",
-    "times": "every time alike",
+    "times": "uniform times",
     "objective": "squared error of the output",
     "weighting": "min(snr, ceiling)",
     "guidance": "x0 clamped",
@@ -30,33 +30,38 @@ SUMMARIES = {
     "augmentation": "half of the images upside down",
     "data": "points on a circle",
     "metric": "distance between the means",
+    "optimizer": "gradient descent with momentum",
+    "lr-schedule": "constant, then one half",
+    "strategy": "one process",
+    "callback": "the size of the weights in a text file",
     "tracker": "numbers as CSV",
 }
+"""The kinds with an example component, and the summary of each example."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @click.command()
 @click.argument("name")
 @click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice(list(SUMMARIES)), help="A kind of component; may be repeated."
+    "--kind", "kinds", multiple=True, type=click.Choice(list(SUMMARIES)), help="Kind of a component; may be repeated."
 )
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; by default diffkit-NAME.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: diffkit-NAME.")
 def new(name: str, kinds: tuple[str, ...], out: Path | None) -> None:
-    """Start the plugin package diffkit-NAME with one component of each --kind (by default a weighting).
+    """Create the plugin package diffkit-NAME with one component of each --kind (default: a weighting).
 
-    It installs, lists, runs in a recipe and passes `diffkit check` as it is; then make it yours.
+    The package can be installed and run, and passes `diffkit check`. Replace the examples by your own components.
     """
     bare = name.removeprefix("diffkit-")
     if not NAME.fullmatch(bare):
         raise UsageError(
-            f"a plugin cannot be called {name!r}",
+            f"{name!r} cannot be the name of a plugin",
             code="DK024",
-            choices="small letters, digits and single hyphens, the first a letter",
+            choices="lower-case letters, digits and single hyphens, starting with a letter",
         )
     package = Package(bare, tuple(dict.fromkeys(kinds)) or ("weighting",))
     folder = out or Path(package.distribution)
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} exists and is not empty", code="DK015", fix="choose another --out")
+        raise UsageError(f"{folder} exists and is not empty", code="DK015", fix="pass another --out")
     for path, text in package.files().items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,28 +71,28 @@ def new(name: str, kinds: tuple[str, ...], out: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Package:
-    """The files of a plugin package called `name`, with one component of each of `kinds`."""
+    """The files of the plugin package `name`, with one component of each of `kinds`."""
 
     name: str
     kinds: tuple[str, ...]
 
     @property
     def distribution(self) -> str:
-        """The name that pip knows."""
+        """The name of the distribution for pip."""
         return f"diffkit-{self.name}"
 
     @property
     def module(self) -> str:
-        """The name that Python imports."""
+        """The name of the package for `import`."""
         return self.distribution.replace("-", "_")
 
     @property
     def class_name(self) -> str:
-        """The name of each class; every one lives in the module of its kind."""
+        """The name of each class; each is in a module named after its kind."""
         return "".join(part.capitalize() for part in self.name.split("-"))
 
     def files(self) -> dict[str, str]:
-        """Every file by its path in the package's folder."""
+        """Return the text of every file by its path in the folder of the package."""
         source = f"src/{self.module}"
         rows = [f"| {kind} | `{self.name}` | {SUMMARIES[kind]} |" for kind in self.kinds]
         values = {
@@ -112,17 +117,17 @@ class Package:
             f"{source}/recipes/{self.name}.yaml": self._recipe(values),
             "tests/test_laws.py": _fill("test", values),
         }
-        return files | {f"{source}/{kind}.py": _fill(kind, values) for kind in self.kinds}
+        return files | {f"{source}/{_module(kind)}.py": _fill(_module(kind), values) for kind in self.kinds}
 
     def _entry(self, kind: str) -> str:
-        target = f"{self.module}.{kind}:{self.class_name}"
+        target = f"{self.module}.{_module(kind)}:{self.class_name}"
         line = f'    yield Entry("{kind}", "{self.name}", "{target}", "{SUMMARIES[kind]}")'
         if len(line) <= 120:
             return line
         return f'    yield Entry(\n        "{kind}", "{self.name}", "{target}", "{SUMMARIES[kind]}"\n    )'
 
     def _recipe(self, values: Mapping[str, str]) -> str:
-        """A recipe that names every component of the package, on images where one of them needs images."""
+        """Return a recipe that names every component of the package, on images if one of them requires images."""
         images = "augmentation" in self.kinds and "data" not in self.kinds
         own = dict.fromkeys(self.kinds, self.name)
         data = own.get("data", "digits" if images else "mixture")
@@ -142,10 +147,19 @@ class Package:
             "objective": f"{{{objective}}}",
             "sample": f"{{{', '.join([sampler, *grid, *guidance, 'count: 64', 'steps: 50'])}}}",
             "metrics": f"[{own.get('metric', 'sliced-wasserstein')}]",
+            "optimizer": own.get("optimizer", "{name: adam, lr: 1.0e-3}"),
+            "lr_schedule": f"{{name: {own.get('lr-schedule', 'constant')}, warmup: 20}}",
+            "strategy": f"  strategy: {self.name}\n" if "strategy" in own else "",
             "codec": f"codec: {self.name}\n" if "codec" in own else "",
+            "callbacks": f"callbacks: [{self.name}]\n" if "callback" in own else "",
             "trackers": f"trackers: [{self.name}]\n" if "tracker" in own else "",
         }
         return _fill("recipe", {**values, **more}).rstrip() + "\n"
+
+
+def _module(kind: str) -> str:
+    """Return the name of the module and template of a kind."""
+    return kind.replace("-", "_")
 
 
 def _fill(template: str, values: Mapping[str, str]) -> str:

@@ -266,6 +266,8 @@ def _no_target(target: str, entries: Sequence[Registered]) -> DiffkitError:
                     fix=f"diffkit plugins --why {plugin.name}",
                 )
             return UsageError(f'plugin "{plugin.name}" offers no components', code="DK710", fix="diffkit ls")
+    if target in registry().kinds:
+        return UsageError(f'no component of the kind "{target}" is installed', code="DK710", fix="diffkit ls")
     names = sorted({one.kind for one in entries} | {one.plugin.name for one in entries} | {EMA})
     near = get_close_matches(target, names, 1)
     return UsageError(

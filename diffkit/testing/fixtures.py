@@ -29,7 +29,7 @@ from .order import at_logsnr
 
 @dataclass(frozen=True)
 class Path(Schedule):
-    """A schedule given by its curve, and its time as a function of the angle."""
+    """A schedule given by its curve (alpha, sigma), and by its time as a function of the angle."""
 
     title: str
     curve: Callable[[Scalar], tuple[Scalar, Scalar]]
@@ -65,7 +65,7 @@ WAVY = Path("random scale", _wavy, lambda angle: angle / 1.5, 0.0, 1.0)
 
 @cache
 def discrete(steps: int = 1000) -> Discrete:
-    """beta linear, ends scaled so that any number of steps ends near pure noise."""
+    """Return linear betas, scaled so that any number of steps ends near pure noise."""
     return Discrete(torch.linspace(0.1 / steps, 20.0 / steps, steps, dtype=torch.float64).clamp(max=0.9))
 
 
@@ -77,7 +77,7 @@ def zero_terminal() -> Discrete:
 
 @dataclass(frozen=True)
 class Row(Parameterization):
-    """A prediction given by its row (a, b)."""
+    """A parameterization given by its coefficients (a, b)."""
 
     title: str
     row: Callable[[Level], tuple[Scalar, Scalar]]
@@ -107,12 +107,12 @@ COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=torch.float64)
 
 
 def gaussian() -> GaussianOracle:
-    """Two dimensions, correlated."""
+    """Return the exact denoiser of correlated Gaussian data in two dimensions."""
     return GaussianOracle(MEAN, COVARIANCE)
 
 
 def mixture(turn: Tensor | None = None, shift: Tensor | None = None) -> MixtureOracle:
-    """Three correlated components in the plane, turned and shifted."""
+    """Return the exact denoiser of three Gaussian components in the plane, rotated by `turn` and moved by `shift`."""
     means = torch.tensor([[0.8, 0.1], [-0.5, 0.6], [-0.2, -0.9]], dtype=torch.float64)
     spreads = torch.stack([COVARIANCE * c for c in (0.2, 0.4, 0.1)])
     if turn is not None:
@@ -124,7 +124,7 @@ def mixture(turn: Tensor | None = None, shift: Tensor | None = None) -> MixtureO
 
 @dataclass(frozen=True)
 class GaussianData(Data):
-    """Two correlated dimensions, drawn once."""
+    """Samples of `gaussian`, with its exact denoiser."""
 
     bins: int | None = None
 
@@ -184,7 +184,7 @@ def with_aux(sampler: Sampler[Any], denoise: Denoiser, variance_fraction: float 
 
 
 def probe_levels() -> tuple[Level, ...]:
-    """Levels of every family: variance preserving, exploding, straight, of any scale; no ends."""
+    """Return levels of every family: variance preserving, exploding, straight, rescaled; without the ends."""
     angles = (0.02, 0.3, 0.8, 1.3, 1.55)
     return (
         *(Level(math.cos(a), math.sin(a)) for a in angles),
@@ -215,7 +215,7 @@ def path(n: int, *, clean: bool, scale: Callable[[int], float] = lambda i: 1.0, 
 
 
 def level_lists(deep: bool = False) -> list[tuple[str, list[Level]]]:
-    """Full and partial grids of a discrete schedule, even and uneven, each with a title."""
+    """Return full and partial grids of a discrete schedule, even and uneven, each with a title."""
     schedule, full = discrete(), discrete(60)
     found = [("60 of 60 steps", [*(full.level(float(t)) for t in range(60, 0, -1)), full.clean])]
     for n in (1, 2, 3, 61, 600) if deep else (1, 2, 3, 61):
@@ -227,7 +227,7 @@ def level_lists(deep: bool = False) -> list[tuple[str, list[Level]]]:
 
 @dataclass(frozen=True)
 class Ranged(Parameterization):
-    """A prediction with a second output for each dimension, variance_fraction in [0, 1], as learned variances need."""
+    """A parameterization with a second output for each dimension: variance_fraction in [0, 1]."""
 
     inner: Parameterization
     provides = ("variance_fraction",)

@@ -35,6 +35,9 @@ MODULES = (
     "codec",
     "data",
     "metric",
+    "optimizer",
+    "strategy",
+    "callback",
     "ema",
 )
 """The modules of `by_kind`, in the order in which their laws are listed."""

@@ -25,7 +25,7 @@ FIRST, LAST = -1.5, 2.0
 
 @dataclass(frozen=True)
 class OrderFit:
-    """`errors`[i] is the largest error in `steps`[i] steps; `slope` the order that the last two show."""
+    """`errors`[i] is the largest error in `steps`[i] steps; `slope` is the measured order."""
 
     steps: tuple[int, ...]
     errors: tuple[float, ...]
@@ -40,7 +40,7 @@ class OrderFit:
 
 
 def curve() -> MixtureOracle:
-    """The mixture that orders are measured on: one dimension, two unlike components."""
+    """Return the exact denoiser of the mixture that orders are measured on: two components in one dimension."""
     return MixtureOracle([0.4, 0.6], [-0.9, 0.7], [0.09, 0.2])
 
 
@@ -59,14 +59,14 @@ def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Leve
 
 
 def _graded(n: int) -> list[Level]:
-    """`logsnr_levels`, the first step in parts of 1/64, 1/64, 1/32, ..., 1/2."""
+    """Return `logsnr_levels` with the first step divided into parts of 1/64, 1/64, 1/32, ..., 1/2."""
     step = (LAST - FIRST) / n
     parts = [FIRST + step * 2.0**k for k in range(-6, 0)]
     return [at_logsnr(FIRST), *(at_logsnr(clock) for clock in parts), *logsnr_levels(n)[1:]]
 
 
 def at_logsnr(half_logsnr: float) -> Level:
-    """The variance-preserving level of this half_logsnr: alpha^2 = sigmoid(2 half_logsnr)."""
+    """Return the variance-preserving level of this half_logsnr: alpha^2 = sigmoid(2 half_logsnr)."""
     angle = math.atan(math.exp(-half_logsnr))
     return Level(math.cos(angle), math.sin(angle))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor, nn
 
+from diffkit.network import Network
 from diffkit.train.config import EmaConfig
-from diffkit.train.ema import average, effective_weights
+from diffkit.train.ema import Average, effective_weights
 
 from ..case import Case
 from ..law_registry import LawResult, law
@@ -20,6 +22,15 @@ FORMS = (
     EmaConfig(half_life=4000.0, warmup=True),
     EmaConfig(power=6.94),
 )
+
+
+class _Weights(Network):
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights.clone())
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return x
 
 
 def _path(case: Case, updates: int) -> list[torch.Tensor]:
@@ -55,7 +66,12 @@ def recursion(case: Case, result: LawResult) -> None:
         path = _path(case, 25)
         w = effective_weights(ema, 25, BATCH)
         want = sum((c * x for c, x in zip(w, path, strict=True)), torch.zeros(3, dtype=torch.float64))
-        result.compare(average(ema, path, BATCH), want, f"{ema}")
+        network = _Weights(path[0])
+        average = Average(ema, network, BATCH)
+        for n, weights in enumerate(path[1:], start=1):
+            network.weights.data.copy_(weights)
+            average.update(n)
+        result.compare(average.network.state_dict()["weights"], want, f"{ema}")
 
 
 @law(

@@ -19,7 +19,8 @@ def installed(package: Path, target: Path) -> dict[str, str]:
     """Environment of a process that has the package installed, beside everything that this one has."""
     arguments = ["install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target), str(package)]
     subprocess.run([sys.executable, "-m", "pip", *arguments], check=True, capture_output=True)
-    return {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    path = os.pathsep.join([str(target), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
 def diffkit_in(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,16 +44,18 @@ def test_a_scaffold_of_every_kind_installs_lists_keeps_the_laws_and_runs(diffkit
     ran = diffkit_in(environment, tmp_path, "run", "quick", "--set", "train.steps=30", "-q")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / "runs" / "quick" / "numbers.csv").read_text().startswith("30,loss,")
+    assert (tmp_path / "runs" / "quick" / "progress.txt").read_text().startswith("step 30 of 30, ")
 
 
 @pytest.mark.parametrize("kind", SUMMARIES)
 def test_a_scaffold_of_one_kind_is_python_that_registers_it(kind: str) -> None:
     files = Package("my-idea", (kind,)).files()
-    source = files[f"src/diffkit_my_idea/{kind}.py"]
+    module = kind.replace("-", "_")
+    source = files[f"src/diffkit_my_idea/{module}.py"]
     compile(source, kind, "exec")
     compile(files["src/diffkit_my_idea/plugin.py"], "plugin", "exec")
     assert "class MyIdea(" in source
-    assert f'"diffkit_my_idea.{kind}:MyIdea"' in files["src/diffkit_my_idea/plugin.py"]
+    assert f'"diffkit_my_idea.{module}:MyIdea"' in files["src/diffkit_my_idea/plugin.py"]
     assert "$" not in "".join(files.values())
     assert max(map(len, "\n".join(files.values()).splitlines())) <= 120
 
