@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -29,14 +31,16 @@ def process_group(strategy: Strategy) -> Iterator[None]:
     try:
         strategy.size  # noqa: B018 - raises if processes are required
     except UsageError:
-        try:
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        except RuntimeError as error:
-            raise NotApplicable(f"torch cannot start a process group: {error}") from error
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+        with tempfile.TemporaryDirectory() as folder:
+            meeting_point = (Path(folder) / "processes").as_uri()
+            try:
+                dist.init_process_group("gloo", init_method=meeting_point, rank=0, world_size=1)
+            except RuntimeError as error:
+                raise NotApplicable(f"torch cannot start a process group: {error}") from error
+            try:
+                yield
+            finally:
+                dist.destroy_process_group()
     else:
         yield
 
