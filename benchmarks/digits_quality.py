@@ -65,8 +65,9 @@ class Contestant:
 
 def ours(assembly: Assembly, steps: int) -> Contestant:
     """The recipe, its learning rate stretched over `steps`; weights are those that its seed gives, at every call."""
+    warmup = min(assembly.recipe.train.lr_schedule.options.get("warmup", 0), steps // 10)
     changes = [f"train.steps={steps}", "train.validate_every=0", "train.sample_every=0"]
-    changes.append(f"train.lr_schedule.warmup={min(50, steps // 10)}")
+    changes.append(f"train.lr_schedule.warmup={warmup}")
     trainer = make_trainer(assemble(load_recipe(effective(assembly.recipe), changes)), torch.device("cpu"))
 
     def advance(until: float) -> None:
