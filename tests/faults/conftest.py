@@ -33,7 +33,7 @@ train:
   steps: 20
   batch_size: 16
   accumulate: 2
-  warmup: 5
+  lr_schedule: {name: constant, warmup: 5}
   ema: [0.9, {name: power, power: 6.94}]
   log_every: 3
   checkpoint_every: 5

@@ -29,7 +29,7 @@ def __getattr__(name):
         def log(self, step, values):
             raise OSError(28, "No space left on device")
 
-        def close(self):
+        def on_end(self, result):
             raise OSError(28, "No space left on device")
 
     globals()[name] = Unlucky
@@ -68,7 +68,9 @@ def test_a_disk_that_stays_full(diffkit: Server, recipe: Path, uninterrupted: Pa
     assert finished(place) == finished(uninterrupted)
 
 
-@pytest.mark.parametrize("at", ["runs.sampling:_trajectory_arrays", "runs.trained:measure", "runs.reporting:build_report"])
+@pytest.mark.parametrize(
+    "at", ["runs.sampling:_trajectory_arrays", "runs.trained:measure", "runs.reporting:build_report"]
+)
 def test_a_disk_that_is_full_after_training(diffkit: Server, recipe: Path, uninterrupted: Path, at: str) -> None:
     ended = run(diffkit, recipe, faults=[fault(at, 1, "limit 0")])
     assert ended.code == 6
@@ -140,4 +142,6 @@ def test_a_tracker_that_cannot_write(diffkit: Server, recipe: Path, uninterrupte
     assert ended.code == 0, ended.err
     assert "warning: callback-failed: [Errno 28]" in ended.err
     assert finished(recipe.parent / "run") == finished(uninterrupted)
-    assert len(events(recipe.parent / "run", "callback-failed")) == len(records(recipe.parent / "run/metrics.jsonl")) + 1
+    assert (
+        len(events(recipe.parent / "run", "callback-failed")) == len(records(recipe.parent / "run/metrics.jsonl")) + 1
+    )

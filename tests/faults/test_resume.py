@@ -24,7 +24,7 @@ SMALL = {
     "train.steps": STEPS,
     "train.batch_size": 8,
     "train.accumulate": 2,
-    "train.warmup": 3,
+    "train.lr_schedule.warmup": 3,
     "train.ema": "[0.9, {name: slow, power: 6.94}]",
     "train.log_every": 4,
     "train.checkpoint_every": 3,
