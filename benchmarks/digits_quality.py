@@ -26,9 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit import Evaluation, Model, Network, Split, assemble, build, load_recipe
+from diffkit import Assembly, Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
-from diffkit.recipe import Assembly
 from diffkit.recipe.effective import effective
 from diffkit.runs.sampling import SampleBatch, draw_samples, guided, plan_sampling
 from diffkit.runs.training import make_trainer

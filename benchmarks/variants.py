@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from digits_quality import contest, held_out, ours, scores
 
-from diffkit import Model, assemble, build, load_recipe
-from diffkit.recipe import Assembly
+from diffkit import Assembly, Model, assemble, build, load_recipe
 from diffkit.runs.sampling import draw_samples, guided, plan_sampling
 
 ROOT = Path(__file__).parents[1]

@@ -24,7 +24,7 @@ overrides = click.option(
 @as_json
 def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool) -> int:
     """Check recipes (files or built-in names) without running them, and list every error."""
-    from ..recipe import load_recipe
+    from ..recipe.validate import load_recipe
 
     worst = 0
     records = []
@@ -65,7 +65,7 @@ def _record(error: Exception) -> dict[str, object]:
 def config(recipe: str, overrides: tuple[str, ...], origins: bool, other: str | None, as_json: bool) -> None:
     """Print every value of RECIPE, defaults included."""
     from ..recipe import effective as whole
-    from ..recipe import load_recipe
+    from ..recipe.validate import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     if other is not None:

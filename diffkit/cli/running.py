@@ -50,7 +50,7 @@ def run(
 
     The same command continues a run that was stopped.
     """
-    from ..recipe import load_recipe
+    from ..recipe.validate import load_recipe
 
     changed = overrides if seed is None else (*overrides, f"seed={seed}")
     loaded = load_recipe(recipe, changed)
@@ -132,8 +132,8 @@ def sample(
     quiet: bool,
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
-    from ..runs import open_run
     from ..runs.sampling import SampleRequest, is_image, save_npz, save_png
+    from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
     data = opened.assembly.data
@@ -218,7 +218,7 @@ def evaluate(
     quiet: bool,
 ) -> None:
     """Measure samples of the run directory RUN, and write results.json."""
-    from ..runs import open_run
+    from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
     results = opened.evaluate(metrics or None, count=count, steps=steps, weights=weights, progress=not quiet)
@@ -230,7 +230,7 @@ def evaluate(
 @verbose
 def report(run: Path) -> None:
     """Write report.html of the run directory RUN from the files in it."""
-    from ..runs import open_run
+    from ..runs.trained import open_run
 
     opened = open_run(run, device="cpu")
     opened.write_report()

@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..recipe import Recipe, assemble
+from ..recipe.spec import Recipe
+from ..recipe.assembly import assemble
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..runtime.distributed import resolve_device

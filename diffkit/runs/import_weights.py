@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import UsageError
-from ..recipe import Recipe, assemble
+from ..recipe.spec import Recipe
+from ..recipe.assembly import assemble
 from ..recipe.effective import recipe_hash
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog

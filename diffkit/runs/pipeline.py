@@ -13,7 +13,9 @@ import torch
 
 from ..errors import DiffkitError, ResourceError, StoppedError
 from ..host import registry
-from ..recipe import Assembly, Recipe, assemble, load_recipe
+from ..recipe.assembly import Assembly, assemble
+from ..recipe.spec import Recipe
+from ..recipe.validate import load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
 from ..recipe.yaml import parse

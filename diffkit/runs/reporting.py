@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..recipe import Assembly
+from ..recipe.assembly import Assembly
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, inline, origins
 from ..report import (

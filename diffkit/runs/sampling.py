@@ -24,7 +24,7 @@ from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
 from ..noise import SampleNoise
-from ..recipe import Assembly, build
+from ..recipe.assembly import Assembly, build
 from ..report import pictures
 from ..sampler import Sampler, StepInfo, sample
 from ..schedule import default_steps, sampled

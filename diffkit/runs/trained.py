@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..grid import Grid
-from ..recipe import Assembly, Recipe, assemble, build, load_recipe
+from ..recipe.assembly import Assembly, assemble, build
+from ..recipe.spec import Recipe
+from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
 from ..runtime.distributed import resolve_device
 from ..runtime.progress import console_progress

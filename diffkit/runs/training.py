@@ -12,7 +12,7 @@ from .. import __version__
 from ..callback import Callback, TrainingStepInfo, TrainResult
 from ..denoiser import Model
 from ..errors import CheckpointError, ResourceError, StoppedError
-from ..recipe import Assembly
+from ..recipe.assembly import Assembly
 from ..recipe.effective import recipe_hash
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory

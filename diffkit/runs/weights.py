@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..recipe import Assembly
+from ..recipe.assembly import Assembly
 from ..storage.checkpoint import CheckpointStore
 from ..storage.run_directory import RunDirectory
 from ..train.ema import Profile, power_of, reconstruct, stored_profiles

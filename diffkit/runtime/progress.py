@@ -76,8 +76,13 @@ class ProgressBar(Progress):
 
     def __init__(self, task: str, stream: TextIO, every_seconds: float = 0.1) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress as RichProgress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self._bar = RichProgress(
             TextColumn(task),

@@ -35,29 +35,31 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from ..oracles.base import Oracle as Oracle
-    from ..oracles.gaussian import GaussianOracle as GaussianOracle
-    from ..oracles.gaussian import PointMassOracle as PointMassOracle
+    from ..oracles.gaussian import GaussianOracle as GaussianOracle, PointMassOracle as PointMassOracle
     from ..oracles.mixture import MixtureOracle as MixtureOracle
     from ..oracles.network import OracleNetwork as OracleNetwork
     from ..oracles.polynomial import PolynomialOracle as PolynomialOracle
-    from .affine import Affine as Affine
-    from .affine import Normal as Normal
-    from .affine import NotAffineError as NotAffineError
-    from .affine import compare_steps as compare_steps
-    from .affine import first_order as first_order
-    from .affine import posterior_kernel as posterior_kernel
-    from .affine import probe as probe
+    from .affine import (
+        Affine as Affine,
+        Normal as Normal,
+        NotAffineError as NotAffineError,
+        compare_steps as compare_steps,
+        first_order as first_order,
+        posterior_kernel as posterior_kernel,
+        probe as probe,
+    )
     from .case import Case as Case
-    from .engine import Report as Report
-    from .engine import Row as Row
-    from .engine import check as check
-    from .engine import check_class as check_class
-    from .law_registry import Law as Law
-    from .law_registry import LawResult as LawResult
-    from .law_registry import NotApplicable as NotApplicable
-    from .law_registry import law as law
-    from .law_registry import laws as laws
-    from .order import OrderFit as OrderFit
-    from .order import measure as measure
-    from .order import polynomial_error as polynomial_error
-    from .order import run_from_exact as run_from_exact
+    from .engine import Report as Report, Row as Row, check as check, check_class as check_class
+    from .law_registry import (
+        Law as Law,
+        LawResult as LawResult,
+        NotApplicable as NotApplicable,
+        law as law,
+        laws as laws,
+    )
+    from .order import (
+        OrderFit as OrderFit,
+        measure as measure,
+        polynomial_error as polynomial_error,
+        run_from_exact as run_from_exact,
+    )

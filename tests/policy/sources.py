@@ -108,3 +108,11 @@ def _below(folder: Path, base: Path) -> tuple[Source, ...]:
         )
         for path in sorted(folder.rglob("*.py"))
     )
+
+
+@functools.cache
+def public_names() -> dict[str, str]:
+    """The module of each public name of diffkit, as `diffkit/__init__.pyi` lists them."""
+    stub = ast.parse((ROOT / "diffkit" / "__init__.pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.module]
+    return {alias.name: f"diffkit.{node.module}" for node in imports for alias in node.names}

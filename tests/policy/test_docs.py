@@ -15,9 +15,9 @@ import pytest
 import torch
 import yaml
 
+from diffkit import load_recipe
 from diffkit.cli.main import COMMANDS, cli, take_switches
 from diffkit.host import configure, load_file, registry
-from diffkit.recipe import load_recipe
 from diffkit.recipe.load import read
 from diffkit.testing import law_registry
 

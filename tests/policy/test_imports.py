@@ -13,7 +13,7 @@ import pytest
 import diffkit
 from diffkit import testing
 
-from .sources import ROOT, Import, Source, core, plugins, shipped
+from .sources import ROOT, Import, Source, core, plugins, public_names, shipped
 
 LAYERS = (
     {"errors", "scalar", "config", "interface"},
@@ -56,8 +56,8 @@ def used(source: Source) -> Iterator[tuple[str, Import]]:
         if one.module.split(".")[0] != "diffkit":
             continue
         target = one.target if one.target in MODULES else one.module
-        if target == "diffkit" and one.name in diffkit._WHERE:
-            target = diffkit._WHERE[one.name]
+        if target == "diffkit" and one.name in public_names():
+            target = public_names()[one.name]
         if part(target) and part(target) != part(source.module):
             yield part(target), one
 

@@ -31,12 +31,9 @@ TENSORS = {
 WORKER = "plugins/diffkit-diffusers/src/diffkit_diffusers/convert_worker.py"
 EXEMPT = {WORKER: "reads foreign weights in a process of its own, with limits, which is how they become ours"}
 IMPORTING = {
-    "diffkit/__init__.py": "public names on first use",
     "diffkit/cli/main.py": "commands on first use",
     "diffkit/host/discovery.py": "plugin modules, named by installed metadata",
     "diffkit/host/loader.py": "components, named by installed plugins",
-    "diffkit/recipe/__init__.py": "public names on first use",
-    "diffkit/runs/__init__.py": "public names on first use",
     "diffkit/testing/__init__.py": "public names on first use",
     "diffkit/testing/law_registry.py": "the modules of laws, those of plugins included",
 }

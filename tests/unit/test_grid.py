@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.basics.grid import Leading, Linspace, Quadratic, Trailing
 from diffkit.ddpm.schedule import Linear

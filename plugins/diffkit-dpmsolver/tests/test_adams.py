@@ -14,8 +14,7 @@ from diffkit_dpmsolver.adams import Adams
 from diffkit_dpmsolver.grid import Angle
 from diffkit_dpmsolver.multistep import DPMpp2M
 from diffkit_dpmsolver.unipc import UniPC
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from diffkit import Estimate, Level, LevelError, Sampler, StepInfo, sample

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import pytest
 from diffkit_dpmsolver.grid import UniformLogSNR
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from diffkit import Level, LevelError, Scalar, Schedule, scalar
 from diffkit.ddpm.schedule import Linear

@@ -13,8 +13,7 @@ from diffkit_dpmsolver.linear import Memory
 from diffkit_dpmsolver.multistep import DPMpp2M, DPMpp3M
 from diffkit_dpmsolver.singlestep import DPMpp2S
 from diffkit_dpmsolver.unipc import UniPC
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from diffkit import Level, Sampler, sample
 from diffkit.testing import PointMassOracle, PolynomialOracle

@@ -8,8 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from diffkit_edm import grid, parameterization, schedule, times, weighting
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from diffkit import Level, LevelError, Model, Network, build
 from diffkit.ddpm.parameterization import X0

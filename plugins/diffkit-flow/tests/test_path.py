@@ -12,8 +12,7 @@ from diffkit_flow.parameterization import Flow, V
 from diffkit_flow.sampler import Straight
 from diffkit_flow.schedule import Rectified
 from diffkit_flow.times import LogitNormal
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from diffkit import Grid, Level, sample
 from diffkit.basics.grid import Leading, Quadratic, Trailing

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffkit_improved_ddpm.times import Importance
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from diffkit import Discrete

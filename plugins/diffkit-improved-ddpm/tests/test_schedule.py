@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffkit_improved_ddpm.schedule import Cosine
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "improved-diffusion.json").read_text(encoding="utf-8"))
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffkit_score_sde.schedule import VE, VP, SubVP
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit import Discrete, Level, Schedule
 from diffkit.schedule import sde

@@ -6,8 +6,7 @@ import pytest
 import torch
 from diffkit_zero_snr.guidance import Rescale
 from diffkit_zero_snr.schedule import ZeroSNR
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from diffkit import Denoiser, Estimate, Guidance, Level, RecipeError, Schedule, Shape, load_recipe, sample

@@ -4,8 +4,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.basics.metrics.classifier import Classifier
 from diffkit.basics.metrics.frechet import FeatureFrechet, Frechet, frechet_distance

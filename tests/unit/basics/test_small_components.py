@@ -6,8 +6,7 @@ import typing
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.basics.augmentation import Flip
 from diffkit.basics.codec import Affine

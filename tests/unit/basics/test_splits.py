@@ -1,8 +1,7 @@
 """Which examples are held out."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.basics.data.splits import check_held_out, divide
 from diffkit.errors import DataError

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffkit import Schedule, Times
+from diffkit import Schedule, Times, assemble, load_recipe
 from diffkit.basics.times import Stratified
 from diffkit.ddpm.schedule import Linear
-from diffkit.recipe import assemble, load_recipe
 from diffkit.testing.fixtures import TRIG
 from diffkit.times import at_fraction, normal_quantile
 

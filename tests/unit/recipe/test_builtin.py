@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffkit import build, load_recipe
+from diffkit import Recipe, build, load_recipe
 from diffkit.host import registry
 from diffkit.network import Shape
-from diffkit.recipe import Recipe
 from diffkit.recipe.effective import difference, effective, effective_yaml
 
 NAMES = ("digits", "digits-conditional", "mixture", "mnist", "fashion-mnist")

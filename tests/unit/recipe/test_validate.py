@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diffkit import load_recipe
+from diffkit import Recipe, load_recipe
 from diffkit.errors import DiffkitError, RecipeError
-from diffkit.recipe import Recipe
 
 
 def faults(base: str, *sets: str) -> list[DiffkitError]:

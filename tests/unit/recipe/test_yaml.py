@@ -8,8 +8,7 @@ import time
 
 import pytest
 import yaml
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from diffkit.errors import RecipeError
 from diffkit.recipe import yaml as module

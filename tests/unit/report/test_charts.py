@@ -8,8 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
-from hypothesis import strategies as st
+from hypothesis import assume, example, given, strategies as st
 
 from diffkit.report import Density
 from diffkit.report.charts import LIMIT, LineChart, Series, line_chart, smooth, spans_decades, thin

@@ -7,8 +7,7 @@ import hashlib
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.report.markup import Html, escape, join, tag
 from diffkit.report.page import Section, asset, card, cards, render_page

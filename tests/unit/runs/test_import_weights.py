@@ -9,8 +9,8 @@ import torch
 
 from diffkit import assemble, load_recipe, open_run, run
 from diffkit.errors import CheckpointError, UsageError
-from diffkit.recipe import Recipe
-from diffkit.runs import run_from_weights
+from diffkit import Recipe
+from diffkit import run_from_weights
 
 TEXT = """
 name: elsewhere

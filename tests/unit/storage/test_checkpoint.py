@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 
 from diffkit.errors import CheckpointError, ResourceError
-from diffkit.storage import atomic
-from diffkit.storage import checkpoint as module
+from diffkit.storage import atomic, checkpoint as module
 from diffkit.storage.checkpoint import CheckpointStore, SaveFailed, read_checkpoint
 from diffkit.storage.manifest import FileDigest, Manifest, candidates
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.errors import CheckpointError, LockedError, RecipeError, ResourceError, UsageError
 from diffkit.storage import atomic, run_directory

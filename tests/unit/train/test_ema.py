@@ -9,8 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.config import EmaConfig

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffkit import Network, Run, load_recipe, open_run
-from diffkit.runs import run_from_weights
+from diffkit import Network, Run, load_recipe, open_run, run_from_weights
 
 from .errors import inexpressible, not_a_model
 from .folder import INDEX, SCHEDULER, open_folder, write_json, write_model

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from diffkit import Run, UsageError, load_recipe
-from diffkit.runs import run_from_weights
+from diffkit import Run, UsageError, load_recipe, run_from_weights
 
 from .errors import inexpressible, misnamed, not_a_model
 from .recipe import imported_sections, name_of, recipe_text

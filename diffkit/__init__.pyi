@@ -1,0 +1,65 @@
+"""The public names of diffkit, each with the module that defines it; `__init__.py` loads a name on first use."""
+
+from . import bound as bound, errors as errors, scalar as scalar, testing as testing, transition as transition
+from .callback import (
+    Callback as Callback,
+    Tracker as Tracker,
+    TrainingStepInfo as TrainingStepInfo,
+    TrainResult as TrainResult,
+)
+from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
+from .codec import Codec as Codec, Identity as Identity
+from .data import (
+    Augmentation as Augmentation,
+    Cond as Cond,
+    Data as Data,
+    DataSpec as DataSpec,
+    InMemorySplit as InMemorySplit,
+    Part as Part,
+    Split as Split,
+)
+from .denoiser import Denoiser as Denoiser, Model as Model
+from .errors import (
+    ArgumentError as ArgumentError,
+    CheckpointError as CheckpointError,
+    DataError as DataError,
+    DiffkitError as DiffkitError,
+    DivergedError as DivergedError,
+    LevelError as LevelError,
+    RecipeError as RecipeError,
+    UsageError as UsageError,
+)
+from .estimate import Estimate as Estimate
+from .grid import Grid as Grid
+from .guidance import Guidance as Guidance, guide as guide
+from .host import Entry as Entry, Kind as Kind, hookimpl as hookimpl
+from .interface import attribute as attribute
+from .level import Level as Level, broadcast as broadcast, weighted_sum as weighted_sum
+from .metric import Evaluation as Evaluation, Metric as Metric
+from .network import Network as Network, Shape as Shape
+from .noise import RandomStreams as RandomStreams, SampleNoise as SampleNoise
+from .objective import Loss as Loss, Objective as Objective, Weighting as Weighting
+from .optimizer import LRSchedule as LRSchedule, NamedParameters as NamedParameters, Optimizer as Optimizer
+from .parameterization import Parameterization as Parameterization
+from .recipe.assembly import Assembly as Assembly, assemble as assemble, build as build
+from .recipe.contents import entries as entries
+from .recipe.spec import Recipe as Recipe
+from .recipe.validate import load_recipe as load_recipe
+from .runs.import_weights import run_from_weights as run_from_weights
+from .runs.pipeline import run as run
+from .runs.trained import Run as Run, open_run as open_run
+from .sampler import Noise as Noise, Sampler as Sampler, StepInfo as StepInfo, sample as sample
+from .scalar import Scalar as Scalar
+from .schedule import Discrete as Discrete, Schedule as Schedule
+from .strategy import Strategy as Strategy
+from .times import (
+    UNIFORM_TIMES as UNIFORM_TIMES,
+    Times as Times,
+    UniformTimes as UniformTimes,
+    at_fraction as at_fraction,
+    nearest_time as nearest_time,
+    normal_quantile as normal_quantile,
+)
+
+__version__: str
+__all__: list[str]
