@@ -144,7 +144,7 @@ def sample(
 
     Args:
         denoise: A model or an oracle, with or without guidance.
-        sampler: The sampler, such as build("sampler", "ddim").
+        sampler: The sampler, such as build("sampler", "ancestral").
         levels: At least two levels, noisiest first, such as build("grid", "trailing").levels(schedule, 50).
         x: The state at levels[0]: (B, C, *S). Not changed.
         noise: A `SampleNoise`, or any function noise(x) -> z; default `SampleNoise(0, range(B))`.
@@ -180,7 +180,7 @@ def _check_arguments(denoise: object, sampler: object, levels: object, x: object
     if not callable(denoise):
         refuse("1 (`denoise`)", "a denoiser", denoise, "pass Model(network, parameterization, schedule)")
     if not isinstance(sampler, Sampler):
-        refuse("2 (`sampler`)", "a Sampler", sampler, 'build it, such as build("sampler", "ddim")')
+        refuse("2 (`sampler`)", "a Sampler", sampler, 'build it, such as build("sampler", "ancestral")')
     if not isinstance(levels, Sequence):
         refuse("3 (`levels`)", "a list of levels", levels, grid)
     assert isinstance(levels, Sequence)

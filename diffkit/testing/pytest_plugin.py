@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from diffkit import testing
+
 if TYPE_CHECKING:
     from .engine import Row
 
@@ -37,11 +39,9 @@ class Contract(pytest.Collector):
     """All laws of the named components."""
 
     def collect(self) -> Iterator[LawItem]:
-        from .engine import check
-
         names = self.config.getoption("--diffkit-contract")
         deep = bool(self.config.getoption("--diffkit-deep"))
-        for row in check(names, deep=deep).rows:
+        for row in testing.check(names, deep=deep).rows:
             yield LawItem.from_parent(self, name=f"{row.component}: {row.law}", row=row)
 
 

@@ -141,7 +141,7 @@ class Trainer:
         tensors = self.tensors()
         if not tensors["optimizer"]:
             trained = self.engine.trained
-            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained.items() for moment in ("m", "v")}
+            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained.items() for moment in ("first", "second")}
         return tensors
 
     def expected_state(self) -> dict[str, Any]:

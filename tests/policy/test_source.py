@@ -171,7 +171,11 @@ INTERFACES = {
     "augmentation": {"__call__": "x uniform cond"},
     "data": {"split": "part", "to_model_range": "raw", "to_storage": "x"},
     "metric": {"__call__": "evaluation"},
-    "tracker": {"open": "directory", "log": "step values"},
+    "optimizer": {"__call__": "named_parameters"},
+    "lr-schedule": {"__call__": "step steps"},
+    "strategy": {"wrap": "module", "gradient_sync": "module last", "gather": "rows total", "shard": "count"},
+    "callback": {"on_start": "directory", "on_step": "info", "on_save": "step", "on_end": "result"},
+    "tracker": {"on_start": "directory", "log": "step values", "on_end": "result"},
 }
 ELSEWHERE = {
     "timesteps",
@@ -214,6 +218,11 @@ UNSOURCED = {
     "network/diffusers": "whatever diffusers has",
     "network/diffusers-unet": "the U-Net of diffusers",
     "weighting/uniform": "its definition",
+    "lr-schedule/constant": "its definition",
+    "lr-schedule/linear": "its definition",
+    "strategy/auto": "a choice between the other two",
+    "strategy/single": "its definition",
+    "strategy/ddp": "DistributedDataParallel of torch",
 }
 
 
