@@ -140,8 +140,8 @@ class Trainer:
         """
         tensors = self.tensors()
         if not tensors["optimizer"]:
-            trained = self.engine.trained
-            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained.items() for moment in ("first", "second")}
+            moments, trained = ("first", "second"), self.engine.trained.items()
+            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained for moment in moments}
         return tensors
 
     def expected_state(self) -> dict[str, Any]:
