@@ -24,7 +24,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:
-        """Return a new optimizer of these parameters, on the device where they are.
+        """Return a new optimizer of these parameters; its state is on their device.
 
         Names are those of the network, such as `blocks.0.weight`; parameters of other components have a name that
         starts with a slash. Every group has a learning rate `lr`.

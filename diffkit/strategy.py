@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Strategy(ABC):
-    """Distributes a training over `size` processes, of which this one is number `rank`.
+    """Distributes a training over `size` processes; this process is number `rank`.
 
     The gradient of a parameter after a synchronised backward pass is the mean over the processes, so that the same
     update follows on each of them.

@@ -1,1 +1,1 @@
-"""Training: the loop, and everything that makes it fast and restartable."""
+"""Training: the loop, the update, averages, precision, data loading, validation."""

@@ -1,4 +1,4 @@
-"""What a run will need, before it starts: parameters, memory, arithmetic, speed."""
+"""The cost of a training before it starts: parameters, memory, arithmetic, speed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ BUDGET = 10.0
 
 @dataclass(frozen=True)
 class Cost:
-    """`parameters` that are trained; `memory` at the peak of a step in bytes: `state` (weights, gradients, optimizer,
-    averages, resident data) plus `activations`; `flops` of one image forward and backward; images per second;
-    `checkpoint` bytes of one checkpoint."""
+    """The cost of a training.
+
+    Attributes:
+        parameters: number of weights that are trained.
+        state: bytes of weights, gradients, optimizer, averages and data in memory.
+        activations: bytes that the backward pass needs at the peak of a step.
+        flops: floating-point operations of one image, forward and backward.
+        images_per_second: speed of the training.
+        checkpoint: bytes of one checkpoint.
+    """
 
     parameters: int
     state: int
@@ -37,13 +44,21 @@ class Cost:
         return self.state + self.activations
 
     def seconds(self, steps: int, batch_size: int) -> float:
-        """How long so many steps take."""
+        """Return how many seconds `steps` steps take."""
         return steps * batch_size / self.images_per_second
 
 
 def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -> Cost:
-    """Measure by training: one image under counters, then `steps` timed steps, of as many images at once as a part of
-    the batch has, or fewer where they would take longer than `budget` seconds. The trainer is used up by it."""
+    """Measure the cost by training: one image under counters, then timed steps. Do not use the trainer afterwards.
+
+    Args:
+        trainer: a trainer at step 0.
+        steps: number of timed steps, with as many images as one part of the batch.
+        budget: seconds that these steps may take; with fewer images if they would take longer.
+
+    Returns:
+        The cost.
+    """
     engine = trainer.engine
     source = engine.batch_source(0, workers=0)
     part = len(engine.parts[0])
@@ -73,7 +88,7 @@ def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) ->
 
 
 class _Held:
-    """Sums what autograd keeps for the backward pass, each piece of memory once; weights are counted apart."""
+    """Sums what autograd keeps for the backward pass, each piece of memory once, and without the state."""
 
     def __init__(self, engine: Engine) -> None:
         storages = [tensor.untyped_storage() for tensor in engine.stored_tensors()]
@@ -90,12 +105,12 @@ class _Held:
 
     @property
     def activations(self) -> int:
-        """Bytes that were kept."""
+        """Bytes that are kept."""
         return sum(self._seen.values())
 
 
 def _time(device: torch.device, action: Callable[[], object], times: int) -> float:
-    """Mean seconds of one `action`."""
+    """Return the mean seconds of one `action`."""
     _wait(device)
     began = time.perf_counter()
     for _ in range(times):

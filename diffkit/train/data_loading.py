@@ -1,4 +1,4 @@
-"""Feeding: raw batches by step and row, gathered on the device or streamed by workers."""
+"""Data loading: raw batches by step and row, gathered on the device or streamed by worker processes."""
 
 from __future__ import annotations
 
@@ -22,21 +22,34 @@ Batch = tuple[Tensor, dict[str, Tensor]]
 
 
 class BatchSource(Protocol):
-    """Where raw examples come from."""
+    """A source of raw examples."""
 
     def rows(self, step: int, rows: range) -> Batch:
-        """Raw x: (B, C, *S) and cond of rows of the global batch of a step, on the device; steps never go back."""
+        """Return raw x: (B, C, *S) and cond of these rows of the global batch of a step, on the device.
+
+        Later calls have the same step or a later one.
+        """
 
     def close(self) -> None:
-        """Stop what was started."""
+        """Stop worker processes."""
 
 
 def batch_source(
     split: Split, order: ShuffledOrder, own: range, steps: int, device: torch.device, workers: int, first: int = 0
 ) -> BatchSource:
-    """The feed of a part: resident on the device, read in this process, or streamed by `workers`.
+    """Open a split: held on the device, read in this process, or streamed by worker processes.
 
-    `own` are the rows of the global batch that this process trains on; `first` is the first step that will be asked.
+    Args:
+        split: the examples.
+        order: which example is in which row of a step.
+        own: rows of the global batch that this process trains on.
+        steps: number of steps of the training.
+        device: where batches are returned.
+        workers: number of worker processes; 0 reads in this process. A split in memory needs none.
+        first: the first step that is read.
+
+    Returns:
+        The source; close it after the last step.
     """
     if isinstance(split, InMemorySplit):
         return InMemoryBatches(split.to(device), ShuffledOrder(order.count, order.batch_size, order.seed, device))
@@ -46,7 +59,7 @@ def batch_source(
 
 
 class InMemoryBatches:
-    """A part that lives on the device as raw values: rows are gathered there, nothing is copied from the host."""
+    """A split that is held on the device as raw values: rows are gathered there, nothing is copied from the host."""
 
     def __init__(self, split: InMemorySplit, order: ShuffledOrder) -> None:
         self.split, self.order = split, order
@@ -55,11 +68,11 @@ class InMemoryBatches:
         return self.split.rows(self.order.rows(step, rows.start, rows.stop))
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: there are no workers."""
 
 
 class DirectBatches:
-    """A part that is read example by example in this process."""
+    """A split that is read example by example in this process."""
 
     def __init__(self, split: Split, order: ShuffledOrder, device: torch.device) -> None:
         self.split, self.order, self.device = split, order, device
@@ -68,13 +81,15 @@ class DirectBatches:
         return _move(stack(self.split, self.order.rows(step, rows.start, rows.stop).tolist()), self.device)
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: there are no workers."""
 
 
 class WorkerBatches:
-    """A part that worker processes read ahead, each batch of this rank whole, in order.
+    """A split that worker processes read ahead, a batch of this process at a time, in order.
 
-    Raises: whatever the part raises in a worker; ResourceError where a worker was killed.
+    Raises:
+        DiffkitError: the error that the split raised in a worker.
+        ResourceError: a worker was killed.
     """
 
     def __init__(
@@ -112,7 +127,7 @@ class WorkerBatches:
         if any(worker.exitcode for worker in self._workers):
             for worker in self._workers:
                 worker.kill()
-                worker.join()  # torch complains of its end here, where that is understood, and not later
+                worker.join()  # torch raises an error about its end here, not later in another call
 
     def _next(self) -> Batch:
         assert self._batches is not None
@@ -135,7 +150,7 @@ def _start_worker(worker: int) -> None:
 
 
 class _Examples(Dataset[tuple[Tensor, dict[str, Tensor]] | DiffkitError]):
-    """The part as a torch data set; an error is handed over as a value, so that it arrives as it was raised."""
+    """The split as a torch data set; an error is returned as a value, so that it arrives as it was raised."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -149,7 +164,7 @@ class _Examples(Dataset[tuple[Tensor, dict[str, Tensor]] | DiffkitError]):
 
 
 class _Batches(Sampler[list[int]]):
-    """The indices of this rank's rows, step after step."""
+    """The indices of the rows of this process, step after step."""
 
     def __init__(self, order: ShuffledOrder, own: range, steps: range) -> None:
         self.order, self.own, self.steps = order, own, steps
@@ -178,21 +193,39 @@ def _move(batch: Batch, device: torch.device) -> Batch:
 
 
 class ShuffledOrder:
-    """Which example is row r of step k: position k batch + r of an endless list of permutations, one an epoch.
+    """Which example is row r of step k: position k batch_size + r of an endless list of permutations, one an epoch.
 
-    A batch at the end of an epoch is filled from the next, so no example is left out, and a data set smaller than a
-    batch is repeated. World size and micro-batches do not enter. Raises DataError where there are no examples.
+    A batch at the end of an epoch is filled from the next epoch, so no example is left out, and a data set smaller than
+    a batch is repeated. The order does not depend on the number of processes or on `train.accumulate`.
+
+    Args:
+        count: number of examples.
+        batch_size: rows of a global batch.
+        seed: seed of the permutations.
+        device: where indices are returned.
+
+    Raises:
+        DataError: `count` is 0.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
         if count < 1:
-            raise DataError("there are no examples to train on", code="DK320", fix="look at the data set's folder")
+            raise DataError("there are no examples to train on", code="DK320", fix="check the folder of the data set")
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.device = torch.device(device)
         self._epochs: dict[int, Tensor] = {}
 
     def rows(self, step: int, start: int, stop: int) -> Tensor:
-        """Indices: (stop - start,) long, on the device, of these rows of the global batch of a step."""
+        """Return which examples are these rows of the global batch.
+
+        Args:
+            step: number of the step, from 0.
+            start: first row.
+            stop: row after the last.
+
+        Returns:
+            Indices: (stop - start,) long, on the device.
+        """
         position, missing = step * self.batch_size + start, stop - start
         parts = []
         while missing:
@@ -216,7 +249,16 @@ class ShuffledOrder:
 
 
 def divide(start: int, stop: int, parts: int) -> list[range]:
-    """`parts` consecutive ranges that cover [start, stop), their lengths differing by one at most; none is empty."""
+    """Divide a range into consecutive parts whose lengths differ by at most 1.
+
+    Args:
+        start: first number.
+        stop: number after the last.
+        parts: number of parts.
+
+    Returns:
+        Ranges that cover [start, stop); empty ones are left out.
+    """
     total = stop - start
     bounds = [start + total * part // parts for part in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(bounds) if b > a]

@@ -93,7 +93,16 @@ def average(ema: EmaConfig, weights: Sequence[Tensor], batch_size: int = 1) -> T
 
 
 def effective_weights(ema: EmaConfig, updates: int, batch_size: int = 1) -> Tensor:
-    """(updates + 1,) float64: how much the initial weights and those after each update count; they sum to 1."""
+    """Return how much the initial weights and those after each update count in the average.
+
+    Args:
+        ema: which average.
+        updates: number of updates.
+        batch_size: examples of one update.
+
+    Returns:
+        (updates + 1,) float64, the initial weights first; the sum is 1.
+    """
     beta = profile(ema, batch_size)
     out = torch.zeros(updates + 1, dtype=torch.float64)
     out[0] = 1.0
@@ -104,11 +113,12 @@ def effective_weights(ema: EmaConfig, updates: int, batch_size: int = 1) -> Tens
     return out
 
 
-RAMP = 0.05
+MAX_SHARE_OF_IMAGES = 0.05
+"""The warm-up bounds a half-life by this share of the images that the earlier updates saw."""
 
 
 def profile(ema: EmaConfig, batch_size: int) -> Callable[[int], float]:
-    """The factor beta_n of the old average at update n = 1, 2, ...: new = beta_n old + (1 - beta_n) weights.
+    """Return the factor beta_n of the old average at update n = 1, 2, ...: new = beta_n old + (1 - beta_n) weights.
 
     decay: b, warmed up min(b, (1 + n) / (10 + n)). half_life: 2^(-batch / H), warmed up with H at most 5 % of the
     images of earlier updates, so that the first update copies. power: (1 - 1/n)^(g + 1).
@@ -127,7 +137,7 @@ def profile(ema: EmaConfig, batch_size: int) -> Callable[[int], float]:
         half_life, warmup = ema.half_life, ema.warmup
 
         def by_images(n: int) -> float:
-            life = min(half_life, RAMP * (n - 1) * batch_size) if warmup else half_life
+            life = min(half_life, MAX_SHARE_OF_IMAGES * (n - 1) * batch_size) if warmup else half_life
             return 0.5 ** (batch_size / life) if life > 0 else 0.0
 
         return by_images
@@ -137,17 +147,17 @@ def profile(ema: EmaConfig, batch_size: int) -> Callable[[int], float]:
 
 
 def half_life_of(decay: float, batch_size: int) -> float:
-    """Images after which a weight counts half: batch log(1/2) / log(decay)."""
+    """Return after how many images a weight counts half: batch_size log(1/2) / log(decay)."""
     return batch_size * math.log(0.5) / math.log(decay)
 
 
 def decay_of(half_life: float, batch_size: int) -> float:
-    """The decay an update of so many images: 2^(-batch / half_life)."""
+    """Return the decay of an update of `batch_size` images: 2^(-batch_size / half_life)."""
     return float(0.5 ** (batch_size / half_life))
 
 
 def width_of(power: float) -> float:
-    """sigma_rel = sqrt(g + 1) / ((g + 2) sqrt(g + 3)), the profile's standard deviation / training time.
+    """Return sigma_rel = sqrt(g + 1) / ((g + 2) sqrt(g + 3)): the standard deviation of the profile / training time.
 
     Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
     """
@@ -155,24 +165,25 @@ def width_of(power: float) -> float:
 
 
 def power_of(width: float) -> float:
-    """The inverse of `width_of`: the largest root of g^3 + 7 g^2 + (16 - u) g + 12 - u, u = width^-2.
+    """Return the inverse of `width_of`: the largest root of g^3 + 7 g^2 + (16 - u) g + 12 - u, u = width^-2.
 
-    Raises ValueError where no profile is so wide: width must lie in (0, 0.288].
+    Raises:
+        ValueError: `width` does not lie in (0, 0.288], so no profile has it.
     """
     if not 0.0 < width <= width_of(0.0):
-        raise ValueError(f"a width of {width} is none of a power profile: it must lie in (0, {width_of(0.0):.4f}]")
+        raise ValueError(f"the width of a power profile must lie in (0, {width_of(0.0):.4f}], not {width}")
     u = width**-2
     roots = np.roots([1.0, 7.0, 16.0 - u, 12.0 - u])
     return max(0.0, float(roots[np.abs(roots.imag) < 1e-9 * u].real.max()))
 
 
 def half_life_of_power(power: float, images: float) -> float:
-    """The half-life of the exponential profile that is as wide as the power profile after so many images."""
+    """Return the half-life of the exponential profile that is as wide as the power profile after `images`."""
     return math.log(2.0) * width_of(power) * images
 
 
 def power_of_half_life(half_life: float, images: float) -> float:
-    """The inverse of `half_life_of_power`. Raises ValueError where the half-life is too long for so few images."""
+    """Return the inverse of `half_life_of_power`. Raises ValueError if the half-life is too long for `images`."""
     return power_of(half_life / (math.log(2.0) * images))
 
 
@@ -185,9 +196,9 @@ class Profile:
 
 
 def stored_profiles(directory: Path) -> list[tuple[Profile, dict[str, Tensor]]]:
-    """Every power average in the whole checkpoints of a `checkpoints/` directory, oldest first.
+    """Return every power-law average in the checkpoints of a `checkpoints/` directory, oldest first.
 
-    How many there are is up to `train.keep` and `train.checkpoint_every`. Damaged checkpoints are left out.
+    `train.keep` and `train.checkpoint_every` determine their number. Damaged checkpoints are left out.
     """
     found = []
     for candidate in reversed(candidates(directory)):
@@ -202,9 +213,9 @@ def stored_profiles(directory: Path) -> list[tuple[Profile, dict[str, Tensor]]]:
 
 
 def inner(a: Profile, b: Profile) -> float:
-    """The integral of the product of two profiles.
+    """Return the integral of the product of two profiles.
 
-    (g1 + 1)(g2 + 1) (t1/t2)^e / ((g1 + g2 + 1) max(t1, t2)), e = g2 where t1 < t2, else -g1.
+    (g1 + 1)(g2 + 1) (t1/t2)^e / ((g1 + g2 + 1) max(t1, t2)), e = g2 if t1 < t2, else -g1.
     Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
     """
     e = b.power if a.t < b.t else -a.power
@@ -213,11 +224,14 @@ def inner(a: Profile, b: Profile) -> float:
 
 
 def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.float64]:
-    """(K,) factors of the snapshots whose sum is nearest to `target` in least squares; they add up to 1.
+    """Return (K,) factors of the snapshots whose sum is nearest to `target` in least squares; they add up to 1.
 
-    A target that is a combination of the snapshots is met exactly. Raises ValueError without snapshots, or where the
-    target lies after the last of them. Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
-    Differs: scaled to the sum 1, without which what never moves in training would come out 1e-4 too large.
+    A target that is a combination of the snapshots is met exactly.
+    Source: Karras et al. 2024 (arXiv:2312.02696), app. C.
+    Differs: scaled to the sum 1; otherwise a weight that never changes in training would be 1e-4 too large.
+
+    Raises:
+        ValueError: there are no snapshots, or the target lies after the last of them.
     """
     if not snapshots:
         raise ValueError("there are no snapshots to reconstruct from")
@@ -225,7 +239,7 @@ def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.fl
         raise ValueError(f"nothing was stored at update {target.t:g} or later")
     gram = np.array([[inner(a, b) for b in snapshots] for a in snapshots])
     towards = np.array([inner(a, target) for a in snapshots])
-    # Profiles are scaled to unit norm: their norms differ by orders of magnitude, which would cost digits.
+    # Profiles are scaled to unit norm: their norms differ by orders of magnitude, and digits would be lost.
     norm = np.sqrt(np.diag(gram))
     solution: NDArray[np.float64] = np.linalg.lstsq(gram / np.outer(norm, norm), towards / norm, rcond=1e-14)[0]
     factors = solution / norm
@@ -233,9 +247,9 @@ def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.fl
 
 
 def reconstruct(snapshots: Sequence[tuple[Profile, Mapping[str, Tensor]]], target: Profile) -> dict[str, Tensor]:
-    """The weights averaged with the profile `target`, from stored (profile, named weights); summed in float64.
+    """Return the weights averaged with the profile `target`, from stored (profile, named weights); summed in float64.
 
-    What is not of a floating type is taken from the newest snapshot. Raises ValueError as `coefficients` does.
+    Tensors of integers are those of the newest snapshot. Raises ValueError as `coefficients` does.
     """
     factors = coefficients([profile for profile, _ in snapshots], target)
     newest = max(snapshots, key=lambda snapshot: snapshot[0].t)[1]

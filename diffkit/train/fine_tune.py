@@ -1,4 +1,4 @@
-"""Fine-tuning: the weights of another run as the start of this one."""
+"""Fine-tuning: start from the weights of another run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,20 @@ MAX_DIFFERENCES = 8
 
 
 def load_initial(trainer: Trainer, run: str | Path) -> int:
-    """Start from the newest whole checkpoint of another run, `run` being its directory or its name under runs/.
+    """Start a trainer from the newest whole checkpoint of another run.
 
-    Its first average is taken where it has one, else the raw weights; optimizer, step and averages start anew.
-    Returns the step of that checkpoint. Raises UsageError where there is no such run, CheckpointError where its
-    network is another one, with every difference listed.
+    The weights are its first average, or its raw weights if it has none. Optimizer, step and averages start at zero.
+
+    Args:
+        trainer: a trainer at step 0.
+        run: directory of the other run, or its name under runs/.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        UsageError: there is no such run.
+        CheckpointError: its network is another one; the notes list the differences.
     """
     found, step = _weights(_directory(run))
     own = trainer.engine.network.state_dict()
@@ -34,14 +43,14 @@ def _directory(run: str | Path) -> Path:
         if (path / "checkpoints").is_dir():
             return path / "checkpoints"
     raise UsageError(
-        f"train.init: there is no run {str(run)!r} with checkpoints",
+        f"train.init: {str(run)!r} is not a run with checkpoints",
         code="DK055",
-        fix="give the run's directory, or its name under runs/ (diffkit ls runs)",
+        fix="set the directory of the run, or its name under runs/ (diffkit ls runs)",
     )
 
 
 def _weights(directory: Path) -> tuple[dict[str, Tensor], int]:
-    """The weights of the newest whole checkpoint, and its step."""
+    """Return the weights of the newest whole checkpoint, and its step."""
     store = CheckpointStore(directory)
     state = store.load({}, must=True)
     assert state is not None
@@ -52,13 +61,22 @@ def _weights(directory: Path) -> tuple[dict[str, Tensor], int]:
     return found.tensors[group], found.step
 
 
-def refuse_misfit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], whence: str) -> None:
-    """Raise CheckpointError, with what differs, unless names and shapes of the weights are those of the network."""
+def refuse_misfit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError unless names and shapes of the weights are those of the network.
+
+    Args:
+        found: the weights.
+        own: the state dict of the network.
+        source: name of their origin, for the message.
+
+    Raises:
+        CheckpointError: the notes list the differences.
+    """
     differences = _differences(found, own)
     if differences:
         rest = len(differences) - MAX_DIFFERENCES
         raise CheckpointError(
-            f"the weights of {whence} do not fit this network: {len(differences)} tensors differ",
+            f"the weights of {source} do not fit this network: {len(differences)} tensors differ",
             code="DK603",
             fix="use the network section of the recipe that they were trained with, and data of the same shape",
             notes=[*differences[:MAX_DIFFERENCES], *([f"and {rest} more"] if rest > 0 else [])],

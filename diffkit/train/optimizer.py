@@ -20,7 +20,7 @@ from ..errors import CheckpointError, DivergedError
 from ..optimizer import LRSchedule, Optimizer
 
 INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
-"""Of the loss scale in fp16: a gradient that overflows halves the scale, so many good ones in a row double it."""
+"""Loss scale of fp16: a gradient that overflows halves it, `GROWTH_INTERVAL` good ones in a row double it."""
 MIN_SCALE = 2.0**-10
 """A loss scale below this bound means that gradients overflow at any scale."""
 NEVER = 2**31 - 1
@@ -32,8 +32,8 @@ class Update:
     Args:
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates of its groups; None is 1.
-        parameters: what is trained, by name.
-        clip: bound of the global norm of the gradient; None is no bound.
+        parameters: the parameters that are trained, by name.
+        clip: bound of the global norm of the gradient; None leaves gradients as they are.
         scaling: whether the loss is scaled, as fp16 requires.
         deferred: whether bad gradients are skipped on the device, see the module. An optimizer without the flag
             `_step_supports_amp_scaling` of torch (those with fused kernels have it) reads on the host at each step.
@@ -141,7 +141,7 @@ class Update:
         return {name: value for name, value in self._state() if isinstance(value, Tensor)}
 
     def numbers(self) -> dict[str, float]:
-        """Return what else the optimizer remembers, so that a resumed training continues bit for bit.
+        """Return the numbers that the optimizer remembers beside tensors.
 
         Keys are `PARAMETER.KEY` for numbers in its state, `/group.INDEX.KEY` for numbers of its groups that it has
         changed, `/scale` and `/growth` for the loss scale.

@@ -1,4 +1,4 @@
-"""Precision: in which type the network computes. Weights, optimizer and everything around the network stay float32."""
+"""Precision: the type in which the network computes. Weights, optimizer and all around the network stay float32."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..parameterization import Parameterization
 from .config import PrecisionName, TrainConfig
 
 MIN_WEIGHTS_BF16 = 500_000
-"""From so many weights of convolutions on bf16 pays on a CPU that has it: 1.2 times as fast at 0.7 M parameters. Below,
-and for vectors, the casts cost more than the products save."""
+"""Number of convolution weights from which bf16 is faster on a CPU that has it: 1.2 times at 0.7 M parameters. With
+fewer, and for vectors, the casts cost more than the products save."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,31 @@ FP16 = Precision("fp16", torch.float16)
 def choose(
     wanted: PrecisionName, device: torch.device, parameterization: Parameterization, network: nn.Module
 ) -> Precision:
-    """The precision that `wanted` means here. auto: bf16 where the hardware has it and it pays, else fp32.
+    """Return the precision of a training. auto is bf16 if the hardware has it and it is faster, else fp32.
 
-    Raises UsageError for half precision where the parameterization refuses it, or the device has none.
+    Args:
+        wanted: the precision that the configuration names.
+        device: where to train.
+        parameterization: may require float32, see `full_precision`.
+        network: its size decides whether bf16 is faster on a CPU.
+
+    Returns:
+        fp32, bf16 or fp16.
+
+    Raises:
+        UsageError: the parameterization or the device does not allow half precision.
     """
     if parameterization.full_precision and wanted in ("bf16", "fp16"):
         raise UsageError(
             f"{type(parameterization).__name__.lower()} cannot be decoded from a network in {wanted}: "
-            "the division amplifies its rounding",
+            "the division amplifies rounding errors",
             code="DK050",
             fix="train.precision: fp32 or auto, or predict eps or x0",
         )
     if wanted == "fp16":
         if device.type != "cuda":
             raise UsageError(
-                f"fp16 is for CUDA devices, and this run is on the {device.type}",
+                f"fp16 requires a CUDA device, but this run is on {device.type}",
                 code="DK051",
                 choices=("auto", "fp32", "bf16"),
                 fix="train.precision: auto",
@@ -79,7 +89,7 @@ def _pays(device: torch.device, network: nn.Module) -> bool:
 
 
 class PrecisionWrapper(Network):
-    """A network under autocast; only what happens inside of it runs in low precision."""
+    """A network under autocast; only its own operations run in low precision."""
 
     def __init__(self, network: nn.Module, precision: Precision, device: torch.device) -> None:
         super().__init__()
@@ -94,23 +104,32 @@ class PrecisionWrapper(Network):
 
 
 MIN_STEPS_COMPILED = 5_000
-"""From so many steps on, the minute or so that compilation takes should be repaid."""
+"""Number of steps from which the minute that compilation takes is regained."""
 
 
 def compiles(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the network is compiled; auto: in long runs on a CUDA device, where this machine can."""
+    """Return whether the network is compiled; auto: in long runs on a CUDA device, if this machine can compile."""
     if config.compile != "auto":
         return config.compile
     return device.type == "cuda" and config.steps >= MIN_STEPS_COMPILED and _can_compile()
 
 
 def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: Iterable[Tensor]) -> bool:
-    """Whether weights lie channels_last; auto: on a CUDA device, for networks with convolutions over images."""
+    """Return whether weights are stored channels_last.
+
+    Args:
+        config: "auto" is True on a CUDA device, if there are convolutions of images.
+        device: where to train.
+        parameters: the weights of the network.
+
+    Returns:
+        True or False.
+    """
     if config.channels_last != "auto":
         return config.channels_last
     return device.type == "cuda" and any(parameter.ndim == 4 for parameter in parameters)
 
 
 def _can_compile() -> bool:
-    """Kernels are written in Triton, which calls a C compiler."""
+    """Whether Triton and the C compiler that it calls are installed."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))

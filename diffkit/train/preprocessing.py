@@ -1,4 +1,4 @@
-"""Preparation: from raw examples to what diffuses, with every random choice taken from the counted streams."""
+"""Preprocessing: from raw examples to what diffuses, with every random number from the named streams of the seed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from ..objective import Objective
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """decode, then augment, then drop labels, then encode; held-out examples are only decoded and encoded.
+    """Scale to the model's range, augment, drop labels, encode; held-out examples are only scaled and encoded.
 
-    Raises UsageError where labels are to be dropped and the data has none.
+    Raises:
+        UsageError: `label_dropout` is set, but the data has no labels.
     """
 
     problem: TrainingProblem
@@ -28,15 +29,24 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.problem.label_dropout and self.problem.data.spec.classes is None:
             raise UsageError(
-                "data.label_dropout replaces labels by the null class, and this data has no labels",
+                "data.label_dropout replaces labels by the null class, but this data has no labels",
                 code="DK053",
-                fix="leave label_dropout out, or use data with classes",
+                fix="remove label_dropout, or use data with classes",
             )
 
     def train(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Raw x: (B, C, *S) and cond of training examples -> x0 and cond, as the objective takes them."""
+        """Prepare training examples for the objective.
+
+        Args:
+            raw: raw x, (B, C, *S).
+            cond: tensors by name, (B, ...) each.
+            streams: random numbers of these rows.
+
+        Returns:
+            x0 and cond.
+        """
         problem = self.problem
         x, cond = problem.data.to_model_range(raw), dict(cond)
         for index, augmentation in enumerate(problem.augment):
@@ -51,7 +61,16 @@ class Preprocessing:
     def held_out(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Raw held-out examples -> x0 and cond."""
+        """Prepare held-out examples for the objective.
+
+        Args:
+            raw: raw x, (B, C, *S).
+            cond: tensors by name, (B, ...) each.
+            streams: random numbers of these rows.
+
+        Returns:
+            x0 and cond.
+        """
         return self._encode(self.problem.data.to_model_range(raw), streams), dict(cond)
 
     def _encode(self, x: Tensor, streams: RandomStreams) -> Tensor:
@@ -73,8 +92,10 @@ IDENTITY = Identity()
 
 @dataclass(frozen=True)
 class TrainingProblem:
-    """A model, the objective that trains it, and the data; `label_dropout` is the share of labels that become the null
-    class."""
+    """A model, the objective that trains it, and the data.
+
+    `label_dropout` is the share of labels that are replaced by the null class; all random numbers follow from `seed`.
+    """
 
     model: Model
     objective: Objective
@@ -85,7 +106,7 @@ class TrainingProblem:
     seed: int = 0
 
     def learned(self) -> nn.ModuleDict:
-        """Every module but the network that some component is or holds: trained where it has parameters, and saved.
+        """Return every module besides the network that a component is or contains: it is trained and saved as well.
 
         Keys are paths with slashes, such as `objective/times`.
         """
@@ -105,7 +126,7 @@ class TrainingProblem:
 
 
 def _modules(part: object, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules in a component and in the components it was made with."""
+    """Yield the outermost modules in a component and in its own components, with their paths."""
     if isinstance(part, nn.Module):
         yield path, part
     elif is_dataclass(part) and not isinstance(part, type):

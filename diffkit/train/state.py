@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside tensors: where training stands, and the means since the last log point."""
+"""The state of a training beside its tensors: step, data, precision, and the means since the last log point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainerState:
         step: number of updates done.
         window: state of the `MetricAccumulator`.
         data: fingerprint of the data.
-        powers: exponent of each average by its name, 0 if it is no power-law average; in the order of the recipe.
+        powers: exponent of each average by its name, in the order of the recipe; 0 for averages of another form.
         precision: precision that the network runs in: fp32, bf16 or fp16.
         device: type of the device, such as cpu.
         threads: number of threads of torch.

@@ -1,4 +1,4 @@
-"""The loss on examples that training never sees, from random streams of its own, so that it can be compared."""
+"""Validation: the loss on examples that are not trained on, with fixed random numbers, so that losses compare."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .preprocessing import Preprocessing
 BINS = 20
 MAX_EXAMPLES = 2048
 GROUP = 64
-"""Noise is drawn for so many examples at once, whatever the size of a batch."""
+"""Number of examples whose noise is drawn together, whatever the size of a batch."""
 
 
 def held_out_loss(
@@ -30,10 +30,22 @@ def held_out_loss(
     max_examples: int = MAX_EXAMPLES,
     rounds: int = 1,
 ) -> ValidationResult | None:
-    """The objective on the held-out part (its first `max_examples` examples), each `rounds` times with other draws.
+    """Return the loss on the held-out examples.
 
-    The same draws at every call, whatever was trained before and whatever `batch_size`. None where nothing is held
-    out. The model's network is put in evaluation mode for the time.
+    Each call draws the same random numbers, whatever was trained before and whatever `batch_size` is. The network is in
+    evaluation mode during the call.
+
+    Args:
+        model: the model to evaluate.
+        preprocessing: prepares the examples; its problem has objective and data.
+        device: where to compute.
+        batch_size: examples of one forward pass.
+        average: the model with averaged weights, which some objectives use.
+        max_examples: number of held-out examples that are used, the first ones.
+        rounds: how often each example is used, each time with other random numbers.
+
+    Returns:
+        The mean loss and the loss by time; None if there are no held-out examples.
     """
     problem = preprocessing.problem
     split = problem.data.split("held-out")

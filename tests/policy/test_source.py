@@ -213,6 +213,8 @@ def test_kinds_of_the_core_have_an_interface_here() -> None:
 
 
 UNSOURCED = {
+    "lr-schedule/constant": "its definition",
+    "lr-schedule/linear": "its definition",
     "grid/angle": "ours; its docstring says why",
     "network/oracle": "closed forms, the identities D1 and E1",
     "network/diffusers": "whatever diffusers has",
@@ -228,7 +230,7 @@ UNSOURCED = {
 
 def test_components_name_their_source() -> None:
     """Formulas come from somewhere: `Source:` names the paper and the equation. What only holds data needs none."""
-    free = {"data", "tracker", "codec", "augmentation"}
+    free = {"data", "tracker", "callback", "strategy", "codec", "augmentation"}
     missing = {
         f"{one.kind}/{one.name}"
         for one in registry().entries()

@@ -58,7 +58,7 @@ def test_another_network_is_refused_with_every_difference(toys: ModuleType, tmp_
 
 
 def test_a_run_that_is_not_there(toys: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         load_initial(toys.trainer(), tmp_path / "nothing")
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(CheckpointError):
