@@ -17,45 +17,45 @@ HEAD = """# Choose a sampler
 | you want | take |
 |---|---|
 | the flow of an exact denoiser, 5 to 50 evaluations | `adams`, grid `angle` |
-| a network that says eps, 10 to 20 evaluations | `adams` or `unipc` of order 2, grid `quadratic` |
+| a network that predicts eps, 10 to 20 evaluations | `adams` or `unipc` of order 2, grid `quadratic` |
 | the same, about 5 evaluations | `dpmpp-2m` or `unipc` of order 2, grid `quadratic` |
-| the law of the paper, noise in every step | `ancestral`, all steps |
+| DDPM sampling as in the paper, with noise in every step | `ancestral`, all steps |
 | noise, in few steps | `dpmpp-2m` or `dpmpp-3m` with `eta: 1.0` |
-| to invert, or interpolate | `ddim` |
-| a path to read step by step | `heun` (`chart: flow` starts at pure noise) |
+| inversion, or interpolation | `ddim` |
+| a textbook method that is easy to follow | `heun` (`chart: flow` starts at pure noise) |
 
-Samplers are parts of a recipe like any other, and a trained run takes any of them:
+A sampler is a component of a recipe, and a trained run works with every sampler:
 `diffkit sample RUN --sampler adams --steps 10`.
 
-## How near they come
+## Error against number of evaluations
 
-![Error against evaluations: adams of diffkit lies lowest throughout](assets/sampler-error.svg)
+![Error against evaluations: adams of diffkit has the least error throughout](assets/sampler-error.svg)
 
 """
 
 METHOD = """
-Everyone starts from the same x at the noisy end of DDPM's linear schedule, asks the exact denoiser of a mixture of
-Gaussians, and is compared with where the probability flow ends. The number is the root of the mean squared distance,
-as the geometric mean over three problems ({problems}).
-Each sampler has, at each number of evaluations, its best grid and options: in the last column for 10. A method of two
-evaluations a step takes as many whole steps as fit. `adams, as it comes` has no choice: order 3, chart `angle`, grid
+All samplers start from the same x at the noisy end of the linear schedule of DDPM and call the exact denoiser of a
+mixture of Gaussians. Their result is compared with the end of the exact probability flow. The number is the root of the
+mean squared distance, as the geometric mean over three problems ({problems}). For each number of evaluations, each
+sampler uses its best grid and options; the last column shows them for 10 evaluations. A method with two evaluations in
+each step takes as many whole steps as possible. `adams, as it comes` uses the defaults: order 3, chart `angle`, grid
 `angle`.
 
-## The others on our grid
+## Samplers of other libraries on grid angle
 
-About half of the gain is the grid. Given the levels of grid `angle`, most samplers of the other libraries do better
-than on any of their own, and they agree with ours of the same method, as they must where the comparison is fair.
+About half of the gain comes from the grid. On the levels of grid `angle`, most samplers of the other libraries have
+less error than on their own grids, and they agree with the samplers of diffkit that implement the same method.
 
 {theirs}
 {trained}
-## What this does not say
+## Limits of this comparison
 
-- The first tables are of exact denoisers of smooth laws in one and two dimensions. A network has errors of its own,
-  which no sampler removes.
+- The first tables use exact denoisers of smooth distributions in one and two dimensions. A network has errors of its
+  own, which no sampler removes.
 - The power of the grid, 1.75, was chosen on these mixtures and six others, up to ten dimensions. No method was tuned to
-  one of them.
-- The angle weighs data and noise as equals, which fits data of about unit variance.
-- Stochastic samplers are not here: their error is one of laws, not of paths.
+  a single mixture.
+- The angle weights data and noise equally, which fits data of about unit variance.
+- Stochastic samplers are not compared: their error is one of distributions, not of paths.
 
 Made with {versions}, in float64 where the library allows:
 

@@ -27,7 +27,7 @@ from diffkit.testing.law_registry import Law, laws
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
 
-from docstrings import markdown  # noqa: E402 - beside this file, which is no package
+from docstrings import markdown  # noqa: E402 - this folder is not a package
 
 OTHER_EXITS = {
     0: "done",
@@ -53,7 +53,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Give each identity an anchor, and say which laws hold it."""
+    """Give each identity an anchor, and list the laws that check it."""
     if page.file.src_uri != "theory/identities.md":
         return markdown
 
@@ -155,7 +155,7 @@ def components_page() -> str:
 
 
 def kind_page(kind: str) -> str:
-    """Every component of one kind: formula, options, source, and the laws that it is held against."""
+    """Every component of one kind: formula, options, source, and the laws that check it."""
     parts = [f"# {kind}\n\n{markdown(registry().kinds[kind].summary)}\n"]
     general = [one for one in laws(kind) if not one.only]
     parts += _laws(general, "Laws that apply to all of them")
@@ -163,7 +163,7 @@ def kind_page(kind: str) -> str:
         account = describe(kind, one.qualified)
         parts.append(f"\n## {one.name} {{ #{one.name} }}\n\n*{account.plugin}*\n\n{markdown(account.doc)}\n")
         if account.injected:
-            parts.append(f"It is given the {' and the '.join(account.injected)} of the recipe.\n")
+            parts.append(f"The recipe passes its {' and its '.join(account.injected)}.\n")
         if account.options:
             parts.append("| option | type | default |\n|---|---|---|")
             parts += [f"| `{o.name}` | {_cell(o.type)} | `{_cell(o.default)}` |" for o in account.options]
@@ -188,9 +188,9 @@ def laws_page() -> str:
     """Every law: statement, source, tolerance, and why it holds."""
     every = laws()
     parts = [
-        f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` holds each of them"
-        " against them and shows the worst error beside the tolerance. A component that cannot satisfy one"
-        " says why in its `law_exemptions`. How to add one: [a plugin](../first-plugin.md#laws).\n"
+        f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` tests every"
+        " component and shows the largest error beside the tolerance. If a law cannot hold for a component, its"
+        " `law_exemptions` gives the reason. How to add a law: [a plugin](../first-plugin.md#laws).\n"
     ]
     for kind in dict.fromkeys(one.kind for one in every):
         parts.append(f"\n## {kind}\n")

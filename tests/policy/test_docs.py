@@ -40,7 +40,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
 def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python blocks share a namespace; those with a file name are written, and loaded where they are plugins; recipes
+    """Python blocks share a namespace; those with a file name are written, and loaded if they are plugins; recipes
     are validated, parts of recipes in place of the same parts of `digits`."""
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType(f"page_{page.stem.replace('-', '_')}")
@@ -50,6 +50,8 @@ def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
             run(block, module)
         elif block.language == "yaml":
             validate(block)
+            if block.title is not None and not block.included:
+                Path(block.title).write_text(block.text, encoding="utf-8")
 
 
 def run(block: Block, module: types.ModuleType) -> None:
