@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from inspect import signature
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from diffkit.errors import UsageError
-from diffkit.strategy import SingleProcess, Strategy
+from diffkit.strategy import Strategy
 
 SYNC_BUFFERS = next(
     name
@@ -28,30 +28,31 @@ class DDP(Strategy):
     """Distributed data parallel: each process holds all weights, gradients are averaged by `torch.distributed`.
 
     `bucket` is the size in MB of the pieces that are exchanged while the backward pass runs. Buffers of the network
-    are those of each process. Raises UsageError DK057 if the processes were not started by torchrun.
+    are those of each process. One process trains on whole batches, as with `single`.
     """
 
-    bucket: int = 25
+    bucket: Annotated[int, Field(ge=1)] = 25
 
     @property
     def rank(self) -> int:
-        _require_processes()
-        return dist.get_rank()
+        return dist.get_rank() if dist.is_initialized() else 0
 
     @property
     def size(self) -> int:
-        _require_processes()
-        return dist.get_world_size()
+        return dist.get_world_size() if dist.is_initialized() else 1
 
     def wrap(self, module: nn.Module) -> nn.Module:
+        if self.size == 1:
+            return module
         options = {SYNC_BUFFERS: False, "bucket_cap_mb": self.bucket}
         return DistributedDataParallel(module, gradient_as_bucket_view=True, **options)  # type: ignore[arg-type]
 
     def gradient_sync(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
-        assert isinstance(module, DistributedDataParallel)
-        return nullcontext() if last else module.no_sync()
+        return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
+        if self.size == 1:
+            return rows
         most = -(-total // self.size)
         padded = rows.new_zeros((most, *rows.shape[1:]))
         padded[: len(rows)] = rows
@@ -61,37 +62,6 @@ class DDP(Strategy):
         return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
-def _require_processes() -> None:
-    if not dist.is_initialized():
-        raise UsageError(
-            "train.strategy ddp requires several processes, but this process was started alone",
-            code="DK057",
-            fix="start with torchrun --nproc-per-node N -m diffkit run ..., or set train.strategy: auto",
-        )
-
-
 @dataclass(frozen=True)
-class Auto(Strategy):
-    """`single` for one process, `ddp` for several."""
-
-    @cached_property
-    def chosen(self) -> Strategy:
-        """The strategy for the number of processes at first use."""
-        return DDP() if dist.is_initialized() and dist.get_world_size() > 1 else SingleProcess()
-
-    @property
-    def rank(self) -> int:
-        return self.chosen.rank
-
-    @property
-    def size(self) -> int:
-        return self.chosen.size
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        return self.chosen.wrap(module)
-
-    def gradient_sync(self, module: nn.Module, last: bool) -> AbstractContextManager[None]:
-        return self.chosen.gradient_sync(module, last)
-
-    def gather(self, rows: Tensor, total: int) -> Tensor:
-        return self.chosen.gather(rows, total)
+class Auto(DDP):
+    """The strategy that fits the processes that were started: `ddp`, which is `single` for one process."""

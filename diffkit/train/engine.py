@@ -246,8 +246,8 @@ def defers(device: torch.device) -> bool:
 def _refuse_contradictions(config: TrainConfig, strategy: Strategy, ranks: Ranks) -> None:
     if strategy.size != ranks.size:
         raise UsageError(
-            f"train.strategy {type(strategy).__name__} trains in {strategy.size} processes, not in the {ranks.size} "
-            "that were started",
+            f"train.strategy {type(strategy).__name__} trains in {strategy.size} processes, but {ranks.size} were "
+            "started",
             code="DK057",
             fix="set train.strategy: auto, or start one process",
         )
