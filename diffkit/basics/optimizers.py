@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from diffkit.optimizer import NamedParameters, Optimizer
 
@@ -34,7 +35,7 @@ class Adam(Optimizer):
     def _build(
         self, cls: type[torch.optim.Adam | torch.optim.AdamW], named_parameters: NamedParameters
     ) -> torch.optim.Optimizer:
-        fused = all(parameter.device.type in FUSED for _, parameter in named_parameters)
+        fused = all(p.device.type in FUSED and _is_dense(p) for _, p in named_parameters)
         return cls(
             [parameter for _, parameter in named_parameters],
             lr=self.lr,
@@ -55,3 +56,8 @@ class AdamW(Adam):
 
     def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:
         return self._build(torch.optim.AdamW, named_parameters)
+
+
+def _is_dense(parameter: Tensor) -> bool:
+    """Whether a parameter fills its memory, so that its moments have its strides, as fused kernels assume."""
+    return torch.empty_like(parameter, device="meta").stride() == parameter.stride()

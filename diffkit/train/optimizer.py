@@ -95,6 +95,10 @@ class Update:
         factor = 1.0 if self.lr_schedule is None else self.lr_schedule(step, steps)
         for group, initial in zip(self._groups, self._initial, strict=True):
             group["lr"] = initial["lr"] * factor
+        for parameter in self._all:
+            gradient = parameter.grad
+            if gradient is not None and gradient.stride() != parameter.stride():  # fused kernels assume one layout
+                parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
         norm = self._step(step) if self._scaler is None else self._step_deferred(step, self._scaler)
         for parameter in self._all:
             parameter.grad = None

@@ -110,6 +110,27 @@ def test_the_device_skips_all_after_a_bad_gradient(optimizer: Optimizer) -> None
         update.check(4)
 
 
+@pytest.mark.parametrize("deferred", [False, True])
+def test_gradients_and_weights_of_any_strides_are_updated_alike(deferred: bool) -> None:
+    """A fused kernel runs over memory: where strides differ it is wrong on the CPU, and an error on a GPU."""
+    torch.manual_seed(0)
+    start = {"swapped": torch.randn(4, 5), "single": torch.randn(2, 1, 6), "slice": torch.randn(4, 9)[:, :5]}
+    ours = {name: nn.Parameter(value.clone(memory_format=torch.preserve_format)) for name, value in start.items()}
+    ours["slice"] = nn.Parameter(torch.zeros(4, 9)[:, :5].copy_(start["slice"]))
+    theirs = [nn.Parameter(value.clone().contiguous()) for value in start.values()]
+    update = Update(ADAM, None, ours, deferred=deferred)
+    reference = torch.optim.Adam(theirs, lr=ADAM.lr, foreach=False)
+    for step in range(3):
+        gradients = [torch.randn(5, 4).t(), torch.randn(2, 6, 1).transpose(1, 2), torch.randn(4, 5)]
+        for a, b, gradient in zip(ours.values(), theirs, gradients, strict=True):
+            a.grad, b.grad = gradient, gradient.contiguous()
+        update.factor(torch.zeros(()), 1.0)
+        update(step, 3)
+        reference.step()
+    assert not ours["slice"].is_contiguous()
+    torch.testing.assert_close(list(ours.values()), theirs)
+
+
 def test_a_loss_that_is_not_finite_makes_the_gradient_so() -> None:
     update = update_of(network())
     assert float(update.factor(torch.tensor(3.0), 0.25)) == 0.25
