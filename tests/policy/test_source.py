@@ -220,8 +220,6 @@ UNSOURCED = {
     "network/diffusers": "whatever diffusers has",
     "network/diffusers-unet": "the U-Net of diffusers",
     "weighting/uniform": "its definition",
-    "lr-schedule/constant": "its definition",
-    "lr-schedule/linear": "its definition",
     "strategy/auto": "a choice between the other two",
     "strategy/single": "its definition",
     "strategy/ddp": "DistributedDataParallel of torch",
