@@ -38,6 +38,9 @@ def diffkit_components() -> Iterator[Entry]:
     yield from _metrics()
     yield from _training()
     yield Entry("tracker", "tensorboard", f"{HERE}.tensorboard:TensorBoard", "Write event files for TensorBoard")
+    yield Entry(
+        "callback", "weight-norms", f"{HERE}.callbacks:WeightNorms", "Write the norm of each parameter as training goes"
+    )
 
 
 def _data() -> Iterator[Entry]:

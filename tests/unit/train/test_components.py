@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from diffkit import assemble, build, load_recipe
+from diffkit import assemble, build, load_recipe, run
 from diffkit.basics.lr_schedules import WSD, Constant, Cosine, InverseSqrt, Linear
 from diffkit.basics.strategies import DDP, Auto
 from diffkit.callback import Callback, Tracker, TrainingStepInfo, TrainResult
@@ -218,3 +219,18 @@ def test_newton_schulz_makes_singular_values_about_one() -> None:
     for shape in ((20, 50), (50, 20), (30, 30)):
         values = torch.linalg.svdvals(orthogonalised(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
         assert 0.3 < float(values.min()) <= float(values.max()) < 1.3
+
+
+def test_weight_norms_are_those_of_the_weights_at_each_interval(tmp_path: Path) -> None:
+    """A real run of six steps: two lines, of all parameters, and the last equals the weights that were trained."""
+    recipe = load_recipe(
+        RECIPE.replace("muon, lr: 0.01", "adam, lr: 0.01"), ["callbacks=[{name: weight-norms, every: 3}]"]
+    )
+    diffkit_run = run(recipe, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "weight-norms.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    network = diffkit_run.trained("raw").model.network
+    want = {name: float(weight.detach().norm()) for name, weight in network.named_parameters()}
+    got = {name.removeprefix("network."): norm for name, norm in lines[-1]["norms"].items()}
+    assert got == pytest.approx(want, rel=1e-6)
+    assert lines[0]["norms"] != lines[1]["norms"]
