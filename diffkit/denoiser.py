@@ -138,7 +138,7 @@ class Model:
             )
 
     def _on_schedule(self, level: Level, t: Scalar) -> Level:
-        """The level of the same signal-to-noise ratio on the schedule; `level` itself if it lies there."""
+        """Return the level of the same signal-to-noise ratio on the schedule; `level` itself if it lies there."""
         scale = self.schedule.level(t).scale
         if not isinstance(scale, Tensor) and abs(scale / float(level.scale) - 1.0) < 1e-9:
             return level

@@ -59,5 +59,5 @@ class AdamW(Adam):
 
 
 def _is_dense(parameter: Tensor) -> bool:
-    """Whether a parameter fills its memory, so that its moments have its strides, as fused kernels assume."""
+    """Return whether the elements of a tensor fill its memory without gaps, as fused kernels require."""
     return torch.empty_like(parameter, device="meta").stride() == parameter.stride()

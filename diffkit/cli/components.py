@@ -42,7 +42,7 @@ def ls(kind: str | None, as_json: bool, folder: str) -> None:
 
 
 def _headline(path: Path) -> str:
-    """The first comment line of a recipe."""
+    """Return the first comment line of a recipe."""
     try:
         first = path.read_text(encoding="utf-8").partition("\n")[0]
     except (OSError, UnicodeDecodeError):

@@ -17,7 +17,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def colors() -> bool:
-    """Whether to color: on a terminal, unless NO_COLOR is set."""
+    """Return whether to print colors: on a terminal, unless NO_COLOR is set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
@@ -37,13 +37,13 @@ def to_reader() -> Iterator[None]:
 
 
 def say(text: str = "") -> None:
-    """One line or block on standard output."""
+    """Print one line or block to standard output."""
     with to_reader():
         click.echo(text, color=colors())
 
 
 def say_error(text: str) -> None:
-    """An error on standard error, unless that is closed; the code in red on a terminal."""
+    """Print an error to standard error, unless it is closed; the code is red on a terminal."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text.startswith("error["):
         head, _, rest = text.partition("]")
         text = click.style(f"{head}]", fg="red", bold=True) + rest
@@ -52,7 +52,7 @@ def say_error(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """Any plain value as JSON."""
+    """Print a plain value as JSON."""
     with to_reader():
         click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 

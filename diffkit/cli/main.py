@@ -60,7 +60,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of this name. An error for an unknown name suggests the nearest one."""
+        """Return the command of this name. An error for an unknown name suggests the nearest one."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
@@ -77,7 +77,7 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def _added(self) -> dict[str, click.Command]:
-        """Commands of plugins, which cannot replace those of diffkit."""
+        """Add the commands of plugins to the group; they cannot replace commands of diffkit."""
         if not hasattr(self, "_plugin_commands"):
             from ..host import registry
 

@@ -90,7 +90,7 @@ def _shown(value: object) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """The lines of effective.yaml without their comments, which hold the origins."""
+    """Return the lines of effective.yaml without their comments, which hold the origins."""
     return "\n".join(line.rpartition("  # ")[0].rstrip() if "  # " in line else line for line in text.splitlines())
 
 
@@ -142,7 +142,7 @@ def cp(recipe: str, file: Path | None, force: bool) -> None:
 
 
 def _renamed(text: str, name: str) -> str:
-    """The recipe with the name of its file, so that its runs have another default directory than the original's."""
+    """Return the recipe renamed to the name of its file, so that its runs get their own default directory."""
     from ..storage.run_directory import RUN_NAME
 
     return re.sub(r"(?m)^name: \S+", f"name: {name}", text, count=1) if RUN_NAME.fullmatch(name) else text

@@ -161,7 +161,7 @@ def sample(
 
 
 def _form(form: str | None, out: Path | None, image: bool) -> str:
-    """The format: --format, else the suffix of the file, else the one that fits the data."""
+    """Return the output format: --format, else the suffix of the file, else png for images and npz for vectors."""
     suffix = out.suffix[1:].lower() if out is not None else ""
     by_name = suffix if suffix in ("png", "npz") else None
     if form and by_name and form != by_name:
@@ -173,7 +173,7 @@ def _form(form: str | None, out: Path | None, image: bool) -> str:
 
 
 def _component(text: str | None) -> str | dict[str, Any] | None:
-    """NAME, or a mapping for NAME,option=value,...; values are read as in a recipe."""
+    """Parse NAME or NAME,option=value,... to a name or a mapping; values are read as in a recipe."""
     if text is None or "," not in text:
         return text
     from ..recipe.yaml import parse

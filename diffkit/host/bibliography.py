@@ -13,7 +13,7 @@ _HEAD = re.compile(r"^@([A-Za-z]+)\s*\{\s*([^\s,{}]+)\s*,", re.MULTILINE)
 
 
 def parse(text: str) -> dict[str, str]:
-    """BibTeX entries by key, each as it is written; braces are matched, and the text inside is not interpreted."""
+    """Split a .bib file into its BibTeX entries by key; the text inside the braces is not interpreted."""
     entries: dict[str, str] = {}
     for head in _HEAD.finditer(text):
         depth = 0
@@ -26,7 +26,7 @@ def parse(text: str) -> dict[str, str]:
 
 
 def bibtex(reference: str, plugin: Plugin) -> str:
-    """The BibTeX entry with the key `reference`. Raises PluginError DK206 if the plugin has no such entry."""
+    """Return the BibTeX entry with the key `reference`. Raises PluginError DK206 if the plugin has no such entry."""
     file = (plugin.folder or Path()) / FILE
     try:
         entries = parse(file.read_text(encoding="utf-8"))

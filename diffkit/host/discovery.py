@@ -46,7 +46,7 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """The default plugins, then all others sorted by name and distribution.
+    """Return the default plugins, then all others sorted by name and distribution.
 
     The default plugins need no entry points, so that diffkit also works from a source folder or an archive.
     """
@@ -91,7 +91,7 @@ def _points(distribution: Distribution) -> list[EntryPoint]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str | None]:
-    """Name and version from the head of the metadata; parsing all of it takes a millisecond for each plugin."""
+    """Return name and version from the head of the metadata; parsing all of it takes a millisecond for each plugin."""
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     head: dict[str, str] = {}
     for line in text.splitlines():
@@ -108,7 +108,7 @@ _current: dict[str, ModuleType] = {}
 
 
 def candidate(path: str | Path) -> Candidate:
-    """The plugin in a file: `my_schedule.py` is the plugin my-schedule, in the module my_schedule.
+    """Return the candidate for a one-file plugin: `my_schedule.py` has the name my-schedule and the module my_schedule.
 
     Raises UsageError DK012 if the file does not exist, or if its name cannot be that of a new module.
     """

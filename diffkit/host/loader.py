@@ -90,7 +90,7 @@ class Plugin:
         return f"{self.distribution} {self.version or ''}".rstrip()
 
     def answers_to(self, name: str) -> bool:
-        """Whether `name` means this plugin: its own name, or that of its distribution."""
+        """Return whether `name` means this plugin: its own name, or that of its distribution."""
         return name in (self.name, self.distribution)
 
     def broken(self, error: BaseException) -> Plugin:
@@ -237,7 +237,7 @@ def call(manager: pluggy.PluginManager, plugin: str, hook: str, **arguments: obj
 
 
 def implements(manager: pluggy.PluginManager, hook: str) -> bool:
-    """Whether the plugin of this manager implements `hook`."""
+    """Return whether the plugin of this manager implements `hook`."""
     return bool(getattr(manager.hook, hook).get_hookimpls())
 
 

@@ -62,13 +62,13 @@ class Registry:
         return dict(self._kinds)
 
     def entries(self, kind: str | None = None) -> tuple[Registered, ...]:
-        """The registered components, of one kind or of all. Raises UsageError DK013 for an unknown kind."""
+        """Return the registered components, of one kind or of all. Raises UsageError DK013 for an unknown kind."""
         if kind is not None and kind not in self._kinds:
             raise unknown_names.no_kind(kind, self._kinds)
         return tuple(one for one in self._entries if kind in (None, one.kind))
 
     def has(self, kind: str, name: str) -> bool:
-        """Whether a working plugin registers the name."""
+        """Return whether a working plugin registers the name."""
         return any((one.kind, one.name) == (kind, name) for one in self._entries)
 
     def find(self, kind: str, name: str) -> Registered:
@@ -105,8 +105,9 @@ class Registry:
         )
 
     def recipes(self) -> dict[str, Path]:
-        """Built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is `plugin/name` if
-        its name is taken."""
+        """Return built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is
+        `plugin/name` if its name is taken.
+        """
         contributed = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
         names = [name for _, name, _ in contributed]
         reserved = {name for plugin, name, _ in contributed if plugin.essential}
@@ -131,7 +132,7 @@ class Registry:
         return "\n\n".join(_account(plugin) for plugin in plugins)
 
     def bibtex(self, one: Registered) -> str | None:
-        """The BibTeX entry of the paper behind a component; None without a reference."""
+        """Return the BibTeX entry of the paper behind a component; None without a reference."""
         return bibtex(one.entry.reference, one.plugin) if one.entry.reference else None
 
     def commands(self, group: click.Group) -> None:
@@ -269,7 +270,7 @@ def configure(plugins: str | Iterable[str] | None = None, without: Iterable[str]
 
 
 def registry() -> Registry:
-    """The registry of this process, made on first use."""
+    """Return the registry of this process, made on first use."""
     with _state.lock:
         if _state.loading:
             raise PluginError("a plugin module uses the registry while it is being loaded", code="DK201")

@@ -73,7 +73,7 @@ class Switches:
                 )
 
     def disabled_reason(self, names: Collection[str | None]) -> str | None:
-        """Why the plugin with one of these names is off; None if it may load."""
+        """Return why the plugin with one of these names is off; None if it may load."""
         for name in names:
             if name in self.without:
                 return f"dropped by -p no:{name}"

@@ -14,17 +14,17 @@ MIN_SIMILARITY = 0.8
 
 
 def holders(kind: str, name: str) -> list[str]:
-    """The first-party distributions that register `name`."""
+    """Return the first-party distributions that register `name`."""
     return [distribution for distribution, kinds in known.FIRST_PARTY.items() if name in kinds.get(kind, ())]
 
 
 def first_party_names(kind: str) -> list[str]:
-    """All names of a kind that first-party plugins register."""
+    """Return all names of a kind that first-party plugins register."""
     return [name for kinds in known.FIRST_PARTY.values() for name in kinds.get(kind, ())]
 
 
 def recipe_holder(recipe: str) -> str | None:
-    """The first-party distribution that contains a built-in recipe; None if there is none."""
+    """Return the first-party distribution that contains a built-in recipe; None if there is none."""
     return next((distribution for distribution, names in known.RECIPES.items() if recipe in names), None)
 
 
@@ -36,12 +36,21 @@ class UnknownNameError(RecipeError):
 
 
 def no_kind(kind: str, kinds: Iterable[str]) -> UsageError:
-    """The error for a kind that does not exist."""
+    """Return the error for a kind that does not exist."""
     return UsageError(f'unknown kind "{kind}"', code="DK013", hint=_did_you_mean(kind, kinds), choices=sorted(kinds))
 
 
 def ambiguous(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
-    """The error for a name that several plugins register."""
+    """Return the error for a name that several plugins register.
+
+    Args:
+        kind: the kind of the component.
+        name: the name in the recipe.
+        found: the components with this name, one for each plugin.
+
+    Returns:
+        Error DK202; the fix is to write `plugin/name`.
+    """
     return PluginError(
         f'{kind} "{name}" is registered by {len(found)} plugins: {", ".join(one.plugin.label for one in found)}',
         code="DK202",
@@ -51,7 +60,7 @@ def ambiguous(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
 
 
 def no_plugin(plugins: Sequence[Plugin], name: str, wanted: str) -> PluginError:
-    """The error for a plugin that is absent, broken or off.
+    """Return the error for a plugin that is absent, broken or off.
 
     Args:
         plugins: the plugins that were found.
@@ -75,7 +84,7 @@ def no_plugin(plugins: Sequence[Plugin], name: str, wanted: str) -> PluginError:
 def no_name(
     plugins: Sequence[Plugin], installed: Sequence[Registered], kind: str, name: str, within: Plugin | None = None
 ) -> DiffkitError:
-    """The error for a name that no working plugin registers.
+    """Return the error for a name that no working plugin registers.
 
     Args:
         plugins: the plugins that were found.
@@ -114,7 +123,7 @@ def no_name(
 
 
 def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> PluginError | None:
-    """The error if a plugin that does not work has the name, or a package that is not installed."""
+    """Return the error if a plugin that does not work has the name, or a package that is not installed."""
     packages = holders(kind, name)
     for plugin in plugins:
         lost = plugin.lost_contributions.entries if plugin.lost_contributions else ()

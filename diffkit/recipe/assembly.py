@@ -69,11 +69,11 @@ class Assembly:
         return self.recipe.sample.steps or default_steps(sampled(self.schedule, self.recipe.sample.start))
 
     def levels(self, steps: int | None = None) -> list[Level]:
-        """The levels that sampling visits, noisiest first; `steps` None: the number of the recipe."""
+        """Return the levels that sampling visits, noisiest first; if `steps` is None, the recipe gives their number."""
         return self.grid.levels(sampled(self.schedule, self.recipe.sample.start), steps or self.steps)
 
     def evaluation_levels(self) -> list[Level]:
-        """The levels that the sampler of the evaluation visits."""
+        """Return the levels that the sampler of the evaluation visits."""
         part = sampled(self.schedule, self.recipe.sample.start)
         return self.evaluation_grid.levels(part, self.recipe.evaluate.steps or self.steps)
 
@@ -223,7 +223,7 @@ def build(kind: str, name: str, **options: Any) -> Any:
 
 
 def _is_object(parameter: Parameter | None, value: object) -> bool:
-    """Whether an argument is an object that the constructor takes as it is, not a value of a recipe."""
+    """Return whether an argument is an object that the constructor takes as it is, not a value of a recipe."""
     if parameter is None or parameter.role not in ("injected", "component", "components"):
         return False
     items = value if parameter.role == "components" and isinstance(value, list | tuple) else [value]
@@ -243,7 +243,7 @@ def _require_class(parameter: Parameter, value: object, component: str) -> None:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value can be written in a recipe."""
+    """Return whether a value can be written in a recipe."""
     if isinstance(value, list | tuple | Mapping):
         return all(_is_plain(item) for item in (value.values() if isinstance(value, Mapping) else value))
     return value is None or isinstance(value, str | bool | int | float | os.PathLike)

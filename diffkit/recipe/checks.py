@@ -1,4 +1,4 @@
-"""What must fit between the parts of a recipe, found before any compute.
+"""Check that the parts of a recipe fit each other, before anything is computed.
 
 The checks read the public attributes and methods of components, never their classes. If a part has a fault of its
 own, the checks that need it are left out.
@@ -44,25 +44,27 @@ class View:
     warnings: list[RecipeError] = field(default_factory=list)
 
     def built(self, path: str) -> Any:
-        """The object of the component at `path`."""
+        """Return the object of the component at `path`."""
         return self.parts.get(path)
 
     def items(self, path: str) -> list[str]:
-        """Paths of the objects in the list at `path`."""
+        """Return the paths of the objects in the list at `path`."""
         return [at for at in self.parts if at.rpartition(".")[0] == path]
 
     def value(self, path: str, default: Any = None) -> Any:
-        """The value at `path`: the written one, else the default of its section; `default` if it failed."""
+        """Return the value at `path`: the written one, else the default of its section; `default` if it failed."""
         if path in self.values:
             return self.values[path]
         return default if self.root.at(path) is not None else _default(path, default)
 
     def name(self, path: str) -> str:
-        """The name of the component at `path`."""
+        """Return the name of the component at `path`."""
         return self.names.get(path, "")
 
     def mark(self, path: str, *keys: str) -> Mark:
-        """The place of the first of `keys` below `path` that is written, else of `path`, else of what contains it."""
+        """Return the place of the first key in `keys` that the recipe gives below `path`, else of `path`, else of its
+        parent.
+        """
         for key in keys:
             if (node := self.root.at(f"{path}.{key}")) is not None:
                 return node.mark
@@ -73,7 +75,7 @@ class View:
         return self.root.mark
 
     def fault(self, code: str, message: str, where: str | tuple[str, ...], fix: str | None, **more: Any) -> RecipeError:
-        """A fault at a path, or at the first written key below it: `where` is a path, or the path and keys."""
+        """Return a fault at a path, or at the first written key below it: `where` is a path, or the path and keys."""
         mark = self.mark(where) if isinstance(where, str) else self.mark(*where)
         return RecipeError(message, code=code, where=mark, fix=fix, **more)
 
@@ -165,7 +167,7 @@ def discrete_schedule(view: View) -> Iterator[RecipeError]:
 
 
 def _drawings(view: View) -> list[tuple[str, str, str]]:
-    """Paths of sampler, grid and steps, of sampling and, if it differs, of the evaluation."""
+    """Return the paths of sampler, grid and steps of the section `sample` and, if they differ, of `evaluate`."""
     keys = ("sampler", "grid", "steps")
     own = [f"evaluate.{key}" if view.value(f"evaluate.{key}") is not None else f"sample.{key}" for key in keys]
     return list(dict.fromkeys([("sample.sampler", "sample.grid", "sample.steps"), (own[0], own[1], own[2])]))
@@ -225,7 +227,7 @@ def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:
 
 
 def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[RecipeError]:
-    """A grid that starts cleaner than training ended: x is not the noise that sampling starts from."""
+    """Report a grid whose first level has less noise than the last level of training."""
     alpha, trained = _sqrt_alpha_bar(first), _sqrt_alpha_bar(end)
     bias = alpha - trained
     if bias <= TOLERATED_BIAS:

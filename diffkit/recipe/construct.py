@@ -49,7 +49,7 @@ def in_order(components: Iterable[Resolved]) -> tuple[Resolved, ...]:
 
 
 def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callable[[Resolved], Any]) -> dict[str, Any]:
-    """The arguments of the constructor of a component.
+    """Return the arguments of the constructor of a component.
 
     Args:
         component: the resolved component.
@@ -179,7 +179,7 @@ class Trial:
         return made
 
     def reusable(self) -> dict[str, Any]:
-        """By path, the objects that every assembly may use, as they have no state of their own."""
+        """Return the objects without state by path; every assembly may share them."""
         return {path: made for path, made in self.built.items() if id(made) not in self._fresh}
 
     def _add_shape(self) -> None:
@@ -200,12 +200,12 @@ class _Reported(Exception):  # noqa: N818 - control flow: the fault is recorded
 
 
 def _needs_memory(error: Exception) -> bool:
-    """Whether a constructor failed because the meta device holds no numbers."""
+    """Return whether a constructor failed because the meta device holds no numbers."""
     return isinstance(error, RuntimeError | NotImplementedError) and "meta" in str(error)
 
 
 def locate(message: str, entries: Mapping[str, Node]) -> Mark:
-    """The place of the option that a message names, or whose value it names; else that of the component's name."""
+    """Return the place of the option whose name or value is in the message, else the place of the component's name."""
     options = [(key, node) for key, node in entries.items() if key != "name"]
     named = [node for key, node in options if re.search(rf"\b{re.escape(key)}\b", message)]
     words = set(re.findall(r"[\w.+-]+", message))
@@ -214,7 +214,7 @@ def locate(message: str, entries: Mapping[str, Node]) -> Mark:
 
 
 def _leaves(node: Node) -> list[object]:
-    """The value of a scalar, or the items of a list of scalars."""
+    """Return the value of a scalar, or the items of a list of scalars."""
     return [item.value for item in node.value] if isinstance(node.value, list) else [node.value]
 
 
@@ -228,7 +228,7 @@ def _rank(kind: str) -> int:
 
 
 def follows_shape(kind: str) -> bool:
-    """Whether components of this kind may require the `shape`."""
+    """Return whether components of this kind may require the `shape`."""
     return _rank(kind) > ORDER.index("shape")
 
 

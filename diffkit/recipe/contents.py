@@ -20,7 +20,7 @@ from .yaml import Node, join
 
 
 def entries(kind: str | None = None) -> tuple[Registered, ...]:
-    """The installed components, of one kind or of all: each has `kind`, `name`, `plugin`, `entry` and `load()`.
+    """Return the installed components, of one kind or of all: each has `kind`, `name`, `plugin`, `entry` and `load()`.
 
     Raises PluginError for an unknown kind.
     """
@@ -119,7 +119,7 @@ def describe(kind: str, name: str) -> Description:
 
 
 def type_text(parameter: Parameter) -> str:
-    """The type of an option in words: `number > 0`, `one of small, large`, `list of whole numbers >= 1`."""
+    """Return the type of an option in words: `number > 0`, `one of small, large`, `list of whole numbers >= 1`."""
     if parameter.role == "component":
         return f"{parameter.target}{' or null' if parameter.optional else ''}"
     if parameter.role == "components":
@@ -128,7 +128,7 @@ def type_text(parameter: Parameter) -> str:
 
 
 def default_text(parameter: Parameter) -> str:
-    """The default as it would be written, or `required`."""
+    """Return the default as it would be written, or `required`."""
     if parameter.default is REQUIRED:
         return "required"
     if parameter.role == "component":
@@ -159,7 +159,7 @@ def _text(annotation: Any) -> str:
 
 
 def _limits(marks: tuple[Any, ...]) -> list[str]:
-    """Constraints of a pydantic Field, or of annotated_types, which a Field keeps in `metadata`."""
+    """Return the bounds of an option, as pydantic keeps them in the `metadata` of a Field."""
     found = []
     for mark in marks:
         for limit in getattr(mark, "metadata", [mark]):

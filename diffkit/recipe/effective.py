@@ -42,28 +42,28 @@ Tree = dict[str, Any]
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
-    """The whole recipe as plain values; loading it gives the same recipe."""
+    """Return the whole recipe as plain values; loading it gives the same recipe."""
     return {name: _bare(value) for name, value in _section(recipe, recipe.root, "default").items()}
 
 
 def origins(recipe: Recipe) -> dict[str, Value]:
-    """Every value of the whole recipe by its dotted path, with its origin."""
+    """Return every value of the whole recipe by its dotted path, with its origin."""
     return dict(_flat(_section(recipe, recipe.root, "default"), ""))
 
 
 def effective_yaml(recipe: Recipe) -> str:
-    """The whole recipe as YAML, each line with the origin of its value as a comment."""
+    """Return the whole recipe as YAML, each line with the origin of its value as a comment."""
     return emit(_section(recipe, recipe.root, "default"))
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """A hash of the effective values, which does not depend on how they are written: 64 hex digits."""
+    """Return a hash of the effective values, which does not depend on how they are written: 64 hex digits."""
     text = json.dumps(effective(recipe), sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
-    """The values in which two recipes differ, in the order of the first."""
+    """Return the values in which two recipes differ, in the order of the first."""
     old, new = origins(before), origins(after)
     return tuple(
         Change(path, old[path].value if path in old else None, new[path].value if path in new else None)
@@ -73,7 +73,7 @@ def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
 
 
 def _section(section: Config, node: Node | None, absent: str) -> Tree:
-    """Field by field; a field for which nothing is written has the origin `absent`."""
+    """Return the Values of a section by field; a field that is not given has the origin `absent`."""
     component: ComponentSpec | None = getattr(section, "component", None)
     tree = _component(component, node, absent) if component else {}
     for parameter, below in fields_of(type(section), node):
@@ -89,7 +89,7 @@ def _section(section: Config, node: Node | None, absent: str) -> Tree:
 
 
 def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None = None) -> Any:
-    """A tree of Values, from a section, a component, a list of either, or a plain value."""
+    """Convert a section, a component, a list of these, or a plain value to a tree of Values."""
     if isinstance(value, Config):
         return _section(value, node, absent)
     if isinstance(value, ComponentSpec):
@@ -127,7 +127,9 @@ def _default(parameter: Parameter, origin: str) -> Any:
 
 
 def chosen_of(instance: Any, kind: str) -> ComponentSpec | None:
-    """The registered name and options of an instance, such as a default of another component; None if it has none."""
+    """Return the registered name and options of an instance, such as a default of another component; None if it has
+    none.
+    """
     if instance is None:
         return None
     cls: type = type(instance)
@@ -150,7 +152,7 @@ def chosen_of(instance: Any, kind: str) -> ComponentSpec | None:
 
 
 def _own_default(chosen: ComponentSpec, parameter: Parameter) -> ComponentSpec | None:
-    """The times or weighting that an objective has by default."""
+    """Return the times or weighting that an objective has by default."""
     _, parameters = parameters_of(chosen)
     own = next((p for p in parameters if p.role == "injected" and p.target == parameter.target), None)
     return None if own is None or own.default is REQUIRED else chosen_of(own.default, parameter.target)
@@ -167,7 +169,7 @@ def _origin(node: Node | None, absent: str) -> str:
 
 
 def _plain(value: Any, parameter: Parameter | None) -> Any:
-    """A value that YAML can hold; a whole number for a real option is written as a real number."""
+    """Convert a value to one that YAML can hold; for a real option 1 becomes 1.0."""
     if parameter is not None and parameter.role == "option":
         try:
             text = parameter.adapter.dump_json(value, warnings="none")
@@ -235,7 +237,7 @@ def inline(value: Any) -> str:
 
 
 def _escaped(letter: str) -> str:
-    """A character within double quotes."""
+    """Return a character as written between double quotes in YAML."""
     if letter in '"\\':
         return f"\\{letter}"
     if letter.isprintable():

@@ -33,7 +33,7 @@ YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false
 
 
 def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
-    """The error for a key that is not read, and the path of the key that was probably meant, if there is one."""
+    """Return the error for a key that is not read, and the path of the key that was probably meant, if there is one."""
     guess = meant(key, here, elsewhere)
     place = mark.path.rpartition(".")[0]
     fault = RecipeError(
@@ -48,14 +48,14 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
 
 
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
-    """The error for a required key."""
+    """Return the error for a required key."""
     return RecipeError(
         f"{path} is missing", code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}"
     )
 
 
 def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | Sequence[str] = ()) -> RecipeError:
-    """The error for a value of the wrong type or out of range."""
+    """Return the error for a value of the wrong type or out of range."""
     path = node.mark.path or "the recipe"
     return RecipeError(
         f"{path} must be {expected}, not {quote(node.plain())}",
@@ -67,7 +67,7 @@ def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | 
 
 
 def injected(key: str, mark: Mark) -> RecipeError:
-    """An option that is taken from the rest of the recipe."""
+    """Return the error for an option that is taken from the rest of the recipe."""
     return RecipeError(
         f"{key} is taken from the recipe and cannot be set here",
         code="DK104",
@@ -77,17 +77,17 @@ def injected(key: str, mark: Mark) -> RecipeError:
 
 
 def not_read(path: str, component: str, mark: Mark) -> RecipeError:
-    """A component of a section that its main component does not take."""
+    """Return the error for a component of a section that the main component of the section does not take."""
     return RecipeError(f"{component} does not read {path}", code="DK117", where=mark, fix="remove it")
 
 
 def refused_options(spec: ComponentSpec, error: ValueError) -> RecipeError:
-    """The constructor of a component raised ValueError."""
+    """Return the error for options that the constructor of a component refused with ValueError."""
     return RecipeError(f"{spec.kind} {spec.name}: {error}", code="DK107")
 
 
 def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
-    """The constructor of a component raised anything else."""
+    """Return the error for a constructor of a component that raised another exception than ValueError."""
     return PluginError(
         f"{spec.kind} {spec.name} failed: {type(error).__name__}: {error}".splitlines()[0],
         code="DK252",
@@ -96,7 +96,7 @@ def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
 
 
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
-    """The constructor of a component requires what is not built before it."""
+    """Return the error for a component that requires another one which is not built before it."""
     return PluginError(
         f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it",
         code="DK251",
@@ -106,7 +106,7 @@ def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> Plugin
 
 
 def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
-    """One error for each place; the branches of a union are alternatives of one error."""
+    """Convert a pydantic error to recipe errors, one for each place; the branches of a union share one error."""
     places: dict[int, tuple[Node, list[Any]]] = {}
     for error in errors:
         at = _walk(node, error["loc"])
@@ -115,7 +115,7 @@ def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
 
 
 def _walk(node: Node, loc: Sequence[str | int]) -> Node:
-    """The node at `loc`; steps that are names of union branches are skipped."""
+    """Return the node at `loc`; steps that are names of union branches are skipped."""
     for step in loc:
         node = node.child(step) or node
     return node
@@ -185,7 +185,7 @@ def _hint(value: object, errors: list[Any], literals: list[str]) -> str | None:
 
 
 def _number_hint(text: str) -> str | None:
-    """The number that a text was probably meant to be."""
+    """Return a hint if a text looks like a number, such as "1,000" or "50k"."""
     bare = text.strip().replace("_", "").replace(",", "").replace(" ", "")
     if match := re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kKmM])", bare):
         return f"did you mean {float(match[1]) * (1e6 if match[2] in 'mM' else 1e3):.0f}?"
@@ -250,21 +250,21 @@ VALUES = {
 
 
 def nearest_value(word: str, choices: Iterable[str]) -> str | None:
-    """The choice that is probably meant: a synonym, or the most similar one."""
+    """Return the choice that is probably meant: a synonym, or the most similar one."""
     choices = tuple(choices)
     synonym = next((value for value, words in VALUES.items() if _form(word) in words.split()), None)
     return synonym if synonym in choices else nearest(word, choices)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The choice that is most similar to `word`; None if no choice is close."""
+    """Return the choice that is most similar to `word`; None if no choice is close."""
     by_form = {_form(choice): choice for choice in choices}
     found = difflib.get_close_matches(_form(word), by_form, n=1, cutoff=cutoff)
     return by_form[found[0]] if found else None
 
 
 def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | None:
-    """What an unknown key was probably meant to be: a name that is valid here, or the path at which it is valid.
+    """Guess the valid name for an unknown key: a name of this section, or the path of a name in another section.
 
     `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
     another section, a near certain slip, synonyms, and last whatever is close.
@@ -287,12 +287,12 @@ def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | Non
 
 
 def did_you_mean(guess: str | None) -> str | None:
-    """The hint with a guess; None without one."""
+    """Return the hint "did you mean ...?"; None if there is no guess."""
     return f'did you mean "{guess}"?' if guess else None
 
 
 def quote(value: object) -> str:
-    """A value for a terminal: of limited length, and without control characters."""
+    """Format a value for a terminal: of limited length, and without control characters."""
     if isinstance(value, str):
         text = value if len(value) <= 60 else value[:57] + "..."
         return f'"{text}"' if text.isprintable() else ascii(text)

@@ -38,7 +38,7 @@ def raise_all(found: Iterable[DiffkitError], what: str) -> None:
 
 
 def as_text(value: Mapping[str, Any]) -> str:
-    """A mapping of plain values as JSON, which is YAML. Raises RecipeError if a value is not plain."""
+    """Write a mapping of plain values as JSON, which is valid YAML. Raises RecipeError if a value is not plain."""
 
     def plain(other: object) -> object:
         if isinstance(other, os.PathLike):
@@ -104,7 +104,7 @@ FLAG = "--set"
 
 
 def override(root: Node, overrides: Iterable[str]) -> Node:
-    """Apply each `path=value` in turn. Raises RecipeError with all that cannot be read."""
+    """Apply each `path=value` in turn. Raises RecipeError that lists every override that cannot be read."""
     faults: list[RecipeError] = []
     for text in overrides:
         try:
@@ -137,14 +137,16 @@ def _read(text: str) -> tuple[str, Node]:
 
 
 def _is_cut(node: Node, written: str) -> bool:
-    """Whether a comment cut off a part of an unquoted value."""
+    """Return whether a comment cut off a part of an unquoted value."""
     if isinstance(node.value, str):
         return written[:1] not in ("'", '"') and node.value != written
     return not isinstance(node.value, dict | list) and "#" in written
 
 
 def _replace(node: Node, parts: list[str], done: int, value: Node, text: str) -> Node:
-    """The same tree with `value` at the path `parts`; the first `done` parts lead to `node`. Adds missing mappings."""
+    """Return the same tree with `value` at the path `parts`; the first `done` parts lead to `node`. Adds missing
+    mappings.
+    """
     if done == len(parts):
         return Node(value.value, value.mark, _key(text, parts))
     part = parts[done]
@@ -169,7 +171,7 @@ def _replace(node: Node, parts: list[str], done: int, value: Node, text: str) ->
 
 
 def _key(text: str, parts: list[str]) -> Mark:
-    """The place of the last of `parts` within the path."""
+    """Return the place of the last of `parts` within the path."""
     start = len(text) - len(text.lstrip()) + sum(len(part) + 1 for part in parts[:-1])
     return Mark(FLAG, 1, len(FLAG) + 2 + start, ".".join(parts), f"{FLAG} {text}", len(parts[-1]))
 

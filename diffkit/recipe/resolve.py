@@ -181,7 +181,7 @@ class Resolver:
         return {parameter.name: value}
 
     def _absent(self, parameter: Parameter, path: str, parent: Node) -> Node | None:
-        """The node of a field that is not given: a default name, an empty section, or None."""
+        """Return the node of a field that is not given: a default name, an empty section, or None."""
         here = replace(parent.label, path=path)
         if parameter.role == "component" and isinstance(parameter.default, str):
             return Node(parameter.default, here, here)
@@ -199,7 +199,9 @@ class Resolver:
         return None
 
     def _value(self, parameter: Parameter, node: Node, path: str) -> Any:
-        """The value written at `node`, FAILED if it is not valid. A bare item stands for a list with it alone."""
+        """Return the value written at `node`, or FAILED if it is not valid. An item without brackets counts as a list
+        of one item.
+        """
         if parameter.role == "option":
             return self._option(parameter, node)
         read = self.component if parameter.role in ("component", "components") else self.section
@@ -211,7 +213,7 @@ class Resolver:
         return FAILED if None in all_made else all_made
 
     def _option(self, parameter: Parameter, node: Node) -> Any:
-        """A plain value, as strict as JSON: a list becomes a tuple, nothing else changes its type."""
+        """Validate a plain value without conversion of types, except that a list becomes a tuple."""
         try:
             return parameter.adapter.validate_json(json.dumps(node.plain()))
         except ValidationError as error:
@@ -245,7 +247,7 @@ class Resolver:
 
 
 def _with_name(node: Node, parameter: Parameter) -> Node:
-    """The mapping of a component with the default name if it has none: `optimizer: {lr: 0.001}`."""
+    """Return the mapping of a component with the default name if it has none: `optimizer: {lr: 0.001}`."""
     if parameter.role != "component" or not isinstance(parameter.default, str) or not isinstance(node.value, dict):
         return node
     if any(key == "name" or "name" in errors.SYNONYMS.get(key, ()) for key in node.value):
@@ -254,7 +256,7 @@ def _with_name(node: Node, parameter: Parameter) -> Node:
 
 
 def _spec(value: Any) -> Any:
-    """The `ComponentSpec` of a resolved component, alone or in a tuple; any other value as it is."""
+    """Return the `ComponentSpec` of a resolved component, alone or in a tuple; any other value as it is."""
     if isinstance(value, tuple):
         return tuple(_spec(item) for item in value)
     return value.spec if isinstance(value, Resolved) else value

@@ -34,7 +34,9 @@ LIMITS = {"gt": "exclusiveMinimum", "ge": "minimum", "lt": "exclusiveMaximum", "
 
 
 def json_schema() -> Schema:
-    """The schema of a whole recipe. Imports every installed component; those that cannot be loaded are left out."""
+    """Return the schema of a whole recipe. Imports every installed component; those that cannot be loaded are left
+    out.
+    """
     definitions: dict[str, Schema] = {}
     for found in registry().entries():
         try:
@@ -111,7 +113,7 @@ def _loadable(kind: str) -> list[Registered]:
 
 
 def _field(parameter: Parameter) -> Schema:
-    """The schema of one field or option, with its default if that is a plain value."""
+    """Return the schema of one field or option, with its default if that is a plain value."""
     one = {"$ref": f"#/definitions/kind:{parameter.target}"}
     if parameter.role == "component":
         return {"anyOf": [one, {"type": "null"}]} if parameter.optional or _named_default(parameter) else one

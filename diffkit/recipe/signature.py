@@ -82,7 +82,7 @@ class Resolved:
 
 @cache
 def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
-    """The parameters of the constructor of `cls`, a component of `kind`.
+    """Return the parameters of the constructor of `cls`, a component of `kind`.
 
     Raises PluginError DK250 if a recipe cannot set them: **kwargs, a parameter `name`, a parameter without annotation
     or schema, or a component that requires its own kind.
@@ -115,14 +115,14 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
 
 
 def parameters_of(chosen: ComponentSpec) -> tuple[type, tuple[Parameter, ...]]:
-    """The class of a component, and the parameters of its constructor."""
+    """Return the class of a component, and the parameters of its constructor."""
     cls = registry().find(chosen.kind, f"{chosen.plugin}/{chosen.name}" if chosen.plugin else chosen.name).load()
     return cls, component_parameters(cls, chosen.kind)
 
 
 @cache
 def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
-    """The fields of a section, in the order in which they are validated and built."""
+    """Return the fields of a section, in the order in which they are validated and built."""
     hints = get_type_hints(cls, include_extras=True)
     found = []
     for name, info in cls.model_fields.items():
@@ -141,7 +141,7 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
 
 
 def fields_of(cls: type[Config], node: Node | None) -> Iterator[tuple[Parameter, Node | None]]:
-    """Each field of a section with the node that is written for it; for `component` the node of the whole section."""
+    """Yield each field of a section with its node in the recipe; for `component` the node of the whole section."""
     parameters = section_parameters(cls)
     owner = any(p.name == "component" for p in parameters)
     below = (node.entries("name" if owner else cls.shorthand) if node is not None else None) or {}
@@ -150,7 +150,7 @@ def fields_of(cls: type[Config], node: Node | None) -> Iterator[tuple[Parameter,
 
 
 def base_class(parameter: Parameter) -> type:
-    """The class that an injected or nested component must be of."""
+    """Return the class that an injected or nested component must be of."""
     bare = _unmarked(_without_none(_unmarked(parameter.annotation))[0])
     item = get_args(bare)[0] if parameter.role == "components" else bare
     base: type = get_origin(item) or item
@@ -158,14 +158,14 @@ def base_class(parameter: Parameter) -> type:
 
 
 def must_be_given(parameter: Parameter) -> bool:
-    """Whether a recipe must give the field: it has no default, or is a section with such a field."""
+    """Return whether a recipe must give the field: it has no default, or is a section with such a field."""
     if parameter.role != "section":
         return parameter.required
     return parameter.required and any(must_be_given(inner) for inner in section_parameters(parameter.target))
 
 
 def kind_of(annotation: Any) -> str | None:
-    """The kind with `annotation` as base class; None for any other annotation."""
+    """Return the kind with `annotation` as base class; None for any other annotation."""
     annotation = get_origin(annotation) if isinstance(get_origin(annotation), type) else annotation
     if not isinstance(annotation, type):
         return None
@@ -190,14 +190,16 @@ def _classify(name: str, annotation: Any, default: Any) -> Parameter:
 
 
 def _constructor(cls: type) -> Callable[..., None] | None:
-    """The `__init__` that the author or a dataclass defines; None if it is inherited from a library."""
+    """Return the `__init__` that the author or a dataclass defines; None if it is inherited from a library."""
     owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
     foreign = owner in (object, typing.Generic, typing.Protocol) or owner.__module__.partition(".")[0] == "torch"
     return None if foreign else vars(owner)["__init__"]
 
 
 def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any]:
-    """Annotations of the parameters; for a dataclass those of the class, as inherited ones fail on `__init__`."""
+    """Return annotations of the parameters; for a dataclass those of the class, as inherited ones fail on
+    `__init__`.
+    """
     made = dataclasses.is_dataclass(cls) and {f.name for f in dataclasses.fields(cls) if f.init} == {
         *list(inspect.signature(init).parameters)[1:]
     }
@@ -211,7 +213,7 @@ def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """Defaults that come from a factory of a dataclass."""
+    """Return the defaults of a dataclass that a `default_factory` makes."""
     if not dataclasses.is_dataclass(cls):
         return {}
     factories = {f.name: f.default_factory for f in dataclasses.fields(cls)}
@@ -241,7 +243,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 
 
 def _marked(annotation: Any) -> tuple[ComponentField | None, bool]:
-    """The mark of a component on a field of a section, and whether the field holds several."""
+    """Return the `ComponentField` in the annotation of a field, and whether the field holds a list."""
     many = get_origin(annotation) is tuple
     item = get_args(annotation)[0] if many else annotation
     marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, ComponentField)]

@@ -76,7 +76,9 @@ def _missing_plugins(resolver: Resolver) -> Iterator[DiffkitError]:
 
 
 def _satisfies(plugin: Plugin, wanted: SpecifierSet) -> bool:
-    """Whether the version of a plugin lies in a range; a plugin in a file has no version and satisfies every range."""
+    """Return whether the version of a plugin lies in a range; a plugin in a file has no version and satisfies every
+    range.
+    """
     try:
         return plugin.version is None or wanted.contains(plugin.version, prereleases=True)
     except InvalidVersion:

@@ -87,7 +87,7 @@ class _Reader:
         return Node(None, Mark(self.file, 1))
 
     def _point(self, at: Any) -> Mark:
-        """The place of an error of the parser; the last line for an error at the end of the text."""
+        """Return the place of an error of the parser; the last line for an error at the end of the text."""
         if at is None or not self.lines:
             return Mark(self.file, 1)
         if at.line < len(self.lines):
@@ -183,7 +183,7 @@ class _Stop(Exception):  # noqa: N818 - control flow: the fault is recorded
 
 
 def join(path: str, name: str) -> str:
-    """The dotted path of `name` below `path`."""
+    """Return the dotted path of `name` below `path`."""
     return f"{path}.{name}" if path else name
 
 
@@ -207,7 +207,7 @@ DIGITS = 64
 
 
 def resolve(word: str) -> Scalar:
-    """The value of an unquoted scalar. Raises ValueError for a number that is not finite or too long."""
+    """Return the value of an unquoted scalar. Raises ValueError for a number that is not finite or too long."""
     if word in LITERALS:
         return LITERALS[word]
     if NOT_FINITE.match(word):
@@ -224,7 +224,7 @@ def resolve(word: str) -> Scalar:
 
 
 def is_plain(text: str) -> bool:
-    """Whether `text` without quotes is read as that text."""
+    """Return whether `text` without quotes is read as that text."""
     if not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", text, re.ASCII) or text.lower() in YAML_1_1:
         return False
     try:
@@ -250,7 +250,7 @@ class Node:
         return self.key or self.mark
 
     def plain(self) -> object:
-        """The value without its marks."""
+        """Return the value without its marks."""
         if isinstance(self.value, dict):
             return {name: node.plain() for name, node in self.value.items()}
         if isinstance(self.value, list):
@@ -258,7 +258,7 @@ class Node:
         return self.value
 
     def child(self, step: str | int) -> Node | None:
-        """The entry of a mapping or the item of a list; None if it does not exist."""
+        """Return the entry of a mapping or the item of a list; None if it does not exist."""
         if isinstance(self.value, dict) and isinstance(step, str):
             return self.value.get(step)
         if isinstance(self.value, list) and isinstance(step, int) and 0 <= step < len(self.value):
@@ -266,7 +266,7 @@ class Node:
         return None
 
     def at(self, path: str) -> Node | None:
-        """The node at a dotted path, None if nothing is written there; a bare value is item 0 of a list."""
+        """Return the node at a dotted path, or None; a value that is not a list counts as item 0 of a list."""
         node: Node | None = self
         for part in path.split(".") if path else []:
             if node is None:
@@ -277,11 +277,11 @@ class Node:
         return node
 
     def items(self) -> list[Node]:
-        """The items of a list; a bare value is a list with it alone, nothing is the empty list."""
+        """Return the items of a list; a value that is not a list counts as one item, an empty node as no items."""
         return self.value if isinstance(self.value, list) else [] if self.value is None else [self]
 
     def entries(self, shorthand: str | None) -> dict[str, Node] | None:
-        """The mapping here, or a bare value under its shorthand; None if it is neither."""
+        """Return the entries of a mapping; a scalar becomes an entry under `shorthand`; None for anything else."""
         if isinstance(self.value, dict):
             return self.value
         if self.value is None:
@@ -291,7 +291,7 @@ class Node:
         return {shorthand: Node(self.value, self.mark, self.key)}
 
     def under(self, path: str) -> Node:
-        """The same node with `path` before the path of every mark."""
+        """Return the same node with `path` before the path of every mark."""
 
         def moved(mark: Mark) -> Mark:
             return replace(mark, path=f"{path}.{mark.path}" if mark.path else path)

@@ -54,7 +54,7 @@ class LineChart:
 
 
 def spans_decades(values: Numbers, decades: float = 1.3) -> bool:
-    """Whether all finite values are positive and the largest is at least 10^decades times the smallest."""
+    """Return whether all finite values are positive and the largest is at least 10^decades times the smallest."""
     finite = _finite(np.asarray(values, dtype=np.float64))
     return bool(finite.size) and bool(finite.min() > 0) and bool(finite.max() / finite.min() >= 10**decades)
 
@@ -80,7 +80,7 @@ def thin(x: NDArray[np.float64], y: NDArray[np.float64], limit: int = LIMIT) -> 
 
 
 def smooth(y: NDArray[np.float64], half: int) -> NDArray[np.float64]:
-    """Mean over up to `half` points on each side; near the start as many after as before, so that the first stays.
+    """Smooth a line by the mean over up to `half` points on each side; near the start over equally many on both sides.
 
     Points that are not finite are left out of the means and stay nan.
     """
@@ -95,7 +95,7 @@ def smooth(y: NDArray[np.float64], half: int) -> NDArray[np.float64]:
 
 
 def line_chart(chart: LineChart) -> Html:
-    """The chart as a `div.plot` with legend and SVG; empty if no series has a point to draw."""
+    """Return the chart as a `div.plot` with legend and SVG; empty if no series has a point to draw."""
     drawn = [line for series in chart.series if np.isfinite((line := _clean(series, chart)).y).any()]
     if not drawn:
         return Html("")
@@ -124,7 +124,7 @@ def line_chart(chart: LineChart) -> Html:
 
 
 class _Line(NamedTuple):
-    """A series with x and y fit to be placed; gaps of y are nan."""
+    """A series whose x are finite; gaps of y are nan."""
 
     series: Series
     x: NDArray[np.float64]
@@ -136,7 +136,7 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _clean(series: Series, chart: LineChart) -> _Line:
-    """x and y as floats, without the x that cannot be placed; y that cannot be is nan."""
+    """Convert x and y to floats: points whose x is not finite are dropped, a y that is not finite becomes nan."""
     x, y = (np.asarray(values, dtype=np.float64).reshape(-1) for values in (series.x, series.y))
     length = min(len(x), len(y))
     x, y = x[:length], y[:length].copy()
@@ -146,7 +146,7 @@ def _clean(series: Series, chart: LineChart) -> _Line:
 
 
 def _path(line: _Line, horizontal: Axis, vertical: Axis) -> Html:
-    """The path of one series, broken at gaps, with its dots."""
+    """Return the path of one series, broken at gaps, with its dots."""
     series, x, y = line
     pieces, dots = [], []
     for part in np.split(np.arange(len(x)), np.flatnonzero(~np.isfinite(y))):
@@ -162,7 +162,7 @@ def _path(line: _Line, horizontal: Axis, vertical: Axis) -> Html:
 
 
 def _frame(horizontal: Axis, vertical: Axis, x_label: str) -> Html:
-    """Grid lines, tick texts and the name of the x axis."""
+    """Draw the grid lines, the texts of the ticks, and the name of the x axis."""
     parts = []
     for tick, text in zip(vertical.ticks, vertical.labels()):
         y = f"{vertical.place(tick):g}"
@@ -183,7 +183,7 @@ def _rug(chart: LineChart, horizontal: Axis) -> Html:
 
 
 def _mark(x: float, text: str, horizontal: Axis) -> Html:
-    """A vertical line whose text shows under the pointer; nothing outside the axis."""
+    """Draw a vertical line whose text appears under the pointer; return nothing if it lies outside the axis."""
     if not horizontal.low <= x <= horizontal.high:
         return Html("")
     place = f"{horizontal.place(x):g}"
@@ -198,7 +198,7 @@ def _legend(drawn: Sequence[_Line]) -> Html:
 
 
 def _summary(drawn: Sequence[_Line]) -> str:
-    """The first, last and smallest value of each line, for readers who cannot see the picture."""
+    """Return the first, last and smallest value of each line, for readers who cannot see the picture."""
     sentences = []
     for series, _, y in drawn:
         if series.listed:
@@ -208,7 +208,7 @@ def _summary(drawn: Sequence[_Line]) -> str:
 
 
 def _pointer_data(chart: LineChart, drawn: Sequence[_Line], horizontal: Axis) -> str:
-    """The numbers that the page's script shows beside the pointer."""
+    """Return the numbers that the page's script shows beside the pointer."""
     rows = []
     for series, x, y in drawn:
         if series.listed:

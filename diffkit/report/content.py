@@ -22,7 +22,7 @@ PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, r
 
 
 def build_report(inputs: ReportInputs) -> str:
-    """The report as the text of one HTML file (write it as UTF-8). It depends only on `inputs`."""
+    """Return the report as the text of one HTML file (write it as UTF-8). It depends only on `inputs`."""
     sections = [section for part in PARTS if (section := part.section(inputs)) is not None]
     footer = "This file is complete: it loads nothing from the network."
     made = f"Made by diffkit, {moment(inputs.created)}. " if inputs.created else "Made by diffkit. "

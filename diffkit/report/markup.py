@@ -1,4 +1,4 @@
-"""HTML out of plain values: every text is escaped on its way in, so nothing untrusted can become markup."""
+"""Build HTML from plain values; every text is escaped, so that untrusted text cannot become markup."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Child = str | int | float | None
 
 
 def escape(value: object) -> Html:
-    """Any value as text without markup, safe in content and in quoted attributes."""
+    """Escape a value for HTML content and quoted attributes."""
     return value if isinstance(value, Html) else Html(html.escape(str(value).translate(_BAD), quote=True))
 
 
 def join(parts: Iterable[Child], between: str = "") -> Html:
-    """The parts that are not None, escaped unless `Html`, one after another."""
+    """Concatenate the parts that are not None; texts that are not `Html` are escaped."""
     return Html(between.join(escape(part) for part in parts if part is not None))
 
 
@@ -53,5 +53,5 @@ def tag(name: str, *children: Child, **attributes: Child | bool) -> Html:
 
 
 def _attribute(key: str) -> str:
-    """Python spelling to HTML spelling; SVG's camelCase names pass through."""
+    """Convert the Python spelling of an attribute to HTML: class_ to class, a_b to a-b; camelCase names are kept."""
     return key.rstrip("_").replace("_", "-")

@@ -33,7 +33,7 @@ class Section:
 
 @cache
 def asset(name: str) -> str:
-    """The text of a file in diffkit/report/assets."""
+    """Return the text of a file in diffkit/report/assets."""
     return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
@@ -82,7 +82,7 @@ def render_page(title: str, header: Html, sections: Sequence[Section], footer: s
 
 
 def card(*children: Html, title: str = "", caption: str | Html = "") -> Html:
-    """A picture or chart with heading and caption.
+    """Make a figure: a picture or chart with heading and caption.
 
     Args:
         children: Pictures or charts.
@@ -102,7 +102,7 @@ def card(*children: Html, title: str = "", caption: str | Html = "") -> Html:
 
 
 def cards(*figures: Html) -> Html:
-    """Figures side by side if the screen is wide enough, else one under the other."""
+    """Arrange figures side by side if the screen is wide enough, else one under the other."""
     return tag("div", join(figures), class_="cards")
 
 
@@ -126,5 +126,5 @@ def _navigation(title: str, sections: Sequence[Section]) -> Html:
 
 
 def _digest(text: str) -> str:
-    """The source expression that allows exactly this inline text."""
+    """Return the source expression that allows exactly this inline text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"

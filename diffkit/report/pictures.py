@@ -20,7 +20,7 @@ BUDGET = 1_600_000  # pixels of one picture; more images than fit are left out
 
 
 def as_images(x: Any) -> Pixels:
-    """Tensor or array to uint8 (N, H, W, C).
+    """Convert a tensor or array to images, uint8 (N, H, W, C).
 
     A torch tensor is (N, C, H, W), uint8 or float in [-1, 1] (clipped; nan becomes 0); a numpy array is uint8
     (N, H, W) or (N, H, W, C) and kept. Raises ValueError for any other type or number of axes.
@@ -44,7 +44,7 @@ def as_images(x: Any) -> Pixels:
 
 
 def magnification(height: int, width: int, tile: int = TILE) -> int:
-    """The smallest integer factor by which an image spans `tile` pixels.
+    """Return the smallest integer factor by which an image spans `tile` pixels.
 
     Args:
         height: Pixels.
@@ -58,7 +58,7 @@ def magnification(height: int, width: int, tile: int = TILE) -> int:
 
 
 def affordable(images: Pixels, tile: int = TILE, budget: int = BUDGET) -> int:
-    """The number of images that fit into one picture.
+    """Return the number of images that fit into one picture.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -134,7 +134,9 @@ def strip(images: Any, *, tile: int = TILE, gap: int = 4, background: int | None
 
 
 def density_layer(values: NDArray[Any], colour: tuple[int, int, int] = (86, 114, 224)) -> Pixels:
-    """Density (rows, columns), row 0 lowest, as an RGBA layer of one colour; opacity grows with its square root."""
+    """Convert a density (rows, columns), row 0 lowest, to an RGBA image whose opacity is the square root of the
+    density.
+    """
     finite = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(0)
     peak = finite.max(initial=0.0)
     layer = np.empty((*finite.shape, 4), dtype=np.uint8)
@@ -144,7 +146,7 @@ def density_layer(values: NDArray[Any], colour: tuple[int, int, int] = (86, 114,
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """uint8 (H, W, C) with C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA, as a PNG file."""
+    """Encode uint8 (H, W, C) as a PNG file; C = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
     pixels = np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
@@ -152,5 +154,5 @@ def png(picture: NDArray[np.uint8]) -> bytes:
 
 
 def data_uri(picture: NDArray[np.uint8]) -> str:
-    """The PNG as a data: address, for use inside a page."""
+    """Return the PNG as a data: address, for use inside a page."""
     return "data:image/png;base64," + base64.b64encode(png(picture)).decode("ascii")

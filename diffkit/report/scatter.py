@@ -20,7 +20,9 @@ Extent = tuple[float, float, float, float]
 
 
 def extent_of(clouds: Sequence[NDArray[Any]], density: Density | None = None) -> Extent:
-    """(x_min, x_max, y_min, y_max), a square: around the density, else around the middle 99.5 % of all points."""
+    """Return (x_min, x_max, y_min, y_max) of a square around the density, else around the middle 99.5 % of the
+    points.
+    """
     if density is not None:
         low, high = np.array([density.x_min, density.y_min]), np.array([density.x_max, density.y_max])
         half = float((high - low).max()) / 2
@@ -37,7 +39,7 @@ def extent_of(clouds: Sequence[NDArray[Any]], density: Density | None = None) ->
 
 
 def outside(points: NDArray[Any], extent: Extent) -> int:
-    """How many points a picture of `extent` cannot show."""
+    """Return the number of points that lie outside `extent`."""
     return int(len(points) - _inside(np.asarray(points, dtype=np.float64), extent).sum())
 
 

@@ -22,14 +22,14 @@ class Axis:
     log: bool = False
 
     def place(self, values: NDArray[np.float64] | Sequence[float] | float) -> NDArray[np.float64]:
-        """Pixels of the values, rounded to a tenth."""
+        """Convert values to pixels, rounded to a tenth."""
         array = np.asarray(values, dtype=np.float64)
         low, high = (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         share = ((np.log10(array) if self.log else array) - low) / (high - low)
         return np.round(self.start + share * (self.end - self.start), 1)
 
     def labels(self) -> list[str]:
-        """The text of each tick."""
+        """Return the text of each tick."""
         step = math.inf if self.log or len(self.ticks) < 2 else self.ticks[1] - self.ticks[0]
         power = not self.log and max((abs(tick) for tick in self.ticks), default=1.0) < 5e-3
         return [power_label(tick) if power else tick_label(tick, step) for tick in self.ticks]
@@ -62,13 +62,13 @@ def axis(low: float, high: float, start: float, end: float, *, log: bool = False
 
 
 def nice_step(rough: float) -> float:
-    """The smallest of 1, 2, 2.5, 5, 10 times a power of ten that is not below `rough` > 0."""
+    """Return the smallest of 1, 2, 2.5, 5, 10 times a power of ten that is not below `rough` > 0."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(factor * power for factor in (1, 2, 2.5, 5, 10, 20) if factor * power >= rough * (1 - 1e-9))
 
 
 def _log_axis(low: float, high: float, start: float, end: float) -> Axis:
-    """Powers of ten, thinned to at most seven; below two decades also 2 and 5 times them."""
+    """Return at most seven powers of ten as ticks; an axis of less than two decades also has 2 and 5 times them."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     if math.log10(high / low) < 2:
         steps = [m * 10.0**k for k in range(first, last + 1) for m in (1, 2, 5)]
@@ -83,7 +83,7 @@ def _log_axis(low: float, high: float, start: float, end: float) -> Axis:
 
 
 def tick_label(value: float, step: float = math.inf) -> str:
-    """Short text of a tick, such as "0.05", "2k" or "1e-5"; the distance `step` of ticks defines the decimals."""
+    """Format the value of a tick, such as "0.05", "2k" or "1e-5"; the distance `step` of ticks defines the decimals."""
     size = abs(value)
     if size < 1e-12 or (math.isfinite(step) and size < step * 1e-6):
         return "0"
@@ -97,7 +97,7 @@ def tick_label(value: float, step: float = math.inf) -> str:
 
 
 def power_label(value: float) -> str:
-    """0.00025 -> "2.5e−4"; a rounded zero is "0"."""
+    """Format a small number: 0.00025 -> "2.5e−4"; a number that rounds to zero is "0"."""
     if abs(value) < 1e-300:
         return "0"
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -105,5 +105,5 @@ def power_label(value: float) -> str:
 
 
 def _odd(step: float) -> bool:
-    """Whether the step is 2.5 times a power of ten, which needs one more decimal."""
+    """Return whether the step is 2.5 times a power of ten, which needs one more decimal."""
     return abs(step / 10.0 ** math.floor(math.log10(step) + 1e-9) - 2.5) < 1e-6

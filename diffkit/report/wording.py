@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Format numbers, durations and sizes for reading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HUGE = 1e300
 
 
 def number(value: object) -> float | None:
-    """A finite float of any real number; None for everything else (texts, flags, nan, inf, nothing)."""
+    """Convert a finite real number to float; return None for anything else (texts, flags, nan, inf)."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         return None
     try:
@@ -23,13 +23,13 @@ def number(value: object) -> float | None:
 
 
 def count(value: object) -> str:
-    """1234567 -> "1,234,567"."""
+    """Format a count: 1234567 -> "1,234,567"."""
     found = number(value)
     return "unknown" if found is None else f"{round(found):,}"
 
 
 def figure(value: object, digits: int = 3) -> str:
-    """A measured number with `digits` significant digits: "0.127", "1,240", "3.2 × 10⁻⁵"."""
+    """Format a measured number with `digits` significant digits: "0.127", "1,240", "3.2 × 10⁻⁵"."""
     found = number(value)
     if found is None:
         return "n/a"
@@ -44,7 +44,7 @@ def figure(value: object, digits: int = 3) -> str:
 
 
 def large(value: object) -> str:
-    """35746307 -> "35.7 M"."""
+    """Format a large number: 35746307 -> "35.7 M"."""
     found = number(value)
     if found is None:
         return "unknown"
@@ -55,7 +55,7 @@ def large(value: object) -> str:
 
 
 def duration(seconds: object) -> str:
-    """151.3 -> "2 min 31 s"."""
+    """Format seconds: 151.3 -> "2 min 31 s"."""
     found = number(seconds)
     if found is None or found < 0:
         return "unknown"
@@ -72,7 +72,7 @@ def duration(seconds: object) -> str:
 
 
 def memory(size: object) -> str:
-    """431898624 -> "412 MiB"."""
+    """Format bytes: 431898624 -> "412 MiB"."""
     found = number(size)
     if found is None or found < 0:
         return "unknown"
@@ -83,7 +83,7 @@ def memory(size: object) -> str:
 
 
 def moment(text: object, seconds: bool = False) -> str:
-    """An ISO 8601 time as "2025-01-31 12:00 UTC"; any other text as it is."""
+    """Format an ISO 8601 time as "2025-01-31 12:00 UTC"; any other text is returned unchanged."""
     try:
         found = datetime.fromisoformat(str(text))
     except ValueError:

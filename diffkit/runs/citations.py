@@ -19,12 +19,12 @@ class Cited:
 
 
 def citations(recipe: str) -> list[Cited]:
-    """The papers of a recipe, a file or a built-in name. Raises RecipeError if it cannot be read."""
+    """Return the papers of a recipe, a file or a built-in name. Raises RecipeError if it cannot be read."""
     return cited([component for _, component in named(recipe)])
 
 
 def cited(found: list[Registered]) -> list[Cited]:
-    """The papers of components, each once, in the order of first use."""
+    """Return the papers of components, each once, in the order of first use."""
     used: dict[str, list[Registered]] = {}
     for one in found:
         if one.entry.reference:
@@ -37,7 +37,7 @@ def cited(found: list[Registered]) -> list[Cited]:
 
 
 def readable(bibtex: str) -> str:
-    """A BibTeX entry as one readable line: authors, title, year."""
+    """Format a BibTeX entry as one readable line: authors, title, year."""
     fields = {k.lower(): v for k, v in re.findall(r"(\w+)\s*=\s*[{\"](.+?)[}\"],?\s*$", bibtex, re.MULTILINE)}
     clean = {k: v.replace("{", "").replace("}", "") for k, v in fields.items()}
     parts = [clean.get("author", "").replace(" and ", ", "), clean.get("title", ""), clean.get("year", "")]

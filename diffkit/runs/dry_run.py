@@ -68,7 +68,7 @@ def _existing(path: Path) -> Path:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds in the two largest units."""
+    """Format seconds in the two largest units."""
     for name, size, smaller, least in (
         ("d", 86400.0, "h", 3600.0),
         ("h", 3600.0, "min", 60.0),

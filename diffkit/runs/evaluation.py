@@ -122,7 +122,7 @@ class _Measured:
         return {key: interval(self.values[key], error) for key, error in self.errors.items()}
 
     def _standard_errors(self, stream: tuple[int | str, ...], resamples: int, budget: float) -> dict[str, float]:
-        """Standard errors by name; empty if the metric is too slow or there are too few samples."""
+        """Return standard errors by name; empty if the metric is too slow or there are too few samples."""
         half, began = self.size // 2, time.monotonic()
         rows: list[Values] = []
         if half < MIN_HALF:
@@ -147,7 +147,7 @@ class _Measured:
 def _ratio(
     headline: str, samples: _Measured, reals: _Measured, lower_is_better: bool | None
 ) -> tuple[float | None, Interval | None]:
-    """The ratio of the headline to that of real data, both of as many examples, and its interval."""
+    """Return the ratio of the headline value to that of equally many real examples, and the interval of the ratio."""
     value, real = samples.values[headline], reals.values[headline]
     if samples.size > reals.size:
         value = samples.of_rows(torch.arange(reals.size))[headline]
@@ -160,7 +160,7 @@ def _ratio(
 
 
 def _finite(values: Values) -> dict[str, float | None]:
-    """Numbers as JSON has them: None instead of a number that is not finite."""
+    """Replace numbers that are not finite by None, for JSON."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 

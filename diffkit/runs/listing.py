@@ -16,7 +16,7 @@ from .stage_status import StageStatus
 
 
 def list_runs(root: Path) -> list[dict[str, str]]:
-    """A row for each run below `root`: name, step of the newest checkpoint, headline results, report."""
+    """Return a row for each run below `root`: name, step of the newest checkpoint, headline results, report."""
     return [_row(run) for run in runs_in(root)]
 
 
@@ -65,7 +65,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
 
 
 def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """The columns as rows, by name in the order of first use."""
+    """Transpose one mapping for each run to one row for each name, in the order of first use."""
     names = dict.fromkeys(name for column in columns for name in column)
     return {name: [column.get(name) for column in columns] for name in names}
 

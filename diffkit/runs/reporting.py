@@ -63,7 +63,7 @@ def write_report(
 
 
 def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
-    """What the report shows. Parts that the run does not have are left out and listed in `missing`."""
+    """Collect the inputs of the report. Parts that the run does not have are left out and listed in `missing`."""
     recipe = assembly.recipe
     stored = load_npz(directory.samples / SAMPLES) if (directory.samples / SAMPLES).is_file() else {}
     samples = stored.get("view")
@@ -103,14 +103,15 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
 
 
 def sampling_in_words(assembly: Assembly) -> str:
-    """How the samples of the recipe are drawn."""
+    """Describe in words how the samples of the recipe are drawn."""
     wanted = assembly.recipe.sample
     guidance = "".join(f", {one.name}" for one in wanted.guidance)
     return f"{wanted.sampler.name}, {assembly.steps} steps on grid {wanted.grid.name}{guidance}"
 
 
 def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
-    """Every value and its origin; for a value that was read from effective.yaml, the origin that its line names."""
+    """Return every value with its origin; values read from effective.yaml have the origin in the comment of their line.
+    """
     lines = directory.effective.read_text("utf-8").splitlines()
     for path, value in origins(assembly.recipe).items():
         file, _, line = value.origin.rpartition(":")
@@ -133,7 +134,7 @@ def _snapshots(directory: RunDirectory) -> Iterator[Snapshot]:
 
 
 def _neighbours(assembly: Assembly, stored: Mapping[str, Array], train: torch.Tensor) -> Neighbours | None:
-    """The training example nearest to each of the first samples, by the Euclidean distance of all values."""
+    """Return the training example nearest to each of the first samples, by the Euclidean distance of all values."""
     if "x" not in stored or len(assembly.data.spec.size) != 2:
         return None
     x = assembly.data.to_model_range(torch.from_numpy(stored["x"][:MAX_NEIGHBOURS]))
@@ -164,7 +165,7 @@ def _schedule(assembly: Assembly) -> ScheduleCurves:
 
 
 def _density(assembly: Assembly, train: torch.Tensor) -> Density | None:
-    """The density of two-dimensional data that has a closed form, on a grid around the examples."""
+    """Return the density of two-dimensional data that has a closed form, on a grid around the examples."""
     log_density = getattr(assembly.data.truth(), "log_density", None)
     if log_density is None or assembly.data.spec.shape != (2,):
         return None

@@ -41,7 +41,7 @@ class Interval(NamedTuple):
 
 
 def interval(value: float, error: float) -> Interval:
-    """The 95 % interval of a value with this standard error.
+    """Return the 95 % interval of a value with this standard error.
 
     value -/+ 1.96 error; for a positive value the lower end is value / (1 + 1.96 error / value), which is positive and
     to first order the same.
@@ -124,7 +124,7 @@ class MetricResult(BaseModel):
 
 
 def ratio_of(value: float, held_out: float, lower_is_better: bool | None) -> float | None:
-    """How many times worse a value is than that of real data.
+    """Return how many times worse a value is than that of real data.
 
     Args:
         value: Value of the samples.
@@ -149,7 +149,7 @@ class EvaluationResult(BaseModel):
 
     @classmethod
     def read(cls, directory: RunDirectory) -> EvaluationResult:
-        """The results of a run; no metrics before the first evaluation.
+        """Return the results of a run; no metrics before the first evaluation.
 
         Raises:
             CheckpointError: The file is damaged.
@@ -172,7 +172,7 @@ class EvaluationResult(BaseModel):
         return EvaluationResult(metrics={**self.metrics, **metrics})
 
     def in_order(self, names: Iterable[str]) -> EvaluationResult:
-        """The same results, those of `names` first."""
+        """Return the same results, those of `names` first."""
         first = [name for name in names if name in self.metrics]
         return EvaluationResult(metrics={name: self.metrics[name] for name in dict.fromkeys([*first, *self.metrics])})
 

@@ -45,12 +45,12 @@ OnStep = Callable[[StepInfo], None]
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """What to draw. None leaves a choice to the recipe.
+    """A request for samples. An argument that is None is taken from the recipe.
 
     Args:
         count: Number of samples, at least 1.
         sampler: A sampler, its name, or a mapping of its name and options.
-        grid: A grid, likewise.
+        grid: A grid, its name, or a mapping of its name and options.
         steps: Number of sampling steps.
         seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
         weights: "raw", "ema", the name of an average, or "width:W".
@@ -248,7 +248,7 @@ def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = No
 
 
 def guided(assembly: Assembly, denoise: Denoiser) -> Denoiser:
-    """The denoiser under the guidance of the recipe."""
+    """Return the denoiser under the guidance of the recipe."""
     return guide(denoise, assembly.guidance)
 
 
@@ -311,7 +311,7 @@ def draw_samples(
 
 
 def _with_conditions(denoise: Denoiser, **cond: Tensor) -> Denoiser:
-    """The denoiser with conditions filled in, as the sampling loop calls it."""
+    """Return the denoiser with the conditions filled in, so that the sampling loop passes x and level only."""
     if not cond:
         return denoise
 
@@ -385,7 +385,7 @@ def draw_and_save(
 
 
 def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:
-    """x and x0 as a report shows them, (K, B, H, W, C) or (K, B, D), and the times t: (K,)."""
+    """Return x and x0 in the form of a report, (K, B, H, W, C) or (K, B, D), and the times t: (K,)."""
 
     def view(frames: Tensor) -> Array:
         rows = viewable(assembly.data, frames.flatten(0, 1))
@@ -396,7 +396,7 @@ def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str,
 
 
 def is_image(data: Data) -> bool:
-    """Whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
+    """Return whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
     return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
 
 
@@ -424,13 +424,13 @@ def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def load_npz(path: Path) -> dict[str, Array]:
-    """The arrays of a file that `save_npz` wrote. Nothing in it is unpickled."""
+    """Return the arrays of a file that `save_npz` wrote. Nothing in it is unpickled."""
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 
 
 def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:
-    """The component that is given, or that a name or mapping describes; None for None."""
+    """Build the component that a name or mapping describes; a component or None is returned unchanged."""
     if given is None or isinstance(given, base):
         return given
     options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
@@ -473,5 +473,5 @@ def require_whole(name: str, value: object, least: int, most: int | None = None)
 
 
 def _wrong(message: str, fix: str) -> UsageError:
-    """An argument of sampling that is of the wrong type or out of range."""
+    """Return the error for an argument of sampling that is of the wrong type or out of range."""
     return UsageError(message, code="DK019", fix=fix)

@@ -51,7 +51,9 @@ class StageStatus:
     directory: RunDirectory
 
     def read(self) -> dict[Stage, StageRecord]:
-        """The records of all finished stages, in the order of a run. Raises CheckpointError if the file is damaged."""
+        """Return the records of all finished stages, in the order of a run. Raises CheckpointError if the file is
+        damaged.
+        """
         try:
             records = _RECORDS.validate_python(self.directory.read_json(FILE))
         except ValidationError as error:
@@ -62,7 +64,7 @@ class StageStatus:
         return {stage: records[stage] for stage in STAGES if stage in records}
 
     def done(self, stage: Stage, step: int) -> bool:
-        """Whether the stage was finished with the weights of `step`."""
+        """Return whether the stage was finished with the weights of `step`."""
         record = self.read().get(stage)
         return record is not None and record.step == step
 
@@ -75,7 +77,7 @@ class StageStatus:
         self.directory.write_json(FILE, {name: one.model_dump(exclude_none=True) for name, one in entries.items()})
 
     def seconds(self) -> dict[Stage, float]:
-        """Seconds of each finished stage, in the order of a run."""
+        """Return seconds of each finished stage, in the order of a run."""
         return {stage: record.seconds for stage, record in self.read().items()}
 
 

@@ -77,7 +77,7 @@ class Run:
         return EvaluationResult.read(self.directory).in_order(one.name for one in self.recipe.evaluate.metrics)
 
     def trained(self, weights: str = "ema") -> Assembly:
-        """The objects of the recipe with trained weights, which later calls and other threads leave as they are.
+        """Return the objects of the recipe with trained weights, which later calls and other threads leave as they are.
 
         Calls that select the same weights return the same objects.
 
@@ -88,7 +88,7 @@ class Run:
         return self._trained(weights).assembly
 
     def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
-        """The trained model: (x, level, **cond) -> Estimate. It owns its weights.
+        """Return the trained model: (x, level, **cond) -> Estimate. It owns its weights.
 
         Args:
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
@@ -257,7 +257,9 @@ class Run:
 
 
 def _effective_recipe(directory: RunDirectory) -> Recipe:
-    """The recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`."""
+    """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become
+    `train.lr_schedule`.
+    """
     tree = parse(directory.effective.read_text("utf-8"), str(directory.effective)).plain()
     train = tree.get("train") if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():

@@ -130,7 +130,9 @@ def train(
 
 
 def _done(directory: RunDirectory, steps: int) -> bool:
-    """Whether training is done: it reached the last step, and its checkpoint is whole unless all stages are done."""
+    """Return whether training is done: it reached the last step, and its checkpoint is whole unless all stages are
+    done.
+    """
     stages = StageStatus(directory)
     if not stages.done("train", steps):
         return False
@@ -152,7 +154,7 @@ def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:
-    """Load the newest whole checkpoint, or if there is none the weights that `train.init` names."""
+    """Load the newest undamaged checkpoint; if there is none, the weights that `train.init` names."""
     found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
     if found is not None:
         differences = trainer.load(found.tensors, TrainerState.from_json(found.state))
@@ -258,7 +260,7 @@ class _Writer(Callback):
 
 
 def _record(result: TrainResult, seconds: float) -> StageRecord:
-    """The record of the training stage; bins of the noise level that no example fell into are left out."""
+    """Return the record of the training stage; bins of the noise level that no example fell into are left out."""
     found = result.held_out
     if found is None:
         return StageRecord(step=result.step, seconds=seconds)

@@ -33,7 +33,7 @@ class TrainedWeights:
 
 
 def group_of(assembly: Assembly, weights: str) -> str:
-    """The name of the stored tensors that `weights` selects: names that select the same tensors give the same one.
+    """Return the name of the group of stored tensors that `weights` selects.
 
     Raises:
         UsageError: The run has no weights of this name.
@@ -96,13 +96,13 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
 
 
 def _copy(assembly: Assembly) -> Assembly:
-    """A deep copy. Objects without weights are shared, so that a data set is not held twice."""
+    """Return a deep copy. Objects without weights are shared, so that a data set is not held twice."""
     shared = (assembly.recipe, assembly.data, *assembly.metrics, *assembly.callbacks, *assembly.trackers)
     return copy.deepcopy(assembly, {id(one): one for one in shared})
 
 
 def _power(width: str) -> float:
-    """The exponent of the power average of this relative width."""
+    """Return the exponent of the power average of this relative width."""
     try:
         return power_of(float(width))
     except ValueError as error:
@@ -114,7 +114,7 @@ def _power(width: str) -> float:
 
 
 def _power_groups(assembly: Assembly) -> list[str]:
-    """The groups of the power averages, from which others are reconstructed."""
+    """Return the groups of the power averages, from which others are reconstructed."""
     found = [f"ema-{average.name}" for average in assembly.recipe.train.ema if average.power is not None]
     if not found:
         raise UsageError(

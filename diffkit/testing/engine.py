@@ -291,7 +291,7 @@ def _build_row(where: Row, verdict: Verdict, reason: str) -> Row:
 
 
 def _broken_law_modules(plugins: set[str]) -> list[Row]:
-    """One failed row for each module of laws of these plugins that cannot be imported."""
+    """Return one failed row for each module of laws of these plugins that cannot be imported."""
     return [
         Row(
             component=f"plugin/{plugin}",
@@ -310,7 +310,7 @@ def _broken_law_modules(plugins: set[str]) -> list[Row]:
 
 
 def _describe(error: Exception) -> str:
-    """The type and message of an error, and the function and line that raised it."""
+    """Return the type and message of an error, and the function and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" (at {frames[-1].name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {error}{at}"

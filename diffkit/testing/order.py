@@ -160,7 +160,7 @@ def _polynomial_flow(x: Tensor, t: Level, s: Level, degree: int) -> Tensor:
 
 
 def _primitive(clock: float, degree: int) -> float:
-    """The primitive of e^l l^degree: e^l (l^k - k (l^(k-1) - (k-1) (...)))."""
+    """Return the primitive of e^l l^degree: e^l (l^k - k (l^(k-1) - (k-1) (...)))."""
     value = 1.0
     for k in range(1, degree + 1):
         value = clock**k - k * value

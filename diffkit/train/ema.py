@@ -59,11 +59,11 @@ class Average:
         return f"ema-{self.name}"
 
     def update(self, n: int) -> None:
-        """Take in the weights of update number n = 1, 2, ..."""
+        """Update the average with the weights after update n = 1, 2, ..."""
         self._move(1.0 - self._beta(n))
 
     def restart(self) -> None:
-        """Forget the past: the average becomes the present weights."""
+        """Restart the average from the present weights."""
         self._move(1.0)
 
     def _move(self, step: float) -> None:

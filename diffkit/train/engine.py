@@ -239,7 +239,7 @@ class Engine:
 
 
 def defers(device: torch.device) -> bool:
-    """Whether bad gradients are skipped on the device: on the CPU the host reads numbers without waiting."""
+    """Return whether bad gradients are skipped on the device: on the CPU the host reads numbers without waiting."""
     return device.type != "cpu"
 
 

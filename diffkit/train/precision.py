@@ -131,5 +131,5 @@ def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: I
 
 
 def _can_compile() -> bool:
-    """Whether Triton and the C compiler that it calls are installed."""
+    """Return whether Triton and the C compiler that it calls are installed."""
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, ("cc", "gcc", "clang")))

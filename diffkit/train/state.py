@@ -107,7 +107,7 @@ class MetricAccumulator:
         return dict(zip(self._sums, values.tolist(), strict=True))
 
     def clear(self) -> None:
-        """Forget every step."""
+        """Remove all steps."""
         self._sums, self.steps = {}, 0
 
     def state(self) -> dict[str, Any]:

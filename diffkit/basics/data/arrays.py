@@ -268,7 +268,7 @@ def read_npz(path: Path, key: str) -> Array:
 
 
 def _read_header(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and type of the array that follows in `file`, which holds `size` bytes in all."""
+    """Return shape, Fortran order and type of the array that follows in `file`, which holds `size` bytes in all."""
     start = file.read(npy.MAGIC_LEN)
     if start[:1] == b"\x80":
         raise _pickled(path)

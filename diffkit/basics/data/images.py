@@ -138,7 +138,7 @@ class Images(Data):
         return counts.most_common(1)[0][0], reasons
 
     def _each(self, read: Callable[[str], Result]) -> tuple[dict[str, Result], dict[str, str]]:
-        """Results of `read` for every name, and failures; in threads, as decoding releases the interpreter lock."""
+        """Call `read` for every name in threads; return the results and the errors by name."""
 
         def attempt(name: str) -> Result | PictureError:
             try:
@@ -310,14 +310,14 @@ def read_picture(path: Path, size: int | None, color: Color) -> Tensor:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; 5 and more swap the sides. Call it before the pixels are decoded."""
+    """Return EXIF orientation, 1 to 8; 5 and more swap the sides. Call it before the pixels are decoded."""
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # a PNG may store it behind the pixels, so that reading it would decode them
     return int(image.getexif().get(EXIF_ORIENTATION, 1))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The same picture in a mode that `convert` can turn into RGB or L without loss."""
+    """Return the same picture in a mode that `convert` can turn into RGB or L without loss."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:

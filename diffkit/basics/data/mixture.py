@@ -139,7 +139,7 @@ def _grid(k: int) -> Tensor:
 
 
 def _moons(k: int) -> Tensor:
-    """Two half circles, the upper one first."""
+    """Return two half circles, the upper one first."""
     if k % 2 or k < 4:
         raise ValueError(f"layout moons needs an even number of components, 4 or more; components is {k}")
     arc = _polar(torch.ones(k // 2, dtype=torch.float64), torch.linspace(0, math.pi, k // 2, dtype=torch.float64))
@@ -148,7 +148,7 @@ def _moons(k: int) -> Tensor:
 
 
 def _spiral(k: int) -> Tensor:
-    """An Archimedean spiral; the components are evenly spaced along the arc, to first order."""
+    """Return an Archimedean spiral; the components are evenly spaced along the arc, to first order."""
     radius = torch.linspace(0.01, 1, k, dtype=torch.float64).sqrt()
     return _polar(radius, 2 * math.pi * SPIRAL_TURNS * radius)
 

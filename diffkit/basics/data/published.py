@@ -187,7 +187,7 @@ class CIFAR10(PublishedImages):
 
 
 def _cifar_records(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """The records of one file: (N, 3073) uint8."""
+    """Return the records of one file: (N, 3073) uint8."""
     size = path.stat().st_size
     if size == 0 or size % CIFAR_RECORD_BYTES:
         raise damaged(

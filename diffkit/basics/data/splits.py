@@ -64,7 +64,7 @@ def _rank(key: str) -> int:
 
 
 def _quotas(count: int, amount: int, groups: Sequence[int] | None) -> list[tuple[Indices, int]]:
-    """Members of each group and the number of them that is held out, by the largest remainder."""
+    """Divide `amount` held-out examples over the groups; return the members of each group and its number."""
     if groups is None:
         return [(list(range(count)), amount)]
     members: dict[int, Indices] = {}

@@ -58,7 +58,7 @@ class FeatureFrechet(Metric):
 
 
 def _of_rows(samples: Tensor, reference: Tensor) -> Callable[[Tensor], Mapping[str, float]]:
-    """The distance of rows of `samples` from `reference`, whose moments are computed once."""
+    """Return the distance of rows of `samples` from `reference`, whose moments are computed once."""
     target = moments(reference)
 
     def of_rows(rows: Tensor) -> Mapping[str, float]:
@@ -79,7 +79,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean (D,) and the root R of the covariance, R^T R, of x: (N, D), both float64."""
+    """Return the mean (D,) and the root R of the covariance, R^T R, of x: (N, D), both float64."""
     x = x.double()
     return x.mean(0), _root(x)
 

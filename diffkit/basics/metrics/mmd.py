@@ -94,13 +94,13 @@ def mmd_squared(a: Tensor, b: Tensor, kernel: Kernel) -> float:
 
 
 def _mean_within(a: Tensor, kernel: Kernel) -> float:
-    """The mean of the kernel over pairs of different rows of a: (N, D)."""
+    """Return the mean of the kernel over pairs of different rows of a: (N, D)."""
     n, zero = len(a), float(kernel(torch.zeros(1, dtype=torch.float64)))
     return (n * float(_row_means(a, a, kernel).sum()) - n * zero) / (n * (n - 1))
 
 
 def _row_means(a: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
-    """The mean of the kernel between each row of a: (N, D) and all rows of b: (M, D), as (N,)."""
+    """Return the mean of the kernel between each row of a: (N, D) and all rows of b: (M, D), as (N,)."""
     means = []
     for start in range(0, len(a), CHUNK):
         rows = a[start : start + CHUNK]

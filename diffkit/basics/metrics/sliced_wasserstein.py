@@ -82,7 +82,9 @@ def block_moments(b: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _cuts(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The parts of [0, 1] on which two step functions of n and m steps are constant: widths, and the step of each."""
+    """Return the parts of [0, 1] on which two step functions of n and m steps are constant: widths, and the step of
+    each.
+    """
     cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))  # in units of 1/(n m)
     widths = torch.diff(cuts, prepend=cuts.new_zeros(1)).double() / (n * m)
     return widths, (cuts - 1) // m, (cuts - 1) // n

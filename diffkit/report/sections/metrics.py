@@ -16,7 +16,7 @@ BETTER = {True: "Lower is better.", False: "Higher is better.", None: "The value
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without results."""
+    """Return the table of metrics; None if there are no results."""
     if not inputs.results:
         return None
     lead = (
@@ -28,12 +28,12 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def label(metric: str, key: str) -> str:
-    """The name of the metric, and that of the value if it differs."""
+    """Return the name of the metric, and that of the value if it differs."""
     return metric if key.replace("_", "-") in ("", metric) else f"{metric} {key}"
 
 
 def keys(result: MetricResult) -> list[str]:
-    """The names of the values, the headline first."""
+    """Return the names of the values, the headline first."""
     return sorted(result.values, key=lambda key: key != result.headline)
 
 
@@ -64,7 +64,7 @@ def _row(name: str, key: str, result: MetricResult) -> Html:
 
 
 def _cell(value: float | None, interval: Interval | None, unit: str = "") -> Html:
-    """A number with its interval."""
+    """Format a number with its interval."""
     text = f"{figure(value)}{unit}"
     if interval is None:
         return join([text])
@@ -81,7 +81,9 @@ def _definitions(inputs: ReportInputs) -> Html:
 
 
 def _counts(result: MetricResult) -> str:
-    """What the values rest on: "512 samples against 1,285 training examples, samples drawn with ancestral, ..."."""
+    """Describe the numbers of examples: "512 samples against 1,285 training examples, samples drawn with ancestral,
+    ...".
+    """
     parts = [f"{count(result.samples)} samples against {count(result.reference)} training examples"]
     if result.held_out_count:
         parts.append(f"real data: {count(result.held_out_count)} held-out examples")
@@ -95,5 +97,5 @@ def _counts(result: MetricResult) -> str:
 
 
 def _sentence(text: str) -> str:
-    """With a capital and a full stop."""
+    """Return the text with a capital first letter and a full stop."""
     return f"{text[0].upper()}{text[1:].rstrip('.')}." if text.strip(". ") else ""

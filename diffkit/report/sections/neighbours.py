@@ -14,7 +14,7 @@ SHOWN = 24
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """Pairs of images, the sample above; None without them or if the data are vectors."""
+    """Return pairs of images, the sample above its nearest training example; None if there are none, or for vectors."""
     found = inputs.neighbours
     if found is None or len(found.samples) == 0 or not (is_images(found.samples) and is_images(found.nearest)):
         return None

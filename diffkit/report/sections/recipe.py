@@ -14,7 +14,7 @@ _COMMENT = re.compile(r"(^|\s)(#.*)$")
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without recipe and effective values."""
+    """Return the recipe and its effective values; None if both are missing."""
     parts = []
     if inputs.recipe_yaml.strip():
         parts.append(_text(inputs.recipe_yaml.rstrip()))
@@ -33,7 +33,7 @@ def _text(text: str) -> Html:
 
 
 def _coloured(line: str) -> Html:
-    """A line of YAML with key and comment in colour; the text stays as it is."""
+    """Color the key and the comment of a line of YAML."""
     comment = _COMMENT.search(line)
     code, rest = (line[: comment.start(2)], comment.group(2)) if comment else (line, "")
     key = _LINE.match(code)

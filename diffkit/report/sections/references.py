@@ -1,4 +1,4 @@
-"""The works that the run rests on."""
+"""The papers whose components the run uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..page import Section
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without citations."""
+    """Return the list of works to cite; None if there are none."""
     if not inputs.citations:
         return None
     items = [

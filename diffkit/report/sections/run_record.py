@@ -14,7 +14,7 @@ EVENTS, DEPTH = 200, 4
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without timings, environment and events."""
+    """Return timings, environment and events; None if all are missing."""
     parts = [part for part in (_timings(inputs), _environment(inputs), _events(inputs)) if part]
     return Section("record", "Run record", tag("div", *parts, class_="stack")) if parts else None
 
@@ -49,7 +49,7 @@ def _environment(inputs: ReportInputs) -> Html:
 
 
 def _flat(value: Mapping[object, object], prefix: str = "", depth: int = 0) -> list[tuple[str, str]]:
-    """Nested mappings as dotted paths, to a limited depth."""
+    """Convert nested mappings to rows of dotted path and value, to a limited depth."""
     rows: list[tuple[str, str]] = []
     for key, inner in value.items():
         name = f"{prefix}{key}"

@@ -16,7 +16,7 @@ SHOWN, SNAPSHOTS, ROW = 64, 8, 8
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """Samples and real examples in the same form; then how samples changed while training."""
+    """Return samples beside real examples, then samples at several steps of training."""
     if inputs.samples is None or len(inputs.samples) == 0:
         return None
     body = _images(inputs) if is_images(inputs.samples) else _vectors(inputs)
@@ -26,7 +26,7 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def image(images: Array, alt: str, columns: int | None = None, tile: int = 56) -> Html:
-    """A grid of images as one picture that shrinks with the page.
+    """Draw a grid of images as one picture that shrinks with the page.
 
     Args:
         images: uint8 (N, H, W, C).
@@ -79,7 +79,7 @@ def _vectors(inputs: ReportInputs) -> Html:
 
 
 def _flat(points: Array | None) -> Array | None:
-    """(N, D) floats, or None if there is nothing to draw."""
+    """Return the examples as (N, D) floats; None if there are none."""
     if points is None or points.size == 0:
         return None
     return np.asarray(points, dtype=np.float64).reshape(len(points), -1)
@@ -103,7 +103,7 @@ def _histogram(samples: Array, real: Array | None) -> Html:
 
 
 def _snapshots(inputs: ReportInputs) -> Html:
-    """Samples at a few moments of training: strips of images, or small scatter plots."""
+    """Draw the samples of a few training steps: strips of images, or small scatter plots."""
     usable = [shot for shot in inputs.snapshots if len(shot.samples) > 0 and _drawable(shot)]
     if not usable:
         return Html("")
@@ -123,7 +123,7 @@ def _snapshots(inputs: ReportInputs) -> Html:
 
 
 def _drawable(shot: Snapshot) -> bool:
-    """Images, or points of two dimensions at least."""
+    """Return whether the examples are images, or points of at least two dimensions."""
     return is_images(shot.samples) or _points(shot).shape[1] >= 2
 
 

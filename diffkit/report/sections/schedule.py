@@ -12,7 +12,7 @@ from ..wording import count, figure
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without curves."""
+    """Return the curves of the noise schedule; None if there are none."""
     curves = inputs.schedule
     if curves is None or len(curves.t) < 2:
         return None
@@ -21,7 +21,7 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def terminal(curves: ScheduleCurves) -> str:
-    """The share of the data in the noisiest level, in words."""
+    """Describe the share of the data that is left at the noisiest level."""
     last = int(np.argmax(curves.t))
     t, alpha, sigma = (float(values[last]) for values in (curves.t, curves.alpha, curves.sigma))
     at = f"At the end, t = {figure(t, 4)}"

@@ -26,7 +26,7 @@ class TrainingState:
 
 
 def header(inputs: ReportInputs) -> Html:
-    """The head as an element `header`."""
+    """Return the head as an element `header`."""
     state = _training_state(inputs)
     missing = [tag("p", f"Not in this report: {'; '.join(inputs.missing)}.", class_="note")] if inputs.missing else []
     return tag(
@@ -42,7 +42,7 @@ def header(inputs: ReportInputs) -> Html:
 
 
 def _headline(inputs: ReportInputs, state: TrainingState) -> str:
-    """The verdict and the first result. Divergence overrules both."""
+    """Return the verdict and the first result. Divergence overrules both."""
     if state.diverged is not None:
         return f"Training diverged: the loss is not finite from step {count(state.diverged)} on."
     if not inputs.results:
@@ -67,7 +67,7 @@ def _training_state(inputs: ReportInputs) -> TrainingState:
 
 
 def _description(inputs: ReportInputs, state: TrainingState) -> str:
-    """What was trained, on which data, for how long."""
+    """Describe what was trained, on which data, and for how long."""
     if state.step is None:
         return f"Samples of the data set {inputs.data_name}." if inputs.data_name else "No training is on record."
     subject = f"A model of {large(inputs.parameters)} parameters" if inputs.parameters else "The model"

@@ -22,7 +22,7 @@ Row = Mapping[str, object]
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """None without training log and loss by noise level."""
+    """Return the training curves; None without a training log and losses by noise level."""
     rows = in_order(inputs.training_log)
     step = _column(rows, "step")
     charts = [_loss(rows, step, inputs), _gradient(rows, step), _rate(rows, step), _by_level(inputs.loss_by_level)]
@@ -31,18 +31,18 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def in_order(log: Sequence[Row]) -> list[Row]:
-    """Rows by rising step; if a resumed run repeated a step, its last row counts."""
+    """Sort rows by step; if a resumed run repeated a step, its last row counts."""
     latest = {step: row for row in log if (step := number(row.get("step"))) is not None}
     return [latest[step] for step in sorted(latest)]
 
 
 def _column(rows: Sequence[Row], key: str) -> Column:
-    """One value of every row; nan if it is absent or not finite."""
+    """Return one value of every row; nan if it is absent or not finite."""
     return np.array([np.nan if (v := number(row.get(key))) is None else v for row in rows], dtype=np.float64)
 
 
 def _smoothed(name: str, step: Column, raw: Column) -> list[Series]:
-    """The line itself if it has few points; else the line, faint, and its running mean."""
+    """Return the line itself if it has few points; else the line, faint, and its running mean."""
     known = np.isfinite(raw)
     if known.sum() < 30:
         return [Series(name, step, raw)]
@@ -114,7 +114,7 @@ def _by_level(found: LossByLevel | None) -> Html:
 
 
 def _sentence(rows: Sequence[Row]) -> str:
-    """The last losses, the speed and the peak memory."""
+    """Describe the last losses, the speed and the peak memory."""
     names = ("loss", "held_out_loss", "held_out_loss_ema", "images_per_second", "memory")
     loss, raw, average, speed, used = (c[np.isfinite(c)] for c in (_column(rows, name) for name in names))
     held_out = average if average.size else raw

@@ -16,7 +16,7 @@ COLUMNS, PANELS, ROWS = 12, 6, 3
 
 
 def section(inputs: ReportInputs) -> Section | None:
-    """Strips with time from left to right; None without a trajectory."""
+    """Return strips of images with time from left to right; None without a trajectory."""
     path = inputs.trajectory
     if path is None or path.x.ndim < 3 or path.x.shape[0] == 0 or path.x.shape[1] == 0:
         return None
@@ -35,7 +35,7 @@ def section(inputs: ReportInputs) -> Section | None:
 
 
 def _strip(moments: Array, labels: Sequence[str], title: str, _: Density | None) -> Html:
-    """One row for each sample, one column for each moment."""
+    """Draw a strip: one row for each sample, one column for each level."""
     picture = strip(moments[:, :ROWS], tile=80)
     height, width = picture.shape[:2]
     alt = f"{title} at {len(moments)} levels from noise on the left to data on the right"
@@ -45,7 +45,7 @@ def _strip(moments: Array, labels: Sequence[str], title: str, _: Density | None)
 
 
 def _panels(moments: Array, labels: Sequence[str], title: str, density: Density | None) -> Html:
-    """One small scatter plot for each moment."""
+    """Draw one small scatter plot for each level."""
     clouds = np.asarray(moments, dtype=np.float64).reshape(*moments.shape[:2], -1)
     extent = extent_of([clouds[-1]], density)
     panels = []

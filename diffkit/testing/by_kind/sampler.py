@@ -82,7 +82,7 @@ def evaluations(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def edges(case: Case, result: LawResult) -> None:
-    """First steps have no history, the last one has h = inf."""
+    """The first steps have no history; in the last step h is infinite."""
     sampler: Sampler[Any] = case.component
     for clean in (True, False):
         for n in (1, 2, 3):

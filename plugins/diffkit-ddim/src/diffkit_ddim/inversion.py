@@ -88,5 +88,5 @@ def _backwards(x: Tensor, s: Level, t: Level, eps: Tensor) -> Tensor:
 
 
 def _rescaled(x: Tensor, s: Level, t: Level) -> Tensor:
-    """The mean of x_t for clean x."""
+    """Return the mean of x_t for clean x."""
     return t.alpha / s.alpha * x

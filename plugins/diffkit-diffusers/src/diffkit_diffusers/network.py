@@ -118,7 +118,7 @@ def _of_this_class(config: Mapping[str, Any], model: str) -> dict[str, Any]:
 def _arguments(
     model_class: Any, model: str, given: Mapping[str, Any], shape: Shape, *, foreign: bool
 ) -> dict[str, Any]:
-    """The arguments of the constructor: those given, and those of the data, which must agree."""
+    """Return the arguments of the constructor: those given, and those of the data, which must agree."""
     known = [name for name in inspect.signature(model_class.__init__).parameters if name != "self"]
     unknown = [name for name in given if name not in known]
     if unknown:

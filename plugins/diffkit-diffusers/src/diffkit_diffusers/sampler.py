@@ -216,7 +216,7 @@ class Diffusers(Sampler[SchedulerState]):
         )
 
     def _first_visit(self, index: int) -> int:
-        """The number of evaluations before step `index`."""
+        """Return the number of evaluations before step `index`."""
         return {"once": index, "heun": 2 * index, "pndm": index + (index > 0)}[self._how.visits]
 
     def _scheduler(self, nodes: Sequence[Level]) -> Any:
@@ -263,7 +263,7 @@ def _close(a: float, b: float) -> bool:
 
 
 def _scaled(level: Level, space: Space) -> Level:
-    """The level with the same signal-to-noise ratio in the scale of a scheduler."""
+    """Return the level with the same signal-to-noise ratio in the scale of a scheduler."""
     alpha, sigma = float(level.alpha), float(level.sigma)
     size = {"preserving": math.hypot(alpha, sigma), "exploding": alpha, "straight": alpha + sigma}[space]
     return Level(alpha / size, sigma / size)

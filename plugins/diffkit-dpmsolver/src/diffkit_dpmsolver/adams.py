@@ -51,7 +51,7 @@ class Adams(Multistep):
         CHARTS[self.chart].check(levels[0])
 
     def output(self, estimate: Estimate) -> Tensor:
-        """The slope."""
+        """Return the slope of the estimate in the chart, which later steps use."""
         return CHARTS[self.chart].slope(estimate)
 
     def corrects(self, before: Level, t: Level, s: Level) -> bool:

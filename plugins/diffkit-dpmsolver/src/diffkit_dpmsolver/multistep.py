@@ -27,7 +27,7 @@ class _Exponential(Multistep):
 
     @abstractmethod
     def integrals(self, length: float) -> list[float]:
-        """Integrals of 1, tau, tau^2, ... over a step, one for each output."""
+        """Compute the integrals of 1, tau, tau^2, ... over a step, tau in [0, 1], one for each output."""
 
     def factors(self, t: Level, s: Level, levels: tuple[Level, ...]) -> Step:
         rho, length = noisy_step(t, s, self.eta)
@@ -52,7 +52,7 @@ class DPMpp2M(_Exponential):
     law_options = ({"variant": "heun"}, {"eta": 0.5}, {"variant": "heun", "eta": 1.0})
 
     def integrals(self, length: float) -> list[float]:
-        """Integrals of 1 and tau over a step."""
+        """Compute the integrals of 1 and tau over a step, tau in [0, 1]."""
         first, second = moments(length, 2)
         return [first, 0.5 * first if self.variant == "midpoint" else second]
 
@@ -77,6 +77,6 @@ class DPMpp3M(_Exponential):
         return 2 if self.published else 3
 
     def integrals(self, length: float) -> list[float]:
-        """Integrals of 1, tau and tau^2 over a step."""
+        """Compute the integrals of 1, tau and tau^2 over a step, tau in [0, 1]."""
         first, second, third = moments(length, 3)
         return [first, second, 0.5 * third if self.published else third]

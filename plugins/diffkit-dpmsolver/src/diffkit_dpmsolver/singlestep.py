@@ -38,6 +38,6 @@ class DPMpp2S(Sampler[None]):
 
 
 def _at(half_logsnr: float) -> Level:
-    """The level of this half_logsnr with alpha^2 + sigma^2 = 1."""
+    """Return the level of this half_logsnr with alpha^2 + sigma^2 = 1."""
     angle = math.atan(float(scalar.exp(-half_logsnr)))
     return Level(math.cos(angle), math.sin(angle))

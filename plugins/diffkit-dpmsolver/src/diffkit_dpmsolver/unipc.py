@@ -43,7 +43,7 @@ class UniPC(Multistep):
         return Step(keep, output_factors(t, s, keep, levels, self.integrals(h, count)))
 
     def integrals(self, h: float, count: int) -> list[float]:
-        """The moments; with two nodes the second is B / 2 for the variants bh1 and bh2."""
+        """Compute the integrals of powers of tau; with two nodes the second is B / 2 for the variants bh1 and bh2."""
         exact = moments(h, count)
         if count == 2 and self.variant != "exact":
             exact[1] = 0.5 * (h if self.variant == "bh1" else exact[0])

@@ -65,7 +65,9 @@ class EDM(Augmentation):
         return [across, (u[1] < 0.5).double() * self._on(u[2], float(self.y_flip))]
 
     def _warp(self, u: tuple[Tensor, ...], width: int, height: int) -> tuple[Tensor, list[Tensor]]:
-        """Maps from the coordinates in [-1, 1] of the result to those of the image: (B, 3, 3), and seven labels."""
+        """Draw maps from coordinates of the result to coordinates of the image, in [-1, 1]: (B, 3, 3), and seven
+        labels.
+        """
         size = normal_quantile(u[4]) * self._on(u[3], self.scale)
         angle = math.pi * self.rotate * (2.0 * u[6] - 1.0) * self._on(u[5], self.rotate)
         amount, direction = normal_quantile(u[8]) * self._on(u[7], self.stretch), math.pi * (2.0 * u[9] - 1.0)
@@ -83,7 +85,7 @@ class EDM(Augmentation):
         return theta, [size, *turned, *stretched, right, down]
 
     def _on(self, u: Tensor, strength: float) -> Tensor:
-        """1 for each image that the part applies to, else 0."""
+        """Return 1 for each image to which the change applies, else 0."""
         return (u < self.probability).double() * (strength > 0.0)
 
 

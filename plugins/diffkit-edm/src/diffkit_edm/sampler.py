@@ -49,7 +49,7 @@ class _InChart(Sampler[Plan]):
         return Plan.of(levels)
 
     def _begin(self, x: Tensor, t: Level, plan: Plan | None, noise: Noise) -> tuple[Chart, Tensor, Level]:
-        """The chart, and x at the level to which churn raises t."""
+        """Apply churn: return the chart, x at the raised level, and this level."""
         chart = CHARTS[self.chart]
         chart.check(t)
         most = math.inf if self.s_max is None else self.s_max

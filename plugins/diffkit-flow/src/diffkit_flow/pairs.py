@@ -100,7 +100,7 @@ class Pairs(Data):
 
     @classmethod
     def law_example(cls, folder: Path) -> Pairs:
-        """A small file of pairs, for `diffkit check`."""
+        """Return a small file of pairs, for `diffkit check`."""
         source = torch.Generator().manual_seed(0)
         x0, eps = (torch.randn(64, 2, generator=source) for _ in range(2))
         save_pairs({"x0": x0, "eps": eps}, folder / "pairs.safetensors")

@@ -27,7 +27,7 @@ class LearnedRange(Parameterization):
 
     @staticmethod
     def law_example(folder: Path) -> LearnedRange:
-        """An example for the laws."""
+        """Return an example for the laws."""
         return LearnedRange(build("parameterization", "eps"))
 
     @property

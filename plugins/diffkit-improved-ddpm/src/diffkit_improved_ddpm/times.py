@@ -52,7 +52,7 @@ class Importance(nn.Module, Times):
         return schedule.t_clean + (schedule.t_noise - schedule.t_clean) * fraction
 
     def correction(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """1 / (T p(t)) on discrete schedules, 1 / density on others: (B,)."""
+        """Return 1 / (T p(t)) on discrete schedules, 1 / density on others: (B,)."""
         ends = self._cumulative().to(t.device)
         if schedule.steps is not None:
             return 1.0 / (
@@ -78,7 +78,7 @@ class Importance(nn.Module, Times):
             self.seen.index_add_(0, part, known.long())
 
     def probabilities(self) -> Tensor:
-        """Probability of each part: (parts,) float64, sum 1."""
+        """Compute the probability of each part: (parts,) float64, sum 1."""
         size = self.memory[:, : self.history].square().mean(1).sqrt()
         total = size.sum()
         ready = (self.seen >= self.history).all() & (total > 0)
@@ -87,18 +87,18 @@ class Importance(nn.Module, Times):
         return torch.where(ready, learned, torch.full_like(learned, even))
 
     def _cumulative(self) -> Tensor:
-        """Cumulative probability before each part: (parts + 1,), from 0 to 1."""
+        """Compute the cumulative probability before each part: (parts + 1,), from 0 to 1."""
         sums = self.probabilities().cumsum(0)
         return torch.cat([torch.zeros_like(sums[:1]), sums / sums[-1]])
 
     def _below(self, t: Tensor, steps: int, ends: Tensor) -> Tensor:
-        """Cumulative probability up to time t of a schedule of `steps` steps."""
+        """Compute the cumulative probability up to time t of a schedule of `steps` steps."""
         place = t.double() * (self.parts / steps)
         part = place.floor().clamp(0, self.parts - 1).long()
         return ends[part] + (place - part) * (ends[part + 1] - ends[part])
 
     def _part(self, t: Tensor) -> Tensor:
-        """The part of `self.schedule` that contains t."""
+        """Return the part of `self.schedule` that contains t."""
         if self.schedule.steps is not None:
             return (t.long() - 1).clamp(0, self.parts - 1)
         fraction = (t.double() - self.schedule.t_clean) / (self.schedule.t_noise - self.schedule.t_clean)

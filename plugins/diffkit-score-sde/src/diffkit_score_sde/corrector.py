@@ -73,7 +73,9 @@ class PredictorCorrector(Sampler[Any]):
         return None if self.predictor is None else self.predictor.init(levels)
 
     def nfe(self, n: int) -> int | None:
-        """Evaluations of the predictor (or one for Tweedie's x0), plus `rounds` at each of the n - 1 noisy levels."""
+        """Return the evaluations of the predictor (or one for Tweedie's x0), plus `rounds` at each of the n - 1 noisy
+        levels.
+        """
         predicted = 1 if self.predictor is None else self.predictor.nfe(n)
         return None if predicted is None else predicted + (n - 1) * self.rounds
 
@@ -91,7 +93,7 @@ class PredictorCorrector(Sampler[Any]):
         return x, state
 
     def _size(self, score: Tensor, sigma: float) -> Tensor | float:
-        """d, shaped to multiply x: one number for each sample."""
+        """Compute the step size d, one number for each sample, shaped to multiply x."""
         if self.corrector == "annealed":
             return 2.0 * (self.ratio * sigma) ** 2
         length: Tensor = torch.linalg.vector_norm(score.flatten(1), dim=1)

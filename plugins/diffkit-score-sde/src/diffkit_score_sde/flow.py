@@ -41,7 +41,7 @@ class ProbabilityFlow(Sampler[None]):
     law_exemptions = {"rotation": CONTROL, "shift": CONTROL}  # noqa: RUF012 - read only
 
     def nfe(self, n: int) -> None:
-        """None: the number of evaluations depends on the tolerance and the data."""
+        """Return None, since the number of evaluations depends on the tolerance and the data."""
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         if not s.is_clean:

@@ -37,5 +37,5 @@ class ZeroSNR(Discrete):
 
     @staticmethod
     def law_example(folder: Path) -> ZeroSNR:
-        """An example for the laws."""
+        """Return an example for the laws."""
         return ZeroSNR(build("schedule", "scaled-linear"))
