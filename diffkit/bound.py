@@ -147,7 +147,7 @@ class Bound:
 
     @property
     def total(self) -> Tensor:
-        """The whole bound: (B,)."""
+        """The sum of all terms: (B,)."""
         return self.prior + self.terms.sum(0)
 
     @property

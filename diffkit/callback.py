@@ -1,6 +1,6 @@
-"""Callbacks: what runs beside a training, such as trackers that send its numbers elsewhere.
+"""Callbacks: code that the training loop calls, such as trackers that send numbers to another program.
 
-A callback reads; it changes neither the weights nor the random numbers, so a training with callbacks gives the same
+Callbacks change neither the weights nor the random numbers, so a training with callbacks gives the same
 weights as one without. Callbacks run on the main process only.
 """
 
@@ -58,7 +58,7 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a training ended: after `step` steps, `stopped` before the last one on request or not."""
+    """The end of a training: the number of steps done; `stopped` is True if it ended early on request."""
 
     step: int
     stopped: bool
@@ -72,23 +72,25 @@ class Callback(ABC):  # noqa: B024 - each method is optional
     """
 
     def on_start(self, directory: Path) -> None:  # noqa: B027
-        """Prepare; `directory` is the run directory."""
+        """Called before the first step; `directory` is the run directory."""
 
     def on_step(self, info: TrainingStepInfo) -> None:  # noqa: B027
-        """Read one step; called after each, so it must be cheap."""
+        """Called after each step, so it must be cheap."""
 
     def on_preview(self, step: int, model: Model) -> None:  # noqa: B027
-        """Use the model, every `train.sample_every` steps: the first average in evaluation mode, without gradients."""
+        """Called every `train.sample_every` steps with the first average in evaluation mode, without gradients."""
 
     def on_save(self, step: int) -> None:  # noqa: B027
-        """A checkpoint of `step` is saved."""
+        """Called when the checkpoint of `step` is saved."""
 
     def on_end(self, result: TrainResult | None) -> None:  # noqa: B027
-        """Release what was opened; `result` is None if an error ended the training."""
+        """Called at the end, to release resources; `result` is None if an error ended the training."""
 
 
 class Tracker(Callback):
-    """Sends the numbers of a training elsewhere; metrics.jsonl in the run directory has them in any case."""
+    """A callback that sends the numbers of a training to another program, besides metrics.jsonl in the run
+    directory.
+    """
 
     @abstractmethod
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -10,7 +10,7 @@ from .data import DataSpec
 
 
 class Codec(ABC):
-    """Base of codecs: x is encoded before training and decoded after sampling. A learned one is an `nn.Module`."""
+    """Base of codecs: x is encoded before training and decoded after sampling. A learned codec is an `nn.Module`."""
 
     @abstractmethod
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -23,7 +23,9 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class ComponentField:
-    """Marks a field as a component of `kind`; `default` is the name of the component if the recipe gives none."""
+    """Annotation of a field that holds a component of `kind`; `default` is the name of the component if the recipe
+    gives none.
+    """
 
     kind: str
     default: str | None = None

@@ -1,4 +1,4 @@
-"""Grids: which levels a sampler visits.
+"""Grids: the levels that a sampler visits.
 
 A grid of n steps has n + 1 levels, noisiest first, the last one clean; it is independent of the sampler. On a discrete
 schedule its points are rounded to integers and then pushed apart, so every n from 1 to T gives n + 1 distinct times.
@@ -19,17 +19,17 @@ class Grid(ABC):
 
     @attribute
     def discrete_only(self) -> bool:
-        """Whether it is defined on discrete schedules only; default False."""
+        """Whether the grid is defined on discrete schedules only; default False."""
         return False
 
     @attribute
     def reaches_noise(self) -> bool:
-        """Whether it can start at alpha = 0; default True."""
+        """Whether the grid can start at alpha = 0 (pure noise); default True."""
         return True
 
     @attribute
     def declares_deficit(self) -> bool:
-        """Whether its first point may be cleaner than the end of the schedule; default False."""
+        """Whether the first level may have less noise than the end of the schedule; default False."""
         return False
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Guidance: functions from a denoiser to another one, which compose with every sampler and parameterization."""
+"""Guidance: functions that change a denoiser, and compose with every sampler and parameterization."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Guidance(ABC):
 
     @attribute
     def needs_null(self) -> bool:
-        """Whether it evaluates the network without a label, which training must teach by label dropout."""
+        """Whether the guidance evaluates the network without a label, which requires label dropout in training."""
         return False
 
     @abstractmethod

@@ -83,7 +83,7 @@ class Level:
         """Compute sqrt(sigma^2 - rho^2), the factor of eps in a step to this level that adds noise of deviation rho.
 
         Raises LevelError for floats if rho > sigma, since no such step keeps the marginal distribution. Tensors give 0
-        there.
+        instead.
         """
         if not isinstance(rho, Tensor) and not isinstance(self.sigma, Tensor) and rho > self.sigma * (1 + 1e-12):
             raise LevelError(

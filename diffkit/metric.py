@@ -25,7 +25,7 @@ class Evaluation:
     spec       the spec of the data
     samples    the samples to judge
     train      real examples to compare them with
-    held_out   real examples that training never saw
+    held_out   real examples that were not trained on
     seed       seed of random projections and splits; see `generator`
     """
 

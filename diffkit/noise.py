@@ -1,4 +1,4 @@
-"""Random numbers as functions of a seed and names, so that nothing but the seed has to be stored.
+"""Random numbers as functions of a seed and names, so that only the seed has to be stored.
 
 Training draws blocks of 64 rows, each a function of (seed, stream, step, block), from which ranks and micro-batches
 take their rows. Sampling draws one stream per (seed, sample, step, draw), so that sample i of a seed is the same in

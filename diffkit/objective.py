@@ -55,7 +55,7 @@ class Objective(ABC):
 
     @attribute
     def discrete_only(self) -> bool:
-        """Whether it is defined on discrete schedules only; default False."""
+        """Whether the objective is defined on discrete schedules only; default False."""
         return False
 
     @attribute

@@ -1,4 +1,4 @@
-"""Parameterizations: the meaning of the output of a network.
+"""Parameterizations: the quantity that a network predicts, and its conversion to x0 and eps.
 
 An output is a linear combination y = a x0 + b eps. Together with x = alpha x0 + sigma eps this is a 2x2 system with
 determinant det = alpha b - sigma a, and target, decoding and loss weight all follow from it.

@@ -1,7 +1,7 @@
-"""Samplers: one step from a level to a cleaner one, and the only sampling loop.
+"""Samplers: one step from a level to a cleaner level, and the only sampling loop.
 
-A sampler keeps nothing between calls: what later steps need is in the state that `step` returns. The grid of levels is
-chosen independently, and the denoiser may be a model or an oracle, with or without guidance.
+A sampler keeps nothing between calls: values for later steps are in the state that `step` returns. The grid of levels
+is chosen independently, and the denoiser may be a model or an oracle, with or without guidance.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class Sampler(ABC, Generic[State]):
 
     @attribute
     def stochastic(self) -> bool:
-        """Whether it draws noise; default False."""
+        """Whether the sampler draws noise; default False."""
         return False
 
     @attribute
     def needs(self) -> tuple[str, ...]:
-        """Entries of `Estimate.aux` that it reads; default none."""
+        """Entries of `Estimate.aux` that the sampler reads; default none."""
         return ()
 
     @attribute
     def discrete_only(self) -> bool:
-        """Whether it works on discrete schedules only; default False."""
+        """Whether the sampler works on discrete schedules only; default False."""
         return False
 
     @attribute
     def reaches_noise(self) -> bool:
-        """Whether it can start at alpha = 0; default True."""
+        """Whether the sampler can start at alpha = 0 (pure noise); default True."""
         return True
 
     @attribute

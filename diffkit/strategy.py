@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Strategy(ABC):
-    """Distributes a training over `size` processes; this process is number `rank`.
+    """Base of strategies, which distribute a training over `size` processes; this process is number `rank`.
 
     The gradient of a parameter after a synchronised backward pass is the mean over the processes, so that the same
     update follows on each of them.

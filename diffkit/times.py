@@ -1,4 +1,4 @@
-"""Times: which noise levels training visits."""
+"""Times: the distribution of noise levels that training uses."""
 
 from __future__ import annotations
 

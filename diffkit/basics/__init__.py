@@ -1,1 +1,1 @@
-"""What every recipe may use and no paper claims: data sets, metrics, grids, guidance, times, codecs, trackers."""
+"""Default components that belong to no single paper: data sets, metrics, grids, guidance, times, codecs, trackers."""

@@ -15,7 +15,8 @@ PerChannel = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Affine(Codec):
-    """z = (x - shift) * scale, x = z / scale + shift, with one value, or one value per channel.
+    """Shift and scale the data: z = (x - shift) * scale, x = z / scale + shift, with one value, or one value per
+    channel.
 
     Raises ValueError if a scale is 0 or the number of values does not fit the channels.
     """

@@ -60,7 +60,7 @@ class Threshold(Guidance):
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
-    """(1 - scale) unlabelled + scale labelled, in x0 and in eps; scale = 1 turns guidance off.
+    """Classifier-free guidance: (1 - scale) unlabelled + scale labelled estimate; scale = 1 turns guidance off.
 
     Examples without a label are not guided. The unlabelled estimate uses the null class `shape.classes`, or no label
     at all if no `shape` is given, which means the same to every network of diffkit. Raises ValueError if `shape` has

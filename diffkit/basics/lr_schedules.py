@@ -1,4 +1,4 @@
-"""Learning-rate schedules. Update number n = 1, 2, ..., N has the factor n / warmup during the warm-up, then f.
+"""Learning-rate schedules: update n = 1..N has the factor n / warmup in the warm-up, then the factor f of the class.
 
 A warm-up avoids the large first steps of Adam, whose second moment is still a poor estimate.
 """
@@ -39,7 +39,7 @@ class _WithWarmup(LRSchedule):
 
 @dataclass(frozen=True)
 class Constant(_WithWarmup):
-    """f = 1."""
+    """Keep the learning rate constant: f = 1."""
 
     def _after_warmup(self, n: int, steps: int) -> float:
         return 1.0
@@ -47,7 +47,9 @@ class Constant(_WithWarmup):
 
 @dataclass(frozen=True)
 class Linear(_WithWarmup):
-    """f = end + (1 - end) (1 - u), u from 0 at the end of the warm-up to 1 at the last update."""
+    """Decrease the learning rate linearly: f = end + (1 - end) (1 - u), u from 0 at the end of the warm-up to 1 at the
+    last update.
+    """
 
     end: Share = 0.0
 
@@ -57,7 +59,8 @@ class Linear(_WithWarmup):
 
 @dataclass(frozen=True)
 class Cosine(_WithWarmup):
-    """f = end + (1 - end) (1 + cos(pi u)) / 2, u from 0 at the end of the warm-up to 1 at the last update.
+    """Decrease the learning rate along a cosine: f = end + (1 - end) (1 + cos(pi u)) / 2, u from 0 at the end of the
+    warm-up to 1 at the last update.
 
     Source: Loshchilov & Hutter 2017 (arXiv:1608.03983), eq. 5, without restarts.
     """
@@ -87,7 +90,7 @@ class WSD(_WithWarmup):
 
 @dataclass(frozen=True)
 class InverseSqrt(_WithWarmup):
-    """f = 1 / sqrt(max(1, n / reference)); `reference` None is the warm-up.
+    """Decrease the rate as an inverse square root: f = 1 / sqrt(max(1, n / reference)); `reference` None is `warmup`.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), eq. 3, with reference = warmup; Karras et al. 2024
     (arXiv:2312.02696), sec. 2, for diffusion models.

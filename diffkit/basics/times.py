@@ -30,5 +30,5 @@ class Stratified(Times):
         return self.inner.correction(t, schedule)
 
     def update(self, t: Tensor, each: Tensor) -> None:
-        """Let `inner` learn."""
+        """Pass the losses to `inner`."""
         self.inner.update(t, each)

@@ -1,1 +1,1 @@
-"""The command line: click commands. What a command needs is imported when it runs, torch most of all."""
+"""The command line: click commands. Modules that a command needs, such as torch, are imported when it runs."""

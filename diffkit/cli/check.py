@@ -1,4 +1,4 @@
-"""`diffkit check`: components against the laws of their kinds."""
+"""The command `diffkit check`: test components against the laws of their kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Commands about what is installed: `ls`, `show` and `plugins`. They import no torch but what `show` describes."""
+"""Commands that list installed components and plugins: `ls`, `show` and `plugins`. Only `show` may import torch, with
+the component that it describes.
+"""
 
 from __future__ import annotations
 

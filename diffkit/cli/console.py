@@ -22,7 +22,7 @@ def colors() -> bool:
 
 
 class ReaderLeftError(Exception):
-    """The reader of standard output has closed it, which is not an error of this program."""
+    """Raised if the reader of standard output has closed it, such as `head`; this is not an error of diffkit."""
 
 
 @contextlib.contextmanager

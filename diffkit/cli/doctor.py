@@ -22,7 +22,7 @@ MIN_FREE_BYTES = 1e9
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact, and the problem with it, or None."""
+    """One fact about the installation, and the problem with it, or None."""
 
     what: str
     value: str

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @functools.cache
 def configure_process() -> None:
-    """Change what holds for the whole process, once: malloc keeps freed memory, and forked processes hold no lock."""
+    """Configure the process once: malloc keeps freed memory, and forked processes hold no lock."""
     keep_freed_memory()
     os.register_at_fork(after_in_child=close_inherited_locks)
 

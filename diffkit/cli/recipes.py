@@ -1,4 +1,4 @@
-"""Commands about recipes: `validate`, `config`, `schema`, `cp` and `cite`. They compute nothing."""
+"""Commands about recipes: `validate`, `config`, `schema`, `cp` and `cite`. They train and sample nothing."""
 
 from __future__ import annotations
 

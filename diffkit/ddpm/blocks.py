@@ -15,7 +15,7 @@ Up = Literal["nearest", "bilinear", "transposed", "resblock"]
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))) + W emb))), the first x through a 1 x 1 conv if channels change.
+    """Residual block: x + conv(silu(norm(conv(silu(norm(x))) + W emb))), with a 1 x 1 conv on x if channels change.
 
     `time="scale-shift"` modulates after the second norm instead: norm(h) (1 + scale) + shift, [scale, shift] = W emb.
     `resample` changes the resolution inside the block, before its first conv and in the shortcut.

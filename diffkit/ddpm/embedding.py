@@ -45,7 +45,9 @@ def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
 
 
 class Embedding(nn.Module):
-    """silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment): (B,) -> (B, width).
+    """Embed noise level, label and augmentation as one vector: (B,) -> (B, width).
+
+    The vector is silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment) with learned matrices W.
 
     With K `classes` the table has K + 1 rows; row K is the null class, which is used if no label is given. `augment` is
     the number of parameters per example that an augmentation passes; without them the example counts as unchanged.

@@ -18,7 +18,7 @@ from diffkit.times import UNIFORM_TIMES, Times
 
 @dataclass(frozen=True)
 class Simple(Objective):
-    """w |y - target|^2 at random times, averaged (or summed) over the dimensions of an example.
+    """The simple loss: w |y - target|^2 at random times, averaged (or summed) over the dimensions of an example.
 
     Without a `weighting` w = 1, which is L_simple if the network predicts eps. With a `weighting` the loss is
     w(level) |x0 - x0_hat|^2, the same in every parameterization. Further channels of the output, such as those of a
@@ -49,7 +49,7 @@ class Simple(Objective):
 
 @dataclass(frozen=True)
 class VLB(Objective):
-    """T times the term of the variational bound at a random time, in nats per dimension.
+    """The variational bound, estimated by T times its term at a random time, in nats per dimension.
 
     For t > 1 the term is KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)); at t = 1 it is -log p(x0 | x_1), with the
     discretised decoder if the data has bins, else the density. The prior term has no parameters and is left out;

@@ -15,7 +15,7 @@ from diffkit.sampler import Noise, Sampler
 
 @dataclass(frozen=True)
 class Ancestral(Sampler[None]):
-    """x_s = posterior mean of (x_t, x0_hat) + std z, on the full grid or any part of it.
+    """Ancestral sampling: x_s = posterior mean of (x_t, x0_hat) + std z, on the full grid or any part of it.
 
     variance `small`: std^2 = beta tilde = sigma_s^2 (1 - exp(-2h)), exact if the data is one point;
     `large`: std^2 = beta = sigma_t^2 (1 - exp(-2h)), exact if the data is N(0, I);

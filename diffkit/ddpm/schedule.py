@@ -16,7 +16,7 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 
 @dataclass(frozen=True)
 class Linear(Discrete):
-    """beta_t linear in t from beta_start to beta_end, t = 1..T.
+    """The linear schedule of DDPM: beta_t is linear in t from beta_start to beta_end, t = 1..T.
 
     beta_start and beta_end do not depend on `steps`. This schedule is "linear" in diffusers; CompVis uses the name
     "linear" for `scaled-linear`. Source: Ho et al. 2020 (arXiv:2006.11239), sec. 4.
@@ -32,7 +32,7 @@ class Linear(Discrete):
 
 @dataclass(frozen=True)
 class ScaledLinear(Discrete):
-    """sqrt(beta_t) linear in t from sqrt(beta_start) to sqrt(beta_end), t = 1..T.
+    """The schedule of Stable Diffusion: sqrt(beta_t) is linear in t from sqrt(beta_start) to sqrt(beta_end), t = 1..T.
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), whose code calls it "linear".
     """

@@ -16,7 +16,7 @@ from diffkit.schedule import Schedule, sde
 
 @dataclass(frozen=True)
 class Uniform(Weighting):
-    """w = 1 on |x0 - x0_hat|^2: every level has the same weight in x0."""
+    """Uniform weights of the error of x0: w = 1 on |x0 - x0_hat|^2 at every level."""
 
     def __call__(self, level: Level) -> Scalar:
         return torch.ones_like(level.sigma) if isinstance(level.sigma, Tensor) else 1.0
@@ -24,7 +24,7 @@ class Uniform(Weighting):
 
 @dataclass(frozen=True)
 class SNR(Weighting):
-    """w = snr on |x0 - x0_hat|^2, which is w = 1 on eps: L_simple in every parameterization.
+    """Signal-to-noise weights, L_simple in every parameterization: w = snr on |x0 - x0_hat|^2, or w = 1 on eps.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), eq. 14.
     """
@@ -35,7 +35,8 @@ class SNR(Weighting):
 
 @dataclass(frozen=True)
 class VLBWeight(Weighting):
-    """w = (snr_{t-1} - snr_t) / 2 on |x0 - x0_hat|^2, the KL terms of the bound with variance beta tilde, in nats.
+    """Weights of the variational bound: w = (snr_{t-1} - snr_t) / 2 on |x0 - x0_hat|^2, for variance beta tilde, in
+    nats.
 
     At t = 1 snr_0 is infinite, so the variance of t = 2 is used, as in the decoder: w = 1 / (2 beta tilde_2). On a
     continuous schedule w = -(1/2) d snr / dt. Source: Kingma et al. 2021 (arXiv:2107.00630), eq. 13, 17.

@@ -1,7 +1,7 @@
 """Find plugins: the entry points of the group `diffkit`, read one distribution at a time, and files.
 
-`importlib.metadata.entry_points` fails as a whole if one distribution is damaged; here that one is reported as a
-broken plugin, and the others are found.
+`importlib.metadata.entry_points` fails as a whole if one distribution is damaged; here the damaged distribution is
+reported as a broken plugin, and the others are found.
 """
 
 from __future__ import annotations

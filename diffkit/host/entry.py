@@ -1,4 +1,4 @@
-"""What a plugin contributes: entries (named classes), kinds of components, and the hooks that yield them.
+"""The contributions of a plugin: entries (named classes), kinds of components, and the hooks that yield them.
 
 A plugin module implements any of the hooks with `@hookimpl`; docs/reference/hooks.md shows an example of each. Hooks
 yield their values: an error is then raised while the host iterates over one plugin, and affects no other.

@@ -56,8 +56,8 @@ class Plugin:
     """One plugin. It has contributions only if its `status` is "ok".
 
     `origin` is the module of its entry point, or its file. `error` is the traceback of a broken plugin and `reason`
-    the last line; `lost_contributions` is what it would contribute, None if it failed before. `notes` are remarks such
-    as a slow import. `essential` marks the default plugins of diffkit.
+    the last line; `lost_contributions` is its contributions if it worked, None if it failed before they were read.
+    `notes` are remarks such as a slow import. `essential` marks the default plugins of diffkit.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Plugin:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The components that it registers; empty unless its status is "ok"."""
+        """The components that the plugin registers; empty unless its status is "ok"."""
         return self.contributions.entries
 
     @property

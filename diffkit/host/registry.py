@@ -1,4 +1,4 @@
-"""The registry: every plugin that was found, and the names that the working plugins register."""
+"""The registry of all plugins that were found and all names that the working plugins register."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ class Registry:
         return bibtex(one.entry.reference, one.plugin) if one.entry.reference else None
 
     def commands(self, group: click.Group) -> None:
-        """Let plugins add commands; a plugin that fails, or replaces a command, becomes broken and adds none."""
+        """Add the commands of plugins; a plugin that fails, or replaces a command, is marked as broken and adds
+        none.
+        """
         for index in range(len(self._plugins)):
             plugin = self._plugins[index]
             if plugin.manager is None or not implements(plugin.manager, "diffkit_commands"):
@@ -242,7 +244,9 @@ def _named(owner: str) -> str:
 
 @dataclass
 class _State:
-    """The switches and the registry of this process. `loading`: the registry is being made, and cannot be used."""
+    """The switches and the registry of this process. `loading` is True while the registry is built; it cannot be used
+    before.
+    """
 
     switches: Switches | None = None
     registry: Registry | None = None

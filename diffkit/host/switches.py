@@ -1,4 +1,4 @@
-"""Which plugins may load, read before any plugin is searched: `--plugins`, `-p no:NAME` and DIFFKIT_PLUGINS.
+"""Switches for plugins, read before plugins are searched: `--plugins`, `-p no:NAME` and DIFFKIT_PLUGINS.
 
 The default plugins of diffkit always load.
 """

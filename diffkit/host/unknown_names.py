@@ -1,4 +1,6 @@
-"""Errors for a name that does not resolve: the nearest name, what is installed, and the plugin that would have it."""
+"""Errors for a name that does not resolve: the nearest name, the installed names, and the plugin that contains the
+name.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def recipe_holder(recipe: str) -> str | None:
 
 
 class UnknownNameError(RecipeError):
-    """No plugin is known to register the name; the recipe layer adds its place."""
+    """Raised if no plugin registers the name; the recipe layer adds the place in the file."""
 
     code = "DK102"
     listing = "installed"

@@ -16,7 +16,7 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class GaussianOracle(Oracle):
-    """x0 ~ N(mean, covariance): x0* = m + alpha S (alpha^2 S + sigma^2 I)^-1 (x - alpha m).
+    """The exact denoiser of x0 ~ N(m, S): x0* = m + alpha S (alpha^2 S + sigma^2 I)^-1 (x - alpha m).
 
     mean         one number for data of any shape, or a tensor (*S)
     covariance   one number, a diagonal (*S) or (D,), or a matrix (D, D) with D the number of elements of the mean
@@ -48,12 +48,12 @@ class GaussianOracle(Oracle):
 
     @property
     def dimensions(self) -> int:
-        """D; 1 if the data may have any shape."""
+        """The number D of dimensions of an example; 1 if the data may have any shape."""
         return max(self._mean.numel(), self._variances.numel())
 
     @property
     def mean(self) -> Tensor:
-        """(D,) float64."""
+        """The mean m of the data: (D,) float64."""
         return self._mean.expand(self.dimensions)
 
     @property

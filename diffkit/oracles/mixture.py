@@ -19,7 +19,7 @@ NODES = 8001
 
 
 class MixtureOracle(Oracle):
-    """x0 ~ sum_k w_k N(m_k, S_k): x0* = sum_k r_k(x) x0*_k, r_k the responsibilities, by log-sum-exp.
+    """The exact denoiser of x0 ~ sum_k w_k N(m_k, S_k): x0* = sum_k r_k(x) x0*_k with the responsibilities r_k.
 
     weights       (K,), positive; divided by their sum
     means         (K, *S), or K numbers
@@ -57,7 +57,7 @@ class MixtureOracle(Oracle):
 
     @property
     def dimensions(self) -> int:
-        """D, the number of dimensions of an example."""
+        """The number D of dimensions of an example."""
         return self._means.shape[1]
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:

@@ -16,7 +16,7 @@ BISECTIONS = 60
 
 
 class OracleNetwork(Network):
-    """The output of a perfectly trained network: the target at x0* = E[x0 | x] and eps* = E[eps | x].
+    """A network with the output of a perfectly trained one: the target at x0* = E[x0 | x] and eps* = E[eps | x].
 
     It has no parameters and needs no training, so that a recipe shows the errors of sampler, grid and guidance alone.
     The level is computed from c_noise, so it is exact at integer times and otherwise rounded to float32. Raises

@@ -12,7 +12,7 @@ from diffkit.level import Level, broadcast
 
 
 class PolynomialOracle:
-    """x0 = sum_k coefficients_k half_logsnr^k for every x; coefficients: numbers or tensors (*S).
+    """A denoiser with x0 = sum_k coefficients_k half_logsnr^k for every x; coefficients: numbers or tensors (*S).
 
     An exponential integrator of order p is exact for degree p - 1, so that wrong coefficients show in one step.
     Raises LevelError at sigma = 0, and ValueError without coefficients. Identity F4.

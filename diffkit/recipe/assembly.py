@@ -38,7 +38,9 @@ from .yaml import parse
 
 @dataclass(frozen=True, eq=False)
 class Assembly:
-    """The objects of a recipe. `spec` is that of what diffuses (after the codec), `shape` what the network fits."""
+    """The objects of a recipe. `spec` describes the data after the codec, `shape` the inputs and outputs of the
+    network.
+    """
 
     recipe: Recipe
     data: Data
@@ -65,7 +67,7 @@ class Assembly:
 
     @property
     def steps(self) -> int:
-        """The number of steps of sampling."""
+        """The number of sampling steps."""
         return self.recipe.sample.steps or default_steps(sampled(self.schedule, self.recipe.sample.start))
 
     def levels(self, steps: int | None = None) -> list[Level]:
@@ -81,8 +83,8 @@ class Assembly:
 def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
     """Build every component of a recipe.
 
-    What has no state of its own is taken from the validation of the recipe; modules, trackers and what holds one are
-    built for each assembly. Weights are drawn on the CPU from streams of the recipe's seed, so they are the same on
+    Objects without state are taken from the validation of the recipe; modules, trackers and objects that contain them
+    are built for each assembly. Weights are drawn on the CPU from streams of the recipe's seed, so they are the same on
     every device, and no generator of the caller moves.
 
     Args:

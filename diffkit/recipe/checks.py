@@ -32,8 +32,8 @@ MAX_BIAS = 0.1
 class View:
     """The state of a validation, also of one that found faults: a part that failed is None.
 
-    `values` and `names` (of components) are by path, as are the objects in `parts`; `shape` is what the network fits.
-    `warnings` collects what is allowed but probably not meant.
+    `values` and `names` (of components) are by path, as are the objects in `parts`; `shape` describes the inputs and
+    outputs of the network. `warnings` collects what is allowed but probably not meant.
     """
 
     root: Node
@@ -122,7 +122,7 @@ def alpha_zero(view: View) -> Iterator[RecipeError]:
 
 
 def outputs_that_are_needed(view: View) -> Iterator[RecipeError]:
-    """The parameterization must provide what samplers and objective read."""
+    """The parameterization must provide the entries of aux that samplers and objective read."""
     parameterization = view.built("parameterization")
     if parameterization is None:
         return

@@ -77,7 +77,7 @@ def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callab
 
 
 def construct(component: Resolved, scope: Mapping[str, object], ready: Mapping[str, Any]) -> Any:
-    """Build a component and what is nested in it, unless `ready` has it by its path; `scope` as for `arguments_of`."""
+    """Build a component and its nested components, unless `ready` has it by its path; `scope` as for `arguments_of`."""
     if component.path in ready:
         return ready[component.path]
     return component.cls(**arguments_of(component, scope, lambda inner: construct(inner, scope, ready)))
@@ -93,7 +93,7 @@ def add_shape(scope: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, path: str) -> Iterator[None]:
-    """Draw what a constructor draws from a stream of `seed` and `path`; no generator of the caller moves."""
+    """Seed the random numbers of a constructor by `seed` and `path`; the generators of the caller are restored."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(key(seed, "initialisation", path))
         yield
@@ -103,7 +103,7 @@ class Trial:
     """The building of a validation: each component once, networks on the meta device.
 
     `built` holds objects by path, nested ones included, `scope` those that others may require by kind; `faults` and
-    `data_error` report what could not be built. What depends on a failed component is left out without a fault.
+    `data_error` report the components that failed. A component that depends on a failed one is skipped without a fault.
     """
 
     def __init__(self, failed: Iterable[str] = ()) -> None:
@@ -115,7 +115,7 @@ class Trial:
         self._fresh: set[int] = set()
 
     def build_all(self, components: Iterable[Resolved], seed: int) -> None:
-        """Build components, which must be in order; what they draw is a function of `seed`."""
+        """Build components, which must be in order; their random numbers are functions of `seed`."""
         for component in components:
             if follows_shape(component.spec.kind):
                 self._add_shape()
@@ -143,7 +143,7 @@ class Trial:
             return None
 
     def build(self, component: Resolved) -> Any:
-        """Build one component and what is nested in it. Raises `_Reported` after a fault, which has its place."""
+        """Build one component and its nested components. Raises `_Reported` after a fault, which has its place."""
         injected = {p.target for p in component.parameters if p.role == "injected"}
         incomplete = bool((injected - self.scope.keys()) & self._failed)
         try:
@@ -196,7 +196,7 @@ class Trial:
 
 
 class _Reported(Exception):  # noqa: N818 - control flow: the fault is recorded
-    """A component could not be built, and the fault is recorded."""
+    """Raised after a component could not be built and its fault was recorded."""
 
 
 def _needs_memory(error: Exception) -> bool:

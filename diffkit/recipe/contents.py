@@ -87,7 +87,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Description:
-    """What listings show of a component. `injected` are the kinds that it takes from the recipe."""
+    """The description of a component in listings. `injected` are the kinds that it takes from the recipe."""
 
     kind: str
     name: str

@@ -1,6 +1,6 @@
 """Turn the tree of a recipe into validated sections and resolved components: names looked up, options checked.
 
-All faults are collected. A value that failed is None, and what does not depend on it is still checked.
+All faults are collected. A value that failed is None; values that do not depend on it are still checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FAILED: Any = object()
 class Resolver:
     """One validation of the tree `root`.
 
-    `faults` is what was found; by path, `values` are the valid values and `names` the names of components;
+    `faults` lists the errors; by path, `values` are the valid values and `names` the names of components;
     `components` are those that sections name, in the order of the sections.
     """
 
@@ -224,7 +224,9 @@ class Resolver:
         return len(self.faults) + len(self._unknown)
 
     def _report_unknown(self) -> None:
-        """Report unknown keys, now that all valid keys are collected; a key that one was meant to be is not missing."""
+        """Report unknown keys after all valid keys are collected; a missing key with a misspelled one is reported
+        once.
+        """
         meant = set()
         for mark, key, here in self._unknown[:MAX_UNKNOWN_KEYS]:
             fault, path = errors.unknown_key(mark, key, here, self._valid)
@@ -237,7 +239,7 @@ class Resolver:
         self.faults = [f for f in self.faults if f.code != "DK105" or f.message.partition(" ")[0] not in meant]
 
     def _index(self, cls: type[Config], path: str) -> None:
-        """Note where every key of every section is valid, for suggestions."""
+        """Record the paths at which each key is valid, for suggestions."""
         for parameter in section_parameters(cls):
             at = join(path, parameter.name)
             if parameter.name not in ("component", "name", "schedule", "warmup"):

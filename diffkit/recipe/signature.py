@@ -50,7 +50,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether a recipe must give it."""
+        """Whether a recipe must give the parameter."""
         return self.default is REQUIRED and self.role != "injected"
 
     @cached_property

@@ -113,12 +113,12 @@ class Recipe(Spec):
 
     @property
     def warnings(self) -> tuple[RecipeError, ...]:
-        """What is allowed but probably not meant."""
+        """Warnings about values that are allowed but probably not meant."""
         return self._warnings
 
     @property
     def data_error(self) -> DataError | None:
-        """Why the data could not be read; shapes are unchecked then."""
+        """The reason why the data could not be read, or None; without data, shapes are not checked."""
         return self._data_error
 
     @property

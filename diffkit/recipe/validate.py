@@ -1,4 +1,4 @@
-"""Load and validate a recipe: sections and components, required plugins, and what must fit between the parts."""
+"""Load and validate a recipe: sections and components, required plugins, and the fit of the parts to each other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def _missing_plugins(resolver: Resolver) -> Iterator[DiffkitError]:
-    """What the recipe requires and is not installed, or cannot be understood."""
+    """Return an error for each required plugin that is not installed, and for each requirement that cannot be
+    parsed.
+    """
     required: dict[str, str] = resolver.values.get("requires", {})
     for name, wanted in required.items():
         node = resolver.root.at("requires")

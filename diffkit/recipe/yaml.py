@@ -1,5 +1,5 @@
 """Read YAML strictly: scalars of YAML 1.2; no tags, anchors, aliases, merge keys or duplicate keys; limited size and
-depth; with the place of every key and value. The reader uses the events of the parser and makes plain values only.
+depth; with the place of every key and value. The reader uses the events of the parser and builds plain values only.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class _Reader:
 
 
 class _Stop(Exception):  # noqa: N818 - control flow: the fault is recorded
-    """Reading ends here."""
+    """Raised to end the reading of a text after an error."""
 
 
 def join(path: str, name: str) -> str:

@@ -118,7 +118,7 @@ class ReportInputs:
         schedule: alpha and sigma over time.
         density: The density of two-dimensional data.
         citations: Works to cite.
-        missing: What this report lacks, and the command that adds it.
+        missing: Parts that this report lacks, and the command that adds each.
     """
 
     title: str = "diffkit run"

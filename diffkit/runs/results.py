@@ -184,7 +184,9 @@ class EvaluationResult(BaseModel):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A sentence on the quality of the samples. `grade` is an index of `GRADES`, None without a verdict."""
+    """The verdict, a sentence on the quality of the samples. `grade` is an index of `GRADES`, None without a
+    verdict.
+    """
 
     text: str
     grade: int | None = None

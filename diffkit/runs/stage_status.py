@@ -28,7 +28,8 @@ class LossByLevel(BaseModel):
 
 
 class StageRecord(BaseModel):
-    """A finished stage: the training step of the weights that it used, its seconds, and what the training stage found.
+    """A finished stage: the training step of the weights that it used, its seconds, and the held-out losses of the
+    training stage.
 
     `held_out_loss` is the loss on held-out examples at the last step.
     """

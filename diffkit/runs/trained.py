@@ -59,7 +59,9 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The whole recipe, with defaults. Raises RecipeError if it is no longer valid, as if a plugin is missing."""
+        """The whole recipe, with defaults. Raises RecipeError if it is no longer valid, for example because a plugin is
+        missing.
+        """
         return self._given.recipe if self._given is not None else _effective_recipe(self.directory)
 
     @cached_property
@@ -69,7 +71,7 @@ class Run:
 
     @property
     def results(self) -> EvaluationResult:
-        """What metrics measured, those of the recipe first: `run.results.metrics["frechet"].value`.
+        """The results of the metrics, those of the recipe first: `run.results.metrics["frechet"].value`.
 
         Raises:
             CheckpointError: results.json is damaged.
@@ -77,7 +79,7 @@ class Run:
         return EvaluationResult.read(self.directory).in_order(one.name for one in self.recipe.evaluate.metrics)
 
     def trained(self, weights: str = "ema") -> Assembly:
-        """Return the objects of the recipe with trained weights, which later calls and other threads leave as they are.
+        """Return the objects of the recipe with trained weights, which later calls and other threads do not change.
 
         Calls that select the same weights return the same objects.
 

@@ -150,7 +150,7 @@ def _parameters(assembly: Assembly) -> int:
 
 
 def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
-    """Drop an event of a rank that does not write."""
+    """Discard an event on a rank that does not write files."""
 
 
 def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:
@@ -223,7 +223,9 @@ class _Writer(Callback):
             self._call(lambda callback: callback.on_save(step))
 
     def on_preview(self, step: int, model: Model) -> None:
-        """Draw a small grid of samples, from streams that training does not use; given up if a stop is requested."""
+        """Draw a small grid of samples, from streams that training does not use; no sample is drawn if a stop is
+        requested.
+        """
         assembly = self.assembly
         levels = assembly.evaluation_levels()
         plan = plan_sampling(
@@ -250,7 +252,7 @@ class _Writer(Callback):
             raise StoppedError("stopped while drawing a preview")
 
     def _call(self, method: Callable[[Callback], None]) -> None:
-        """Call each callback of the recipe; a disk that refuses one stops no training."""
+        """Call each callback of the recipe; an error of the disk does not stop the training."""
         for callback in self.callbacks:
             try:
                 method(callback)

@@ -1,4 +1,4 @@
-"""Describe what a run is made with: versions, plugins, hardware, threads and the git commit."""
+"""Describe the environment of a run: versions, plugins, hardware, threads and the git commit."""
 
 from __future__ import annotations
 

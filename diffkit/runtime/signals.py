@@ -19,7 +19,7 @@ _ECHO_SECONDS = 0.1
 class StopSignals:
     """Inside `with StopSignals() as stop:` the first SIGTERM or SIGINT (Ctrl-C) only sets `stop.requested`.
 
-    A second signal raises SystemExit(143) or SystemExit(130). A third one ends the process without any cleanup.
+    A second signal raises SystemExit(143) or SystemExit(130). A third signal ends the process without any cleanup.
     Processes that are forked inside ignore both signals. The previous handlers are restored at the end. Outside the
     main thread no handler is installed.
 
@@ -37,7 +37,7 @@ class StopSignals:
 
     @property
     def requested(self) -> bool:
-        """Whether to save and stop at the next step boundary."""
+        """Whether a stop signal arrived, so that the loop saves and stops at the next step boundary."""
         return self.received is not None
 
     def __enter__(self) -> StopSignals:

@@ -1,4 +1,4 @@
-"""Checkpoints: save so that a crash at any moment loses none, and load so that damage is found and never used.
+"""Checkpoints: saving loses no checkpoint if the process crashes, and loading skips damaged checkpoints.
 
 `CheckpointStore.save` writes a temporary directory, syncs each file and the manifest last, renames it, syncs the
 parent, verifies every byte, and only then removes old checkpoints. `CheckpointStore.load` tries the newest checkpoint
@@ -57,7 +57,9 @@ _TYPES = {**_FLOATS, **_INTEGERS, torch.bool: "BOOL"}
 
 
 class SaveFailed(ResourceError):  # noqa: N818 - the name of an outcome
-    """A checkpoint was not written. Every older checkpoint is intact, so training can continue and try again."""
+    """Raised if a checkpoint was not written. Every older checkpoint is intact, so training can continue and try
+    again.
+    """
 
     code = "DK410"
 
@@ -94,7 +96,8 @@ class CheckpointStore:
         self._undamaged: dict[int, bool] = {}
 
     def clean(self) -> None:
-        """Remove half-written checkpoints after a crash, and restore a half-replaced one. Call it once at the start.
+        """Remove half-written checkpoints after a crash, and restore a half-replaced checkpoint. Call it once at the
+        start.
 
         Raises:
             ResourceError: the directory cannot be written.
@@ -224,7 +227,7 @@ class CheckpointStore:
             shutil.rmtree(aside)
 
     def _rotate(self, protected: Collection[int]) -> None:
-        """Remove old checkpoints. A rename comes first, so that a half-removed checkpoint is never a candidate."""
+        """Remove old checkpoints. Each is renamed first, so that a half-removed checkpoint is never loaded."""
         paths = {candidate.step: candidate.path for candidate in candidates(self.directory)}
         removed = []
         for step in removable_steps(paths, self._is_undamaged, self.keep, protected):
@@ -291,7 +294,8 @@ def read_checkpoint(
 
 
 def _read_tensors(path: Path, digest: FileDigest, expected: Shapes | None) -> dict[str, Tensor]:
-    """Read a group of tensors. The bytes that are hashed are the bytes that are used; one extra copy lives meanwhile.
+    """Read a group of tensors. The tensors are built from the bytes that were hashed, which needs memory for one extra
+    copy.
 
     Shapes and types are compared with `expected` before the data is read, which bounds the memory.
     """
@@ -348,7 +352,7 @@ def _write(
 
 
 def _write_tensors(path: Path, tensors: Tensors) -> FileDigest:
-    """Write and sync a safetensors file. The digest is that of the tensors in memory, not of what the disk returns."""
+    """Write and sync a safetensors file. The digest is computed from the tensors in memory, not from the file."""
     separate = _without_shared_memory(tensors)
     try:
         save_file(separate, path)

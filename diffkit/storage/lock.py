@@ -66,7 +66,7 @@ class RunLock:
     """The exclusive right to write to a run directory, from construction until `release`.
 
     The kernel releases it when the process ends, however it ends. If flock has no effect, as on some network file
-    systems, `require_held` still detects another run by the id in the file.
+    systems, `require_held` still detects another run from the id in the file.
 
     Args:
         directory: the run directory, which must exist.
@@ -167,7 +167,7 @@ def read_holder(path: Path) -> LockHolder | None:
 
 
 def _wait_for_holder(handle: int) -> LockHolder | None:
-    """Read the holder; a process that has just taken the lock gets a moment to write its name."""
+    """Read the holder; a process that has just taken the lock may not have written its name yet, so wait a moment."""
     deadline = time.monotonic() + _WAIT_FOR_NAME_SECONDS
     while (holder := LockHolder.read(handle)) is None and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -149,8 +149,8 @@ class RunDirectory:
 class OpenRun:
     """A locked run directory, as a context that releases the lock.
 
-    `resumed` means that it held the run already. `changes` lists the differences to the environment of the last start.
-    `renamed` is the new path of an old run that was moved away.
+    `resumed` is True if the directory contained the run already. `changes` lists the differences to the environment of
+    the last start. `renamed` is the new path of an old run that was moved away.
     """
 
     directory: RunDirectory
@@ -223,7 +223,7 @@ def begin(
 
 
 def _clean(run: RunDirectory) -> None:
-    """Remove files that a crash left half-written."""
+    """Remove half-written files of a crashed process."""
     for folder in (run.path, run.samples):
         for path in folder.glob(".tmp-*") if folder.is_dir() else ():
             if _HALF_WRITTEN.fullmatch(path.name):
@@ -287,7 +287,7 @@ def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], obj
 
 
 def _refuse_foreign(run: RunDirectory) -> None:
-    """Raise UsageError unless the directory is empty, or contains only what a crash during `begin` left."""
+    """Raise UsageError unless the directory is empty, or contains only files of a crash during `begin`."""
     ours = {LOCK, RECIPE, ENVIRONMENT}
     foreign = sorted(path.name for path in run.path.iterdir() if path.name not in ours and path.name[0] != ".")
     if foreign:

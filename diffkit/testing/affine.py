@@ -31,7 +31,7 @@ Step = Callable[[GaussianOracle, Level, Level], "Affine"]
 
 @dataclass(frozen=True)
 class Normal:
-    """N(mean, covariance); mean: (D,), covariance: (D, D), float64."""
+    """A normal distribution N(mean, covariance); mean: (D,), covariance: (D, D), float64."""
 
     mean: Tensor
     covariance: Tensor
@@ -39,7 +39,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Affine:
-    """x -> A x + b + noise of covariance Q; A, Q: (D, D), b: (D,), float64."""
+    """An affine map with noise: x -> A x + b + noise of covariance Q; A, Q: (D, D), b: (D,), float64."""
 
     A: Tensor
     b: Tensor
@@ -146,7 +146,7 @@ def compare_steps(case: Case, result: LawResult, step: Step, variance_fraction: 
 
 
 class NotAffineError(ValueError):
-    """The sampler is not affine in x and its noises, so A, b and Q do not describe it."""
+    """Raised for a sampler that is not affine in x and its noises, so that A, b and Q do not describe it."""
 
 
 class _UnitNoise:

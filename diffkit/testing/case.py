@@ -1,4 +1,4 @@
-"""What laws are applied to: components built from their default options, with injected dependencies."""
+"""Cases for laws: components built from their default options, with injected dependencies."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Case:
 
 
 class CannotBuild(Exception):  # noqa: N818 - a verdict
-    """The component needs options that have no default; the message lists them."""
+    """Raised for a component with options that have no default; the message lists them."""
 
 
 INJECTED = frozenset({"data", "schedule", "parameterization", "codec", "shape"})

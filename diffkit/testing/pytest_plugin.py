@@ -53,7 +53,7 @@ class LawItem(pytest.Item):
         self.row = row
 
     def runtest(self) -> None:
-        """Skip or fail as `check` decided."""
+        """Skip or fail according to the verdict of `check`."""
         if self.row.verdict in ("exempt", "n/a"):
             pytest.skip(f"{self.row.verdict}: {self.row.reason}")
         if self.row.verdict == "fail":
@@ -78,4 +78,4 @@ class LawItem(pytest.Item):
 
 
 class Broken(Exception):  # noqa: N818 - shown as text
-    """A law is broken."""
+    """Raised if a law is broken."""

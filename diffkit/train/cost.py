@@ -88,7 +88,7 @@ def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) ->
 
 
 class _Held:
-    """Sums what autograd keeps for the backward pass, each piece of memory once, and without the state."""
+    """Sums the memory that autograd keeps for the backward pass, each storage once, without weights and buffers."""
 
     def __init__(self, engine: Engine) -> None:
         storages = [tensor.untyped_storage() for tensor in engine.stored_tensors()]

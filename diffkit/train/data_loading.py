@@ -144,7 +144,7 @@ class WorkerBatches:
 
 
 def _start_worker(worker: int) -> None:
-    """Prepare a worker process: it outlives signals to the process group and holds no lock of the run."""
+    """Prepare a worker process: ignore signals to the process group and close inherited lock files."""
     ignore_stop_signals()
     close_inherited_locks()
 
@@ -193,7 +193,8 @@ def _move(batch: Batch, device: torch.device) -> Batch:
 
 
 class ShuffledOrder:
-    """Which example is row r of step k: position k batch_size + r of an endless list of permutations, one an epoch.
+    """The order of examples: row r of step k is position k batch_size + r of an endless list of permutations, one an
+    epoch.
 
     A batch at the end of an epoch is filled from the next epoch, so no example is left out, and a data set smaller than
     a batch is repeated. The order does not depend on the number of processes or on `train.accumulate`.
@@ -216,7 +217,7 @@ class ShuffledOrder:
         self._epochs: dict[int, Tensor] = {}
 
     def rows(self, step: int, start: int, stop: int) -> Tensor:
-        """Return which examples are these rows of the global batch.
+        """Return the indices of the examples in these rows of the global batch.
 
         Args:
             step: number of the step, from 0.

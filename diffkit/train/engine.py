@@ -27,9 +27,9 @@ from .validation import GROUP, MAX_EXAMPLES, held_out_loss
 
 
 class Engine:
-    """The network of a problem and what updates it.
+    """The network of a problem, its optimizer, and its averages.
 
-    `model` is what is trained, `average_model` has the first average of its weights (None without averages).
+    `model` is the trained model, `average_model` has the first average of its weights (None without averages).
 
     Args:
         problem: model, objective and data. The network moves to `device`; its weights become float32 at least.
@@ -186,8 +186,8 @@ class Engine:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return groups of named tensors for a checkpoint; they share memory with the engine.
 
-        The groups are `network`, `ema-NAME` for each average, `optimizer`, and `components` if others than the network
-        learn or remember.
+        The groups are `network`, `ema-NAME` for each average, `optimizer`, and `components` if components besides the
+        network have weights or buffers.
         """
         groups = {"network": dict(self.network.state_dict()), "optimizer": self.update.tensors()}
         groups |= {average.group: dict(average.network.state_dict()) for average in self.averages}
@@ -214,14 +214,14 @@ class Engine:
             average.restart()
 
     def stored_tensors(self) -> Iterator[Tensor]:
-        """Yield all that stays in memory: weights, optimizer, averages, data that is held there."""
+        """Yield every tensor that stays in memory: weights, optimizer state, averages, data."""
         for named in self.tensors().values():
             yield from named.values()
         if isinstance(self._split, InMemorySplit):
             yield from (self._split.x, *self._split.cond.values())
 
     def _prepare_parameters(self) -> dict[str, nn.Parameter]:
-        """Return what is trained by name, in float32 at least and in the memory format of the configuration."""
+        """Return the trained parameters by name, in float32 at least and in the memory format of the configuration."""
         for parameter in self.network.parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
@@ -268,7 +268,9 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 class _LossModule(nn.Module):
-    """Holds all that learns, so that one forward pass is one loss, however often an objective uses the network."""
+    """A module around all trained modules whose forward pass is one loss, however often the objective calls the
+    network.
+    """
 
     def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ NEVER = 2**31 - 1
 
 
 class Update:
-    """Steps the optimizer of `parameters` from their gradients.
+    """Update `parameters` from their gradients with an optimizer.
 
     Args:
         optimizer: builds the torch optimizer.
@@ -63,7 +63,7 @@ class Update:
             self._scaler = GradScaler(device.type, init_scale=scale, growth_interval=interval)
 
     def factor(self, loss: Tensor, share: float) -> Tensor:
-        """Return what to multiply the loss with before the backward pass: `share` times the loss scale, ().
+        """Return the factor of the loss before the backward pass: `share` times the loss scale, ().
 
         The factor is nan if `loss` is not finite or an earlier gradient was not: then the gradient is not finite
         either, on any process, and the update is refused or skipped.
@@ -145,7 +145,7 @@ class Update:
         return {name: value for name, value in self._state() if isinstance(value, Tensor)}
 
     def numbers(self) -> dict[str, float]:
-        """Return the numbers that the optimizer remembers beside tensors.
+        """Return the numbers in the state of the optimizer that are not tensors.
 
         Keys are `PARAMETER.KEY` for numbers in its state, `/group.INDEX.KEY` for numbers of its groups that it has
         changed, `/scale` and `/growth` for the loss scale.

@@ -1,4 +1,4 @@
-"""Precision: the type in which the network computes. Weights, optimizer and all around the network stay float32."""
+"""Precision: the type in which the network computes. Weights, optimizer and all other computations stay float32."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ fewer, and for vectors, the casts cost more than the products save."""
 
 @dataclass(frozen=True)
 class Precision:
-    """`name` is fp32, bf16 or fp16; `dtype` is what the network runs in under autocast, None in fp32."""
+    """The precision of the network: `name` is fp32, bf16 or fp16; `dtype` is the type under autocast, None in fp32."""
 
     name: str
     dtype: torch.dtype | None

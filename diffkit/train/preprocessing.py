@@ -1,4 +1,6 @@
-"""Preprocessing: from raw examples to what diffuses, with every random number from the named streams of the seed."""
+"""Preprocessing: convert raw examples to inputs of the diffusion; random numbers come from named streams of the
+seed.
+"""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class TrainerState:
         precision: precision that the network runs in: fp32, bf16 or fp16.
         device: type of the device, such as cpu.
         threads: number of threads of torch.
-        numbers: what the optimizer remembers beside tensors.
+        numbers: the numbers in the state of the optimizer that are not tensors.
     """
 
     step: int
@@ -53,7 +53,8 @@ class TrainerState:
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> TrainerState:
-        """Return the state that `to_json` was called on; what an earlier version did not write has its default.
+        """Return the state that `to_json` was called on; entries that an earlier version did not write have their
+        defaults.
 
         Raises:
             CheckpointError: it is not the state of a trainer.
@@ -74,7 +75,9 @@ class TrainerState:
             raise CheckpointError(f"this is not the state of a trainer: {type(error).__name__}: {error}") from error
 
     def differences(self, now: TrainerState) -> list[str]:
-        """Return what makes the bits of a training that continues as `now` differ from those of this one."""
+        """Return the settings in which `now` differs from this state, so that resumed weights are not equal bit for
+        bit.
+        """
         return [
             f"{what} was {getattr(self, what)}, is {getattr(now, what)}"
             for what in ("precision", "device", "threads")

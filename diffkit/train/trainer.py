@@ -35,7 +35,7 @@ def never() -> bool:
 
 
 class Trainer:
-    """Trains the network of a problem, from step 0 or from what `load` takes over.
+    """Trains the network of a problem, from step 0 or from a loaded state.
 
     N steps give the same weights, bit for bit, as k steps, `tensors()` and `state()` passed to the `load` of a new
     trainer, and N - k more.
@@ -130,7 +130,9 @@ class Trainer:
         return self.engine.tensors()
 
     def expected_tensors(self) -> dict[str, dict[str, Tensor] | None]:
-        """Return what a checkpoint must hold to be loaded: `tensors()`, with any state of the optimizer (None)."""
+        """Return the tensors that a checkpoint must have to be loaded: `tensors()`, with any state of the optimizer
+        (None).
+        """
         return {**self.tensors(), "optimizer": None}
 
     def largest_tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -145,11 +147,13 @@ class Trainer:
         return tensors
 
     def expected_state(self) -> dict[str, Any]:
-        """Return what the JSON of a checkpoint must hold to be loaded: the numbers of the optimizer may be missing."""
+        """Return the JSON that a checkpoint must have to be loaded: the numbers of the optimizer may be missing."""
         return {name: value for name, value in self.state().to_json().items() if name != "numbers"}
 
     def state(self) -> TrainerState:
-        """Return what else a checkpoint holds: where training stands, and what the data is."""
+        """Return the rest of a checkpoint: the step, means since the last log point, and the fingerprint of the
+        data.
+        """
         return TrainerState(
             step=self.step,
             window=self._window.state(),
@@ -206,7 +210,9 @@ class Trainer:
     def _after_step(
         self, values: Mapping[str, Tensor], callbacks: Sequence[Callback], clock: Clock, progress: Progress
     ) -> None:
-        """Do what is due after a step: log, callbacks, preview, checkpoint. Nothing of it changes what is trained."""
+        """Log, call callbacks, draw a preview and save a checkpoint if they are due after a step; weights do not
+        change.
+        """
         config, step = self.config, self.step
         last = step == config.steps
         validating = due(step, config.validate_every) or (last and config.validate_every > 0)

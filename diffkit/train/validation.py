@@ -1,4 +1,4 @@
-"""Validation: the loss on examples that are not trained on, with fixed random numbers, so that losses compare."""
+"""Validation: the loss on held-out examples with fixed random numbers, so that losses can be compared."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Digits(Data):
 
 
 def _read() -> tuple[Tensor, Tensor]:
-    """Images: (1797, 1, 8, 8) uint8 in 0..16; labels: (1797,) long."""
+    """Read the images: (1797, 1, 8, 8) uint8 in 0..16, and labels: (1797,) long."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -23,7 +23,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Gaussian(Data):
-    """x0 ~ N(mean, covariance), vectors x (D,), drawn once from `seed`.
+    """Vectors x (D,) from a Gaussian: x0 ~ N(mean, covariance), drawn once from `seed`.
 
     The covariance is std^2 times the identity; diag(std^2) if `std` has one value for each coordinate; or the matrix
     `covariance`, given by rows, symmetric and positive semi-definite (`std` must then keep its default).

@@ -263,7 +263,7 @@ def replace_unusable(good: Sequence[bool], rows: Sequence[int]) -> list[int]:
 
 
 class PictureError(Exception):
-    """This file cannot be used; the message is the reason."""
+    """Raised for a file that cannot be used; the message is the reason."""
 
 
 def find_pictures(root: Path) -> list[str]:

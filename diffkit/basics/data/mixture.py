@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class Mixture(Data):
-    """x0 ~ sum_k weights_k N(means_k, stds_k^2 I), vectors x (D,), drawn once from `seed`.
+    """Vectors x (D,) from a mixture of Gaussians: x0 ~ sum_k weights_k N(means_k, stds_k^2 I), drawn once from `seed`.
 
     `layout` places `components` equal Gaussians of width `std` in the plane: on a ring, a square grid, two moons,
     a spiral, or the dark fields of a checkerboard; their means fill [-1, 1]^2, times `spread`.
@@ -95,7 +95,7 @@ class Mixture(Data):
 
     @cached_property
     def _means(self) -> Tensor:
-        """(K, D) float64."""
+        """Return the means of the components: (K, D) float64."""
         if self.layout == "explicit":
             return torch.tensor(self.means, dtype=torch.float64)
         return self.spread * component_means(self.layout, self._components)

@@ -1,4 +1,4 @@
-"""Classifiers as metrics: can samples be separated from data, and do they show their classes?"""
+"""Metrics from classifiers: whether samples differ from data, and whether they match their labels."""
 
 from __future__ import annotations
 

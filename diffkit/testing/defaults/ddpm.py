@@ -76,7 +76,7 @@ def scaled_linear_betas(case: Case, result: LawResult) -> None:
     only=("eps",),
 )
 def eps_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
     compare_target(case, result, lambda x0, eps, a, s: eps)
 
 
@@ -89,7 +89,7 @@ def eps_target(case: Case, result: LawResult) -> None:
     only=("x0",),
 )
 def x0_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
     compare_target(case, result, lambda x0, eps, a, s: x0)
 
 

@@ -13,7 +13,8 @@ from diffkit import Denoiser, Level, Noise, Sampler, transition
 
 @dataclass(frozen=True)
 class DDIM(Sampler[None]):
-    """x_s = alpha_s x0 + sqrt(sigma_s^2 - rho^2) eps + rho z, rho = eta sigma_s sqrt(1 - exp(-2h)).
+    """DDIM, with noise of strength eta: x_s = alpha_s x0 + sqrt(sigma_s^2 - rho^2) eps + rho z, rho = eta sigma_s
+    sqrt(1 - exp(-2h)).
 
     eta = 0 is deterministic, of order 1 for the probability-flow ODE; eta = 1 is the ancestral sampler with the small
     variance. eta scales the standard deviation (identity F9) and may exceed 1 as long as rho <= sigma_s; otherwise

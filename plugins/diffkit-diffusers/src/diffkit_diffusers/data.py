@@ -16,7 +16,7 @@ Positive = Annotated[int, Field(ge=1)]
 class ShapeOnly(Data):
     """Images x (channels, *size) in [-1, 1] with `bins` values and `classes` classes, without examples.
 
-    Sampling from imported weights needs no more; training and metrics need examples and raise DataError DK311.
+    This is enough to sample from imported weights; training and metrics raise DataError DK311.
     """
 
     channels: Positive

@@ -175,7 +175,9 @@ class DiffusersUNet(Network):
 
 
 class ScaledTime(Network):
-    """inner(x, factor c_noise). For weights of a training on T steps with timesteps 1000 (t - 1) / T: factor 1000 / T.
+    """Rescale the time of a network: inner(x, factor c_noise).
+
+    Use factor 1000 / T for weights that were trained on T steps with timesteps 1000 (t - 1) / T.
 
     Source: the option rescale_timesteps of Nichol & Dhariwal 2021 (arXiv:2102.09672), authors' code.
     """

@@ -191,7 +191,7 @@ def _refused(source: Path, reason: str) -> UsageError:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the weights determine: options of `unet`, layout, channels (in, out), number of labels."""
+    """The architecture that the weights determine: options of `unet`, layout, channels (in, out), number of labels."""
 
     options: Mapping[str, Any]
     layout: Layout

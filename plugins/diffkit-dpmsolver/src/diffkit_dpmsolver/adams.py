@@ -19,7 +19,7 @@ MAX_LAST_ORDER = 2
 
 @dataclass(frozen=True)
 class Adams(Multistep):
-    """Adams-Bashforth of order p on y = x / scale of a chart, then Adams-Moulton with the slope at the predicted point.
+    """Adams-Bashforth of order p in a chart (y = x / scale), then Adams-Moulton with the slope at the predicted point.
 
     y_s = y_t + int P(clock) dclock with the polynomial P through the last p slopes. When the slope at the predicted
     point is known, the step is repeated with it: this costs no evaluation and raises the order to p + 1 if the history

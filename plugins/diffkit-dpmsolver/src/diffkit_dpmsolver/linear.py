@@ -12,7 +12,7 @@ from diffkit import Denoiser, Estimate, Level, Noise, Sampler, attribute
 
 
 class Step(NamedTuple):
-    """x_s = keep x_t + sum_i factors_i outputs_i + rho z; there may be fewer factors than outputs."""
+    """The numbers of one step x_s = keep x_t + sum_i factors_i outputs_i + rho z; factors may be fewer than outputs."""
 
     keep: float
     factors: Sequence[float]
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
 
 class Multistep(Sampler[Memory]):
-    """x_s = keep x_t + sum_i factors_i outputs_i + rho z, with one evaluation per step. Implement `factors`."""
+    """Base of multistep samplers x_s = keep x_t + sum_i factors_i outputs_i + rho z. Implement `factors`."""
 
     @attribute
     def remembers(self) -> int:
@@ -56,7 +56,7 @@ class Multistep(Sampler[Memory]):
         """
 
     def output(self, estimate: Estimate) -> Tensor:
-        """Return what is kept of an estimate: x0."""
+        """Return the output that later steps use: the x0 of an estimate."""
         return estimate.x0
 
     def corrects(self, before: Level, t: Level, s: Level) -> bool:

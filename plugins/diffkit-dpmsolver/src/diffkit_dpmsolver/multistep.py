@@ -37,7 +37,8 @@ class _Exponential(Multistep):
 
 @dataclass(frozen=True)
 class DPMpp2M(_Exponential):
-    """x0 linear in half_logsnr through the last two outputs, one evaluation a step; the first step is DDIM.
+    """DPM-Solver++(2M): x0 linear in half_logsnr through the last two outputs, one evaluation a step; the first step is
+    DDIM.
 
     variant `midpoint`: x0 + (x0 - x0_prev) h / (2 h_prev), as in the paper; `heun`: the line integrated exactly, with
     phi_2. eta as in DDIM's eq. 16: 0 is the flow, 1 the SDE (identities F4b, F9). The step to clean data returns x0.
@@ -59,7 +60,7 @@ class DPMpp2M(_Exponential):
 
 @dataclass(frozen=True)
 class DPMpp3M(_Exponential):
-    """x0 quadratic in half_logsnr through the last three outputs, integrated exactly; starts with orders 1 and 2.
+    """DPM-Solver++(3M): x0 quadratic in half_logsnr through the last three outputs; starts with orders 1 and 2.
 
     Third order with an exact history (identity F1); from a cold start the first two steps limit the order to 2.
     `published` halves the quadratic term, as the paper and its copies do, which gives second order.

@@ -14,7 +14,7 @@ from diffkit import Denoiser, Level, Noise, Sampler, scalar, transition
 
 @dataclass(frozen=True)
 class DPMpp2S(Sampler[None]):
-    """x0 + (x0_u - x0) / (2 r), with x0_u evaluated at u, the fraction r of the step in half_logsnr; keeps no history.
+    """DPM-Solver++(2S), without history: x0 + (x0_u - x0) / (2 r), with x0_u at u, the fraction r of the step.
 
     Two evaluations per step. The step to clean data or from alpha = 0, of infinite h, uses one evaluation and its x0.
     Source: Lu et al. 2022 (arXiv:2211.01095), Algorithm 1.

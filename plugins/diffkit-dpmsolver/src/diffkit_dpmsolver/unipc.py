@@ -14,7 +14,7 @@ from .linear import Multistep, Step
 
 @dataclass(frozen=True)
 class UniPC(Multistep):
-    """UniP of order p predicts x_s; UniC repeats the step with the x0 evaluated there, which is stored unchanged.
+    """UniPC: UniP of order p predicts x_s; UniC repeats the step with the x0 at x_s, which is stored unchanged.
 
     With p + 1 nodes and an exact history the corrector raises the order to p + 1; `order` = p is that of the predictor
     alone (`corrector: false`), and of a cold start (identity F1). Two nodes have one coefficient, for which the paper

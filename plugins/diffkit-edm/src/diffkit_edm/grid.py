@@ -19,7 +19,10 @@ SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Karras(Grid):
-    """sigma_i = (sigma_max^(1/p) + i / (n - 1) (sigma_min^(1/p) - sigma_max^(1/p)))^p, i < n, then clean; p = `power`.
+    """The grid of Karras et al., with short steps near clean data.
+
+    sigma_i = (sigma_max^(1/p) + i / (n - 1) (sigma_min^(1/p) - sigma_max^(1/p)))^p, i = 0..n-1, then clean data; p is
+    `power`.
 
     sigma means sigma / alpha, so that the grid applies to any schedule. By default the ends are those of the schedule;
     if the schedule ends at clean data, sigma_min is 0.002. Raises LevelError if the schedule starts at alpha = 0 and

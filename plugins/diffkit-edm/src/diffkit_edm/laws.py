@@ -26,7 +26,7 @@ KARRAS = "Karras et al. 2022 (arXiv:2206.00364)"
     only=("edm",),
 )
 def edm_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
 
     def target(x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> Tensor:
         sd, sg = 0.5, sigma / alpha

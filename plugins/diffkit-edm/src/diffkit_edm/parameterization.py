@@ -12,7 +12,9 @@ from diffkit import Level, Parameterization, Scalar, scalar
 
 @dataclass(frozen=True)
 class EDM(Parameterization):
-    """F = (x0 - c_skip y) / c_out with y = x / alpha, the row (sigma / sd, -sd alpha) / r, r = hypot(sigma, sd alpha).
+    """Predict the EDM output F = (x0 - c_skip y) / c_out, y = x / alpha.
+
+    The coefficients of (x0, eps) are (sigma / sd, -sd alpha) / r with r = hypot(sigma, sd alpha).
 
     With sg = sigma / alpha and sd = `sigma_data`, the standard deviation of the data: c_skip = sd^2 / (sg^2 + sd^2),
     c_out = sg sd / sqrt(sg^2 + sd^2), the input is y / sqrt(sg^2 + sd^2) = x / r, and c_noise is log(sg) / 4.

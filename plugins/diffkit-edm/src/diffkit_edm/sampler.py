@@ -58,7 +58,7 @@ class _InChart(Sampler[Plan]):
 
 @dataclass(frozen=True)
 class Euler(_InChart):
-    """x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t in a chart, after churn raised the level t.
+    """Euler's method in a chart, after churn: x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t.
 
     With chart `sigma` or `flow` this is DDIM; `angle` is another first-order method. s_max None means infinity.
     Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without lines 6 to 8.

@@ -16,7 +16,8 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class EDM(Schedule):
-    """alpha = 1, sigma = t, t from sigma_min to sigma_max. Raises ValueError unless sigma_min < sigma_max.
+    """The schedule of EDM, whose time is the noise level: alpha = 1, sigma = t, t from sigma_min to sigma_max. Raises
+    ValueError unless sigma_min < sigma_max.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), table 1, "Ours".
     """

@@ -14,7 +14,8 @@ from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 @dataclass(frozen=True)
 class LogNormal(Times):
-    """log(sigma / alpha) ~ N(p_mean, p_std^2), on any schedule; levels beyond its ends are clamped to the ends.
+    """Log-normal noise levels: log(sigma / alpha) ~ N(p_mean, p_std^2), on any schedule; levels beyond its ends are
+    clamped to the ends.
 
     Source: Karras et al. 2022 (arXiv:2206.00364), table 1, P_mean and P_std.
     """

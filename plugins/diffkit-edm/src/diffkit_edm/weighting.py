@@ -12,7 +12,8 @@ from diffkit import Level, Scalar, Weighting, scalar
 
 @dataclass(frozen=True)
 class EDM(Weighting):
-    """w = (sg^2 + sd^2) / (sg sd)^2 = snr + 1 / sd^2, with sg = sigma / alpha and sd = `sigma_data`.
+    """The weighting of EDM: w = (sg^2 + sd^2) / (sg sd)^2 = snr + 1 / sd^2, with sg = sigma / alpha and sd =
+    `sigma_data`.
 
     1 / c_out^2, a unit weight on the output F of parameterization `edm` with the same sigma_data.
     Source: Karras et al. 2022 (arXiv:2206.00364), table 1, lambda.

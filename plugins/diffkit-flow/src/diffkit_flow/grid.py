@@ -12,7 +12,7 @@ from diffkit import Grid, Schedule
 
 @dataclass(frozen=True)
 class Shifted(Grid):
-    """u' = s u / (1 + (s - 1) u), u = (t - t_clean) / (t_noise - t_clean), for each time of the grid `inner`.
+    """Shift the times of the grid `inner`: u' = s u / (1 + (s - 1) u), u = (t - t_clean) / (t_noise - t_clean).
 
     s = `shift` > 1 moves steps towards noise; both ends stay. On `rectified` this is half_logsnr' = half_logsnr - log s
     (identity A15). Without `inner`, the grid shifts n equal parts of the schedule. Each call computes the times from

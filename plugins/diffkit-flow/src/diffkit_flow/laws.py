@@ -37,7 +37,7 @@ def rectified_curve(case: Case, result: LawResult) -> None:
     only=("v",),
 )
 def v_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
     compare_target(case, result, lambda x0, eps, a, s: (a * eps - s * x0) / (a * a + s * s) ** 0.5)
 
 
@@ -50,7 +50,7 @@ def v_target(case: Case, result: LawResult) -> None:
     only=("flow",),
 )
 def flow_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
     compare_target(case, result, lambda x0, eps, a, s: eps - x0)
 
 

@@ -15,7 +15,7 @@ from .coupling import optimal
 
 @dataclass(frozen=True)
 class FlowMatching(Objective):
-    """w |y - target|^2 at random times on the path alpha x0 + sigma eps, mean over the dimensions of an example.
+    """Flow matching: w |y - target|^2 at random times on the path alpha x0 + sigma eps, mean over dimensions.
 
     With schedule `rectified` and parameterization `flow` this is |u(x_t, t) - (eps - x0)|^2. Output channels beyond
     those of x0, such as a head for the variance, are not trained. The coupling chooses the eps of each x0:

@@ -9,7 +9,7 @@ from diffkit import Level, Parameterization, Scalar, scalar
 
 @dataclass(frozen=True)
 class Flow(Parameterization):
-    """y = eps - x0, the row (-1, 1): the velocity dx/dt on `rectified`; the same difference on every schedule.
+    """Predict y = eps - x0, coefficients (-1, 1): the velocity dx/dt on `rectified`, the same on every schedule.
 
     Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1. Differs: the sign, as t = 1 is noise here.
     """
@@ -20,7 +20,8 @@ class Flow(Parameterization):
 
 @dataclass(frozen=True)
 class V(Parameterization):
-    """y = (alpha eps - sigma x0) / r, r = hypot(alpha, sigma), which is 1 on variance-preserving schedules.
+    """Predict the velocity v: y = (alpha eps - sigma x0) / r, r = hypot(alpha, sigma), which is 1 on
+    variance-preserving schedules.
 
     A rotation of (x0, eps) by the angle of the level, so that decoding amplifies no error at any level.
     Source: Salimans & Ho 2022 (arXiv:2202.00512), sec. 4 and app. D.

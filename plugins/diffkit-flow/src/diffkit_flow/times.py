@@ -14,7 +14,7 @@ from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 @dataclass(frozen=True)
 class LogitNormal(Times):
-    """logit(t) ~ N(mean, std^2) on `rectified`; on other schedules the same distribution of half_logsnr = -logit(t).
+    """Logit-normal times: logit(t) ~ N(mean, std^2) on `rectified`; elsewhere the same distribution of -half_logsnr.
 
     Levels beyond the ends of the schedule are clamped to the ends. A timestep shift s in training is mean + log s.
     Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.

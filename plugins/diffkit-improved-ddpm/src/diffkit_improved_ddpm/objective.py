@@ -14,7 +14,7 @@ from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, 
 
 @dataclass(frozen=True)
 class Hybrid(Objective):
-    """L_simple + scale T L_{t-1}: L_simple trains the mean, the bound trains only the variance.
+    """The hybrid loss L_simple + scale T L_{t-1}: L_simple trains the mean, the bound trains only the variance.
 
     L_simple is |y - target|^2, mean over the dimensions of an example; L_{t-1} is the term of the bound at the same x
     with variance `learned`, in bits per dimension (mean), without gradient through the mean. With scale 0.001 that is

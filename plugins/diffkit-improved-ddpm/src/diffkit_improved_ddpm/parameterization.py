@@ -12,7 +12,7 @@ from diffkit import Estimate, Level, Parameterization, Scalar, build
 
 @dataclass(frozen=True)
 class LearnedRange(Parameterization):
-    """The output of `inner`, and behind it one number v for each dimension: f = aux["variance_fraction"] = (v + 1) / 2.
+    """Predict a variance beside `inner`: one number v per dimension, f = aux["variance_fraction"] = (v + 1) / 2.
 
     log std^2 = f log beta + (1 - f) log beta tilde; the sampler `ancestral` and the objectives use this variance with
     variance: learned. v is not clamped. y: (B, 2C, *S), the first C channels are those of `inner`. Raises ValueError

@@ -13,7 +13,8 @@ from diffkit import Discrete
 
 @dataclass(frozen=True)
 class Cosine(Discrete):
-    """beta_t = min(1 - f(t/T) / f((t-1)/T), max_beta), f(u) = cos^2((u + offset) / (1 + offset) pi/2).
+    """The cosine schedule: beta_t = min(1 - f(t/T) / f((t-1)/T), max_beta), f(u) = cos^2((u + offset) / (1 + offset)
+    pi/2).
 
     So alpha_bar_t = f(t/T) / f(0) until the clip, which at the defaults changes the last step only.
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), eq. 17, offset s there.

@@ -12,7 +12,9 @@ from diffkit import Schedule, Times
 
 
 class Importance(nn.Module, Times):
-    """p(t) = (1 - uniform) sqrt(E[L_t^2]) / sum + uniform / T, E over the last `history` losses at each t.
+    """Importance sampling of times by the size of the loss.
+
+    p(t) = (1 - uniform) sqrt(E[L_t^2]) / sum + uniform / T, with E the mean over the last `history` losses at each t.
 
     Uniform until every t has `history` losses. The loss of an example is divided by T p(t), so that its mean is that
     of uniform times. A continuous schedule is divided into `parts` equal parts, each drawn from uniformly.

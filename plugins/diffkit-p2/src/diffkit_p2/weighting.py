@@ -14,7 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 @dataclass(frozen=True)
 class P2(Weighting):
-    """w = snr / (k + snr)^gamma, which favours the levels at which perceptible content forms.
+    """P2 weights: w = snr / (k + snr)^gamma, which favours the levels at which perceptible content forms.
 
     Source: Choi et al. 2022 (arXiv:2204.00227), eq. 8; there 1 / (k + snr)^gamma multiplies the error of eps.
     """
@@ -28,7 +28,7 @@ class P2(Weighting):
 
 @dataclass(frozen=True)
 class MinSNR(Weighting):
-    """w = min(snr, gamma), the same loss in every parameterization.
+    """Min-SNR weights: w = min(snr, gamma), the same loss in every parameterization.
 
     Source: Hang et al. 2023 (arXiv:2303.09556), eq. 8.
     """
@@ -41,7 +41,7 @@ class MinSNR(Weighting):
 
 @dataclass(frozen=True)
 class SoftMinSNR(Weighting):
-    """w = snr gamma / (snr + gamma), a smooth min(snr, gamma).
+    """Soft min-SNR weights: w = snr gamma / (snr + gamma), a smooth min(snr, gamma).
 
     Source: Crowson et al. 2024 (arXiv:2401.11605), sec. 4, with gamma = 1 / sigma_data^2 there.
     """

@@ -89,7 +89,7 @@ def compare_quadratic(schedule: Schedule, result: LawResult) -> None:
     only=("score",),
 )
 def score_target(case: Case, result: LawResult) -> None:
-    """The row of the table of predictions, at every level and scale."""
+    """The target is a x0 + b eps with the coefficients (a, b) of the paper, at every level and scale."""
     compare_target(case, result, lambda x0, eps, a, s: -eps / s)
 
 

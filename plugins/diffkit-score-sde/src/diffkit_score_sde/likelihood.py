@@ -21,7 +21,9 @@ Prior = Callable[[Tensor, Level], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """log p_s(x): (B,) in nats, and the latent (B, *S) at the noisy end; `nfe` evaluations of the denoiser."""
+    """The log-likelihood log p_s(x): (B,) in nats, and the latent (B, *S) at the noisy end; `nfe` evaluations of the
+    denoiser.
+    """
 
     log_density: Tensor
     latent: Tensor

@@ -12,7 +12,8 @@ from diffkit import Level, LevelError, Parameterization, Scalar
 
 @dataclass(frozen=True)
 class Score(Parameterization):
-    """y = the score of p_t = -eps / sigma, the row (0, -1 / sigma). At alpha = 0 the score does not determine x0.
+    """Predict the score of p_t: y = -eps / sigma, coefficients (0, -1 / sigma). At alpha = 0 the score does not
+    determine x0.
 
     The score grows as 1 / sigma, so use it with a weighting (`snr` makes its loss that of eps), or predict eps, as the
     paper's networks do (their output is divided by sigma). Raises LevelError at sigma = 0, at which the score is

@@ -14,7 +14,7 @@ EXEMPT = {"rescaling": EXPLICIT, "shift": EXPLICIT, "point-mass-law": EXPLICIT}
 
 @dataclass(frozen=True)
 class EulerMaruyama(Sampler[None]):
-    """x_s = x - x int f + score int g^2 + z sqrt(int g^2), the integrals of f and g^2 from s to t.
+    """Euler-Maruyama steps of the reverse SDE: x_s = x - x int f + score int g^2 + z sqrt(int g^2), from s to t.
 
     int f = log(alpha_t / alpha_s). int g^2 is exact on VP, 2 log(alpha_s / alpha_t), and on VE, sigma_t^2 - sigma_s^2;
     see `noise_between`. The step to clean data returns Tweedie's x0, without noise.
@@ -38,7 +38,9 @@ class EulerMaruyama(Sampler[None]):
 
 @dataclass(frozen=True)
 class ReverseDiffusion(Sampler[None]):
-    """x_s = (2 - a) x + b^2 score + b z for the forward step x_t = a x_s + b z: a = alpha_{t|s}, b = sigma_{t|s}.
+    """Reverse diffusion: x_s = (2 - a) x + b^2 score + b z, for the forward step x_t = a x_s + b z.
+
+    Here a = alpha_{t|s} and b = sigma_{t|s}.
 
     The step to clean data returns Tweedie's x0, without noise. Source: Song et al. 2021 (arXiv:2011.13456), eq. 46, and
     Algorithms 2 and 3 (predictor).

@@ -34,7 +34,9 @@ class _Linear(Schedule):
 
 @dataclass(frozen=True)
 class VP(_Linear):
-    """alpha = exp(-B / 2), sigma = sqrt(1 - exp(-B)), beta linear in t in (0, 1]: DDPM in continuous time.
+    """Variance preserving, DDPM in continuous time: alpha = exp(-B / 2), sigma = sqrt(1 - exp(-B)), t in (0, 1].
+
+    B is the integral of beta, which is linear in t.
 
     `t_clean` > 0 keeps training and sampling away from t = 0, at which the score is unbounded (1e-5 and 1e-3 in the
     paper). Source: Song et al. 2021 (arXiv:2011.13456), eq. 32, 33.
@@ -50,7 +52,7 @@ class VP(_Linear):
 
 @dataclass(frozen=True)
 class SubVP(_Linear):
-    """alpha = exp(-B / 2), sigma = 1 - exp(-B), a standard deviation: never more noise than VP.
+    """Sub-VP, with at most the noise of VP: alpha = exp(-B / 2), sigma = 1 - exp(-B), a standard deviation.
 
     Source: Song et al. 2021 (arXiv:2011.13456), eq. 27, 29.
     """
@@ -67,7 +69,7 @@ class SubVP(_Linear):
 
 @dataclass(frozen=True)
 class VE(Schedule):
-    """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]; t = 0 still holds noise sigma_min.
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1]; at t = 0 noise remains.
 
     sigma_max is about the largest distance of two examples: 50 for 32x32 pixels, 1348 for 1024x1024 in [0, 1].
     Raises ValueError unless sigma_min < sigma_max. Source: Song et al. 2021 (arXiv:2011.13456), eq. 30, 31.

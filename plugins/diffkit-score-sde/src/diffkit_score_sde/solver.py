@@ -24,7 +24,7 @@ Method = Literal["RK45", "RK23", "DOP853"]
 
 
 class _CancelledError(Exception):
-    """Another row, or the field, failed."""
+    """Raised in a row if another row, or the field, failed."""
 
 
 def solve(

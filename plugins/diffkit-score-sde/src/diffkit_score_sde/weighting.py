@@ -12,7 +12,7 @@ from diffkit import Level, Scalar, Schedule, Weighting
 
 @dataclass(frozen=True)
 class Likelihood(Weighting):
-    """g^2 on the error of the score: on the error of x0 this is w = g^2 snr / sigma^2 = -d snr / dt.
+    """Likelihood weights, g^2 on the error of the score: on the error of x0, w = g^2 snr / sigma^2 = -d snr / dt.
 
     Half its mean over uniform t in [0, 1] is the continuous bound on -log p, in nats, up to terms without parameters.
     On a discrete schedule the derivative is that of the curve through its steps.

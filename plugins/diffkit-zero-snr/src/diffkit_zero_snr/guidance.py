@@ -15,7 +15,7 @@ from diffkit import Denoiser, Estimate, Guidance, Level, Shape, build
 
 @dataclass(frozen=True)
 class Rescale(Guidance):
-    """x0 guided by `inner`, times phi std(x0 before) / std(x0 guided) + 1 - phi; std over the dimensions of an example.
+    """Rescale the guided x0 of `inner` by phi std(x0 before) / std(x0 guided) + 1 - phi, std over an example.
 
     With a large scale near alpha = 0 guided samples are overexposed; phi = 0 changes nothing, the paper uses 0.7.
     eps follows from x. The estimate before guidance is reused from the call of `inner` (cfg evaluates the labelled

@@ -12,7 +12,7 @@ from diffkit import Discrete, Schedule, build
 
 @dataclass(frozen=True)
 class ZeroSNR(Discrete):
-    """alpha'_t = (alpha_t - alpha_T) alpha_1 / (alpha_1 - alpha_T) of the schedule `inner`.
+    """Rescale `inner` to zero terminal SNR: alpha'_t = (alpha_t - alpha_T) alpha_1 / (alpha_1 - alpha_T).
 
     So alpha'_1 = alpha_1 and alpha'_T = 0. At alpha = 0 eps does not determine x0: a network must predict v, flow or
     x0. Raises ValueError if `inner` is continuous or has fewer than two steps.
