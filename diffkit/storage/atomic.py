@@ -21,10 +21,13 @@ def damaged_file(reason: str) -> CheckpointError:
     return CheckpointError(reason, code="DK601")
 
 
-def cannot_write(path: Path, error: OSError) -> ResourceError:
-    """Return the error for a path that cannot be written."""
-    fix = "make it writable, free some space, or choose another --out"
-    return ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix)
+@contextlib.contextmanager
+def writing(path: Path, fix: str = "make it writable, free some space, or choose another --out") -> Iterator[None]:
+    """Convert an OSError inside the context to the ResourceError for a path that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix) from error
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -118,9 +121,8 @@ def _finite(text: str) -> float:
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
     """Parse strict JSON. Raises CheckpointError for repeated names, NaN, excessive depth, or anything but an object."""
     try:
-        value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant
-        )
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)
     except (ValueError, RecursionError) as error:
         raise damaged_file(f"{what} is not valid JSON ({error})") from error
     if not isinstance(value, dict):

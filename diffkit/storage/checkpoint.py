@@ -102,15 +102,13 @@ class CheckpointStore:
         Raises:
             ResourceError: the directory cannot be written.
         """
-        try:
+        with atomic.writing(self.directory):
             for path in self.directory.iterdir() if self.directory.is_dir() else ():
                 match = _STALE.fullmatch(path.name)
                 if match and match[1] == "old" and not (self.directory / match[2]).exists():
                     path.rename(self.directory / match[2])
                 elif match:
                     shutil.rmtree(path)
-        except OSError as error:
-            raise atomic.cannot_write(self.directory, error) from error
 
     def save(
         self,

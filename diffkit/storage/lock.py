@@ -12,10 +12,9 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from types import TracebackType
 
 from ..errors import LockedError, ResourceError
-from .atomic import cannot_write
+from .atomic import writing
 
 LOCK = "LOCK"
 _MAX_LOCK_BYTES = 4096
@@ -81,22 +80,22 @@ class RunLock:
         self.holder = LockHolder.current()
         self._handle: int | None = self._acquire()
         _HELD[self._handle] = os.getpid()
+        text = (json.dumps(asdict(self.holder)) + "\n").encode()
         try:
-            text = (json.dumps(asdict(self.holder)) + "\n").encode()
-            os.pwrite(self._handle, text, 0)
-            os.ftruncate(self._handle, len(text))
-        except OSError as error:
+            with writing(self.path):
+                os.pwrite(self._handle, text, 0)
+                os.ftruncate(self._handle, len(text))
+        except ResourceError:
             self.release()
-            raise cannot_write(self.path, error) from error
+            raise
 
     def _acquire(self) -> int:
         while True:
-            try:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-            except FileNotFoundError as error:  # its present writer renames the directory
-                raise self._in_use(None) from error
-            except OSError as error:
-                raise cannot_write(self.path, error) from error
+            with writing(self.path):
+                try:
+                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+                except FileNotFoundError as error:  # its present writer renames the directory
+                    raise self._in_use(None) from error
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_at_path(handle):
@@ -148,9 +147,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -33,6 +33,16 @@ RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.j
 
 
 @dataclass(frozen=True)
+class _File:
+    """Attribute of a `RunDirectory`: the path of one of its files. Raises UsageError if that is a symbolic link."""
+
+    file: str
+
+    def __get__(self, run: RunDirectory, owner: type[RunDirectory]) -> Path:
+        return run._inside(self.file)
+
+
+@dataclass(frozen=True)
 class RunDirectory:
     """The paths of the files of one run. Creating the object reads and writes nothing.
 
@@ -41,6 +51,24 @@ class RunDirectory:
     """
 
     path: Path
+    recipe = _File(RECIPE)
+    """The recipe as the user wrote it."""
+    effective = _File(EFFECTIVE)
+    """The recipe with all defaults."""
+    environment = _File(ENVIRONMENT)
+    """Versions, plugins, hardware, threads and git commit of the last start."""
+    metrics = _File(METRICS)
+    """One JSON line for each log point."""
+    events = _File(EVENTS)
+    """One JSON line for each event."""
+    checkpoints = _File("checkpoints")
+    """The directory of the checkpoints."""
+    samples = _File("samples")
+    """The directory of the samples."""
+    results = _File("results.json")
+    """The results of the evaluation."""
+    report = _File("report.html")
+    """The report."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
@@ -72,51 +100,6 @@ class RunDirectory:
         """The name of the run."""
         return self.path.name
 
-    @property
-    def recipe(self) -> Path:
-        """The recipe as the user wrote it."""
-        return self._inside(RECIPE)
-
-    @property
-    def effective(self) -> Path:
-        """The recipe with all defaults."""
-        return self._inside(EFFECTIVE)
-
-    @property
-    def environment(self) -> Path:
-        """Versions, plugins, hardware, threads and git commit of the last start."""
-        return self._inside(ENVIRONMENT)
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line for each log point."""
-        return self._inside(METRICS)
-
-    @property
-    def events(self) -> Path:
-        """One JSON line for each event."""
-        return self._inside(EVENTS)
-
-    @property
-    def checkpoints(self) -> Path:
-        """The directory of the checkpoints."""
-        return self._inside("checkpoints")
-
-    @property
-    def samples(self) -> Path:
-        """The directory of the samples."""
-        return self._inside("samples")
-
-    @property
-    def results(self) -> Path:
-        """The results of the evaluation."""
-        return self._inside("results.json")
-
-    @property
-    def report(self) -> Path:
-        """The report."""
-        return self._inside("report.html")
-
     def _inside(self, name: str) -> Path:
         path = self.path / name
         if path.is_symlink():
@@ -138,10 +121,8 @@ class RunDirectory:
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._inside(name)
-        try:
+        with atomic.writing(path):
             atomic.replace(path, data)
-        except OSError as error:
-            raise atomic.cannot_write(path, error) from error
         return path
 
 
@@ -240,17 +221,15 @@ def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> t
 
 def _make(path: Path) -> None:
     """Create the directory if it is missing; another process may rename it meanwhile."""
-    while True:
-        try:
-            path.mkdir(parents=True)
-            return
-        except FileExistsError as error:
-            with contextlib.suppress(FileNotFoundError):  # renamed since mkdir: try again
-                if stat.S_ISDIR(os.stat(path).st_mode):
-                    return
-                raise atomic.cannot_write(path, error) from error
-        except OSError as error:
-            raise atomic.cannot_write(path, error) from error
+    with atomic.writing(path):
+        while True:
+            try:
+                return path.mkdir(parents=True)
+            except FileExistsError:
+                with contextlib.suppress(FileNotFoundError):  # renamed since mkdir: try again
+                    if stat.S_ISDIR(os.stat(path).st_mode):
+                        return None
+                    raise
 
 
 def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
@@ -258,11 +237,9 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     number = 1
     while os.path.lexists(target := _numbered(run.path, number)):
         number += 1
-    try:
+    with atomic.writing(run.path):
         run.path.rename(target)
         atomic.sync_directory(run.path.parent)
-    except OSError as error:
-        raise atomic.cannot_write(run.path, error) from error
     _make(run.path)
     fresh = RunLock(run.path)
     lock.release()
