@@ -47,17 +47,13 @@ def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everyth
         _show(report, everything)
     if not report.ok:
         broken = sorted({row.component for row in report.failures})
-        raise ViolationError(
-            f"{len(report.failures)} laws are broken, by {', '.join(broken)}",
-            fix="mend the component, or state in its law_exemptions why a law cannot hold for it",
-        )
+        fix = "mend the component, or state in its law_exemptions why a law cannot hold for it"
+        raise ViolationError(f"{len(report.failures)} laws are broken, by {', '.join(broken)}", fix=fix)
 
 
 def _show(report: Report, everything: bool) -> None:
     rows = [row for row in report.rows if everything or row.verdict != "n/a" or row.law == "builds"]
-    cells = [
-        [row.component, row.law, row.statement, _number(row.error), _number(row.tolerance), row.verdict] for row in rows
-    ]
+    cells = [[r.component, r.law, r.statement, _number(r.error), _number(r.tolerance), r.verdict] for r in rows]
     table(cells, ["component", "law", "statement", "worst error", "tolerance", "verdict"])
     for row in rows:
         if row.verdict == "fail":

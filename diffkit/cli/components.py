@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ..host import Plugin
 from .console import as_json, say, say_json, table
 
 
@@ -86,25 +87,14 @@ def plugins(why: str | None, as_json: bool) -> None:
         say(host.why(why))
         return
     if as_json:
-        say_json(
-            [
-                {
-                    "name": p.name,
-                    "distribution": p.distribution,
-                    "version": p.version,
-                    "origin": p.origin,
-                    "status": p.status,
-                    "reason": p.reason,
-                    "entries": [f"{e.kind}/{e.name}" for e in p.entries],
-                }
-                for p in host.plugins
-            ]
-        )
+        facts = ("name", "distribution", "version", "origin", "status", "reason")
+        say_json([{fact: getattr(p, fact) for fact in facts} | {"entries": _entries(p)} for p in host.plugins])
         return
-    rows = [
-        [p.name, p.label, p.status, p.reason or ", ".join(f"{e.kind}/{e.name}" for e in p.entries)]
-        for p in host.plugins
-    ]
+    rows = [[p.name, p.label, p.status, p.reason or ", ".join(_entries(p))] for p in host.plugins]
     table(rows, ["plugin", "from", "status", "components"])
     if any(p.status == "broken" for p in host.plugins):
         say("\nTo see the traceback of a broken plugin: diffkit plugins --why NAME")
+
+
+def _entries(plugin: Plugin) -> list[str]:
+    return [f"{entry.kind}/{entry.name}" for entry in plugin.entries]

@@ -6,7 +6,7 @@ import locale
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def doctor(as_json: bool) -> None:
     """Report versions, hardware, plugins and disk, and problems with them."""
     findings = examine()
     if as_json:
-        say_json([{"what": f.what, "value": f.value, "problem": f.problem} for f in findings])
+        say_json([asdict(finding) for finding in findings])
     else:
         table([[f.what, f.value, f.problem or ""] for f in findings], ["what", "value", "problem"])
     if any(f.problem for f in findings):

@@ -53,11 +53,8 @@ def new(name: str, kinds: tuple[str, ...], out: Path | None) -> None:
     """
     bare = name.removeprefix("diffkit-")
     if not NAME.fullmatch(bare):
-        raise UsageError(
-            f"{name!r} cannot be the name of a plugin",
-            code="DK024",
-            choices="lower-case letters, digits and single hyphens, starting with a letter",
-        )
+        allowed = "lower-case letters, digits and single hyphens, starting with a letter"
+        raise UsageError(f"{name!r} cannot be the name of a plugin", code="DK024", choices=allowed)
     package = Package(bare, tuple(dict.fromkeys(kinds)) or ("weighting",))
     folder = out or Path(package.distribution)
     if folder.exists() and any(folder.iterdir()):

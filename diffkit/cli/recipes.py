@@ -124,16 +124,12 @@ def cp(recipe: str, file: Path | None, force: bool) -> None:
 
         package = recipe_holder(recipe)
         near = get_close_matches(recipe, recipes, n=1)
-        raise UsageError(
-            f'there is no built-in recipe "{recipe}"',
-            code="DK014",
-            hint=f'did you mean "{near[0]}"?' if near else None,
-            choices=sorted(recipes),
-            fix=f"pip install {package}" if package else None,
-        )
-    target = file or Path(f"{recipe.rpartition('/')[2]}.yaml")
-    if target.is_dir():
-        target = target / f"{recipe.rpartition('/')[2]}.yaml"
+        hint = f'did you mean "{near[0]}"?' if near else None
+        fix = f"pip install {package}" if package else None
+        message = f'there is no built-in recipe "{recipe}"'
+        raise UsageError(message, code="DK014", hint=hint, choices=sorted(recipes), fix=fix)
+    name = f"{recipe.rpartition('/')[2]}.yaml"
+    target = Path(name) if file is None else file / name if file.is_dir() else file
     if target.exists() and not force:
         raise UsageError(f"{target} exists", code="DK015", fix="choose another name, or pass --force")
     target.parent.mkdir(parents=True, exist_ok=True)

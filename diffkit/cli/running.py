@@ -14,6 +14,7 @@ from .recipes import overrides
 
 if TYPE_CHECKING:
     from ..runs.results import EvaluationResult, Interval
+    from ..storage.run_directory import Resume
 
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to compute."
@@ -40,7 +41,7 @@ def run(
     overrides: tuple[str, ...],
     out: Path | None,
     seed: int | None,
-    resume: str,
+    resume: Resume,
     dry_run: bool,
     device: str,
     as_json: bool,
@@ -64,14 +65,7 @@ def run(
         return
     from ..runs.pipeline import run as run_recipe
 
-    finished = run_recipe(
-        loaded,
-        out,
-        device=device,
-        resume=resume,  # type: ignore[arg-type]
-        quiet=quiet,
-        handle_signals=True,
-    )
+    finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet, handle_signals=True)
     _print_results(finished.results, finished.directory.report, as_json)
 
 

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..recipe.spec import Recipe
 from ..recipe.assembly import assemble
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
+from ..recipe.spec import Recipe
 from ..runtime.distributed import resolve_device
 from ..train.cost import cost_of_run
 from .sampling import guided

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import UsageError
-from ..recipe.spec import Recipe
 from ..recipe.assembly import assemble
 from ..recipe.effective import recipe_hash
+from ..recipe.spec import Recipe
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
 from ..train.fine_tune import refuse_misfit
@@ -38,11 +38,8 @@ def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tens
         CheckpointError: A weight is missing, unknown, or of another shape.
     """
     if recipe.train.steps or recipe.train.ema:
-        raise UsageError(
-            "imported weights require a recipe without training steps and averages",
-            code="DK056",
-            fix="write train: {steps: 0, ema: []} in the recipe",
-        )
+        fix = "write train: {steps: 0, ema: []} in the recipe"
+        raise UsageError("imported weights require a recipe without training steps and averages", code="DK056", fix=fix)
     own = assemble(recipe).network.state_dict()
     refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}

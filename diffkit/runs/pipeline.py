@@ -14,10 +14,10 @@ import torch
 from ..errors import DiffkitError, ResourceError, StoppedError
 from ..host import registry
 from ..recipe.assembly import Assembly, assemble
-from ..recipe.spec import Recipe
-from ..recipe.validate import load_recipe
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
+from ..recipe.spec import Recipe
+from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
 from ..runtime.distributed import join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
@@ -146,9 +146,8 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
 
     def raise_if_stopped() -> None:
         if signals.requested:
-            raise StoppedError(
-                "stopped after training, which is done and saved", fix="run the same command again to continue"
-            )
+            fix = "run the same command again to continue"
+            raise StoppedError("stopped after training, which is done and saved", fix=fix)
 
     changed = False
     with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from ..errors import CheckpointError
 from ..storage.run_directory import RunDirectory
 
 FILE = "results.json"
@@ -154,14 +153,7 @@ class EvaluationResult(BaseModel):
         Raises:
             CheckpointError: The file is damaged.
         """
-        try:
-            return cls.model_validate(directory.read_json(FILE))
-        except ValidationError as error:
-            place = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise CheckpointError(
-                f"{directory.path / FILE} is damaged: {place}: {error.errors()[0]['msg']}",
-                fix=f"measure again with `diffkit evaluate {directory.path}`",
-            ) from error
+        return directory.read_record(FILE, cls, f"measure again with `diffkit evaluate {directory.path}`")
 
     def write(self, directory: RunDirectory) -> None:
         """Replace results.json. Raises ResourceError if it cannot be written."""

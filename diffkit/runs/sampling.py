@@ -7,6 +7,7 @@ import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +19,7 @@ from torch import Tensor
 from ..codec import Codec
 from ..data import Data
 from ..denoiser import Denoiser
-from ..errors import ResourceError, UsageError
-from ..estimate import Estimate
+from ..errors import UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
@@ -302,23 +302,12 @@ def draw_samples(
             with torch.no_grad():
                 z = noisiest.add_noise(codec.encode(x[rows].to(device)), z)
         cond = {} if plan.labels is None else {"label": plan.labels[rows].to(device)}
-        z = sample(_with_conditions(denoise, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
+        z = sample(partial(denoise, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
             parts.append(codec.decode(z.float()).cpu())
         if on_batch is not None:
             on_batch(rows.stop)
     return SampleBatch(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.trajectory(codec))
-
-
-def _with_conditions(denoise: Denoiser, **cond: Tensor) -> Denoiser:
-    """Return the denoiser with the conditions filled in, so that the sampling loop passes x and level only."""
-    if not cond:
-        return denoise
-
-    def conditioned(x: Tensor, level: Level, /, **more: Tensor) -> Estimate:
-        return denoise(x, level, **{**cond, **more})
-
-    return conditioned
 
 
 @dataclass
@@ -368,19 +357,13 @@ def draw_and_save(
     arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
     if drawn.labels is not None:
         arrays["labels"] = drawn.labels.numpy()
-    try:
+    with atomic.writing(directory, "free some space and run the same command again; training is done and saved"):
         directory.mkdir(exist_ok=True)
         save_npz(directory / SAMPLES, arrays)
         if is_image(data):
             save_png(directory / GRID, data, drawn.x)
         if drawn.trajectory is not None:
             save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
-    except OSError as error:
-        raise ResourceError(
-            f"cannot write to {directory}: {error.strerror}",
-            code="DK412",
-            fix="free some space and run the same command again; training is done and saved",
-        ) from error
     return drawn
 
 

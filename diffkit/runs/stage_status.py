@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel
 
-from ..errors import CheckpointError
 from ..storage.run_directory import RunDirectory
 
 Stage = Literal["train", "sample", "evaluate", "report"]
@@ -42,7 +41,8 @@ class StageRecord(BaseModel):
     loss_by_level: LossByLevel | None = None
 
 
-_RECORDS = TypeAdapter(dict[Stage, StageRecord])
+class _Records(RootModel[dict[Stage, StageRecord]]):
+    """The records of the finished stages."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,9 @@ class StageStatus:
     directory: RunDirectory
 
     def read(self) -> dict[Stage, StageRecord]:
-        """Return the records of all finished stages, in the order of a run. Raises CheckpointError if the file is
-        damaged.
-        """
-        try:
-            records = _RECORDS.validate_python(self.directory.read_json(FILE))
-        except ValidationError as error:
-            raise CheckpointError(
-                f"{self.directory.path / FILE} is damaged: {error.errors()[0]['msg']}",
-                fix="delete this file; the next run repeats the stages after training",
-            ) from error
+        """Return the records of the finished stages, in the order of a run. Raises CheckpointError for a damaged file."""
+        fix = "delete this file; the next run repeats the stages after training"
+        records = self.directory.read_record(FILE, _Records, fix).root
         return {stage: records[stage] for stage in STAGES if stage in records}
 
     def done(self, stage: Stage, step: int) -> bool:

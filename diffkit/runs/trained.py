@@ -241,9 +241,8 @@ class Run:
             )
         self.results.updated(measured).write(self.directory)
         if as_in_recipe:  # after any other evaluation, `run` still does that of the recipe
-            StageStatus(self.directory).write(
-                "evaluate", StageRecord(step=self._trained(weights).step, seconds=spent[0])
-            )
+            record = StageRecord(step=self._trained(weights).step, seconds=spent[0])
+            StageStatus(self.directory).write("evaluate", record)
         return self.results
 
     def write_report(self) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,16 +36,8 @@ MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
 
 def training_problem(assembly: Assembly) -> TrainingProblem:
     """Return the model, objective and data of a recipe."""
-    data = assembly.recipe.data
-    return TrainingProblem(
-        assembly.model,
-        assembly.objective,
-        assembly.data,
-        assembly.codec,
-        assembly.augment,
-        data.label_dropout,
-        assembly.recipe.seed,
-    )
+    a, recipe = assembly, assembly.recipe
+    return TrainingProblem(a.model, a.objective, a.data, a.codec, a.augment, recipe.data.label_dropout, recipe.seed)
 
 
 def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Trainer:
@@ -60,15 +51,9 @@ def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE
     Returns:
         The trainer.
     """
-    return Trainer(
-        training_problem(assembly),
-        assembly.recipe.train,
-        assembly.optimizer,
-        assembly.lr_schedule,
-        assembly.strategy,
-        device=device,
-        ranks=ranks,
-    )
+    problem, config = training_problem(assembly), assembly.recipe.train
+    components = assembly.optimizer, assembly.lr_schedule, assembly.strategy
+    return Trainer(problem, config, *components, device=device, ranks=ranks)
 
 
 def train(
@@ -104,8 +89,7 @@ def train(
     config = assembly.recipe.train
     if _done(directory, config.steps):
         return config.steps
-    note = events.event if events is not None else _nowhere
-    store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=note)
+    store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=events.event if events else None)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
         trainer = make_trainer(assembly, device, ranks)
     if events is not None:
@@ -122,10 +106,8 @@ def train(
             result = trainer.run((writer,), directory=directory.path, stop=stop, progress=progress)
         StageStatus(directory).write("train", _record(result, spent[0]))
     if result.stopped:
-        raise StoppedError(
-            f"stopped at step {result.step} of {config.steps}; a checkpoint is saved",
-            fix="run the same command again to continue",
-        )
+        message = f"stopped at step {result.step} of {config.steps}; a checkpoint is saved"
+        raise StoppedError(message, fix="run the same command again to continue")
     return result.step
 
 
@@ -147,10 +129,6 @@ def _done(directory: RunDirectory, steps: int) -> bool:
 
 def _parameters(assembly: Assembly) -> int:
     return sum(parameter.numel() for parameter in assembly.network.parameters())
-
-
-def _nowhere(name: str, fields: Mapping[str, Any]) -> None:
-    """Discard an event on a rank that does not write files."""
 
 
 def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,12 +46,8 @@ def group_of(assembly: Assembly, weights: str) -> str:
     if weights == "ema" and "ema" not in names:
         return f"ema-{names[0]}" if names else "network"
     if weights not in names:
-        raise UsageError(
-            f"this run has no weights {weights!r}",
-            code="DK018",
-            choices=list(dict.fromkeys(["raw", "ema", *names])),
-            fix="choose one of them",
-        )
+        choices = list(dict.fromkeys(["raw", "ema", *names]))
+        raise _no_weights(f"this run has no weights {weights!r}", "choose one of them", choices)
     return f"ema-{weights}"
 
 
@@ -106,23 +102,21 @@ def _power(width: str) -> float:
     try:
         return power_of(float(width))
     except ValueError as error:
-        raise UsageError(
-            f"{WIDTH}{width} is not the width of a power average",
-            code="DK018",
-            fix="choose 0 < W < 0.2887, for example width:0.1",
-        ) from error
+        fix = "choose 0 < W < 0.2887, for example width:0.1"
+        raise _no_weights(f"{WIDTH}{width} is not the width of a power average", fix) from error
 
 
 def _power_groups(assembly: Assembly) -> list[str]:
     """Return the groups of the power averages, from which others are reconstructed."""
     found = [f"ema-{average.name}" for average in assembly.recipe.train.ema if average.power is not None]
     if not found:
-        raise UsageError(
-            "this run stores no power average, so no other width can be reconstructed",
-            code="DK018",
-            fix="train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep",
-        )
+        fix = "train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep"
+        raise _no_weights("this run stores no power average, so no other width can be reconstructed", fix)
     return found
+
+
+def _no_weights(message: str, fix: str, choices: Sequence[str] = ()) -> UsageError:
+    return UsageError(message, code="DK018", choices=choices, fix=fix)
 
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:

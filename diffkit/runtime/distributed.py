@@ -32,11 +32,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
         if index >= count:
-            raise UsageError(
-                f"device {name} is not available: this machine has {count} CUDA devices",
-                code="DK054",
-                fix="--device cpu",
-            )
+            message = f"device {name} is not available: this machine has {count} CUDA devices"
+            raise UsageError(message, code="DK054", fix="--device cpu")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device

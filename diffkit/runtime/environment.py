@@ -54,11 +54,8 @@ def hardware(device: str) -> dict[str, Any]:
         import torch
 
         properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "accelerator": properties.name,
-            "accelerator_bytes": properties.total_memory,
-            "cuda": torch.version.cuda,
-        }
+        accelerator = {"accelerator": properties.name, "accelerator_bytes": properties.total_memory}
+        found |= accelerator | {"cuda": torch.version.cuda}
     return found
 
 

@@ -60,23 +60,17 @@ def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str 
         text = str(error).lower()
         if not isinstance(error, MemoryError) and not any(message in text for message in _MESSAGES):
             raise
-        raise ResourceError(
-            f"memory ran out during {what}",
-            code="DK401",
-            fix=fix,
-            notes=[estimate(), str(error).splitlines()[0] if text else type(error).__name__],
-        ) from error
+        notes = [estimate(), str(error).splitlines()[0] if text else type(error).__name__]
+        raise ResourceError(f"memory ran out during {what}", code="DK401", fix=fix, notes=notes) from error
 
 
 def worker_killed(error: BaseException) -> ResourceError | None:
     """Return the `ResourceError` for the error that torch raises if a worker of a DataLoader dies, else None."""
     if "DataLoader worker" not in str(error):
         return None
-    return ResourceError(
-        f"a data worker was killed, probably by the kernel because memory ran out ({error})",
-        code="DK402",
-        fix="use fewer workers (train.workers), or a machine with more memory",
-    )
+    message = f"a data worker was killed, probably by the kernel because memory ran out ({error})"
+    fix = "use fewer workers (train.workers), or a machine with more memory"
+    return ResourceError(message, code="DK402", fix=fix)
 
 
 def keep_freed_memory() -> None:

@@ -13,12 +13,20 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from pydantic import ValidationError
+
 from ..errors import CheckpointError, ResourceError
 
 
 def damaged_file(reason: str) -> CheckpointError:
     """Return the error for one damaged or hostile file."""
     return CheckpointError(reason, code="DK601")
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the place and the message of the first fault in a file, in at most 200 printable characters."""
+    fault = error.errors()[0]
+    return ascii(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")[1:-1][:200]
 
 
 @contextlib.contextmanager

@@ -14,13 +14,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
 from safetensors import SafetensorError, safe_open
 
 from ..errors import CheckpointError
 from . import atomic
-from .atomic import damaged_file, parse_object, size_of
+from .atomic import damaged_file, first_fault, parse_object, size_of
 
 FORMAT = 1
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
@@ -31,16 +33,16 @@ MIN_KEPT = 2
 
 _DIRECTORY = re.compile(r"step-(\d{8,18})")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE = re.compile(rf"{re.escape(STATE)}|{_GROUP.pattern}{re.escape(SUFFIX)}")
 _MAX_RANK = 16
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class FileDigest:
     """Length and SHA-256 of one file."""
 
-    bytes: int
-    sha256: str
+    bytes: NonNegativeInt
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
     def require_size(self, stream: BufferedReader, name: str) -> None:
         """Raise CheckpointError unless the open file has this length."""
@@ -53,12 +55,12 @@ class FileDigest:
             raise damaged_file(f"the content of {name} has changed since it was written (sha256)")
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=ConfigDict(strict=True))
 class Manifest:
     """The files of a checkpoint. `meta` holds the recipe hash, versions and other notes of the writer."""
 
-    step: int
-    files: Mapping[str, FileDigest]
+    step: NonNegativeInt
+    files: Annotated[dict[str, FileDigest], Field(max_length=MAX_FILES)]
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,14 +85,15 @@ class Manifest:
         body = parse_object(data, MANIFEST)
         if type(body.get("format")) is not int or body["format"] != FORMAT:
             raise damaged_file(f"{MANIFEST} has format {str(body.get('format'))[:40]}, but only {FORMAT} is supported")
-        step, files, meta = body.get("step"), body.get("files"), body.get("meta")
-        if type(step) is not int or step < 0:
-            raise damaged_file(f"{MANIFEST} has no valid step")
-        if not isinstance(meta, dict) or not isinstance(files, dict) or not 1 <= len(files) <= MAX_FILES:
-            raise damaged_file(f"{MANIFEST} has no meta, no files, or more than {MAX_FILES} files")
-        if STATE not in files:
+        try:
+            manifest = _MANIFEST.validate_json(data)
+        except ValidationError as error:
+            raise damaged_file(f"{MANIFEST} is not valid: {first_fault(error)}") from error
+        for name in manifest.files:
+            if not _FILE.fullmatch(name):
+                raise damaged_file(f"{MANIFEST} lists {name[:80]!r}, which is not a file of a checkpoint")
+        if STATE not in manifest.files:
             raise damaged_file(f"{MANIFEST} does not list {STATE}")
-        manifest = cls(step, {name: _decode_digest(name, entry) for name, entry in files.items()}, meta)
         try:
             canonical = manifest.encode()
         except RecursionError:  # the meta is nested deeper than any that a checkpoint was saved with
@@ -98,6 +101,9 @@ class Manifest:
         if canonical != data:
             raise damaged_file(f"{MANIFEST} does not match its own digest")
         return manifest
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -164,17 +170,6 @@ def read_manifest(candidate: Candidate) -> Manifest:
     if extra := present - manifest.files.keys() - {MANIFEST}:
         raise damaged_file(f"{min(extra)!r} is not in {MANIFEST}")
     return manifest
-
-
-def _decode_digest(name: str, entry: object) -> FileDigest:
-    if name != STATE and not (name.endswith(SUFFIX) and _GROUP.fullmatch(name.removesuffix(SUFFIX))):
-        raise damaged_file(f"{MANIFEST} lists {name[:80]!r}, which is not a file of a checkpoint")
-    if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
-        raise damaged_file(f"{MANIFEST} has no length and hash of {name}")
-    length, sha256 = entry["bytes"], entry["sha256"]
-    if type(length) is not int or length < 0 or not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-        raise damaged_file(f"{MANIFEST} has an invalid length or hash of {name}")
-    return FileDigest(length, sha256)
 
 
 def read_header(stream: BufferedReader, path: Path) -> tuple[bytes, dict[str, TensorInfo]]:

@@ -16,7 +16,9 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
 
 from ..errors import CheckpointError, RecipeError, UsageError
 from . import atomic
@@ -25,6 +27,7 @@ from .lock import LOCK, RunLock
 from .manifest import candidates
 
 Resume = Literal["auto", "never", "must"]
+Record = TypeVar("Record", bound=BaseModel)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
 _MAX_NAME_LENGTH = 64
@@ -73,12 +76,9 @@ class RunDirectory:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", Path(self.path))
         if not RUN_NAME.fullmatch(self.path.name):
-            raise UsageError(
-                f"invalid run name {self.path.name!r}",
-                code="DK611",
-                choices="at most 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
-                fix="choose another name: or --out",
-            )
+            allowed = "at most 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            fix = "choose another name: or --out"
+            raise UsageError(f"invalid run name {self.path.name!r}", code="DK611", choices=allowed, fix=fix)
         if self.path.is_symlink():
             raise _link(self.path)
 
@@ -118,6 +118,25 @@ class RunDirectory:
         """Read a JSON object of this run, empty if the file is missing. Raises CheckpointError if it is damaged."""
         path = self._inside(name)
         return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name) if path.exists() else {}
+
+    def read_record(self, name: str, kind: type[Record], fix: str) -> Record:
+        """Read a JSON file of this run as a pydantic model.
+
+        Args:
+            name: the name of the file; a missing one holds an empty object.
+            kind: the model.
+            fix: the advice if the file is damaged.
+
+        Returns:
+            The model.
+
+        Raises:
+            CheckpointError: the file is damaged.
+        """
+        try:
+            return kind.model_validate(self.read_json(name))
+        except ValidationError as error:
+            raise CheckpointError(f"{self.path / name} is damaged: {atomic.first_fault(error)}", fix=fix) from error
 
     def _write(self, name: str, data: bytes) -> Path:
         path = self._inside(name)
@@ -224,11 +243,12 @@ def _make(path: Path) -> None:
     with atomic.writing(path):
         while True:
             try:
-                return path.mkdir(parents=True)
+                path.mkdir(parents=True)
+                return
             except FileExistsError:
                 with contextlib.suppress(FileNotFoundError):  # renamed since mkdir: try again
                     if stat.S_ISDIR(os.stat(path).st_mode):
-                        return None
+                        return
                     raise
 
 
@@ -255,12 +275,8 @@ def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], obj
     text = atomic.read_bounded(run.effective, _MAX_TEXT_BYTES).decode("utf-8", "replace")
     changed = difference(parse(text), parse(effective))
     if changed:
-        raise RecipeError(
-            f"{run.path} holds a run of another recipe",
-            code="DK613",
-            notes=changed,
-            fix=f"--out another directory, or --resume never, which renames the old run to {run.name}.1",
-        )
+        fix = f"--out another directory, or --resume never, which renames the old run to {run.name}.1"
+        raise RecipeError(f"{run.path} holds a run of another recipe", code="DK613", notes=changed, fix=fix)
 
 
 def _refuse_foreign(run: RunDirectory) -> None:
@@ -268,11 +284,8 @@ def _refuse_foreign(run: RunDirectory) -> None:
     ours = {LOCK, RECIPE, ENVIRONMENT}
     foreign = sorted(path.name for path in run.path.iterdir() if path.name not in ours and path.name[0] != ".")
     if foreign:
-        raise UsageError(
-            f"{run.path} is not a run directory and is not empty (it holds {foreign[0]!r})",
-            code="DK612",
-            fix="choose another --out",
-        )
+        message = f"{run.path} is not a run directory and is not empty (it holds {foreign[0]!r})"
+        raise UsageError(message, code="DK612", fix="choose another --out")
 
 
 def runs_in(root: Path) -> list[RunDirectory]:
