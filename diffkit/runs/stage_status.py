@@ -52,7 +52,7 @@ class StageStatus:
     directory: RunDirectory
 
     def read(self) -> dict[Stage, StageRecord]:
-        """Return the records of the finished stages, in the order of a run. Raises CheckpointError for a damaged file."""
+        """Return the finished stages, in the order of a run. Raises CheckpointError if the file is damaged."""
         fix = "delete this file; the next run repeats the stages after training"
         records = self.directory.read_record(FILE, _Records, fix).root
         return {stage: records[stage] for stage in STAGES if stage in records}
