@@ -110,7 +110,7 @@ def sampling_in_words(assembly: Assembly) -> str:
 
 
 def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
-    """Return every value with its origin; values read from effective.yaml have the origin in the comment of their line."""
+    """Return every value with its origin; for values of effective.yaml, the origin in the comment of their line."""
     lines = directory.effective.read_text("utf-8").splitlines()
     for path, value in origins(assembly.recipe).items():
         file, _, line = value.origin.rpartition(":")
