@@ -33,7 +33,6 @@ def bibtex(reference: str, plugin: Plugin) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise PluginError(f'plugin "{plugin.name}" has no readable {FILE} ({error})', code="DK206") from error
     if reference not in entries:
-        raise PluginError(
-            f'{FILE} of plugin "{plugin.name}" has no entry "{reference}"', code="DK206", choices=sorted(entries)
-        )
+        message = f'{FILE} of plugin "{plugin.name}" has no entry "{reference}"'
+        raise PluginError(message, code="DK206", choices=sorted(entries))
     return entries[reference]

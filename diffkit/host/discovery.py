@@ -117,9 +117,8 @@ def candidate(path: str | Path) -> Candidate:
     if not file.is_file() or file.suffix != ".py":
         raise UsageError(f"{path} is not a Python file", code="DK012", fix="give the path of a .py file")
     if not (name.isidentifier() and name.isascii()):
-        raise UsageError(
-            f'"{file.name}" cannot be imported', code="DK012", fix="name it with letters, digits and underscores"
-        )
+        message = f'"{file.name}" cannot be imported'
+        raise UsageError(message, code="DK012", fix="name it with letters, digits and underscores")
     if _is_taken(name, file):
         raise UsageError(f'there already is a module "{name}"', code="DK012", fix=f"rename {file.name}")
     return Candidate(name.replace("_", "-").strip("-").lower(), str(file), path=file)

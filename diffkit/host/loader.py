@@ -245,11 +245,8 @@ def interface_version(module: ModuleType) -> int:
     """Return the interface version of a plugin module; raises PluginError DK204 if this diffkit does not support it."""
     version: object = getattr(module, "DIFFKIT_API", 1)
     if type(version) is not int:
-        raise PluginError(
-            f"DIFFKIT_API of {module.__name__} is {version!r}, not a whole number",
-            code="DK204",
-            fix=f"write DIFFKIT_API = {API} in the plugin module",
-        )
+        message = f"DIFFKIT_API of {module.__name__} is {version!r}, not a whole number"
+        raise PluginError(message, code="DK204", fix=f"write DIFFKIT_API = {API} in the plugin module")
     if version in SERVED:
         return version
     package = module.__name__.partition(".")[0].replace("_", "-")

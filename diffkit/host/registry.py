@@ -302,7 +302,6 @@ def load_file(path: str | Path) -> Plugin:
     """
     plugin = registry().add(discovery.candidate(path))
     if plugin.status == "broken":
-        raise PluginError(
-            f"{path} failed to load ({plugin.reason})", code="DK201", notes=[plugin.error] if plugin.error else []
-        )
+        message = f"{path} failed to load ({plugin.reason})"
+        raise PluginError(message, code="DK201", notes=[plugin.error] if plugin.error else [])
     return plugin

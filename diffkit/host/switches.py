@@ -57,11 +57,8 @@ class Switches:
         for name in sorted((self.only or frozenset()) | self.without):
             if name in essential:
                 if name in self.without:
-                    raise UsageError(
-                        f'plugin "{name}" is part of diffkit and cannot be dropped',
-                        code="DK011",
-                        fix=f"leave out no:{name}",
-                    )
+                    message = f'plugin "{name}" is part of diffkit and cannot be dropped'
+                    raise UsageError(message, code="DK011", fix=f"leave out no:{name}")
             elif name not in installed:
                 near = difflib.get_close_matches(name, installed, 1)
                 raise UsageError(

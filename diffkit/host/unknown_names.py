@@ -140,22 +140,15 @@ def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> Plugin
 
 def _unusable(plugin: Plugin, wanted: str) -> PluginError:
     if plugin.status == "broken":
-        return PluginError(
-            f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}), and {wanted} needs it',
-            code="DK201",
-            fix=f"see diffkit plugins --why {plugin.name}",
-        )
-    return PluginError(
-        f'{wanted} belongs to plugin "{plugin.name}", which is switched off ({plugin.reason})',
-        code="DK205",
-        fix=f"let {plugin.name} load: see --plugins, -p and DIFFKIT_PLUGINS",
-    )
+        message = f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}), and {wanted} needs it'
+        return PluginError(message, code="DK201", fix=f"see diffkit plugins --why {plugin.name}")
+    message = f'{wanted} belongs to plugin "{plugin.name}", which is switched off ({plugin.reason})'
+    return PluginError(message, code="DK205", fix=f"let {plugin.name} load: see --plugins, -p and DIFFKIT_PLUGINS")
 
 
 def _missing(distribution: str, wanted: str) -> PluginError:
-    return PluginError(
-        f"{wanted} belongs to {distribution}, which is not installed", code="DK205", fix=f"pip install {distribution}"
-    )
+    message = f"{wanted} belongs to {distribution}, which is not installed"
+    return PluginError(message, code="DK205", fix=f"pip install {distribution}")
 
 
 def _did_you_mean(name: str, names: Iterable[str]) -> str | None:

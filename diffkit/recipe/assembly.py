@@ -239,9 +239,8 @@ def _require_class(parameter: Parameter, value: object, component: str) -> None:
     wrong = [item for item in items if not isinstance(item, base) and not (item is None and parameter.optional)]
     if wrong:
         wanted = f"a list of {base.__name__}" if many else f"a {base.__name__}"
-        raise UsageError(
-            f"{component}: argument `{parameter.name}` must be {wanted}, got {type(wrong[0]).__name__}", code="DK010"
-        )
+        message = f"{component}: argument `{parameter.name}` must be {wanted}, got {type(wrong[0]).__name__}"
+        raise UsageError(message, code="DK010")
 
 
 def _is_plain(value: object) -> bool:

@@ -27,16 +27,7 @@ ORDER = (
 `shape` is what a network fits: it follows from data, codec and parameterization.
 """
 
-INJECTED = (
-    "data",
-    "codec",
-    "schedule",
-    "parameterization",
-    "network",
-    "objective",
-    "sample.sampler",
-    "sample.grid",
-)
+INJECTED = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
 """Paths of the components that later ones may require."""
 
 OWN_STATE = {"network", "strategy", "callback", "tracker"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
 
 from ..config import NAME, ComponentSpec
 from ..errors import Mark, PluginError, RecipeError
-from .yaml import Node
+from .yaml import Node, parse
 
 EXPECTED = {
     "float": "a number",
@@ -36,44 +38,29 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
     """Return the error for a key that is not read, and the path of the key that was probably meant, if there is one."""
     guess = meant(key, here, elsewhere)
     place = mark.path.rpartition(".")[0]
-    fault = RecipeError(
-        f"unknown key {quote(key)}" + (f" in {place}" if place else ""),
-        code="DK104",
-        where=mark,
-        hint=did_you_mean(guess),
-        choices=sorted(here),
-        fix=None if guess else "remove it",
-    )
+    message = f"unknown key {quote(key)}" + (f" in {place}" if place else "")
+    hint, fix = did_you_mean(guess), None if guess else "remove it"
+    fault = RecipeError(message, code="DK104", where=mark, hint=hint, choices=sorted(here), fix=fix)
     return fault, f"{place}.{guess}".lstrip(".") if guess in here else guess
 
 
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
     """Return the error for a required key."""
-    return RecipeError(
-        f"{path} is missing", code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}"
-    )
+    message = f"{path} is missing"
+    return RecipeError(message, code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}")
 
 
 def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | Sequence[str] = ()) -> RecipeError:
     """Return the error for a value of the wrong type or out of range."""
     path = node.mark.path or "the recipe"
-    return RecipeError(
-        f"{path} must be {expected}, not {quote(node.plain())}",
-        code="DK106",
-        where=node.mark,
-        hint=hint,
-        choices=choices,
-    )
+    message = f"{path} must be {expected}, not {quote(node.plain())}"
+    return RecipeError(message, code="DK106", where=node.mark, hint=hint, choices=choices)
 
 
 def injected(key: str, mark: Mark) -> RecipeError:
     """Return the error for an option that is taken from the rest of the recipe."""
-    return RecipeError(
-        f"{key} is taken from the recipe and cannot be set here",
-        code="DK104",
-        where=mark,
-        fix=f"remove it; set {key} itself",
-    )
+    message = f"{key} is taken from the recipe and cannot be set here"
+    return RecipeError(message, code="DK104", where=mark, fix=f"remove it; set {key} itself")
 
 
 def not_read(path: str, component: str, mark: Mark) -> RecipeError:
@@ -88,21 +75,16 @@ def refused_options(spec: ComponentSpec, error: ValueError) -> RecipeError:
 
 def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
     """Return the error for a constructor of a component that raised another exception than ValueError."""
-    return PluginError(
-        f"{spec.kind} {spec.name} failed: {type(error).__name__}: {error}".splitlines()[0],
-        code="DK252",
-        fix="report it to the author of the component; a constructor refuses options with ValueError",
-    )
+    message = f"{spec.kind} {spec.name} failed: {type(error).__name__}: {error}".splitlines()[0]
+    fix = "report it to the author of the component; a constructor refuses options with ValueError"
+    return PluginError(message, code="DK252", fix=fix)
 
 
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
     """Return the error for a component that requires another one which is not built before it."""
-    return PluginError(
-        f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it",
-        code="DK251",
-        choices=before,
-        fix="in the constructor, give the parameter a default, or require what is built before",
-    )
+    message = f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it"
+    fix = "in the constructor, give the parameter a default, or require what is built before"
+    return PluginError(message, code="DK251", choices=before, fix=fix)
 
 
 def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
@@ -196,64 +178,27 @@ def _number_hint(text: str) -> str | None:
     return f"did you mean {bare}, without quotes?" if bare == text else f"did you mean {bare}?"
 
 
-KEYS = {
-    "accumulate": "accumulation accumulation_steps gradient_accumulation",
-    "attention": "attention_resolutions",
-    "augment": "augmentation",
-    "batch_size": "batch bs",
-    "betas": "beta1 beta2",
-    "blocks": "num_res_blocks",
-    "channels": "num_channels model_channels",
-    "checkpoint_every": "save_every",
-    "clip": "grad_clip gradient_clip max_grad_norm",
-    "callbacks": "callback",
-    "count": "n_samples num_samples",
-    "data": "dataset",
-    "ema": "ema_decay",
-    "evaluate": "metrics",
-    "guidance": "cfg",
-    "heads": "num_heads",
-    "lr": "learning_rate",
-    "lr_schedule": "lr_scheduler",
-    "multipliers": "channel_mult ch_mult dim_mults",
-    "name": "experiment type kind class _target_ target id",
-    "network": "denoiser model unet",
-    "objective": "loss",
-    "optimizer": "optim optimiser",
-    "parameterization": "parametrization prediction prediction_type",
-    "precision": "amp dtype mixed_precision",
-    "requires": "plugins",
-    "sample": "sampling",
-    "schedule": "noise_schedule",
-    "seed": "random_seed",
-    "strategy": "distributed",
-    "steps": "epochs iterations max_steps num_inference_steps num_steps num_train_timesteps timesteps diffusion_steps",
-    "trackers": "logger loggers tracker",
-    "train": "training",
-    "warmup": "warmup_steps",
-    "weight_decay": "wd",
-    "workers": "num_workers",
-}
-"""Keys, each with what other tools call it."""
-SYNONYMS: dict[str, tuple[str, ...]] = {word: (key,) for key, words in KEYS.items() for word in words.split()}
-SYNONYMS |= {"metric": ("evaluate", "metrics"), "scheduler": ("lr_schedule", "schedule", "sampler")}
+@cache
+def _synonyms(of: Literal["keys", "values"]) -> Mapping[str, Sequence[str]]:
+    """By the word of another tool, the keys or the values of recipes with that meaning, the likely one first."""
+    table: Any = parse((files(__package__) / "synonyms.yaml").read_text("utf-8"), "synonyms.yaml").plain()
+    found: dict[str, list[str]] = {}
+    for name, words in table[of].items():
+        for word in words.split():
+            found.setdefault(word, []).append(name)
+    return found
 
-VALUES = {
-    "fp16": "half float16 16 mixed",
-    "fp32": "float float32 32 full",
-    "bf16": "bfloat16 bfloat",
-    "small": "fixedsmall fixed_small beta_tilde",
-    "large": "fixedlarge fixed_large beta",
-    "learned": "learned_range learned_interpolation",
-}
-"""Values, each with what other tools call it."""
+
+def means_name(key: str) -> bool:
+    """Whether other tools name a component by `key`."""
+    return "name" in _synonyms("keys").get(key, ())
 
 
 def nearest_value(word: str, choices: Iterable[str]) -> str | None:
     """Return the choice that is probably meant: a synonym, or the most similar one."""
     choices = tuple(choices)
-    synonym = next((value for value, words in VALUES.items() if _form(word) in words.split()), None)
-    return synonym if synonym in choices else nearest(word, choices)
+    synonyms = (value for value in _synonyms("values").get(_form(word), ()) if value in choices)
+    return next(synonyms, None) or nearest(word, choices)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -269,21 +214,16 @@ def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | Non
     `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
     another section, a near certain slip, synonyms, and last whatever is close.
     """
-    here = tuple(here)
-    if near := nearest(key, here, 0.99):
-        return near
-    if key in elsewhere:
-        return elsewhere[key]
-    if near := nearest(key, here, 0.8):
-        return near
-    synonyms = SYNONYMS.get(_form(key), ())
-    for synonym in synonyms:
-        if synonym in here:
-            return synonym
-    for synonym in synonyms:
-        if synonym in elsewhere:
-            return elsewhere[synonym]
-    return nearest(key, here) or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
+    here, synonyms = tuple(here), _synonyms("keys").get(_form(key), ())
+    return (
+        nearest(key, here, 0.99)
+        or elsewhere.get(key)
+        or nearest(key, here, 0.8)
+        or next((synonym for synonym in synonyms if synonym in here), None)
+        or next((elsewhere[synonym] for synonym in synonyms if synonym in elsewhere), None)
+        or nearest(key, here)
+        or elsewhere.get(nearest(key, elsewhere, 0.8) or "")
+    )
 
 
 def did_you_mean(guess: str | None) -> str | None:

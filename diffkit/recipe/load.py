@@ -76,9 +76,8 @@ def _file(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise RecipeError(
-            f"{path} is not UTF-8 text", code="DK101", where=Mark(str(path), line), fix="save the file as UTF-8"
-        ) from error
+        message = f"{path} is not UTF-8 text"
+        raise RecipeError(message, code="DK101", where=Mark(str(path), line), fix="save the file as UTF-8") from error
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error.strerror or error}", code="DK109") from error
 

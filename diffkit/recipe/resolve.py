@@ -86,12 +86,7 @@ class Resolver:
         return cls(**{name: _spec(value) for name, value in values.items()})
 
     def component(
-        self,
-        kind: str,
-        node: Node,
-        path: str,
-        given: Mapping[str, object] = {},
-        beside: Collection[str] = (),
+        self, kind: str, node: Node, path: str, given: Mapping[str, object] = {}, beside: Collection[str] = ()
     ) -> Resolved | None:
         """Validate the component written at `node`.
 
@@ -118,7 +113,7 @@ class Resolver:
                 if name is not None and wrong
                 else errors.missing(node.label, join(path, "name"), "NAME", names)
             )
-            aliases = [key for key in entries if "name" in errors.SYNONYMS.get(key, ())]
+            aliases = [key for key in entries if errors.means_name(key)]
             self._unknown += [(entries[key].label, key, ("name",)) for key in aliases]
             return None
         try:
@@ -252,7 +247,7 @@ def _with_name(node: Node, parameter: Parameter) -> Node:
     """Return the mapping of a component with the default name if it has none: `optimizer: {lr: 0.001}`."""
     if parameter.role != "component" or not isinstance(parameter.default, str) or not isinstance(node.value, dict):
         return node
-    if any(key == "name" or "name" in errors.SYNONYMS.get(key, ()) for key in node.value):
+    if any(key == "name" or errors.means_name(key) for key in node.value):
         return node
     return Node({"name": Node(parameter.default, node.mark, node.key), **node.value}, node.mark, node.key)
 
