@@ -61,6 +61,10 @@ class View:
         """Return the name of the component at `path`."""
         return self.names.get(path, "")
 
+    def title(self, path: str) -> str:
+        """The path and the name of the component at `path`."""
+        return f"{path} {self.name(path)}"
+
     def mark(self, path: str, *keys: str) -> Mark:
         """Return the place of the first key in `keys` that the recipe gives below `path`, else of `path`, else of its
         parent.
@@ -106,7 +110,7 @@ def alpha_zero(view: View) -> Iterator[RecipeError]:
         return
     if start is not None and start < schedule.t_noise:
         return
-    reached, where = f"schedule {view.name('schedule')} reaches alpha = 0", ("parameterization", "name")
+    reached, where = f"{view.title('schedule')} reaches alpha = 0", ("parameterization", "name")
     x = torch.zeros(1, 1, dtype=torch.float64)
     y = torch.zeros(1, parameterization.out_channels(1), dtype=torch.float64)
     try:
@@ -116,9 +120,9 @@ def alpha_zero(view: View) -> Iterator[RecipeError]:
         return
     c_noise = parameterization.c_noise(schedule.noise)
     if c_noise is not None and not math.isfinite(float(c_noise)):
-        name = f"parameterization {view.name('parameterization')}"
+        message = f"{reached}, where {view.title('parameterization')} gives the network an infinite c_noise"
         fix = "use parameterization x0, or end the schedule earlier (sample.start)"
-        yield view.fault("DK110", f"{reached}, where {name} gives the network an infinite c_noise", where, fix)
+        yield view.fault("DK110", message, where, fix)
 
 
 def outputs_that_are_needed(view: View) -> Iterator[RecipeError]:
@@ -126,18 +130,15 @@ def outputs_that_are_needed(view: View) -> Iterator[RecipeError]:
     parameterization = view.built("parameterization")
     if parameterization is None:
         return
+    name = view.title("parameterization")
     for path in (*(path for path, _, _ in _drawings(view)), "objective"):
         lacking = [aux for aux in getattr(view.built(path), "needs", ()) if aux not in parameterization.provides]
         if lacking:
+            message = f"{path} {view.name(path)} needs {', '.join(lacking)}, which {name} does not provide"
             learned = "variance_fraction" in lacking
             other = "parameterization learned-range" if learned else "a parameterization that provides it"
-            yield view.fault(
-                "DK111",
-                f"{path} {view.name(path)} needs {', '.join(lacking)}, which parameterization "
-                f"{view.name('parameterization')} does not provide",
-                (path, "variance", "name"),
-                f"use {other}, or an option that does not need it (such as variance: small)",
-            )
+            fix = f"use {other}, or an option that does not need it (such as variance: small)"
+            yield view.fault("DK111", message, (path, "variance", "name"), fix)
 
 
 def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
@@ -146,8 +147,8 @@ def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
     if parameterization is not None and objective is not None and view.value("train.steps", 0):
         untrained = [aux for aux in parameterization.provides if aux not in getattr(objective, "needs", ())]
         if untrained:
-            message = f"objective {view.name('objective')} does not train {', '.join(untrained)}, which "
-            message += f"parameterization {view.name('parameterization')} provides"
+            provider = view.title("parameterization")
+            message = f"{view.title('objective')} does not train {', '.join(untrained)}, which {provider} provides"
             fix = "use objective hybrid, or vlb with variance: learned"
             view.warnings.append(view.fault("DK119", message, ("objective", "name"), fix))
     return ()
@@ -281,9 +282,8 @@ def labels(view: View) -> Iterator[RecipeError]:
         yield view.fault("DK115", message, "sample.labels", None, choices=f"0 to {classes - 1}")
     for path in view.items("sample.guidance"):
         if getattr(view.built(path), "needs_null", False) and dropout == 0.0 and view.value("train.steps", 0) > 0:
-            message = (
-                f"guidance {view.name(path)} calls the network without a label, which label_dropout 0 never trains"
-            )
+            name = f"guidance {view.name(path)}"
+            message = f"{name} calls the network without a label, which label_dropout 0 never trains"
             yield view.fault("DK115", message, (path, "name"), "data.label_dropout: 0.1")
 
 

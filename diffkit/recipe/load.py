@@ -85,18 +85,15 @@ def _file(path: Path) -> str:
 def _not_found(source: str, path: Path, built_in: Mapping[str, Path]) -> RecipeError:
     name = path.name.removesuffix(".yaml")
     if package := recipe_holder(name):
-        return RecipeError(
-            f'recipe "{name}" comes with the package {package}, which is not installed or not loaded',
-            code="DK109",
-            fix=f"pip install {package}; if it is installed, diffkit plugins --why {package.removeprefix('diffkit-')}",
-        )
-    return RecipeError(
-        f"there is no recipe {quote(source)}: neither a file nor a built-in name",
-        code="DK109",
-        hint=did_you_mean(nearest(name, built_in)),
-        choices=sorted(built_in),
-        fix="diffkit ls recipes shows them; diffkit cp NAME makes a file of one",
+        message = f'recipe "{name}" comes with the package {package}, which is not installed or not loaded'
+        fix = f"pip install {package}; if it is installed, diffkit plugins --why {package.removeprefix('diffkit-')}"
+        return RecipeError(message, code="DK109", fix=fix)
+    message = f"there is no recipe {quote(source)}: neither a file nor a built-in name"
+    hint, fix = (
+        did_you_mean(nearest(name, built_in)),
+        "diffkit ls recipes shows them; diffkit cp NAME makes a file of one",
     )
+    return RecipeError(message, code="DK109", hint=hint, choices=sorted(built_in), fix=fix)
 
 
 FLAG = "--set"
@@ -127,9 +124,8 @@ def _read(text: str) -> tuple[str, Node]:
     stripped = value.strip()
     block = isinstance(node.value, dict | list) and stripped[:1] not in ("{", "[")
     if "\n" in stripped or block:
-        raise _fault(
-            "the value must be a scalar or a flow list or mapping", text, start + 1, len(value), "{a: 1, b: 2}"
-        )
+        message = "the value must be a scalar or a flow list or mapping"
+        raise _fault(message, text, start + 1, len(value), "{a: 1, b: 2}")
     if _is_cut(node, stripped):
         raise _fault('"#" starts a comment in YAML', text, start + 1, len(value), "put the value in quotes")
     return path, node.under(path)

@@ -61,12 +61,8 @@ def _names(found: Registered) -> list[str]:
 
 def _name_or_mapping(installed: list[Registered]) -> Schema:
     bare = [name for found in installed if not _required(found) for name in _names(found)]
-    return {
-        "anyOf": [
-            *([{"type": "string", "enum": bare}] if bare else []),
-            *({"$ref": f"#/definitions/{_id(found)}"} for found in installed),
-        ]
-    }
+    mappings = [{"$ref": f"#/definitions/{_id(found)}"} for found in installed]
+    return {"anyOf": [{"type": "string", "enum": bare}, *mappings] if bare else mappings}
 
 
 def _required(found: Registered) -> list[str]:
@@ -92,11 +88,9 @@ def _section(cls: type[Config]) -> Schema:
     described = {"description": " ".join((cls.__doc__ or "").split())}
     if owner is None:
         return described | _object(fields, required)
-    variants = [
-        {**schema, "properties": {**fields, **schema["properties"]}}
-        for schema in (_component(found) for found in _loadable(owner.target))
-    ]
-    bare = [name for f in _loadable(owner.target) if not _required(f) for name in _names(f)]
+    installed = _loadable(owner.target)
+    variants = [made | {"properties": {**fields, **made["properties"]}} for made in map(_component, installed)]
+    bare = [name for f in installed if not _required(f) for name in _names(f)]
     absent = [{"type": "null"}, _object(fields, [])] if owner.default is not REQUIRED else []
     return described | {"anyOf": [{"type": "string", "enum": bare}, *variants, *absent]}
 

@@ -206,10 +206,8 @@ def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any
     try:
         return get_type_hints(cls if made else init, include_extras=True)
     except (NameError, AttributeError, TypeError) as error:
-        raise _refuse(
-            f"the annotations of {where} cannot be resolved: {error}",
-            "import their names at run time, not type checking",
-        ) from error
+        message = f"the annotations of {where} cannot be resolved: {error}"
+        raise _refuse(message, "import their names at run time, not type checking") from error
 
 
 def _defaults(cls: type) -> dict[str, Any]:
@@ -224,10 +222,9 @@ def _require_schema(parameter: Parameter, where: str) -> None:
     try:
         _ = parameter.adapter
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
-        raise _refuse(
-            f"the parameter {parameter.name} of {where} has a type that recipes cannot contain: {parameter.annotation}",
-            "use numbers, texts, literals, tuples of them, or a component",
-        ) from error
+        message = f"the parameter {parameter.name} of {where} has a type that recipes cannot contain: "
+        fix = "use numbers, texts, literals, tuples of them, or a component"
+        raise _refuse(message + str(parameter.annotation), fix) from error
 
 
 def _unmarked(annotation: Any) -> Any:

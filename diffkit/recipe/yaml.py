@@ -77,13 +77,11 @@ class _Reader:
             forgotten = "expected ':'" in (error.problem or "") and error.context_mark is not None
             at = error.context_mark if forgotten else error.problem_mark or error.context_mark
             said = ", ".join(part for part in (error.problem, error.context) if part)
-            self.fault(
-                f"this is not YAML: {said}",
-                self._point(at),
-                "check the indentation, colons, brackets and quotes nearby",
-            )
+            fix = "check the indentation, colons, brackets and quotes nearby"
+            self.fault(f"this is not YAML: {said}", self._point(at), fix)
         except (yaml.YAMLError, UnicodeError) as error:
-            self.fault(f"this is not YAML: {_first_line(error)}", Mark(self.file, 1), "save the file as UTF-8 text")
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            self.fault(f"this is not YAML: {said}", Mark(self.file, 1), "save the file as UTF-8 text")
         return Node(None, Mark(self.file, 1))
 
     def _point(self, at: Any) -> Mark:
@@ -123,17 +121,15 @@ class _Reader:
         if event.anchor is not None:
             self.fault("a recipe cannot contain anchors (&name)", mark, "write the value without it")
         if event.tag is not None:
-            self.fault(
-                "a recipe cannot contain tags (!name)", mark, "write the value without it; `name:` selects a component"
-            )
+            fix = "write the value without it; `name:` selects a component"
+            self.fault("a recipe cannot contain tags (!name)", mark, fix)
         if isinstance(event, yaml.ScalarEvent):
             return Node(self._scalar(event, mark), mark, key)
         if depth >= MAX_DEPTH:
             self.fault(f"a recipe is at most {MAX_DEPTH} levels deep", mark)
             raise _Stop
-        if isinstance(event, yaml.SequenceStartEvent):
-            return Node(self._list(events, path, depth), mark, key)
-        return Node(self._mapping(events, path, depth), mark, key)
+        read = self._list if isinstance(event, yaml.SequenceStartEvent) else self._mapping
+        return Node(read(events, path, depth), mark, key)
 
     def _scalar(self, event: Any, mark: Mark) -> Scalar:
         if event.style:
@@ -159,7 +155,7 @@ class _Reader:
                 break
             node = self._node(event, events, path, None, depth + 1)
             name = self._key(event, node, path)
-            mark = Mark(**{**vars(node.mark), "path": join(path, name)})
+            mark = replace(node.mark, path=join(path, name))
             value = self._node(next(events), events, join(path, name), mark, depth + 1)
             if (first := entries.get(name)) is not None and first.key is not None:
                 said = f'"{name}" is given twice, first on line {first.key.line}'
@@ -185,10 +181,6 @@ class _Stop(Exception):  # noqa: N818 - control flow: the fault is recorded
 def join(path: str, name: str) -> str:
     """Return the dotted path of `name` below `path`."""
     return f"{path}.{name}" if path else name
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 LITERALS: dict[str, Scalar] = {
