@@ -62,7 +62,7 @@ class View:
         return self.names.get(path, "")
 
     def title(self, path: str) -> str:
-        """The path and the name of the component at `path`."""
+        """Return the path and the name of the component at `path`."""
         return f"{path} {self.name(path)}"
 
     def mark(self, path: str, *keys: str) -> Mark:

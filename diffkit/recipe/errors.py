@@ -180,7 +180,7 @@ def _number_hint(text: str) -> str | None:
 
 @cache
 def _synonyms(of: Literal["keys", "values"]) -> Mapping[str, Sequence[str]]:
-    """By the word of another tool, the keys or the values of recipes with that meaning, the likely one first."""
+    """Return, by the word of another tool, the keys or values of recipes with that meaning, the likely one first."""
     table: Any = parse((files(__package__) / "synonyms.yaml").read_text("utf-8"), "synonyms.yaml").plain()
     found: dict[str, list[str]] = {}
     for name, words in table[of].items():
@@ -190,7 +190,7 @@ def _synonyms(of: Literal["keys", "values"]) -> Mapping[str, Sequence[str]]:
 
 
 def means_name(key: str) -> bool:
-    """Whether other tools name a component by `key`."""
+    """Return whether other tools name a component by `key`."""
     return "name" in _synonyms("keys").get(key, ())
 
 
