@@ -69,11 +69,8 @@ def _existing(path: Path) -> Path:
 
 def _duration(seconds: float) -> str:
     """Format seconds in the two largest units."""
-    for name, size, smaller, least in (
-        ("d", 86400.0, "h", 3600.0),
-        ("h", 3600.0, "min", 60.0),
-        ("min", 60.0, "s", 1.0),
-    ):
+    units = ("d", 86400.0, "h", 3600.0), ("h", 3600.0, "min", 60.0), ("min", 60.0, "s", 1.0)
+    for name, size, smaller, least in units:
         if seconds >= size:
             return f"{int(seconds // size)} {name} {int(seconds % size // least)} {smaller}"
     return f"{seconds:.1f} s"

@@ -79,16 +79,9 @@ def run(
                 for change in opened.changes:
                     events.event("environment", {"change": change})
                 with _failure_logged(opened.directory, events, signals):
-                    progress = console_progress("training", not quiet)
+                    stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                     step = train(
-                        opened.directory,
-                        assembly,
-                        chosen,
-                        events,
-                        lambda: signals.requested,
-                        ranks=world,
-                        progress=progress,
-                        lock=opened.lock,
+                        opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock
                     )
                     _finish(Run(opened.directory, chosen, assembly), step, events, signals, quiet)
             return Run(opened.directory, chosen)

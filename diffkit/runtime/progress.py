@@ -72,22 +72,15 @@ class ProgressBar(Progress):
     """A bar with the remaining time and the numbers of the last record, drawn by rich."""
 
     def __init__(self, task: str, stream: TextIO, every_seconds: float = 0.1) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress as RichProgress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich import console, progress
 
-        self._bar = RichProgress(
-            TextColumn(task),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            console=Console(file=DetachableStream(stream)),
+        self._bar = progress.Progress(
+            progress.TextColumn(task),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[numbers]}"),
+            console=console.Console(file=DetachableStream(stream)),
             refresh_per_second=5,
         )
         self._task = self._bar.add_task(task, start=False, numbers="")

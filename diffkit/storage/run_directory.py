@@ -9,6 +9,7 @@ Torch is not imported here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -254,9 +255,9 @@ def _make(path: Path) -> None:
 
 def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     """Rename the old run, which stays locked, and lock a new directory in its place."""
-    number = 1
-    while os.path.lexists(target := _numbered(run.path, number)):
-        number += 1
+    suffixes = (f".{number}" for number in itertools.count(1))
+    targets = (run.path.with_name(run.name[: _MAX_NAME_LENGTH - len(suffix)] + suffix) for suffix in suffixes)
+    target = next(path for path in targets if not os.path.lexists(path))
     with atomic.writing(run.path):
         run.path.rename(target)
         atomic.sync_directory(run.path.parent)
@@ -264,11 +265,6 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     fresh = RunLock(run.path)
     lock.release()
     return target, fresh
-
-
-def _numbered(path: Path, number: int) -> Path:
-    suffix = f".{number}"
-    return path.with_name(path.name[: _MAX_NAME_LENGTH - len(suffix)] + suffix)
 
 
 def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> None:
