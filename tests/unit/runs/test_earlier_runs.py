@@ -12,7 +12,7 @@ import torch
 
 from diffkit import Run, open_run
 
-NOW = re.compile(r"(?m)^  lr_schedule:\n(    .*\n)+  strategy:\n    .*\n")
+NOW = re.compile(r"(?m)^  lr_schedule:\n(    .*\n)+  strategy:\n(    .*\n)+")
 THEN = """\
   schedule:
     name: {name}
