@@ -41,7 +41,7 @@ class Chart:
             raise LevelError(
                 f"chart {self.name} cannot start at alpha = 0, where sigma / alpha is infinite",
                 code="DK507",
-                fix=f"use chart {others}, or start the grid below it (sample.start)",
+                fix=f"use chart {others}, or start sampling with less noise (sample.start)",
             )
 
     def __repr__(self) -> str:

@@ -112,6 +112,6 @@ class Parameterization(ABC):
         raise LevelError(
             f"cannot decode x0 from {name} at alpha = 0 (pure noise), where the target holds no information about x0",
             code="DK501",
-            fix="use parameterization x0, or start the grid later (sample.start)",
+            fix="use parameterization x0, or start sampling with less noise (sample.start)",
             notes=["background: arXiv:2305.08891"],
         )

@@ -37,7 +37,7 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
         say("no checkpoint")
     damaged = [s for s in found if s.damage]
     if damaged:
-        fix = "none is needed: a run continues from the newest intact checkpoint"
+        fix = "nothing to do: a run continues from the newest intact checkpoint"
         raise CheckpointError(f"{len(damaged)} of {len(found)} checkpoints are damaged", code="DK601", fix=fix)
 
 

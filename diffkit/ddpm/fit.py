@@ -67,9 +67,9 @@ def check_heads(attends: bool, heads: int, head_channels: int | None) -> None:
         head_channels: Channels of one head, in place of `heads`.
     """
     if heads != 1 and head_channels is not None:
-        raise misfit("heads and head_channels contradict each other", fix="give one of them")
+        raise misfit("heads and head_channels contradict each other", fix="set only one of the two")
     if not attends and (heads != 1 or head_channels is not None):
-        raise misfit("heads are given, but this network has no attention", fix="leave them out, or give attention")
+        raise misfit("heads are given, but this network has no attention", fix="remove heads, or set attention")
 
 
 def group_count(channels: int, groups: int | None) -> int:

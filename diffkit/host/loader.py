@@ -353,7 +353,7 @@ def _folder(module: ModuleType) -> Path | None:
 def _notes(plugin: Plugin, seconds: float, torch: bool) -> tuple[str, ...]:
     notes = []
     if seconds > MAX_IMPORT_SECONDS:
-        notes.append(f"its import took {seconds:.1f} s: every command waits for that")
+        notes.append(f"its import took {seconds:.1f} s, which delays every command")
     if torch and plugin.distribution is not None:
         notes.append("its plugin module imports torch: move the components to modules of their own")
     return tuple(notes)

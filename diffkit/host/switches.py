@@ -49,7 +49,11 @@ class Switches:
         if isinstance(plugins, str) and not any(names):
             raise UsageError(f"{origin} is empty", code="DK011", fix='name plugins, "a,b", or write "none"')
         if "none" in names:
-            raise UsageError(f'{origin}: "none" stands alone', code="DK011", fix='name plugins, "a,b", or write "none"')
+            raise UsageError(
+                f'{origin}: "none" cannot be combined with names',
+                code="DK011",
+                fix='name plugins, "a,b", or write "none"',
+            )
         return cls(frozenset(filter(None, names)), dropped, origin)
 
     def verify(self, installed: Collection[str], essential: Collection[str]) -> None:
@@ -57,7 +61,7 @@ class Switches:
         for name in sorted((self.only or frozenset()) | self.without):
             if name in essential:
                 if name in self.without:
-                    message = f'plugin "{name}" is part of diffkit and cannot be dropped'
+                    message = f'plugin "{name}" is part of diffkit and cannot be disabled'
                     raise UsageError(message, code="DK011", fix=f"leave out no:{name}")
             elif name not in installed:
                 near = difflib.get_close_matches(name, installed, 1)
@@ -73,7 +77,7 @@ class Switches:
         """Return why the plugin with one of these names is off; None if it may load."""
         for name in names:
             if name in self.without:
-                return f"dropped by -p no:{name}"
+                return f"disabled by -p no:{name}"
         if self.only is not None and self.only.isdisjoint(names):
             return f"not named by {self.origin}"
         return None

@@ -57,7 +57,7 @@ def ambiguous(kind: str, name: str, found: Sequence[Registered]) -> PluginError:
         f'{kind} "{name}" is registered by {len(found)} plugins: {", ".join(one.plugin.label for one in found)}',
         code="DK202",
         choices=[one.qualified for one in found],
-        fix="write plugin/name, or drop one plugin with -p no:NAME",
+        fix="write plugin/name, or disable one plugin with -p no:NAME",
     )
 
 

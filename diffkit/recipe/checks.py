@@ -121,7 +121,7 @@ def alpha_zero(view: View) -> Iterator[RecipeError]:
     c_noise = parameterization.c_noise(schedule.noise)
     if c_noise is not None and not math.isfinite(float(c_noise)):
         message = f"{reached}, where {view.title('parameterization')} gives the network an infinite c_noise"
-        fix = "use parameterization x0, or end the schedule earlier (sample.start)"
+        fix = "use parameterization x0, or start sampling with less noise (sample.start)"
         yield view.fault("DK110", message, where, fix)
 
 
@@ -223,7 +223,7 @@ def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int
 def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:
     before = f"{0.999 * t_noise if t_noise <= 1 else int(t_noise) - 1:g}"
     message = f"{path} {view.name(path)} cannot start at alpha = 0, where schedule {view.name('schedule')} ends"
-    fix = f"start before it: sample.start: {before}; or use one that can (ddim, grid trailing)"
+    fix = f"start with less noise: sample.start: {before}; or use sampler ddim and grid trailing"
     return view.fault("DK116", message, (path, "chart", "name"), fix)
 
 
@@ -236,8 +236,8 @@ def _mismatch(view: View, first: Level, end: Level, grid_at: str) -> Iterator[Re
     refused = bias > MAX_BIAS and not view.value("sample.allow_mismatch", False)
     fault = view.fault(
         "DK113",
-        f"sampling starts cleaner than training ended: sqrt(alpha_bar) is {alpha:.3g} at the start of the grid "
-        f"and {trained:.3g} at the end of the schedule; samples lose {bias:.2g} of the mean of the data",
+        f"sampling starts with less noise than training ended with: sqrt(alpha_bar) is {alpha:.3g} at the start of the "
+        f"grid and {trained:.3g} at the end of the schedule; samples lose {bias:.2g} of the mean of the data",
         (grid_at, "name"),
         "use grid trailing or linspace" + (", or allow it with sample.allow_mismatch: true" if refused else ""),
         notes=["background: arXiv:2305.08891, section 3.3"],
@@ -315,11 +315,11 @@ def averages(view: View) -> Iterator[RecipeError]:
         elif len(given) > 1:
             yield view.fault("DK118", f"train.ema has {' and '.join(given)}", at, "keep one of them")
         elif ema.warmup and ema.power is not None:
-            message = "train.ema.warmup is not read by a power-law average, which needs no warm-up"
+            message = "train.ema.warmup has no effect on a power-law average, which needs no warm-up"
             yield view.fault("DK117", message, at, "remove it")
         elif ema.decay is not None and not ema.warmup and 0 < view.value("train.steps", 0) < 5 / (1 - ema.decay):
-            message = f"train.ema remembers the initial weights: 5 / (1 - decay) is {5 / (1 - ema.decay):.0f} steps, "
-            message += f"and the training has {view.value('train.steps')}"
+            message = "train.ema still contains the initial weights at the end: 5 / (1 - decay) is "
+            message += f"{5 / (1 - ema.decay):.0f} steps, and the training has {view.value('train.steps')}"
             view.warnings.append(view.fault("DK121", message, at, "warmup: true, or a smaller decay"))
         if ema.name in names:
             fix = "give each average its own name, other than raw"
@@ -345,7 +345,7 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
     """Settings of the evaluation need a metric."""
     for path in (f"evaluate.{key}" for key in ("sampler", "grid", "steps", "count", "batch_size")):
         if not view.value("evaluate.metrics", ()) and view.value(path) is not None:
-            yield view.fault("DK117", f"{path} is not read without evaluate.metrics", path, "metrics: [frechet]")
+            yield view.fault("DK117", f"{path} has no effect without evaluate.metrics", path, "metrics: [frechet]")
 
 
 CHECKS: tuple[Callable[[View], Iterable[RecipeError]], ...] = (

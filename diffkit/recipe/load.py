@@ -91,7 +91,7 @@ def _not_found(source: str, path: Path, built_in: Mapping[str, Path]) -> RecipeE
     message = f"there is no recipe {quote(source)}: neither a file nor a built-in name"
     hint, fix = (
         did_you_mean(nearest(name, built_in)),
-        "diffkit ls recipes shows them; diffkit cp NAME makes a file of one",
+        "list recipes: diffkit ls recipes; copy a built-in recipe to a file: diffkit cp NAME",
     )
     return RecipeError(message, code="DK109", hint=hint, choices=sorted(built_in), fix=fix)
 

@@ -107,7 +107,7 @@ def component_parameters(cls: type, kind: str) -> tuple[Parameter, ...]:
         default = REQUIRED if default is inspect.Parameter.empty else default
         made = _classify(name, hints[name], default)
         if made.role == "injected" and made.target == kind:
-            raise _refuse(f"{where} requires a `{kind}` and is one itself", f"call it inner: {kind}")
+            raise _refuse(f"{where} requires a `{kind}` and is a {kind} itself", f"call it inner: {kind}")
         if made.role == "option":
             _require_schema(made, where)
         found.append(made)

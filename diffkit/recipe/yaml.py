@@ -210,7 +210,7 @@ def resolve(word: str) -> Scalar:
         return number
     if FLOAT.match(word):
         if len(word) > 4 * DIGITS or not math.isfinite(real := float(word)):
-            raise ValueError("a number must be finite and of sensible length")
+            raise ValueError("a number must be finite and of at most a few hundred characters")
         return real
     return word
 

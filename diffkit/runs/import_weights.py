@@ -46,7 +46,7 @@ def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tens
     opened = open_directory(Path(out), recipe, torch.device("cpu"))
     with opened, EventLog(opened.directory.path) as events:
         if opened.resumed:
-            raise UsageError(f"{out} is a run already", code="DK056", fix="choose another directory")
+            raise UsageError(f"{out} already contains a run", code="DK056", fix="choose another directory")
         store = CheckpointStore(opened.directory.checkpoints, on_event=events.event)
         store.preflight({"network": fitting})
         meta = {"recipe": recipe_hash(recipe), "diffkit": __version__, "torch": torch.__version__, "source": source}

@@ -140,7 +140,7 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
     def raise_if_stopped() -> None:
         if signals.requested:
             fix = "run the same command again to continue"
-            raise StoppedError("stopped after training, which is done and saved", fix=fix)
+            raise StoppedError("stopped after training; the trained weights are saved", fix=fix)
 
     changed = False
     with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):

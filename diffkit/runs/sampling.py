@@ -242,7 +242,7 @@ def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = No
     except TypeError:
         raise _wrong(f"{allowed}, got {list(chosen)!r}", "pass whole numbers") from None
     if not numbers or any(not 0 <= number <= classes for number in numbers):
-        raise _wrong(f"{allowed}, got {numbers}", "pass at least one of them")
+        raise _wrong(f"{allowed}, got {numbers}", "pass at least one label")
     cycle = torch.tensor(numbers)
     return cycle.repeat(count // len(cycle) + 1)[:count]
 

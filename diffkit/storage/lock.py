@@ -130,7 +130,7 @@ class RunLock:
             ResourceError: the directory was removed or renamed.
         """
         if not self.path.parent.is_dir():
-            fix = "restore it, or check the disk that it was on"
+            fix = "restore the directory, or check its disk"
             raise ResourceError(f"{self.path.parent} has vanished", code="DK412", fix=fix)
         holder = read_holder(self.path)
         if holder is None or holder.run_id != self.holder.run_id:

@@ -265,13 +265,13 @@ def _no_target(target: str, entries: Sequence[Registered]) -> DiffkitError:
                     code="DK711",
                     fix=f"diffkit plugins --why {plugin.name}",
                 )
-            return UsageError(f'plugin "{plugin.name}" offers no components', code="DK710", fix="diffkit ls")
+            return UsageError(f'plugin "{plugin.name}" registers no components', code="DK710", fix="diffkit ls")
     if target in registry().kinds:
         return UsageError(f'no component of the kind "{target}" is installed', code="DK710", fix="diffkit ls")
     names = sorted({one.kind for one in entries} | {one.plugin.name for one in entries} | {EMA})
     near = get_close_matches(target, names, 1)
     return UsageError(
-        f'nothing to check is called "{target}"',
+        f'unknown target "{target}"',
         code="DK710",
         hint=f'did you mean "{near[0]}"?' if near else None,
         choices="kind/name, a kind, or a plugin: " + ", ".join(names),

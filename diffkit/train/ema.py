@@ -236,7 +236,7 @@ def coefficients(snapshots: Sequence[Profile], target: Profile) -> NDArray[np.fl
     if not snapshots:
         raise ValueError("there are no snapshots to reconstruct from")
     if target.t > max(snapshot.t for snapshot in snapshots):
-        raise ValueError(f"nothing was stored at update {target.t:g} or later")
+        raise ValueError(f"no average was stored at update {target.t:g} or later")
     gram = np.array([[inner(a, b) for b in snapshots] for a in snapshots])
     towards = np.array([inner(a, target) for a in snapshots])
     # Profiles are scaled to unit norm: their norms differ by orders of magnitude, and digits would be lost.

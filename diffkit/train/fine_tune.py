@@ -84,10 +84,15 @@ def refuse_misfit(found: Mapping[str, Tensor], own: Mapping[str, Tensor], source
 
 
 def _differences(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    out = [f"{name}: {tuple(found[name].shape)} there, none here" for name in found.keys() - own.keys()]
-    out += [f"{name}: none there, {tuple(own[name].shape)} here" for name in own.keys() - found.keys()]
+    out = [
+        f"{name}: shape {tuple(found[name].shape)} in the weights, absent from this network"
+        for name in found.keys() - own.keys()
+    ]
     out += [
-        f"{name}: {tuple(found[name].shape)} there, {tuple(own[name].shape)} here"
+        f"{name}: absent from the weights, shape {tuple(own[name].shape)} here" for name in own.keys() - found.keys()
+    ]
+    out += [
+        f"{name}: shape {tuple(found[name].shape)} in the weights, {tuple(own[name].shape)} here"
         for name in found.keys() & own.keys()
         if found[name].shape != own[name].shape
     ]

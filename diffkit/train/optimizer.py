@@ -199,8 +199,8 @@ class Update:
         owner, _, key = name.rpartition(".")
         if owner not in self.parameters:
             raise CheckpointError(
-                "the optimizer state of this checkpoint is not that of this recipe: it is of an earlier version of "
-                f"diffkit or of another network ({name[:80]!r} belongs to no parameter)",
+                "the optimizer state of this checkpoint does not fit this recipe: it was written by an earlier version "
+                f"of diffkit or for another network ({name[:80]!r} belongs to no parameter)",
                 code="DK604",
                 fix="sample and report this run as before; to train it again start over with --resume never, or set "
                 "train.init in another run",

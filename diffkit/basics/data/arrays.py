@@ -94,7 +94,7 @@ class Arrays(Data):
             raise DataError(
                 f"{self._root} holds no {key}.npy",
                 code="DK301",
-                choices=sorted(file.stem for file in self._root.glob("*.npy")) or "nothing: it has no .npy file",
+                choices=sorted(file.stem for file in self._root.glob("*.npy")) or "none: the folder has no .npy file",
                 fix="name the arrays: data.images and data.labels, without .npy",
                 notes=archive_note(self._root),
             )
@@ -273,7 +273,7 @@ def _read_header(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...
     if start[:1] == b"\x80":
         raise _pickled(path)
     if start[:-2] != npy.MAGIC_PREFIX or start[-2:] not in (b"\x01\x00", b"\x02\x00"):
-        raise _damaged_npy(path, "it does not start as a NumPy array does")
+        raise _damaged_npy(path, "its first bytes are not those of a .npy file")
     read = npy.read_array_header_1_0 if start[-2] == 1 else npy.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)
@@ -283,7 +283,7 @@ def _read_header(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...
         raise _pickled(path)
     expected = math.prod(shape) * dtype.itemsize
     if expected > size - file.tell():
-        raise _damaged_npy(path, f"the header announces {expected} bytes, the file holds {size - file.tell()}")
+        raise _damaged_npy(path, f"the header declares {expected} bytes, the file holds {size - file.tell()}")
     return shape, fortran, dtype
 
 

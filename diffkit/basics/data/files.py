@@ -58,7 +58,7 @@ def require(path: Path, what: str, fix: str, *, folder: bool = False) -> Path:
         return path
     notes = [f"{path} exists, but is not a folder"] if path.exists() else []
     notes += [
-        f"{packed} lies beside it: unpack it first"
+        f"{packed} is in the same folder: unpack it first"
         for packed in (path.with_name(path.name + suffix) for suffix in ARCHIVES)
         if packed.exists()
     ]

@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 64_000_000
-"""Pixels of one picture; a small file may announce any number."""
+"""Pixels of one picture; a small file may declare any number."""
 MAX_LISTED = 200
 """Unusable files that an error names."""
 EXIF_ORIENTATION = 0x0112
@@ -349,7 +349,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 raise PictureError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
             yield image
     except Image.DecompressionBombError as error:
-        raise PictureError("more pixels than any photograph has") from error
+        raise PictureError("too many pixels for a photograph") from error
     except UnidentifiedImageError as error:
         raise PictureError("empty file" if path.stat().st_size == 0 else "not a PNG, JPEG, WEBP or BMP") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:

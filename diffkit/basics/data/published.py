@@ -30,7 +30,7 @@ from .splits import check_labels, in_memory
 IDX_STEMS: dict[Part, str] = {"train": "train", "held-out": "t10k"}
 IDX_UINT8 = 8
 MAX_IDX_BYTES = 1 << 30
-"""A header that announces more is damaged or hostile."""
+"""A header that declares more is damaged or hostile."""
 CIFAR_FILES: dict[Part, tuple[str, ...]] = {
     "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
     "held-out": ("test_batch.bin",),
@@ -221,11 +221,11 @@ def _read_idx(file: BufferedIOBase, dimensions: int, path: Path) -> NDArray[np.u
         raise _damaged_idx(path, f"the file starts with {head[:4].hex()}, expected {expected_start}")
     expected = math.prod(sizes)
     if expected > MAX_IDX_BYTES:
-        raise _damaged_idx(path, f"the header announces {expected} bytes, at most {MAX_IDX_BYTES} are read")
+        raise _damaged_idx(path, f"the header declares {expected} bytes, at most {MAX_IDX_BYTES} are read")
     body = file.read(expected + 1)
     if len(body) != expected:
         held = "more" if len(body) > expected else len(body)
-        raise _damaged_idx(path, f"the header announces {expected} bytes, the file holds {held}")
+        raise _damaged_idx(path, f"the header declares {expected} bytes, the file holds {held}")
     return np.frombuffer(body, dtype=np.uint8).reshape(sizes)
 
 

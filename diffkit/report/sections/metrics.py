@@ -43,7 +43,8 @@ def _table(inputs: ReportInputs) -> Html:
     rows = [_row(name, key, result) for name, result in inputs.results.items() for key in keys(result)]
     caption = tag(
         "caption",
-        "Samples against real held-out data. Ratio: how many times worse than as many held-out examples; 1 × is equal.",
+        "Samples against real held-out data. Ratio: how many times worse than equally many held-out examples; "
+        "1 × is equal.",
     )
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows))
     return tag("div", table, class_="card table", role="region", aria_label="Metrics", tabindex=0)

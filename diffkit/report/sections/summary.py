@@ -69,7 +69,11 @@ def _training_state(inputs: ReportInputs) -> TrainingState:
 def _description(inputs: ReportInputs, state: TrainingState) -> str:
     """Describe what was trained, on which data, and for how long."""
     if state.step is None:
-        return f"Samples of the data set {inputs.data_name}." if inputs.data_name else "No training is on record."
+        return (
+            f"Samples of the data set {inputs.data_name}."
+            if inputs.data_name
+            else "This run has no record of a training."
+        )
     subject = f"A model of {large(inputs.parameters)} parameters" if inputs.parameters else "The model"
     data = f" on {inputs.data_name}" if inputs.data_name else ""
     short = inputs.total_steps is not None and state.step < inputs.total_steps

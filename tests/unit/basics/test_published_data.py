@@ -96,7 +96,7 @@ def test_a_packed_folder_is_told_to_be_unpacked(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lambda raw: raw[:-1], "announces"),
+        (lambda raw: raw[:-1], "declares"),
         (lambda raw: raw + b"x", "more"),
         (lambda raw: raw[:3], "header"),
         (lambda raw: b"\0\0\x0d" + raw[3:], "starts with"),

@@ -90,7 +90,7 @@ def test_why_a_plugin_is_off() -> None:
     configure(plugins="aa", without=())
     assert registry().why("bb").endswith("off: not named by --plugins")
     configure(without=["bb"])
-    assert registry().why("bb").endswith("off: dropped by -p no:bb")
+    assert registry().why("bb").endswith("off: disabled by -p no:bb")
 
 
 def test_neither_torch_nor_a_component_is_imported(site) -> None:

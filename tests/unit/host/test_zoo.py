@@ -205,5 +205,5 @@ def test_a_slow_import_and_a_heavy_one_are_noted(site, monkeypatch: pytest.Monke
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     site.install("zoo", "import sys\nsys.modules['torch'] = sys\n" + GOOD)
     notes = Registry.discover().why("zoo")
-    assert "every command waits" in notes
+    assert "delays every command" in notes
     assert "imports torch" in notes

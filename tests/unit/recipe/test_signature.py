@@ -166,7 +166,7 @@ def _unresolved() -> type:
         (_args, "which a recipe cannot give"),
         (_named, "a parameter `name`"),
         (_bare, "not annotated"),
-        (_own_kind, "requires a `grid` and is one itself"),
+        (_own_kind, "requires a `grid` and is a grid itself"),
         (_odd, "a type that recipes cannot contain"),
         (_unresolved, "cannot be resolved"),
     ],

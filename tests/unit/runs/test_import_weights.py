@@ -83,7 +83,7 @@ def test_weights_of_another_network_begin_nothing(tmp_path: Path) -> None:
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     run_from_weights(recipe(), tmp_path / "run", weights(), "a friend")
-    with pytest.raises(UsageError, match="is a run already"):
+    with pytest.raises(UsageError, match="already contains a run"):
         run_from_weights(recipe(), tmp_path / "run", weights(2.0), "another")
     opened = open_run(tmp_path / "run", device="cpu")
     assert torch.equal(next(iter(opened.trained().network.state_dict().values())), next(iter(weights().values())))

@@ -52,8 +52,8 @@ def test_another_network_is_refused_with_every_difference(toys: ModuleType, tmp_
         load_initial(new, tmp_path / "old")
     text = caught.value.render()
     assert "4 tensors differ" in text
-    assert "second.bias: (4,) there, (3,) here" in text
-    assert "third.weight: none there, (2, 2) here" in text
+    assert "second.bias: shape (4,) in the weights, (3,) here" in text
+    assert "third.weight: absent from the weights, shape (2, 2) here" in text
     assert torch.equal(new.engine.network.first.weight, before)
 
 

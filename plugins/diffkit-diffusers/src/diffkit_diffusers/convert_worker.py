@@ -46,7 +46,7 @@ def tensors_of(found: object) -> dict[str, Tensor]:
         raise ValueError("the file holds no state dict")
     for name, value in found.items():
         if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
-            raise ValueError(f"a name in it is not a text of at most {MAX_NAME_LENGTH} characters")
+            raise ValueError(f"the name of a tensor is not a text of at most {MAX_NAME_LENGTH} characters")
         if type(value) is not Tensor or value.layout != torch.strided or not value.is_floating_point():
             raise ValueError(f"{name} is not a dense tensor of real numbers")
     return {name: value.detach().clone().contiguous() for name, value in found.items()}

@@ -140,7 +140,7 @@ def _fit_labels(weights: dict[str, Tensor], config: UNet2D, classes: int | None)
     if classes not in (rows, rows - 1):
         raise not_a_model(
             f"this model has {rows} labels; its config does not define whether the last one is the null class",
-            fix=f"--classes {rows - 1} if it is, --classes {rows} if all are classes",
+            fix=f"pass --classes {rows - 1} if the last label is the null class, else --classes {rows}",
         )
     if classes == rows:
         table = weights[LABEL_TABLE[0]]

@@ -141,7 +141,9 @@ def _arguments(
         raise RecipeError(
             f"config: {wrong[0]} is {given[wrong[0]]}, but this data needs {needed[wrong[0]]}",
             code="DK140",
-            fix="leave it out, as it follows from the data" if not foreign else "use data of the shape of the model",
+            fix="remove it from config: the data determines it"
+            if not foreign
+            else "use data with the shape that the model was trained on",
         )
     return {**given, **needed}
 

@@ -185,7 +185,7 @@ def read_pickled(checkpoint: Path | str, *, max_bytes: int = MAX_FILE_BYTES) -> 
 
 def _refused(source: Path, reason: str) -> UsageError:
     return UsageError(
-        f"{source} cannot be converted: {reason}", code="DK082", fix="only state dicts of tensors are read"
+        f"{source} cannot be converted: {reason}", code="DK082", fix="save a state dict that contains only tensors"
     )
 
 

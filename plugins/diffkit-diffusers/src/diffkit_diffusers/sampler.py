@@ -179,12 +179,15 @@ class Diffusers(Sampler[SchedulerState]):
         return {"once": n, "heun": 2 * n - 1, "pndm": n + (n > 1)}[self._how.visits]
 
     def init(self, levels: Sequence[Level]) -> SchedulerState:
-        """Raises LevelError DK501 for a grid from alpha = 0, ValueError if diffusers does not accept the options."""
+        """Build the scheduler for the levels.
+
+        Raises LevelError DK501 for a grid from alpha = 0, ValueError if diffusers does not accept the options.
+        """
         if levels[0].is_noise:
             raise LevelError(
                 f"{self.scheduler} cannot start at alpha = 0",
                 code="DK501",
-                fix="start the grid at less noise (sample.start)",
+                fix="start sampling with less noise (sample.start)",
             )
         # A scheduler ends on clean data; for a grid that does not, its last step is not used.
         given = list(levels) if levels[-1].is_clean else [*levels, Level(levels[-1].alpha, 0.0)]
@@ -250,7 +253,7 @@ class Diffusers(Sampler[SchedulerState]):
         theirs = made.sigmas.tolist() if hasattr(made, "sigmas") else ours
         visits = self.nfe(len(nodes) - 1)
         if len(made.timesteps) != visits or len(theirs) != len(ours) or not all(map(_close, theirs, ours)):
-            raise ValueError(f"scheduler: {self.scheduler} of this diffusers version does not accept given levels")
+            raise ValueError(f"scheduler: {self.scheduler} cannot use given levels in this version of diffusers")
         if hasattr(made, "sigmas"):
             made.sigmas = torch.tensor(ours, dtype=torch.float64)
         made.is_scale_input_called = (

@@ -50,7 +50,7 @@ class UniformLogSNR(Grid):
             raise LevelError(
                 "uniform-logsnr cannot start at alpha = 0: half_logsnr is -inf there",
                 code="DK507",
-                fix="give the grid a start (start: -4.0), or end the schedule before (sample.start)",
+                fix="set start (start: -4.0), or start sampling with less noise (sample.start)",
             )
         last = self.end
         if last is None:
@@ -60,10 +60,10 @@ class UniformLogSNR(Grid):
         rises = first < last or (first == last and schedule.steps == 1)
         if not (rises and low - SLACK <= first and last <= high + SLACK):
             raise LevelError(
-                f"uniform-logsnr runs from half_logsnr {first:.4g} to {last:.4g}; the schedule, "
+                f"uniform-logsnr goes from half_logsnr {first:.4g} to {last:.4g}, but the schedule "
                 f"from {low:.4g} to {high:.4g}",
                 code="DK508",
-                fix="let start lie below end, and both on the schedule",
+                fix="choose start < end, both within the schedule",
             )
         return first, last
 

@@ -46,7 +46,7 @@ class EDM(Augmentation):
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
         if x.ndim != 4:
-            raise DataError("augmentation `edm` needs images; the data are not", code="DK310", fix="leave it out")
+            raise DataError("augmentation `edm` requires images, got vectors", code="DK310", fix="leave it out")
         u = uniform.double().unbind(1)
         flips = self._flips(u)
         warp, warps = self._warp(u, x.shape[-1], x.shape[-2])

@@ -56,15 +56,15 @@ class Karras(Grid):
             raise LevelError(
                 "grid karras cannot start at alpha = 0, where sigma / alpha is infinite",
                 code="DK507",
-                fix="give it a sigma_max (sigma_max: 80.0), or end the schedule before (sample.start)",
+                fix="set sigma_max (sigma_max: 80.0), or start sampling with less noise (sample.start)",
             )
         low = self.sigma_min or (float(schedule.level(1.0).ratio) if schedule.steps is not None else cleanest)
         low = low or NEARLY_CLEAN
         if not cleanest * (1 - SLACK) <= low <= high <= noisiest * (1 + SLACK) or (low == high and schedule.steps != 1):
             raise LevelError(
-                f"grid karras runs from sigma / alpha = {high:.4g} to {low:.4g}; the schedule, "
+                f"grid karras goes from sigma / alpha = {high:.4g} to {low:.4g}, but the schedule "
                 f"from {noisiest:.4g} to {cleanest:.4g}",
                 code="DK508",
-                fix="let sigma_min lie below sigma_max, and both on the schedule",
+                fix="choose sigma_min < sigma_max, both within the schedule",
             )
         return low, high

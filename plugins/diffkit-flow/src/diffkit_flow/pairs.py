@@ -66,7 +66,7 @@ def make_pairs(
     """
     if sampler.stochastic:
         raise UsageError(
-            "reflow needs a deterministic sampler: one that adds noise makes many samples of the same eps",
+            "reflow needs a deterministic sampler: a sampler that adds noise makes different samples from the same eps",
             code="DK060",
             fix="use straight, ddim with eta 0, heun or dpmpp-2m",
         )

@@ -23,7 +23,7 @@ class LearnedRange(Parameterization):
 
     def __post_init__(self) -> None:
         if "variance_fraction" in self.inner.provides:
-            raise ValueError("learned-range cannot contain learned-range: the variance has a head already")
+            raise ValueError("learned-range cannot contain learned-range: `inner` predicts a variance already")
 
     @staticmethod
     def law_example(folder: Path) -> LearnedRange:

@@ -20,7 +20,7 @@ class Score(Parameterization):
     undefined. Source: Song et al. 2021 (arXiv:2011.13456), eq. 7.
     """
 
-    law_exemptions = {"finite": "the score is undefined at sigma = 0: it raises there"}  # noqa: RUF012 - read only
+    law_exemptions = {"finite": "the score is undefined at sigma = 0, so the component raises LevelError"}  # noqa: RUF012 - read only
 
     def coefficients(self, level: Level) -> tuple[Scalar, Scalar]:
         sigma = level.sigma
