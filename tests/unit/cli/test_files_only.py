@@ -85,7 +85,7 @@ def test_ls_of_an_unknown_kind_names_the_kinds(diffkit: Diffkit) -> None:
 
 def test_show_tells_formula_options_and_source(diffkit: Diffkit) -> None:
     text = diffkit("show", "schedule", "linear").out
-    assert "beta_t linear in t" in text
+    assert "beta_t is linear in t" in text
     assert "arXiv:2006.11239" in text
     assert "beta_start" in text
     account = json.loads(diffkit("show", "sampler", "ancestral", "--json").out)
