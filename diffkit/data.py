@@ -45,7 +45,7 @@ class DataSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, *size)."""
+        """The shape of one example: (channels, *size)."""
         return (self.channels, *self.size)
 
 

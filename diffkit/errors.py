@@ -91,13 +91,13 @@ class DiffkitError(Exception):
 
 
 class UsageError(DiffkitError):
-    """The command line or a function was called with invalid arguments."""
+    """Raised if the command line or a function is called with invalid arguments."""
 
     code, exit_code = "DK010", 2
 
 
 class ArgumentError(UsageError, TypeError):
-    """A function of the library was called with an argument of the wrong type."""
+    """Raised if a function of the library is called with an argument of the wrong type."""
 
     @classmethod
     def of(cls, argument: str, expected: str, got: object, fix: str) -> ArgumentError:
@@ -116,7 +116,7 @@ class ArgumentError(UsageError, TypeError):
 
 
 class RecipeError(DiffkitError):
-    """A recipe is invalid. `errors` holds all faults, each with its own place."""
+    """Raised if a recipe is invalid. `errors` holds all faults, each with its own place."""
 
     code, exit_code = "DK100", 3
 
@@ -129,54 +129,54 @@ class RecipeError(DiffkitError):
 
 
 class PluginError(DiffkitError):
-    """A plugin is missing, broken, or made for another version of the interface."""
+    """Raised if a plugin is missing, broken, or made for another version of the interface."""
 
     code, exit_code = "DK200", 4
 
 
 class DataError(DiffkitError):
-    """A data set cannot be read, or holds invalid values."""
+    """Raised if a data set cannot be read, or contains invalid values."""
 
     code, exit_code = "DK300", 5
 
 
 class ResourceError(DiffkitError):
-    """The disk, the memory or the device is too small."""
+    """Raised if the disk, the memory or the device is too small."""
 
     code, exit_code = "DK400", 6
 
 
 class LevelError(DiffkitError, ValueError):
-    """A quantity is undefined at this noise level."""
+    """Raised if a quantity is undefined at a noise level."""
 
     code, exit_code = "DK500", 3
 
 
 class DivergedError(DiffkitError):
-    """The loss or the gradient is not finite."""
+    """Raised if the loss or the gradient is not finite."""
 
     code, exit_code = "DK510", 7
 
 
 class CheckpointError(DiffkitError):
-    """A checkpoint cannot be loaded."""
+    """Raised if a checkpoint cannot be loaded."""
 
     code, exit_code = "DK600", 8
 
 
 class LockedError(DiffkitError):
-    """Another process writes to this run directory."""
+    """Raised if another process writes to the run directory."""
 
     code, exit_code = "DK610", 9
 
 
 class ViolationError(DiffkitError):
-    """`diffkit check` found a component that breaks a law."""
+    """Raised if `diffkit check` finds a component that breaks a law."""
 
     code, exit_code = "DK700", 10
 
 
 class StoppedError(DiffkitError):
-    """A signal stopped the program; a checkpoint is saved, and the same command resumes."""
+    """Raised after a signal stopped the program; a checkpoint is saved, and the same command resumes."""
 
     code, exit_code = "DK620", 75

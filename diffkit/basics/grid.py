@@ -13,7 +13,7 @@ from diffkit.schedule import Schedule
 
 @dataclass(frozen=True)
 class Linspace(Grid):
-    """n equally spaced times from T to 1, both included, then clean data: t_j = T - (T - 1) j / (n - 1).
+    """A grid of n equally spaced times from T to 1, both included, then clean data: t_j = T - (T - 1) j / (n - 1).
 
     On a continuous schedule, equal parts from t_noise down to clean data, or to t_clean if the level there is noisy.
     Source: Ho et al. 2020 (arXiv:2006.11239), with n = T.
@@ -32,7 +32,7 @@ class Linspace(Grid):
 
 @dataclass(frozen=True)
 class Trailing(Grid):
-    """Equally spaced times counted from the noisy end of the schedule: t_j = T (1 - j / n), j = 0..n-1.
+    """A grid of equally spaced times counted from the noisy end of the schedule: t_j = T (1 - j / n), j = 0..n-1.
 
     Source: Lin et al. 2023 (arXiv:2305.08891), sec. 3.3.
     Differs: exact for every n, where diffusers' arange gives n + 1 times for 62 values of n <= 1000.
@@ -45,7 +45,8 @@ class Trailing(Grid):
 
 @dataclass(frozen=True)
 class Leading(Grid):
-    """Multiples of an integer stride: t_j = (n - 1 - j) floor(T / n) + 1, j = 0..n-1. The first time is below T.
+    """A grid of multiples of an integer stride: t_j = (n - 1 - j) floor(T / n) + 1, j = 0..n-1. The first time is below
+    T.
 
     Source: Song et al. 2021 (arXiv:2010.02502), code; the default of most samplers in diffusers.
     """
@@ -61,7 +62,8 @@ class Leading(Grid):
 
 @dataclass(frozen=True)
 class Quadratic(Grid):
-    """Times with equally spaced square roots: t_j = 1 + (end T - 1) ((n - 1 - j) / (n - 1))^2, denser near clean data.
+    """A grid of times with equally spaced square roots: t_j = 1 + (end T - 1) ((n - 1 - j) / (n - 1))^2, denser near
+    clean data.
 
     Source: Song et al. 2021 (arXiv:2010.02502), app. D.2. Differs: ends at T; their code stops at end = 0.8.
     """

@@ -107,7 +107,7 @@ class Plugin:
 
 
 class LoadError(PluginError):
-    """The class behind a name cannot be used; `traceback` is the text of what its plugin raised, if it did."""
+    """Raised if the class behind a name cannot be used; `traceback` is the error of its plugin, if there is one."""
 
     code = "DK203"
     traceback: str | None = None

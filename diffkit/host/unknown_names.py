@@ -125,7 +125,9 @@ def no_name(
 
 
 def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> PluginError | None:
-    """Return the error if a plugin that does not work has the name, or a package that is not installed."""
+    """Return the error for a name that a broken or disabled plugin, or a package that is not installed, contains; else
+    None.
+    """
     packages = holders(kind, name)
     for plugin in plugins:
         lost = plugin.lost_contributions.entries if plugin.lost_contributions else ()

@@ -22,7 +22,7 @@ def read(source: Source, overrides: Iterable[str] = ()) -> tuple[str, Node]:
     text, name = _text(source)
     root = parse(text, name)
     if not isinstance(root.value, dict) and root.value is not None:
-        raise RecipeError("a recipe is a mapping", code="DK101", where=root.mark, fix="write key: value lines")
+        raise RecipeError("a recipe must be a mapping", code="DK101", where=root.mark, fix="write key: value lines")
     return text, override(root if root.value is not None else Node({}, root.mark), overrides)
 
 

@@ -121,7 +121,7 @@ class Run:
         Args:
             count: Number of samples.
             sampler: A sampler, its name, or a mapping of its name and options.
-            grid: A grid, likewise.
+            grid: A grid, its name, or a mapping of its name and options.
             steps: Number of sampling steps.
             seed: Seed of the noise, 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".

@@ -131,7 +131,7 @@ class RunLock:
         """
         if not self.path.parent.is_dir():
             fix = "restore the directory, or check its disk"
-            raise ResourceError(f"{self.path.parent} has vanished", code="DK412", fix=fix)
+            raise ResourceError(f"{self.path.parent} does not exist any more", code="DK412", fix=fix)
         holder = read_holder(self.path)
         if holder is None or holder.run_id != self.holder.run_id:
             reason = f"{self.path.parent} was taken over by {holder or 'another process'}"

@@ -38,7 +38,7 @@ RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.j
 
 @dataclass(frozen=True)
 class _File:
-    """Attribute of a `RunDirectory`: the path of one of its files. Raises UsageError if that is a symbolic link."""
+    """Attribute of a `RunDirectory`: the path of one of its files. Raises UsageError if the path is a symbolic link."""
 
     file: str
 

@@ -45,7 +45,7 @@ class Case:
 
     @property
     def exemptions(self) -> Mapping[str, str]:
-        """The laws that the component declares that it cannot satisfy, with reasons: its `law_exemptions`."""
+        """The `law_exemptions` of the component: laws that do not apply to it, with reasons."""
         found: Mapping[str, str] = getattr(self.component, "law_exemptions", {})
         return found
 

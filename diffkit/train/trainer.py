@@ -93,10 +93,10 @@ class Trainer:
                 at the end.
             directory: passed to `on_start`.
             stop: called between steps.
-            progress: shows where training stands; None shows nothing.
+            progress: displays the progress; None displays nothing.
 
         Returns:
-            Where training ended, and the loss on held-out examples.
+            The last step, and the loss on held-out examples.
 
         Raises:
             DivergedError: loss or gradient are not finite; the weights are those of the step before.

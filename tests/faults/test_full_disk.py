@@ -115,7 +115,7 @@ def vanish(diffkit: Server, recipe: Path, back: int | None) -> Any:
 def test_a_directory_that_vanishes_and_comes_back(diffkit: Server, recipe: Path, uninterrupted: Path) -> None:
     ended = vanish(diffkit, recipe, 13)
     assert ended.code == 0, ended.err
-    assert "run has vanished" in ended.err
+    assert "run does not exist any more" in ended.err
     left, whole = finished(recipe.with_name("run")), finished(uninterrupted)
     assert left["files"] == whole["files"]
     assert left["metrics"] == whole["metrics"]

@@ -1,4 +1,4 @@
-"""Conversion of examples to rows of pixels in float64, images as a file stores them, in [0, 1]."""
+"""Convert examples to rows of pixels in float64; pixels of images are in [0, 1], as in image files."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def sorted_wasserstein(a: Tensor, b: Tensor, p: float = 2.0) -> float:
 
     Args:
         a: (N, K), each column in ascending order.
-        b: (M, K), likewise.
+        b: (M, K), sorted along the rows too.
         p: Order of the distance; default 2.
 
     Returns:

@@ -205,7 +205,7 @@ def form(case: Case, result: LawResult) -> None:
     tolerance=1e-5,
 )
 def counted(case: Case, result: LawResult) -> None:
-    """It is the same twice and in a batch of one; torch's generator is not used."""
+    """An example is augmented in the same way twice and in a batch of one; torch's generator is not used."""
     x, uniform, cond = augmentation_inputs(case)
     before = torch.random.get_rng_state()
     y, _ = case.component(x, uniform, cond)

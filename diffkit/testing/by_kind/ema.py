@@ -61,7 +61,7 @@ def convex(case: Case, result: LawResult) -> None:
     identities="H1",
 )
 def recursion(case: Case, result: LawResult) -> None:
-    """new = beta_n old + (1 - beta_n) weights, unrolled."""
+    """The recursion new = beta_n old + (1 - beta_n) weights is written as a sum over all updates."""
     for ema in FORMS:
         path = _path(case, 25)
         w = effective_weights(ema, 25, BATCH)
@@ -82,7 +82,7 @@ def recursion(case: Case, result: LawResult) -> None:
     identities="H1",
 )
 def constant_decay(case: Case, result: LawResult) -> None:
-    """The weights are geometric."""
+    """The weights of a constant decay are a geometric series."""
     b, n = 0.9, 12
     want = torch.tensor([b**n, *((1.0 - b) * b ** (n - k) for k in range(1, n + 1))], dtype=torch.float64)
     result.compare(effective_weights(EmaConfig(decay=b), n), want, f"weights of decay {b}")
@@ -111,7 +111,7 @@ def warm_up(case: Case, result: LawResult) -> None:
     identities="H1",
 )
 def half_life(case: Case, result: LawResult) -> None:
-    """beta = 2^(-batch / H)."""
+    """The factor of one update is beta = 2^(-batch / H)."""
     for batch in (1, 8, 32):
         w = effective_weights(EmaConfig(half_life=64.0), 200, batch)
         result.compare(float(w[-1 - 64 // batch] / w[-1]), 0.5, f"batch {batch}: 64 images ago / now")
@@ -125,7 +125,7 @@ def half_life(case: Case, result: LawResult) -> None:
     identities="H2",
 )
 def power(case: Case, result: LawResult) -> None:
-    """The integrals of the profile over the cells; the initial weights vanish with the first update."""
+    """The weights are integrals of the profile over one update each; the first update drops the initial weights."""
     for g in (1.0, 6.94, 16.97):
         n = 20
         want = [0.0, *((k / n) ** (g + 1) - ((k - 1) / n) ** (g + 1) for k in range(1, n + 1))]

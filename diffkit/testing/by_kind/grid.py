@@ -170,7 +170,7 @@ def pure(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def refines(case: Case, result: LawResult) -> None:
-    """Otherwise no sampler converges on this grid."""
+    """A sampler converges only if the steps of its grid become small."""
     if case.component.declares_deficit:
         raise NotApplicable("with a deficit the range depends on n")
     for title, schedule in schedules(case.component):

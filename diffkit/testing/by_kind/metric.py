@@ -30,7 +30,7 @@ def evaluation_of(case: Case) -> Evaluation:
 
 
 def first_value(values: Mapping[str, float]) -> float:
-    """Return the first value of a metric, which is its main one."""
+    """Return the first value of a metric, its headline."""
     return float(next(iter(values.values())))
 
 

@@ -181,7 +181,7 @@ def repeatable(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def factors(case: Case, result: LawResult) -> None:
-    """The learning rates of the optimizer are those at factor 1, the largest of a training."""
+    """Factor 1 gives the learning rates of the optimizer, which are the largest of the training."""
     schedule: LRSchedule = case.component
     for steps in STEPS:
         values = [schedule(step, steps) for step in _places(steps, case.deep)]

@@ -116,7 +116,7 @@ def consistent(case: Case, result: LawResult) -> None:
     identities="C2",
 )
 def finite(case: Case, result: LawResult) -> None:
-    """Training at both ends then needs no special case."""
+    """With finite coefficients, training needs no special case at both ends."""
     p: Parameterization = case.component
     for level in (*levels(case), *ends(case)):
         row = [float(c) for c in p.coefficients(level)]

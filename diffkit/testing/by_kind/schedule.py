@@ -46,7 +46,9 @@ def inner(case: Case) -> list[float]:
     identities="A3",
 )
 def falls(case: Case, result: LawResult) -> None:
-    """Only then is q(x_t | x_s) a density: sigma_{t|s}^2 = sigma_t^2 (1 - SNR_t / SNR_s) > 0 for s < t."""
+    """q(x_t | x_s) is a density only if the ratio falls: sigma_{t|s}^2 = sigma_t^2 (1 - SNR_t / SNR_s) > 0 for s <
+    t.
+    """
     schedule: Schedule = case.component
     count = (schedule.steps or 512) * 2
     t = torch.linspace(schedule.t_clean, schedule.t_noise, count + 1, dtype=torch.float64)
@@ -216,7 +218,7 @@ def composition(case: Case, result: LawResult) -> None:
     identities="A6 A12",
 )
 def sde_coefficients(case: Case, result: LawResult) -> None:
-    """Compared with central differences; both coefficients follow from alpha and sigma."""
+    """f and g^2 are compared with central differences; both follow from alpha and sigma."""
     schedule: Schedule = case.component
     times = [t for t in inner(case) if not schedule.level(t).is_noise]
     f, g2 = sde(schedule, torch.tensor(times, dtype=torch.float64))

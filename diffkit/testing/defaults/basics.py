@@ -161,7 +161,7 @@ def strata(case: Case, result: LawResult) -> None:
     only=("cfg",),
 )
 def gaussian_closed_form(case: Case, result: LawResult) -> None:
-    """For Gaussians it is the score of N(Lam^-1 (...), Lam^-1), Lam = scale V_c^-1 + (1 - scale) V_u^-1."""
+    """For Gaussians the guided score is that of N(Lam^-1 (...), Lam^-1), Lam = scale V_c^-1 + (1 - scale) V_u^-1."""
     guidance, source = case.component, denoiser()
     scale = guidance.scale
     for level, x in inputs(case):
@@ -295,7 +295,7 @@ def flip_formula(case: Case, result: LawResult) -> None:
     only=("frechet", "sliced-wasserstein", "mmd"),
 )
 def zero_at_identity(case: Case, result: LawResult) -> None:
-    """This is true for all random projections."""
+    """The distance of a set to itself is 0 for all random projections."""
     evaluation = evaluation_of(case)
     value = first_value(
         case.component(replace(evaluation, samples=evaluation.train, sample_labels=evaluation.train_labels))

@@ -51,7 +51,7 @@ def compare_betas(case: Case, root: float, result: LawResult) -> None:
     only=("linear",),
 )
 def linear_betas(case: Case, result: LawResult) -> None:
-    """Compared in float64."""
+    """The betas are compared in float64."""
     compare_betas(case, 1.0, result)
 
 
@@ -63,7 +63,7 @@ def linear_betas(case: Case, result: LawResult) -> None:
     only=("scaled-linear",),
 )
 def scaled_linear_betas(case: Case, result: LawResult) -> None:
-    """Compared in float64."""
+    """The betas are compared in float64."""
     compare_betas(case, 0.5, result)
 
 
@@ -174,7 +174,9 @@ def ancestral_extremes(case: Case, result: LawResult) -> None:
     only=("simple",),
 )
 def simple_value(case: Case, result: LawResult) -> None:
-    """Without a weighting it is (det / sigma)^2 mmse, averaged over dimensions or, if `reduction` is sum, summed."""
+    """Without a weighting the loss is (det / sigma)^2 mmse, averaged over dimensions or, if `reduction` is sum,
+    summed.
+    """
     objective = case.component
     if objective.weighting is not None:
         raise NotApplicable("the objective has a weighting")
@@ -256,7 +258,7 @@ def uniform_formula(case: Case, result: LawResult) -> None:
     only=("snr",),
 )
 def snr_formula(case: Case, result: LawResult) -> None:
-    """This is L_simple, a unit weight on the error of eps."""
+    """w = snr on the error of x0 is a unit weight on the error of eps, as in L_simple."""
     compare_weight(case, result, snr)
 
 
@@ -269,7 +271,7 @@ def snr_formula(case: Case, result: LawResult) -> None:
     only=("vlb",),
 )
 def vlb_formula(case: Case, result: LawResult) -> None:
-    """This is the coefficient of |x0 - x0_hat|^2 in the KL terms with variance beta tilde."""
+    """w is the coefficient of |x0 - x0_hat|^2 in the KL terms with variance beta tilde."""
     for schedule, t in places(case):
         got = torch.as_tensor(case.component(schedule.level(t))).tolist()
         for at, w in zip(t.tolist(), got, strict=True):

@@ -145,6 +145,6 @@ def test_a_directory_that_is_gone_was_not_taken_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with RunLock(tmp_path / "run") as lock:
         (tmp_path / "run").rename(tmp_path / "elsewhere")
-        with pytest.raises(ResourceError, match="has vanished") as caught:
+        with pytest.raises(ResourceError, match="does not exist any more") as caught:
             lock.require_held()
         assert caught.value.code == "DK412"

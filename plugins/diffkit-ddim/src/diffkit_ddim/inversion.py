@@ -82,7 +82,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Sequence[float]) -> Tensor:
 
 
 def _backwards(x: Tensor, s: Level, t: Level, eps: Tensor) -> Tensor:
-    """x_t = alpha_t x0 + sigma_t eps for x = alpha_s x0 + sigma_s eps."""
+    """Step from s to the noisier t: x_t = alpha_t x0 + sigma_t eps for x = alpha_s x0 + sigma_s eps."""
     ratio = t.alpha / s.alpha
     return ratio * x + (t.sigma - ratio * s.sigma) * eps
 

@@ -1,1 +1,1 @@
-"""Other people's weights: models and schedulers of diffusers, checkpoints of improved- and guided-diffusion."""
+"""Import and export of models and schedulers of diffusers, and of checkpoints of improved- and guided-diffusion."""

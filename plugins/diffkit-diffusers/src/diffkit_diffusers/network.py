@@ -52,7 +52,7 @@ class Diffusers(Network):
     ) -> None:
         super().__init__()
         if config is not None and folder is not None:
-            raise RecipeError("config and folder are both given", code="DK140", fix="give one of them")
+            raise RecipeError("config and folder are both given", code="DK140", fix="set only one of config and folder")
         model_class = getattr(importlib.import_module("diffusers"), model)
         found = open_folder(folder) if folder is not None else None
         given = _of_this_class(found.config(), model) if found is not None else dict(config or {})

@@ -19,7 +19,7 @@ NEARLY_CLEAN = -math.log(0.002)
 
 @dataclass(frozen=True)
 class UniformLogSNR(Grid):
-    """n times with equally spaced half_logsnr from `start` to `end`, then clean data.
+    """A grid of n times with equally spaced half_logsnr from `start` to `end`, then clean data.
 
     `start` and `end` are half_logsnr, by default those of the schedule's ends; if the schedule ends at clean data,
     `end` is -log 0.002. Raises LevelError if the schedule starts at alpha = 0 and `start` is not given, as half_logsnr
@@ -70,7 +70,7 @@ class UniformLogSNR(Grid):
 
 @dataclass(frozen=True)
 class Angle(Grid):
-    """n times at the angles a_clean + (a_noise - a_clean) (1 - i / n)^power, i = 0..n-1, then clean data.
+    """A grid of n times at the angles a_clean + (a_noise - a_clean) (1 - i / n)^power, i = 0..n-1, then clean data.
 
     The angle is atan2(sigma, alpha), finite at both ends of every schedule. With power 1 the steps are equal; a larger
     power makes them shorter near clean data. Designed for sampler `adams` and good for other samplers too, as measured

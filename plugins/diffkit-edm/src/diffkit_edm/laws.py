@@ -46,7 +46,7 @@ def edm_target(case: Case, result: LawResult) -> None:
     only=("edm",),
 )
 def edm_input(case: Case, result: LawResult) -> None:
-    """Var(x) = alpha^2 sigma_data^2 + sigma^2."""
+    """The input is divided by the standard deviation of x: Var(x) = alpha^2 sigma_data^2 + sigma^2."""
     p = case.component
     for level in levels(case):
         a, s = float(level.alpha), float(level.sigma)
@@ -105,7 +105,7 @@ def euler_law(case: Case, result: LawResult) -> None:
     only=("heun",),
 )
 def heun_law(case: Case, result: LawResult) -> None:
-    """In x / alpha and sigma / alpha, for data of mean 0; the mean is added."""
+    """The map is written in x / alpha and sigma / alpha for data of mean 0; then the mean is added."""
     if _clean_chart(case) != "sigma" or case.component.stochastic:
         raise NotApplicable("the chart is not sigma, or the sampler is stochastic")
 
@@ -130,6 +130,6 @@ def heun_law(case: Case, result: LawResult) -> None:
     only=("edm",),
 )
 def edm_formula(case: Case, result: LawResult) -> None:
-    """This is a unit weight on the error of F."""
+    """w on the error of x0 is a unit weight on the error of F."""
     sd = case.component.sigma_data
     compare_weight(case, result, lambda level: 1.0 / sd**2 + snr(level))

@@ -29,7 +29,9 @@ class Cosine(Discrete):
         width = math.pi / 2 / (1.0 + self.offset)
 
         def beta(t: int) -> float:
-            """cos^2 b - cos^2 a = sin(a - b) sin(a + b): no difference of nearly equal numbers."""
+            """Compute beta_t with cos^2 b - cos^2 a = sin(a - b) sin(a + b), without a difference of nearly equal
+            numbers.
+            """
             before, now = (width * (k / self.steps + self.offset) for k in (t - 1, t))
             return math.sin(now - before) * math.sin(now + before) / math.cos(before) ** 2
 

@@ -15,7 +15,7 @@ from diffkit.testing.by_kind.weighting import compare_weight, snr
     only=("min-snr",),
 )
 def min_snr_formula(case: Case, result: LawResult) -> None:
-    """This is the weight on the error of x0; on that of eps it is min(snr, gamma) / snr."""
+    """w is the weight of the error of x0; the weight of the error of eps is min(snr, gamma) / snr."""
     gamma = case.component.gamma
     compare_weight(case, result, lambda level: snr(level).clamp(max=gamma))
 
@@ -28,7 +28,7 @@ def min_snr_formula(case: Case, result: LawResult) -> None:
     only=("soft-min-snr",),
 )
 def soft_min_snr_formula(case: Case, result: LawResult) -> None:
-    """A smooth minimum of snr and gamma."""
+    """w is a smooth minimum of snr and gamma."""
     gamma = case.component.gamma
     compare_weight(case, result, lambda level: snr(level) * gamma / (snr(level) + gamma))
 

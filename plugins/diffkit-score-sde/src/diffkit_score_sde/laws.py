@@ -117,7 +117,7 @@ def _reverse_step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
     only=("reverse-diffusion",),
 )
 def reverse_diffusion_law(case: Case, result: LawResult) -> None:
-    """This is the forward step reversed to first order; the last step returns x0* without noise."""
+    """The step is the forward step reversed to first order; the last step returns x0* without noise."""
     compare_steps(case, result, _reverse_step)
 
 
@@ -150,7 +150,9 @@ def euler_maruyama_law(case: Case, result: LawResult) -> None:
     only=("predictor-corrector",),
 )
 def langevin_law(case: Case, result: LawResult) -> None:
-    """On N(m, S) their stationary variance is S_s / (1 - d / (2 S_s)): the factor of the noise is sqrt(2 d)."""
+    """On N(m, S) the stationary variance of Langevin steps is S_s / (1 - d / (2 S_s)): the factor of the noise is
+    sqrt(2 d).
+    """
     sampler = case.component
     if sampler.corrector != "annealed":
         raise NotApplicable("the size of a step depends on the noise")
@@ -176,7 +178,7 @@ def langevin_law(case: Case, result: LawResult) -> None:
     only=("likelihood",),
 )
 def likelihood_formula(case: Case, result: LawResult) -> None:
-    """Compared with a central difference."""
+    """The derivative is compared with a central difference."""
     for schedule, t in places(case):
         got = torch.as_tensor(case.component(schedule.level(t))).tolist()
         if schedule.steps is not None:

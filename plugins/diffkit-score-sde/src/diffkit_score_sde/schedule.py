@@ -62,7 +62,7 @@ class SubVP(_Linear):
         return Level(scalar.exp(-0.5 * integral), -scalar.expm1(-integral))
 
     def time(self, level: Level) -> Scalar:
-        """sigma / alpha = 2 sinh(B / 2), so B = 2 asinh(sigma / (2 alpha))."""
+        """Invert sigma / alpha = 2 sinh(B / 2): B = 2 asinh(sigma / (2 alpha)), then t from B."""
         half = 0.5 * scalar.divide(level.sigma, level.alpha)
         return self._inverse(2.0 * scalar.log1p(half + half * half / (1.0 + scalar.hypot(1.0, half))))
 
