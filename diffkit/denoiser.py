@@ -1,7 +1,7 @@
 """Denoisers: functions that estimate x0 and eps from a noisy x at a level.
 
-A `Denoiser` is any function (x, level, **cond) -> Estimate. `Model` makes one from a network, a parameterization and
-the schedule it was trained on; guidance turns one into another; oracles are denoisers in closed form.
+A `Denoiser` is any function (x, level, **cond) -> Estimate. `Model` makes a denoiser from a network, a parameterization
+and the schedule of its training; guidance changes a denoiser; oracles are denoisers in closed form.
 """
 
 from __future__ import annotations

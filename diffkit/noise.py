@@ -53,7 +53,7 @@ class RandomStreams:
         return RandomStreams(self.seed, self.step, self.total, start)
 
     def normal(self, stream: str, like: Tensor) -> Tensor:
-        """Draw standard normal numbers in the shape of `like`: (B, *S), in its type or float32 if that is wider."""
+        """Draw standard normal numbers in the shape of `like`: (B, *S), in the type of `like`, at least float32."""
         numbers = self._rows(stream, like, like.shape[1:], torch.randn)
         return numbers.to(torch.promote_types(like.dtype, torch.float32))
 
@@ -63,7 +63,7 @@ class RandomStreams:
         Args:
             stream: Name of the stream, unique within the step.
             like: A tensor of B rows on the device to draw on.
-            count: Numbers per row; None (default) for one number without an axis of its own.
+            count: Numbers per row; None (default) for one number per row, without a second axis.
 
         Returns:
             float32 numbers: (B,), or (B, count).

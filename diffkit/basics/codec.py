@@ -54,7 +54,7 @@ def _values(option: PerChannel) -> tuple[float, ...]:
 
 
 def _column(option: PerChannel, x: Tensor) -> Tensor | float:
-    """Return the one value, or the values as (C, 1, ...), to broadcast to x: (B, C, *S)."""
+    """Return the single value, or the values as (C, 1, ...), to broadcast to x: (B, C, *S)."""
     if not isinstance(option, tuple):
         return option
     return torch.tensor(option, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 2))

@@ -51,7 +51,7 @@ class AdamW(Adam):
     """Adam whose weight decay acts on the weights directly: w -= lr weight_decay w.
 
     Source: Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 2.
-    Differs: the decay is multiplied with the learning rate, as in torch; the paper has a factor of its own.
+    Differs: the decay is multiplied with the learning rate, as in torch; the paper uses a separate factor.
     """
 
     def __call__(self, named_parameters: NamedParameters) -> torch.optim.Optimizer:

@@ -20,7 +20,7 @@ SYNC_BUFFERS = next(
     for name in ("forward_sync_buffers", "broadcast_buffers")
     if name in signature(DistributedDataParallel).parameters
 )
-"""The option of DistributedDataParallel that synchronises buffers: its name since torch 2.13, or the one before."""
+"""The option of DistributedDataParallel that synchronises buffers: its name since torch 2.13, or its earlier name."""
 
 
 @dataclass(frozen=True)

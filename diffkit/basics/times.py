@@ -16,7 +16,7 @@ class Stratified(Times):
     """Times of `inner` (uniform by default) from one number per stratum of the batch: u_i = (i + U_i) / B.
 
     The distribution over many batches is that of `inner`, with less variance within a batch. Source: Kingma et al. 2021
-    (arXiv:2107.00630), app. I.1. Differs: an own U_i per stratum in place of one shared U.
+    (arXiv:2107.00630), app. I.1. Differs: a separate U_i for each stratum in place of one shared U.
     """
 
     inner: Times = UNIFORM_TIMES

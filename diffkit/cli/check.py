@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everything: bool) -> None:
     """Check components against the laws of diffusion.
 
-    TARGET is kind/name, a kind, or a plugin; without one, everything that is installed is checked. Exits with 10 if a
+    TARGET is kind/name, a kind, or a plugin; without TARGET, every installed component is checked. Exits with 10 if a
     law is broken.
     """
     from ..testing.engine import check as run

@@ -18,7 +18,7 @@ from .console import as_json, say, say_json, table
 @as_json
 @click.option("--runs", "folder", default="runs", show_default=True, help="Folder of the runs.")
 def ls(kind: str | None, as_json: bool, folder: str) -> None:
-    """List components, recipes and runs, or those of one KIND: a kind of component, `recipes` or `runs`."""
+    """List components, recipes and runs, or only those of KIND: a kind of component, `recipes` or `runs`."""
     from ..host import registry
 
     host = registry()

@@ -1,6 +1,6 @@
 """Load one plugin, or one component of it, in isolation: an error of a plugin is kept in its record, and others work.
 
-Each plugin has a plugin manager of its own. So it is validated alone, its hooks are called alone, and a plugin that
+Each plugin has its own plugin manager. So it is validated alone, its hooks are called alone, and a plugin that
 fails is unregistered as a whole when its manager is dropped.
 """
 

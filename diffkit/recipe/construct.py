@@ -24,14 +24,16 @@ ORDER = (
 )
 """The kinds in the order in which a recipe builds them; kinds that plugins add are built last.
 
-`shape` is what a network fits: it follows from data, codec and parameterization.
+`shape`, the inputs and outputs of a network, follows from data, codec and parameterization.
 """
 
 INJECTED = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
-"""Paths of the components that later ones may require."""
+"""Paths of the components that later components may require."""
 
 OWN_STATE = {"network", "strategy", "callback", "tracker"}
-"""Kinds that every assembly builds for itself, as it does modules and what holds one; all else is built once."""
+"""Kinds that every assembly builds for itself, like modules and objects that contain modules; all others are built
+once.
+"""
 
 
 def in_order(components: Iterable[Resolved]) -> tuple[Resolved, ...]:

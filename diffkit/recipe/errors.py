@@ -81,7 +81,7 @@ def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
 
 
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
-    """Return the error for a component that requires another one which is not built before it."""
+    """Return the error for a component that requires a component of a kind that is not built before it."""
     message = f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it"
     fix = "in the constructor, give the parameter a default, or require a component that is built before"
     return PluginError(message, code="DK251", choices=before, fix=fix)

@@ -238,7 +238,7 @@ class Node:
 
     @property
     def label(self) -> Mark:
-        """The place that stands for the whole value: that of its key if it has one."""
+        """The place to report for the whole value: the place of its key if there is a key, else of the value."""
         return self.key or self.mark
 
     def plain(self) -> object:

@@ -66,7 +66,7 @@ class Run:
 
     @cached_property
     def assembly(self) -> Assembly:
-        """The objects of the recipe. Their weights are not the trained ones: see `trained`."""
+        """The objects of the recipe. Their weights are untrained; see `trained`."""
         return self._given if self._given is not None else assemble(self.recipe, self.device)
 
     @property

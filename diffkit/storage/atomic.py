@@ -122,7 +122,7 @@ def _constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is too large")
+        raise ValueError(f"the number {text[:40]} is too large")
     return value
 
 

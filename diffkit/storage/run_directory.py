@@ -93,7 +93,7 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether a run was started here: effective.yaml is written last."""
+        """Whether the directory contains a run: effective.yaml exists, which is written last when a run starts."""
         return self.effective.is_file()
 
     @property
@@ -124,7 +124,7 @@ class RunDirectory:
         """Read a JSON file of this run as a pydantic model.
 
         Args:
-            name: the name of the file; a missing one holds an empty object.
+            name: the name of the file; a missing file counts as an empty object.
             kind: the model.
             fix: the advice if the file is damaged.
 

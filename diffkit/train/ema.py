@@ -168,7 +168,7 @@ def power_of(width: float) -> float:
     """Return the inverse of `width_of`: the largest root of g^3 + 7 g^2 + (16 - u) g + 12 - u, u = width^-2.
 
     Raises:
-        ValueError: `width` does not lie in (0, 0.288], so no profile has it.
+        ValueError: `width` does not lie in (0, 0.288], so no profile has this width.
     """
     if not 0.0 < width <= width_of(0.0):
         raise ValueError(f"the width of a power profile must lie in (0, {width_of(0.0):.4f}], not {width}")

@@ -91,7 +91,7 @@ class Engine:
     def batch_source(self, first: int, workers: int | None = None) -> BatchSource:
         """Open the source of the examples of `advance`, from step `first` on; close it after the last step.
 
-        `workers` None takes the number of the configuration, or else the one that the data prefers.
+        `workers` None takes the number of the configuration, or else the number that the data prefers.
         """
         if workers is None:
             workers = self.problem.data.workers if self.config.workers is None else self.config.workers

@@ -29,7 +29,7 @@ def load_initial(trainer: Trainer, run: str | Path) -> int:
 
     Raises:
         UsageError: there is no such run.
-        CheckpointError: its network is another one; the notes list the differences.
+        CheckpointError: its weights do not fit this network; the notes list the differences.
     """
     found, step = _weights(_directory(run))
     own = trainer.engine.network.state_dict()

@@ -57,9 +57,9 @@ class Images(Data):
     pictures must have equal sizes. `labels: true` uses the names of the sub-folders as classes. A hash of its name
     decides whether a picture is held out (`held_out`: a number, or a fraction). All files are examined before
     training, and every unusable one is reported; `errors: skip` replaces up to `max_skipped` of them, each by the next
-    usable picture, so that no other picture moves. `resident: auto` keeps up to 1 GiB of decoded pictures in memory;
-    above, `workers` processes decode them during training.
-    Raises DataError: DK301 missing, DK304 too few, DK305 labels, DK306 unequal sizes, DK309 unusable files.
+    usable picture, so that other pictures keep their positions. `resident: auto` keeps up to 1 GiB of decoded pictures
+    in memory; above, `workers` processes decode them during training. Raises DataError: DK301 missing, DK304 too few,
+    DK305 labels, DK306 unequal sizes, DK309 unusable files.
     """
 
     path: str
@@ -249,7 +249,7 @@ def unusable(reasons: Mapping[str, str], count: int, *, limit: int | None = None
 def replace_unusable(good: Sequence[bool], rows: Sequence[int]) -> list[int]:
     """Replace each unusable index in `rows` by the next usable one of them, cyclically; `good` tests an index.
 
-    So an unusable file moves no other example. Raises DataError DK304 if all are unusable.
+    So an unusable file does not change the position of other examples. Raises DataError DK304 if all are unusable.
     """
     sources = list(rows)
     following = next((row for row in rows if good[row]), None)

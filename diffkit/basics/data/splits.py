@@ -1,7 +1,7 @@
 """Splits: choose the held-out examples, and build both parts from arrays in memory.
 
 A hash of each example's key decides whether the example is held out, not its position and not a random generator.
-With a fraction, adding examples moves none of the old ones from one part to the other.
+With a fraction, the old examples stay in their parts when examples are added.
 """
 
 from __future__ import annotations

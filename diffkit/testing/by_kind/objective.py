@@ -167,7 +167,7 @@ def counted(case: Case, result: LawResult) -> None:
 def minimum(case: Case, result: LawResult) -> None:
     """Losses quadratic in (x0, eps) are averaged exactly by eight points with the right moments.
 
-    The gradient along every affine change of the output is compared with the one a step away from the optimum.
+    The gradient along every affine change of the output is compared with the gradient a step away from the optimum.
     """
     objective: Objective = case.component
     x0, eps = design()

@@ -226,7 +226,7 @@ def batch_composition(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="samples have the type of x, or the one in `dtype`",
+    statement="samples have the type of x, or the type in `dtype`",
     source="design.md, numerics",
     tolerance=1e-3,
 )
@@ -244,7 +244,7 @@ def types(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="if `reaches_noise` is set, a sample from alpha = 0 is close to the one from a level next to it",
+    statement="if `reaches_noise` is set, a sample from alpha = 0 is close to a sample from a level next to it",
     source="Lin et al. 2023 (arXiv:2305.08891); tests/pains.md, 4",
     tolerance=5e-2,
 )

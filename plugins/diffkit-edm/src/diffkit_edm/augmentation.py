@@ -21,14 +21,13 @@ LABELS = 9
 class EDM(Augmentation):
     """Flips, scaling, rotation, stretching and translation of images x: (B, C, H, W), and cond["augment"]: (B, 9).
 
-    x_flip, y_flip     mirrored with probability 1/2; the x flip to all images, each other part with `probability`
-    scale              by 2^(scale a), a ~ N(0, 1)
-    rotate             by an angle uniform in rotate * (-pi, pi)
-    stretch            by 2^(stretch a) along a uniform direction, and by the inverse across it
-    translate          by translate * (W a, H b)
+    x_flip, y_flip     mirrored with probability 1/2; x_flip applies to all images, every other change with
+    `probability` scale              by 2^(scale a), a ~ N(0, 1) rotate             by an angle uniform in rotate *
+    (-pi, pi) stretch            by 2^(stretch a) along a uniform direction, and by the inverse across it translate
+    by translate * (W a, H b)
 
-    A strength of 0 turns a part off. Labels: the flips (0 or 1), a of the scaling, (cos - 1, sin) of the angle,
-    a (cos, sin) of the stretching, (a, b) of the translation; 0 for parts that were not applied. The network must
+    A strength of 0 turns a change off. Labels: the flips (0 or 1), a of the scaling, (cos - 1, sin) of the angle,
+    a (cos, sin) of the stretching, (a, b) of the translation; 0 for changes that were not applied. The network must
     accept them (`augment: 9` in unet), unless `labels` is off. Raises DataError DK310 if the data are not images.
     Source: Karras et al. 2022 (arXiv:2206.00364), app. F.2, table 6.
     Differs: one bilinear warp with reflected borders, in place of wavelet filters of twice the resolution.

@@ -62,7 +62,7 @@ def make_pairs(
         "x0" and "eps": (count, *shape) float32, and "label" if labels are given; all on the CPU.
 
     Raises:
-        UsageError: DK060, the sampler adds noise of its own, so that a sample is not a function of eps.
+        UsageError: DK060, the sampler adds noise, so that a sample is not a function of eps.
     """
     if sampler.stochastic:
         raise UsageError(
