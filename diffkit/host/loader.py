@@ -94,7 +94,7 @@ class Plugin:
         return name in (self.name, self.distribution)
 
     def broken(self, error: BaseException) -> Plugin:
-        """Return the same plugin without contributions, with the traceback of `error`."""
+        """Return the plugin marked as broken: without contributions, with the traceback of `error`."""
         return replace(
             self,
             status="broken",

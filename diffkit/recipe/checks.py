@@ -155,7 +155,7 @@ def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
 
 
 def discrete_schedule(view: View) -> Iterator[RecipeError]:
-    """Components that are defined by the steps of a schedule need a discrete one."""
+    """Components that are defined by the steps of a schedule need a discrete schedule."""
     schedule = view.built("schedule")
     if schedule is None or schedule.steps is not None:
         return

@@ -93,9 +93,9 @@ def seeded(seed: int, path: str) -> Iterator[None]:
 
 
 class Trial:
-    """The building of a validation: each component once, networks on the meta device.
+    """Builds the components of a recipe to validate it: each once, networks on the meta device.
 
-    `built` holds objects by path, nested ones included, `scope` those that others may require by kind; `faults` and
+    `built` holds all objects by path, `scope` the objects that other components may require, by kind; `faults` and
     `data_error` report the components that failed. A component that depends on a failed one is skipped without a fault.
     """
 

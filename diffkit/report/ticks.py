@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Axis:
-    """Values `low` to `high` (low < high; both > 0 if `log`) along pixels `start` to `end`, ticks inside."""
+    """An axis with ticks, from value `low` at pixel `start` to value `high` at pixel `end`; both > 0 if `log`."""
 
     low: float
     high: float

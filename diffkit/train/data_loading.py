@@ -258,7 +258,7 @@ def divide(start: int, stop: int, parts: int) -> list[range]:
         parts: number of parts.
 
     Returns:
-        Ranges that cover [start, stop); empty ones are left out.
+        Ranges that cover [start, stop), without empty ranges.
     """
     total = stop - start
     bounds = [start + total * part // parts for part in range(parts + 1)]

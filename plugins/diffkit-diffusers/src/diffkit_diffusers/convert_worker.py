@@ -24,7 +24,9 @@ MAX_NAME_LENGTH = 200
 
 
 def limit(memory: int) -> None:
-    """Limit this process to `memory` more bytes than in use, ten CPU minutes, no child process, files of `memory`."""
+    """Limit this process: `memory` more bytes than in use, ten CPU minutes, no child process, files of `memory`
+    bytes.
+    """
     used = 0
     status = Path("/proc/self/status")
     if status.exists():  # on other systems than Linux the limit includes all data in use

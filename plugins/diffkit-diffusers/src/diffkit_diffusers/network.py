@@ -1,4 +1,4 @@
-"""Networks: models of diffusers, `unet` with the weights of one, and a network on another time scale."""
+"""Networks: models of diffusers, `unet` with weights of a diffusers model, and a network on another time scale."""
 
 from __future__ import annotations
 

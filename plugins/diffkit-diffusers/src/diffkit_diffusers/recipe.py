@@ -1,4 +1,4 @@
-"""Recipes for imported weights: the sections of a recipe from a scheduler's configuration, and the reverse."""
+"""Recipes for imported weights: convert the configuration of a scheduler to sections of a recipe, and back."""
 
 from __future__ import annotations
 

@@ -21,11 +21,13 @@ LABELS = 9
 class EDM(Augmentation):
     """Flips, scaling, rotation, stretching and translation of images x: (B, C, H, W), and cond["augment"]: (B, 9).
 
-    x_flip, y_flip     mirrored with probability 1/2; x_flip applies to all images, every other change with
-    `probability` scale              by 2^(scale a), a ~ N(0, 1) rotate             by an angle uniform in rotate *
-    (-pi, pi) stretch            by 2^(stretch a) along a uniform direction, and by the inverse across it translate
-    by translate * (W a, H b)
+    x_flip, y_flip     mirrored with probability 1/2
+    scale              by 2^(scale a), a ~ N(0, 1)
+    rotate             by an angle uniform in rotate * (-pi, pi)
+    stretch            by 2^(stretch a) along a uniform direction, and by the inverse across it
+    translate          by translate * (W a, H b)
 
+    x_flip is drawn for all images, each other change is applied to an image with `probability`.
     A strength of 0 turns a change off. Labels: the flips (0 or 1), a of the scaling, (cos - 1, sin) of the angle,
     a (cos, sin) of the stretching, (a, b) of the translation; 0 for changes that were not applied. The network must
     accept them (`augment: 9` in unet), unless `labels` is off. Raises DataError DK310 if the data are not images.

@@ -18,7 +18,7 @@ MAX_GAMMA = math.sqrt(2.0) - 1.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The number of steps, and sigma / alpha of the first level."""
+    """The numbers that churn needs from a run: the number of steps, and sigma / alpha of the first level."""
 
     count: int
     ceiling: float

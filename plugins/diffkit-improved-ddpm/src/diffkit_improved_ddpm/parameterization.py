@@ -27,7 +27,7 @@ class LearnedRange(Parameterization):
 
     @staticmethod
     def law_example(folder: Path) -> LearnedRange:
-        """Return an example for the laws."""
+        """Return an instance on which the laws are tested."""
         return LearnedRange(build("parameterization", "eps"))
 
     @property

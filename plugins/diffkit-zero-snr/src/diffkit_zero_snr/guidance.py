@@ -32,7 +32,7 @@ class Rescale(Guidance):
 
     @staticmethod
     def law_example(folder: Path) -> Rescale:
-        """Return an example for the laws."""
+        """Return an instance on which the laws are tested."""
         return Rescale(build("guidance", "cfg", shape=Shape(2, 2, (), 4), scale=7.5))
 
     def __call__(self, denoise: Denoiser) -> Denoiser:

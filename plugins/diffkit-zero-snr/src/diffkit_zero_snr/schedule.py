@@ -37,5 +37,5 @@ class ZeroSNR(Discrete):
 
     @staticmethod
     def law_example(folder: Path) -> ZeroSNR:
-        """Return an example for the laws."""
+        """Return an instance on which the laws are tested."""
         return ZeroSNR(build("schedule", "scaled-linear"))
