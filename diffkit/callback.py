@@ -24,10 +24,9 @@ class TrainingStepInfo:
         step: number of steps done, this one included.
         steps: number of steps of the whole training.
         lr: learning rate of this step.
-        values: loss, parts of the loss, norm of the gradient: () each, on the device. Reading one waits for the device.
-        record: means since the last log point as plain numbers, at log points; else None.
-        model: the model that is trained.
-        average: the model with the first average of the weights; None without averages.
+        values: loss, parts of the loss, norm of the gradient: () each, on the device. Reading a value waits for the
+            device. record: means since the last log point as plain numbers, at log points; else None. model: the model
+            that is trained. average: the model with the first average of the weights; None without averages.
     """
 
     step: int

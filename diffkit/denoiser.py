@@ -86,7 +86,7 @@ class Model:
         if self.parameterization.full_precision and y.dtype in (torch.float16, torch.bfloat16):
             raise LevelError(
                 f"{type(self.parameterization).__name__.lower()} cannot be decoded from a {y.dtype} output: "
-                "the division amplifies its rounding",
+                "the division amplifies rounding errors",
                 code="DK505",
                 fix="run the network in float32 (train.precision: fp32), or use eps or x0",
             )

@@ -55,7 +55,7 @@ class Estimate:
 
     @property
     def score(self) -> Tensor:
-        """-eps / sigma, the gradient of log p_t(x). Raises LevelError at sigma = 0."""
+        """The score -eps / sigma, the gradient of log p_t(x). Raises LevelError at sigma = 0."""
         if not isinstance(self.level.sigma, Tensor) and self.level.sigma == 0.0:
             raise LevelError(
                 "the score is undefined at sigma = 0: clean data has no smooth density",

@@ -81,7 +81,7 @@ class Sampler(ABC, Generic[State]):
             x: The state at t: (B, C, *S).
             t: The level of x.
             s: The level to reach.
-            state: What the step before returned; for the first step, what `init` returned.
+            state: The state that the previous step returned; for the first step, that of `init`.
             noise: Draws standard normal noise in the shape of its argument.
 
         Returns:

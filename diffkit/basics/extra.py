@@ -10,8 +10,8 @@ def missing(package: str, extra: str, user: str) -> PluginError:
 
     Args:
         package: The missing package.
-        extra: The extra of diffkit that installs it.
-        user: What requires it, for the message.
+        extra: The extra of diffkit that installs the package.
+        user: The component that requires the package, for the message.
 
     Returns:
         The error, to be raised by the caller.

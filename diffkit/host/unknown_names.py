@@ -67,7 +67,7 @@ def no_plugin(plugins: Sequence[Plugin], name: str, wanted: str) -> PluginError:
     Args:
         plugins: the plugins that were found.
         name: the name of the plugin, or of its distribution.
-        wanted: what is needed of it, for the message.
+        wanted: the component or recipe that needs the plugin, for the message.
 
     Returns:
         A PluginError DK201 for a broken plugin, else DK205.
@@ -96,7 +96,7 @@ def no_name(
         within: the plugin to which the search is limited; None: all plugins.
 
     Returns:
-        A PluginError if a plugin that would have the name is broken, off or not installed; else an UnknownNameError.
+        A PluginError if the plugin that contains the name is broken, off or not installed; else an UnknownNameError.
     """
     if within is None and (owned := _of_absent_plugin(plugins, kind, name)) is not None:
         return owned

@@ -267,7 +267,9 @@ def _sqrt_alpha_bar(level: Level) -> float:
 
 
 def labels(view: View) -> Iterator[RecipeError]:
-    """Labels need data with labels, in its range; guidance by a null class needs `label_dropout` in training."""
+    """`sample.labels` needs data with labels and must lie in their range; guidance by a null class needs
+    `label_dropout` in training.
+    """
     if view.shape is None:
         return
     dropout, given = view.value("data.label_dropout", 0.0), view.value("sample.labels")

@@ -46,14 +46,14 @@ def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callab
 
     Args:
         component: the resolved component.
-        scope: what was built before it, by kind, and the `shape`.
+        scope: the objects that were built before, by kind, and the `shape`.
         build: how to build a nested component.
 
     Returns:
         One entry for each parameter that is injected, given in the recipe, or nested.
 
     Raises:
-        PluginError: DK251 if the scope lacks what a parameter without default requires.
+        PluginError: DK251 if the scope lacks the object that a parameter without default requires.
     """
     arguments: dict[str, Any] = {}
     for parameter in component.parameters:

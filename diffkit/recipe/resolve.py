@@ -91,8 +91,8 @@ class Resolver:
         """Validate the component written at `node`.
 
         Args:
-            kind: the kind that it must be of.
-            node: its name, or a mapping with it and the options.
+            kind: the kind of the component.
+            node: the name of the component, or a mapping with its name and options.
             path: the dotted path of `node`.
             given: further arguments, which the node need not hold: the other components of its section, or objects.
             beside: the keys of its section, valid beside its options.

@@ -28,7 +28,8 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
         Facts by name: components, parameters, memory, FLOPs, speed, time, disk.
 
     Raises:
-        DiffkitError: As the run raises before its first step; ResourceError if five steps do not fit into memory.
+        DiffkitError: An error that a run would raise before its first step; ResourceError if five steps do not fit into
+        memory.
     """
     chosen = resolve_device(device)
     assembly = assemble(recipe, chosen)

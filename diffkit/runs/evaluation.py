@@ -46,7 +46,7 @@ def measure(
         sampler: How they were drawn, in words, for the record.
         weights: The weights they were drawn with, for the record.
         seed: Seed of the random choices of metrics and of the intervals.
-        raise_if_stopped: Called before each metric; what it raises ends this.
+        raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
 
     Returns:
         The results by name of the metric.

@@ -48,7 +48,7 @@ def run(
     """Run a recipe in a run directory. A stopped run continues; a finished run is returned unchanged.
 
     Args:
-        recipe: A recipe, or what `load_recipe` reads: a path, a built-in name, YAML text or a mapping.
+        recipe: A recipe, or an argument of `load_recipe`: a path, a built-in name, YAML text or a mapping.
         out: The run directory; by default runs/NAME.
         device: "auto", "cpu", "cuda" or "cuda:I".
         resume: "auto" continues a run of the same recipe; "never" renames it and starts again; "must" refuses to start.
@@ -100,7 +100,7 @@ def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Res
         path: The run directory.
         recipe: The recipe of the run; an existing run must have the same effective values.
         device: The device of the run, which is recorded in environment.json.
-        resume: "auto", "never" or "must", as `run` takes it.
+        resume: "auto", "never" or "must"; see `run`.
 
     Returns:
         The locked directory.

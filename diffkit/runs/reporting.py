@@ -49,7 +49,7 @@ def write_report(
     Args:
         directory: The run.
         assembly: The objects of its recipe; their weights are not used.
-        raise_if_stopped: Called before each part; what it raises ends this.
+        raise_if_stopped: Called before each part of the report; an exception that it raises ends the stage.
 
     Raises:
         ResourceError: The file cannot be written.

@@ -58,8 +58,8 @@ class MetricResult(BaseModel):
         held_out: The same values with real held-out examples in place of the samples: the score of a perfect model.
         intervals: 95 % intervals of `values`; a name is missing if no interval is available.
         held_out_intervals: 95 % intervals of `held_out`.
-        ratio: How many times worse the headline is than that of as many held-out examples; 1 is equal.
-        ratio_interval: Its 95 % interval.
+        ratio: How many times worse the headline is for the samples than for equally many held-out examples; 1 is equal.
+        ratio_interval: The 95 % interval of `ratio`.
         definition: What the metric computes, in one sentence.
         samples: Number of samples that the metric used.
         reference: Number of training examples that it used.

@@ -91,7 +91,7 @@ class SamplingPlan:
 
     Args:
         sampler: The sampler.
-        levels: The levels that it visits, noisiest first.
+        levels: The levels that the sampler visits, noisiest first.
         shape: (C, *S) of one sample before the codec.
         count: Number of samples.
         seed: Seed of the noise.
@@ -138,7 +138,7 @@ def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
 
     Raises:
         UsageError: The request does not fit the recipe: labels, the shape of `x`, `start`, or the type of a component.
-        RecipeError: A component has no such name or options.
+        RecipeError: The name or an option of a component is unknown.
     """
     if request.x is not None:
         _check_examples(request.x, request.count, assembly.data.spec.shape)
@@ -171,7 +171,7 @@ def plan_sampling(
         count: Number of samples.
         seed: Seed of the noise.
         sampler: The sampler.
-        levels: The levels that it visits, noisiest first.
+        levels: The levels that the sampler visits, noisiest first.
         labels: Classes, repeated until there are `count`.
         batch_size: Samples drawn at a time.
 
@@ -198,7 +198,7 @@ def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float 
     Args:
         assembly: The objects of the recipe.
         grid: The grid.
-        steps: Number of steps; None leaves it to the recipe.
+        steps: Number of steps; None takes the number of the recipe.
         start: The time to start from; default that of the recipe.
 
     Returns:
@@ -228,7 +228,7 @@ def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = No
         (count,) long, or None for a run without classes.
 
     Raises:
-        UsageError: The run has no such class, or none at all.
+        UsageError: The run has no classes, or not this class.
     """
     classes = assembly.shape.classes
     if classes is None:

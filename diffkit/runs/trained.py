@@ -184,7 +184,8 @@ class Run:
             steps: Number of sampling steps; by default that of the recipe.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             progress: Show progress on standard error.
-            raise_if_stopped: Called after each sampling step and before each metric; what it raises ends this.
+            raise_if_stopped: Called after each sampling step and before each metric; an exception that it raises ends
+                the evaluation.
 
         Returns:
             All results of the run.

@@ -45,7 +45,7 @@ def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE
 
     Args:
         assembly: the components of the recipe.
-        device: where to train.
+        device: the device to train on.
         ranks: the processes of the run.
 
     Returns:
@@ -72,11 +72,11 @@ def train(
     Args:
         directory: the run directory.
         assembly: the components of the recipe.
-        device: where to train.
+        device: the device to train on.
         events: the log of the run; None on the ranks that do not write.
         stop: called between steps; True ends the training after a checkpoint.
         ranks: the processes of the run.
-        progress: shows where training stands.
+        progress: displays the progress.
         lock: must be held at each save.
 
     Returns:

@@ -149,7 +149,7 @@ def console_progress(task: str, show: bool = True, stream: TextIO | None = None)
     Args:
         task: the name of the task, such as "training".
         show: False returns a `Progress` that shows nothing. Default: True.
-        stream: where to show it. Default: standard error.
+        stream: the stream to print to. Default: standard error.
 
     Returns:
         A bar if the stream is a terminal, else lines.

@@ -261,7 +261,7 @@ def read_checkpoint(
 
     Args:
         candidate: the checkpoint.
-        expected: the groups to read, as `CheckpointStore.load` takes them; the others are verified only.
+        expected: the groups to read, see `CheckpointStore.load`; other groups are only verified.
         device: the device of the tensors. Default: "cpu".
 
     Returns:

@@ -107,8 +107,8 @@ def build_cases(
 
     Args:
         kind: the kind of component.
-        name: its name.
-        cls: its class.
+        name: the name of the component.
+        cls: the class of the component.
         deep: whether laws try more inputs.
         seed: the seed of random inputs.
         options: options to test besides the defaults and `law_options`.

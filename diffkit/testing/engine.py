@@ -154,7 +154,7 @@ def check_class(
     Args:
         kind: the kind of component, such as "sampler".
         name: the name of the component.
-        cls: its class.
+        cls: the class of the component.
         plugin: the plugin of the component: laws of this plugin apply to it.
         deep: whether to try more inputs.
         seed: the seed of random inputs.

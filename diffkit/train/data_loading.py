@@ -44,7 +44,7 @@ def batch_source(
         order: which example is in which row of a step.
         own: rows of the global batch that this process trains on.
         steps: number of steps of the training.
-        device: where batches are returned.
+        device: the device of the batches.
         workers: number of worker processes; 0 reads in this process. A split in memory needs none.
         first: the first step that is read.
 
@@ -203,7 +203,7 @@ class ShuffledOrder:
         count: number of examples.
         batch_size: rows of a global batch.
         seed: seed of the permutations.
-        device: where indices are returned.
+        device: the device of the indices.
 
     Raises:
         DataError: `count` is 0.

@@ -37,7 +37,7 @@ class Engine:
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates; None is 1.
         strategy: how several processes share a batch.
-        device: where to train.
+        device: the device to train on.
         ranks: the processes of this run.
 
     Raises:
@@ -102,7 +102,7 @@ class Engine:
 
         Args:
             step: number of steps before this one.
-            source: where examples come from.
+            source: the source of the examples.
 
         Returns:
             Numbers for the log: () each, on the device.
@@ -123,7 +123,7 @@ class Engine:
 
         Args:
             step: number of steps before this one.
-            source: where examples come from.
+            source: the source of the examples.
             parts: rows of the global batch, computed one part after the other.
 
         Returns:
@@ -166,7 +166,8 @@ class Engine:
     def validate(self, *, average: bool = True, rounds: int = 1) -> ValidationResult | None:
         """Return the loss on held-out examples; None if none are held out. Every call draws the same random numbers.
 
-        At most a tenth of the examples of the whole training are used, so that validation never takes longer than it.
+        At most a tenth of the examples of the whole training are used, so that validation never takes longer than
+        training.
 
         Args:
             average: whether to use the first average of the weights, if there is one.
@@ -199,7 +200,7 @@ class Engine:
         """Take over the `tensors()` of another engine of the same problem, and the numbers of its optimizer.
 
         Raises:
-            CheckpointError: the state of the optimizer is that of other parameters.
+            CheckpointError: the state of the optimizer belongs to other parameters.
         """
         self.update.load(tensors["optimizer"], numbers)
         for group, mine in self.tensors().items():

@@ -163,7 +163,7 @@ class Update:
         """Take over the `tensors()` and `numbers()` of another update of the same parameters.
 
         Raises:
-            CheckpointError: they are not a state of these parameters, such as one of an earlier version of diffkit.
+            CheckpointError: the state does not fit these parameters, for example from an earlier version of diffkit.
         """
         for name, value in tensors.items():
             parameter, key = self._owner(name)

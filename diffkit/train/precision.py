@@ -45,7 +45,7 @@ def choose(
 
     Args:
         wanted: the precision that the configuration names.
-        device: where to train.
+        device: the device to train on.
         parameterization: may require float32, see `full_precision`.
         network: its size decides whether bf16 is faster on a CPU.
 
@@ -119,7 +119,7 @@ def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: I
 
     Args:
         config: "auto" is True on a CUDA device, if there are convolutions of images.
-        device: where to train.
+        device: the device to train on.
         parameters: the weights of the network.
 
     Returns:

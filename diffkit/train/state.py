@@ -57,7 +57,7 @@ class TrainerState:
         defaults.
 
         Raises:
-            CheckpointError: it is not the state of a trainer.
+            CheckpointError: the JSON is not the state of a trainer.
         """
         try:
             averages, powers = state.get("averages", []), state.get("powers", [])

@@ -42,11 +42,11 @@ class Trainer:
 
     Args:
         problem: model, objective and data.
-        config: how to train; the components that it names are the next arguments.
+        config: the configuration; its components are passed as the next arguments.
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates; None is 1.
-        strategy: how several processes share a batch; None is one process.
-        device: where to train.
+        strategy: the strategy for several processes; None is one process.
+        device: the device to train on.
         ranks: the processes of this run.
 
     Raises:
@@ -173,11 +173,11 @@ class Trainer:
             state: the rest.
 
         Returns:
-            Sentences on what makes the bits of the result differ, such as another precision.
+            Sentences on settings that changed, so that the result is not equal bit for bit, such as another precision.
 
         Raises:
             DataError: the examples have changed since.
-            CheckpointError: the state of the optimizer is not one of this recipe.
+            CheckpointError: the state of the optimizer does not fit this recipe.
         """
         now = self.state()
         if state.data != now.data:

@@ -38,7 +38,7 @@ def held_out_loss(
     Args:
         model: the model to evaluate.
         preprocessing: prepares the examples; its problem has objective and data.
-        device: where to compute.
+        device: the device to compute on.
         batch_size: examples of one forward pass.
         average: the model with averaged weights, which some objectives use.
         max_examples: number of held-out examples that are used, the first ones.

@@ -45,7 +45,7 @@ def require(path: Path, what: str, fix: str, *, folder: bool = False) -> Path:
     Args:
         path: the file or folder.
         what: its name in the message, such as "the folder of images".
-        fix: what the user can do if it is missing.
+        fix: the fix in the message if the path is missing.
         folder: whether it must be a folder.
 
     Returns:
@@ -78,7 +78,7 @@ def damaged(path: Path, reason: str, fix: str) -> DataError:
 
     Args:
         path: the file.
-        reason: what is wrong with it.
+        reason: the fault of the file, for the message.
         fix: what the user can do.
 
     Returns:

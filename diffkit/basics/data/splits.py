@@ -106,7 +106,7 @@ def check_labels(labels: NDArray[np.generic], count: int, classes: int | None, s
     """Check that there is one label for each image, and that all are in range.
 
     Args:
-        labels: what the file holds, any shape and type.
+        labels: the array in the file, of any shape and type.
         count: the number of images.
         classes: labels must be in 0..classes - 1; None allows 0..count - 1.
         source: the file, named in messages.

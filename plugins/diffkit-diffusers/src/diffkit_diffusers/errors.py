@@ -25,7 +25,7 @@ def not_a_model(message: str, *, fix: str | None = None, notes: Sequence[str] = 
     """Build the error for a folder or file that does not hold a usable model.
 
     Args:
-        message: what is wrong with it.
+        message: the fault of the folder or file.
         fix: what the user can do; default none.
         notes: details, one line each; default none.
 

@@ -69,7 +69,7 @@ def write_model(folder: Path, class_name: str, config: Mapping[str, Any], weight
         folder: must be empty, or not exist.
         class_name: the model's class in diffusers.
         config: arguments of the class.
-        weights: its state dict.
+        weights: the state dict of the model.
 
     Raises:
         UsageError: DK080, the folder is not empty.
@@ -89,7 +89,7 @@ def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
     Args:
         path: the file; missing folders are created.
         class_name: the class in diffusers.
-        config: its arguments.
+        config: the arguments of the class.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n", "utf-8")

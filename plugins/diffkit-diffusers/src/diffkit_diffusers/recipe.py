@@ -77,7 +77,7 @@ def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str
 
     Args:
         schedule: the schedule of the run.
-        name: its name in the recipe.
+        name: the name of the schedule in the recipe.
         prediction: name of the parameterization.
 
     Returns:

@@ -149,8 +149,8 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
 
     Args:
         network: the `unet`.
-        shape: its shape.
-        options: all its options, defaults included.
+        shape: the shape that the network was built for.
+        options: all options of the network, defaults included.
 
     Returns:
         The configuration.

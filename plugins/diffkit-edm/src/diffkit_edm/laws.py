@@ -64,7 +64,7 @@ def edm_input(case: Case, result: LawResult) -> None:
     only=("karras",),
 )
 def karras_points(case: Case, result: LawResult) -> None:
-    """sigma_i = (smax^(1/p) + i / (n - 1) (smin^(1/p) - smax^(1/p)))^p, then 0; p = 7 is the default."""
+    """The levels are sigma_i = (smax^(1/p) + i / (n - 1) (smin^(1/p) - smax^(1/p)))^p, then 0; p = 7 is the default."""
     if case.options:
         raise NotApplicable("tested with default options only")
     n = 9

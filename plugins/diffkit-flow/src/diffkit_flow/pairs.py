@@ -56,7 +56,7 @@ def make_pairs(
         seed: seed of the noise; default 0.
         labels: (count,) long for a model with classes; default None.
         batch_size: samples per batch; default 256.
-        device: where to sample; default "cpu".
+        device: the device to sample on; default "cpu".
 
     Returns:
         "x0" and "eps": (count, *shape) float32, and "label" if labels are given; all on the CPU.
