@@ -290,7 +290,10 @@ def _register(module: ModuleType, name: str) -> pluggy.PluginManager:
                 hint = f', did you mean "{near[0]}"?' if near else ""
                 raise PluginError(f'there is no hook "{caller.name}"{hint}', code="DK201", choices=known)
             if implementation.wrapper or implementation.hookwrapper:
-                raise PluginError(f"{caller.name} is a wrapper, and no other plugin may be wrapped", code="DK201")
+                raise PluginError(
+                    f"{caller.name} is a hook wrapper, but a plugin cannot wrap the hooks of other plugins",
+                    code="DK201",
+                )
     marked = {caller.name for caller in callers}
     for attribute, value in list(vars(module).items()):
         if attribute.startswith("diffkit_") and callable(value) and attribute not in marked:

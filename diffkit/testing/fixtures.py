@@ -245,7 +245,7 @@ class Ranged(Parameterization):
 
 @dataclass(frozen=True)
 class SNRWeight(Weighting):
-    """w = snr on |x0 - x0_hat|^2."""
+    """Signal-to-noise weights: w = snr on |x0 - x0_hat|^2."""
 
     def __call__(self, level: Level) -> Scalar:
         return level.snr

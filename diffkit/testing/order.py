@@ -32,7 +32,9 @@ class OrderFit:
 
     @property
     def slope(self) -> float:
-        """log(error ratio) / log(step ratio) of the two finest grids; inf if the error is only rounding."""
+        """The measured order: log(error ratio) / log(step ratio) of the two finest grids; inf if the error is only
+        rounding.
+        """
         (n, m), (coarse, fine) = self.steps[-2:], self.errors[-2:]
         if fine < 1e-13:
             return math.inf
@@ -107,9 +109,9 @@ def measure(
         steps: the numbers of steps, rising.
         oracle: the exact denoiser with its flow; a mixture of two components by default.
         exact_starts: the number of steps that start on the exact solution: 1 measures the method with its own start,
-            `order` or more the multistep method alone. A corrector replaces an exact state by its own, so with more
-            than 1 the first step is divided into seven, which double from 1/64: the start of low order then has
-            no effect on the slope.
+            `order` or more the multistep method alone. A corrector replaces exact states, so with more than 1 the first
+            step is divided into seven parts of growing length, so that the low order of the start does not change the
+            slope.
 
     Returns:
         The largest error for each number of steps.

@@ -33,16 +33,16 @@ class Engine:
 
     Args:
         problem: model, objective and data. The network moves to `device`; its weights become float32 at least.
-        config: how to train.
+        config: the configuration of the training.
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates; None is 1.
-        strategy: how several processes share a batch.
+        strategy: the strategy for several processes.
         device: the device to train on.
         ranks: the processes of this run.
 
     Raises:
         UsageError: the configuration contradicts itself, the device or the number of processes.
-        ValueError: two averages have one name, or one has not exactly one form.
+        ValueError: two averages have the same name, or an average has not exactly one of decay, half_life, power.
         DataError: there are no examples.
     """
 

@@ -37,6 +37,9 @@ WORDS: dict[str, str] = {
     r"(none|nan|inf|zero|nothing|only|even|needed|refused|error|true|false|whole|empty) where": "if",
     r"what it (was|is) (told|asked|given)": "name the thing",
     r"of the house": "of the project",
+    r"announces?|announced|announcing": "declare",
+    r"likewise|stands? alone|else not": "name the thing",
+    r"what diffuses|what the network fits|other people's": "name the thing",
     r"lest|albeit|amid|withal|save for|nought": "plain words",
 }
 PATTERN = re.compile(r"\b(?:" + "|".join(f"(?:{word})" for word in WORDS) + r")\b", re.IGNORECASE)

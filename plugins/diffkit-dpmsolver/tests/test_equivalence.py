@@ -1,4 +1,4 @@
-"""The same step under other names, on other curves, and in other people's code."""
+"""The same step under other names, on other curves, and in other code bases."""
 
 from __future__ import annotations
 

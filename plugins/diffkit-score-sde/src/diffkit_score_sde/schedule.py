@@ -17,7 +17,7 @@ CleanTime = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class _Linear(Schedule):
-    """B(t) = int beta = beta_min t + (beta_max - beta_min) t^2 / 2, and its inverse."""
+    """Base of VP and sub-VP: B(t) = int beta = beta_min t + (beta_max - beta_min) t^2 / 2, and its inverse."""
 
     beta_min: Positive = 0.1
     beta_max: Positive = 20.0
