@@ -17,7 +17,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Interval = Annotated[int, Field(ge=0, le=2**40)]
-"""A number of steps; 0 is never."""
+"""A number of steps; 0 turns the action off."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

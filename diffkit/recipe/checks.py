@@ -79,7 +79,18 @@ class View:
         return self.root.mark
 
     def fault(self, code: str, message: str, where: str | tuple[str, ...], fix: str | None, **more: Any) -> RecipeError:
-        """Return a fault at a path, or at the first written key below it: `where` is a path, or the path and keys."""
+        """Return a fault with its place in the recipe.
+
+        Args:
+            code: the code DKnnn.
+            message: the fault.
+            where: a path, or a path and keys, the first key that the recipe gives is the place.
+            fix: the fix, or None.
+            **more: further arguments of `RecipeError`.
+
+        Returns:
+            The error.
+        """
         mark = self.mark(where) if isinstance(where, str) else self.mark(*where)
         return RecipeError(message, code=code, where=mark, fix=fix, **more)
 

@@ -70,7 +70,16 @@ def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callab
 
 
 def construct(component: Resolved, scope: Mapping[str, object], ready: Mapping[str, Any]) -> Any:
-    """Build a component and its nested components, unless `ready` has it by its path; `scope` as for `arguments_of`."""
+    """Build a component and its nested components.
+
+    Args:
+        component: the component.
+        scope: the objects that were built before, by kind, and the `shape`.
+        ready: objects by path; a component with its path among them is not built again.
+
+    Returns:
+        The object of the component.
+    """
     if component.path in ready:
         return ready[component.path]
     return component.cls(**arguments_of(component, scope, lambda inner: construct(inner, scope, ready)))

@@ -35,7 +35,17 @@ YES_NO = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false
 
 
 def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, str]) -> tuple[RecipeError, str | None]:
-    """Return the error for a key that is not read, and the path of the key that was probably meant, if there is one."""
+    """Return the error for an unknown key, with a guess.
+
+    Args:
+        mark: the place of the key.
+        key: the key.
+        here: the valid keys of the section.
+        elsewhere: paths of the valid keys of other sections, by name.
+
+    Returns:
+        The error, and the path of the key that was probably meant, or None.
+    """
     guess = meant(key, here, elsewhere)
     place = mark.path.rpartition(".")[0]
     message = f"unknown key {quote(key)}" + (f" in {place}" if place else "")
@@ -45,13 +55,33 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
 
 
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
-    """Return the error for a required key."""
+    """Return the error for a required key.
+
+    Args:
+        mark: the place of the section.
+        path: the path of the key.
+        what: an example of its value, for the fix.
+        choices: the allowed values.
+
+    Returns:
+        Error DK105.
+    """
     message = f"{path} is missing"
     return RecipeError(message, code="DK105", where=mark, choices=choices, fix=f"add {path.rpartition('.')[2]}: {what}")
 
 
 def wrong(node: Node, expected: str, *, hint: str | None = None, choices: str | Sequence[str] = ()) -> RecipeError:
-    """Return the error for a value of the wrong type or out of range."""
+    """Return the error for a value of the wrong type or out of range.
+
+    Args:
+        node: the value.
+        expected: the type or range in words.
+        hint: a guess, or None.
+        choices: the allowed values.
+
+    Returns:
+        Error DK106.
+    """
     path = node.mark.path or "the recipe"
     message = f"{path} must be {expected}, not {quote(node.plain())}"
     return RecipeError(message, code="DK106", where=node.mark, hint=hint, choices=choices)
@@ -64,7 +94,16 @@ def injected(key: str, mark: Mark) -> RecipeError:
 
 
 def not_read(path: str, component: str, mark: Mark) -> RecipeError:
-    """Return the error for a component of a section that the main component of the section does not take."""
+    """Return the error for a component of a section that the main component of the section does not take.
+
+    Args:
+        path: the path of the component.
+        component: the main component in words.
+        mark: the place.
+
+    Returns:
+        Error DK117.
+    """
     return RecipeError(f"{component} does not read {path}", code="DK117", where=mark, fix="remove it")
 
 
@@ -81,7 +120,16 @@ def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
 
 
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
-    """Return the error for a component that requires a component of a kind that is not built before it."""
+    """Return the error for a component that requires a component of a kind that is not built before it.
+
+    Args:
+        spec: the component.
+        kind: the required kind.
+        before: the kinds that are built before.
+
+    Returns:
+        Error DK251.
+    """
     message = f"{spec.kind} {spec.name} requires a `{kind}`, but none is built before it"
     fix = "in the constructor, give the parameter a default, or require a component that is built before"
     return PluginError(message, code="DK251", choices=before, fix=fix)
@@ -202,7 +250,16 @@ def nearest_value(word: str, choices: Iterable[str]) -> str | None:
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the choice that is most similar to `word`; None if no choice is close."""
+    """Return the choice that is most similar to `word`.
+
+    Args:
+        word: the misspelled word.
+        choices: the valid words.
+        cutoff: the smallest similarity, in [0, 1].
+
+    Returns:
+        The choice; None if no choice is close.
+    """
     by_form = {_form(choice): choice for choice in choices}
     found = difflib.get_close_matches(_form(word), by_form, n=1, cutoff=cutoff)
     return by_form[found[0]] if found else None
@@ -213,6 +270,14 @@ def meant(key: str, here: Iterable[str], elsewhere: dict[str, str]) -> str | Non
 
     `elsewhere` maps valid names to their paths. The same word in another spelling comes first, then the same name in
     another section, a near certain slip, synonyms, and last whatever is close.
+
+    Args:
+        key: the unknown key.
+        here: the valid keys of the section.
+        elsewhere: paths of the valid keys of other sections, by name.
+
+    Returns:
+        The name or path; None without a guess.
     """
     here, synonyms = tuple(here), _synonyms("keys").get(_form(key), ())
     return (

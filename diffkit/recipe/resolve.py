@@ -164,7 +164,7 @@ class Resolver:
         return options
 
     def _field(self, parameter: Parameter, node: Node | None, path: str, parent: Node) -> dict[str, Any]:
-        """Return {name: value} for one field; nothing if it is left to its default, or failed."""
+        """Return {name: value} for one field; an empty mapping if the field keeps its default, or failed."""
         if node is None:
             node = self._absent(parameter, path, parent)
         elif node.value is None and parameter.optional:

@@ -27,13 +27,14 @@ class EmaConfig(Config):
 
 
 class TrainConfig(Config):
-    """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 is never.
+    """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 turns the action
+    off.
 
     `optimizer`, `lr_schedule` and `strategy` name components; a `Trainer` receives the built components beside its
     configuration. `clip` bounds the global norm of the gradient; `accumulate` splits a batch into that many parts,
     computed one after the other; `workers` are the processes that load data (null: the number that the data set
-    prefers). auto: `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000
-    steps and more, `channels_last` to images, both on a CUDA device.
+    prefers). With `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of
+    5,000 steps and more, `channels_last` to images, both on a CUDA device.
     """
 
     steps: Interval

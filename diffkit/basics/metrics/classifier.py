@@ -31,7 +31,7 @@ class Classifier(Metric):
                     the training part
     confidence      mean share of trees that vote for the predicted class
     accuracy        how often the predicted class of a sample is its label
-    real_accuracy   the same for held-out examples
+    real_accuracy   how often the predicted class of a held-out example is its label
 
     The last four require labels; their forest learns from at most 10 `limit` training examples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.

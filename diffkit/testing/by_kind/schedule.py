@@ -119,7 +119,7 @@ def float_tensor(case: Case, result: LawResult) -> None:
     identities="A1",
 )
 def double(case: Case, result: LawResult) -> None:
-    """A float64 number fits in float32 with probability 2^-29, a number from a float32 table always."""
+    """Numbers from a float32 table always fit in float32; numbers computed in float64 fit with probability 2^-29."""
     schedule: Schedule = case.component
     times = sample_times(case)
     for form, levels in (

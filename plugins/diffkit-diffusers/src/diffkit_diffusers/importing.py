@@ -36,10 +36,9 @@ def import_folder(
         folder: the model or pipeline.
         out: the run directory to create.
         size: (H, W), required if the model has no `sample_size`.
-        classes: number of classes, required if the model takes labels. If equal to the rows of its table, a null class
-            with a zero vector is added; if one less, the last row is the null class.
-        data: the `data` section of the recipe; default: `shape-only`.
-        overrides: changes to the recipe, each "path=value".
+        classes: number of classes, required if the model takes labels. If the label table has this many rows, a null
+            class with a zero vector is added; if it has one row more, its last row is the null class. data: the `data`
+            section of the recipe; default: `shape-only`. overrides: changes to the recipe, each "path=value".
 
     Returns:
         The run.
