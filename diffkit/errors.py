@@ -37,12 +37,12 @@ class DiffkitError(Exception):
     """Base of every error that a user can cause; `render()` is what the command line prints.
 
     Args:
-        message: What is wrong.
+        message: The fault, in one sentence.
         code: The code DKnnn; default that of the class.
         where: The place in a file of the user.
         hint: A guess at what was meant.
         choices: The allowed values.
-        fix: What to do next.
+        fix: The next step for the user.
         notes: Further explanations, one line each.
     """
 
@@ -105,9 +105,9 @@ class ArgumentError(UsageError, TypeError):
 
         Args:
             argument: The call and the argument, such as "sample(): argument 2 (`sampler`)".
-            expected: What the argument must be, with its article.
+            expected: The expected type or value, with an article, such as "a Sampler".
             got: The value that was passed.
-            fix: What to pass instead.
+            fix: The value to pass instead.
 
         Returns:
             The error, to be raised by the caller.

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network must fit: channels in and out, spatial size, and number of classes (None: unconditional).
+    """The shape that a network is built for: channels in and out, spatial size, and number of classes (None:
+    unconditional).
 
     With K classes, labels are 0..K-1, and K is the null class (no label).
     """

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules: how the weights follow the gradient.
+"""Optimizers and learning-rate schedules: the update of the weights from the gradient.
 
 An `Optimizer` builds a `torch.optim.Optimizer` for named parameters; its parameter groups carry the learning rates at
 factor 1. An `LRSchedule` is the factor on these rates, warm-up included.

@@ -1,4 +1,4 @@
-"""Strategies: how several processes train one network on shares of each batch."""
+"""Strategies: training of one network by several processes, each on a share of every batch."""
 
 from __future__ import annotations
 

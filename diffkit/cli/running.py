@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..storage.run_directory import Resume
 
 device = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Where to compute."
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Device to compute on."
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
 verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print tracebacks of errors.")

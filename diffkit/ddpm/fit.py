@@ -11,9 +11,9 @@ def misfit(message: str, *, choices: tuple[object, ...] = (), fix: str | None = 
     """Return the error DK140 for options that do not fit.
 
     Args:
-        message: What does not fit.
+        message: The options that do not fit.
         choices: Values that would fit.
-        fix: What to change.
+        fix: The change to make.
 
     Returns:
         The error, to be raised by the caller.

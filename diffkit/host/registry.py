@@ -31,7 +31,7 @@ class Registry:
         """Load the default plugins, the installed plugins that are switched on, and one-file plugins.
 
         Args:
-            switches: which plugins may load; None: all.
+            switches: the plugins that may load; None: all.
             extra: one-file plugins, which the switches do not affect.
 
         Returns:

@@ -183,7 +183,7 @@ def build(kind: str, name: str, **options: Any) -> Any:
     Args:
         kind: the kind of component, such as "schedule".
         name: its name, or `plugin/name`.
-        options: the options of the component. What a recipe injects is given as an object
+        options: the options of the component. A component that a recipe injects is given as an object
             (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping.
 
     Returns:

@@ -47,7 +47,7 @@ def arguments_of(component: Resolved, scope: Mapping[str, object], build: Callab
     Args:
         component: the resolved component.
         scope: the objects that were built before, by kind, and the `shape`.
-        build: how to build a nested component.
+        build: a function that builds a nested component.
 
     Returns:
         One entry for each parameter that is injected, given in the recipe, or nested.

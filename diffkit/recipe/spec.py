@@ -42,8 +42,10 @@ class Objective(Config):
 
 
 class Sample(Config):
-    """Sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start from, for a
-    sampler that cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in turn."""
+    """The settings of sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start
+    from, for a sampler that cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in
+    turn.
+    """
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
     grid: Annotated[ComponentSpec, ComponentField("grid", "trailing")]

@@ -22,7 +22,7 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     Args:
         recipe: The recipe.
         out: The run directory, for the free disk space; by default below runs/.
-        device: Where to compute.
+        device: Device to compute on.
 
     Returns:
         Facts by name: components, parameters, memory, FLOPs, speed, time, disk.

@@ -43,7 +43,7 @@ def measure(
         metrics: Names and metrics.
         data: The data set; its training part is the reference.
         drawn: The samples.
-        sampler: How they were drawn, in words, for the record.
+        sampler: A description of the sampler, for the record.
         weights: The weights they were drawn with, for the record.
         seed: Seed of the random choices of metrics and of the intervals.
         raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.

@@ -28,7 +28,7 @@ def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tens
         recipe: The recipe, with `train: {steps: 0, ema: []}`.
         out: The run directory, which must not be a run yet.
         weights: The state dict of the network of `recipe`.
-        source: Where the weights come from, for events.jsonl and the manifest.
+        source: A description of the origin of the weights, for events.jsonl and the manifest.
 
     Returns:
         The run.

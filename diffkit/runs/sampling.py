@@ -87,7 +87,7 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """How to draw samples: everything that a request and a recipe leave open, resolved.
+    """A complete plan of samples: a request whose open choices were taken from the recipe.
 
     Args:
         sampler: The sampler.
@@ -267,9 +267,9 @@ def draw_samples(
 
     Args:
         denoise: The denoiser.
-        plan: What to draw.
+        plan: The plan of the samples.
         codec: Decodes the samples.
-        device: Where to compute.
+        device: Device to compute on.
         x: (N, C, *S) examples to start from instead of noise: z = alpha encode(x) + sigma eps at the noisiest level.
         frames: Number of steps of the first batch to keep, the first and the last included.
         on_batch: Called with the number of finished samples after each batch.
@@ -341,8 +341,8 @@ def draw_and_save(
     Args:
         assembly: The objects of the recipe.
         denoise: The denoiser, without guidance.
-        directory: Where to write the files.
-        device: Where to compute.
+        directory: The folder of the files.
+        device: Device to compute on.
         on_step: Called after each step.
 
     Returns:

@@ -44,7 +44,7 @@ class Run:
 
     Args:
         directory: The run directory.
-        device: Where to compute.
+        device: Device to compute on.
         assembly: The objects of its recipe, if they are built already.
     """
 

@@ -142,7 +142,7 @@ class GaussianData(Data):
 
 @dataclass(frozen=True)
 class ByLabel:
-    """One denoiser for each label and, last, one for the null label: what a conditional network learns."""
+    """Denoisers for each label and, last, for the null label, as a conditional network learns them."""
 
     denoisers: Sequence[Denoiser]
 

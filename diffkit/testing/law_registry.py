@@ -51,7 +51,7 @@ class NotApplicable(Exception):  # noqa: N818 - a verdict, not an error
 class LawResult:
     """The errors that one law found on one component.
 
-    `error` is the largest one. `example` and `expected` describe the first error above the tolerance, or else the
+    `error` is the largest error. `example` and `expected` describe the first error above the tolerance, or else the
     largest: laws try small cases first, so the first failure is the easiest to understand. `checks` counts them.
     """
 

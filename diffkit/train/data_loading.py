@@ -41,7 +41,7 @@ def batch_source(
 
     Args:
         split: the examples.
-        order: which example is in which row of a step.
+        order: the order of the examples.
         own: rows of the global batch that this process trains on.
         steps: number of steps of the training.
         device: the device of the batches.

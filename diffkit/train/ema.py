@@ -27,7 +27,7 @@ class Average:
     counts, are copied from the trained network.
 
     Args:
-        ema: which average.
+        ema: the configuration of the average.
         network: the network that is trained; its parameters that require a gradient are averaged.
         batch_size: examples of one update, which `half_life` counts in.
     """
@@ -78,7 +78,7 @@ def average(ema: EmaConfig, weights: Sequence[Tensor], batch_size: int = 1) -> T
     """Return the average after updates with weights[1:], from weights[0] on: the definition, for tests and analysis.
 
     Args:
-        ema: which average.
+        ema: the configuration of the average.
         weights: tensors of one shape, the initial ones first.
         batch_size: examples of one update.
 
@@ -96,7 +96,7 @@ def effective_weights(ema: EmaConfig, updates: int, batch_size: int = 1) -> Tens
     """Return how much the initial weights and those after each update count in the average.
 
     Args:
-        ema: which average.
+        ema: the configuration of the average.
         updates: number of updates.
         batch_size: examples of one update.
 

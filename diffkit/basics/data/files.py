@@ -79,7 +79,7 @@ def damaged(path: Path, reason: str, fix: str) -> DataError:
     Args:
         path: the file.
         reason: the fault of the file, for the message.
-        fix: what the user can do.
+        fix: the fix in the message.
 
     Returns:
         A DataError DK302, for the caller to raise.

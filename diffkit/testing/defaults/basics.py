@@ -410,7 +410,7 @@ def wsd_rate(case: Case, result: LawResult) -> None:
     only=("inverse-sqrt",),
 )
 def inverse_sqrt_rate(case: Case, result: LawResult) -> None:
-    """Updates up to r have the factor 1."""
+    """Updates up to `reference` have the factor 1."""
     for steps, warmup, reference in ((1000, 100, None), (1000, 0, 50), (1000, 10, 50)):
         schedule = replace(case.component, warmup=warmup, reference=reference)
         for n in (warmup + 1, 333, 1000):

@@ -11,8 +11,8 @@ def inexpressible(message: str, *, fix: str | None = None, notes: Sequence[str] 
     """Build the error for a model that the other side cannot express.
 
     Args:
-        message: what cannot be expressed.
-        fix: what the user can do; default none.
+        message: the part that cannot be expressed.
+        fix: the fix in the message; default none.
         notes: details, one line each; default none.
 
     Returns:
@@ -26,7 +26,7 @@ def not_a_model(message: str, *, fix: str | None = None, notes: Sequence[str] = 
 
     Args:
         message: the fault of the folder or file.
-        fix: what the user can do; default none.
+        fix: the fix in the message; default none.
         notes: details, one line each; default none.
 
     Returns:

@@ -261,7 +261,7 @@ def openai_weights(theirs: Mapping[str, Tensor], layout: Layout, heads: Heads) -
 
     Args:
         theirs: OpenAI's state dict.
-        layout: which parts there are.
+        layout: the parts of the network.
         heads: options of attention, which decide the order of q, k and v.
 
     Returns:

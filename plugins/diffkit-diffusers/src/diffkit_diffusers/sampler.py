@@ -49,7 +49,7 @@ _TRAILING = {"timestep_spacing": "trailing"}
 
 @dataclass(frozen=True)
 class SchedulerUse:
-    """How one scheduler is used.
+    """The use of one scheduler of diffusers.
 
     space     the scale of its x: alpha^2 + sigma^2 = 1, alpha = 1, or alpha + sigma = 1
     visits    evaluations per step: once; twice except in the last step; twice in the first step only
