@@ -91,7 +91,9 @@ def _points(distribution: Distribution) -> list[EntryPoint]:
 
 
 def _identity(distribution: Distribution) -> tuple[str, str | None]:
-    """Return name and version from the head of the metadata; parsing all of it takes a millisecond for each plugin."""
+    """Return the name and the version from the head of the metadata; parsing all of it takes a millisecond for each
+    plugin.
+    """
     text = distribution.read_text("METADATA") or distribution.read_text("PKG-INFO") or ""
     head: dict[str, str] = {}
     for line in text.splitlines():

@@ -105,7 +105,7 @@ class Registry:
         )
 
     def recipes(self) -> dict[str, Path]:
-        """Return built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is
+        """Return the built-in recipes by name. A default plugin keeps its names; the recipe of another plugin is
         `plugin/name` if its name is taken.
         """
         contributed = [(plugin, name, path) for plugin in self._plugins for name, path in plugin.contributions.recipes]
@@ -118,7 +118,7 @@ class Registry:
         }
 
     def law_modules(self) -> tuple[tuple[str, str], ...]:
-        """(plugin, dotted name) of each module in which a working plugin registers laws of its components."""
+        """Return (plugin, dotted name) of each module in which a working plugin registers laws of its components."""
         return tuple((plugin.name, module) for plugin in self._plugins for module in plugin.contributions.laws)
 
     def why(self, name: str) -> str:

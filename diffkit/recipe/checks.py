@@ -318,7 +318,7 @@ def micro_batches(view: View) -> Iterator[RecipeError]:
 
 
 def averages(view: View) -> Iterator[RecipeError]:
-    """Each average needs one length and a name of its own."""
+    """Each average needs one length and a unique name."""
     names = ["raw"]
     for index, ema in enumerate(view.value("train.ema", ())):
         at = f"train.ema.{index}"

@@ -197,7 +197,7 @@ def _constructor(cls: type) -> Callable[..., None] | None:
 
 
 def _hints(cls: type, init: Callable[..., None], where: str) -> Mapping[str, Any]:
-    """Return annotations of the parameters; for a dataclass those of the class, as inherited ones fail on
+    """Return the annotations of the parameters; for a dataclass those of the class, since inherited annotations fail on
     `__init__`.
     """
     made = dataclasses.is_dataclass(cls) and {f.name for f in dataclasses.fields(cls) if f.init} == {
@@ -232,7 +232,7 @@ def _unmarked(annotation: Any) -> Any:
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    """(X, True) of X | None, else (annotation, False)."""
+    """Return (X, True) for the annotation X | None, else (annotation, False)."""
     if get_origin(annotation) not in (Union, types.UnionType):
         return annotation, False
     args = [arg for arg in get_args(annotation) if arg is not type(None)]

@@ -122,7 +122,7 @@ class _Measured:
         return {key: interval(self.values[key], error) for key, error in self.errors.items()}
 
     def _standard_errors(self, stream: tuple[int | str, ...], resamples: int, budget: float) -> dict[str, float]:
-        """Return standard errors by name; empty if the metric is too slow or there are too few samples."""
+        """Return the standard errors by name; empty if the metric is too slow or there are too few samples."""
         half, began = self.size // 2, time.monotonic()
         rows: list[Values] = []
         if half < MIN_HALF:

@@ -77,7 +77,7 @@ def _values(run: RunDirectory) -> Iterator[tuple[str, float]]:
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted path, value) for each value of a tree."""
+    """Yield (dotted path, value) for each value of a tree."""
     if isinstance(tree, dict):
         for key, value in tree.items():
             yield from _flat(value, f"{path}.{key}" if path else str(key))

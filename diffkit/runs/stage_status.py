@@ -71,7 +71,7 @@ class StageStatus:
         self.directory.write_json(FILE, {name: one.model_dump(exclude_none=True) for name, one in entries.items()})
 
     def seconds(self) -> dict[Stage, float]:
-        """Return seconds of each finished stage, in the order of a run."""
+        """Return the seconds of each finished stage, in the order of a run."""
         return {stage: record.seconds for stage, record in self.read().items()}
 
 

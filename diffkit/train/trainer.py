@@ -262,7 +262,7 @@ class Trainer:
         return record
 
     def _means(self) -> dict[str, float]:
-        """Return means over the steps since the last log point, and over the processes."""
+        """Return the means over the steps since the last log point, and over the processes."""
         means = self._window.means()
         if self.ranks.size == 1:
             return means

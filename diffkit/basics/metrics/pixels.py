@@ -31,7 +31,9 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
 
 
 def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Return samples and training examples as rows of pixels. Raises DataError DK331 if one has fewer than `least`."""
+    """Return samples and training examples as rows of pixels. Raises DataError DK331 for fewer than `least`
+    examples.
+    """
     for role, x in (("samples", evaluation.samples), ("training examples", evaluation.train)):
         if len(x) < least:
             raise DataError(

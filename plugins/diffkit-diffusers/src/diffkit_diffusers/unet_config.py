@@ -81,7 +81,7 @@ class UNet2D(BaseModel):
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W), or None if the config has no `sample_size`."""
+        """The size (H, W) of the images, or None if the config has no `sample_size`."""
         size = self.sample_size
         return (size, size) if isinstance(size, int) else size
 

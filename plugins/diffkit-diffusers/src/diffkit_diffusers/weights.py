@@ -136,7 +136,7 @@ def diffusers_weights(ours: Mapping[str, Tensor], layout: Layout) -> dict[str, T
 
 
 def _names(layout: Layout, known: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(our name, their names) of all tensors; optional tensors only if they are `known`."""
+    """Yield (name in `unet`, names in diffusers) of all tensors; optional tensors only if they are in `known`."""
     for here, there in _modules(layout):
         if here.endswith("shortcut") and not {f"{here}.weight", f"{there[0]}.weight"} & known.keys():
             continue

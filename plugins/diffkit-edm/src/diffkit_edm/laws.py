@@ -90,7 +90,7 @@ def _clean_chart(case: Case) -> str:
     only=("euler",),
 )
 def euler_law(case: Case, result: LawResult) -> None:
-    """alpha and sigma are affine in these variables, so the straight step is exact for fixed (x0, eps)."""
+    """In both charts x / scale is affine in the clock for fixed (x0, eps), so an Euler step is exact."""
     if _clean_chart(case) not in ("sigma", "flow") or case.component.stochastic:
         raise NotApplicable("the chart is the angle, or the sampler is stochastic")
     compare_steps(case, result, first_order)
