@@ -133,7 +133,7 @@ class Registered:
 
     @property
     def qualified(self) -> str:
-        """`plugin/name`, which is never ambiguous."""
+        """The name with its plugin, `plugin/name`, which is never ambiguous."""
         return f"{self.plugin.name}/{self.entry.name}"
 
     def load(self) -> type:

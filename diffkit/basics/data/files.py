@@ -95,8 +95,8 @@ def fits_in_memory(resident: Resident, size: int) -> bool:
 def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ()) -> str:
     """Hash a data set: equal for equal content and options, wherever the files lie.
 
-    Names and sizes of all files count. Of their bytes, all count up to 256 MiB in total; above, 16 pieces of 64 KiB
-    of each of up to 256 files, evenly spread.
+    The hash covers the names and sizes of all files, and every byte of data sets up to 256 MiB; of larger ones it
+    covers 16 evenly spread pieces of 64 KiB of each of up to 256 files.
 
     Args:
         data: the data set, whose class name and options count; `path`, `workers` and `resident` do not.

@@ -384,7 +384,7 @@ def linear_rate(case: Case, result: LawResult) -> None:
     only=("cosine",),
 )
 def cosine_rate(case: Case, result: LawResult) -> None:
-    """(1 + cos(pi u)) / 2 = cos^2(pi u / 2)."""
+    """The formula is rewritten with (1 + cos(pi u)) / 2 = cos^2(pi u / 2)."""
     end = case.component.end
     compare_factors(case, result, lambda u, n, steps: end + (1.0 - end) * math.cos(math.pi * u / 2.0) ** 2)
 
