@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Augmentation, Cond
-from diffkit.errors import DataError
+from diffkit import Augmentation, Cond, DataError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from diffkit.codec import Codec
-from diffkit.data import DataSpec
+from diffkit import Codec, DataSpec
 
 PerChannel = float | tuple[float, ...]
 

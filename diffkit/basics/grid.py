@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffkit.grid import Grid
-from diffkit.schedule import Schedule
+from diffkit import Grid, Schedule
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.denoiser import Denoiser
-from diffkit.estimate import Estimate
-from diffkit.guidance import Guidance
-from diffkit.level import Level
-from diffkit.network import Shape
+from diffkit import Denoiser, Estimate, Guidance, Level, Shape
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffkit.schedule import Schedule
-from diffkit.times import UNIFORM_TIMES, Times
+from diffkit import UNIFORM_TIMES, Schedule, Times
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from diffkit.errors import UsageError
-from diffkit.network import Network, Shape
+from diffkit import Network, Shape, UsageError
 
 from .embedding import Embedding, Order
 from .fit import check_choices, misfit

@@ -7,13 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast
 from diffkit.bound import Variance, term
-from diffkit.data import Data
-from diffkit.denoiser import Model
-from diffkit.level import broadcast
-from diffkit.noise import RandomStreams
-from diffkit.objective import Loss, Objective, Weighting
-from diffkit.times import UNIFORM_TIMES, Times
 
 
 @dataclass(frozen=True)

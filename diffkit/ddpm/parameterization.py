@@ -6,11 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffkit import scalar, transition
-from diffkit.level import Level
-from diffkit.parameterization import Parameterization
-from diffkit.scalar import Scalar
-from diffkit.schedule import Schedule
+from diffkit import Level, Parameterization, Scalar, Schedule, scalar, transition
 
 
 @dataclass(frozen=True)

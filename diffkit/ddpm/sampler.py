@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffkit import transition
+from diffkit import Denoiser, Level, Noise, Sampler, transition
 from diffkit.bound import Variance, interpolated
-from diffkit.denoiser import Denoiser
-from diffkit.level import Level
-from diffkit.sampler import Noise, Sampler
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from diffkit.errors import UsageError
-from diffkit.network import Network, Shape
+from diffkit import Network, Shape, UsageError
 
 from .attention import SelfAttention
 from .blocks import Down, Downsample, ResidualBlock, Time, Up, Upsample

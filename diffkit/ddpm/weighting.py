@@ -7,11 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffkit import transition
-from diffkit.level import Level
-from diffkit.objective import Weighting
-from diffkit.scalar import Scalar
-from diffkit.schedule import Schedule, sde
+from diffkit import Level, Scalar, Schedule, Weighting, transition
+from diffkit.schedule import sde
 
 
 @dataclass(frozen=True)

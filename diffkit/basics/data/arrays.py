@@ -17,8 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit.data import Cond, Data, DataSpec, Part, Split
-from diffkit.errors import DataError
+from diffkit import Cond, Data, DataError, DataSpec, Part, Split
 
 from .files import Resident, archive_note, damaged, fingerprint, fits_in_memory, locate, require
 from .splits import HeldOut, check_held_out, check_labels, divide, in_memory_parts

@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from diffkit.data import Data
-from diffkit.errors import DataError
+from diffkit import Data, DataError
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_RESIDENT_BYTES = 1 << 30

@@ -11,8 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Data, DataSpec, InMemorySplit, Part
-from diffkit.denoiser import Denoiser
+from diffkit import Data, DataSpec, Denoiser, InMemorySplit, Part
 from diffkit.oracles import GaussianOracle
 
 from .files import fingerprint

@@ -22,8 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Cond, Data, DataSpec, Part, Split
-from diffkit.errors import DataError
+from diffkit import Cond, Data, DataError, DataSpec, Part, Split
 
 from .files import Resident, archive_note, fingerprint, fits_in_memory, locate, require
 from .splits import HeldOut, check_held_out, divide, in_memory

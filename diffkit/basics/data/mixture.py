@@ -12,8 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import Data, DataSpec, InMemorySplit, Part
-from diffkit.denoiser import Denoiser
+from diffkit import Data, DataSpec, Denoiser, InMemorySplit, Part
 from diffkit.oracles import MixtureOracle
 
 from .files import fingerprint

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffkit.data import Data, DataSpec, InMemorySplit, Part
-from diffkit.errors import DataError
+from diffkit import Data, DataError, DataSpec, InMemorySplit, Part
 
 from .files import archive_note, damaged, default_folder, fingerprint, require
 from .splits import check_labels, in_memory

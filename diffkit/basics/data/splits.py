@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.data import InMemorySplit, Part
-from diffkit.errors import DataError
+from diffkit import DataError, InMemorySplit, Part
 
 Indices = list[int]
 HeldOut = Annotated[int | float, Field(gt=0)]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffkit.data import DataSpec
-from diffkit.errors import DataError
-from diffkit.metric import Evaluation
+from diffkit import DataError, DataSpec, Evaluation
 
 
 def pixels(x: Tensor, spec: DataSpec) -> Tensor:
