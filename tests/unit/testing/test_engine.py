@@ -195,7 +195,7 @@ def test_targets() -> None:
 
 
 def test_what_is_not_there_is_named() -> None:
-    with pytest.raises(UsageError, match="nothing to check") as caught:
+    with pytest.raises(UsageError, match="unknown target") as caught:
         check(["gird"])
     assert caught.value.hint == 'did you mean "grid"?'
     with pytest.raises((RecipeError, PluginError)):

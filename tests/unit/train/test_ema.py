@@ -147,7 +147,7 @@ def test_h3_other_widths_come_out_right() -> None:
 def test_reconstruction_refuses_what_it_cannot_know() -> None:
     with pytest.raises(ValueError, match="no snapshots"):
         coefficients([], Profile(1.0, 2.0))
-    with pytest.raises(ValueError, match="nothing was stored"):
+    with pytest.raises(ValueError, match="no average was stored"):
         coefficients([Profile(10.0, 2.0)], Profile(11.0, 2.0))
 
 

@@ -9,8 +9,6 @@ import click
 
 from diffkit import Entry, hookimpl
 
-from .commands import export_diffusers, import_diffusers, import_openai
-
 DIFFKIT_API = 1
 
 
@@ -41,5 +39,7 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
+    from .commands import export_diffusers, import_diffusers, import_openai
+
     for command in (import_diffusers, export_diffusers, import_openai):
         group.add_command(command)

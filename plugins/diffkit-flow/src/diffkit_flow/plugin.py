@@ -9,8 +9,6 @@ import click
 
 from diffkit import Entry, hookimpl
 
-from .command import reflow
-
 DIFFKIT_API = 1
 
 
@@ -48,6 +46,8 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
+    from .command import reflow
+
     group.add_command(reflow)
 
 
