@@ -80,12 +80,7 @@ FLOW = Chart(
 Source: Liu et al. 2023 (arXiv:2209.03003), eq. 1.
 """
 
-ANGLE = Chart(
-    "angle",
-    scale=lambda level: level.scale,
-    clock=lambda level: level.angle,
-    slope=_rotation,
-)
+ANGLE = Chart("angle", scale=lambda level: level.scale, clock=lambda level: level.angle, slope=_rotation)
 """d(x / r) / d angle = cos(angle) eps - sin(angle) x0 = v, r = hypot(alpha, sigma).
 
 Source: Salimans & Ho 2022 (arXiv:2202.00512), app. D.

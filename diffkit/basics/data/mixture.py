@@ -47,10 +47,7 @@ class Mixture(Data):
     count: Count = 16384
     held_out: Count = 4096
     seed: int = 0
-    law_options = (
-        {"labels": True, "std": 0.3},
-        {"layout": "explicit", "means": ((0.0,), (2.0,)), "stds": (0.2, 0.8)},
-    )
+    law_options = ({"labels": True, "std": 0.3}, {"layout": "explicit", "means": ((0.0,), (2.0,)), "stds": (0.2, 0.8)})
 
     def __post_init__(self) -> None:
         if self.layout == "explicit":
