@@ -51,7 +51,7 @@ class DDP(Strategy):
         return module.no_sync() if isinstance(module, DistributedDataParallel) and not last else nullcontext()
 
     def gather(self, rows: Tensor, total: int) -> Tensor:
-        if self.size == 1:
+        if not dist.is_initialized():
             return rows
         most = -(-total // self.size)
         padded = rows.new_zeros((most, *rows.shape[1:]))

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from diffkit.errors import UsageError
 from diffkit.strategy import Strategy
 
 from ..case import Case
@@ -22,27 +21,22 @@ COUNTS = (1, 2, 7, 64)
 
 
 @contextlib.contextmanager
-def process_group(strategy: Strategy) -> Iterator[None]:
-    """Start a process group of size 1 if the strategy requires one; the group ends with the context.
+def process_group() -> Iterator[None]:
+    """Start a process group of size 1, which strategies of several processes use; the group ends with the context.
 
     Raises:
         NotApplicable: torch cannot start a process group on this machine.
     """
-    try:
-        strategy.size  # noqa: B018 - raises if processes are required
-    except UsageError:
-        with tempfile.TemporaryDirectory() as folder:
-            meeting_point = (Path(folder) / "processes").as_uri()
-            try:
-                dist.init_process_group("gloo", init_method=meeting_point, rank=0, world_size=1)
-            except RuntimeError as error:
-                raise NotApplicable(f"torch cannot start a process group: {error}") from error
-            try:
-                yield
-            finally:
-                dist.destroy_process_group()
-    else:
-        yield
+    with tempfile.TemporaryDirectory() as folder:
+        meeting_point = (Path(folder) / "processes").as_uri()
+        try:
+            dist.init_process_group("gloo", init_method=meeting_point, rank=0, world_size=1)
+        except RuntimeError as error:
+            raise NotApplicable(f"torch cannot start a process group: {error}") from error
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
 
 
 def _network(case: Case) -> nn.Module:
@@ -66,7 +60,7 @@ def _input(case: Case, count: int) -> Tensor:
 def shards(case: Case, result: LawResult) -> None:
     """The shares of all processes are the whole batch; one process has all rows."""
     strategy: Strategy = case.component
-    with process_group(strategy):
+    with process_group():
         rank, size = strategy.rank, strategy.size
         result.holds(0 <= rank < size, f"rank {rank} of {size}", "0 <= rank < size")
         for count in COUNTS:
@@ -85,7 +79,7 @@ def shards(case: Case, result: LawResult) -> None:
 def gathers(case: Case, result: LawResult) -> None:
     """Metrics and logs are computed from all rows, as with one process."""
     strategy: Strategy = case.component
-    with process_group(strategy):
+    with process_group():
         if strategy.size != 1:
             raise NotApplicable("several processes")
         for count in COUNTS:
@@ -103,7 +97,7 @@ def gathers(case: Case, result: LawResult) -> None:
 def wraps(case: Case, result: LawResult) -> None:
     """A strategy changes where numbers are computed, not the numbers."""
     strategy: Strategy = case.component
-    with process_group(strategy):
+    with process_group():
         network, x = _network(case), _input(case, 5)
         plain = copy.deepcopy(network)
         wrapped = strategy.wrap(network)
@@ -130,7 +124,7 @@ def wraps(case: Case, result: LawResult) -> None:
 def accumulates(case: Case, result: LawResult) -> None:
     """Micro-batches of a step give the gradient of the whole batch."""
     strategy: Strategy = case.component
-    with process_group(strategy):
+    with process_group():
         network, x = _network(case), _input(case, 6)
         plain = copy.deepcopy(network)
         wrapped = strategy.wrap(network)

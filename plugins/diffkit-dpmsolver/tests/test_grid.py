@@ -80,7 +80,7 @@ def test_ends_can_be_chosen_and_must_lie_on_the_schedule() -> None:
     levels = UniformLogSNR(start=-2.0, end=3.0).levels(Exploding(), 6)
     assert [float(v.half_logsnr) for v in levels[:-1]] == pytest.approx([-2.0, -1.0, 0.0, 1.0, 2.0, 3.0])
     for grid in (UniformLogSNR(start=2.0, end=1.0), UniformLogSNR(start=-9.0), UniformLogSNR(end=9.0)):
-        with pytest.raises(LevelError, match="on the schedule"):
+        with pytest.raises(LevelError, match="within the schedule"):
             grid.levels(Exploding(), 6)
 
 

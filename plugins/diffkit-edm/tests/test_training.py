@@ -147,7 +147,7 @@ def test_the_ends_of_the_grid() -> None:
     assert own.reaches_noise
     assert not grid.Karras().reaches_noise
     for wrong in (grid.Karras(sigma_min=9.0, sigma_max=1.0), grid.Karras(sigma_max=100.0), grid.Karras(sigma_min=1e-4)):
-        with pytest.raises(LevelError, match="on the schedule"):
+        with pytest.raises(LevelError, match="within the schedule"):
             wrong.levels(schedule.EDM(), 4)
 
 

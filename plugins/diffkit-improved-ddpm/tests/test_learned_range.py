@@ -100,7 +100,7 @@ def test_decoding_keeps_the_rows_of_the_inner_prediction_and_adds_frac() -> None
         assert p.weight(level) == inner.weight(level)
         assert p.full_precision == inner.full_precision
         assert p.out_channels(3) == 6
-    with pytest.raises(ValueError, match="has a head already"):
+    with pytest.raises(ValueError, match="predicts a variance already"):
         LearnedRange(LearnedRange(Eps()))
 
 
