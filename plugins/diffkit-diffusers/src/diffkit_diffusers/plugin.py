@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import click
+from typing import TYPE_CHECKING
 
 from diffkit import Entry, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 DIFFKIT_API = 1
 
