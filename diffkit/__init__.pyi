@@ -17,6 +17,7 @@ from .data import (
     InMemorySplit as InMemorySplit,
     Part as Part,
     Split as Split,
+    as_examples as as_examples,
 )
 from .denoiser import Denoiser as Denoiser, Model as Model
 from .errors import (

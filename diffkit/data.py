@@ -2,25 +2,31 @@
 
 A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: an `InMemorySplit` if it fits
 in memory (stored raw, images as uint8, and moved to the device as a whole), else one that worker processes read example
-by example. `to_model_range` converts raw values to the range of the model, which is [-1, 1] for images.
+by example. `to_model_range` converts raw values to the range of the model, which is [-1, 1] for images. `as_examples`
+does the same for examples that a caller passes, and checks them.
 """
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .interface import attribute
 
 if TYPE_CHECKING:
     from .denoiser import Denoiser
 
 Part = Literal["train", "held-out"]
+BOUND = 1.01
+"""Largest |x| of bounded examples that a caller may pass: 1, and the rounding of bfloat16."""
 Cond = Mapping[str, Tensor]
 
 
@@ -154,3 +160,64 @@ def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tenso
     rows = [split[i] for i in indices]
     cond = {name: torch.stack([torch.as_tensor(c[name]) for _, c in rows]) for name in (rows[0][1] if rows else {})}
     return torch.stack([x for x, _ in rows]), cond
+
+
+def as_examples(x: object, data: Data, *, count: int | None = None, argument: str = "x") -> Tensor:
+    """Check examples that a caller passes, and convert them to the range of the model.
+
+    Floats must be in the range of the model already, and become float32. Whole numbers are raw values, 0 to bins - 1,
+    and are converted by `data.to_model_range`: 0 to 255 become k / 127.5 - 1. NumPy arrays are copied. Nothing else is
+    converted: bool, complex and object arrays, lists, and pictures are refused.
+
+    Args:
+        x: A tensor or an array: (N, C, *S).
+        data: The data set, whose `spec` defines shape and range.
+        count: The required N; None allows any number.
+        argument: The name of the argument, for messages.
+
+    Returns:
+        Examples: (N, C, *S) float32, on the device of x.
+
+    Raises:
+        UsageError: DK019, the type, the shape, the range or a value is wrong.
+    """
+    spec = data.spec
+    wanted = f"({'N' if count is None else count}, {', '.join(map(str, spec.shape))})"
+
+    def refuse(problem: str, fix: str) -> UsageError:
+        return UsageError(f"{argument} must be examples of shape {wanted}: {problem}", code="DK019", fix=fix)
+
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iuf":
+        with np.errstate(over="ignore"):
+            x = torch.from_numpy(np.array(x, dtype=np.float32 if x.dtype.kind == "f" else np.int64, order="C"))
+    if not isinstance(x, Tensor) or x.layout != torch.strided or x.is_meta or x.is_quantized:
+        got = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"{type(x).__name__}"
+        raise refuse(f"got {got}", "pass a dense torch.Tensor or a NumPy array: floats, or raw values as uint8")
+    if x.dtype == torch.bool or x.is_complex():
+        raise refuse(f"got {x.dtype}", "pass floats in the range of the model")
+    shape = tuple(x.shape)
+    if shape == spec.shape:
+        raise refuse(f"got one example, {shape}", f"add the axis of examples: {argument}[None]")
+    if shape[1:] == (*spec.size, spec.channels) != spec.shape:
+        fix = f"move the channels to axis 1: torch.as_tensor({argument}).movedim(-1, 1)"
+        raise refuse(f"got {shape}, whose channels are last", fix)
+    if shape[1:] != spec.shape or len(x) == 0 or count not in (None, len(x)):
+        raise refuse(f"got shape {shape}", "crop, scale or repeat the examples")
+    if not x.is_floating_point():
+        low, high = (int(value) for value in x.long().aminmax())
+        if spec.bins is None or low < 0 or high >= spec.bins:
+            raw = "no raw values" if spec.bins is None else f"raw values 0 to {spec.bins - 1}"
+            fix = f"pass floats in the range of the model, such as {argument}.astype('float32') of vectors"
+            raise refuse(f"this data has {raw}, got whole numbers from {low} to {high}", fix)
+        return data.to_model_range(x)
+    x = x.float()
+    if not bool(torch.isfinite(x).all()):
+        raise refuse("it holds NaN or infinite values", "remove or repair them")
+    least, most = (float(value) for value in x.aminmax())
+    if spec.bounded and max(-least, most) > BOUND:
+        fix = f"scale pixels of 0 to 255 by {argument} / 127.5 - 1, or limit the values: {argument}.clip(-1, 1)"
+        raise refuse(f"the range of the model is [-1, 1], got [{least:.4g}, {most:.4g}]", fix)
+    if spec.bounded and spec.size and 0 <= least < most <= 1:
+        message = f"{argument} lies in [{least:.4g}, {most:.4g}], but black is -1: scale pixels of 0 to 1 by 2 x - 1"
+        warnings.warn(message, stacklevel=2)
+    return x
