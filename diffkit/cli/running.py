@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
 
@@ -126,7 +127,8 @@ def sample(
     quiet: bool,
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
-    from ..runs.sampling import SampleRequest, is_image, save_npz, save_png
+    from ..runs.sample_files import is_image, save_npz, save_png
+    from ..runs.sampling import SampleRequest
     from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
@@ -145,12 +147,13 @@ def sample(
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     target = out or opened.directory.samples / f"{name}.{form}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if form == "png":
-        save_png(target, data, drawn.x)
-    else:
-        arrays = {"x": data.to_storage(drawn.x).numpy()}
-        save_npz(target, arrays if drawn.labels is None else arrays | {"labels": drawn.labels.numpy()})
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if form == "png":
+            save_png(target, data, drawn.x)
+        else:
+            arrays = {"x": data.to_storage(drawn.x).numpy()}
+            save_npz(target, arrays if drawn.labels is None else arrays | {"labels": drawn.labels.numpy()})
     say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 
 
@@ -196,6 +199,7 @@ def _labels(text: str | None) -> list[int] | None:
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metric; may be repeated.")
 @click.option("--count", type=click.IntRange(min=2), help="Number of samples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the samples.  [default: as the recipe]")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
 @device
 @as_json
@@ -206,16 +210,17 @@ def evaluate(
     metrics: tuple[str, ...],
     count: int | None,
     steps: int | None,
+    seed: int | None,
     weights: str,
     device: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure samples of the run directory RUN, and write results.json."""
+    """Measure samples of the run directory RUN, and add the results to results.json."""
     from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
-    results = opened.evaluate(metrics or None, count=count, steps=steps, weights=weights, progress=not quiet)
+    results = opened.evaluate(metrics or None, count=count, steps=steps, seed=seed, weights=weights, progress=not quiet)
     _print_results(results, opened.directory.report, as_json)
 
 

@@ -43,19 +43,35 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN RUN...")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with loss curves and pictures as well.")
 @as_json
-def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Show where the recipes of runs differ, and their results, side by side."""
+def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
+    """Show where the recipes of runs differ, their losses and results, and the pictures of their samples.
+
+    A result that is marked with * was measured in different ways, so its values cannot be compared.
+    """
     from ..runs.listing import compare_runs
 
     found = compare_runs(runs)
-    if as_json:
-        say_json({"recipes": found.recipes, "results": found.results})
-        return
     names = [run.name for run in runs]
+    if html is not None:
+        from ..runs.comparison import write_comparison
+
+        write_comparison(found, names, html)
+    if as_json:
+        facts = {"recipes": found.recipes, "results": found.results, "unlike": found.unlike}
+        say_json(facts | {"pictures": [path and str(path) for path in found.pictures]})
+        return
     table([[path, *map(str, values)] for path, values in found.recipes.items()], ["recipe", *names])
     say()
     table(
-        [[name, *("-" if v is None else f"{v:.4g}" for v in values)] for name, values in found.results.items()],
+        [
+            [f"{name}{' *' if found.is_unlike(name) else ''}", *("-" if v is None else f"{v:.4g}" for v in values)]
+            for name, values in found.results.items()
+        ],
         ["result", *names],
     )
+    for sentence in found.not_comparable():
+        say(f"* not comparable: {sentence}")
+    for path in [*filter(None, found.pictures), *([html] if html else [])]:
+        say(str(path))

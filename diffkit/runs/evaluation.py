@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,7 @@ def measure(
     data: Data,
     drawn: SampleBatch,
     *,
-    sampler: str,
-    weights: str,
+    settings: Mapping[str, Any],
     seed: int,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, MetricResult]:
@@ -43,8 +43,7 @@ def measure(
         metrics: Names and metrics.
         data: The data set; its training part is the reference.
         drawn: The samples.
-        sampler: A description of the sampler, for the record.
-        weights: The weights they were drawn with, for the record.
+        settings: How they were drawn, by names of fields of `MetricResult`, for the record.
         seed: Seed of the random choices of metrics and of the intervals.
         raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
 
@@ -92,9 +91,10 @@ def measure(
             lower_is_better=metric.lower_is_better,
             limits=metric.limits,
             nfe=drawn.nfe,
-            sampler=sampler,
-            weights=weights,
+            drawn=len(drawn.x),
+            seed=seed,
             seconds=time.monotonic() - began,
+            **settings,
         )
     return results
 

@@ -10,29 +10,32 @@ from typing import Any
 from ..errors import DiffkitError
 from ..recipe.yaml import parse
 from ..storage.manifest import candidates
-from ..storage.run_directory import RunDirectory, runs_in
-from .results import EvaluationResult
+from ..storage.jsonl import read_metrics
+from ..storage.run_directory import GRID, RunDirectory, runs_in
+from .results import EvaluationResult, MetricResult
 from .stage_status import StageStatus
+
+Losses = tuple[list[float], list[float]]
 
 
 def list_runs(root: Path) -> list[dict[str, str]]:
-    """Return a row for each run below `root`: name, step of the newest checkpoint, headline results, report."""
+    """Return a row for each run below `root`: name, step of the newest checkpoint, headline results, report.
+
+    A run that cannot be read has its reason in place of the results, and hides no other run.
+    """
     return [_row(run) for run in runs_in(root)]
 
 
 def _row(run: RunDirectory) -> dict[str, str]:
-    found = candidates(run.checkpoints)
+    row = {"name": run.name, "step": "-", "results": "", "report": "-"}
     try:
+        found = candidates(run.checkpoints)
+        row |= {"step": str(found[0].step) if found else "-", "report": "yes" if run.report.is_file() else "-"}
         values = {name: result.value for name, result in EvaluationResult.read(run).metrics.items()}
-        results = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
-    except DiffkitError:  # one damaged run must not hide the others
-        results = "(damaged)"
-    return {
-        "name": run.name,
-        "step": str(found[0].step) if found else "-",
-        "results": results,
-        "report": "yes" if run.report.is_file() else "-",
-    }
+        row["results"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
+    except (DiffkitError, OSError) as error:
+        row["results"] = f"({error.message if isinstance(error, DiffkitError) else error.strerror})"
+    return row
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,31 @@ class Comparison:
     """Runs side by side: a row for each path of the recipes whose values differ, and for each result.
 
     A row holds one value for each run, None if the run has none.
+
+    Attributes:
+        recipes: Values of the recipes.
+        results: Losses, values of metrics, and seconds.
+        unlike: By metric, the settings of its samples that differ, so that its values cannot be compared; a row each.
+        pictures: For each run, the path of the picture of its samples.
+        losses: For each run, (steps, losses) of its training log.
     """
 
     recipes: Mapping[str, list[Any]]
     results: Mapping[str, list[float | None]]
+    unlike: Mapping[str, Mapping[str, list[Any]]]
+    pictures: Sequence[Path | None]
+    losses: Sequence[Losses]
+
+    def is_unlike(self, result: str) -> bool:
+        """Return whether a row of `results` is of a metric whose values cannot be compared."""
+        return result.partition(".")[0] in self.unlike
+
+    def not_comparable(self) -> list[str]:
+        """Return a sentence for each metric whose values cannot be compared."""
+        return [
+            f"{metric} differs in " + "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in fields.items())
+            for metric, fields in self.unlike.items()
+        ]
 
 
 def compare_runs(paths: Sequence[Path]) -> Comparison:
@@ -54,14 +78,39 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         CheckpointError: A file of a run is damaged.
     """
     directories = [RunDirectory.open(path) for path in paths]
-    recipes = [dict(_flat(parse(d.effective.read_text("utf-8"), str(d.effective)).plain())) for d in directories]
-    results = [dict(_values(directory)) for directory in directories]
-    differing = {
-        path: values
-        for path, values in _side_by_side(recipes).items()
-        if path != "name" and len({repr(value) for value in values}) > 1
-    }
-    return Comparison(differing, _side_by_side(results))
+    recipes = [dict(_flat(parse(d.effective_text(), str(d.effective)).plain())) for d in directories]
+    losses = [_losses(directory) for directory in directories]
+    measured = [EvaluationResult.read(directory).metrics for directory in directories]
+    results = [dict(_values(*columns)) for columns in zip(directories, measured, losses, strict=True)]
+    pictures = [directory.samples / GRID for directory in directories]
+    differing = {path: values for path, values in _differing(recipes).items() if path != "name"}
+    metrics = dict.fromkeys(name for one in measured for name in one)
+    unlike = {name: _differing([_settings(one[name]) for one in measured if name in one]) for name in metrics}
+    return Comparison(
+        differing,
+        _side_by_side(results),
+        {name: fields for name, fields in unlike.items() if fields},
+        [path if path.is_file() else None for path in pictures],
+        losses,
+    )
+
+
+def _settings(result: MetricResult) -> dict[str, Any]:
+    """Return everything that the value of a metric depends on besides the model."""
+    drawn = result.settings | {"definition": result.definition, "training examples": result.reference}
+    return drawn | {"held-out examples": result.held_out_count, "values of an example": result.dimension}
+
+
+def _losses(run: RunDirectory) -> Losses:
+    rows = [(row["step"], row.get("loss")) for row in read_metrics(run.metrics)]
+    known = [(step, loss) for step, loss in rows if step is not None and loss is not None]
+    return [step for step, _ in known], [loss for _, loss in known]
+
+
+def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the rows whose values are not all equal."""
+    rows = _side_by_side(columns)
+    return {name: values for name, values in rows.items() if len({repr(value) for value in values}) > 1}
 
 
 def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -70,10 +119,15 @@ def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [column.get(name) for column in columns] for name in names}
 
 
-def _values(run: RunDirectory) -> Iterator[tuple[str, float]]:
-    for metric, result in EvaluationResult.read(run).metrics.items():
+def _values(run: RunDirectory, metrics: Mapping[str, MetricResult], losses: Losses) -> Iterator[tuple[str, float]]:
+    stages = StageStatus(run).read()
+    if losses[1]:
+        yield "loss.training", losses[1][-1]
+    if "train" in stages and stages["train"].held_out_loss is not None:
+        yield "loss.held_out", stages["train"].held_out_loss
+    for metric, result in metrics.items():
         yield from ((f"{metric}.{name}", value) for name, value in result.values.items() if value is not None)
-    yield from ((f"seconds.{stage}", seconds) for stage, seconds in StageStatus(run).seconds().items())
+    yield from ((f"seconds.{stage}", record.seconds) for stage, record in stages.items())
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,7 @@ from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
 from .reporting import write_report
-from .sampling import draw_and_save
+from .sample_files import draw_and_save
 from .stage_status import StageRecord, StageStatus, stopwatch
 from .trained import Run
 from .training import train

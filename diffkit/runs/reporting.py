@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import DiffkitError
 from ..recipe.assembly import Assembly
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, inline, origins
+from ..recipe.spec import Recipe
 from ..report import (
     Citation,
     Density,
@@ -25,20 +31,23 @@ from ..report import (
     build_report,
 )
 from ..schedule import sampled
-from ..storage.jsonl import read_events, read_records
-from ..storage.run_directory import RunDirectory
+from ..storage.atomic import damaged_file
+from ..storage.jsonl import read_events, read_metrics
+from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .citations import cited, readable
 from .evaluation import examples
 from .results import RULE, EvaluationResult
-from .sampling import SAMPLES, TRAJECTORY, load_npz, viewable
-from .stage_status import StageStatus
+from .sample_files import load_npz, load_views, viewable
+from .stage_status import Stage, StageRecord, StageStatus
 
 MIN_REAL = 64
 """Real examples that the report holds at least."""
 MAX_NEIGHBOURS = 12
 CURVE_POINTS = 200
 DENSITY_POINTS = 160
+PREVIEW = re.compile(r"step-[0-9]{8,18}\.npz")
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 def write_report(
@@ -63,15 +72,32 @@ def write_report(
 
 
 def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
-    """Collect the inputs of the report. Parts that the run does not have are left out and listed in `missing`."""
+    """Collect the inputs of the report.
+
+    Parts that the run does not have, and files and data that cannot be read, are left out and listed in `missing`.
+    """
     recipe = assembly.recipe
-    stored = load_npz(directory.samples / SAMPLES) if (directory.samples / SAMPLES).is_file() else {}
+    missing: list[str] = []
+
+    def readable_part(read: Callable[[], T], otherwise: T, without: str = "") -> T:
+        try:
+            return read()
+        except DiffkitError as error:
+            reason = f"{without}: {error.message}" if without else error.message
+            missing.extend([] if reason in missing else [reason])
+            return otherwise
+
+    path = directory.samples / SAMPLES
+    stored: dict[str, Array] = readable_part(lambda: load_views(path) if os.path.lexists(path) else {}, {})
     samples = stored.get("view")
-    stages = StageStatus(directory).read()
-    results = EvaluationResult.read(directory).in_order(metric.name for metric in recipe.evaluate.metrics)
-    train_x, _ = examples(assembly.data, "train")
-    environment = directory.read_json("environment.json")
+    stages: dict[Stage, StageRecord] = readable_part(StageStatus(directory).read, {})
+    results = readable_part(lambda: EvaluationResult.read(directory), EvaluationResult())
+    results = results.in_order(metric.name for metric in recipe.evaluate.metrics)
+    train_x = readable_part(lambda: examples(assembly.data, "train")[0], None, "real examples")
+    environment: dict[str, Any] = readable_part(lambda: directory.read_json("environment.json"), {})
+    effective = readable_part(directory.effective_text, "")
     components = [component for _, component in named(effective_yaml(recipe))]
+    count = max(MIN_REAL, 0 if samples is None else len(samples))
     return ReportInputs(
         title=recipe.name,
         data_name=recipe.data.name,
@@ -80,25 +106,25 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         parameters=sum(p.numel() for p in assembly.network.parameters()),
         total_steps=recipe.train.steps,
         created=datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        recipe_yaml=directory.effective.read_text("utf-8"),
-        effective=list(_effective(directory, assembly)),
+        recipe_yaml=effective,
+        effective=list(_effective(effective.splitlines(), str(directory.effective), recipe)),
         environment=environment,
-        training_log=list(read_records(directory.metrics)),
-        events=[event.to_record() for event in read_events(directory.events)],
+        training_log=readable_part(lambda: read_metrics(directory.metrics), []),
+        events=readable_part(lambda: [event.to_record() for event in read_events(directory.events)], []),
         results=results.metrics,
         verdict="" if results.verdict is None else results.verdict.text,
         verdict_rule=RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
-        real=viewable(assembly.data, train_x[: max(MIN_REAL, 0 if samples is None else len(samples))]),
-        snapshots=list(_snapshots(directory)),
-        neighbours=_neighbours(assembly, stored, train_x),
-        trajectory=_trajectory(directory, assembly),
+        real=None if train_x is None else viewable(assembly.data, train_x[:count]),
+        snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
+        neighbours=None if train_x is None else _neighbours(assembly, stored, train_x),
+        trajectory=readable_part(lambda: _trajectory(directory, assembly), None),
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
         schedule=_schedule(assembly),
-        density=_density(assembly, train_x),
+        density=None if train_x is None else _density(assembly, train_x),
         citations=[Citation(one.key, readable(one.bibtex), one.used_for) for one in cited(components)],
-        missing=_missing(directory, samples),
+        missing=_missing(directory, samples) + missing,
     )
 
 
@@ -109,45 +135,54 @@ def sampling_in_words(assembly: Assembly) -> str:
     return f"{wanted.sampler.name}, {assembly.steps} steps on grid {wanted.grid.name}{guidance}"
 
 
-def _effective(directory: RunDirectory, assembly: Assembly) -> Iterator[EffectiveRow]:
+def _effective(lines: Sequence[str], source: str, recipe: Recipe) -> Iterator[EffectiveRow]:
     """Return every value with its origin; for values of effective.yaml, the origin in the comment of their line."""
-    lines = directory.effective.read_text("utf-8").splitlines()
-    for path, value in origins(assembly.recipe).items():
+    for path, value in origins(recipe).items():
         file, _, line = value.origin.rpartition(":")
-        from_run = file == str(directory.effective)
+        from_run = file == source and int(line) <= len(lines)
         origin = lines[int(line) - 1].rpartition(" # ")[2].strip() if from_run else value.origin
         yield EffectiveRow(path, inline(value.value), origin)
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:
-    hardware, threads = environment.get("hardware", {}), environment.get("threads", {})
+    hardware, threads = (
+        found if isinstance(found := environment.get(group), dict) else {} for group in ("hardware", "threads")
+    )
     if "accelerator" in hardware:
         return str(hardware["accelerator"])
     count = threads.get("intra_op", "?")
     return f"{hardware.get('processor', 'CPU')}, {count} thread{'' if count == 1 else 's'}"
 
 
-def _snapshots(directory: RunDirectory) -> Iterator[Snapshot]:
-    for path in sorted(directory.samples.glob("step-*.npz")):
-        yield Snapshot(int(path.stem.removeprefix("step-")), load_npz(path)["view"])
+def _previews(directory: RunDirectory) -> list[Path]:
+    """Return the files of the samples that were drawn during training, by step."""
+    return sorted(path for path in directory.samples.glob("step-*.npz") if PREVIEW.fullmatch(path.name))
+
+
+def _snapshot(path: Path) -> Snapshot | None:
+    return Snapshot(int(path.stem.removeprefix("step-")), load_views(path)["view"])
 
 
 def _neighbours(assembly: Assembly, stored: Mapping[str, Array], train: torch.Tensor) -> Neighbours | None:
     """Return the training example nearest to each of the first samples, by the Euclidean distance of all values."""
-    if "x" not in stored or len(assembly.data.spec.size) != 2:
+    x, shape = stored.get("x"), assembly.data.spec.shape
+    if x is None or x.shape[1:] != shape or len(shape) != 3 or len(x) != len(stored["view"]):
         return None
-    x = assembly.data.to_model_range(torch.from_numpy(stored["x"][:MAX_NEIGHBOURS]))
-    distances, found = torch.cdist(x.flatten(1), train.flatten(1)).min(1)
+    drawn = assembly.data.to_model_range(torch.from_numpy(x[:MAX_NEIGHBOURS]))
+    distances, found = torch.cdist(drawn.flatten(1), train.flatten(1)).min(1)
     return Neighbours(stored["view"][:MAX_NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy())
 
 
 def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | None:
     path = directory.samples / TRAJECTORY
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     stored = load_npz(path)
-    labels = [f"t = {t:.0f}" if assembly.schedule.steps else f"t = {t:.3g}" for t in stored["t"].tolist()]
-    return Trajectory(stored["x"], stored["x0"], labels)
+    x, x0, times = (stored.get(name) for name in ("x", "x0", "t"))
+    if x is None or x0 is None or times is None or x.shape != x0.shape or times.shape != x.shape[:1] or x.ndim < 3:
+        raise damaged_file(f"{path.name} holds no trajectory")
+    labels = [f"t = {t:.0f}" if assembly.schedule.steps else f"t = {t:.3g}" for t in times.tolist()]
+    return Trajectory(x, x0, labels)
 
 
 def _schedule(assembly: Assembly) -> ScheduleCurves:

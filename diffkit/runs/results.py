@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from ..storage.run_directory import RunDirectory
 
@@ -70,10 +70,15 @@ class MetricResult(BaseModel):
         nfe: Network calls for each sample.
         sampler: How the samples were drawn, in words.
         weights: The weights that were used.
+        steps: Number of sampling steps.
+        drawn: Number of samples that were drawn.
+        seed: Seed of the samples.
+        step: Training step of the weights.
+        own: Whether the samples were drawn as the recipe draws them.
         seconds: Time of the metric.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     headline: str
     values: dict[str, float | None]
@@ -83,16 +88,33 @@ class MetricResult(BaseModel):
     ratio: float | None = None
     ratio_interval: Interval | None = None
     definition: str = ""
-    samples: int = 0
-    reference: int = 0
-    held_out_count: int = 0
-    dimension: int | None = None
+    samples: NonNegativeInt = 0
+    reference: NonNegativeInt = 0
+    held_out_count: NonNegativeInt = 0
+    dimension: PositiveInt | None = None
     lower_is_better: bool | None = True
     limits: tuple[float, float, float] | None = None
     nfe: int | None = None
     sampler: str = ""
     weights: str = "ema"
+    steps: int | None = None
+    drawn: int | None = None
+    seed: int | None = None
+    step: int | None = None
+    own: bool = True
     seconds: float = 0.0
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How the samples were drawn: two results of one metric can be compared only if these are equal."""
+        drawn = self.samples if self.drawn is None else self.drawn
+        return {
+            "weights": self.weights,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "count": drawn,
+            "seed": self.seed,
+        }
 
     @property
     def value(self) -> float | None:
@@ -140,11 +162,19 @@ def ratio_of(value: float, held_out: float, lower_is_better: bool | None) -> flo
 
 
 class EvaluationResult(BaseModel):
-    """The content of results.json: the results by metric, in the order in which they were measured."""
+    """The content of results.json.
+
+    Attributes:
+        metrics: One result of each metric, in the order in which they were measured: that of the recipe's own
+            evaluation if there is one, else the last one.
+        others: All other results: of other weights, samplers, numbers of steps or samples, or seeds, and of earlier
+            training steps.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     metrics: dict[str, MetricResult] = {}
+    others: dict[str, tuple[MetricResult, ...]] = {}
 
     @classmethod
     def read(cls, directory: RunDirectory) -> EvaluationResult:
@@ -160,18 +190,30 @@ class EvaluationResult(BaseModel):
         directory.write_json(FILE, self.model_dump(mode="json"))
 
     def updated(self, metrics: Mapping[str, MetricResult]) -> EvaluationResult:
-        """These results with those of `metrics` added or replaced."""
-        return EvaluationResult(metrics={**self.metrics, **metrics})
+        """Return these results and those of `metrics`; a result with equal settings and weights is replaced."""
+        headlines, others = dict(self.metrics), dict(self.others)
+        for name, new in metrics.items():
+            old = headlines.get(name)
+            if old is None or new.own or not old.own:
+                headlines[name], new = new, old or new
+            kept = [one for one in others.get(name, ()) if not _is_same(one, new)]
+            others[name] = tuple(one for one in (*kept, new) if not _is_same(one, headlines[name]))
+        others = {name: results for name, results in others.items() if results}
+        return EvaluationResult(metrics=headlines, others=others)
 
     def in_order(self, names: Iterable[str]) -> EvaluationResult:
         """Return the same results, those of `names` first."""
         first = [name for name in names if name in self.metrics]
-        return EvaluationResult(metrics={name: self.metrics[name] for name in dict.fromkeys([*first, *self.metrics])})
+        ordered = {name: self.metrics[name] for name in dict.fromkeys([*first, *self.metrics])}
+        return EvaluationResult(metrics=ordered, others=self.others)
 
     @property
     def verdict(self) -> Verdict | None:
         """The quality of the samples, or the reason why it is not known; None without results. See `RULE`."""
-        return None if not self.metrics else _verdict(self.metrics)
+        if not self.metrics:
+            return None
+        drawn = next(iter(self.metrics.values())).settings
+        return _verdict({name: one for name, one in self.metrics.items() if one.settings == drawn})
 
 
 @dataclass(frozen=True)
@@ -182,6 +224,11 @@ class Verdict:
 
     text: str
     grade: int | None = None
+
+
+def _is_same(one: MetricResult, other: MetricResult) -> bool:
+    """Return whether two results of a metric measure the same samples."""
+    return one.settings == other.settings and one.step == other.step
 
 
 def _grade(value: float, limits: Iterable[float]) -> int:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..codec import Codec
-from ..data import Data
 from ..denoiser import Denoiser
 from ..errors import UsageError
 from ..grid import Grid
@@ -25,19 +20,15 @@ from ..guidance import guide
 from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly, build
-from ..report import pictures
 from ..sampler import Sampler, StepInfo, sample
 from ..schedule import default_steps, sampled
-from ..storage import atomic
 
-SAMPLES, TRAJECTORY, GRID = "samples.npz", "trajectory.npz", "grid.png"
 MAX_FRAMES = 12
 """Steps of the first batch that trajectory.npz holds."""
 FRAME_ROWS = 8
 """Samples that each of these steps shows."""
 MAX_SEED = 2**63 - 1
 
-Array = NDArray[Any]
 Component = str | Mapping[str, Any]
 OnBatch = Callable[[int], None]
 OnStep = Callable[[StepInfo], None]
@@ -331,85 +322,6 @@ class _Recorder:
             return None
         x, x0 = (torch.stack([codec.decode(z) for z in kept]) for kept in (self.x, self.x0))
         return SampleTrajectory(x, x0, tuple(self.levels))
-
-
-def draw_and_save(
-    assembly: Assembly, denoise: Denoiser, directory: Path, device: torch.device, on_step: OnStep
-) -> SampleBatch:
-    """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
-
-    Args:
-        assembly: The objects of the recipe.
-        denoise: The denoiser, without guidance.
-        directory: The folder of the files.
-        device: Device to compute on.
-        on_step: Called after each step.
-
-    Returns:
-        The samples.
-
-    Raises:
-        ResourceError: The files cannot be written.
-    """
-    plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
-    drawn = draw_samples(guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, on_step=on_step)
-    data = assembly.data
-    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
-    if drawn.labels is not None:
-        arrays["labels"] = drawn.labels.numpy()
-    with atomic.writing(directory, "free some space and run the same command again; training is done and saved"):
-        directory.mkdir(exist_ok=True)
-        save_npz(directory / SAMPLES, arrays)
-        if is_image(data):
-            save_png(directory / GRID, data, drawn.x)
-        if drawn.trajectory is not None:
-            save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
-    return drawn
-
-
-def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:
-    """Return x and x0 in the form of a report, (K, B, H, W, C) or (K, B, D), and the times t: (K,)."""
-
-    def view(frames: Tensor) -> Array:
-        rows = viewable(assembly.data, frames.flatten(0, 1))
-        return rows.reshape(*frames.shape[:2], *rows.shape[1:])
-
-    times = np.array([float(assembly.schedule.time(level)) for level in taken.levels], dtype=np.float32)
-    return {"x": view(taken.x), "x0": view(taken.x0), "t": times}
-
-
-def is_image(data: Data) -> bool:
-    """Return whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
-    return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
-
-
-def viewable(data: Data, x: Tensor) -> Array:
-    """Convert x: (N, C, *S) for the report: (N, H, W, C) uint8 of images, else (N, D) float."""
-    return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
-
-
-def save_png(path: Path, data: Data, x: Tensor) -> None:
-    """Write a grid of images as a PNG file.
-
-    Args:
-        path: The file, which is replaced as a whole.
-        data: The data set.
-        x: (N, C, H, W) in the model's range.
-    """
-    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x))))
-
-
-def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays to one uncompressed file, which is replaced as a whole."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    atomic.replace(path, buffer.getvalue())
-
-
-def load_npz(path: Path) -> dict[str, Array]:
-    """Return the arrays of a file that `save_npz` wrote. Nothing in it is unpickled."""
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
 
 
 def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:

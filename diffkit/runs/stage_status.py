@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, RootModel, model_validator
 
 from ..storage.run_directory import RunDirectory
 
@@ -20,10 +20,16 @@ FILE = "stages.json"
 class LossByLevel(BaseModel):
     """Mean held-out loss in equal bins of time: the middles of the bins, `level`, and the means, `loss`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     level: tuple[float, ...]
     loss: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _require_pairs(self) -> LossByLevel:
+        if len(self.level) != len(self.loss):
+            raise ValueError("level and loss must be of equal length")
+        return self
 
 
 class StageRecord(BaseModel):
@@ -33,9 +39,9 @@ class StageRecord(BaseModel):
     `held_out_loss` is the loss on held-out examples at the last step.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    step: int
+    step: NonNegativeInt
     seconds: float = 0.0
     held_out_loss: float | None = None
     loss_by_level: LossByLevel | None = None

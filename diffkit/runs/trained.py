@@ -25,6 +25,7 @@ from .evaluation import measure
 from .reporting import write_report
 from .results import EvaluationResult
 from .sampling import (
+    MAX_SEED,
     Component,
     SampleBatch,
     SampleRequest,
@@ -76,7 +77,7 @@ class Run:
         Raises:
             CheckpointError: results.json is damaged.
         """
-        return EvaluationResult.read(self.directory).in_order(one.name for one in self.recipe.evaluate.metrics)
+        return EvaluationResult.read(self.directory).in_order(_names(self.recipe))
 
     def trained(self, weights: str = "ema") -> Assembly:
         """Return the objects of the recipe with trained weights, which later calls and other threads do not change.
@@ -172,16 +173,20 @@ class Run:
         *,
         count: int | None = None,
         steps: int | None = None,
+        seed: int | None = None,
         weights: str = "ema",
         progress: bool = False,
         raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> EvaluationResult:
-        """Measure samples of the run and write results.json.
+        """Measure samples of the run and add the results to results.json.
+
+        The results of the recipe's own evaluation stay the headline of the run, whatever else is measured.
 
         Args:
             metrics: Names of metrics; by default those of the recipe.
             count: Number of samples; by default that of the recipe.
             steps: Number of sampling steps; by default that of the recipe.
+            seed: Seed of the samples; by default that of the recipe.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             progress: Show progress on standard error.
             raise_if_stopped: Called after each sampling step and before each metric; an exception that it raises ends
@@ -191,30 +196,38 @@ class Run:
             All results of the run.
 
         Raises:
-            UsageError: `count` or `steps` is out of range, or the run does not have these weights.
+            UsageError: `count`, `steps` or `seed` is out of range, or the run does not have these weights.
             RecipeError: There is no metric of this name.
             CheckpointError: No checkpoint can be loaded.
             DataError: There are too few samples or examples for a metric.
         """
-        for name, value, least in (("count", count, 2), ("steps", steps, 1)):
-            if value is not None:
-                require_whole(name, value, least)
-        recipe = self.recipe
-        as_in_recipe = (metrics, count, steps, weights) == (None, None, None, "ema")
-        if metrics is None:
-            named = list(zip([one.name for one in recipe.evaluate.metrics], self.assembly.metrics, strict=True))
-        else:
-            names = [metrics] if isinstance(metrics, str) else metrics
-            named = [(name, build("metric", name)) for name in names]
+        recipe, own = self.recipe, dict(zip(_names(self.recipe), self.assembly.metrics, strict=True))
+        names = list(own) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
+        named = [(name, own[name] if name in own else build("metric", name)) for name in names]
         if not named:
             return self.results
-        assembly = self.trained(weights)
-        steps = steps or recipe.evaluate.steps or assembly.steps
-        sampler = (recipe.evaluate.sampler or recipe.sample.sampler).name
+        usual_count = recipe.evaluate.count or recipe.sample.count
+        usual_steps = recipe.evaluate.steps or self.assembly.steps
+        usual = usual_count, usual_steps, recipe.seed, group_of(self.assembly, "ema")
+        count = usual_count if count is None else count
+        steps = usual_steps if steps is None else steps
+        seed = recipe.seed if seed is None else seed
+        require_whole("count", count, 2)
+        require_whole("steps", steps, 1)
+        require_whole("seed", seed, 0, MAX_SEED)
+        trained = self._trained(weights)
+        assembly = trained.assembly
+        settings = {
+            "sampler": f"{(recipe.evaluate.sampler or recipe.sample.sampler).name}, {steps} steps",
+            "steps": steps,
+            "weights": weights,
+            "step": trained.step,
+            "own": (count, steps, seed, group_of(assembly, weights)) == usual,
+        }
         plan = plan_sampling(
             assembly,
-            count=count or recipe.evaluate.count or recipe.sample.count,
-            seed=recipe.seed,
+            count=count,
+            seed=seed,
             sampler=assembly.evaluation_sampler,
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=recipe.evaluate.batch_size,
@@ -232,18 +245,13 @@ class Run:
                     on_step=lambda step: raise_if_stopped(),
                 )
             measured = measure(
-                named,
-                assembly.data,
-                drawn,
-                sampler=f"{sampler}, {steps} steps",
-                weights=weights,
-                seed=recipe.seed,
-                raise_if_stopped=raise_if_stopped,
+                named, assembly.data, drawn, settings=settings, seed=seed, raise_if_stopped=raise_if_stopped
             )
         self.results.updated(measured).write(self.directory)
-        if as_in_recipe:  # after any other evaluation, `run` still does that of the recipe
-            record = StageRecord(step=self._trained(weights).step, seconds=spent[0])
-            StageStatus(self.directory).write("evaluate", record)
+        if (
+            own and settings["own"] and own.keys() <= measured.keys()
+        ):  # else `run` still does the evaluation of the recipe
+            StageStatus(self.directory).write("evaluate", StageRecord(step=trained.step, seconds=spent[0]))
         return self.results
 
     def write_report(self) -> None:
@@ -258,11 +266,16 @@ class Run:
             return self._loaded[group]
 
 
+def _names(recipe: Recipe) -> list[str]:
+    """Return the names of the metrics of a recipe."""
+    return [metric.name for metric in recipe.evaluate.metrics]
+
+
 def _effective_recipe(directory: RunDirectory) -> Recipe:
     """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become
     `train.lr_schedule`.
     """
-    tree = parse(directory.effective.read_text("utf-8"), str(directory.effective)).plain()
+    tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train = tree.get("train") if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():
         return load_recipe(directory.effective)

@@ -26,7 +26,8 @@ from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
 from ..train.trainer import Trainer
-from .sampling import draw_samples, guided, is_image, plan_sampling, save_npz, save_png, viewable
+from .sample_files import is_image, save_npz, save_png, viewable
+from .sampling import draw_samples, guided, plan_sampling
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
 PREVIEW_COUNT = 16

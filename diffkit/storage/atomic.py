@@ -35,7 +35,14 @@ def writing(path: Path, fix: str = "make it writable, free some space, or choose
     try:
         yield
     except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}", code="DK412", fix=fix) from error
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}", code="DK412", fix=fix) from error
+
+
+def require_regular(handle: int, path: Path) -> None:
+    """Close an open file and raise CheckpointError unless it is a regular file: no pipe, device or directory."""
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise damaged_file(f"{path.name} is not a regular file")
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -81,9 +88,7 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
     except OSError as error:
         reason = "is a symbolic link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
         raise damaged_file(f"{path.name} {reason}") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise damaged_file(f"{path.name} is not a regular file")
+    require_regular(handle, path)
     with open(handle, "rb") as stream:
         yield stream
 
@@ -98,7 +103,10 @@ def read_bounded(path: Path, limit: int) -> bytes:
     with open_regular(path) as stream:
         if size_of(stream) > limit:
             raise damaged_file(f"{path.name} has {size_of(stream)} bytes; at most {limit} are allowed")
-        return stream.read(limit + 1)[:limit]
+        try:
+            return stream.read(limit + 1)[:limit]
+        except OSError as error:
+            raise damaged_file(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 def dump_json(value: object) -> bytes:

@@ -11,15 +11,19 @@ import datetime
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import atomic
 
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
+MAX_LINE_BYTES, MAX_RECORDS = 1 << 20, 100_000
+"""A longer line is skipped; of a log with more records, readers keep every second, fourth, ... one."""
+_MAX_NUMBER = 1e300
 _BLOCK_BYTES = 1 << 16
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class EventLog:
         on_event: called with the name and the fields of each event. Default: no call.
 
     Raises:
-        OSError: a log cannot be opened, for example because it is a symbolic link.
+        ResourceError: a log cannot be opened, for example because it is a symbolic link.
+        CheckpointError: a log is not a regular file.
     """
 
     def __init__(self, directory: Path, on_event: Callable[[str, Mapping[str, Any]], None] | None = None) -> None:
@@ -99,19 +104,51 @@ class EventLog:
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a log, which may be growing. Lines that are not JSON objects are skipped."""
-    if not path.is_file():
+    """Yield the records of a log, which may be growing. Lines that are not JSON objects are skipped.
+
+    Raises CheckpointError if the file exists and cannot be read.
+    """
+    if not os.path.lexists(path):
         return
-    with open(path, "rb") as stream:
-        for line in stream:
+    with atomic.open_regular(path) as stream:
+        while line := stream.readline(MAX_LINE_BYTES):
             record = _decode(line)
             if record is not None:
                 yield record
 
 
-def read_events(path: Path) -> Iterator[Event]:
-    """Yield the events of an `events.jsonl`, which may be growing. Damaged lines are skipped."""
-    return map(Event.from_record, read_records(path))
+def read_metrics(path: Path) -> list[dict[str, float | None]]:
+    """Return the records of a `metrics.jsonl`, evenly spread if there are many.
+
+    A record without a step, and a value that is not a number or null, is left out.
+    Raises CheckpointError if the file exists and cannot be read.
+    """
+    rows = (record for record in read_records(path) if _is_number(record.get("step")))
+    return [{k: v for k, v in row.items() if v is None or _is_number(v)} for row in _thinned(rows)]
+
+
+def read_events(path: Path) -> list[Event]:
+    """Return the events of an `events.jsonl`, evenly spread if there are many. Damaged lines are skipped.
+
+    Raises CheckpointError if the file exists and cannot be read.
+    """
+    return _thinned(map(Event.from_record, read_records(path)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MAX_NUMBER
+
+
+def _thinned(records: Iterable[Item]) -> list[Item]:
+    """Return all records, or every second, fourth, ... one, so that at most `MAX_RECORDS` are in memory."""
+    kept: list[Item] = []
+    every = 1
+    for number, record in enumerate(records):
+        if number % every == 0:
+            kept.append(record)
+        if len(kept) > MAX_RECORDS:
+            kept, every = kept[::2], 2 * every
+    return kept
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
@@ -140,7 +177,10 @@ class _Appender:
         self._open()
 
     def _open(self) -> None:
-        self._handle = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        with atomic.writing(self._path):
+            self._handle = os.open(self._path, flags, 0o644)
+        atomic.require_regular(self._handle, self._path)
         self._size = os.fstat(self._handle).st_size
         complete = self._end_of_last_line()
         if complete != self._size:

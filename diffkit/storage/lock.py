@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from ..errors import LockedError, ResourceError
-from .atomic import writing
+from .atomic import require_regular, writing
 
 LOCK = "LOCK"
 _MAX_LOCK_BYTES = 4096
@@ -73,6 +73,7 @@ class RunLock:
     Raises:
         LockedError: another process holds the lock; the message names its host and process id.
         ResourceError: the file cannot be written, or the file system does not support locks.
+        CheckpointError: the file is not a regular file.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -93,9 +94,10 @@ class RunLock:
         while True:
             with writing(self.path):
                 try:
-                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+                    handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
                 except FileNotFoundError as error:  # its present writer renames the directory
                     raise self._in_use(None) from error
+            require_regular(handle, self.path)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._is_at_path(handle):

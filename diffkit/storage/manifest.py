@@ -149,7 +149,7 @@ def group_file(group: str) -> str:
 
 def candidates(directory: Path) -> list[Candidate]:
     """List the candidates in a `checkpoints/` directory, newest step first, without temporary directories."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         return []
     steps = [int(match[1]) for path in directory.iterdir() if (match := _DIRECTORY.fullmatch(path.name))]
     found = {step: directory / directory_name(step) for step in sorted(steps, reverse=True)}

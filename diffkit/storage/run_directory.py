@@ -33,6 +33,7 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
 _MAX_NAME_LENGTH = 64
 _MAX_TEXT_BYTES, _MAX_JSON_BYTES = 1 << 20, 64 << 20
+SAMPLES, TRAJECTORY, GRID = "samples.npz", "trajectory.npz", "grid.png"
 RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
 
 
@@ -80,7 +81,7 @@ class RunDirectory:
             allowed = "at most 64 letters, digits, '.', '_' and '-', beginning with a letter or digit"
             fix = "choose another name: or --out"
             raise UsageError(f"invalid run name {self.path.name!r}", code="DK611", choices=allowed, fix=fix)
-        if self.path.is_symlink():
+        if os.path.islink(self.path):
             raise _link(self.path)
 
     @classmethod
@@ -93,8 +94,23 @@ class RunDirectory:
 
     @property
     def exists(self) -> bool:
-        """Whether the directory contains a run: effective.yaml exists, which is written last when a run starts."""
-        return self.effective.is_file()
+        """Whether the directory contains a run: effective.yaml exists, which is written last when a run starts.
+
+        Raises UsageError if the directory cannot be read.
+        """
+        try:
+            return stat.S_ISREG(os.lstat(self.effective).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
+
+    def effective_text(self) -> str:
+        """Return the text of effective.yaml. Raises CheckpointError if it is not a readable file of UTF-8 text."""
+        try:
+            return atomic.read_bounded(self.effective, _MAX_TEXT_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise atomic.damaged_file(f"{EFFECTIVE} is not UTF-8 text") from error
 
     @property
     def name(self) -> str:
@@ -103,7 +119,7 @@ class RunDirectory:
 
     def _inside(self, name: str) -> Path:
         path = self.path / name
-        if path.is_symlink():
+        if os.path.islink(path):
             raise _link(path)
         return path
 
@@ -118,7 +134,7 @@ class RunDirectory:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object of this run, empty if the file is missing. Raises CheckpointError if it is damaged."""
         path = self._inside(name)
-        return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name) if path.exists() else {}
+        return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name) if os.path.lexists(path) else {}
 
     def read_record(self, name: str, kind: type[Record], fix: str) -> Record:
         """Read a JSON file of this run as a pydantic model.
@@ -241,6 +257,10 @@ def _environment_changes(run: RunDirectory, environment: Mapping[str, Any]) -> t
 
 def _make(path: Path) -> None:
     """Create the directory if it is missing; another process may rename it meanwhile."""
+    for place in path.parents:
+        if os.path.islink(place) and not os.path.exists(place):
+            fix = f"create {os.path.realpath(place)}, or choose another --out"
+            raise UsageError(f"{place} is a symbolic link to a missing directory", code="DK614", fix=fix)
     with atomic.writing(path):
         while True:
             try:
@@ -268,8 +288,7 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
 
 
 def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> None:
-    text = atomic.read_bounded(run.effective, _MAX_TEXT_BYTES).decode("utf-8", "replace")
-    changed = difference(parse(text), parse(effective))
+    changed = difference(parse(run.effective_text()), parse(effective))
     if changed:
         fix = f"--out another directory, or --resume never, which renames the old run to {run.name}.1"
         raise RecipeError(f"{run.path} holds a run of another recipe", code="DK613", notes=changed, fix=fix)
@@ -285,11 +304,31 @@ def _refuse_foreign(run: RunDirectory) -> None:
 
 
 def runs_in(root: Path) -> list[RunDirectory]:
-    """List the runs in the directory `root`, sorted by name, without symbolic links."""
-    if not root.is_dir():
+    """List the runs in the directory `root`, sorted by name, without symbolic links.
+
+    A directory that cannot be read is listed as well. Raises UsageError if `root` cannot be read.
+    """
+    if not os.path.isdir(root):
         return []
-    named = sorted(path for path in root.iterdir() if RUN_NAME.fullmatch(path.name) and not path.is_symlink())
-    return [run for run in map(RunDirectory, named) if (run.path / EFFECTIVE).is_file()]
+    try:
+        names = sorted(name for name in os.listdir(root) if RUN_NAME.fullmatch(name))
+    except OSError as error:
+        raise _unreadable(root, error) from error
+    return [RunDirectory(root / name) for name in names if _may_be_run(root / name)]
+
+
+def _may_be_run(path: Path) -> bool:
+    try:
+        return not path.is_symlink() and stat.S_ISREG(os.lstat(path / EFFECTIVE).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    message = f"{path} cannot be read: {error.strerror}"
+    return UsageError(message, code="DK612", fix="check the path and the permissions of the directory")
 
 
 def _link(path: Path) -> UsageError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,7 +242,60 @@ def test_compare_puts_recipes_and_results_side_by_side(diffkit: Diffkit, finishe
     assert found["recipes"] == {"train.steps": [20, 5]}
     assert len(found["results"]["sliced-wasserstein.sliced_wasserstein"]) == 2
     assert all(seconds > 0 for seconds in found["results"]["seconds.train"])
+    assert found["unlike"] == {}
+    assert found["results"]["loss.training"][0] != found["results"]["loss.training"][1]
     assert "train.steps" in diffkit("compare", finished, other).out
+
+
+def test_compare_marks_results_that_cannot_be_compared(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    """It names what differs, and writes a page with the loss curves."""
+    other = shutil.copytree(finished, tmp_path / "other")
+    record = json.loads((other / "results.json").read_text())
+    record["metrics"]["sliced-wasserstein"] |= {"weights": "raw", "drawn": 12}
+    (other / "results.json").write_text(json.dumps(record))
+    page = tmp_path / "<b>.html"
+    said = diffkit("compare", finished, other, "--html", page)
+    assert said.code == 0, said.err
+    sentence = "not comparable: sliced-wasserstein differs in weights: ema, raw; count: 16, 12"
+    assert f"* {sentence}" in said.out
+    assert "sliced-wasserstein.sliced_wasserstein *" in said.out
+    assert str(page) in said.out
+    html = page.read_text()
+    assert sentence.removeprefix("not comparable: ") in html
+    assert "Training loss" in html
+    assert "<script src" not in html
+    said = diffkit("compare", finished, other, "--html", tmp_path / "missing" / "a.html")
+    assert (said.code, "cannot write" in said.err) == (6, True)
+
+
+def test_one_damaged_run_breaks_neither_list_nor_report(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    """C19: each file is named, and the rest is shown."""
+    shutil.copytree(finished, tmp_path / "runs" / "good")
+    bad = shutil.copytree(finished, tmp_path / "runs" / "bad")
+    (bad / "results.json").write_text('{"metrics": {"m": {"headline": 3}}}')
+    (bad / "stages.json").write_text('{"train": {"step": 20, "loss_by_level": {"level": [1.0], "loss": [1.0, 2.0]}}}')
+    (bad / "environment.json").write_text('{"hardware": [], "threads": 3}')
+    (bad / "samples" / "samples.npz").write_bytes(b"PK")
+    (bad / "samples" / "trajectory.npz").unlink()
+    os.mkfifo(bad / "samples" / "trajectory.npz")
+    (bad / "samples" / "step-00000010.npz").mkdir()
+    (bad / "events.jsonl").unlink()
+    os.mkfifo(bad / "events.jsonl")
+    said = diffkit("ls", "runs", "--runs", tmp_path / "runs", "--json")
+    rows = {row["name"]: row for row in json.loads(said.out)["runs"]}
+    assert "damaged" in rows["bad"]["results"]
+    assert rows["good"]["results"].startswith("sliced-wasserstein")
+    said = diffkit("report", bad)
+    assert said.code == 0, said.err
+    page = (bad / "report.html").read_text()
+    for name in ("samples.npz", "trajectory.npz", "step-00000010.npz", "events.jsonl", "results.json", "stages.json"):
+        assert name in page, name
+    assert "Not in this report" in page
+    (bad / "effective.yaml").write_text("- 3")
+    for command in (("report", bad), ("sample", bad), ("compare", bad, finished)):
+        said = diffkit(*command)
+        assert said.code in (2, 3, 8), said.err
+        assert "bug" not in said.err
 
 
 def test_a_bug_is_reported_whole_and_kept(

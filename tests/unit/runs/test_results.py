@@ -128,3 +128,34 @@ def test_damaged_stages_are_named(directory: RunDirectory) -> None:
     directory.write_json("stages.json", {"train": {"step": "four"}})
     with pytest.raises(CheckpointError, match=r"stages.json is damaged"):
         StageStatus(directory).read()
+
+
+def test_a_casual_result_never_replaces_that_of_the_recipe() -> None:
+    """Results are kept by weights, sampler, steps, count, seed and training step; equal ones replace each other."""
+    own = result(weights="ema", steps=50, drawn=512, seed=0, step=100)
+    casual = result(values={"m": 9.0}, weights="raw", steps=50, drawn=16, seed=0, step=100, own=False)
+    found = EvaluationResult().updated({"m": own}).updated({"m": casual})
+    assert found.metrics == {"m": own}
+    assert found.others == {"m": (casual,)}
+    again = casual.model_copy(update={"values": {"m": 8.0}})
+    assert found.updated({"m": again}).others == {"m": (again,)}
+    seeds = found.updated({"m": casual.model_copy(update={"seed": 1})})
+    assert [one.seed for one in seeds.others["m"]] == [0, 1]
+    later = own.model_copy(update={"step": 200})
+    assert seeds.updated({"m": later}).metrics == {"m": later}
+    assert own in seeds.updated({"m": later}).others["m"]
+    assert found.updated({"m": own}) == found
+
+
+def test_the_result_of_the_recipe_takes_the_headline_back() -> None:
+    casual, own = result(values={"m": 9.0}, drawn=16, own=False), result(drawn=512)
+    found = EvaluationResult().updated({"m": casual})
+    assert found.metrics["m"] == casual
+    found = found.updated({"m": own})
+    assert (found.metrics["m"], found.others["m"]) == (own, (casual,))
+
+
+def test_a_verdict_mixes_no_samples_that_were_drawn_in_different_ways() -> None:
+    assert (
+        verdict(result(), result(weights="raw")) == "One measure (m0) is too few for a verdict; at least 2 are needed."
+    )

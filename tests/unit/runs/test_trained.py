@@ -122,6 +122,25 @@ def test_evaluating_other_metrics_keeps_the_earlier_ones(run: Run) -> None:
     assert {"mmd", "sliced-wasserstein"} <= set(results.metrics)
 
 
+def test_the_results_of_the_recipe_stay_the_headline(run: Run) -> None:
+    """A6: `evaluate --count 16 --weights raw` replaced the recipe's result in results.json, headline and `compare`."""
+    own = run.results.metrics["sliced-wasserstein"]
+    assert (own.own, own.steps, own.drawn, own.seed, own.step) == (True, 3, 16, 0, 20)
+    for options in ({"weights": "raw"}, {"count": 12}, {"steps": 2}, {"seed": 5}):
+        run.evaluate("sliced-wasserstein", **options)  # type: ignore[arg-type]
+        assert run.results.metrics["sliced-wasserstein"] == own
+    others = run.results.others["sliced-wasserstein"]
+    assert [(one.weights, one.drawn, one.steps, one.seed) for one in others] == [
+        ("raw", 16, 3, 0),
+        ("ema", 12, 3, 0),
+        ("ema", 16, 2, 0),
+        ("ema", 16, 3, 5),
+    ]
+    assert run.evaluate("sliced-wasserstein").metrics["sliced-wasserstein"].values == own.values
+    with pytest.raises(UsageError, match="seed must be a whole number"):
+        run.evaluate(seed=-1)
+
+
 def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:
     import shutil
 

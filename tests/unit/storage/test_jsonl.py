@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from diffkit.storage.jsonl import Event, EventLog, read_events, read_records
+from diffkit.errors import CheckpointError, ResourceError
+from diffkit.storage import jsonl
+from diffkit.storage.jsonl import Event, EventLog, read_events, read_metrics, read_records
 
 
 def lines(path: Path) -> list[dict[str, object]]:
@@ -147,7 +149,7 @@ def test_a_log_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "elsewhere").write_text("precious\n")
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(ResourceError, match="symbolic links"):
         EventLog(tmp_path / "run")
     assert (tmp_path / "elsewhere").read_text() == "precious\n"
 
@@ -170,6 +172,37 @@ def test_a_strange_event_is_no_obstacle(record: dict[str, object]) -> None:
 
 def test_no_log_no_records(tmp_path: Path) -> None:
     assert list(read_records(tmp_path / "metrics.jsonl")) == []
+
+
+def test_metrics_are_numbers_by_step(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "loss": 0.5, "note": "x", "flag": true, "lost": null}', '{"step": "2", "loss": 1}', "[3]"]
+    path.write_text("\n".join([*lines, '{"step": 3, "loss": NaN}', f'{{"step": 4, "loss": 1{"0" * 400}}}', ""]))
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5, "lost": None}, {"step": 3}, {"step": 4}]
+
+
+def test_a_long_log_is_thinned_and_a_long_line_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_RECORDS", 10)
+    monkeypatch.setattr(jsonl, "MAX_LINE_BYTES", 100)
+    path = tmp_path / "metrics.jsonl"
+    rows = [f'{{"step": {step}}}\n' for step in range(41)]
+    path.write_text("".join([*rows[:20], '{"step": 99, "x": "' + "a" * 5000 + '"}\n', *rows[20:]]))
+    assert [row["step"] for row in read_metrics(path)] == [0, 8, 16, 24, 32, 40]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_pipes_and_directories_in_place_of_a_log_are_named(tmp_path: Path, name: str) -> None:
+    read = read_metrics if name == "metrics.jsonl" else read_events
+    os.mkfifo(tmp_path / name)
+    for opened in (lambda: EventLog(tmp_path), lambda: read(tmp_path / name)):
+        with pytest.raises(CheckpointError, match=f"{name} is not a regular file"):
+            opened()
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(ResourceError, match="Is a directory"):
+        EventLog(tmp_path)
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        read(tmp_path / name)
 
 
 def test_a_disk_that_is_gone_costs_lines_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

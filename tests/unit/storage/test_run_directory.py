@@ -269,6 +269,56 @@ def test_runs_are_listed_by_name(tmp_path: Path) -> None:
     assert [run.name for run in runs_in(tmp_path)] == ["a", "b"]
 
 
+def test_a_dangling_link_above_the_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "gone")
+    with pytest.raises(UsageError, match="runs is a symbolic link to a missing directory") as caught:
+        begin(tmp_path / "runs" / "digits", RECIPE, EFFECTIVE, ENVIRONMENT)
+    assert caught.value.code == "DK614"
+    assert runs_in(tmp_path / "runs") == []
+    (tmp_path / "gone").mkdir()
+    make(tmp_path / "runs" / "digits")
+
+
+def test_pipes_in_place_of_files_are_named(tmp_path: Path) -> None:
+    """None of them is opened in a way that waits for the other end."""
+    run = make(tmp_path / "digits")
+    os.mkfifo(run.results)
+    with pytest.raises(CheckpointError, match=r"results.json is not a regular file"):
+        run.read_json("results.json")
+    (run.path / "LOCK").unlink()
+    os.mkfifo(run.path / "LOCK")
+    with pytest.raises(CheckpointError, match="LOCK is not a regular file"):
+        begin(run.path, RECIPE, EFFECTIVE, ENVIRONMENT)
+    (run.path / "LOCK").unlink()
+    run.effective.unlink()
+    os.mkfifo(run.effective)
+    assert not run.exists
+    assert runs_in(tmp_path) == []
+    with pytest.raises(CheckpointError, match=r"effective.yaml is not a regular file"):
+        run.effective_text()
+    run.effective.unlink()
+    run.effective.write_bytes(b"\xff")
+    with pytest.raises(CheckpointError, match=r"effective.yaml is not UTF-8"):
+        run.effective_text()
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, other = make(tmp_path / "digits"), make(tmp_path / "other")
+    real = os.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if Path(path).parent == run.path:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with pytest.raises(UsageError, match="digits cannot be read: Permission denied"):
+        RunDirectory.open(run.path)
+    assert runs_in(tmp_path) == [run, other]
+    with pytest.raises(UsageError, match="cannot be read: File name too long"):
+        RunDirectory.open(tmp_path / ("x" * 300) / "digits")
+
+
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),

@@ -1,0 +1,149 @@
+"""The files of samples: drawn by the sampling stage, written uncompressed, and read back without trust."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data import Data
+from ..denoiser import Denoiser
+from ..recipe.assembly import Assembly
+from ..report import pictures
+from ..storage import atomic
+from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
+from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples, guided, plan_sampling
+
+MAX_NPZ_BYTES = 4 << 30
+"""Size of a file of samples that is read."""
+Array = NDArray[Any]
+
+
+def draw_and_save(
+    assembly: Assembly, denoise: Denoiser, directory: Path, device: torch.device, on_step: OnStep
+) -> SampleBatch:
+    """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
+
+    Args:
+        assembly: The objects of the recipe.
+        denoise: The denoiser, without guidance.
+        directory: The folder of the files.
+        device: Device to compute on.
+        on_step: Called after each step.
+
+    Returns:
+        The samples.
+
+    Raises:
+        ResourceError: The files cannot be written.
+    """
+    plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
+    drawn = draw_samples(guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, on_step=on_step)
+    data = assembly.data
+    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
+    if drawn.labels is not None:
+        arrays["labels"] = drawn.labels.numpy()
+    with atomic.writing(directory, "free some space and run the same command again; training is done and saved"):
+        directory.mkdir(exist_ok=True)
+        save_npz(directory / SAMPLES, arrays)
+        if is_image(data):
+            save_png(directory / GRID, data, drawn.x)
+        if drawn.trajectory is not None:
+            save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
+    return drawn
+
+
+def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:
+    """Return x and x0 in the form of a report, (K, B, H, W, C) or (K, B, D), and the times t: (K,)."""
+
+    def view(frames: Tensor) -> Array:
+        rows = viewable(assembly.data, frames.flatten(0, 1))
+        return rows.reshape(*frames.shape[:2], *rows.shape[1:])
+
+    times = np.array([float(assembly.schedule.time(level)) for level in taken.levels], dtype=np.float32)
+    return {"x": view(taken.x), "x0": view(taken.x0), "t": times}
+
+
+def is_image(data: Data) -> bool:
+    """Return whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
+    return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
+
+
+def viewable(data: Data, x: Tensor) -> Array:
+    """Convert x: (N, C, *S) for the report: (N, H, W, C) uint8 of images, else (N, D) float."""
+    return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
+
+
+def save_png(path: Path, data: Data, x: Tensor) -> None:
+    """Write a grid of images as a PNG file.
+
+    Args:
+        path: The file, which is replaced as a whole.
+        data: The data set.
+        x: (N, C, H, W) in the model's range.
+    """
+    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x))))
+
+
+def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write named arrays to one uncompressed file, which is replaced as a whole."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    atomic.replace(path, buffer.getvalue())
+
+
+def load_npz(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file that `save_npz` wrote, which hold numbers. Nothing in it is unpickled or unpacked.
+
+    Raises:
+        CheckpointError: The file is damaged, compressed, too large, or no regular file.
+    """
+    with atomic.open_regular(path) as stream:
+        if atomic.size_of(stream) > MAX_NPZ_BYTES:
+            raise atomic.damaged_file(f"{path.name} is larger than {MAX_NPZ_BYTES >> 30} GiB")
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                return {one.filename.removesuffix(".npy"): _read(archive, one) for one in archive.infolist()}
+        except (ValueError, OSError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise atomic.damaged_file(f"{path.name} is not a file of samples ({ascii(str(error))[1:120]})") from error
+
+
+def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """Read one array whose size is that of its header. Raises ValueError for any other member."""
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        raise ValueError("a member is compressed")
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _header(stream)
+        data = stream.read()
+    if dtype.kind not in "biuf" or fortran or len(data) != math.prod(shape) * dtype.itemsize:
+        raise ValueError("an array does not have the size of its header")
+    return np.frombuffer(data, dtype).reshape(shape).copy()
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]]
+    read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+    found = read(stream)
+    return found
+
+
+def load_views(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file of samples; `view` is (N, H, W, 1 or 3) uint8 or (N, D) finite.
+
+    Raises CheckpointError if the file is damaged, or `view` is of another form.
+    """
+    stored = load_npz(path)
+    view = stored.get("view")
+    image = view is not None and view.dtype == np.uint8 and view.ndim == 4 and view.shape[3] in (1, 3)
+    if view is None or not (image or (view.ndim == 2 and view.dtype.kind == "f")) or not view.size:
+        raise atomic.damaged_file(f"{path.name} holds no samples that can be shown")
+    return stored
