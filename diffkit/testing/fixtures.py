@@ -76,6 +76,31 @@ def zero_terminal() -> Discrete:
 
 
 @dataclass(frozen=True)
+class Reclocked(Schedule):
+    """The levels of `inner`, times `scale`, at the time t' = offset + rate t; continuous also if `inner` is not."""
+
+    inner: Schedule
+    offset: float = 0.0
+    rate: float = 1.0
+    scale: float = 1.0
+
+    @property
+    def t_clean(self) -> float:
+        return self.offset + self.rate * self.inner.t_clean
+
+    @property
+    def t_noise(self) -> float:
+        return self.offset + self.rate * self.inner.t_noise
+
+    def level(self, t: Scalar) -> Level:
+        level = self.inner.level((t - self.offset) / self.rate)
+        return Level(self.scale * level.alpha, self.scale * level.sigma)
+
+    def time(self, level: Level) -> Scalar:
+        return self.offset + self.rate * self.inner.time(level)
+
+
+@dataclass(frozen=True)
 class Row(Parameterization):
     """A parameterization given by its coefficients (a, b)."""
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +18,13 @@ from diffkit.times import Times
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, level_values, names_of, reference_of
 
+_P7 = np.polynomial.legendre.Legendre.basis(7)
+_INNER = np.sort(_P7.deriv().roots().real)
+NODES = torch.tensor([-1.0, *_INNER, 1.0], dtype=torch.float64)
+WEIGHTS = 2.0 / (56.0 * torch.from_numpy(_P7(NODES.numpy())) ** 2)
+"""The quadrature of Gauss and Lobatto on [-1, 1] with 8 nodes: it includes both ends, so that it misses no kink."""
 SCHEDULES: Mapping[str, Schedule] = {
     "discrete": fixtures.discrete(),
     "short": fixtures.discrete(7),
@@ -29,9 +39,9 @@ def fresh(case: Case) -> Times:
     return times
 
 
-def evenly_spread(count: int) -> Tensor:
-    """Return the midpoints of `count` equal parts of [0, 1], in a fixed random order."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+def evenly_spread(count: int, seed: int = 1) -> Tensor:
+    """Return the midpoints of `count` equal parts of [0, 1], in a random order that depends on the seed."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return ((torch.arange(count, dtype=torch.float64) + 0.5) / count)[order]
 
 
@@ -97,48 +107,271 @@ def varies(case: Case, result: LawResult) -> None:
 
 @law(
     "times",
-    statement="E[correction(t) f(t)] is the mean of f over uniform times",
+    statement="correction(t) p(t) is the probability of uniform times, for every t, by quadrature",
     source="Nichol & Dhariwal 2021 (arXiv:2102.09672), sec. 3.3",
-    tolerance=2e-2,
+    tolerance=1e-9,
 )
 def unbiased(case: Case, result: LawResult) -> None:
-    """Importance sampling changes the variance of a loss, not its mean."""
-    for title in SCHEDULES:
-        schedule, times = SCHEDULES[title], _learned(case, SCHEDULES[title])
-        t = times.draw(evenly_spread(16384), schedule)
-        factor = times.correction(t, schedule)
-        if factor is None:
+    """Importance sampling changes the variance of a loss, not its mean: E[correction(t) f(t)] is the mean of f.
+
+    On whole times p(t) is the length of the set of uniform numbers that give t. On others the integrals of
+    correction(t) f(t) over the uniform numbers are compared, for f = 1, u and u^2.
+    """
+    for title, schedule in SCHEDULES.items():
+        times = _learned(case, schedule)
+        if times.correction(times.draw(evenly_spread(8), schedule), schedule) is None:
+            raise NotApplicable("the times have no correction")
+        draw, together = time_of(times, schedule)
+        if schedule.steps is not None and (together or schedule.steps < 10):
+            every = torch.arange(1, schedule.steps + 1)
+            share = probabilities(draw, schedule.steps, 1 << 14 if together else 256) * schedule.steps
+            factor = _correction(times, every, schedule)
+            result.compare(share * factor, torch.ones_like(share), f"{title}: T p(t) correction(t)")
+        elif schedule.steps is None and together:
+
+            def moments(u: Tensor, times: Times = times, schedule: Schedule = schedule) -> Tensor:
+                t = times.draw(u, schedule)
+                x = fraction_of(t, schedule)
+                return _correction(times, t, schedule) * torch.stack([torch.ones_like(x), x, x * x])
+
+            for power, got in enumerate(integral(moments).tolist()):
+                result.compare(got, 1.0 / (power + 1), f"{title}: E[correction u^{power}]")
+
+
+def _correction(times: Times, t: Tensor, schedule: Schedule) -> Tensor:
+    factor = times.correction(t, schedule)
+    assert factor is not None
+    return factor.double()
+
+
+@law("times", name="reference", statement=STATEMENT, source=SOURCE, tolerance=3e-4)
+def reference(case: Case, result: LawResult) -> None:
+    """The density p of `fraction`, `t`, `half_logsnr`, `logsnr` or `ratio`, whichever its parameter names.
+
+    The probability between two quantiles of the times drawn is the integral of p between them. Times at the very ends
+    of the schedule are left out, since levels beyond are clamped to them. A table {fraction: probability of less}.
+    """
+    stated, count = reference_of(case), 1 << 14
+    for title, schedule in SCHEDULES.items():
+        times = fresh(case)
+        draw, together = time_of(times, schedule)
+        u = evenly_spread(count if together else 1 << 9)
+        t = torch.sort(draw(u).double()).values
+        if not callable(stated):
+            for place, want in stated.items():
+                if schedule.steps is None:
+                    got = float((fraction_of(t, schedule) <= place + 1e-12).double().mean())
+                    result.compare(got, want, f"{title}: probability of a fraction up to {place}")
             continue
-        low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
-        u = (t.double() - low) / span
-        flat = torch.arange(1, (schedule.steps or 4096) + 1).double() / (schedule.steps or 4096)
-        for power in (0, 1, 2):
-            got, want = float((factor.double() * u**power).mean()), float((flat**power).mean())
-            result.compare(got, want, f"{title}: E[correction t^{power}]")
-    if not result.checks:
-        raise NotApplicable("the times have no correction")
+        if schedule.steps is None:
+            rows = torch.linspace(0, len(t) - 1, 65).round().long().tolist()
+            inside = [i for i in rows if schedule.t_clean < float(t[i]) < schedule.t_noise * (1 - 1e-12)]
+            room = 0.0 if together else 4.0 / len(t)
+            for a, b in pairwise(inside):
+                got, want = (b - a) / len(t), _probability(stated, schedule, float(t[a]), float(t[b]))
+                where = f"{title}: probability of {float(t[a]):.5g} < t <= {float(t[b]):.5g}"
+                result.note(max(0.0, abs(got - want) - room), f"{where}: {got:.6g}", f"{want:.6g}")
+        elif together:
+            T = schedule.steps
+            for a, b in pairwise(sorted({1, 2, 3, max(1, T // 4), T // 2, max(1, T - 2), T - 1})):
+                if a < b:
+                    got = float(((t > a) & (t <= b)).double().mean())
+                    bounds = [_probability(stated, schedule, a + shift, b + shift) for shift in (0.0, 0.25, 0.5)]
+                    excess = max(0.0, min(bounds) - got, got - max(bounds))
+                    result.note(excess, f"{title}: probability of {a} < t <= {b}: {got:.6g}", f"{bounds[0]:.6g}")
+
+
+def _probability(density: Callable[..., Any], schedule: Schedule, low: float, high: float) -> float:
+    """Integrate a density over low < t <= high, by quadrature in the variable that it names."""
+    (name,) = [one for one in names_of(density) if one != "schedule"] or ("",)
+    start, end = (_variables(t, schedule).get(name, math.nan) for t in (low, high))
+    total = 0.0
+    for part in range(4):
+        a, b = (start + (end - start) * k / 4 for k in (part, part + 1))
+        for node, weight in zip(NODES.tolist(), WEIGHTS.tolist(), strict=True):
+            at = {name: 0.5 * (a + b) + 0.5 * (b - a) * node, "schedule": schedule}
+            total += 0.5 * abs(b - a) * weight * float(evaluate(density, at))
+    return total
+
+
+def _variables(t: float, schedule: Schedule) -> dict[str, float]:
+    values = level_values(schedule.level(t))
+    names = ("half_logsnr", "logsnr", "ratio")
+    span = schedule.t_noise - schedule.t_clean
+    return {"t": t, "fraction": (t - schedule.t_clean) / span, **{name: values[name] for name in names}}
 
 
 @law(
     "times",
-    statement="the frequency of a whole time matches its correction: T p(t) = 1 / correction(t)",
-    source="Nichol & Dhariwal 2021 (arXiv:2102.09672), sec. 3.3",
-    tolerance=3e-2,
+    statement="a batch of any size has, over many batches, the distribution of times that are drawn alone",
+    source="Kingma et al. 2021 (arXiv:2107.00630), app. I.1",
+    tolerance=5e-3,
 )
-def frequencies(case: Case, result: LawResult) -> None:
-    """Frequencies are counted over evenly spread uniform numbers; errors are relative to 1 / T."""
+def batches(case: Case, result: LawResult) -> None:
+    """Stratified, antithetic or shared numbers lower the variance of a batch and leave each time its distribution."""
+    rows = 512
+    for title in ("curve", "short"):
+        schedule = SCHEDULES[title]
+        times = fresh(case)
+        draw, together = time_of(times, schedule)
+        if together:
+            raise NotApplicable("each time depends on its own number only")
+        alone = fraction_of(torch.cat([draw(u[None]) for u in evenly_spread(rows)]), schedule)
+        for size in (2, 3, 8, 64):
+            columns = [evenly_spread(rows, seed=k) for k in range(size)]
+            pooled = torch.cat([times.draw(u, schedule) for u in torch.stack(columns, 1)])
+            gap = distance(fraction_of(pooled, schedule), alone)
+            result.note(
+                max(0.0, gap - 2.0 / rows), f"{title}: distance of the distributions, B = {size}: {gap:.3g}", "0"
+            )
+
+
+@law(
+    "times",
+    statement="the times do not depend on the clock of a schedule, nor on the scale of its levels",
+    source="identities A8",
+    tolerance=1e-6,
+    identities="A8",
+)
+def any_clock(case: Case, result: LawResult) -> None:
+    """t' = 5 + 2 t and levels of 3 times the scale describe the same training: the fractions drawn are the same."""
+    uniform = evenly_spread(256)
+    want = fraction_of(fresh(case).draw(uniform, fixtures.TRIG), fixtures.TRIG)
+    for title, schedule in (
+        ("t' = 5 + 2 t", fixtures.Reclocked(fixtures.TRIG, 5.0, 2.0)),
+        ("x' = 3 x", fixtures.Reclocked(fixtures.TRIG, scale=3.0)),
+    ):
+        got = fraction_of(fresh(case).draw(uniform, schedule), schedule)
+        result.compare(got, want, f"fraction of the schedule for {title}")
+
+
+@law(
+    "times",
+    statement="on a discrete schedule the distribution is that on the curve through its levels, to one step",
+    source="the definition of Times",
+    tolerance=2e-4,
+)
+def discrete_continuous(case: Case, result: LawResult) -> None:
+    """Whole times are the nearest, or the next, of those on the curve."""
+    whole = SCHEDULES["discrete"]
+    curve = fixtures.Reclocked(whole)
+    T = whole.t_noise
+    uniform = evenly_spread(1 << 13)
+    got = torch.sort(fresh(case).draw(uniform, whole).double()).values
+    want = torch.sort(fresh(case).draw(uniform, curve).double()).values
+    for k in (1, 2, 5, 50, 250, 500, 750, 950, 995, int(T) - 1):
+        share, low, high = (
+            float((t <= k + 1e-9 + more).double().mean()) for t, more in ((got, 0.0), (want, 0.0), (want, 0.5))
+        )
+        excess = max(0.0, low - share, share - high)
+        result.note(excess, f"probability of t <= {k}: {share:.6g}", f"{low:.6g} to {high:.6g}")
+
+
+@law(
+    "times",
+    statement="the first and the last step are not rarer than their neighbours lead one to expect",
+    source="identities K, off-by-one",
+    tolerance=0.0,
+)
+def both_ends(case: Case, result: LawResult) -> None:
+    """An index range that is one step too short leaves out an end. Half of a step is allowed, for rounded times."""
     for title in ("short", "discrete"):
         schedule = SCHEDULES[title]
-        times = _learned(case, schedule)
-        T = schedule.steps
-        assert T is not None
-        every = torch.arange(1, T + 1)
-        factor = times.correction(every, schedule)
-        if factor is None:
-            raise NotApplicable("the times have no correction")
-        t = times.draw(evenly_spread(131072), schedule)
-        share = torch.bincount(t, minlength=T + 2)[1 : T + 1].double() * T / len(t)
-        result.compare(share, 1.0 / factor.double(), f"{title}: T p(t)")
+        T = int(schedule.t_noise)
+        t = fresh(case).draw(evenly_spread(1 << 17), schedule)
+        count = torch.bincount(t, minlength=T + 1).double()
+        for end, after, next_one in ((1, 2, 3), (T, T - 1, T - 2)):
+            if float(count[after]) < 50:
+                continue
+            trend = min(1.0, float(count[after]) / max(1.0, float(count[next_one])))
+            result.holds(
+                float(count[end]) >= 0.4 * trend**3 * float(count[after]),
+                f"{title}: t = {end} drawn {int(count[end])} times, t = {after} {int(count[after])} times",
+                "about as often",
+            )
+
+
+def time_of(times: Times, schedule: Schedule) -> tuple[Callable[[Tensor], Tensor], bool]:
+    """Return the time of a number that is drawn alone, as a function (B,) -> (B,), and whether batches agree with it.
+
+    Args:
+        times: the distribution.
+        schedule: the schedule.
+
+    Returns:
+        The function, which makes one call per number if the times of a batch depend on each other; and whether they
+        do not.
+    """
+
+    def one_by_one(u: Tensor) -> Tensor:
+        return torch.cat([times.draw(one[None], schedule) for one in u])
+
+    probe = evenly_spread(16)
+    together = torch.equal(times.draw(probe, schedule), one_by_one(probe))
+    return (lambda u: times.draw(u, schedule)) if together else one_by_one, together
+
+
+def fraction_of(t: Tensor, schedule: Schedule) -> Tensor:
+    """Return (t - t_clean) / (t_noise - t_clean)."""
+    return (t.double() - schedule.t_clean) / (schedule.t_noise - schedule.t_clean)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference of the distribution functions of two sets of numbers, of Kolmogorov and Smirnov."""
+    places = torch.cat([a, b]) + 1e-9
+    shares = [torch.searchsorted(torch.sort(x).values, places, right=True).double() / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+def probabilities(draw: Callable[[Tensor], Tensor], steps: int, cells: int) -> Tensor:
+    """Compute p(t) for t = 1..steps, to rounding: the lengths of the intervals of u that give t.
+
+    Args:
+        draw: the whole times of uniform numbers.
+        steps: T.
+        cells: the number of cells of [0, 1] in which a change of t is looked for, and then found by bisection.
+
+    Returns:
+        The probabilities: (T,).
+    """
+    low = torch.linspace(0, 1, cells + 1, dtype=torch.float64)
+    low[-1] = 1.0 - 2.0**-53
+    t = draw(low)
+    changes = torch.nonzero(t[1:] != t[:-1]).flatten()
+    before, after, first = low[changes], low[changes + 1], t[changes]
+    for _ in range(45 if len(changes) else 0):
+        middle = 0.5 * (before + after)
+        same = draw(middle) == first
+        before, after = torch.where(same, middle, before), torch.where(same, after, middle)
+    edges = torch.cat([low[:1], after, torch.ones(1, dtype=torch.float64)])
+    share = torch.zeros(steps + 2, dtype=torch.float64)
+    share.index_add_(0, torch.cat([t[:1], t[changes + 1]]).long().clamp(0, steps + 1), edges[1:] - edges[:-1])
+    return share[1 : steps + 1]
+
+
+def integral(function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Integrate a piecewise smooth function (B,) -> (K, B) over [0, 1], halving the intervals that hold a kink."""
+    edges = torch.linspace(0, 1, 33, dtype=torch.float64)
+    low, high = edges[:-1], edges[1:]
+    total: Tensor | float = 0.0
+    whole = _panels(function, low, high)
+    for _ in range(44):
+        middle = 0.5 * (low + high)
+        left, right = _panels(function, low, middle), _panels(function, middle, high)
+        rough = (left + right - whole).abs().amax(0) > 1e-13
+        total = total + (left + right)[:, ~rough].sum(1)
+        low, high = torch.cat([low[rough], middle[rough]]), torch.cat([middle[rough], high[rough]])
+        whole = torch.cat([left[:, rough], right[:, rough]], 1)
+        if not len(low):
+            break
+    return total + whole.sum(1)
+
+
+def _panels(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    half = 0.5 * (high - low)
+    u = (0.5 * (low + high)[:, None] + half[:, None] * NODES).clamp(max=1.0 - 2.0**-53)
+    values = function(u.flatten())
+    return (values.reshape(len(values), *u.shape) * WEIGHTS).sum(2) * half
 
 
 def _learned(case: Case, schedule: Schedule) -> Times:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from diffkit.schedule import Schedule
 
 from .. import fixtures
 from ..case import Case
-from ..law_registry import LawResult, law
+from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, level_values, reference_of
 
 
 def places(case: Case) -> list[tuple[Schedule, Tensor]]:
@@ -84,6 +86,80 @@ def same_loss(case: Case, result: LawResult) -> None:
             keep = torch.as_tensor(p.weight(level)) > 1e-12
             ratio = torch.where(keep & (want > 0), got / want, torch.ones_like(want))
             result.compare(ratio, torch.ones_like(ratio), f"loss of {p.title}, relative, on {type(schedule).__name__}")
+
+
+def every_level(case: Case) -> Iterator[tuple[float, Level]]:
+    """Yield levels of floats from nearly clean to nearly pure noise, on curves of several scales, with their times.
+
+    A weighting of one schedule gets levels of that schedule only.
+    """
+    own = getattr(case.component, "schedule", None)
+    if own is not None:
+        for _, t in places(case):
+            yield from ((float(one), _as_floats(own.level(one[None]))) for one in t)
+        return
+    for i in range(-60, 61, 4):
+        angle = math.atan(math.exp(-i / 10))
+        sine, cosine = math.sin(angle), math.cos(angle)
+        for level in (
+            Level(cosine, sine),
+            Level(1.0, sine / cosine),
+            Level(cosine / (sine + cosine), sine / (sine + cosine)),
+        ):
+            yield math.nan, level
+
+
+def _as_floats(level: Level) -> Level:
+    return Level(float(torch.as_tensor(level.alpha)), float(torch.as_tensor(level.sigma)))
+
+
+def weight_at(weighting: Weighting, level: Level) -> float:
+    """Return the weight at a level of floats, computed as in training, on tensors (1,)."""
+    alpha, sigma = (torch.tensor([float(value)], dtype=torch.float64) for value in (level.alpha, level.sigma))
+    return float(torch.as_tensor(weighting(Level(alpha, sigma))))
+
+
+@law("weighting", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-6)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of level, snr, half_logsnr, logsnr, ratio, alpha, sigma or t; or a table {snr: weight}."""
+    stated = reference_of(case)
+    if callable(stated):
+        points = [(level, evaluate(stated, {**level_values(level), "t": t})) for t, level in every_level(case)]
+    else:
+        points = [(Level(math.sqrt(snr / (1 + snr)), 1 / math.sqrt(1 + snr)), want) for snr, want in stated.items()]
+    for level, want in points:
+        got, snr = weight_at(case.component, level), level_values(level)["snr"]
+        result.note(abs(got - want) / max(abs(want), 1e-30), f"weight at snr = {snr:.6g}: {got:.9g}", f"{want:.9g}")
+
+
+@law(
+    "weighting",
+    statement="the weight depends on alpha / sigma only: x and 3.7 x have the same signal-to-noise ratio",
+    source="the definition of Weighting; identities A8",
+    tolerance=1e-9,
+    identities="A8",
+)
+def scale_free(case: Case, result: LawResult) -> None:
+    """w is the weight of |x0 - x0_hat|^2, and x0 does not change if x is scaled."""
+    for _, level in every_level(case):
+        want = weight_at(case.component, level)
+        got = weight_at(case.component, Level(3.7 * float(level.alpha), 3.7 * float(level.sigma)))
+        result.note(abs(got - want) / max(abs(want), 1e-30), f"weight at 3.7 times {level}: {got:.9g}", f"{want:.9g}")
+
+
+@law(
+    "weighting",
+    statement="the weight is finite at pure noise, alpha = 0",
+    source="Lin et al. 2023 (arXiv:2305.08891), sec. 3.1",
+    tolerance=0.0,
+)
+def pure_noise(case: Case, result: LawResult) -> None:
+    """Schedules with zero terminal signal-to-noise ratio, and the straight path, train at alpha = 0."""
+    if getattr(case.component, "schedule", None) is not None:
+        raise NotApplicable("the weighting belongs to one schedule")
+    for level in (Level(0.0, 1.0), Level(0.0, 80.0)):
+        w = weight_at(case.component, level)
+        result.holds(math.isfinite(w) and w >= 0, f"weight at {level}: {w}", "a finite number >= 0")
 
 
 def compare_weight(case: Case, result: LawResult, formula: Callable[[Level], Tensor]) -> None:

@@ -1,0 +1,84 @@
+"""`law_reference`: the formula of a component, written a second time next to its class, for a law to compare it with.
+
+It is a method whose parameters choose, by their names, among the values that the law of the kind provides; or a table
+of points, which applies to the default options. docs/how-to/laws.md has the form and an example for each kind.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffkit.level import Level
+
+from .case import Case
+from .law_registry import NotApplicable
+
+MISSING = "no law_reference: no law knows its formula; docs/how-to/laws.md shows how to state it in one line"
+"""The reason that `check` shows for a component of these kinds without a reference."""
+STATEMENT = "the results are those of the component's law_reference"
+SOURCE = "the law_reference of the component"
+
+
+def reference_of(case: Case) -> Any:
+    """Return the `law_reference` of a component: a table, or a function that is bound to the instance.
+
+    Args:
+        case: the component.
+
+    Returns:
+        The reference, as the class declares it.
+
+    Raises:
+        NotApplicable: there is none, or it is a table and the options are not the defaults.
+    """
+    component = case.component
+    found = getattr(component, "law_reference", None)
+    if found is None:
+        raise NotApplicable(MISSING)
+    usual: tuple[Mapping[str, Any], ...] = ({}, getattr(component, "law_base", {}), {"example": "law_example"})
+    if not callable(found) and case.options not in usual:
+        raise NotApplicable("a table applies to the default options")
+    return found
+
+
+def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of the parameters of a reference."""
+    return tuple(inspect.signature(function).parameters)
+
+
+def evaluate(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Call a reference with those of the values that its parameters name.
+
+    Args:
+        function: the reference.
+        values: all values that the law provides, by name.
+
+    Returns:
+        The result of the reference.
+
+    Raises:
+        TypeError: a parameter has a name that the law does not provide.
+    """
+    names = names_of(function)
+    unknown = [name for name in names if name not in values]
+    if unknown:
+        raise TypeError(f"law_reference has the parameter {unknown[0]}; allowed are {', '.join(values)}")
+    return function(**{name: values[name] for name in names})
+
+
+def level_values(level: Level) -> dict[str, Any]:
+    """Return the names that a reference may use for a level, as floats, computed from alpha and sigma only."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    half = math.log(alpha / sigma) if alpha > 0 and sigma > 0 else math.inf if alpha > 0 else -math.inf
+    return {
+        "level": Level(alpha, sigma),
+        "alpha": alpha,
+        "sigma": sigma,
+        "snr": (alpha / sigma) ** 2 if sigma > 0 else math.inf,
+        "half_logsnr": half,
+        "logsnr": 2.0 * half,
+        "ratio": sigma / alpha if alpha > 0 else math.inf,
+    }
