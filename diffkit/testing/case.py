@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from diffkit.codec import Identity
 from diffkit.errors import DiffkitError
 from diffkit.network import Shape
 from diffkit.noise import key
-from diffkit.recipe.signature import REQUIRED, component_parameters
+from diffkit.recipe.signature import REQUIRED, Parameter, component_parameters
 
 from . import fixtures
 
@@ -77,8 +77,8 @@ IMAGES = Shape(3, 3, (8, 8), 4)
 PLAIN_IMAGES = Shape(3, 3, (8, 8))
 VECTORS = Shape(2, 2, (), 4)
 PLAIN_VECTORS = Shape(2, 2)
-NETWORK_CASES = 2
-"""Networks are built for the first two of these shapes that they accept: with classes and without."""
+MOST_CASES = {"network": 2, "codec": 1}
+"""Networks are built for the first two of these shapes that they accept, with classes and without; codecs for one."""
 
 
 def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any]]:
@@ -93,6 +93,8 @@ def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any
     if kind == "network":
         shapes = (PLAIN_VECTORS,) if "data" in injected else (IMAGES, PLAIN_IMAGES, VECTORS, PLAIN_VECTORS)
         return [{**base, "shape": shape} for shape in shapes]
+    if kind == "codec":
+        return [{**base, "data": fixtures.Pictures(), "shape": IMAGES}, base]
     schedules = (fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING) if "schedule" in injected else (None,)
     return [{**base, "schedule": schedule or base["schedule"]} for schedule in schedules]
 
@@ -129,9 +131,7 @@ def build_cases(
     if files is not None:
         sets = [files(_folder())]
     parameters = component_parameters(cls, kind)
-    injected = {
-        p.name: p.target for p in parameters if p.role == "injected" and (p.default is REQUIRED or p.target in INJECTED)
-    }
+    injected = _injected(parameters)
     for chosen in sets:
         missing = [p.name for p in parameters if p.required and p.default is REQUIRED and p.name not in chosen]
         if missing:
@@ -139,6 +139,34 @@ def build_cases(
                 raise CannotBuild(f"needs {', '.join(missing)}; declare law_options or law_example on the class")
             continue
         yield from _instances(Case(kind, name, None, chosen, deep=deep, seed=seed), cls, injected)
+
+
+def rebuilt(case: Case, context: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """Return the component of a case, built again.
+
+    Args:
+        case: the case.
+        context: dependencies to inject in place of those of the case, by kind.
+        **options: options in place of those of the case.
+
+    Returns:
+        Another instance of its class.
+    """
+    cls = type(case.component)
+    if "example" in case.options or not case.context:
+        return replace(case.component, **options)
+    given = {**case.context, **(context or {})}
+    injected = {name: given[target] for name, target in _injected(component_parameters(cls, case.kind)).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        return cls(**injected, **{**case.options, **options})
+
+
+def _injected(parameters: Sequence[Parameter]) -> dict[str, str]:
+    """Return the kinds of the parameters that receive a dependency, by name."""
+    return {
+        p.name: p.target for p in parameters if p.role == "injected" and (p.default is REQUIRED or p.target in INJECTED)
+    }
 
 
 def _instances(plan: Case, cls: type, injected: Mapping[str, str]) -> Iterator[Case]:
@@ -160,7 +188,7 @@ def _instances(plan: Case, cls: type, injected: Mapping[str, str]) -> Iterator[C
             continue
         built += 1
         yield Case(plan.kind, plan.name, component, plan.options, context, plan.deep, plan.seed)
-        if plan.kind == "network" and built == NETWORK_CASES:
+        if built == MOST_CASES.get(plan.kind):
             return
     if not built:
         raise failures[0]

@@ -166,6 +166,44 @@ class GaussianData(Data):
 
 
 @dataclass(frozen=True)
+class Pictures(Data):
+    """Pictures (3, 8, 8) in [-1, 1] with labels 0..3; their channels differ and their pixels are correlated.
+
+    stored    whether the raw values are uint8; the values in the range of the model are the same
+    contrast  the factor on the values
+    order     the seed of the order of the training examples
+    shift     what is added to the held-out examples
+    flat      whether the first channel is constant
+    """
+
+    stored: bool = False
+    contrast: float = 1.0
+    order: int = 0
+    shift: float = 0.0
+    flat: bool = False
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(3, (8, 8), classes=4, bounded=True, bins=256 if self.stored else None)
+
+    def split(self, part: Part) -> InMemorySplit:
+        source = torch.Generator().manual_seed(0 if part == "train" else 1)
+        count = 1024 if part == "train" else 128
+        sizes = ((1, 1, 1), (3, 1, 1), (1, 8, 8), (3, 8, 8))
+        parts = [torch.randn(count, *size, generator=source) for size in sizes]
+        parts[2] = torch.nn.functional.avg_pool2d(parts[2], 3, 1, 1)
+        x = sum((0.12 * one for one in parts), torch.tensor([0.1, -0.2, 0.3])[:, None, None])
+        x = self.contrast * x * torch.tensor([0.5, 0.8, 1.1])[:, None, None] + (self.shift if part != "train" else 0.0)
+        if self.flat:
+            x[:, 0] = 0.2
+        k = x.add(1.0).mul(127.5).round().clamp(0, 255)
+        if part == "train":
+            k = k[torch.randperm(count, generator=torch.Generator().manual_seed(self.order))]
+        raw = k.to(torch.uint8) if self.stored else k / 127.5 - 1.0
+        return InMemorySplit(raw, {"label": torch.arange(count) % 4})
+
+
+@dataclass(frozen=True)
 class ByLabel:
     """Denoisers for each label and, last, for the null label, as a conditional network learns them."""
 

@@ -16,7 +16,7 @@ from diffkit.level import Level
 from .case import Case
 from .law_registry import NotApplicable
 
-MISSING = "no law_reference: no law knows its formula; docs/how-to/laws.md shows how to state it in one line"
+MISSING = "no law_reference, so its formula is not tested; docs/how-to/laws.md shows how to state it in one line"
 """The reason that `check` shows for a component of these kinds without a reference."""
 STATEMENT = "the results are those of the component's law_reference"
 SOURCE = "the law_reference of the component"

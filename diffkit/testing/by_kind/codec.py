@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from diffkit.codec import Codec
-from diffkit.data import DataSpec
+from diffkit.data import Data, DataSpec, stack
+from diffkit.errors import DiffkitError
 
-from ..case import Case
-from ..law_registry import LawResult, law
+from .. import fixtures
+from ..case import Case, rebuilt
+from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 
-def images(case: Case) -> torch.Tensor:
-    """Return three images (3, 3, 8, 8) in [-1, 1]."""
-    return case.normal(3, 3, 8, 8, dtype=torch.float32).clamp(-1, 1)
+def images(case: Case) -> Tensor:
+    """Return three examples in [-1, 1], in the shape of the data of the case: images (3, 3, 8, 8) in general."""
+    return case.normal(3, *data_spec(case).shape, dtype=torch.float32).clamp(-1, 1)
+
+
+def data_spec(case: Case) -> DataSpec:
+    """Return the spec of the data that the codec is tested with."""
+    data: Data = case.context.get("data", fixtures.Pictures())
+    return replace(data.spec, bounded=True, bins=256, classes=4)
+
+
+def learns(case: Case) -> bool:
+    """Return whether the codec takes the data."""
+    return "data" in getattr(type(case.component).__init__, "__annotations__", {})
+
+
+def training_examples(data: Data) -> Tensor:
+    """Return all training examples in the range of the model: (N, C, *S) float32."""
+    split = data.split("train")
+    return data.to_model_range(stack(split, range(len(split)))[0])
 
 
 @law("codec", statement="decode(encode(x)) = x", source="the definition of Codec", tolerance=1e-4)
@@ -21,7 +45,51 @@ def round_trip(case: Case, result: LawResult) -> None:
     """The codes describe the same data. A lossy codec declares an exemption."""
     codec: Codec = case.component
     x = images(case)
-    result.compare(codec.decode(codec.encode(x)), x, "images 3 x 8 x 8")
+    z = codec.encode(x)
+    result.compare(codec.decode(z), x, "images 3 x 8 x 8")
+    if z.numel() == x.numel():
+        codes = case.normal(*z.shape, stream="z", dtype=torch.float32) * z.std() + z.mean()
+        result.compare(codec.encode(codec.decode(codes)), codes, "encode(decode(z))")
+
+
+@law("codec", name="reference", statement=STATEMENT, source=SOURCE, tolerance=5e-3)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of x: (B, C, *S) float64, and data, the training examples, that returns z; or {moment: value}.
+
+    The moments are those of the codes of the training examples: mean, std, channel_mean, channel_std, covariance (that
+    of all dimensions is the value times the identity), and norm, |z| / |x| of each example.
+    """
+    stated = reference_of(case)
+    codec: Codec = case.component
+    train = training_examples(case.context.get("data", fixtures.Pictures()))
+    if callable(stated):
+        x = images(case)
+        want = evaluate(stated, {"x": x.double(), "data": train.double()})
+        got = codec.encode(x)
+        result.compare(got, want, "code", float(want.abs().max()))
+        return
+    codes = codec.encode(train)
+    for name, value in stated.items():
+        if name not in MOMENTS:
+            raise TypeError(f"law_reference has the moment {name}; allowed are {', '.join(MOMENTS)}")
+        got = MOMENTS[name](train.double(), codes.double())
+        want = torch.eye(len(got)).double() * value if name == "covariance" else torch.full_like(got, value)
+        result.compare(got, want, f"{name} of the codes")
+
+
+def _channels(z: Tensor) -> Tensor:
+    return z.transpose(0, 1).flatten(1)
+
+
+MOMENTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mean": lambda x, z: z.mean(),
+    "std": lambda x, z: z.std(),
+    "channel_mean": lambda x, z: _channels(z).mean(1),
+    "channel_std": lambda x, z: _channels(z).std(1),
+    "covariance": lambda x, z: torch.cov(z.flatten(1).T),
+    "norm": lambda x, z: z.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1),
+}
+"""Moments of codes z of examples x that a law_reference may state."""
 
 
 @law(
@@ -35,16 +103,19 @@ def shapes(case: Case, result: LawResult) -> None:
     codec: Codec = case.component
     x = images(case)
     z = codec.encode(x)
-    spec = codec.spec(DataSpec(3, (8, 8), bounded=True, bins=256, classes=4))
+    spec = codec.spec(data_spec(case))
     result.holds(tuple(z.shape[1:]) == spec.shape, f"encode gives {tuple(z.shape[1:])}", f"{spec.shape}")
     result.holds(codec.decode(z).shape == x.shape, f"decode gives {tuple(codec.decode(z).shape)}", f"{tuple(x.shape)}")
+    for name, value in (("encode", z), ("decode", codec.decode(z))):
+        result.holds(value.dtype == x.dtype, f"{name} gives {value.dtype}", f"{x.dtype}, that of x")
     result.holds(spec.classes == 4, f"spec has {spec.classes} classes", "those of the data")
     if spec.bounded:
-        result.holds(
-            float(z.abs().max()) <= 1.0 + 1e-6,
-            f"|z| up to {float(z.abs().max()):.3g}",
-            "<= 1, as spec.bounded requires",
-        )
+        extreme = torch.cat([x, torch.ones_like(x[:1]), -torch.ones_like(x[:1])])
+        top = float(codec.encode(extreme).abs().max())
+        result.holds(top <= 1.0 + 1e-6, f"|z| up to {top:.3g}", "<= 1, as spec.bounded requires")
+    if spec.bins is not None:
+        kept = torch.equal(z, x)
+        result.holds(kept, f"spec has {spec.bins} bins, but encode changes values", "bins None, unless z = x")
 
 
 @law(
@@ -58,7 +129,56 @@ def each_alone(case: Case, result: LawResult) -> None:
     codec: Codec = case.component
     x = images(case)
     kept, z = x.clone(), codec.encode(x)
+    size = max(1.0, float(z.abs().max()))
     result.compare(codec.encode(x), z, "encode again")
     result.compare(x, kept, "x afterwards")
-    result.compare(codec.encode(x[:1]), z[:1], "the first example alone")
+    result.compare(codec.encode(x[:1]), z[:1], "the first example alone", size)
+    codes = z.clone()
     result.compare(codec.decode(z[:1]), codec.decode(z)[:1], "the first example decoded alone")
+    result.compare(z, codes, "z after decode")
+
+
+@law(
+    "codec",
+    statement="a codec that takes the data learns from all training examples, in the range of the model, and only them",
+    source="the definition of Codec",
+    tolerance=1e-3,
+)
+def learned(case: Case, result: LawResult) -> None:
+    """A run that is opened again builds its codec again: it must be the same codec."""
+    if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
+        raise NotApplicable("the codec does not take the data")
+    x = images(case)
+    z = case.component.encode(x)
+    size = float(z.abs().max())
+    for title, data in (
+        ("built again", fixtures.Pictures()),
+        ("other held-out examples", fixtures.Pictures(shift=0.3)),
+        ("training examples in another order", fixtures.Pictures(order=1)),
+        ("the same data stored as uint8", fixtures.Pictures(stored=True)),
+    ):
+        result.compare(rebuilt(case, {"data": data}).encode(x), z, f"code, {title}", size)
+    other = rebuilt(case, {"data": fixtures.Pictures(contrast=0.5)}).encode(x)
+    result.holds(not torch.allclose(other, z, 1e-3), "the same codec for data of half the contrast", "another codec")
+
+
+@law(
+    "codec",
+    statement="for data with a constant channel the codes are finite, or the codec raises an error",
+    source="the definition of Codec",
+    tolerance=1e-3,
+)
+def constant_channel(case: Case, result: LawResult) -> None:
+    """Division by a standard deviation of 0 would give nan in every sample."""
+    if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
+        raise NotApplicable("the codec does not take the data")
+    data = fixtures.Pictures(flat=True)
+    try:
+        codec: Codec = rebuilt(case, {"data": data})
+    except (ValueError, DiffkitError):
+        result.holds(True, "refused", "")
+        return
+    x = training_examples(data)[:8]
+    z = codec.encode(x)
+    result.holds(bool(torch.isfinite(z).all()), "codes that are not finite", "finite")
+    result.compare(codec.decode(z), x, "decode(encode(x)) of training examples")

@@ -13,6 +13,7 @@ from diffkit.level import Level
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -170,6 +171,17 @@ def augmentation_inputs(case: Case) -> tuple[Tensor, Tensor, Cond]:
     x = case.normal(8, 3, 6, 6, dtype=torch.float32).clamp(-1, 1)
     uniform = torch.rand(8, augmentation.draws, generator=case.generator("u"))
     return x, uniform, {"label": torch.arange(8)}
+
+
+@law("augmentation", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-5)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of one example x: (C, *S) and its numbers uniform: (draws,), that returns the changed example."""
+    stated = reference_of(case)
+    x, uniform, cond = augmentation_inputs(case)
+    y, _ = case.component(x, uniform, cond)
+    for i in range(len(x)):
+        want = torch.as_tensor(evaluate(stated, {"x": x[i].clone(), "uniform": uniform[i]}))
+        result.compare(y[i], want, f"example {i}, uniform = {uniform[i].tolist()}")
 
 
 @law(

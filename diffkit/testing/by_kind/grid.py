@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from diffkit.errors import DiffkitError
-from diffkit.grid import Grid
+from diffkit.grid import Grid, push_apart, round_half_up
 from diffkit.schedule import Schedule
 
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501, 599, 600, 750, 999, 1000)
 
@@ -34,6 +35,50 @@ def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
         counts = range(1, top + 1) if top <= 64 or case.deep else [n for n in COUNTS if n <= top]
         for n in counts:
             yield title, schedule, n
+
+
+@law("grid", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-7)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of schedule and n, the times without the clean one, noisiest first; or a table {n: times}, T = 1000.
+
+    On a discrete schedule the stated times are rounded, halves upwards, and made distinct.
+    """
+    stated = reference_of(case)
+    if callable(stated):
+        cases = [(*one, evaluate(stated, {"schedule": one[1], "n": one[2]})) for one in settings(case)]
+    else:
+        cases = [("1000 steps", fixtures.discrete(), n, times) for n, times in stated.items()]
+    for title, schedule, n, want in cases:
+        got, times = case.component.times(schedule, n), [float(t) for t in want]
+        if schedule.steps is not None:
+            times = [float(t) for t in push_apart([round_half_up(t) for t in times], schedule.steps)]
+        result.holds(len(times) == n, f"n = {n} on {title}: law_reference has {len(times)} times", f"{n}")
+        span = schedule.t_noise - schedule.t_clean
+        for j, (t, value) in enumerate(zip(got, times, strict=False)):
+            result.note(abs(t - value) / span, f"n = {n} on {title}: t_{j} = {t:.9g}", f"{value:.9g}")
+
+
+@law(
+    "grid",
+    statement="the times do not depend on the clock of a schedule, nor on the scale of its levels",
+    source="identities A8",
+    tolerance=1e-9,
+    identities="A8",
+)
+def any_clock(case: Case, result: LawResult) -> None:
+    """t' = 5 + 2 t and levels of 3 times the scale describe the same sampling: the levels have the same angles."""
+    grid: Grid = case.component
+    if grid.discrete_only:
+        raise NotApplicable("the grid requires a discrete schedule")
+    for inner in (fixtures.EXPLODING, *((fixtures.TRIG,) if grid.reaches_noise else ())):
+        for title, schedule in (
+            ("t' = 5 + 2 t", fixtures.Reclocked(inner, 5.0, 2.0)),
+            ("x' = 3 x", fixtures.Reclocked(inner, scale=3.0)),
+        ):
+            for n in (1, 2, 9):
+                pairs = zip(grid.levels(schedule, n), grid.levels(inner, n), strict=True)
+                for j, (got, want) in enumerate(pairs):
+                    result.compare(float(got.angle), float(want.angle), f"{title}: angle of level {j} of {n}")
 
 
 @law(

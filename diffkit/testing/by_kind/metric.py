@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from diffkit.metric import Evaluation, Metric
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 COUNT = 200
 
@@ -53,27 +56,137 @@ def repeatable(case: Case, result: LawResult) -> None:
     result.holds(dict(first) == dict(again), f"{dict(again)}", f"{dict(first)}")
 
 
+@law("metric", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-4)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of samples, train, held_out: (N, D) float64, their labels, or evaluation: the headline, or values by
+    name; or a table of known cases, each (samples, train, value) with points as lists of numbers.
+    """
+    metric: Metric = case.component
+    stated = reference_of(case)
+    if not callable(stated):
+        for samples, train, want in stated:
+            sets = [torch.tensor(points, dtype=torch.float32) for points in (samples, train)]
+            found = metric(Evaluation(DataSpec(sets[0].shape[1]), *sets, sets[1], seed=case.seed))
+            _compare_values(result, found, want, f"samples {samples}, train {train}")
+        return
+    for title, evaluation in evaluations(case).items():
+        values = {
+            "samples": evaluation.samples.double(),
+            "train": evaluation.train.double(),
+            "held_out": evaluation.held_out.double(),
+            "sample_labels": evaluation.sample_labels,
+            "train_labels": evaluation.train_labels,
+            "held_out_labels": evaluation.held_out_labels,
+            "evaluation": evaluation,
+        }
+        _compare_values(result, metric(evaluation), evaluate(stated, values), title)
+
+
+def _compare_values(result: LawResult, found: Mapping[str, float], want: Any, title: str) -> None:
+    for name, value in (want if isinstance(want, Mapping) else {next(iter(found)): want}).items():
+        result.compare(found.get(name, math.nan), float(value), f"{name} of {title}", 1e-2)
+
+
+def evaluations(case: Case) -> dict[str, Evaluation]:
+    """Return small evaluations that differ in what a metric may confuse: samples and data, counts, classes."""
+    whole = evaluation_of(case)
+    labels = whole.sample_labels
+    assert labels is not None
+    few = torch.arange(60)
+    base = replace(whole, samples=whole.samples[few], sample_labels=labels[few])
+    base = replace(base, train=whole.train[:80], train_labels=labels[:80], held_out=whole.held_out[:70])
+    base = replace(base, held_out_labels=labels[:70])
+    one_class = torch.nonzero(labels == 0).flatten()[:50]
+    return {
+        "equal distributions": base,
+        "samples of one class": replace(base, samples=whole.samples[one_class], sample_labels=labels[one_class]),
+        "wide samples": replace(base, samples=3.0 * base.samples + 0.5),
+        "narrow samples": replace(base, samples=0.2 * base.samples - 0.5),
+    }
+
+
 @law(
     "metric",
-    statement="samples of the true distribution score better than shifted and widened ones",
+    statement="samples of the true distribution score better than shifted ones, and than wide or narrow ones",
     source="the definition of Metric",
     tolerance=0.0,
 )
 def ranks(case: Case, result: LawResult) -> None:
-    """`lower_is_better` states the direction."""
+    """`lower_is_better` states the direction. A distance is larger for wide samples; a measure of quality alone, such
+    as precision, or of diversity alone, such as recall, notices either wide or narrow ones.
+    """
     metric: Metric = case.component
     if metric.lower_is_better is None:
         raise NotApplicable("lower_is_better is None")
     evaluation = evaluation_of(case)
     good = first_value(metric(evaluation))
+    centre = evaluation.samples.mean(0)
     bad = {
         "shifted by 4": evaluation.samples + torch.tensor([-4.0, 4.0]),
         "five times as wide": 5.0 * evaluation.samples,
+        "a tenth as wide": centre + 0.1 * (evaluation.samples - centre),
     }
+    worse = {}
     for name, samples in bad.items():
         score = first_value(metric(replace(evaluation, samples=samples)))
-        better = good < score if metric.lower_is_better else good > score
-        result.holds(better, f"{name}: {score:.5g}, true law: {good:.5g}", "a worse value")
+        worse[name] = score > good if metric.lower_is_better else score < good
+        if name.startswith("shifted") or (metric.lower_is_better and name.startswith("five")):
+            result.holds(worse[name], f"{name}: {score:.5g}, true law: {good:.5g}", "a worse value")
+    noticed = any(worse[name] for name in bad if not name.startswith("shifted"))
+    result.holds(noticed, "wide and narrow samples score as well as those of the true law", "one of them worse")
+
+
+@law(
+    "metric",
+    statement="no samples score better than the training examples themselves, to 2 percent",
+    source="the definition of a distance",
+    tolerance=0.0,
+)
+def identity(case: Case, result: LawResult) -> None:
+    """A distance is least, and a measure of quality largest, for equal sets."""
+    metric: Metric = case.component
+    if metric.lower_is_better is None:
+        raise NotApplicable("lower_is_better is None")
+    evaluation = evaluation_of(case)
+    same = replace(evaluation, samples=evaluation.train, sample_labels=evaluation.train_labels)
+    best, other = first_value(metric(same)), first_value(metric(evaluation))
+    room = 0.02 * max(abs(best), abs(other))
+    fine = best <= other + room if metric.lower_is_better else best >= other - room
+    result.holds(fine, f"training examples: {best:.5g}, other samples of their law: {other:.5g}", "not better")
+
+
+FAMILIES = {"precision": "quality", "density": "quality", "recall": "diversity", "coverage": "diversity"}
+"""What values with these words in their names measure."""
+
+
+@law(
+    "metric",
+    statement="precision and density fall for samples far from the data, recall and coverage for a class left out",
+    source="Kynkaanniemi et al. 2019 (arXiv:1904.06991), fig. 1; Naeem et al. 2020 (arXiv:2002.09797), sec. 3",
+    tolerance=0.0,
+)
+def quality_diversity(case: Case, result: LawResult) -> None:
+    """The values are recognised by their names. Each of the two kinds changes little in the other case."""
+    metric: Metric = case.component
+    evaluation = evaluation_of(case)
+    labels = evaluation.sample_labels
+    assert labels is not None
+    far = evaluation.samples.clone()
+    far[::4] += 40.0
+    far[1::4] += 40.0
+    one = evaluation.samples.clone()
+    one[labels == 1] = (torch.tensor([-1.5, 0.0]) + 0.5 * case.normal(COUNT, 2, stream="one")).float()[labels == 1]
+    full = metric(evaluation)
+    scores = {"far": metric(replace(evaluation, samples=far)), "one": metric(replace(evaluation, samples=one))}
+    for name, value in full.items():
+        kind = next((kind for word, kind in FAMILIES.items() if word in name.lower()), None)
+        if kind is None:
+            continue
+        falls, keeps = ("far", "one") if kind == "quality" else ("one", "far")
+        for case_name, fine in ((falls, lambda share: share < 0.75), (keeps, lambda share: share > 0.65)):
+            share = scores[case_name][name] / value if value else math.nan
+            where = "half of the samples far away" if case_name == "far" else "samples of one class of two"
+            result.holds(fine(share), f"{name}, {where}: {share:.3g} of the value before", f"as {kind} does")
 
 
 @law(
@@ -87,8 +200,63 @@ def order_free(case: Case, result: LawResult) -> None:
     metric: Metric = case.component
     evaluation = evaluation_of(case)
     order = torch.randperm(COUNT, generator=case.generator("order"))
-    moved = replace(evaluation, samples=evaluation.samples[order], sample_labels=_take(evaluation.sample_labels, order))
-    result.compare(first_value(metric(moved)), first_value(metric(evaluation)), "the samples in another order")
+    want = metric(evaluation)
+    for part, labels in (
+        ("samples", "sample_labels"),
+        ("train", "train_labels"),
+        ("held_out", "held_out_labels"),
+    ):
+        moved = {part: getattr(evaluation, part)[order], labels: _take(getattr(evaluation, labels), order)}
+        for name, value in metric(replace(evaluation, **moved)).items():
+            result.compare(value, want[name], f"{name}, {part} in another order")
+
+
+@law(
+    "metric",
+    statement="a metric uses those sets of examples, and the labels, that its description names",
+    source="the definition of Metric",
+    tolerance=0.0,
+)
+def sets_used(case: Case, result: LawResult) -> None:
+    """Samples are compared with the training examples; one that uses held-out examples or labels states it.
+
+    The words are searched in `definition` and in the docstring of the class.
+    """
+    metric: Metric = case.component
+    text = f"{metric.definition} {type(metric).__doc__}".lower()
+    evaluation = evaluation_of(case)
+    kept = [getattr(evaluation, part).clone() for part in ("samples", "train", "held_out")]
+    want = dict(metric(evaluation))
+    for part, value in zip(("samples", "train", "held_out"), kept, strict=True):
+        result.holds(torch.equal(getattr(evaluation, part), value), f"{part} afterwards: other values", "the same")
+    if not re.search(r"held.?out|unseen|test", text):
+        moved = metric(replace(evaluation, held_out=evaluation.held_out + 3.0))
+        result.holds(dict(moved) == want, f"other held-out examples: {dict(moved)}", f"{want}, or a word on them")
+    if re.search(r"train|reference|real|data", text):
+        moved = metric(replace(evaluation, train=1.3 * evaluation.train + 2.0))
+        result.holds(dict(moved) != want, f"other training examples: {dict(moved)}", "another value")
+    if not re.search(r"label|class", text):
+        moved = metric(replace(evaluation, sample_labels=None, train_labels=None, held_out_labels=None))
+        result.holds(dict(moved) == want, f"without labels: {dict(moved)}", f"{want}, or a word on labels")
+
+
+@law(
+    "metric",
+    statement="prepare(evaluation)(rows) is the metric of these samples, also if they are fewer than the examples",
+    source="the definition of Metric.prepare",
+    tolerance=1e-9,
+)
+def prepared(case: Case, result: LawResult) -> None:
+    """Confidence intervals come from `prepare`, the number itself from a call."""
+    metric: Metric = case.component
+    evaluation = evaluation_of(case)
+    labels = evaluation.sample_labels
+    assert labels is not None
+    for rows in (torch.arange(COUNT), torch.arange(40, 160)):
+        want = metric(evaluation.with_samples(evaluation.samples[rows], labels[rows]))
+        got = metric.prepare(evaluation)(rows)
+        for name, value in want.items():
+            result.compare(got[name], value, f"{name} of {len(rows)} samples")
 
 
 def _take(labels: Tensor | None, order: Tensor) -> Tensor | None:

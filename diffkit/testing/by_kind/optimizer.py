@@ -14,6 +14,7 @@ from diffkit.train.optimizer import Update
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 SHAPES = {
     "enter.weight": (8, 6),
@@ -53,6 +54,49 @@ def _compare_parameters(
 ) -> None:
     for name in want:
         result.compare(got[name], want[name], f"{name} {title}", 1e-3)
+
+
+@law("optimizer", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-5)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of w, a matrix (4, 3) float64, and the list of its gradients, that returns w after as many steps."""
+    build: Optimizer = case.component
+    stated = reference_of(case)
+    for count in (1, 2, 6):
+        start = case.normal(4, 3, stream="reference")
+        gradients = [case.normal(4, 3, stream=f"gradient {k}") for k in range(count)]
+        parameter = nn.Parameter(start.clone())
+        optimizer = build([("blocks.0.weight", parameter)])
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        want = torch.as_tensor(evaluate(stated, {"w": start.clone(), "gradients": gradients}))
+        moved = float((want - start).abs().max())
+        result.compare((parameter.detach() - start) / moved, (want - start) / moved, f"change after {count} steps")
+
+
+@law(
+    "optimizer",
+    statement="lr of a group is read at each step: a rate of 0 changes nothing, half the rate half as much",
+    source="the definition of LRSchedule",
+    tolerance=1e-3,
+)
+def rates(case: Case, result: LawResult) -> None:
+    """A learning-rate schedule sets the rates of the groups before each step. The first step is compared."""
+    build: Optimizer = case.component
+    changes = []
+    for factor in (1.0, 0.5, 0.0):
+        parameters = {name: nn.Parameter(value.detach().double()) for name, value in _parameters(case).items()}
+        optimizer = build(list(parameters.items()))
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["lr"]
+        _step(optimizer, parameters, {name: value.double() for name, value in _gradients(case, 0).items()})
+        start = _parameters(case)
+        changes.append({name: value.detach() - start[name].detach() for name, value in parameters.items()})
+    for name in SHAPES:
+        whole, half, none = (change[name] for change in changes)
+        size = max(float(whole.abs().max()), 1e-30)
+        result.compare(half / size, 0.5 * whole / size, f"change of {name} at half the rate")
+        result.compare(none / size, 0.0 * whole, f"change of {name} at the rate 0")
 
 
 @law(
@@ -172,6 +216,19 @@ def repeatable(case: Case, result: LawResult) -> None:
             _step(optimizer, parameters, _gradients(case, step))
     result.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
     _compare_parameters(result, sets[1], sets[0], "of the second optimizer")
+
+
+@law("lr-schedule", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+def lr_reference(case: Case, result: LawResult) -> None:
+    """A function of step, 0 for the first update, and steps, their number; or a table {(step, steps): factor}."""
+    stated = reference_of(case)
+    if callable(stated):
+        places = [(step, steps) for steps in STEPS for step in _places(steps, case.deep)]
+        points = {place: evaluate(stated, {"step": place[0], "steps": place[1]}) for place in places}
+    else:
+        points = stated
+    for (step, steps), want in points.items():
+        result.compare(case.component(step, steps), want, f"factor at step {step} of {steps}")
 
 
 @law(

@@ -12,6 +12,7 @@ from diffkit.schedule import Discrete, Schedule, sde
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"
 HO = "Ho et al. 2020 (arXiv:2006.11239)"
@@ -36,6 +37,34 @@ def inner(case: Case) -> list[float]:
     if schedule.steps is not None:
         return [t + 0.5 for t in sample_times(case) if t + 0.5 < schedule.t_noise and t == int(t)] or [0.5]
     return sample_times(case)[:-1]
+
+
+@law("schedule", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-7)
+def reference(case: Case, result: LawResult) -> None:
+    """A function of t, fraction or steps, or a table {t: ...}: a pair (alpha, sigma), or a number, half_logsnr.
+
+    The numbers alpha and sigma are compared relative to their size, half_logsnr by its difference. A discrete schedule
+    is compared at whole times.
+    """
+    schedule: Schedule = case.component
+    stated = reference_of(case)
+    low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
+    if callable(stated):
+        times = [t for t in sample_times(case) if schedule.steps is None or t == int(t)]
+        values = ({"t": t, "fraction": (t - low) / span, "steps": schedule.steps} for t in times)
+        points = {value["t"]: evaluate(stated, value) for value in values}
+    else:
+        points = stated
+    for t, want in points.items():
+        level = schedule.level(float(t))
+        if not isinstance(want, tuple):
+            gap = abs(float(level.half_logsnr) - want) if math.isfinite(want) else math.inf
+            if float(level.half_logsnr) != want:
+                result.note(gap, f"half_logsnr({t:.6g}) = {float(level.half_logsnr):.10g}", f"{want:.10g}")
+            continue
+        for name, value in zip(("alpha", "sigma"), want, strict=True):
+            got = float(getattr(level, name))
+            result.note(abs(got - value) / max(abs(value), 1e-9), f"{name}({t:.6g}) = {got:.10g}", f"{value:.10g}")
 
 
 @law(
