@@ -152,7 +152,7 @@ def rebuilt(case: Case, context: Mapping[str, Any] | None = None, **options: Any
     Returns:
         Another instance of its class.
     """
-    cls = type(case.component)
+    cls: type = type(case.component)
     if "example" in case.options or not case.context:
         return replace(case.component, **options)
     given = {**case.context, **(context or {})}

@@ -65,8 +65,8 @@ def reference(case: Case, result: LawResult) -> None:
     stated = reference_of(case)
     if not callable(stated):
         for samples, train, want in stated:
-            sets = [torch.tensor(points, dtype=torch.float32) for points in (samples, train)]
-            found = metric(Evaluation(DataSpec(sets[0].shape[1]), *sets, sets[1], seed=case.seed))
+            ours, theirs = (torch.tensor(points, dtype=torch.float32) for points in (samples, train))
+            found = metric(Evaluation(DataSpec(ours.shape[1]), ours, theirs, theirs, seed=case.seed))
             _compare_values(result, found, want, f"samples {samples}, train {train}")
         return
     for title, evaluation in evaluations(case).items():
@@ -182,11 +182,12 @@ def quality_diversity(case: Case, result: LawResult) -> None:
         kind = next((kind for word, kind in FAMILIES.items() if word in name.lower()), None)
         if kind is None:
             continue
-        falls, keeps = ("far", "one") if kind == "quality" else ("one", "far")
-        for case_name, fine in ((falls, lambda share: share < 0.75), (keeps, lambda share: share > 0.65)):
-            share = scores[case_name][name] / value if value else math.nan
-            where = "half of the samples far away" if case_name == "far" else "samples of one class of two"
-            result.holds(fine(share), f"{name}, {where}: {share:.3g} of the value before", f"as {kind} does")
+        falls = "far" if kind == "quality" else "one"
+        for changed, found in scores.items():
+            share = found[name] / value if value else math.nan
+            where = "half of the samples far away" if changed == "far" else "samples of one class of two"
+            fine = share < 0.75 if changed == falls else share > 0.65
+            result.holds(fine, f"{name}, {where}: {share:.3g} of the value before", f"as {kind} does")
 
 
 @law(

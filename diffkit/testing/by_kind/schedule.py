@@ -51,8 +51,8 @@ def reference(case: Case, result: LawResult) -> None:
     low, span = schedule.t_clean, schedule.t_noise - schedule.t_clean
     if callable(stated):
         times = [t for t in sample_times(case) if schedule.steps is None or t == int(t)]
-        values = ({"t": t, "fraction": (t - low) / span, "steps": schedule.steps} for t in times)
-        points = {value["t"]: evaluate(stated, value) for value in values}
+        values = {t: {"t": t, "fraction": (t - low) / span, "steps": schedule.steps} for t in times}
+        points = {t: evaluate(stated, value) for t, value in values.items()}
     else:
         points = stated
     for t, want in points.items():
