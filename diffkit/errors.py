@@ -6,8 +6,25 @@ does not import torch, so that listing commands stay fast.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def plain(text: str, keep: str = "\n\t") -> str:
+    """Return `text` with each control character, direction mark and half of a surrogate pair as an escape: `\\x1b`.
+
+    Every text that diffkit prints passes this function, so a name in a file cannot control the terminal.
+    """
+    return re.sub(r"[^ -~]", lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    hidden = unicodedata.category(character) in UNPRINTABLE
+    return character.encode("unicode_escape").decode() if hidden else character
 
 
 @dataclass(frozen=True)

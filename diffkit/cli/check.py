@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import ViolationError
-from .console import as_json, say, table
+from ..errors import ViolationError, plain
+from .console import as_json, say, say_json, table
 
 if TYPE_CHECKING:
     from ..testing.engine import Report, Row
@@ -36,13 +36,13 @@ def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everyth
         nonlocal last
         if shown and row.component != last:
             last = row.component
-            click.echo(f"\r\033[K{last}", nl=False, err=True)
+            click.echo(f"\r\033[K{plain(last)}", nl=False, err=True)
 
     report = run(target, deep=deep, seed=seed, on_row=progress)
     if shown:
         click.echo("\r\033[K", nl=False, err=True)
     if as_json:
-        click.echo(report.to_json())
+        say_json(report.to_dict())
     else:
         _show(report, everything)
     if not report.ok:

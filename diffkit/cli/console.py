@@ -1,4 +1,7 @@
-"""Printing: tables for people, JSON for programs, errors in one style on standard error."""
+"""Printing: tables for people, JSON for programs, errors in one style on standard error.
+
+Names and texts come from files and plugins. So all text passes `plain`, and none of it is read as markup.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
+
+from ..errors import plain
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -39,11 +45,12 @@ def to_reader() -> Iterator[None]:
 def say(text: str = "") -> None:
     """Print one line or block to standard output."""
     with to_reader():
-        click.echo(text, color=colors())
+        click.echo(plain(text), color=colors())
 
 
 def say_error(text: str) -> None:
     """Print an error to standard error, unless it is closed; the code is red on a terminal."""
+    text = plain(text)
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR") and text.startswith("error["):
         head, _, rest = text.partition("]")
         text = click.style(f"{head}]", fg="red", bold=True) + rest
@@ -52,9 +59,10 @@ def say_error(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """Print a plain value as JSON."""
+    """Print a plain value as JSON; characters that a terminal would interpret are escaped as `\\u001b`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     with to_reader():
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        click.echo(re.sub(r"[^\n -~]", lambda c: c[0] if plain(c[0]) == c[0] else json.dumps(c[0])[1:-1], text))
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None = None) -> None:
@@ -67,13 +75,20 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str], title: str | None 
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    def cell(text: str) -> Text:
+        return Text(plain(text, keep=""))
 
     wide = None if sys.stdout.isatty() else 160
     text = io.StringIO()  # rich itself ends the process if the pipe is closed
     console = Console(file=text, width=wide, force_terminal=colors(), no_color=not colors(), highlight=False)
-    grid = Table(*head, title=title, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    name = None if title is None else Text(plain(title), "table.title")
+    grid = Table(title=name, box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in head:
+        grid.add_column(cell(column))
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(cell, row))
     console.print(grid)
     with to_reader():
         click.echo(text.getvalue(), nl=False, color=colors())

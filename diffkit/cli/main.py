@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -157,6 +159,12 @@ def _value(switch: str, words: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A mistake of the user never shows a traceback."""
     configure_process()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *place, **more: say_error(f"warning: {message}")
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     verbose = any(word in ("-v", "--verbose") for word in given)
     try:
@@ -168,7 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say_error(traceback.format_exc())
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say_error(shown.getvalue().rstrip())
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say_error("stopped")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import DiffkitError, ResourceError, StoppedError
+from ..errors import DiffkitError, ResourceError, StoppedError, plain
 from ..host import registry
 from ..recipe.assembly import Assembly, assemble
 from ..recipe.effective import effective_yaml
@@ -180,4 +180,4 @@ def _print_warning(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, file=DetachableStream(sys.stderr), flush=True)
+    print(plain(text), file=DetachableStream(sys.stderr), flush=True)

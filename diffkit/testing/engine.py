@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import traceback
 import warnings
@@ -66,13 +65,13 @@ class Report:
         """Return the number of rows with this verdict."""
         return sum(row.verdict == verdict for row in self.rows)
 
-    def to_json(self) -> str:
-        """Return one JSON object; an infinite error is the text "inf"."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; an infinite error is the text "inf"."""
         rows = [asdict(row) for row in self.rows]
         for row in rows:
             if row["error"] is not None and not math.isfinite(row["error"]):
                 row["error"] = str(row["error"])
-        return json.dumps({"ok": self.ok, "seed": self.seed, "deep": self.deep, "rows": rows}, indent=2)
+        return {"ok": self.ok, "seed": self.seed, "deep": self.deep, "rows": rows}
 
 
 def check(
