@@ -197,3 +197,7 @@ class StoppedError(DiffkitError):
     """Raised after a signal stopped the program; a checkpoint is saved, and the same command resumes."""
 
     code, exit_code = "DK620", 75
+
+    def render(self) -> str:
+        """Format the message without a code: a deliberate stop is not an error."""
+        return self.message if self.fix is None else f"{self.message}; {self.fix}"

@@ -19,6 +19,7 @@ from ..recipe.load import Source
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
+from ..report.wording import large
 from ..runtime.distributed import join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
 from ..runtime.memory import enough_memory
@@ -26,6 +27,7 @@ from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
+from ..train.precision import choose
 from .reporting import write_report
 from .sample_files import draw_and_save
 from .stage_status import StageRecord, StageStatus, stopwatch
@@ -74,10 +76,12 @@ def run(
         if world.is_main:
             opened = open_directory(path, loaded, chosen, resume)
             world.barrier()
-            on_event = None if quiet else _print_warning
+            on_event = None if quiet else _print_event
             with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
                 for change in opened.changes:
                     events.event("environment", {"change": change})
+                if not quiet:
+                    _print(_opening_line(assembly, chosen, path))
                 with _failure_logged(opened.directory, events, signals):
                     stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                     step = train(
@@ -146,11 +150,18 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
     with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):
         if not stages.done("sample", step):
             raise_if_stopped()
-            if not quiet:
-                _print(f"sampling {assembly.recipe.sample.count}")
-            with stopwatch() as spent:
+            with stopwatch() as spent, console_progress("sampling", not quiet) as shown:
                 trained = run.trained()
-                draw_and_save(trained, trained.model, directory.samples, run.device, lambda info: raise_if_stopped())
+                written = draw_and_save(
+                    trained,
+                    trained.model,
+                    directory.samples,
+                    run.device,
+                    progress=shown,
+                    on_step=lambda info: raise_if_stopped(),
+                )
+            if not quiet:
+                _print(f"samples: {written}")
             stages.write("sample", StageRecord(step=step, seconds=spent[0]))
             changed = True
         if assembly.metrics and not stages.done("evaluate", step):
@@ -172,9 +183,24 @@ def _sampling_needs(assembly: Assembly) -> str:
     return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time and examples"
 
 
-def _print_warning(name: str, fields: Mapping[str, Any]) -> None:
-    """Print a warning about an event that does not end the run."""
-    if name == "damaged-checkpoint" or name.endswith("-failed"):
+def _opening_line(assembly: Assembly, device: torch.device, path: Path) -> str:
+    """Describe the run in one line: device, precision, size of the network and of the data, and the run directory."""
+    network = assembly.network
+    precision = choose(assembly.recipe.train.precision, device, assembly.parameterization, network)
+    parameters = large(sum(parameter.numel() for parameter in network.parameters()))
+    examples = f"{len(assembly.data.split('train')):,} training examples of shape {assembly.data.spec.shape}"
+    return f"{assembly.recipe.name}: {device}, {precision.name}, {parameters} parameters, {examples}, in {path}"
+
+
+def _print_event(name: str, fields: Mapping[str, Any]) -> None:
+    """Print the events that concern the user: a resume, samples during training, and failures that do not end the
+    run.
+    """
+    if name == "resume":
+        _print(f"resumed at step {fields['step']:,}")
+    elif name == "preview":
+        _print(f"samples after step {fields['step']:,}: {fields['file']}")
+    elif name == "damaged-checkpoint" or name.endswith("-failed"):
         at = f" (step {fields['step']})" if "step" in fields else ""
         _print(f"warning: {name}{at}: {fields.get('reason')}")
 

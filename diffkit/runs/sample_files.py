@@ -19,9 +19,10 @@ from ..data import Data
 from ..denoiser import Denoiser
 from ..recipe.assembly import Assembly
 from ..report import pictures
+from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples, guided, plan_sampling
+from .sampling import MAX_FRAMES, OnStep, SampleTrajectory, draw_samples, guided, plan_sampling
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""
@@ -29,8 +30,14 @@ Array = NDArray[Any]
 
 
 def draw_and_save(
-    assembly: Assembly, denoise: Denoiser, directory: Path, device: torch.device, on_step: OnStep
-) -> SampleBatch:
+    assembly: Assembly,
+    denoise: Denoiser,
+    directory: Path,
+    device: torch.device,
+    *,
+    progress: Progress | None = None,
+    on_step: OnStep | None = None,
+) -> Path:
     """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
 
     Args:
@@ -38,16 +45,19 @@ def draw_and_save(
         denoise: The denoiser, without guidance.
         directory: The folder of the files.
         device: Device to compute on.
+        progress: Displays the progress.
         on_step: Called after each step.
 
     Returns:
-        The samples.
+        The file to look at: grid.png of images, else samples.npz.
 
     Raises:
         ResourceError: The files cannot be written.
     """
     plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
-    drawn = draw_samples(guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, on_step=on_step)
+    drawn = draw_samples(
+        guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
+    )
     data = assembly.data
     arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
     if drawn.labels is not None:
@@ -59,7 +69,7 @@ def draw_and_save(
             save_png(directory / GRID, data, drawn.x)
         if drawn.trajectory is not None:
             save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
-    return drawn
+    return directory / (GRID if is_image(data) else SAMPLES)
 
 
 def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:

@@ -20,6 +20,7 @@ from ..guidance import guide
 from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly, build
+from ..runtime.progress import Progress
 from ..sampler import Sampler, StepInfo, sample
 from ..schedule import default_steps, sampled
 
@@ -30,7 +31,6 @@ FRAME_ROWS = 8
 MAX_SEED = 2**63 - 1
 
 Component = str | Mapping[str, Any]
-OnBatch = Callable[[int], None]
 OnStep = Callable[[StepInfo], None]
 
 
@@ -251,10 +251,10 @@ def draw_samples(
     *,
     x: Tensor | None = None,
     frames: int = 0,
-    on_batch: OnBatch | None = None,
+    progress: Progress | None = None,
     on_step: OnStep | None = None,
 ) -> SampleBatch:
-    """Draw the samples of a plan. Whatever `on_batch` and `on_step` raise ends it.
+    """Draw the samples of a plan. An exception that `on_step` raises ends it.
 
     Args:
         denoise: The denoiser.
@@ -263,7 +263,7 @@ def draw_samples(
         device: Device to compute on.
         x: (N, C, *S) examples to start from instead of noise: z = alpha encode(x) + sigma eps at the noisiest level.
         frames: Number of steps of the first batch to keep, the first and the last included.
-        on_batch: Called with the number of finished samples after each batch.
+        progress: Displays the progress, in samples; a step of a batch counts as its share of them.
         on_step: Called after each step.
 
     Returns:
@@ -273,11 +273,13 @@ def draw_samples(
     noisiest = plan.levels[0]
     recorder = _Recorder(frames)
     parts: list[Tensor] = []
-    nfe = 0
+    nfe, shown = 0, progress or Progress()
+    shown.start(0, plan.count)
 
     def watch(step: StepInfo) -> None:
         nonlocal nfe
         nfe = step.nfe
+        shown.advance(rows.start + (rows.stop - rows.start) * step.index // step.count)
         if frames and not parts:
             recorder(step)
         if on_step is not None:
@@ -296,8 +298,6 @@ def draw_samples(
         z = sample(partial(denoise, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
             parts.append(codec.decode(z.float()).cpu())
-        if on_batch is not None:
-            on_batch(rows.stop)
     return SampleBatch(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.trajectory(codec))
 
 

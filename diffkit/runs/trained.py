@@ -162,9 +162,8 @@ class Run:
         assembly = self.trained(request.weights)
         plan = plan_request(assembly, request)
         with console_progress("sampling", progress) as shown:
-            shown.start(0, plan.count)
             return draw_samples(
-                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, on_batch=shown.advance
+                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, progress=shown
             )
 
     def evaluate(
@@ -235,13 +234,12 @@ class Run:
         with stopwatch() as spent:
             denoise = guided(assembly, assembly.model)
             with console_progress("sampling for metrics", progress) as shown:
-                shown.start(0, plan.count)
                 drawn = draw_samples(
                     denoise,
                     plan,
                     assembly.codec,
                     self.device,
-                    on_batch=shown.advance,
+                    progress=shown,
                     on_step=lambda step: raise_if_stopped(),
                 )
             measured = measure(

@@ -219,6 +219,8 @@ class _Writer(Callback):
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
             if is_image(assembly.data):
                 save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
+            suffix = "png" if is_image(assembly.data) else "npz"
+            self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
         except (OSError, ResourceError, StoppedError) as error:
             self.events.event("preview-failed", {"step": step, "reason": str(error)})
         self._call(lambda callback: callback.on_preview(step, model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -38,6 +39,29 @@ def test_a_finished_run_is_left_as_it_is(diffkit: Diffkit, finished: Path) -> No
     assert "is finished. To start over" in said.err
     touched = {p.name for p, at in before.items() if p.stat().st_mtime_ns != at}
     assert touched <= {"environment.json"}
+
+
+def test_the_terminal_shows_what_is_run_and_what_is_written(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
+    said = diffkit("run", recipe, "--out", tmp_path / "a", "--set", "train.sample_every=10", "--device", "cpu")
+    assert said.code == 0, said.err
+    rest = said.err.splitlines()
+    assert [one for one in rest if one.startswith("ring: cpu, fp32, ") and one.endswith(f", in {tmp_path / 'a'}")]
+    assert "samples after step 10: samples/step-00000010.npz" in rest
+    assert any(line.startswith("sampling 8/8") for line in rest), said.err
+    assert f"samples: {tmp_path / 'a' / 'samples' / 'samples.npz'}" in rest
+
+
+def test_a_resumed_run_names_its_step_and_a_stop_is_no_error(
+    diffkit: Diffkit, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("run", recipe, "--out", tmp_path / "a", "--device", "cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr("diffkit.runs.pipeline.StopSignals.requested", True)
+        said = diffkit(*command)
+    assert said.code == 75
+    assert "error[" not in said.err
+    assert "a checkpoint is saved; run the same command again to continue" in said.err
+    assert re.search(r"^resumed at step \d+$", diffkit(*command).err, re.MULTILINE)
 
 
 def test_a_longer_run_continues_instead_of_starting_again(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
