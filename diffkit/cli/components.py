@@ -87,11 +87,14 @@ def plugins(why: str | None, as_json: bool) -> None:
         say(host.why(why))
         return
     if as_json:
-        facts = ("name", "distribution", "version", "origin", "status", "reason")
+        facts = ("name", "distribution", "version", "origin", "status", "reason", "notes")
         say_json([{fact: getattr(p, fact) for fact in facts} | {"entries": _entries(p)} for p in host.plugins])
         return
     rows = [[p.name, p.label, p.status, p.reason or ", ".join(_entries(p))] for p in host.plugins]
     table(rows, ["plugin", "from", "status", "components"])
+    for p in host.plugins:
+        for note in p.notes:
+            say(f"note: {p.name}: {note}")
     if any(p.status == "broken" for p in host.plugins):
         say("\nTo see the traceback of a broken plugin: diffkit plugins --why NAME")
 

@@ -18,6 +18,7 @@ import click
 
 from .. import __version__
 from ..errors import DiffkitError, UsageError
+from ..host.process_state import is_kept_alive
 from ..runtime.memory import keep_freed_memory
 from ..storage.lock import close_inherited_locks
 from .console import ReaderLeftError, say_error
@@ -212,7 +213,12 @@ def _report_bug(error: Exception) -> int:
 def entry() -> None:
     """Entry point of the console script."""
     _open_closed_streams()
-    sys.exit(main())
+    code = main()
+    if is_kept_alive():  # a plugin that is listed as broken for it would else keep every command from ending
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:

@@ -6,7 +6,6 @@ fails is unregistered as a whole when its manager is dropped.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import inspect
@@ -15,6 +14,7 @@ import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -28,6 +28,7 @@ from ..errors import DiffkitError, PluginError
 from . import entry as hooks
 from .discovery import Candidate
 from .entry import Entry, Kind
+from .process_state import Change, SideEffectWarning, kept_state
 
 MAX_HOOK_VALUES = 1000
 MAX_IMPORT_SECONDS = 1.0
@@ -57,7 +58,8 @@ class Plugin:
 
     `origin` is the module of its entry point, or its file. `error` is the traceback of a broken plugin and `reason`
     the last line; `lost_contributions` is its contributions if it worked, None if it failed before they were read.
-    `notes` are remarks such as a slow import. `essential` marks the default plugins of diffkit.
+    `notes` are remarks such as a slow import, or state of the process that it changed. `essential` marks the default
+    plugins of diffkit.
     """
 
     name: str
@@ -153,8 +155,9 @@ class Registered:
 
     def _import(self, target: str, what: str) -> object:
         module_name, _, class_name = target.partition(":")
+        changes: list[Change] = []
         try:
-            with output_to_stderr():
+            with kept_state(draws=False) as changes:
                 module = importlib.import_module(module_name)
                 return getattr(module, class_name)
         except KeyboardInterrupt:
@@ -162,6 +165,10 @@ class Registered:
         except BaseException as error:
             failure = self._error(f"{what} cannot be imported from {target} ({describe(error)})", error, class_name)
             raise failure from error
+        finally:
+            for change in changes:
+                message = f'plugin "{self.plugin.name}" ({self.plugin.label}): the import of {target}: {change}'
+                warnings.warn(message, SideEffectWarning, stacklevel=2)
 
     def _error(self, message: str, cause: BaseException | None = None, wanted: str = "") -> LoadError:
         notes = []
@@ -191,7 +198,7 @@ def load(candidate: Candidate) -> Plugin:
         folder=candidate.path.parent if candidate.path else None,
     )
     try:
-        with output_to_stderr():
+        with kept_state(draws=False) as changes:
             if not PLUGIN_NAME.fullmatch(plugin.name) or plugin.name == "none":
                 raise PluginError(f"{plugin.name!r} cannot be the name of a plugin", code="DK201")
             before, started = "torch" in sys.modules, time.perf_counter()
@@ -200,18 +207,31 @@ def load(candidate: Candidate) -> Plugin:
             plugin = replace(plugin, folder=_folder(module), notes=notes, api=interface_version(module))
             manager = _register(module, plugin.name)
             plugin = replace(plugin, manager=manager, contributions=_collect(manager, plugin.name))
+        return noted(plugin, changes, "its import")
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way, sys.exit included
         return plugin.broken(error)
-    return plugin
 
 
-@contextlib.contextmanager
-def output_to_stderr() -> Iterator[None]:
-    """Send to stderr what a plugin prints while it is imported or called: stdout may be JSON for another program."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+def noted(plugin: Plugin, changes: Iterable[Change], when: str) -> Plugin:
+    """Add what a plugin changed in the process to its notes.
+
+    Args:
+        plugin: the plugin.
+        changes: what it changed.
+        when: the subject of the note, such as "its import".
+
+    Returns:
+        The plugin with one more note for each change.
+
+    Raises:
+        PluginError: DK201 if a change cannot be put back.
+    """
+    for change in changes:
+        if change.lasting:
+            raise PluginError(f"{when}: {change}", code="DK201", fix=f"disable it with -p no:{plugin.name}")
+    return replace(plugin, notes=(*plugin.notes, *(f"{when}: {change}" for change in changes)))
 
 
 def call(manager: pluggy.PluginManager, plugin: str, hook: str, **arguments: object) -> list[object]:

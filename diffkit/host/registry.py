@@ -13,7 +13,8 @@ from . import discovery, unknown_names
 from .bibliography import bibtex
 from .discovery import DEFAULTS, Candidate, candidates
 from .entry import KINDS, Kind
-from .loader import Plugin, Registered, call, implements, load, output_to_stderr
+from .loader import Plugin, Registered, call, implements, load, noted
+from .process_state import kept_state
 from .switches import Switches
 
 if TYPE_CHECKING:
@@ -145,11 +146,14 @@ class Registry:
                 continue
             before = dict(group.commands)
             try:
-                with output_to_stderr():
+                with kept_state(draws=False) as changes:
                     call(plugin.manager, plugin.name, "diffkit_commands", group=group)
                 changed = sorted(name for name, command in before.items() if group.commands.get(name) is not command)
                 if changed:
                     raise PluginError(f'the command "{changed[0]}" is taken', code="DK201")
+                if changes:
+                    noticed = noted(plugin, changes, "its hook diffkit_commands")
+                    self._set_plugins([*self._plugins[:index], noticed, *self._plugins[index + 1 :]])
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - a plugin may fail in any way, sys.exit included
