@@ -18,6 +18,7 @@ from .data import (
     Part as Part,
     Split as Split,
     as_examples as as_examples,
+    summarize as summarize,
 )
 from .denoiser import Denoiser as Denoiser, Model as Model
 from .errors import (

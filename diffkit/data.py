@@ -3,28 +3,36 @@
 A `Data` has a `spec` and two disjoint parts, "train" and "held-out". A part is a `Split`: an `InMemorySplit` if it fits
 in memory (stored raw, images as uint8, and moved to the device as a whole), else one that worker processes read example
 by example. `to_model_range` converts raw values to the range of the model, which is [-1, 1] for images. `as_examples`
-does the same for examples that a caller passes, and checks them.
+does the same for examples that a caller passes, and checks them. `summarize` describes a data set in one line, and
+warns of what is probably not meant.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import UsageError, plain
 from .interface import attribute
 
 if TYPE_CHECKING:
     from .denoiser import Denoiser
 
 Part = Literal["train", "held-out"]
+MAX_SAMPLED, MAX_STREAMED = 4096, 64
+"""Examples whose values a summary reads: in memory, and of a part that is streamed."""
+MAX_LISTED = 10
+"""Classes, or reasons, that a summary lists."""
+LEAST_STD, MOST_STD = 0.05, 5.0
+"""Standard deviations of data that noise schedules are made for, which assume about 1."""
 BOUND = 1.01
 """Largest |x| of bounded examples that a caller may pass: 1, and the rounding of bfloat16."""
 Cond = Mapping[str, Tensor]
@@ -125,6 +133,11 @@ class Data(ABC):
         """Return the exact denoiser of the distribution if it is known in closed form, else None."""
         return None
 
+    @cached_property
+    def summary(self) -> str:
+        """Numbers of examples and classes, shape and values in one line; warns once of what is probably not meant."""
+        return summarize(self, {"train": self.split("train"), "held-out": self.split("held-out")})
+
     def fingerprint(self) -> str:
         """Return a text that changes when the examples change; a resumed run compares it."""
         return f"{type(self).__name__}:{len(self.split('train'))}:{len(self.split('held-out'))}"
@@ -221,3 +234,80 @@ def as_examples(x: object, data: Data, *, count: int | None = None, argument: st
         message = f"{argument} lies in [{least:.4g}, {most:.4g}], but black is -1: scale pixels of 0 to 1 by 2 x - 1"
         warnings.warn(message, stacklevel=2)
     return x
+
+
+def summarize(
+    data: Data,
+    parts: Mapping[Part, Split],
+    left_out: Mapping[str, int] | None = None,
+    ignored: Mapping[str, int] | None = None,
+) -> str:
+    """Describe a data set in one line, and warn of each thing that is probably not meant.
+
+    Values and classes are those of the training part: of up to 4096 evenly spread examples (64 of a streamed part), and
+    of all labels if the part has `labels` or is in memory.
+
+    Args:
+        data: The data set.
+        parts: Both parts.
+        left_out: Number of files for each reason that they are not used; a warning lists them.
+        ignored: Number of files that are not used as expected, such as hidden ones.
+
+    Returns:
+        One line: examples, shape, values and their spread, classes with counts, what is left out.
+    """
+    spec, train = data.spec, parts["train"]
+    count = len(train)
+    most = MAX_SAMPLED if isinstance(train, InMemorySplit) else MAX_STREAMED
+    raw, cond = stack(train, sorted({i * count // most for i in range(most)}))
+    label = train.cond.get("label") if isinstance(train, InMemorySplit) else getattr(train, "labels", cond.get("label"))
+    low, high = (float(value) for value in raw.aminmax())
+    std = float(raw.double().std(correction=0))
+    facts = [
+        f"{count} examples to train on and {len(parts['held-out'])} held out",
+        f"shape {spec.shape}",
+        f"values {low:.4g} to {high:.4g}, std {std:.3g}" + (f", of 0 to {spec.bins - 1}" if spec.bins else ""),
+    ]
+    problems = list(_value_problems(spec, low, high, std))
+    if spec.classes is not None and label is not None:
+        counts = torch.bincount(label, minlength=spec.classes).tolist()
+        names = spec.class_names or tuple(map(str, range(spec.classes)))
+        each = f"{min(counts)} to {max(counts)} examples each"
+        if spec.classes <= MAX_LISTED:
+            each = ", ".join(f"{name}: {number}" for name, number in zip(names, counts))
+        facts.append(f"{spec.classes} classes ({each})")
+        if empty := [name for name, number in zip(names, counts) if not number]:
+            problems.append(
+                f"{len(empty)} of {spec.classes} classes have no training example: {_listed(empty)}; labels are "
+                "numbered from 0 without gaps, such as numpy.unique(labels, return_inverse=True)[1]"
+            )
+    if left_out or ignored:
+        facts.append(f"left out: {_counted({**(left_out or {}), **(ignored or {})})}")
+    if left_out:
+        problems.append(f"{sum(left_out.values())} files or folders are left out: {_counted(left_out)}")
+    for problem in problems:
+        warnings.warn(plain(f"data {type(data).__name__}: {problem}", keep=""), stacklevel=3)
+    return plain("; ".join(facts), keep="")
+
+
+def _value_problems(spec: DataSpec, low: float, high: float, std: float) -> Iterator[str]:
+    """Yield what is unusual about values in [low, high], raw ones if `spec` has bins."""
+    span = spec.bins - 1 if spec.bins else 2
+    scaling = "scale them to [-1, 1], such as array / 127.5 - 1 of 0 to 255, and set data.bounded: true"
+    if low == high:
+        yield f"all values are {low:.4g}; check that the right array or folder is read"
+    elif (spec.bins or spec.bounded) and high - low < span / 4:
+        yield f"the values {low:.4g} to {high:.4g} use a small part of their range; scale them to fill it"
+    elif not spec.bins and spec.size and 0 <= low < high <= 1:
+        yield "the values are 0 to 1, but black is -1 in the range of the model; scale them: 2 * array - 1"
+    elif not spec.bins and not spec.bounded and not LEAST_STD <= std <= MOST_STD:
+        yield f"the values {low:.4g} to {high:.4g} (std {std:.3g}) are in no known range; {scaling}"
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return _listed([f"{number} {reason}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1])])
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return ", ".join(items[:MAX_LISTED]) + more

@@ -47,6 +47,7 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
         "recipe hash": recipe_hash(recipe)[:16],
         "device": str(chosen),
         "precision": trainer.engine.precision.name,
+        "data": assembly.data.summary,
         "training examples": len(assembly.data.split("train")),
         "held-out examples": len(assembly.data.split("held-out")),
         "shape of an example": assembly.spec.shape,

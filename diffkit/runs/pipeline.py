@@ -83,6 +83,8 @@ def run(
                 if not quiet:
                     _print(_opening_line(assembly, chosen, path))
                 with _failure_logged(opened.directory, events, signals):
+                    if not quiet:
+                        _print(f"data: {assembly.data.summary}")
                     stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                     step = train(
                         opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -17,28 +18,39 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit import Cond, Data, DataError, DataSpec, Part, Split
+from diffkit import Cond, DataError, DataSpec, Part, Split
 
-from .files import Resident, archive_note, damaged, fingerprint, fits_in_memory, locate, require
-from .splits import HeldOut, check_held_out, check_labels, divide, in_memory_parts
+from . import files
+from .files import FileData, Resident, archive_note, damaged, fingerprint, fits_in_memory, locate, require
+from .splits import HeldOut, check_held_out, check_label_type, check_labels, divide, in_memory
 
 Array = NDArray[Any]
 Layout = Literal["auto", "channels-last", "channels-first"]
+Check = Callable[[tuple[int, ...], np.dtype[Any]], None]
+"""Raises unless an array of this shape and type is wanted; called before the array is read."""
 MAX_CHANNELS = 4
 """Length up to which `layout: auto` takes an axis for the channels."""
-MAX_NPZ_BYTES = 8 << 30
-"""Size of one member of an .npz file, which is read whole."""
+MAX_RATIO, MAX_RATIO_BYTES = 200, 64 << 20
+"""An array in an .npz file that is larger must not unpack to more than `MAX_RATIO` times its packed size."""
+MAX_LISTED = 20
+"""Names of arrays that an error lists."""
+CHUNK_BYTES = 16 << 20
+"""Size of the piece of an array that is converted at a time."""
+MAX_EXAMINED_BYTES = 1 << 28
+"""Size up to which the fix for an unsupported type is computed from all values."""
 
 
 @dataclass(frozen=True)
-class Arrays(Data):
+class Arrays(FileData):
     """Examples from NumPy files; nothing is ever unpickled.
 
     `path`: an .npz file or a folder of .npy files, in which `images` and `labels` name the arrays; or one .npy file,
     without labels. Shapes: images (N, H, W, C), (N, C, H, W) or (N, H, W), vectors (N, D); `layout: auto` takes the
-    one axis of at most 4 for the channels. The model reads uint8 scaled to [-1, 1], and floats unchanged;
-    `bounded: true` declares that they lie in [-1, 1]. Labels are 0..K-1. `held_out`: a number of examples, or a
-    fraction; `resident: auto` streams a .npy file above 1 GiB through `workers` processes.
+    one axis of at most 4 for the channels, and (N, H, W) for grey images. With a `layout`, arrays of three axes are
+    series: (N, L, C) or (N, C, L). The model reads uint8 scaled to [-1, 1], and floats unchanged; `bounded: true`
+    declares that they lie in [-1, 1]. Labels are 0..K-1. `held_out`: a number of examples, or a fraction.
+    `resident: auto` streams a .npy file above 1 GiB through `workers` processes, and refuses an .npz file that unpacks
+    to more; `always` reads both into memory.
     Raises DataError: DK301 missing, DK302 damaged, DK303 pickled, DK304 too few, DK305 labels, DK307 a value that is
     not finite or not bounded, DK308 shape or type.
     """
@@ -66,9 +78,6 @@ class Arrays(Data):
         classes = None if self._labels is None else int(self._labels.max()) + 1
         return DataSpec(channels, tuple(size), classes, self.bounded or discrete, bins=256 if discrete else None)
 
-    def split(self, part: Part) -> Split:
-        return self._parts[part]
-
     def fingerprint(self) -> str:
         if self._root.is_file():
             return fingerprint(self, self._root.parent, [self._root.name])
@@ -83,27 +92,39 @@ class Arrays(Data):
     def _source(self) -> str:
         return f"{self._root}: {self.images}" if self._root.suffix != ".npy" else str(self._root)
 
-    def _open(self, key: str) -> Array:
-        if self._root.suffix == ".npz":
-            return read_npz(self._root, key)
+    @property
+    def _unused(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        if self._root.is_file() and self._root.suffix != ".npz":
+            return {}, {}
+        names = npz_names(self._root) if self._root.is_file() else [file.stem for file in self._root.glob("*.npy")]
+        return {}, {f"array {name!r}": 1 for name in names if name not in (self.images, self.labels)}
+
+    def _open(self, key: str, check: Check) -> Array:
         if self._root.is_file():
-            return open_npy(self._root)
+            limit = None if self.resident == "always" else files.MAX_RESIDENT_BYTES
+            return read_npz(self._root, key, check, limit) if self._packed else open_npy(self._root, check)
         path = self._root / f"{key}.npy"
         if not path.is_file():
             raise DataError(
-                f"{self._root} holds no {key}.npy",
+                f"{self._root} holds no {key}.npy" + (" that is a regular file" if path.exists() else ""),
                 code="DK301",
                 choices=sorted(file.stem for file in self._root.glob("*.npy")) or "none: the folder has no .npy file",
                 fix="name the arrays: data.images and data.labels, without .npy",
                 notes=archive_note(self._root),
             )
-        return open_npy(path)
+        return open_npy(path, check)
+
+    @property
+    def _packed(self) -> bool:
+        return self._root.suffix == ".npz"
 
     @cached_property
     def _images(self) -> Array:
-        images = self._open(self.images)
-        if images.ndim and len(images) == 0:
-            raise DataError(f"{self._source} holds no examples", code="DK304", fix="save at least two examples")
+        images = self._open(self.images, partial(check_examples, source=self._source))
+        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+            choices = "uint8 (0 to 255), float16, float32, float64"
+            message, fix = f"{self._source}: values are {images.dtype}", f"convert them: {conversion(images)}"
+            raise DataError(message, code="DK308", choices=choices, fix=fix)
         return images
 
     @cached_property
@@ -114,22 +135,35 @@ class Arrays(Data):
     def _labels(self) -> Tensor | None:
         if self.labels is None:
             return None
-        return check_labels(self._open(self.labels), len(self._images), None, f"{self._root}: {self.labels}")
+        count, source = len(self._images), f"{self._root}: {self.labels}"
+        labels = self._open(self.labels, partial(check_label_type, count=count, source=source))
+        return check_labels(labels, count, None, source)
 
     @cached_property
     def _parts(self) -> Mapping[Part, Split]:
-        layout, labels = self._layout, self._labels
-        rows = divide([str(i) for i in range(len(self._images))], self.held_out)
-        if self._root.suffix == ".npz" or fits_in_memory(self.resident, self._images.nbytes):
-            x = to_channels_first(self._images, layout, source=self._source, bounded=self.bounded)
-            return in_memory_parts(x, labels, rows)
-        path = self._root if self._root.is_file() else self._root / f"{self.images}.npy"
-        train, held_out = (self._stream(path, torch.as_tensor(part)) for part in rows)
-        return {"train": train, "held-out": held_out}
+        train, held_out = divide([str(i) for i in range(len(self._images))], self.held_out)
+        resident = self._packed or fits_in_memory(self.resident, self._images.nbytes)
+        make = self._in_memory if resident else self._stream
+        return {"train": make(torch.as_tensor(train)), "held-out": make(torch.as_tensor(held_out))}
 
-    def _stream(self, path: Path, rows: Tensor) -> ArrayRows:
-        labels = None if self._labels is None else self._labels[rows]
-        return ArrayRows(path, rows, labels, self._layout, self.bounded)
+    def _in_memory(self, rows: Tensor) -> Split:
+        """Convert the examples at `rows` piece by piece, so that no second copy of them is needed."""
+        at = rows.numpy()
+        size = max(1, CHUNK_BYTES // max(1, self._images[:1].nbytes))
+        x: Tensor | None = None
+        for start in range(0, len(at), size):
+            part = at[start : start + size]
+            piece = to_channels_first(
+                self._images[part], self._layout, source=self._source, bounded=self.bounded, numbers=part
+            )
+            x = piece.new_empty((len(at), *piece.shape[1:])) if x is None else x
+            x[start : start + size] = piece
+        assert x is not None
+        return in_memory(x, None if self._labels is None else self._labels[rows])
+
+    def _stream(self, rows: Tensor) -> Split:
+        path = self._root if self._root.is_file() else self._root / f"{self.images}.npy"
+        return ArrayRows(path, rows, None if self._labels is None else self._labels[rows], self._layout, self.bounded)
 
 
 @dataclass(frozen=True)
@@ -147,20 +181,20 @@ class ArrayRows(Split):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
         row = int(self.rows[index])
-        source = f"{self.path}, example {row}"
-        x = to_channels_first(self._array[row : row + 1], self.layout, source=source, bounded=self.bounded)[0]
+        part = self._array[row : row + 1]
+        x = to_channels_first(part, self.layout, source=self.path, bounded=self.bounded, numbers=[row])[0]
         return x, {} if self.labels is None else {"label": self.labels[index]}
 
     @cached_property
     def _array(self) -> Array:
-        return open_npy(self.path)
+        return open_npy(self.path, partial(check_examples, source=self.path))
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_array"}
 
 
 def resolve_layout(layout: Layout, shape: tuple[int, ...], source: object) -> Layout:
-    """Find the layout of an array of images or vectors.
+    """Find the layout of an array of images, series or vectors.
 
     Args:
         layout: the option; `auto` chooses by the shape.
@@ -171,17 +205,16 @@ def resolve_layout(layout: Layout, shape: tuple[int, ...], source: object) -> La
         "channels-last" or "channels-first"; `layout` itself for arrays of fewer than four dimensions.
 
     Raises:
-        DataError: DK308, the shape holds no examples, or `auto` fits both layouts or neither.
+        DataError: DK308, `auto` fits both layouts or neither.
     """
-    if len(shape) < 2 or 0 in shape[1:]:
-        raise DataError(
-            f"{source}: shape {shape} holds no examples",
-            code="DK308",
-            fix="store vectors as (N, D), grey images as (N, H, W), colour images as (N, H, W, C)",
-        )
-    if len(shape) < 4 or layout != "auto":
+    if len(shape) < 3 or layout != "auto":
         return layout
     last, first = shape[-1] <= MAX_CHANNELS, shape[1] <= MAX_CHANNELS
+    if len(shape) == 3:
+        if last != first:
+            message = f"{source}: shape {shape} is read as grey images of {shape[1]}x{shape[2]} pixels; set data.layout"
+            warnings.warn(f"{message} for series, or store grey images as (N, H, W, 1)", stacklevel=2)
+        return layout
     if len(shape) > 4 or last == first:
         raise DataError(
             f"{source}: cannot decide which axis of shape {shape} holds the channels",
@@ -192,7 +225,9 @@ def resolve_layout(layout: Layout, shape: tuple[int, ...], source: object) -> La
     return "channels-last" if last else "channels-first"
 
 
-def to_channels_first(rows: Array, layout: Layout, *, source: object, bounded: bool = False) -> Tensor:
+def to_channels_first(
+    rows: Array, layout: Layout, *, source: object, bounded: bool = False, numbers: Sequence[int] | Array = ()
+) -> Tensor:
     """Convert rows of an array to examples.
 
     Args:
@@ -200,73 +235,136 @@ def to_channels_first(rows: Array, layout: Layout, *, source: object, bounded: b
         layout: the resolved layout.
         source: the array, named in messages.
         bounded: whether values outside [-1, 1] are an error.
+        numbers: the number of each row, for messages; default 0, 1, ...
 
     Returns:
         x: (N, C, *S), uint8, or float32 for floats.
 
     Raises:
-        DataError: DK307, a value is not finite or not bounded; DK308, another type.
+        DataError: DK307, a value is not finite or not bounded.
     """
-    if rows.dtype != np.uint8 and not np.issubdtype(rows.dtype, np.floating):
-        raise DataError(
-            f"{source}: values are {rows.dtype}",
-            code="DK308",
-            choices="uint8 (0 to 255), float16, float32, float64",
-            fix="convert them: array.astype('uint8') for images",
-        )
-    if rows.ndim == 3:
+    if rows.ndim == 3 and layout == "auto":
         rows = rows[:, None]
-    elif rows.ndim > 3 and layout == "channels-last":
+    elif rows.ndim > 2 and layout == "channels-last":
         rows = np.moveaxis(rows, -1, 1)
-    x = torch.from_numpy(np.array(rows, dtype=np.uint8 if rows.dtype == np.uint8 else np.float32, order="C"))
+    with np.errstate(over="ignore"):  # a value that float32 cannot hold becomes infinite, which is an error below
+        x = torch.from_numpy(np.array(rows, dtype=np.uint8 if rows.dtype == np.uint8 else np.float32, order="C"))
     if x.is_floating_point():
-        _check_values(x, source, bounded)
+        bad = ~torch.isfinite(x)
+        wrong, fix = "is not finite", "remove or repair the examples that hold NaN or infinity (float16 ends at 65504)"
+        if bounded and not bad.any():
+            bad = x.abs() > 1
+            wrong, fix = "lies outside [-1, 1]", "scale the values, or leave data.bounded at false"
+        if bad.any():
+            place = torch.nonzero(bad)[0].tolist()
+            number = numbers[place[0]] if len(numbers) else place[0]
+            message = f"{source}: a value of example {number} {wrong}: {float(x[tuple(place)])}"
+            raise DataError(message, code="DK307", fix=fix)
     return x
 
 
-def _check_values(x: Tensor, source: object, bounded: bool) -> None:
-    bad = ~torch.isfinite(x)
-    wrong, fix = "is not finite", "remove or repair the examples that hold NaN or infinity (float16 ends at 65504)"
-    if bounded and not bad.any():
-        bad = x.abs() > 1
-        wrong, fix = "lies outside [-1, 1]", "scale the values, or leave data.bounded at false"
-    if bad.any():
-        place = torch.nonzero(bad)[0].tolist()
-        message = f"{source}: a value of example {place[0]} {wrong}: {float(x[tuple(place)])}"
-        raise DataError(message, code="DK307", fix=fix)
+def check_examples(shape: tuple[int, ...], dtype: np.dtype[Any], source: object) -> None:
+    """Check that an array can hold examples, before it is read. Raises DataError DK304 (none) or DK308."""
+    if len(shape) < 2 or 0 in shape[1:]:
+        fix = "store vectors as (N, D), grey images as (N, H, W), colour images as (N, H, W, C)"
+        if len(shape) == 1 and dtype.names:
+            fix = "store plain numbers: numpy.stack([array[name] for name in array.dtype.names], axis=-1)"
+        raise DataError(f"{source}: shape {shape} holds no examples", code="DK308", fix=fix)
+    if shape[0] == 0:
+        raise DataError(f"{source} holds no examples", code="DK304", fix="save at least two examples")
+    if dtype.kind not in "buifc":
+        fix = "store plain numbers" + (": array.astype('float32')" if dtype.kind in "USmM" else "")
+        if dtype.names:
+            fix += ": numpy.stack([array[name] for name in array.dtype.names], axis=-1)"
+        raise DataError(f"{source}: values are {dtype}", code="DK308", fix=fix)
 
 
-def open_npy(path: Path) -> Array:
-    """Map the array of a .npy file read-only. Raises DataError DK302 (damaged) or DK303 (pickled)."""
-    size = path.stat().st_size
+def conversion(array: Array) -> str:
+    """Return an expression that converts a numeric `array` to uint8 or float32 and keeps its contrast."""
+    if array.dtype.kind == "c":
+        join = "stack" if array.ndim == 3 else "concatenate"
+        axis = -1 if array.ndim > 3 and array.shape[-1] <= MAX_CHANNELS else 1
+        return f"numpy.{join}([array.real, array.imag], axis={axis}).astype('float32')"
+    if array.dtype.kind == "b":
+        return "array.astype('uint8') * 255"
+    info = np.iinfo(array.dtype)
+    low, high = info.min, info.max
+    if array.nbytes <= MAX_EXAMINED_BYTES:
+        low, high = int(array.min()), int(array.max())
+    if low >= 0 and high <= 255:
+        return "array.astype('uint8')"
+    bits = 2 * math.ceil(high.bit_length() / 2)  # sensors give 10, 12, 14 or 16
+    least, most = (0, 2**bits - 1) if low >= 0 else (low, max(high, low + 1))
+    return f"((array.astype('float64') - {least}) * {2 / (most - least)!r} - 1).astype('float32')"
+
+
+def npz_names(path: Path) -> list[str]:
+    """Return the names of the arrays of a .npz file. Raises DataError DK302 if it is damaged."""
+    with _opened(path) as archive:
+        return sorted(info.filename.removesuffix(".npy") for info in archive.infolist())
+
+
+def open_npy(path: Path, check: Check) -> Array:
+    """Map the array of a .npy file read-only. Raises DataError DK302 (damaged), DK303 (pickled), and as `check`."""
     with path.open("rb") as file:
-        shape, fortran, dtype = _read_header(file, path, size)
+        shape, fortran, dtype = _read_header(file, path, path.stat().st_size, check)
         offset = file.tell()
-    if math.prod(shape) == 0:
-        return np.empty(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
 
 
-def read_npz(path: Path, key: str) -> Array:
-    """Read the array `key` of a .npz file. Raises DataError DK301 (no such array), DK302 (damaged), DK303 (pickled)."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if key not in members:
-                raise DataError(f"{path} holds no array {key!r}", code="DK301", choices=sorted(members))
-            size = members[key].file_size
-            if size > MAX_NPZ_BYTES:
-                fix = "save it with numpy.save as a .npy file, which is streamed"
-                raise DataError(f"{path}: array {key!r} unpacks to {size} bytes", code="DK302", fix=fix)
-            with archive.open(members[key]) as file:
-                shape, fortran, dtype = _read_header(file, path, size)
-                body = file.read(math.prod(shape) * dtype.itemsize)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise _damaged_npy(path, str(error)) from error
+def read_npz(path: Path, key: str, check: Check, limit: int | None) -> Array:
+    """Read an array of a .npz file.
+
+    Args:
+        path: the file.
+        key: the name of the array.
+        check: raises unless the array has the wanted shape and type.
+        limit: largest size of the array in bytes; None for any.
+
+    Returns:
+        The array.
+
+    Raises:
+        DataError: DK301 (no such array), DK302 (damaged or too large), DK303 (pickled), and as `check`.
+    """
+    with _opened(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if key not in members:
+            fix = "name the arrays: data.images and data.labels"
+            names = ", ".join(map(repr, sorted(members)[:MAX_LISTED])) or "none: the file is empty"
+            raise DataError(f"{path} holds no array {key!r}", code="DK301", choices=names, fix=fix)
+        member = members[key]
+        size = member.file_size
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _damaged_npy(path, f"array {key!r} is compressed by a method that NumPy does not use")
+        with archive.open(member) as file:
+            shape, fortran, dtype = _read_header(file, path, size, check)
+            if limit is not None and size > limit:
+                fix = "save it with numpy.save as a .npy file, which is streamed, or set data.resident: always"
+                raise DataError(f"{path}: array {key!r} unpacks to {size} bytes, above {limit}", code="DK302", fix=fix)
+            if size > max(MAX_RATIO_BYTES, MAX_RATIO * member.compress_size):
+                fix = "save it without compression: numpy.savez, or numpy.save"
+                message = f"{path}: array {key!r} unpacks to {size} bytes from {member.compress_size}"
+                raise DataError(message, code="DK302", fix=fix)
+            body = file.read(math.prod(shape) * dtype.itemsize)
+        if len(body) != math.prod(shape) * dtype.itemsize:
+            raise _damaged_npy(path, f"array {key!r} ends early")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _read_header(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a .npz file; turn every failure inside but a DataError into a DataError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except DataError:
+        raise
+    except Exception as error:
+        raise _damaged_npy(path, str(error) or type(error).__name__) from error
+
+
+def _read_header(file: IO[bytes], path: Path, size: int, check: Check) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, Fortran order and type of the array that follows in `file`, which holds `size` bytes in all."""
     start = file.read(npy.MAGIC_LEN)
     if start[:1] == b"\x80":
@@ -276,10 +374,13 @@ def _read_header(file: IO[bytes], path: Path, size: int) -> tuple[tuple[int, ...
     read = npy.read_array_header_1_0 if start[-2] == 1 else npy.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)
-    except ValueError as error:
-        raise _damaged_npy(path, str(error)) from error
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError) as error:
+        raise _damaged_npy(path, f"its header cannot be read: {error}") from error
     if dtype.hasobject:
         raise _pickled(path)
+    if any(length < 0 for length in shape):
+        raise _damaged_npy(path, f"the header declares the shape {shape}")
+    check(shape, dtype)
     expected = math.prod(shape) * dtype.itemsize
     if expected > size - file.tell():
         raise _damaged_npy(path, f"the header declares {expected} bytes, the file holds {size - file.tell()}")

@@ -6,13 +6,15 @@ Paths are relative to the working directory, and `~` is the home directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
-from diffkit import Data, DataError
+from diffkit import Data, DataError, Part, Split, summarize
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 MAX_RESIDENT_BYTES = 1 << 30
@@ -26,9 +28,31 @@ NEUTRAL_OPTIONS = frozenset({"path", "workers", "resident"})
 Resident = Literal["auto", "always", "never"]
 
 
+class FileData(Data):
+    """Base of sets in files of any origin: the first use of a part warns of what is left out or probably not meant."""
+
+    @property
+    @abstractmethod
+    def _parts(self) -> Mapping[Part, Split]:
+        """Both parts."""
+
+    @property
+    def _unused(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Numbers of files by the reason that they are not used: unexpected and expected ones."""
+        return {}, {}
+
+    @cached_property
+    def summary(self) -> str:
+        return summarize(self, self._parts, *self._unused)
+
+    def split(self, part: Part) -> Split:
+        _ = self.summary
+        return self._parts[part]
+
+
 def locate(path: str) -> Path:
     """Return `path` with `~` expanded."""
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
 def default_folder(path: str | None, name: str) -> Path:
@@ -51,18 +75,20 @@ def require(path: Path, what: str, fix: str, *, folder: bool = False) -> Path:
         `path` itself.
 
     Raises:
-        DataError: DK301, `path` does not exist, or is not a folder as required.
+        DataError: DK301, `path` does not exist, is a device or a pipe, or is not a folder as required.
     """
-    if path.is_dir() if folder else path.exists():
-        return path
-    notes = [f"{path} exists, but is not a folder"] if path.exists() else []
-    notes += [
-        f"{packed} is in the same folder: unpack it first"
-        for packed in (path.with_name(path.name + suffix) for suffix in ARCHIVES)
-        if packed.exists()
-    ]
+    try:
+        path.stat()
+        if path.is_dir() or (path.is_file() and not folder):
+            return path
+        notes = [f"{path} exists, but is not a {'folder' if folder else 'regular file or a folder'}"]
+    except FileNotFoundError:
+        packed = [path.with_name(path.name + suffix) for suffix in ARCHIVES]
+        notes = [f"{file} is in the same folder: unpack it first" for file in packed if file.is_file()]
+    except (OSError, ValueError) as error:  # such as no permission, a name that is too long, or a null byte
+        notes = [f"the path cannot be used: {getattr(error, 'strerror', None) or error}"]
     if not path.is_absolute():
-        notes.append(f"relative paths start at the working directory, {Path.cwd()}")
+        notes.append("relative paths start at the working directory")
     raise DataError(f"{what} not found: {path}", code="DK301", fix=fix, notes=notes)
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -22,16 +22,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Cond, Data, DataError, DataSpec, Part, Split
+from diffkit import Cond, DataError, DataSpec, Part, Split
 
-from .files import Resident, archive_note, fingerprint, fits_in_memory, locate, require
+from .files import FileData, Resident, archive_note, fingerprint, fits_in_memory, locate, require
 from .splits import HeldOut, check_held_out, divide, in_memory
 
 Color = Literal["rgb", "grey"]
 Errors = Literal["error", "skip"]
 Result = TypeVar("Result")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SIDECARS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".db", ".ini", ".log")
+"""Files that usually lie beside pictures: leaving them out causes no warning."""
 MAX_PIXELS = 64_000_000
 """Pixels of one picture; a small file may declare any number."""
 MAX_LISTED = 200
@@ -49,14 +51,17 @@ UPRIGHT = {
 
 
 @dataclass(frozen=True)
-class Images(Data):
+class Images(FileData):
     """PNG, JPEG, WEBP and BMP files below `path`, sub-folders included: x (3, H, W), or (1, H, W) with `color: grey`.
+
+    Links to files and folders are followed, each folder once. A warning counts the files that are left out, by suffix.
 
     `size` scales the shorter side to this length (Lanczos) and crops the centre to a square; without `size` all
     pictures must have equal sizes. `labels: true` uses the names of the sub-folders as classes. A hash of its name
     decides whether a picture is held out (`held_out`: a number, or a fraction). All files are examined before
     training, and every unusable one is reported; `errors: skip` replaces up to `max_skipped` of them, each by the next
-    usable picture, so that other pictures keep their positions. `resident: auto` keeps up to 1 GiB of decoded pictures
+    usable picture, so that other pictures keep their positions; if a part has no usable picture, the usable ones are
+    divided instead. `resident: auto` keeps up to 1 GiB of decoded pictures
     in memory; above, `workers` processes decode them during training. Raises DataError: DK301 missing, DK304 too few,
     DK305 labels, DK306 unequal sizes, DK309 unusable files.
     """
@@ -73,6 +78,8 @@ class Images(Data):
 
     def __post_init__(self) -> None:
         check_held_out(self.held_out)
+        if self.errors == "error" and self.max_skipped != type(self).max_skipped:
+            raise ValueError("max_skipped has no effect without errors: skip")
 
     @cached_property
     def spec(self) -> DataSpec:
@@ -80,9 +87,6 @@ class Images(Data):
         size = self._headers[0] if self.size is None else (self.size, self.size)
         channels = 3 if self.color == "rgb" else 1
         return DataSpec(channels, size, len(names) or None, bounded=True, bins=256, class_names=names)
-
-    def split(self, part: Part) -> Split:
-        return self._parts[part]
 
     def fingerprint(self) -> str:
         return fingerprint(self, self._root, self._names)
@@ -92,10 +96,10 @@ class Images(Data):
         return require(locate(self.path), "the folder of images", "name a folder: data.path", folder=True)
 
     @cached_property
-    def _names(self) -> list[str]:
-        names = find_pictures(self._root)
-        if not names:
-            others = Counter(file.suffix for file in self._root.rglob("*") if file.is_file())
+    def _found(self) -> Found:
+        found = find_pictures(self._root)
+        if not found.names:
+            others = Counter(found.left_out) + Counter(found.ignored)
             raise DataError(
                 f"no image below {self._root}",
                 code="DK304",
@@ -103,7 +107,19 @@ class Images(Data):
                 fix="name the folder that holds them: data.path",
                 notes=[*archive_note(self._root), f"found: {dict(others.most_common(5)) or 'nothing'}"],
             )
-        return names
+        return found
+
+    @property
+    def _names(self) -> list[str]:
+        return self._found.names
+
+    @property
+    def _unused(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        ignored = {**self._found.ignored, **({"unusable": len(self._reasons)} if self._reasons else {})}
+        if not self.labels:
+            return self._found.left_out, ignored
+        empty = {f"folder {name!r} without a picture": 1 for name in self._found.folders if name not in self._classes}
+        return {**self._found.left_out, **empty}, ignored
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
@@ -122,7 +138,7 @@ class Images(Data):
     @cached_property
     def _headers(self) -> tuple[tuple[int, int], dict[str, str]]:
         """The common (H, W), and the reason for each file that is unusable according to its header."""
-        sizes, reasons = self._each(lambda name: picture_size(self._root / name))
+        sizes, reasons = self._each(self._names, lambda name: picture_size(self._root / name))
         counts = Counter(sizes.values())
         if not counts:
             raise unusable(reasons, len(self._names))
@@ -136,7 +152,7 @@ class Images(Data):
             )
         return counts.most_common(1)[0][0], reasons
 
-    def _each(self, read: Callable[[str], Result]) -> tuple[dict[str, Result], dict[str, str]]:
+    def _each(self, names: Sequence[str], read: Callable[[str], Result]) -> tuple[dict[str, Result], dict[str, str]]:
         """Call `read` for every name in threads; return the results and the errors by name."""
 
         def attempt(name: str) -> Result | PictureError:
@@ -148,7 +164,7 @@ class Images(Data):
         results: dict[str, Result] = {}
         reasons: dict[str, str] = {}
         with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            for name, result in zip(self._names, pool.map(attempt, self._names)):
+            for name, result in zip(names, pool.map(attempt, names)):
                 if isinstance(result, PictureError):
                     reasons[name] = str(result)
                 else:
@@ -156,15 +172,34 @@ class Images(Data):
         return results, reasons
 
     @cached_property
-    def _parts(self) -> Mapping[Part, Split]:
-        rows = divide(self._names, self.held_out)
+    def _pictures(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The decoded pictures if they fit in memory, and the reason for each unusable file that is known so far."""
         if fits_in_memory(self.resident, len(self._names) * math.prod(self.spec.shape)):
-            pictures, reasons = self._each(lambda name: read_picture(self._root / name, self.size, self.color))
-        else:
-            pictures, reasons = {}, self._headers[1]
+            return self._each(self._names, self._read)
+        return {}, dict(self._headers[1])
+
+    def _read(self, name: str) -> Tensor:
+        return read_picture(self._root / name, self.size, self.color)
+
+    @property
+    def _reasons(self) -> dict[str, str]:
+        return self._pictures[1]
+
+    @cached_property
+    def _parts(self) -> Mapping[Part, Split]:
+        pictures, reasons = self._pictures
+        rows = divide(self._names, self.held_out)
+        if not pictures and self.errors == "skip":  # only decoding shows whether a small part has a usable picture
+            few = [self._names[row] for part in rows if len(part) <= self.max_skipped for row in part]
+            reasons.update(self._each([name for name in few if name not in reasons], self._read)[1])
         self._report(reasons)
-        train, held_out = (replace_unusable([name not in reasons for name in self._names], part) for part in rows)
-        return {"train": self._part(train, pictures), "held-out": self._part(held_out, pictures)}
+        good = [name not in reasons for name in self._names]
+        if not all(any(good[row] for row in part) for part in rows):
+            usable = [row for row, fine in enumerate(good) if fine]
+            first, second = divide([self._names[row] for row in usable], self.held_out)
+            rows = [usable[place] for place in first], [usable[place] for place in second]
+        train, held_out = (self._part(replace_unusable(good, part), pictures) for part in rows)
+        return {"train": train, "held-out": held_out}
 
     def _report(self, reasons: Mapping[str, str]) -> None:
         """Warn of unusable files, or raise if they are not to be skipped."""
@@ -248,12 +283,10 @@ def unusable(reasons: Mapping[str, str], count: int, *, limit: int | None = None
 def replace_unusable(good: Sequence[bool], rows: Sequence[int]) -> list[int]:
     """Replace each unusable index in `rows` by the next usable one of them, cyclically; `good` tests an index.
 
-    So an unusable file does not change the position of other examples. Raises DataError DK304 if all are unusable.
+    So an unusable file does not change the position of other examples. At least one index must be usable.
     """
     sources = list(rows)
-    following = next((row for row in rows if good[row]), None)
-    if following is None:
-        raise DataError("every image of one part is unusable", code="DK304", fix="repair the images, or give more")
+    following = next(row for row in rows if good[row])
     for place in reversed(range(len(rows))):
         if good[rows[place]]:
             following = rows[place]
@@ -265,16 +298,56 @@ class PictureError(Exception):
     """Raised for a file that cannot be used; the message is the reason."""
 
 
-def find_pictures(root: Path) -> list[str]:
-    """List the pictures below `root`: relative paths with slashes, sorted, without hidden files and folders."""
-    found: list[str] = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inner = Path(folder).relative_to(root)
-        found += [
-            (inner / name).as_posix() for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    return sorted(found)
+@dataclass
+class Found:
+    """The files below a folder: pictures by relative path with slashes, sorted, and the numbers of all other files.
+
+    `folders` are the names of the sub-folders; `left_out` and `ignored` count unexpected and expected files by reason.
+    """
+
+    names: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+
+def find_pictures(root: Path) -> Found:
+    """Find the pictures below `root`, hidden ones excepted. Each folder is read once, links after all others."""
+    found = Found()
+    folders, links, seen = [""], list[str](), set[tuple[int, int]]()
+    while folders or links:
+        inner = folders.pop() if folders else links.pop()
+        try:
+            status = os.stat(root / inner)
+            if (place := (status.st_dev, status.st_ino)) in seen:
+                found.left_out["links to a folder that is read already"] += 1
+                continue
+            seen.add(place)
+            entries = sorted(os.scandir(root / inner), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            if not inner:
+                raise DataError(
+                    f"{root} cannot be read: {error.strerror}", code="DK301", fix="allow reading it"
+                ) from error
+            found.left_out["folders that cannot be read"] += 1
+            continue
+        for entry in entries:
+            name = f"{inner}/{entry.name}" if inner else entry.name
+            suffix = Path(entry.name).suffix.lower()
+            if entry.name.startswith("."):
+                found.ignored["hidden"] += 1
+            elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
+                (links if entry.is_symlink() else folders).append(name)
+                if not inner:
+                    found.folders.append(name)
+            elif not (os.path.isfile(entry) if entry.is_symlink() else entry.is_file()):
+                found.left_out["broken links" if entry.is_symlink() else "pipes, sockets or devices"] += 1
+            elif suffix in SUFFIXES:
+                found.names.append(name)
+            else:
+                (found.ignored if suffix in SIDECARS else found.left_out)[suffix or "without a suffix"] += 1
+    found.names.sort()
+    return found
 
 
 def picture_size(path: Path) -> tuple[int, int]:

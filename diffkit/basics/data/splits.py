@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -101,7 +101,30 @@ def in_memory_parts(
     }
 
 
-def check_labels(labels: NDArray[np.generic], count: int, classes: int | None, source: object) -> Tensor:
+def check_label_type(shape: tuple[int, ...], dtype: np.dtype[Any], count: int, source: object) -> None:
+    """Check that an array can hold one label for each image.
+
+    Args:
+        shape: the shape of the array.
+        dtype: the type of its values.
+        count: the number of images.
+        source: the file, named in messages.
+
+    Raises:
+        DataError: DK305, wrong shape or type.
+    """
+    if shape != (count,):
+        raise DataError(
+            f"{source}: labels have shape {shape}, but there are {count} images",
+            code="DK305",
+            fix=f"store exactly one label for each image: shape ({count},)",
+        )
+    if not np.issubdtype(dtype, np.integer):
+        fix = "number the classes: numpy.unique(labels, return_inverse=True)[1]"
+        raise DataError(f"{source}: labels are {dtype}, not integers", code="DK305", fix=fix)
+
+
+def check_labels(labels: NDArray[Any], count: int, classes: int | None, source: object) -> Tensor:
     """Check that there is one label for each image, and that all are in range.
 
     Args:
@@ -116,14 +139,7 @@ def check_labels(labels: NDArray[np.generic], count: int, classes: int | None, s
     Raises:
         DataError: DK305, wrong shape, type or range.
     """
-    if labels.shape != (count,):
-        raise DataError(
-            f"{source}: labels have shape {labels.shape}, but there are {count} images",
-            code="DK305",
-            fix=f"store exactly one label for each image: shape ({count},)",
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"{source}: labels are {labels.dtype}, not integers", code="DK305", fix="store them as int64")
+    check_label_type(labels.shape, labels.dtype, count, source)
     low, high = (int(labels.min()), int(labels.max())) if count else (0, 0)
     limit = count if classes is None else classes
     if low < 0 or high >= limit:
@@ -132,6 +148,6 @@ def check_labels(labels: NDArray[np.generic], count: int, classes: int | None, s
             f"{source}: label {wrong} of example {int(np.flatnonzero(labels == wrong)[0])} is out of range",
             code="DK305",
             choices=f"0 to {limit - 1}",
-            fix="number the classes 0, 1, 2, ... without gaps, or check that the file holds labels",
+            fix="number the classes from 0 without gaps: numpy.unique(labels, return_inverse=True)[1]",
         )
     return torch.from_numpy(labels.astype(np.int64))

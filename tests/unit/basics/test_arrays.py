@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from diffkit.basics.data import files
+from diffkit.basics.data import arrays, files
 from diffkit.basics.data.arrays import ArrayRows, Arrays
 from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
@@ -67,7 +67,7 @@ def test_floats_channels_first(tmp_path, resident):
     [((30, 7), DataSpec(7)), ((30, 6, 5), DataSpec(1, (6, 5))), ((30, 6, 5, 1), DataSpec(1, (6, 5)))],
 )
 def test_vectors_and_grey_images(tmp_path, shape, spec):
-    np.save(tmp_path / "x.npy", np.zeros(shape))
+    np.save(tmp_path / "x.npy", RNG.standard_normal(shape))
     data = Arrays(str(tmp_path / "x.npy"))
     assert data.spec == spec
     assert data.split("train")[0][0].shape == spec.shape
@@ -81,7 +81,7 @@ def test_npz_and_other_names(tmp_path):
     assert data.split("train").cond["label"].max() == 2
     missing = failure(Arrays(str(tmp_path / "set.npz")))
     assert missing.code == "DK301"
-    assert missing.choices == ["kinds", "pictures"]
+    assert missing.choices == "'kinds', 'pictures'"
 
 
 def test_layout_is_asked_for_where_the_shape_does_not_tell(tmp_path):
@@ -107,7 +107,6 @@ def test_layout_is_asked_for_where_the_shape_does_not_tell(tmp_path):
         (np.array([[0.0, 1.0], [0.0, 1e300], [0.0, 0.0]]), "DK307"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 def test_arrays_that_hold_no_usable_examples(tmp_path, array, code):
     error = failure(Arrays(save(tmp_path, images=array)))
     assert error.code == code
@@ -237,3 +236,121 @@ def test_fingerprint(tmp_path, monkeypatch):
     changed[-1, -1, -1, -1] ^= 1
     np.save(tmp_path / "images.npy", changed)
     assert Arrays(str(tmp_path)).fingerprint() != sampled
+
+
+@pytest.mark.parametrize("layout", ["channels-first", "channels-last"])
+@pytest.mark.parametrize("shape", [(40, 2, 64), (40, 64, 2), (40, 1, 64)])
+def test_an_explicit_layout_is_obeyed(tmp_path, shape, layout):
+    """Fault A7, case 07: series. `auto` reads grey images, with a warning if one axis is short."""
+    array = RNG.standard_normal(shape).astype("float32")
+    np.savez(tmp_path / "x.npz", images=array)
+    data = Arrays(str(tmp_path / "x.npz"), layout=layout)
+    channels, length = shape[1:] if layout == "channels-first" else shape[:0:-1]
+    assert data.spec == DataSpec(channels, (length,))
+    first = array if layout == "channels-first" else array.transpose(0, 2, 1)
+    assert gathered(data) == sorted(np.ascontiguousarray(x).tobytes() for x in first)
+    with pytest.warns(UserWarning, match="set data.layout for series"):
+        assert Arrays(str(tmp_path / "x.npz")).spec.shape == (1, *shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("labels", "missing"),
+    [
+        (np.arange(30) % 4 + 1, "1 of 5 classes have no training example: 0;"),
+        (np.array([0, 1, 3])[LABELS], "1 of 4 classes have no training example: 2;"),
+        (np.where(np.arange(30) % 2, 29, 0), "28 of 30 classes .*: 1, 2, .* and 18 more"),
+    ],
+)
+def test_classes_without_examples_are_reported(tmp_path, labels, missing):
+    """Fault A7, case 11; the advice works."""
+    data = Arrays(save(tmp_path, images=BYTES, labels=labels), labels="labels")
+    with pytest.warns(UserWarning, match=missing) as warned:
+        data.split("train")
+    assert "numpy.unique(labels, return_inverse=True)[1]" in str(warned[0].message)
+    save(tmp_path, labels=np.unique(labels, return_inverse=True)[1])
+    mended = Arrays(str(tmp_path), labels="labels")
+    mended.split("train")
+    assert mended.spec.classes == len(np.unique(labels))
+    assert f"{mended.spec.classes} classes (0: " in mended.summary
+
+
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (BYTES.astype("float32"), "0 to 255 .* are in no known range"),
+        (BYTES / 255, "black is -1"),
+        (RNG.integers(-1000, 3000, (30, 6, 5)).astype("float32"), "are in no known range"),
+        (np.full((30, 6, 5), 7, np.uint8), "all values are 7"),
+        (BYTES // 16, "use a small part"),
+        (RNG.standard_normal((30, 7)) * 1e-3, "are in no known range"),
+    ],
+)
+def test_values_in_no_known_range_are_reported_once(tmp_path, array, problem):
+    data = Arrays(save(tmp_path, images=array))
+    with pytest.warns(UserWarning, match=problem) as warned:
+        data.split("train")
+    assert len(warned) == 1
+    assert len(data.split("held-out"))  # an error if it warned again
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (40, 8, 8), (40, 3, 8, 8), (40, 8, 8, 3)])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda g: (g * 65535).astype("uint16"),
+        lambda g: (g * 4095).astype("uint16"),
+        lambda g: (g * 255 - 128).astype("int8"),
+        lambda g: g > 0.5,
+        lambda g: (g * 4000 - 1000).astype("int16"),
+        lambda g: (g * 255).astype("int64"),
+        lambda g: (g * 2.0**60).astype("int64"),
+        lambda g: (g * 2 - 1).astype("complex64"),
+    ],
+)
+def test_the_advice_for_each_type_works(tmp_path, convert, shape):
+    """Fault D24, case 12: the expression in the fix is run, and its result keeps the values but for scale and shift."""
+    source = np.linspace(0, 1, np.prod(shape)).reshape(shape)
+    array = convert(source)
+    error = failure(Arrays(save(tmp_path, images=array)))
+    assert error.code == "DK308"
+    converted = eval(error.fix.removeprefix("convert them: "), {"numpy": np, "array": array})  # noqa: S307
+    assert converted.dtype in (np.uint8, np.float32)
+    layout = "auto" if len(shape) < 4 else "channels-first" if shape[1] == 3 else "channels-last"
+    read = Arrays(save(tmp_path, images=converted), layout=layout)
+    x = torch.cat([read.split(part).x for part in ("train", "held-out")]).float()
+    assert float(x.max() - x.min()) >= (255 if converted.dtype == np.uint8 else 0.5)
+    if array.dtype.kind == "c":
+        assert set(array.real.reshape(-1).tolist()) <= set(converted.reshape(-1).tolist())
+    else:
+        assert np.corrcoef(converted.reshape(-1), array.reshape(-1).astype(float))[0, 1] > 0.9999
+
+
+def test_the_advice_for_records_and_text_works(tmp_path):
+    records = np.zeros(30, dtype=[("a", "f4"), ("b", "f4")])
+    records["a"], records["b"] = RNG.standard_normal((2, 30))
+    for array in (records, RNG.standard_normal((30, 3)).astype("U20")):
+        error = failure(Arrays(save(tmp_path, images=array)))
+        assert error.code == "DK308"
+        plain = eval(error.fix.removeprefix("store plain numbers: "), {"numpy": np, "array": array})  # noqa: S307
+        assert len(Arrays(save(tmp_path, images=plain)).split("train")) > 20
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_arrays_without_axes(tmp_path, kind):
+    """Case 13."""
+    save(tmp_path, images=np.float32(3))
+    np.savez(tmp_path / "x.npz", images=np.float32(3))
+    assert failure(Arrays(str(tmp_path / ("x.npz" if kind == "npz" else "images.npy")))).code == "DK308"
+    np.savez(tmp_path / "y.npz", images=BYTES, labels=np.int64(3))
+    assert failure(Arrays(str(tmp_path / "y.npz"), labels="labels")).code == "DK305"
+
+
+def test_packed_arrays_have_limits(tmp_path, monkeypatch):
+    """Fault B14: sizes are checked before anything is unpacked, and the advice works."""
+    monkeypatch.setattr(arrays, "MAX_RATIO_BYTES", 1000)
+    np.savez_compressed(tmp_path / "x.npz", images=np.zeros((1000, 1000), np.uint8))
+    assert "unpacks to" in failure(Arrays(str(tmp_path / "x.npz"))).message
+    np.savez(tmp_path / "x.npz", images=BYTES)
+    monkeypatch.setattr(files, "MAX_RESIDENT_BYTES", 1000)
+    assert "unpacks to" in failure(Arrays(str(tmp_path / "x.npz"))).message
+    assert len(Arrays(str(tmp_path / "x.npz"), resident="always").split("train")) > 20

@@ -213,11 +213,14 @@ def test_too_many_skipped(folder):
         assert Images(str(folder), errors="skip", max_skipped=3).split("train")
 
 
+@pytest.mark.filterwarnings("ignore:skipped 1 of 20")
 def test_damage_found_while_streaming(folder):
     """Headers are examined before training; what only decoding shows is met by the same policy."""
     raw = (folder / "05.png").read_bytes()
     (folder / "05.png").write_bytes(raw[:60] + b"\0\0\0\0" + raw[64:])
-    split = Images(str(folder), held_out=1, resident="never").split("train")
+    with pytest.raises(DataError, match="1 of 19 images"):
+        Images(str(folder), held_out=1, resident="never").split("train")  # the summary reads it
+    split = PictureFiles(folder, tuple(f"{i:02}.png" for i in range(19)), None, None, "rgb", (3, 6, 5), "error", 1)
     place = split.names.index("05.png")
     with pytest.raises(DataError, match="1 of 19 images") as raised:
         split[place]
@@ -255,7 +258,10 @@ def test_order_and_hidden_files(tmp_path):
     (tmp_path / ".git" / "c.png").touch()
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "c.webp").touch()
-    assert find_pictures(tmp_path) == ["a.jpeg", "b.PNG", "sub/c.webp"]
+    found = find_pictures(tmp_path)
+    assert found.names == ["a.jpeg", "b.PNG", "sub/c.webp"]
+    assert found.ignored == {"hidden": 2, ".txt": 1}
+    assert not found.left_out
 
 
 def test_large_sets_stream(folder, monkeypatch):
@@ -281,9 +287,70 @@ def test_long_reports_end(monkeypatch):
 
 def test_replace_unusable():
     assert replace_unusable([True, False, True, False], [0, 1, 2, 3]) == [0, 2, 2, 0]
-    with pytest.raises(DataError) as raised:
-        replace_unusable([False, True], [0])
-    assert raised.value.code == "DK304"
+
+
+@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize("damage", [b"", encoded(picture(0), "PNG")[:60]])
+@pytest.mark.filterwarnings("ignore:skipped 1 of 21")
+def test_one_unusable_picture_can_have_any_name(folder, resident, damage):
+    """Also that of the only held-out picture: the usable pictures are divided then."""
+    for name in (f"broken{i}.png" for i in range(20)):
+        (folder / name).write_bytes(damage)
+        data = Images(str(folder), errors="skip", resident=resident, held_out=1)
+        parts = [set(rows(data.split(part))) for part in ("train", "held-out")]
+        assert len(parts[1]) == 1
+        assert not parts[0] & parts[1]
+        (folder / name).unlink()
+
+
+def test_files_that_are_left_out_are_counted(folder):
+    """Fault A7: other suffixes, broken links, pipes; a JPEG may be called .jfif, and a class may be a link."""
+    for i in range(3):
+        picture(i).save(folder / f"{i}.tif")
+        picture(i).save(folder / f"{i}.gif")
+    picture(3).save(folder / "3.jfif", "JPEG", quality=100)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(folder / "pipe.png")
+    data = Images(str(folder))
+    with pytest.warns(UserWarning, match="8 files or folders are left out: 3 .tif, 3 .gif") as warned:
+        assert len(data.split("train")) + len(data.split("held-out")) == 21
+    assert "1 broken links" in str(warned[0].message)
+    assert "1 pipes, sockets or devices" in str(warned[0].message)
+    assert "left out: 3 .tif" in data.summary
+    assert "shape (3, 6, 5); values 0 to 255, std 7" in data.summary
+
+
+def test_classes_that_are_links_are_read_and_empty_ones_reported(tmp_path):
+    for kind in ("cats", "elsewhere/dogs", "more"):
+        (tmp_path / kind).mkdir(parents=True)
+        for i in range(6):
+            picture(i + len(kind)).save(tmp_path / kind / f"{i}.png")
+    root = tmp_path / "root"
+    (root / "empty").mkdir(parents=True)
+    for kind, target in (("cats", "cats"), ("dogs", "elsewhere/dogs"), ("again", "cats"), ("loop", "root")):
+        (root / kind).symlink_to(tmp_path / target)
+    data = Images(str(root), labels=True, held_out=2)
+    with pytest.warns(UserWarning, match="2 links to a folder that is read already") as warned:
+        data.split("train")
+    assert "folder 'empty' without a picture" in str(warned[0].message)
+    assert data.spec.class_names == ("again", "dogs")
+    assert "2 classes (again: " in data.summary
+
+
+@pytest.mark.parametrize("bits", [12, 1])
+def test_pictures_that_use_few_of_their_values_are_reported(tmp_path, bits):
+    """Fault A7: 12-bit values in 16 bits become nearly black pictures, as do masks of 0 and 1."""
+    draw = np.random.default_rng(0)
+    for i in range(4):
+        values = draw.integers(0, 2**bits, (6, 6)).astype(np.uint16 if bits == 12 else np.uint8)
+        Image.fromarray(values).save(tmp_path / f"{i}.png")
+    with pytest.warns(UserWarning, match="use a small part of their range"):
+        Images(str(tmp_path), color="grey", held_out=1).split("train")
+
+
+def test_options_without_effect_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="max_skipped has no effect"):
+        Images(str(tmp_path), max_skipped=3)
 
 
 def test_fingerprint(folder):
