@@ -9,6 +9,7 @@ from .callback import (
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
 from .codec import Codec as Codec, Identity as Identity
+from .config import FilePath as FilePath
 from .data import (
     Augmentation as Augmentation,
     Cond as Cond,

@@ -22,6 +22,17 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
+class PathMark:
+    """Annotation of an option that is a path: a relative path starts at the folder of the recipe file, or, if nothing
+    is there, at the working directory. Elsewhere than in a file it starts at the working directory.
+    """
+
+
+FilePath = Annotated[str, PathMark()]
+"""The type of an option that is the path of a file or folder, such as `data.path`. A component receives it absolute."""
+
+
+@dataclass(frozen=True)
 class ComponentField:
     """Annotation of a field that holds a component of `kind`; `default` is the name of the component if the recipe
     gives none.

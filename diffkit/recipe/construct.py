@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..data import Data, DataSpec, Part, Split
+from ..denoiser import Denoiser
 from ..errors import DataError, DiffkitError, Mark, PluginError
 from ..network import Shape
 from ..noise import key
@@ -101,14 +104,75 @@ def seeded(seed: int, path: str) -> Iterator[None]:
         yield
 
 
+class RecordedData(Data):
+    """The data of a run, whose spec is recorded: samples can be drawn although the examples are absent or have changed.
+
+    Args:
+        spec: the spec of the data that the run was trained on.
+        data: the data set as the recipe builds it, or the reason why it cannot be built.
+    """
+
+    def __init__(self, spec: DataSpec, data: Data | DataError) -> None:
+        self._spec, self._data = spec, data
+        self.workers = 0 if isinstance(data, DataError) else data.workers
+
+    @property
+    def spec(self) -> DataSpec:
+        return self._spec
+
+    def split(self, part: Part) -> Split:
+        return self._same().split(part)
+
+    def to_model_range(self, raw: Tensor) -> Tensor:
+        own = self._overriding("to_model_range")
+        return super().to_model_range(raw) if own is None else own.to_model_range(raw)
+
+    def to_storage(self, x: Tensor) -> Tensor:
+        own = self._overriding("to_storage")
+        return super().to_storage(x) if own is None else own.to_storage(x)
+
+    def truth(self) -> Denoiser | None:
+        return None if isinstance(self._data, DataError) else self._data.truth()
+
+    def fingerprint(self) -> str:
+        return self._same().fingerprint()
+
+    def _same(self) -> Data:
+        """Return the data. Raises DataError if it is absent, or of another spec than the run was trained on."""
+        if isinstance(self._data, DataError):
+            raise self._data
+        require_same(self._spec, self._data.spec)
+        return self._data
+
+    def _overriding(self, method: str) -> Data | None:
+        """Return the data if it defines the method itself."""
+        own = getattr(type(self._data), method, None)
+        return None if own is None or own is getattr(Data, method) else self._data  # type: ignore[return-value]
+
+
+def require_same(recorded: DataSpec, present: DataSpec) -> None:
+    """Raise DataError DK321 if the data is of another shape, range or classes than a run was trained on."""
+    names = [one.name for one in fields(DataSpec)]
+    changed = [name for name in names if getattr(recorded, name) != getattr(present, name)]
+    if changed:
+        raise DataError(
+            "the data has changed since the run was trained",
+            code="DK321",
+            fix="restore the data; to train on the new data, pass another --out, and this run as train.init",
+            notes=[f"{name}: {getattr(recorded, name)!r} then, {getattr(present, name)!r} now" for name in changed],
+        )
+
+
 class Trial:
     """Builds the components of a recipe to validate it: each once, networks on the meta device.
 
     `built` holds all objects by path, `scope` the objects that other components may require, by kind; `faults` and
     `data_error` report the components that failed. A component that depends on a failed one is skipped without a fault.
+    `spec` is the recorded spec of the data of a run, see `RecordedData`.
     """
 
-    def __init__(self, failed: Iterable[str] = ()) -> None:
+    def __init__(self, failed: Iterable[str] = (), spec: DataSpec | None = None) -> None:
+        self._spec = spec
         self.scope: dict[str, Any] = {}
         self.built: dict[str, Any] = {}
         self.faults: list[DiffkitError] = []
@@ -123,6 +187,10 @@ class Trial:
                 self._add_shape()
             with seeded(seed, component.path):
                 made = self.attempt(component, meta=component.spec.kind == "network")
+            found = self.data_error if made is None else made
+            if component.path == "data" and self._spec is not None and found is not None:
+                made = self.built["data"] = RecordedData(self._spec, found)
+                self.data_error = None
             if component.path in INJECTED:
                 if made is None:
                     self._failed.add(component.spec.kind)

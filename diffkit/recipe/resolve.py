@@ -6,6 +6,7 @@ All faults are collected. A value that failed is None; values that do not depend
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -210,10 +211,11 @@ class Resolver:
     def _option(self, parameter: Parameter, node: Node) -> Any:
         """Validate a plain value without conversion of types, except that a list becomes a tuple."""
         try:
-            return parameter.adapter.validate_json(json.dumps(node.plain()))
+            value = parameter.adapter.validate_json(json.dumps(node.plain()))
         except ValidationError as error:
             self.faults += errors.from_pydantic(node, error.errors(include_url=False))
             return FAILED
+        return _absolute(value, node.mark.file) if parameter.is_path and isinstance(value, str) else value
 
     def _count(self) -> int:
         return len(self.faults) + len(self._unknown)
@@ -241,6 +243,13 @@ class Resolver:
                 self._valid.setdefault(parameter.name, at)
             if parameter.role in ("section", "sections"):
                 self._index(parameter.target, at)
+
+
+def _absolute(path: str, file: str) -> str:
+    """Return an absolute path; a relative one starts at the folder of `file`, or at the working directory."""
+    found = os.path.expanduser(path)
+    beside = os.path.join(os.path.dirname(file), found) if os.path.isfile(file) else found
+    return os.path.abspath(beside if os.path.lexists(beside) or not os.path.lexists(found) else found)
 
 
 def _with_name(node: Node, parameter: Parameter) -> Node:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticSchemaGenerationError
 
-from ..config import ComponentField, ComponentSpec, Config
+from ..config import ComponentField, ComponentSpec, Config, PathMark
 from ..errors import PluginError
 from ..host import registry
 from .yaml import Node
@@ -52,6 +52,12 @@ class Parameter:
     def required(self) -> bool:
         """Whether a recipe must give the parameter."""
         return self.default is REQUIRED and self.role != "injected"
+
+    @cached_property
+    def is_path(self) -> bool:
+        """Whether the option is a `FilePath`."""
+        found = get_args(_without_none(self.annotation)[0])
+        return any(isinstance(mark, PathMark) for mark in found)
 
     @cached_property
     def adapter(self) -> TypeAdapter[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
+from ..data import DataSpec
 from ..errors import DiffkitError, PluginError, RecipeError
 from ..host import Plugin, registry
 from .checks import View, check
@@ -17,7 +18,7 @@ from .resolve import Resolver
 from .spec import Recipe
 
 
-def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec | None = None) -> Recipe:
     """Read and validate a recipe.
 
     Every component that it names is imported and built once, networks without memory; data files need not be there.
@@ -25,6 +26,8 @@ def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
     Args:
         source: a file, the name of a built-in recipe, a YAML text of several lines, or a mapping.
         overrides: texts `path=value`, applied in turn.
+        spec: the recorded spec of the data, so that the data is read only if its examples are; default: that of the
+            data itself.
 
     Returns:
         The recipe, from which `assemble` makes the objects.
@@ -37,7 +40,7 @@ def load_recipe(source: Source, overrides: Iterable[str] = ()) -> Recipe:
     resolver = Resolver(root)
     recipe = resolver.read(Recipe)
     components = in_order(resolver.components)
-    trial = Trial(set(INJECTED) - {one.path for one in components})
+    trial = Trial(set(INJECTED) - {one.path for one in components}, spec)
     trial.build_all(components, resolver.values.get("seed", 0))
     found, warnings = check(View(root, resolver.values, resolver.names, trial.built, trial.scope.get("shape")))
     required = _missing_plugins(resolver)

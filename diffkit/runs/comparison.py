@@ -24,7 +24,7 @@ def write_comparison(found: Comparison, names: Sequence[str], path: Path) -> Non
         ResourceError: The file cannot be written.
         CheckpointError: A picture of a run cannot be read.
     """
-    pictures = [at and atomic.read_bounded(at, MAX_PICTURE_BYTES) for at in found.pictures]
+    pictures = [None if at is None else atomic.read_bounded(at, MAX_PICTURE_BYTES) for at in found.pictures]
     page = build_comparison(names, found.recipes, found.results, found.not_comparable(), found.losses, pictures)
     with atomic.writing(path):
         atomic.replace(path, page.encode())

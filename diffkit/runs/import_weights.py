@@ -40,10 +40,11 @@ def run_from_weights(recipe: Recipe, out: str | Path, weights: Mapping[str, Tens
     if recipe.train.steps or recipe.train.ema:
         fix = "write train: {steps: 0, ema: []} in the recipe"
         raise UsageError("imported weights require a recipe without training steps and averages", code="DK056", fix=fix)
-    own = assemble(recipe).network.state_dict()
+    assembly = assemble(recipe)
+    own = assembly.network.state_dict()
     refuse_misfit(weights, own, source)
     fitting = {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
-    opened = open_directory(Path(out), recipe, torch.device("cpu"))
+    opened = open_directory(Path(out), assembly, torch.device("cpu"))
     with opened, EventLog(opened.directory.path) as events:
         if opened.resumed:
             raise UsageError(f"{out} already contains a run", code="DK056", fix="choose another directory")

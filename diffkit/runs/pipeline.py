@@ -14,6 +14,7 @@ import torch
 from ..errors import DiffkitError, ResourceError, StoppedError, plain
 from ..host import registry
 from ..recipe.assembly import Assembly, assemble
+from ..recipe.construct import require_same
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
 from ..recipe.spec import Recipe
@@ -30,8 +31,8 @@ from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, be
 from ..train.precision import choose
 from .reporting import write_report
 from .sample_files import draw_and_save
-from .stage_status import StageRecord, StageStatus, stopwatch
-from .trained import Run
+from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
+from .trained import DataRecord, Run
 from .training import train
 
 RUNS = Path("runs")
@@ -74,7 +75,7 @@ def run(
     world = join_ranks(chosen)
     try:
         if world.is_main:
-            opened = open_directory(path, loaded, chosen, resume)
+            opened = open_directory(path, assembly, chosen, resume)
             world.barrier()
             on_event = None if quiet else _print_event
             with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
@@ -82,6 +83,8 @@ def run(
                     events.event("environment", {"change": change})
                 if not quiet:
                     _print(_opening_line(assembly, chosen, path))
+                for change in opened.recipe_changes:
+                    events.event("recipe-changed", {"change": change})
                 with _failure_logged(opened.directory, events, signals):
                     if not quiet:
                         _print(f"data: {assembly.data.summary}")
@@ -99,12 +102,12 @@ def run(
         leave_ranks(world)
 
 
-def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Resume = "auto") -> OpenRun:
-    """Create or open the run directory of `recipe`, locked.
+def open_directory(path: Path, assembly: Assembly, device: torch.device, resume: Resume = "auto") -> OpenRun:
+    """Create or open the run directory of a recipe, locked. Record what sampling needs of the data.
 
     Args:
         path: The run directory.
-        recipe: The recipe of the run; an existing run must have the same effective values.
+        assembly: The objects of the recipe; see `begin` for an existing run of another recipe.
         device: The device of the run, which is recorded in environment.json.
         resume: "auto", "never" or "must"; see `run`.
 
@@ -112,12 +115,24 @@ def open_directory(path: Path, recipe: Recipe, device: torch.device, resume: Res
         The locked directory.
 
     Raises:
+        DataError: The data of an existing run was of another shape, range or classes.
         DiffkitError: As `begin` raises.
     """
+    recipe, spec = assembly.recipe, assembly.data.spec
     plugins = {plugin.name: plugin.version or "" for plugin in registry().plugins if plugin.status == "ok"}
     found = environment(str(device), plugins)
     text = effective_yaml(recipe)
-    return begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
+    opened = begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
+    try:
+        recorded = DataRecord.read(opened.directory).spec
+        if recorded is None:
+            DataRecord(spec=spec).write(opened.directory)
+        else:
+            require_same(recorded, spec)
+    except BaseException:
+        opened.lock.release()
+        raise
+    return opened
 
 
 @contextlib.contextmanager
@@ -142,6 +157,7 @@ def _failure_logged(directory: RunDirectory, events: EventLog, signals: StopSign
 def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: bool) -> None:
     """Do each stage after training that is not done with the weights of `step`."""
     directory, assembly, stages = run.directory, run.assembly, StageStatus(run.directory)
+    inputs = stage_inputs(run.recipe)
 
     def raise_if_stopped() -> None:
         if signals.requested:
@@ -150,7 +166,7 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
 
     changed = False
     with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):
-        if not stages.done("sample", step):
+        if not stages.done("sample", step, inputs["sample"]):
             raise_if_stopped()
             with stopwatch() as spent, console_progress("sampling", not quiet) as shown:
                 trained = run.trained()
@@ -164,17 +180,17 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
                 )
             if not quiet:
                 _print(f"samples: {written}")
-            stages.write("sample", StageRecord(step=step, seconds=spent[0]))
+            stages.write("sample", StageRecord(step=step, seconds=spent[0], inputs=inputs["sample"]))
             changed = True
-        if assembly.metrics and not stages.done("evaluate", step):
+        if assembly.metrics and not stages.done("evaluate", step, inputs["evaluate"]):
             raise_if_stopped()
             run.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped)
             changed = True
-    if changed or not stages.done("report", step) or not directory.report.is_file():
+    if changed or not stages.done("report", step, inputs["report"]) or not directory.report.is_file():
         with stopwatch() as spent:
             events.event("report")
             write_report(directory, assembly, raise_if_stopped)
-        stages.write("report", StageRecord(step=step, seconds=spent[0]))
+        stages.write("report", StageRecord(step=step, seconds=spent[0], inputs=inputs["report"]))
     elif not quiet:
         _print(f"{directory.path} is finished. To start over pass another --out or `--resume never`.")
 
@@ -198,7 +214,11 @@ def _print_event(name: str, fields: Mapping[str, Any]) -> None:
     """Print the events that concern the user: a resume, samples during training, and failures that do not end the
     run.
     """
-    if name == "resume":
+    for line in fields.get("differences", ()):
+        _print(f"warning: {name}: {line}")
+    if name == "recipe-changed":
+        _print(f"the run continues with {fields['change']}")
+    elif name == "resume":
         _print(f"resumed at step {fields['step']:,}")
     elif name == "preview":
         _print(f"samples after step {fields['step']:,}: {fields['file']}")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, RootModel, model_validator
 
+from ..recipe.effective import effective
+from ..recipe.spec import Recipe
 from ..storage.run_directory import RunDirectory
 
 Stage = Literal["train", "sample", "evaluate", "report"]
@@ -36,7 +40,8 @@ class StageRecord(BaseModel):
     """A finished stage: the training step of the weights that it used, its seconds, and the held-out losses of the
     training stage.
 
-    `held_out_loss` is the loss on held-out examples at the last step.
+    `held_out_loss` is the loss on held-out examples at the last step. `inputs` is the digest of the sections of the
+    recipe that the stage depends on, empty in runs of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
@@ -45,6 +50,7 @@ class StageRecord(BaseModel):
     seconds: float = 0.0
     held_out_loss: float | None = None
     loss_by_level: LossByLevel | None = None
+    inputs: str = ""
 
 
 class _Records(RootModel[dict[Stage, StageRecord]]):
@@ -63,10 +69,10 @@ class StageStatus:
         records = self.directory.read_record(FILE, _Records, fix).root
         return {stage: records[stage] for stage in STAGES if stage in records}
 
-    def done(self, stage: Stage, step: int) -> bool:
-        """Return whether the stage was finished with the weights of `step`."""
+    def done(self, stage: Stage, step: int, inputs: str | None = None) -> bool:
+        """Return whether the stage was finished with the weights of `step`, and with these `inputs` if they are given."""
         record = self.read().get(stage)
-        return record is not None and record.step == step
+        return record is not None and record.step == step and (inputs is None or record.inputs in ("", inputs))
 
     def write(self, stage: Stage, record: StageRecord) -> None:
         """Record a finished stage. Seconds of training are added to those of earlier calls."""
@@ -79,6 +85,17 @@ class StageStatus:
     def seconds(self) -> dict[Stage, float]:
         """Return the seconds of each finished stage, in the order of a run."""
         return {stage: record.seconds for stage, record in self.read().items()}
+
+
+def stage_inputs(recipe: Recipe) -> dict[Stage, str]:
+    """Return a digest for each stage after training of the sections of a recipe that it depends on besides weights."""
+    values = effective(recipe)
+    sections = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+    needed: dict[Stage, Iterable[str]] = {"sample": ["sample"], "evaluate": ["sample", "evaluate"], "report": sections}
+    return {
+        stage: hashlib.sha256("\n".join(sections[name] for name in names).encode()).hexdigest()[:16]
+        for stage, names in needed.items()
+    }
 
 
 @contextmanager

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
+from ..data import DataSpec
 from ..denoiser import Denoiser
 from ..grid import Grid
 from ..recipe.assembly import Assembly, assemble, build
@@ -36,8 +38,11 @@ from .sampling import (
     plan_sampling,
     require_whole,
 )
-from .stage_status import StageRecord, StageStatus, stopwatch
+from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import TrainedWeights, group_of, load_weights
+
+FILE = "data.json"
+MAX_LENGTH = 1 << 20
 
 
 class Run:
@@ -60,14 +65,20 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The whole recipe, with defaults. Raises RecipeError if it is no longer valid, for example because a plugin is
-        missing.
+        """The whole recipe, with defaults.
+
+        Raises:
+            RecipeError: It is no longer valid.
+            PluginError: The run was made with a plugin in a file that is not loaded.
         """
         return self._given.recipe if self._given is not None else _effective_recipe(self.directory)
 
     @cached_property
     def assembly(self) -> Assembly:
-        """The objects of the recipe. Their weights are untrained; see `trained`."""
+        """The objects of the recipe. Their weights are untrained; see `trained`.
+
+        The spec of the data is the recorded one; the data itself is read only if examples are used.
+        """
         return self._given if self._given is not None else assemble(self.recipe, self.device)
 
     @property
@@ -249,7 +260,9 @@ class Run:
         if (
             own and settings["own"] and own.keys() <= measured.keys()
         ):  # else `run` still does the evaluation of the recipe
-            StageStatus(self.directory).write("evaluate", StageRecord(step=trained.step, seconds=spent[0]))
+            inputs = stage_inputs(recipe)["evaluate"]
+            record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
+            StageStatus(self.directory).write("evaluate", record)
         return self.results
 
     def write_report(self) -> None:
@@ -275,13 +288,38 @@ def _effective_recipe(directory: RunDirectory) -> Recipe:
     """
     tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train = tree.get("train") if isinstance(tree, dict) else None
+    spec = DataRecord.read(directory).spec
     if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():
-        return load_recipe(directory.effective)
+        return load_recipe(directory.effective, spec=spec)
     options = train.pop("schedule", {"name": "constant"})
     if options["name"] == "constant":
         options = {"name": "constant"}
     train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
-    return load_recipe(tree)
+    return load_recipe(tree, spec=spec)
+
+
+class DataRecord(BaseModel):
+    """The content of data.json: what sampling depends on of the data. `spec` is None in runs of earlier versions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: DataSpec | None = None
+
+    @field_validator("spec")
+    @classmethod
+    def _require_possible(cls, spec: DataSpec | None) -> DataSpec | None:
+        if spec is not None and not all(1 <= length <= MAX_LENGTH for length in (*spec.shape, spec.classes or 1)):
+            raise ValueError(f"channels, sizes and classes must be 1 to {MAX_LENGTH}")
+        return spec
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> DataRecord:
+        """Return the record of a run. Raises CheckpointError if the file is damaged."""
+        return directory.read_record(FILE, cls, "restore the file, or delete it if the data is in its place")
+
+    def write(self, directory: RunDirectory) -> None:
+        """Write data.json. Raises ResourceError if it cannot be written."""
+        directory.write_json(FILE, self.model_dump(mode="json"))
 
 
 def open_run(path: str | Path, *, device: str = "auto") -> Run:

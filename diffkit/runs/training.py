@@ -88,15 +88,15 @@ def train(
         DivergedError, CheckpointError, DataError, LockedError, ResourceError: from the trainer, the store, the lock.
     """
     config = assembly.recipe.train
-    if _done(directory, config.steps):
-        return config.steps
+    if (done := _steps_done(directory, config.steps)) is not None:
+        return done
     store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=events.event if events else None)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
         trainer = make_trainer(assembly, device, ranks)
     if events is not None:
         store.clean()
     ranks.barrier()
-    _continue(trainer, store, events, assembly)
+    _continue(trainer, store, events)
     if events is None:
         result = trainer.run(stop=stop)
     else:
@@ -112,27 +112,30 @@ def train(
     return result.step
 
 
-def _done(directory: RunDirectory, steps: int) -> bool:
-    """Return whether training is done: it reached the last step, and its checkpoint is whole unless all stages are
-    done.
+def _steps_done(directory: RunDirectory, steps: int) -> int | None:
+    """Return the last step if training is done, else None.
+
+    It is done if it reached `steps`, or a later step under an earlier recipe, and its checkpoint is whole unless all
+    stages are done.
     """
     stages = StageStatus(directory)
-    if not stages.done("train", steps):
-        return False
-    if stages.done("report", steps):
-        return True
+    done = stages.read().get("train")
+    if done is None or done.step < steps:
+        return None
+    if stages.done("report", done.step):
+        return done.step
     newest = candidates(directory.checkpoints)[:1]
     try:
-        return bool(newest) and verify(newest[0]).step == steps
+        return done.step if newest and verify(newest[0]).step == done.step else None
     except CheckpointError:
-        return False
+        return None
 
 
 def _parameters(assembly: Assembly) -> int:
     return sum(parameter.numel() for parameter in assembly.network.parameters())
 
 
-def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, assembly: Assembly) -> None:
+def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None) -> None:
     """Load the newest undamaged checkpoint; if there is none, the weights that `train.init` names."""
     found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
     if found is not None:
@@ -144,10 +147,11 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
     if events is not None:
         events.rewind(0)
         events.event("start", {"steps": trainer.config.steps})
-    if assembly.recipe.train.init is not None:
-        taken = load_initial(trainer, assembly.recipe.train.init)
+    source = trainer.config.init
+    if source is not None:
+        taken = load_initial(trainer, source, strict=trainer.config.strict_init)
         if events is not None:
-            events.event("init", {"from": assembly.recipe.train.init, "step": taken})
+            events.event("init", {"from": source, "step": taken.step, "differences": list(taken.differences)})
 
 
 class _Writer(Callback):

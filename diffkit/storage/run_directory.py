@@ -37,6 +37,13 @@ SAMPLES, TRAJECTORY, GRID = "samples.npz", "trajectory.npz", "grid.png"
 RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
 
 
+MEANING = (
+    *("seed", "data", "codec", "schedule", "parameterization", "network", "objective"),
+    *("train.ema", "train.init", "train.strict_init", "train.optimizer.name"),
+)
+"""The values of a recipe that determine what is trained: a run with other values of them is another run."""
+
+
 @dataclass(frozen=True)
 class _File:
     """Attribute of a `RunDirectory`: the path of one of its files. Raises UsageError if the path is a symbolic link."""
@@ -167,13 +174,14 @@ class OpenRun:
     """A locked run directory, as a context that releases the lock.
 
     `resumed` is True if the directory contained the run already. `changes` lists the differences to the environment of
-    the last start. `renamed` is the new path of an old run that was moved away.
+    the last start, `recipe_changes` those to its recipe. `renamed` is the new path of an old run that was moved away.
     """
 
     directory: RunDirectory
     lock: RunLock
     resumed: bool
     changes: tuple[str, ...] = ()
+    recipe_changes: tuple[str, ...] = ()
     renamed: Path | None = None
 
     def __enter__(self) -> OpenRun:
@@ -199,8 +207,9 @@ def begin(
         recipe: the text of recipe.yaml, as the user wrote it.
         effective: the text of effective.yaml, the recipe with all defaults.
         environment: the content of environment.json.
-        resume: "auto" resumes a run of the same effective recipe, or starts one; "must" requires a checkpoint to
-            resume from; "never" renames an existing run to NAME.1, NAME.2, ... and starts a new one.
+        resume: "auto" resumes a run of the same recipe, or starts one; "must" requires a checkpoint to resume from;
+            "never" renames an existing run to NAME.1, NAME.2, ... and starts a new one. The recipe of an existing run
+            may change in all that is not `MEANING`, such as more steps; its files are then replaced.
         parse: converts the text of effective.yaml to plain values, by which two recipes are compared.
 
     Returns:
@@ -208,7 +217,7 @@ def begin(
 
     Raises:
         LockedError: another process writes to the directory.
-        RecipeError: the directory holds a run of another recipe; the notes list the differences.
+        RecipeError: the directory holds a run whose recipe has another meaning; the notes list the differences.
         CheckpointError: `resume` is "must" and there is no checkpoint.
         UsageError: `path` is a symbolic link, has an invalid name, or is a directory of something else.
         ResourceError: the directory cannot be written.
@@ -224,11 +233,14 @@ def begin(
         if run.exists and resume == "never":
             renamed, lock = _move_away(run, lock)
         if run.exists:
-            _refuse_change(run, effective, parse)
+            recipe_changes = _recipe_changes(run, effective, parse)
             _clean(run)
             changes = _environment_changes(run, environment)
             run.write_json(ENVIRONMENT, environment)
-            return OpenRun(run, lock, resumed=True, changes=changes)
+            if recipe_changes:
+                run.write_text(RECIPE, recipe)
+                run.write_text(EFFECTIVE, effective)
+            return OpenRun(run, lock, resumed=True, changes=changes, recipe_changes=recipe_changes)
         _refuse_foreign(run)
         run.write_text(RECIPE, recipe)
         run.write_json(ENVIRONMENT, environment)
@@ -287,11 +299,29 @@ def _move_away(run: RunDirectory, lock: RunLock) -> tuple[Path, RunLock]:
     return target, fresh
 
 
-def _refuse_change(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> None:
-    changed = difference(parse(run.effective_text()), parse(effective))
-    if changed:
+def _recipe_changes(run: RunDirectory, effective: str, parse: Callable[[str], object]) -> tuple[str, ...]:
+    """Return the differences to the recipe of an existing run. Raises RecipeError if it cannot continue with them."""
+    old, new = parse(run.effective_text()), parse(effective)
+    changes = difference(old, new)
+    refused = [line for line in changes if _changes_meaning(line.partition(": ")[0], old, new)]
+    if refused:
         fix = f"--out another directory, or --resume never, which renames the old run to {run.name}.1"
-        raise RecipeError(f"{run.path} holds a run of another recipe", code="DK613", notes=changed, fix=fix)
+        raise RecipeError(f"{run.path} holds a run of another recipe", code="DK613", notes=refused, fix=fix)
+    return tuple(changes)
+
+
+def _changes_meaning(path: str, old: object, new: object) -> bool:
+    """Return whether a run with another value at `path` is another run; data that has moved is the same data."""
+    section, _, option = path.partition(".")
+    before, now = (_data_option(tree, option) for tree in (old, new))
+    if section == "data" and isinstance(before, str) and isinstance(now, str) and os.path.isabs(now):
+        return False
+    return any(path == name or path.startswith(f"{name}.") for name in MEANING)
+
+
+def _data_option(recipe: object, name: str) -> object:
+    data = recipe.get("data") if isinstance(recipe, Mapping) else None
+    return data.get(name) if isinstance(data, Mapping) else None
 
 
 def _refuse_foreign(run: RunDirectory) -> None:

@@ -33,8 +33,9 @@ class TrainConfig(Config):
     `optimizer`, `lr_schedule` and `strategy` name components; a `Trainer` receives the built components beside its
     configuration. `clip` bounds the global norm of the gradient; `accumulate` splits a batch into that many parts,
     computed one after the other; `workers` are the processes that load data (null: the number that the data set
-    prefers). With `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of
-    5,000 steps and more, `channels_last` to images, both on a CUDA device.
+    prefers). `init` starts from the weights of another run, as far as they fit; `strict_init` refuses weights that do
+    not fit as a whole. With `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to
+    runs of 5,000 steps and more, `channels_last` to images, both on a CUDA device.
     """
 
     steps: Interval
@@ -47,6 +48,7 @@ class TrainConfig(Config):
     precision: PrecisionName = "auto"
     accumulate: Count = 1
     init: str | None = None
+    strict_init: bool = False
     validate_every: Interval = 0
     log_every: Count = 50
     checkpoint_every: Interval = 1000

@@ -184,7 +184,7 @@ class Trainer:
             raise DataError(
                 "the examples have changed since the checkpoint was saved",
                 code="DK321",
-                fix="restore the data, or start over with --resume never",
+                fix="restore the data; to train on the new data, pass another --out, and this run as train.init",
                 notes=[f"then: {state.data}", f"now: {now.data}"],
             )
         self.engine.load(tensors, state.numbers)

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit import Cond, DataError, DataSpec, Part, Split
+from diffkit import Cond, DataError, DataSpec, FilePath, Part, Split
 
 from . import files
 from .files import FileData, Resident, archive_note, damaged, fingerprint, fits_in_memory, locate, require
@@ -55,7 +55,7 @@ class Arrays(FileData):
     not finite or not bounded, DK308 shape or type.
     """
 
-    path: str
+    path: FilePath
     images: str = "images"
     labels: str | None = None
     layout: Layout = "auto"

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Cond, DataError, DataSpec, Part, Split
+from diffkit import Cond, DataError, DataSpec, FilePath, Part, Split
 
 from .files import FileData, Resident, archive_note, fingerprint, fits_in_memory, locate, require
 from .splits import HeldOut, check_held_out, divide, in_memory
@@ -66,7 +66,7 @@ class Images(FileData):
     DK305 labels, DK306 unequal sizes, DK309 unusable files.
     """
 
-    path: str
+    path: FilePath
     size: Annotated[int, Field(ge=1)] | None = None
     color: Color = "rgb"
     labels: bool = False

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffkit import Data, DataError, DataSpec, InMemorySplit, Part
+from diffkit import Data, DataError, DataSpec, FilePath, InMemorySplit, Part
 
 from .files import archive_note, damaged, default_folder, fingerprint, require
 from .splits import check_labels, in_memory
@@ -47,7 +47,7 @@ class PublishedImages(Data):
     unconditional models do.
     """
 
-    path: str | None = None
+    path: FilePath | None = None
     labels: bool = True
     folder: ClassVar[str]
     shape: ClassVar[tuple[int, int, int]]

@@ -76,10 +76,38 @@ def test_a_longer_run_continues_instead_of_starting_again(diffkit: Diffkit, tmp_
 
 
 def test_a_changed_recipe_is_refused_with_the_difference(diffkit: Diffkit, finished: Path) -> None:
-    said = diffkit("run", finished.parent / "ring.yaml", "--out", finished, "--set", "train.batch_size=16")
+    said = diffkit("run", finished.parent / "ring.yaml", "--out", finished, "--set", "network.width=8")
     assert said.code == 3
-    assert "train.batch_size" in said.err
+    assert "network.width" in said.err
     assert "--resume never" in said.err
+
+
+def test_a_finished_run_goes_on(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    """B12: what does not change the meaning of the training continues, and is an event that the report shows."""
+    copy = shutil.copytree(finished, tmp_path / "a")
+    given = ("run", finished.parent / "ring.yaml", "--out", copy, "--device", "cpu", "--set")
+
+    def events() -> list[dict[str, object]]:
+        return [json.loads(line) for line in (copy / "events.jsonl").read_text().splitlines()]
+
+    said = diffkit(*given, "train.steps=30", "--set", "train.optimizer.lr=1.0e-5")
+    assert said.code == 0, said.err
+    assert "the run continues with train.steps: 20 -> 30" in said.err
+    rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["lr"]) for row in rows] == [(10, 1e-3), (20, 1e-3), (30, 1e-5)]
+    assert [event["step"] for event in events() if event["event"] == "resume"] == [20]
+    assert json.loads((copy / "results.json").read_text())["metrics"]["sliced-wasserstein"]["step"] == 30
+    assert "recipe-changed" in (copy / "report.html").read_text()
+    for option in ("sample.count=5", "train.keep=5", "train.log_every=1", "train.batch_size=16"):
+        assert diffkit(*given, option, "-q").code == 0  # train.steps is 20 again, and 30 are done
+    assert np.load(copy / "samples" / "samples.npz")["x"].shape == (8, 2)
+    assert diffkit(*given, "sample.count=5", "-q").code == 0
+    assert np.load(copy / "samples" / "samples.npz")["x"].shape == (5, 2)
+    assert {path.name for path in (copy / "checkpoints").iterdir()} >= {"step-00000030"}
+    assert len([event for event in events() if event["event"] == "resume"]) == 1
+    for option in ("seed=1", "network.width=8", "parameterization=x0", "schedule.steps=60", "data.count=300"):
+        said = diffkit(*given, option)
+        assert (said.code, option.partition("=")[0] in said.err) == (3, True)
 
 
 def test_never_keeps_the_old_run_under_another_name(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:

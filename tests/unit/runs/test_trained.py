@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import diffkit
 from diffkit import Run
-from diffkit.errors import CheckpointError, UsageError
+from diffkit.errors import CheckpointError, DataError, UsageError
 from diffkit.host import configure, load_file
 from diffkit.runs.sampling import SamplingPlan, draw_samples
 from diffkit.runs.weights import load_weights
@@ -141,9 +144,69 @@ def test_the_results_of_the_recipe_stay_the_headline(run: Run) -> None:
         run.evaluate(seed=-1)
 
 
-def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:
-    import shutil
+PICTURES: dict[str, Any] = {
+    "name": "pictures",
+    "data": {"name": "images", "path": "pics", "labels": True},
+    "schedule": {"name": "linear", "steps": 20},
+    "parameterization": "eps",
+    "network": {"name": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
+    "objective": "simple",
+    "train": {"steps": 2, "batch_size": 4},
+    "sample": {"count": 4, "steps": 2},
+}
 
+
+def test_a_trained_run_is_used_without_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B11: moved, from another working directory, with a class more, without data; only training needs the data."""
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "recipes" / "pics" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "recipes" / "pics" / name / f"{i}.png")
+    recipe = tmp_path / "recipes" / "pictures.yaml"
+    recipe.write_text(json.dumps(PICTURES, indent=1))
+    monkeypatch.chdir(tmp_path)
+    made = diffkit.run(recipe, out="runs/r", device="cpu")
+    assert f"path: {tmp_path / 'recipes' / 'pics'}" in made.directory.effective.read_text()
+    want = made.sample(3, labels=[1])
+
+    def check(place: Path) -> None:
+        opened = diffkit.open_run(place, device="cpu")
+        assert opened.assembly.data.spec.class_names == ("cat", "dog")
+        assert torch.equal(opened.sample(3, labels=[1]), want)
+        opened.write_report()
+
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    check(Path("../runs/r"))
+    diffkit.run(recipe, out="../runs/r", device="cpu")  # the same data by the same recipe: finished
+    shutil.copytree(tmp_path / "recipes" / "pics" / "dog", tmp_path / "recipes" / "pics" / "eel")
+    check(Path("../runs/r"))
+    with pytest.raises(DataError, match="the data has changed since the run was trained") as caught:
+        diffkit.run(recipe, out="../runs/r", device="cpu")
+    assert "classes: 2 then, 3 now" in caught.value.notes
+    assert "never" not in caught.value.render()
+    with pytest.raises(DataError, match="has changed"):
+        diffkit.open_run("../runs/r", device="cpu").evaluate("mmd", count=4)
+    shutil.move(tmp_path / "recipes", tmp_path / "moved")
+    shutil.move(tmp_path / "runs" / "r", tmp_path / "r")
+    check(tmp_path / "r")
+    assert "real examples: the folder of images not found" in (tmp_path / "r" / "report.html").read_text()
+    with pytest.raises(DataError, match="not found") as caught:
+        diffkit.run(PICTURES, out=tmp_path / "r", device="cpu")
+    assert "never" not in caught.value.render()
+    shutil.rmtree(tmp_path / "moved" / "pics" / "eel")
+    diffkit.run(tmp_path / "moved" / "pictures.yaml", out=tmp_path / "r", device="cpu")  # the data has moved
+    shutil.rmtree(tmp_path / "moved")
+    check(tmp_path / "r")
+    (tmp_path / "r" / "data.json").write_text('{"spec": {"channels": 99999999}}')
+    with pytest.raises(CheckpointError, match=r"data.json is damaged"):
+        diffkit.open_run(tmp_path / "r").sample(1)
+
+
+def test_a_run_without_a_checkpoint_says_so(run: Run, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run.directory.path, copy)
     shutil.rmtree(copy / "checkpoints")

@@ -92,17 +92,43 @@ def test_the_same_recipe_goes_on_whatever_its_comments(tmp_path: Path) -> None:
     assert run.directory.effective.read_text() == EFFECTIVE
 
 
+def test_what_keeps_the_meaning_may_change(tmp_path: Path) -> None:
+    make(tmp_path / "digits")
+    changed = EFFECTIVE.replace("steps: 100", "steps: 200").replace("0.001", "0.1") + "sample:\n  count: 9\n"
+    with begin(tmp_path / "digits", "new\n", changed, ENVIRONMENT) as run:
+        assert run.recipe_changes == (
+            "train.steps: 100 -> 200",
+            "train.lr: 0.001 -> 0.1",
+            'sample: (absent) -> {"count": 9}',
+        )
+    assert run.directory.effective.read_text() == changed
+    assert run.directory.recipe.read_text() == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [("x.npz", "/a/x.npz", True), ("/b/x.npz", "/a/x.npz", True), ("/a/x.npz", "x.npz", False), ("2", 2, False)],
+)
+def test_data_that_has_moved_is_the_same_data(tmp_path: Path, old: str, new: object, same: bool) -> None:
+    make(tmp_path / "digits", f"data: {{name: arrays, path: {json.dumps(old)}}}\n")
+    effective = f"data: {{name: arrays, path: {json.dumps(new)}}}\n"
+    if same:
+        begin(tmp_path / "digits", RECIPE, effective, ENVIRONMENT).lock.release()
+    else:
+        with pytest.raises(RecipeError):
+            begin(tmp_path / "digits", RECIPE, effective, ENVIRONMENT)
+
+
 @pytest.mark.parametrize("resume", ["auto", "must"])
 def test_another_recipe_is_refused_with_the_difference(tmp_path: Path, resume: str) -> None:
     run = make(tmp_path / "digits")
     (run.checkpoints / "step-00000001").mkdir(parents=True)
-    changed = EFFECTIVE.replace("steps: 100", "steps: 200").replace("seed: 0  # default\n", "trackers: [csv]\n")
+    changed = EFFECTIVE.replace("steps: 100", "steps: 200").replace("seed: 0  # default\n", "network: {width: 3}\n")
     with pytest.raises(RecipeError, match="holds a run of another recipe") as caught:
         begin(tmp_path / "digits", RECIPE, changed, ENVIRONMENT, resume)  # type: ignore[arg-type]
     assert caught.value.notes == (
         "seed: 0 -> (absent)",
-        "train.steps: 100 -> 200",
-        'trackers: (absent) -> ["csv"]',
+        'network: (absent) -> {"width": 3}',
     )
     assert (caught.value.code, caught.value.exit_code) == ("DK613", 3)
     assert "--resume never" in caught.value.render()
@@ -156,7 +182,7 @@ def test_a_running_run_is_left_alone(tmp_path: Path) -> None:
     with begin(tmp_path / "digits", RECIPE, EFFECTIVE, ENVIRONMENT):
         for resume in ("auto", "never"):
             with pytest.raises(LockedError) as caught:
-                begin(tmp_path / "digits", "other", EFFECTIVE + "more: 1\n", ENVIRONMENT, resume)  # type: ignore[arg-type]
+                begin(tmp_path / "digits", "other", EFFECTIVE + "network: 1\n", ENVIRONMENT, resume)  # type: ignore[arg-type]
             assert caught.value.exit_code == 9
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
 
@@ -165,7 +191,7 @@ def test_the_lock_is_free_after_a_refusal(tmp_path: Path) -> None:
     make(tmp_path / "digits")
     for _ in range(2):
         with pytest.raises(RecipeError):
-            begin(tmp_path / "digits", RECIPE, EFFECTIVE + "more: 1\n", ENVIRONMENT)
+            begin(tmp_path / "digits", RECIPE, EFFECTIVE + "network: 1\n", ENVIRONMENT)
     make_again = begin(tmp_path / "digits", RECIPE, EFFECTIVE, ENVIRONMENT)
     make_again.lock.release()
 

@@ -13,7 +13,7 @@ from diffkit.errors import CheckpointError, UsageError
 from diffkit.runtime.progress import Progress
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train.cost import cost_of_run
-from diffkit.train.fine_tune import load_initial
+from diffkit.train.fine_tune import InitialWeights, common_classes, load_initial
 from diffkit.train.state import MetricAccumulator
 
 
@@ -27,7 +27,7 @@ def test_fine_tuning_starts_from_the_average(toys: ModuleType, tmp_path: Path, m
     old = finished(toys, tmp_path / "runs" / "old")
     new = toys.trainer(toys.task(seed=9))
     monkeypatch.chdir(tmp_path)
-    assert load_initial(new, "old") == 12
+    assert load_initial(new, "old") == InitialWeights(12)
     assert new.step == 0
     for name, value in old.tensors()["ema-ema"].items():
         assert torch.equal(new.tensors()["network"][name], value)
@@ -49,12 +49,45 @@ def test_another_network_is_refused_with_every_difference(toys: ModuleType, tmp_
     new.engine.network.third = torch.nn.Linear(2, 2)
     before = new.engine.network.first.weight.clone()
     with pytest.raises(CheckpointError) as caught:
-        load_initial(new, tmp_path / "old")
+        load_initial(new, tmp_path / "old", strict=True)
     text = caught.value.render()
     assert "4 tensors differ" in text
     assert "second.bias: shape (4,) in the weights, (3,) here" in text
     assert "third.weight: absent from the weights, shape (2, 2) here" in text
     assert torch.equal(new.engine.network.first.weight, before)
+
+
+def test_what_fits_is_kept_and_what_does_not_is_named(toys: ModuleType, tmp_path: Path) -> None:
+    """Another number of outputs: the other layers are taken, the last one keeps its initial values."""
+    old = finished(toys, tmp_path / "old", ema=())
+    new = toys.trainer(toys.task(seed=9))
+    new.engine.network.second = torch.nn.Linear(16, 3)
+    before = new.engine.network.second.weight.clone()
+    found = load_initial(new, tmp_path / "old")
+    assert found.differences == (
+        "second.bias: shape (4,) in the weights, (3,) here",
+        "second.weight: shape (4, 16) in the weights, (3, 16) here",
+    )
+    assert torch.equal(new.engine.network.second.weight, before)
+    assert torch.equal(new.tensors()["network"]["first.weight"], old.tensors()["network"]["first.weight"])
+    new.engine.network.first = torch.nn.Linear(5, 200)
+    with pytest.raises(CheckpointError, match="do not fit"):  # less than half of the numbers would be taken
+        load_initial(new, tmp_path / "old")
+
+
+@pytest.mark.parametrize("null", [0, 1])
+def test_rows_of_classes_are_taken_by_name(null: int) -> None:
+    """New classes keep their initial row, the null class stays the last one; any axis may count the classes."""
+    before, now = ["cat", "dog", "hat"], ["ant", "hat", "cat", "dog"]
+    old, new = torch.arange(3.0 + null)[:, None].repeat(1, 2), torch.full((4 + null, 2), -1.0)
+    want = [-1.0, 2.0, 0.0, 1.0, 3.0][: 4 + null]
+    for axis in (0, 1):
+        taken, count = common_classes(old.transpose(0, axis), new.transpose(0, axis), before, now)
+        assert taken.transpose(0, axis)[:, 0].tolist() == want
+        assert count == 2 * (3 + null)
+    assert common_classes(old, torch.full((7, 2), -1.0), before, now)[1] == 0
+    assert common_classes(old, torch.full((4 + null, 3), -1.0), before, now)[1] == 0
+    assert common_classes(old, new, None, now)[1] == 0
 
 
 def test_a_run_that_is_not_there(toys: ModuleType, tmp_path: Path) -> None:

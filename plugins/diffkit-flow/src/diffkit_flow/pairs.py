@@ -19,6 +19,7 @@ from diffkit import (
     Data,
     DataError,
     DataSpec,
+    FilePath,
     Denoiser,
     InMemorySplit,
     Level,
@@ -95,7 +96,7 @@ class Pairs(Data):
     Raises DataError: DK301 missing, DK302 damaged, DK308 without x0 and eps of one shape.
     """
 
-    path: str
+    path: FilePath
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
     @classmethod
