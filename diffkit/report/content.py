@@ -5,6 +5,7 @@ from __future__ import annotations
 from .inputs import ReportInputs
 from .page import render_page
 from .sections import (
+    glossary,
     metrics,
     neighbours,
     recipe,
@@ -18,7 +19,7 @@ from .sections import (
 )
 from .wording import moment
 
-PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, run_record, references)
+PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, run_record, references, glossary)
 
 
 def build_report(inputs: ReportInputs) -> str:

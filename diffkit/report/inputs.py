@@ -30,7 +30,10 @@ class EffectiveRow:
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Samples and, for each, the nearest training example: (M, H, W, C) uint8; `distances`: (M,) in model units."""
+    """Samples and, for each, the nearest training example: (M, H, W, C) uint8.
+
+    `distances`: (M,), root mean square differences of pixels scaled to 0..1.
+    """
 
     samples: Array
     nearest: Array
@@ -80,11 +83,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Citation:
-    """A work to cite: BibTeX key, readable reference, and the components that come from it."""
+    """A work to cite: BibTeX key, readable reference, the components that come from it, and its address."""
 
     key: str
     text: str
     used_for: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +114,7 @@ class ReportInputs:
         verdict_rule: The rule of the verdict.
         stage_seconds: Seconds of each stage, in the order of a run.
         samples: Images or vectors.
+        sample_classes: Names of the classes of the samples, one for each.
         real: Real examples in the same form.
         snapshots: Samples drawn during training.
         neighbours: Samples beside the training examples nearest to them.
@@ -138,6 +143,7 @@ class ReportInputs:
     verdict_rule: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     samples: Array | None = None
+    sample_classes: Sequence[str] = ()
     real: Array | None = None
     snapshots: Sequence[Snapshot] = ()
     neighbours: Neighbours | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from ..schedule import sampled
 from ..storage.atomic import damaged_file
 from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
-from .citations import cited, readable
+from .citations import address, cited, readable
 from .evaluation import examples
 from .results import RULE, EvaluationResult
 from .sample_files import load_npz, load_views, viewable
@@ -116,6 +117,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         verdict_rule=RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
+        sample_classes=_class_names(assembly, stored.get("labels")),
         real=None if train_x is None else viewable(assembly.data, train_x[:count]),
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
         neighbours=None if train_x is None else _neighbours(assembly, stored, train_x),
@@ -123,9 +125,17 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
         schedule=_schedule(assembly),
         density=None if train_x is None else _density(assembly, train_x),
-        citations=[Citation(one.key, readable(one.bibtex), one.used_for) for one in cited(components)],
+        citations=[Citation(one.key, readable(one.bibtex), one.used_for, address(one.bibtex)) for one in cited(components)],
         missing=_missing(directory, samples) + missing,
     )
+
+
+def _class_names(assembly: Assembly, labels: Array | None) -> list[str]:
+    """Return the name of the class of each sample; the class beyond the last one is the unconditional one."""
+    names = [*assembly.data.spec.class_names, "unconditional"]
+    if labels is None or len(names) == 1 or labels.ndim != 1 or not ((labels >= 0) & (labels < len(names))).all():
+        return []
+    return [names[label] for label in labels.tolist()]
 
 
 def sampling_in_words(assembly: Assembly) -> str:
@@ -164,13 +174,16 @@ def _snapshot(path: Path) -> Snapshot | None:
 
 
 def _neighbours(assembly: Assembly, stored: Mapping[str, Array], train: torch.Tensor) -> Neighbours | None:
-    """Return the training example nearest to each of the first samples, by the Euclidean distance of all values."""
+    """Return the training example nearest to each of the first samples, by the root mean square difference of
+    pixels, in the unit of the metric `nearest-neighbour`.
+    """
     x, shape = stored.get("x"), assembly.data.spec.shape
     if x is None or x.shape[1:] != shape or len(shape) != 3 or len(x) != len(stored["view"]):
         return None
     drawn = assembly.data.to_model_range(torch.from_numpy(x[:MAX_NEIGHBOURS]))
     distances, found = torch.cdist(drawn.flatten(1), train.flatten(1)).min(1)
-    return Neighbours(stored["view"][:MAX_NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy())
+    unit = (2.0 if assembly.data.spec.bounded else 1.0) * math.prod(shape) ** 0.5  # [-1, 1] becomes 0..1
+    return Neighbours(stored["view"][:MAX_NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy() / unit)
 
 
 def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | None:

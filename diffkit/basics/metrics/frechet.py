@@ -24,7 +24,8 @@ class Frechet(Metric):
     """
 
     definition = (
-        "|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the means and covariances of samples and training examples, "
+        "distance between samples and training examples, as far as their means and covariances describe them: "
+        "|m - m'|^2 + tr(S + S' - 2 (S S')^(1/2)) of means m and covariances S, "
         "in pixels scaled to 0..1 (vectors: as they are); 0 is best, and fewer samples score higher"
     )
 

@@ -37,7 +37,8 @@ class MMD(Metric):
     limit: Annotated[int, Field(ge=2)] = 5000
     resamples = 16
     definition = (
-        "unbiased squared maximum mean discrepancy between samples and training examples (Gaussian kernels around "
+        "how much more similar samples are to samples, and training examples to each other, than samples to training "
+        "examples: the unbiased squared maximum mean discrepancy (Gaussian kernels around "
         "the median distance of the training examples, or the energy kernel), in pixels scaled to 0..1; 0 is best"
     )
 

@@ -28,8 +28,9 @@ class SlicedWasserstein(Metric):
     projections: Annotated[int, Field(ge=1)] = 512
     p: Annotated[float, Field(ge=1)] = 2.0
     definition = (
-        "(mean over random directions of W_p^p between the projections of samples and training examples)^(1/p), "
-        "p = 2 and 512 directions unless set, in pixels scaled to 0..1 (vectors: as they are); 0 is best"
+        "distance by which the samples must be moved to become training examples, seen along random directions: "
+        "(mean over directions of W_p^p between the projections)^(1/p), p = 2 and 512 directions unless set, "
+        "in pixels scaled to 0..1 (vectors: as they are); 0 is best"
     )
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:

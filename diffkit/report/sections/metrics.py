@@ -19,12 +19,26 @@ def section(inputs: ReportInputs) -> Section | None:
     """Return the table of metrics; None if there are no results."""
     if not inputs.results:
         return None
-    lead = (
-        "Each metric is applied twice: to the samples, and to real held-out data in their place. The second column is "
-        "what a perfect model would score. Brackets hold 95 % intervals, from random halves of the samples."
+    how = {_sampling(result) for result in inputs.results.values()}
+    common = how.pop() if len(how) == 1 else ""
+    lead = join(
+        [
+            "Each metric compares two sets with the training examples: the samples, and real held-out examples in "
+            "their place. The second value is what a perfect model would score. Brackets hold 95 % intervals, from "
+            "random halves of the samples.",
+            f"All samples measured here: {common}." if common else None,
+            tag("a", "The words of this report", href="#glossary"),
+        ],
+        between=" ",
     )
     note = tag("p", inputs.verdict_rule, class_="note") if inputs.verdict_rule else None
-    return Section("metrics", "Metrics", join([_table(inputs), _definitions(inputs), note]), lead)
+    return Section("metrics", "Metrics", join([_table(inputs), _definitions(inputs, common), note]), lead)
+
+
+def _sampling(result: MetricResult) -> str:
+    """Describe how the samples of a result were drawn: sampler, steps, and network calls if these are not the steps."""
+    calls = "" if result.nfe is None else f"{count(result.nfe)} network calls each"
+    return ", ".join(part for part in (result.sampler, calls) if part)
 
 
 def label(metric: str, key: str) -> str:
@@ -72,26 +86,22 @@ def _cell(value: float | None, interval: Interval | None, unit: str = "") -> Htm
     return join([text, tag("span", f" [{figure(interval.low)}, {figure(interval.high)}]", class_="soft")])
 
 
-def _definitions(inputs: ReportInputs) -> Html:
+def _definitions(inputs: ReportInputs, common: str) -> Html:
     entries = []
     for name, result in inputs.results.items():
-        rest = join([BETTER[result.lower_is_better], _counts(result)], between=" ")
+        rest = join([BETTER[result.lower_is_better], _counts(result, common)], between=" ")
         meaning = join([_sentence(result.definition) or None, tag("span", rest, class_="soft")], between=" ")
         entries.append(tag("div", tag("dt", name), tag("dd", meaning)))
     return tag("dl", *entries, class_="definitions")
 
 
-def _counts(result: MetricResult) -> str:
-    """Describe the numbers of examples: "512 samples against 1,285 training examples, samples drawn with ancestral,
-    ...".
-    """
+def _counts(result: MetricResult, common: str) -> str:
+    """Describe the numbers of examples, and how the samples were drawn if `common` does not describe it for all."""
     parts = [f"{count(result.samples)} samples against {count(result.reference)} training examples"]
     if result.held_out_count:
         parts.append(f"real data: {count(result.held_out_count)} held-out examples")
-    if result.sampler:
-        parts.append(f"samples drawn with {result.sampler}")
-    if result.nfe is not None:
-        parts.append(f"{count(result.nfe)} network calls each")
+    if not common and (drawn := _sampling(result)):
+        parts.append(f"samples drawn with {drawn}")
     if not result.intervals:
         parts.append("intervals are not available")
     return _sentence(", ".join(parts))

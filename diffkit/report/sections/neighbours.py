@@ -35,7 +35,11 @@ def section(inputs: ReportInputs) -> Section | None:
         "Each sample above the training example nearest to it. Equal pairs mean that the model "
         "memorised; pairs that are similar but differ are expected of a model of the distribution."
     )
-    measured = "The number is the Euclidean distance in the model's units." if distances is not None else None
+    measured = (
+        "The number is the root mean square difference of pixels scaled to 0..1, the unit of the metrics."
+        if distances is not None
+        else None
+    )
     body = tag(
         "figure",
         tag("ul", *pairs, class_="pairs"),

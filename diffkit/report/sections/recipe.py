@@ -12,6 +12,8 @@ from ..wording import count
 _LINE = re.compile(r"^(\s*(?:- )?)([A-Za-z0-9_.-]+)(:)(\s.*|)$")
 _COMMENT = re.compile(r"(^|\s)(#.*)$")
 
+VISIBLE = 25  # lines that the card shows without scrolling
+
 
 def section(inputs: ReportInputs) -> Section | None:
     """Return the recipe and its effective values; None if both are missing."""
@@ -26,8 +28,10 @@ def section(inputs: ReportInputs) -> Section | None:
 
 def _text(text: str) -> Html:
     button = tag("button", "Copy", type="button", data_copy="recipe-text", hidden=True)
-    head = tag("div", tag("h3", "As YAML"), button, class_="bar-head")
-    lines = join([_coloured(line) for line in text.splitlines()], between="\n")
+    written = text.splitlines()
+    title = f"As YAML, {count(len(written))} lines" + (": scroll to read all" if len(written) > VISIBLE else "")
+    head = tag("div", tag("h3", title), button, class_="bar-head")
+    lines = join([_coloured(line) for line in written], between="\n")
     code = tag("pre", tag("code", lines, id="recipe-text"), tabindex=0, aria_label="Recipe as YAML")
     return tag("div", head, code, class_="card code")
 

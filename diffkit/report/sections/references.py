@@ -14,7 +14,9 @@ def section(inputs: ReportInputs) -> Section | None:
     items = [
         tag(
             "li",
-            tag("span", citation.text),
+            tag("a", citation.text, href=citation.url, rel="noreferrer")
+            if citation.url.startswith("https://")
+            else tag("span", citation.text),
             tag("span", f" Used for {citation.used_for}." if citation.used_for else "", class_="soft"),
             tag("code", citation.key),
         )

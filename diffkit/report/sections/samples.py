@@ -51,11 +51,22 @@ def _images(inputs: ReportInputs) -> Html:
         return card(shown, title=title, caption=f"{caption} {len(pixels)} images of {size}.")
 
     assert inputs.samples is not None
-    made = grid(inputs.samples, "Samples", "Samples of the model", "Drawn from noise by the model.")
+    made = grid(inputs.samples, "Samples", "Samples of the model", "Drawn from noise by the model." + _classes(inputs))
     if inputs.real is None or len(inputs.real) == 0 or not is_images(inputs.real):
         return cards(made)
     name = f"of {inputs.data_name} " if inputs.data_name else ""
     return cards(made, grid(inputs.real, "Real data", "Real examples", f"Examples {name}for comparison."))
+
+
+def _classes(inputs: ReportInputs) -> str:
+    """Return a sentence on the classes of the samples: once each class of a cycle, in its order."""
+    names = list(inputs.sample_classes)
+    if not names:
+        return ""
+    cycle = names[: len(set(names))]
+    if names != (cycle * len(names))[: len(names)]:
+        return f" Classes: {', '.join(dict.fromkeys(names))}."
+    return f" Classes, in turn from left to right: {', '.join(cycle)}."
 
 
 def _vectors(inputs: ReportInputs) -> Html:
@@ -65,6 +76,8 @@ def _vectors(inputs: ReportInputs) -> Html:
     if samples.shape[1] == 1:
         return cards(_histogram(samples[:, 0], None if real is None else real[:, 0]))
     extent = extent_of([samples, *([] if real is None else [real])], inputs.density)
+    if outside(samples, extent) > len(samples) / 2:
+        extent = extent_of([samples, *([] if real is None else [real])])
     axes = "" if samples.shape[1] == 2 else f" The first two of {samples.shape[1]} coordinates."
     over = " over the true density (shaded)" if inputs.density is not None else ""
 

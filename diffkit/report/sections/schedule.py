@@ -10,6 +10,8 @@ from ..markup import Html
 from ..page import Section, card, cards
 from ..wording import count, figure
 
+STROKES = 50  # drawn for the times that the sampler visits
+
 
 def section(inputs: ReportInputs) -> Section | None:
     """Return the curves of the noise schedule; None if there are none."""
@@ -41,8 +43,13 @@ def _coefficients(curves: ScheduleCurves) -> Html:
         Series("α, of the data", curves.t, curves.alpha),
         Series("σ, of the noise", curves.t, curves.sigma, "second"),
     ]
-    chart = line_chart(LineChart("alpha and sigma over time", "t", series, log_y=log, rug=visited))
-    steps = f" Strokes on the axis: the {count(len(visited))} times that the sampler visits." if visited.size else ""
+    every = -(-len(visited) // STROKES) or 1
+    chart = line_chart(LineChart("alpha and sigma over time", "t", series, log_y=log, rug=visited[::every]))
+    which = f"every {every}th of the" if every > 3 else "every second of the" if every == 2 else "every third of the"
+    which = "the" if every == 1 else which
+    steps = (
+        f" Strokes on the axis: {which} {count(len(visited))} times that the sampler visits." if visited.size else ""
+    )
     return card(chart, title="Coefficients", caption=f"x = α x₀ + σ ε: the shares of data and noise in x.{steps}")
 
 

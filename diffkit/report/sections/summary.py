@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The last training step, its losses, and the first step of a last stretch whose loss was not finite."""
+    """The last training step, its losses, and the first step of a last stretch whose loss was not finite.
+
+    `held_out` is the loss of the average weights, `raw` that of the raw weights beside it.
+    """
 
     step: int | None = None
     loss: float | None = None
     held_out: float | None = None
+    raw: float | None = None
     diverged: int | None = None
 
 
@@ -54,16 +58,17 @@ def _headline(inputs: ReportInputs, state: TrainingState) -> str:
 
 
 def _training_state(inputs: ReportInputs) -> TrainingState:
-    step, loss, held_out, diverged = None, None, None, None
+    step, loss, held_out, raw, diverged = None, None, None, None, None
     for row in in_order(inputs.training_log):
         seen, validated = row.get("loss"), number(row.get("held_out_loss_ema", row.get("held_out_loss")))
         step = round(number(row["step"]) or 0)
-        held_out = held_out if validated is None else validated
+        if validated is not None:
+            held_out, raw = validated, number(row.get("held_out_loss")) if "held_out_loss_ema" in row else None
         if number(seen) is not None:
             loss, diverged = number(seen), None
         elif "loss" in row and diverged is None:
             diverged = step
-    return TrainingState(step, loss, held_out, diverged)
+    return TrainingState(step, loss, held_out, raw, diverged)
 
 
 def _description(inputs: ReportInputs, state: TrainingState) -> str:
@@ -98,7 +103,8 @@ def _tiles(inputs: ReportInputs, state: TrainingState) -> Html:
             _tile("Training time", duration(seconds["train"]), f"+ {duration(rest)} for the rest" if rest else "")
         )
     if state.held_out is not None:
-        tiles.append(_tile("Held-out loss", figure(state.held_out), f"training: {figure(state.loss)}"))
+        raw = f"raw weights: {figure(state.raw)}; " if state.raw is not None else ""
+        tiles.append(_tile("Held-out loss", figure(state.held_out), f"{raw}training: {figure(state.loss)}"))
     elif state.loss is not None:
         tiles.append(_tile("Training loss", figure(state.loss), "at the last step"))
     if inputs.parameters:

@@ -67,7 +67,7 @@ def _loss(rows: Sequence[Row], step: Column, inputs: ReportInputs) -> Html:
         for event in inputs.events
         if event.get("event") == "resume" and (at := number(event.get("step"))) is not None
     ]
-    log = spans_decades(np.concatenate([raw, held_out, average]))
+    log = spans_decades(np.concatenate([raw, held_out, average]), 0.3)  # a factor of two
     chart = line_chart(LineChart("Loss over training steps", "step", series, log_y=log, marks=resumes))
     lost = sum("loss" in row and number(row["loss"]) is None for row in rows)
     notes = [

@@ -13,6 +13,7 @@ from ..pictures import data_uri, strip
 from ..scatter import extent_of, scatter
 
 COLUMNS, PANELS, ROWS = 12, 6, 3
+SATURATED = 0.5  # share of black and white pixels from which the text explains them
 
 
 def section(inputs: ReportInputs) -> Section | None:
@@ -26,12 +27,25 @@ def section(inputs: ReportInputs) -> Section | None:
     labels = [str(path.labels[k]) if k < len(path.labels) else "" for k in chosen]
     rows = [("State x", path.x, "The state of the sampler at a few times, from noise to data.")]
     if path.x0 is not None and path.x0.shape == path.x.shape:
-        caption = "The estimate of the clean data that the model makes from x at this time."
-        rows.append(("Estimate of x₀", path.x0, caption))
+        rows.append(("Estimate of x₀", path.x0, _about_estimate(path.x0)))
     draw = _strip if is_images(path.x) else _panels
     figures = [card(draw(x[chosen], labels, title, inputs.density), title=title, caption=c) for title, x, c in rows]
     lead = "A few samples at several times between noise and data."
     return Section("trajectory", "Denoising trajectory", tag("div", *figures, class_="stack"), lead)
+
+
+def _about_estimate(x0: Array) -> str:
+    """Describe the estimates, and why the first ones of images are mostly black and white, if they are."""
+    text = "The clean data that the model estimates from x at this time."
+    if not is_images(x0):
+        return f"{text} At the noisiest times x contains almost nothing of the data, so these estimates are guesses."
+    first, last = (float(np.isin(frame, (0, 255)).mean()) for frame in (x0[0], x0[-1]))
+    if first < max(SATURATED, 1.1 * last):
+        return text
+    return (
+        f"{text} In the first picture {100 * first:.0f} % of the pixels are fully black or white: so close to pure "
+        "noise a small error of the network is a large error of x₀, and values beyond the range of pixels are cut off."
+    )
 
 
 def _strip(moments: Array, labels: Sequence[str], title: str, _: Density | None) -> Html:

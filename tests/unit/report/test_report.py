@@ -27,6 +27,7 @@ from diffkit.report import (
     build_report,
 )
 from diffkit.report.wording import figure
+from diffkit.runs.citations import address, readable
 from diffkit.runs.reporting import collect
 from diffkit.runs.results import EvaluationResult, MetricResult
 from diffkit.runs.stage_status import StageStatus
@@ -102,6 +103,7 @@ def series(page) -> dict[str, dict[str, list[float]]]:
 def test_a_full_report_is_valid_and_has_every_part(full, kind, read):
     page = read(build_report(full))
     every = ["samples", "metrics", "neighbours", "trajectory", "training", "schedule", "recipe", "record", "references"]
+    every.append("glossary")
     assert sections(page) == [name for name in every if kind == "images" or name != "neighbours"]
     assert {name for name, _ in page.tags} <= ALLOWED
     assert len(page.all("h1")) == 1
@@ -118,7 +120,8 @@ def test_nothing_is_loaded_from_outside(full, read):
     for name, attributes in read(text).tags:
         for key in ("src", "href"):
             value = attributes.get(key)
-            assert value is None or value.startswith(("data:", "#")), (name, value)
+            allowed = ("data:", "#", "https://") if name == "a" else ("data:", "#")  # a link loads nothing by itself
+            assert value is None or value.startswith(allowed), (name, value)
         assert "style" not in attributes
         assert not any(key.startswith("on") for key in attributes)
 
@@ -373,3 +376,49 @@ def test_a_long_trajectory_is_thinned_evenly_from_first_to_last(read):
     points = np.random.default_rng(0).standard_normal((101, 3, 2))
     page = read(build_report(ReportInputs(trajectory=Trajectory(points, None, [f"t={100 - k}" for k in range(101)]))))
     assert [text for tag, text in page.texts if text.startswith("t=")] == [f"t={t}" for t in (100, 80, 60, 40, 20, 0)]
+
+
+def test_the_first_estimates_of_images_are_explained_if_they_are_saturated(read):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(60, 200, (3, 2, 4, 4, 1), dtype=np.uint8)
+    saturated = grey.copy()
+    saturated[0] = 255 * (grey[0] > 128)
+    words = "100 % of the pixels are fully black or white"
+    assert words in read(build_report(ReportInputs(trajectory=Trajectory(grey, saturated)))).words
+    assert "of the pixels" not in read(build_report(ReportInputs(trajectory=Trajectory(grey, grey)))).words
+
+
+def test_a_thousand_times_of_the_sampler_are_fifty_strokes(read):
+    t = np.linspace(0, 1, 101)
+    curves = ScheduleCurves(t, 1 - t, t, np.linspace(0, 1, 1000))
+    text = build_report(ReportInputs(schedule=curves))
+    assert "every 20th of the 1,000 times" in read(text).words
+    (rug,) = [attributes["d"] for name, attributes in read(text).tags if attributes.get("class") == "rug"]
+    assert 40 <= rug.count("M") <= 50
+
+
+def test_samples_have_the_names_of_their_classes(read):
+    images = np.zeros((4, 4, 4, 1), np.uint8)
+    inputs = ReportInputs(samples=images, sample_classes=["dress", "hat", "dress", "hat"])
+    assert "Classes, in turn from left to right: dress, hat." in read(build_report(inputs)).words
+    inputs = ReportInputs(samples=images, sample_classes=["hat", "hat", "dress", "hat"])
+    assert "Classes: hat, dress." in read(build_report(inputs)).words
+
+
+def test_how_samples_were_drawn_is_stated_once(full, read):
+    assert read(build_report(full)).words.count("network calls each") == 1
+
+
+def test_pictures_and_metrics_have_one_unit(real_inputs):
+    """The median of the distances in the pictures is about that of the metric, which measures more samples."""
+    inputs = real_inputs["images"]
+    measured = inputs.results["nearest-neighbour"].values["distance"]
+    assert 0.5 < np.median(inputs.neighbours.distances) / measured < 2
+
+
+def test_works_have_authors_and_an_address():
+    bonneel = """@article{a, title = {Sliced {R}adon}, author = {Peyr{\\'e}, Gabriel and
+        Sch{\\"o}lkopf, Bernhard}, year = 2015, doi = {10.1/x}, year = {2015}}"""
+    assert readable(bonneel) == "Gabriel Peyré, Bernhard Schölkopf. Sliced Radon. 2015"
+    assert address(bonneel) == "https://doi.org/10.1/x"
+    assert address("@misc{a, eprint = {2006.11239}, archiveprefix = {arXiv}}") == "https://arxiv.org/abs/2006.11239"
