@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast
-from diffkit.bound import Variance, term
+from diffkit.likelihood import Variance, term
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VLB(Objective):
 
     For t > 1 the term is KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)); at t = 1 it is -log p(x0 | x_1), with the
     discretised decoder if the data has bins, else the density. The prior term has no parameters and is left out;
-    `bound.exact` adds it. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5, 13.
+    `diffkit.likelihood.variational_bound` adds it. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5, 13.
     """
 
     data: Data

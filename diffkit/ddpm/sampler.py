@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffkit import Denoiser, Level, Noise, Sampler, transition
-from diffkit.bound import Variance, interpolated
+from diffkit.likelihood import Variance, interpolated
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,17 @@ LAYERS = (
     {"estimate"},
     {"schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
     {"denoiser", "codec", "metric", "optimizer", "strategy"},
-    {"sampler", "grid", "times", "objective", "guidance", "callback", "bound"},
+    {"sampler", "grid", "times", "objective", "guidance", "callback"},
 )
 ALGEBRA = set().union(*LAYERS)
-PUBLIC = ALGEBRA | {"host", "testing", "oracles"}
+PUBLIC = ALGEBRA | {"host", "testing", "oracles", "likelihood"}
 PACKAGES = {
     "host": {"errors"},
     "storage": {"errors"},
     "runtime": {"errors"},
     "report": set(),
     "oracles": ALGEBRA,
+    "likelihood": ALGEBRA,
     "train": ALGEBRA | {"storage", "runtime"},
     "recipe": ALGEBRA | {"host", "train"},
     "runs": ALGEBRA | {"host", "recipe", "train", "report", "storage", "runtime"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffkit import Discrete
-from diffkit.bound import term
+from diffkit.likelihood import term
 from diffkit.ddpm.parameterization import Eps
 
 
