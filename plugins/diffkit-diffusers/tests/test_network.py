@@ -114,8 +114,8 @@ def test_folders_are_data(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UsageError, match="cannot be read"):
         Diffusers(PLAIN, folder=str(tmp_path))
-    weights.rename(tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(UsageError, match="never opened"):
+    weights.rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="holds no diffusion_pytorch_model"):
         Diffusers(PLAIN, folder=str(tmp_path))
 
 

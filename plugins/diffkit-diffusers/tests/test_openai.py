@@ -12,15 +12,8 @@ from typing import Any
 import pytest
 import torch
 from diffkit_diffusers.convert_worker import tensors_of
-from diffkit_diffusers.openai import (
-    WORKER,
-    Heads,
-    Training,
-    import_checkpoint,
-    openai_weights,
-    read_architecture,
-    read_pickled,
-)
+from diffkit_diffusers.openai import Heads, Training, import_checkpoint, openai_weights, read_architecture
+from diffkit_diffusers.pickled import WORKER, read_pickled
 from torch import Tensor
 
 from diffkit import CheckpointError, Shape, UsageError, build

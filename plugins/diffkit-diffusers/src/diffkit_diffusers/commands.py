@@ -23,15 +23,33 @@ data = click.option("--data", metavar="NAME,option=value", help="The data of the
 @click.argument("out", type=PLACE)
 @click.option("--size", metavar="H[xW]", help="Size of the images, if config.json has no sample_size.")
 @click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
+@click.option("--variant", metavar="NAME", help="Weights to read, such as fp16, if the folder has several.")
+@click.option("--ignore", metavar="OPTION", multiple=True, help="Import without an option of a configuration.")
 @data
 @overrides
 def import_diffusers(
-    folder: Path, out: Path, size: str | None, classes: int | None, data: str | None, overrides: tuple[str, ...]
+    folder: Path,
+    out: Path,
+    size: str | None,
+    classes: int | None,
+    variant: str | None,
+    ignore: tuple[str, ...],
+    data: str | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Import a UNet2DModel (or a pipeline with one) from FOLDER as the run OUT, for `diffkit sample OUT`."""
     from .importing import import_folder
 
-    import_folder(folder, out, size=_size(size), classes=classes, data=_data(data), overrides=overrides)
+    import_folder(
+        folder,
+        out,
+        size=_size(size),
+        classes=classes,
+        variant=variant,
+        ignore=ignore,
+        data=_data(data),
+        overrides=overrides,
+    )
     click.echo(f"{out}   diffkit sample {out}")
 
 

@@ -1,11 +1,14 @@
-"""Folders of diffusers: config.json beside diffusion_pytorch_model.safetensors, alone or within a pipeline.
+"""Folders of diffusers: config.json beside the weights `diffusion_pytorch_model`, alone or within a pipeline.
 
-Nothing in them is executed: pickled weights (.bin, .pt) are refused, and class names are compared, not imported.
+All forms of weights that diffusers loads are read: one file or shards with an index, variants such as fp16, attention
+layers under their names of 2022, safetensors or pickles. Nothing in a folder is executed: `pickled` reads a .bin in a
+separate process, and class names are compared, not imported.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import not_a_model
+from .pickled import read_pickled
 
 CONFIG, SCHEDULER, INDEX = "config.json", "scheduler_config.json", "model_index.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+FORMS = ("safetensors.index.json", "safetensors", "bin.index.json", "bin")  # the order in which diffusers looks
+OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
+NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 MAX_JSON_BYTES = 1 << 20
 
 
@@ -37,18 +45,75 @@ class Folder:
         """Read the scheduler's configuration; empty without a scheduler."""
         return read_json(self.scheduler / SCHEDULER) if self.scheduler else {}
 
-    def weights(self) -> dict[str, Tensor]:
-        """Read the tensors. Raises UsageError DK080 if they are missing, damaged or pickled."""
-        path = self.model / WEIGHTS
-        if not path.is_file():
+    def weights(self, variant: str | None = None) -> dict[str, Tensor]:
+        """Read the tensors under their present names.
+
+        `variant` is part of the file's name, such as "fp16"; None takes the weights without a variant, or the only
+        variant. Raises UsageError DK080 if they are missing or damaged, DK082 for a pickle that holds other things.
+        """
+        path = self._weights_path(variant)
+        found = _read_shards(path) if path.suffix == ".json" else _read_tensors(path)
+        return {OLD_ATTENTION.sub(_new_name, name): tensor for name, tensor in found.items()}
+
+    def _weights_path(self, variant: str | None) -> Path:
+        found = _weights_by_variant(self.model)
+        if variant is None and "" not in found and len(found) == 1:
+            (variant,) = found
+        if (variant or "") not in found:
+            missing = f"{STEM}.{variant}.safetensors" if variant else WEIGHTS
+            fixes = [f"--variant {name} (`variant: {name}` in a recipe)" if name else "no variant" for name in found]
             raise not_a_model(
-                f"{self.model} holds no {WEIGHTS}",
-                fix="save the model with safe_serialization=True; pickled weights (.bin) are never opened",
+                f"{self.model} holds no {missing}",
+                fix=f"choose {' or '.join(sorted(fixes))}"
+                if fixes
+                else f"load the model in diffusers and call its save_pretrained({str(self.model)!r})",
             )
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise not_a_model(f"{path} cannot be read: {error}") from error
+        return found[variant or ""]
+
+
+def _weights_by_variant(folder: Path) -> dict[str, Path]:
+    """Find the weights of each variant; the name of a variant stands before or after any other part of a file's name.
+
+    Shards of an index have a number in their names, and are skipped.
+    """
+    found: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob(f"{STEM}.*")):
+        parts = path.name.split(".")[1:]
+        variants = [part for part in parts if part not in ("safetensors", "bin", "index", "json")]
+        form = ".".join(part for part in parts if part not in variants)
+        if len(variants) > 1 or form not in FORMS or "-of-" in path.name or not path.is_file():
+            continue
+        name = "".join(variants)
+        found[name] = min(found.get(name, (len(FORMS), path)), (FORMS.index(form), path))
+    return {name: path for name, (_, path) in found.items()}
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise not_a_model(f"{index} holds no weight_map from tensors to files")
+    found: dict[str, Tensor] = {}
+    for file in sorted(set(names.values())):
+        if Path(file).name != file:
+            raise not_a_model(f"{index} names {file[:120]!r}, which is not a file in the same folder")
+        found |= _read_tensors(index.parent / file)
+    absent = sorted(names.keys() - found.keys())
+    if absent:
+        raise not_a_model(f"{absent[0][:120]} of {index} is in none of its files", fix="copy the whole folder again")
+    return found
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_pickled(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise not_a_model(f"{path} cannot be read: {error}", fix="copy the file again") from error
+
+
+def _new_name(old: re.Match[str]) -> str:
+    return f"{old[1]}.{NEW_ATTENTION[old[2]]}.{old[3]}"
 
 
 def open_folder(path: Path | str) -> Folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,26 @@ def import_folder(
     *,
     size: tuple[int, int] | None = None,
     classes: int | None = None,
+    variant: str | None = None,
+    ignore: Collection[str] = (),
     data: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> Run:
     """Import a UNet2DModel (or a pipeline with one) as the new run directory `out`, for `diffkit sample`.
 
-    The recipe has network `unet`; schedule, prediction and sampler are those of the pipeline's scheduler, else DDPM's.
+    The recipe has network `unet`; schedule, prediction, sampler and grid are those of the pipeline's scheduler, else
+    DDPM's. Each option of both configurations is carried over, or refused by name.
 
     Args:
         folder: the model or pipeline.
         out: the run directory to create.
         size: (H, W), required if the model has no `sample_size`.
         classes: number of classes, required if the model takes labels. If the label table has this many rows, a null
-            class with a zero vector is added; if it has one row more, its last row is the null class. data: the `data`
-            section of the recipe; default: `shape-only`. overrides: changes to the recipe, each "path=value".
+            class with a zero vector is added; if it has one row more, its last row is the null class.
+        variant: the weights to read, such as "fp16"; default: those without a variant, or the only ones.
+        ignore: names of options of the configurations that are not read.
+        data: the `data` section of the recipe; default: `shape-only`.
+        overrides: changes to the recipe, each "path=value".
 
     Returns:
         The run.
@@ -49,19 +55,24 @@ def import_folder(
         CheckpointError: DK603, the weights do not fit the config.
     """
     found = open_folder(folder)
-    config = read_config(found.config())
+    theirs, scheduler = found.config(), found.scheduler_config()
+    absent = [name for name in ignore if name not in theirs and name not in scheduler]
+    if absent:
+        raise not_a_model(f"{folder} has no option {absent[0][:64]} to ignore", fix="correct the name after --ignore")
+    config = read_config(theirs, ignore)
     maps = size or config.size
     if maps is None:
         raise not_a_model(f"the model in {folder} has no sample_size", fix="give --size")
-    weights = unet_weights(found.weights(), config.layout)
+    weights = unet_weights(found.weights(variant), config.layout)
     _fit_labels(weights, config, classes)
     shape = {"channels": config.in_channels, "size": list(maps), **({"classes": classes} if classes else {})}
+    without = f", without its options {', '.join(ignore)}" if ignore else ""
     text = recipe_text(
-        f"Weights of a UNet2DModel of diffusers, read from {Path(folder).name}",
+        f"Weights of a UNet2DModel of diffusers, read from {Path(folder).name}{without}",
         imported_sections(
             name_of(Path(out)),
             data or {"name": "shape-only", **shape},
-            sections(found.scheduler_config(), (config.in_channels, config.out_channels)),
+            sections(scheduler, (config.in_channels, config.out_channels), ignore),
             {"name": "unet", **options_of(config, maps)},
         ),
     )

@@ -36,7 +36,7 @@ class Diffusers(Network):
 
     Channels, size and classes are those of the data; the null class is one more label. A folder's config.json must
     agree with them. `UNet2DConditionModel` takes `encoder_hidden_states` (B, L, D) as cond if its blocks attend to
-    text. Only the listed classes are imported, and only safetensors are read.
+    text. Only the listed classes are imported. `variant` chooses weights in `folder`, such as "fp16".
 
     Raises: RecipeError DK140 for unknown arguments, or arguments that do not fit the data; UsageError DK080.
     """
@@ -49,6 +49,7 @@ class Diffusers(Network):
         model: ModelName = "UNet2DModel",
         config: dict[str, JsonValue] | None = None,
         folder: str | None = None,
+        variant: str | None = None,
     ) -> None:
         super().__init__()
         if config is not None and folder is not None:
@@ -67,7 +68,7 @@ class Diffusers(Network):
                 fix="compare it with the config.json of a published model",
             ) from error
         if found is not None and next(self.model.parameters()).device.type != "meta":
-            self._load(found.weights())
+            self._load(found.weights(variant))
 
     def forward(
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, encoder_hidden_states: Tensor | None = None
@@ -151,11 +152,12 @@ def _arguments(
 class DiffusersUNet(Network):
     """The network `unet` with architecture and weights of a UNet2DModel in `folder`, for fine-tuning.
 
-    The model must have the channels of the data and, for data with classes, one label more: the null class.
+    `variant` chooses weights in `folder`, such as "fp16". The model must have the channels of the data and, for data
+    with classes, one label more: the null class.
     Raises: UsageError DK080, DK081; CheckpointError DK603.
     """
 
-    def __init__(self, shape: Shape, folder: str) -> None:
+    def __init__(self, shape: Shape, folder: str, variant: str | None = None) -> None:
         super().__init__()
         found = open_folder(folder)
         config = read_config(found.config())
@@ -168,7 +170,7 @@ class DiffusersUNet(Network):
             )
         self.unet = build("network", "unet", shape=shape, **options_of(config, shape.size))
         if next(self.unet.parameters()).device.type != "meta":
-            self.unet.load_state_dict(unet_weights(found.weights(), config.layout))
+            self.unet.load_state_dict(unet_weights(found.weights(variant), config.layout))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Apply `unet`: x (B, C, H, W), c_noise (B,), label (B,) long or None -> (B, C', H, W)."""

@@ -31,6 +31,7 @@ def diffkit_components() -> Iterator[Entry]:
         "Sample with a scheduler of diffusers",
         "platen2022diffusers",
     )
+    yield Entry("grid", "diffusers", f"{here}.grid:DiffusersTimes", "Take the times of a scheduler of diffusers")
     yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "Give the shape of data without examples")
 
 

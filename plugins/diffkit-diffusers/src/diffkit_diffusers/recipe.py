@@ -4,72 +4,82 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from diffkit import Discrete, Schedule
 
 from .errors import inexpressible
-from .sampler import SCHEDULERS
+from .schedulers import ReadScheduler, read_scheduler
 
-Beta = Annotated[float, Field(gt=0, lt=1)]
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-VARIANCES = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned"}
+VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large", "learned_range": "learned"}
 SAMPLING_STEPS = 50
 
 
-class Scheduler(BaseModel):
-    """The options of a scheduler that a recipe can express; the defaults are those of DDPMScheduler."""
+def sections(config: Mapping[str, Any], channels: tuple[int, int], ignore: Collection[str] = ()) -> dict[str, Any]:
+    """Build the sections schedule, parameterization and sample of a recipe.
 
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, populate_by_name=True)
+    A DDPMScheduler becomes `ancestral`, with guidance `clip` if it clips; one with dynamic thresholding and all other
+    schedulers become the sampler `diffusers`. The grid visits the times of the scheduler.
 
-    kind: str = Field("DDPMScheduler", alias="_class_name", max_length=64)
-    num_train_timesteps: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    beta_start: Beta = 1e-4
-    beta_end: Beta = 0.02
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    trained_betas: None = None
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] | None = "fixed_small"
-    clip_sample: bool = True
-    rescale_betas_zero_snr: Literal[False] = False
+    Args:
+        config: configuration of the scheduler; empty for the defaults of DDPMScheduler.
+        channels: numbers of channels of the model (in, out).
+        ignore: names of options that are not read; default none.
 
+    Returns:
+        The sections.
 
-def sections(config: Mapping[str, Any], channels: tuple[int, int]) -> dict[str, Any]:
-    """Build the sections schedule, parameterization and sample of a recipe for a model with `channels` (in, out).
-
-    A DDPMScheduler becomes `ancestral`, other schedulers the sampler `diffusers`. Raises UsageError DK081 for options
-    that a recipe cannot express.
+    Raises:
+        UsageError: DK081, a recipe cannot express an option.
     """
-    try:
-        found = Scheduler.model_validate_json(json.dumps(dict(config)))
-    except ValidationError as error:
-        notes = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}"[:200] for one in error.errors(include_url=False)[:8]]
-        raise inexpressible("a recipe cannot express this scheduler", notes=notes) from error
+    found = read_scheduler(config, ignore)
+    options = found.options
     inside, outside = channels
     if outside not in (inside, 2 * inside):
         raise inexpressible(f"a model with {inside} input and {outside} output channels is not a denoiser of the data")
-    schedule: dict[str, Any] = {"name": SCHEDULES[found.beta_schedule], "steps": found.num_train_timesteps}
-    if found.beta_schedule != "squaredcos_cap_v2":
-        schedule |= {"beta_start": found.beta_start, "beta_end": found.beta_end}
-    prediction: Any = PREDICTIONS[found.prediction_type]
     learned = outside == 2 * inside
-    variance = VARIANCES[found.variance_type or "fixed_small"] if learned or found.variance_type else "small"
-    if found.kind != "DDPMScheduler" and found.kind in SCHEDULERS and not learned:
-        sample: dict[str, Any] = {"sampler": {"name": "diffusers", "scheduler": found.kind}, "steps": SAMPLING_STEPS}
-    else:
+    _check_variance(found, learned, given=bool(config))
+    schedule: dict[str, Any] = {"name": SCHEDULES[options.beta_schedule], "steps": options.num_train_timesteps}
+    if options.beta_schedule != "squaredcos_cap_v2":
+        schedule |= {"beta_start": options.beta_start, "beta_end": options.beta_end}
+    prediction: Any = PREDICTIONS[options.prediction_type]
+    sample: dict[str, Any]
+    if found.name == "DDPMScheduler" and not options.thresholding:
+        learned_default = learned and not config
+        variance = "learned" if learned_default else VARIANCES[options.variance_type or "fixed_small"]
+        clip = {"low": -options.clip_sample_range, "high": options.clip_sample_range}
         sample = {
-            "sampler": {"name": "ancestral", "variance": variance if learned or variance != "learned" else "small"}
+            "sampler": {"name": "ancestral", "variance": variance},
+            "guidance": [{"name": "clip", **clip}] if options.clip_sample else [],
         }
+    else:
+        sampler = {"name": "diffusers", "scheduler": found.name, "options": found.of_sampler}
+        sample = {"sampler": sampler, "steps": min(SAMPLING_STEPS, options.num_train_timesteps)}
+    if options.timestep_spacing != "trailing":
+        spacing = {"spacing": options.timestep_spacing, "offset": options.steps_offset}
+        sample["grid"] = {"name": "diffusers", "scheduler": found.name, **spacing}
+    if options.timestep_spacing == "leading":  # starts below the noise of training, as in diffusers
+        sample["allow_mismatch"] = True
     return {
         "schedule": schedule,
         "parameterization": {"name": "learned-range", "inner": prediction} if learned else prediction,
-        "sample": sample | ({"guidance": ["clip"]} if found.clip_sample else {}),
+        "sample": sample,
     }
+
+
+def _check_variance(found: ReadScheduler, learned: bool, *, given: bool) -> None:
+    """Raise UsageError DK081 unless the scheduler reads the outputs that the model has."""
+    reads = found.options.variance_type == "learned_range"
+    if given and reads != learned and not (learned and found.name == "DDPMScheduler"):
+        note = (
+            f"variance_type: a model with {'' if learned else 'no '}output for the variance requires "
+            f"variance_type {'learned_range' if learned else 'fixed_small or fixed_large'}"
+        )
+        raise inexpressible("a recipe cannot express this scheduler", notes=[note])
 
 
 def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str, Any] | None:

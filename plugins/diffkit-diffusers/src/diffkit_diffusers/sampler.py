@@ -97,7 +97,7 @@ SCHEDULERS: Mapping[str, SchedulerUse] = {
         given_times=True,
     ),
     "UniPCMultistepScheduler": SchedulerUse(
-        "preserving", order=2, options=("predict_x0", "disable_corrector", *_SOLVER)
+        "preserving", order=2, options=("solver_order", "lower_order_final", "disable_corrector", *_THRESHOLD)
     ),
     "EulerDiscreteScheduler": SchedulerUse("exploding", rounds=True),
     "EulerAncestralDiscreteScheduler": SchedulerUse("exploding", stochastic=True, rounds=True),

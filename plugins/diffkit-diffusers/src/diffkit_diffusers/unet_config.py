@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from diffkit import Network, Shape
 
 from .errors import inexpressible, not_a_model
+from .options import IGNORABLE, defaults_of, notes_of, options_in, unknown_notes
 from .weights import Layout, Resample
 
 Count = Annotated[int, Field(ge=1, le=1 << 16)]
 One = Annotated[float, Field(ge=1, le=1)]
-DOWN: dict[bool, Literal["DownBlock2D", "AttnDownBlock2D"]] = {False: "DownBlock2D", True: "AttnDownBlock2D"}
-UP: dict[bool, Literal["UpBlock2D", "AttnUpBlock2D"]] = {False: "UpBlock2D", True: "AttnUpBlock2D"}
 RESAMPLE: dict[str, Resample] = {"conv": "conv", "resnet": "resblock"}
+LEGACY_PREFIX = "UNetRes"
+"""Prefix of the names of blocks until 2022, such as UNetResDownBlock2D; diffusers removes it too."""
+AVERAGE_OPTIONS = [
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+]
+"""Options of diffusers' EMAModel, which it writes into the config of an averaged model; the network ignores them."""
+
+
+def _current_name(block: object) -> object:
+    return block.removeprefix(LEGACY_PREFIX) if isinstance(block, str) else block
+
+
+def _lower_case(name: object) -> object:
+    return name.lower() if isinstance(name, str) else name
+
+
+Down = Annotated[Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"], BeforeValidator(_current_name)]
+Up = Annotated[Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"], BeforeValidator(_current_name)]
 
 
 class UNet2D(BaseModel):
@@ -35,9 +57,9 @@ class UNet2D(BaseModel):
     time_embedding_dim: Count | None = None
     freq_shift: Literal[0, 1] = 0
     flip_sin_to_cos: bool = True
-    down_block_types: tuple[Literal["DownBlock2D", "AttnDownBlock2D"], ...]
+    down_block_types: tuple[Down, ...]
     mid_block_type: Literal["UNetMidBlock2D"] = "UNetMidBlock2D"
-    up_block_types: tuple[Literal["UpBlock2D", "AttnUpBlock2D"], ...]
+    up_block_types: tuple[Up, ...]
     block_out_channels: Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)]
     layers_per_block: Count = 2
     mid_block_scale_factor: One = 1
@@ -45,7 +67,7 @@ class UNet2D(BaseModel):
     downsample_type: Literal["conv", "resnet"] = "conv"
     upsample_type: Literal["conv", "resnet"] = "conv"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    act_fn: Literal["silu", "swish"] = "silu"
+    act_fn: Annotated[Literal["silu", "swish"], BeforeValidator(_lower_case)] = "silu"
     attention_head_dim: Count | None = 8
     norm_num_groups: Count = 32
     attn_norm_num_groups: Count | None = None
@@ -54,14 +76,21 @@ class UNet2D(BaseModel):
     add_attention: bool = True
     class_embed_type: None = None
     num_class_embeds: Count | None = None
+    num_train_timesteps: Count | None = None  # for the time embedding "learned" only
 
     @model_validator(mode="after")
     def _fits(self) -> UNet2D:
-        attends = tuple(kind == DOWN[True] for kind in self.down_block_types)
-        if tuple(kind == UP[True] for kind in reversed(self.up_block_types)) != attends:
+        attends = self.attends
+        if tuple(_attends(kind) for kind in reversed(self.up_block_types)) != attends:
             raise ValueError("up_block_types do not mirror down_block_types")
         if len(self.block_out_channels) != len(attends):
             raise ValueError("block_out_channels and down_block_types differ in length")
+        for option in ("downsample_type", "upsample_type"):
+            if len(self._resampling(option)) > 1:
+                raise ValueError(
+                    f"levels resample in different ways: {option} holds for blocks with attention only, other blocks "
+                    "have a convolution, those named Resnet a residual block"
+                )
         first = self.block_out_channels[0]
         if any(channels % first for channels in self.block_out_channels):
             raise ValueError(f"block_out_channels must be multiples of the first, {first}")
@@ -77,7 +106,16 @@ class UNet2D(BaseModel):
     @property
     def attends(self) -> tuple[bool, ...]:
         """Whether there is attention, for each level, finest first."""
-        return tuple(kind == DOWN[True] for kind in self.down_block_types)
+        return tuple(_attends(kind) for kind in self.down_block_types)
+
+    def _resampling(self, option: Literal["downsample_type", "upsample_type"]) -> set[Resample]:
+        """The ways in which the levels resample; the last block of each side does not."""
+        kinds = self.down_block_types if option == "downsample_type" else self.up_block_types
+        plain: dict[bool, Resample] = {True: "resblock", False: "conv"}
+        return {
+            RESAMPLE[getattr(self, option)] if _attends(kind) else plain[kind.startswith("Resnet")]
+            for kind in kinds[:-1]
+        }
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -88,33 +126,32 @@ class UNet2D(BaseModel):
     @property
     def layout(self) -> Layout:
         """The layout, which decides the names of the weights."""
-        return Layout(
-            self.layers_per_block,
-            self.attends,
-            self.add_attention,
-            RESAMPLE[self.downsample_type],
-            RESAMPLE[self.upsample_type],
-        )
+        (down,) = self._resampling("downsample_type") or {"conv"}
+        (up,) = self._resampling("upsample_type") or {"conv"}
+        return Layout(self.layers_per_block, self.attends, self.add_attention, down, up)
 
 
-def read_config(config: Mapping[str, Any]) -> UNet2D:
+def _attends(kind: str) -> bool:
+    return kind.startswith("Attn")
+
+
+def read_config(config: Mapping[str, Any], ignore: Collection[str] = ()) -> UNet2D:
     """Read the configuration of a UNet2DModel (config.json); missing entries have diffusers' defaults.
 
-    Raises UsageError DK081, which lists the entries that `unet` cannot express.
+    Entries named in `ignore` are not read. Raises UsageError DK081, which lists the entries that `unet` cannot express.
     """
     from diffusers import UNet2DModel
 
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(UNet2DModel.__init__).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    name = config.get("_class_name", "UNet2DModel")
+    if name != "UNet2DModel":
+        raise inexpressible(f"network unet cannot express a {str(name)[:64]}, only a UNet2DModel")
+    given = options_in(config, ignore)
+    if notes := unknown_notes(given, {*UNet2D.model_fields, *AVERAGE_OPTIONS}):
+        raise inexpressible("network unet cannot express this UNet2DModel", fix=IGNORABLE, notes=notes)
     try:
-        return UNet2D.model_validate_json(json.dumps({**defaults, **config}))
+        return UNet2D.model_validate_json(json.dumps({**defaults_of(UNet2DModel), **given}))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
-        notes = [f"{'.'.join(map(str, one['loc'])) or 'config'}: {one['msg']}"[:200] for one in found[:8]]
-        raise inexpressible("network unet cannot express this UNet2DModel", notes=notes) from error
+        raise inexpressible("network unet cannot express this UNet2DModel", notes=notes_of(error)) from error
 
 
 def options_of(config: UNet2D, size: Sequence[int]) -> dict[str, Any]:
@@ -135,9 +172,9 @@ def options_of(config: UNet2D, size: Sequence[int]) -> dict[str, Any]:
         "time": "scale-shift" if config.resnet_time_scale_shift == "scale_shift" else "add",
         "embedding": "openai" if config.flip_sin_to_cos else "ho",
         "downsample": "resblock"
-        if config.downsample_type == "resnet"
+        if config.layout.downsample == "resblock"
         else ("conv" if config.downsample_padding else "conv-asymmetric"),
-        "upsample": "resblock" if config.upsample_type == "resnet" else "nearest",
+        "upsample": "resblock" if config.layout.upsample == "resblock" else "nearest",
         "initialisation": "torch",
         "groups": config.norm_num_groups,
         "norm_eps": config.norm_eps,
@@ -174,6 +211,8 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
     if widths[0] != options["channels"]:
         raise inexpressible("diffusers' UNet2DModel requires multipliers that start with 1")
     (group,) = groups
+    plain_down = "ResnetDownsampleBlock2D" if options["downsample"] == "resblock" else "DownBlock2D"
+    plain_up = "ResnetUpsampleBlock2D" if options["upsample"] == "resblock" else "UpBlock2D"
     size = shape.size[0] if len(set(shape.size)) == 1 else (shape.size[0], shape.size[-1])
     return UNet2D(
         sample_size=size,
@@ -181,8 +220,8 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
         out_channels=shape.out_channels,
         freq_shift=0 if options["embedding"] == "openai" else 1,
         flip_sin_to_cos=options["embedding"] == "openai",
-        down_block_types=tuple(DOWN[here] for here in attends),
-        up_block_types=tuple(UP[here] for here in reversed(attends)),
+        down_block_types=tuple("AttnDownBlock2D" if here else plain_down for here in attends),
+        up_block_types=tuple("AttnUpBlock2D" if here else plain_up for here in reversed(attends)),
         block_out_channels=tuple(widths),
         layers_per_block=options["blocks"],
         downsample_padding=0 if options["downsample"] == "conv-asymmetric" else 1,
