@@ -8,36 +8,38 @@ from pathlib import Path
 from diffkit.host import Entry, hookimpl
 
 DIFFKIT_API = 1
+COMPONENTS = {
+    "schedule": [
+        ("linear", "schedule:Linear", "Increase beta linearly", "ho2020denoising"),
+        ("scaled-linear", "schedule:ScaledLinear", "Increase sqrt(beta) linearly", "rombach2022high"),
+    ],
+    "parameterization": [
+        ("eps", "parameterization:Eps", "Predict the noise", "ho2020denoising"),
+        ("x0", "parameterization:X0", "Predict the clean data", "ho2020denoising"),
+        ("mu", "parameterization:Mu", "Predict the posterior mean", "ho2020denoising"),
+    ],
+    "network": [
+        ("unet", "unet:UNet", "Use a residual U-Net with attention", "ho2020denoising"),
+        ("mlp", "mlp:MLP", "Use a residual MLP, for vectors"),
+    ],
+    "sampler": [
+        ("ancestral", "sampler:Ancestral", "Sample from the learned posterior (DDPM)", "ho2020denoising"),
+    ],
+    "objective": [
+        ("simple", "objective:Simple", "Minimise the weighted squared error at a random time", "ho2020denoising"),
+        ("vlb", "objective:VLB", "Minimise the variational bound, in nats", "sohldickstein2015deep"),
+    ],
+    "weighting": [
+        ("uniform", "weighting:Uniform", "Weight the x0 error equally at all levels", "ho2020denoising"),
+        ("snr", "weighting:SNR", "Weight the eps error equally at all levels: w = snr", "ho2020denoising"),
+        ("vlb", "weighting:VLBWeight", "Weight as the variational bound does", "kingma2021variational"),
+    ],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    here, ho = "diffkit.ddpm", "ho2020denoising"
-    yield Entry("schedule", "linear", f"{here}.schedule:Linear", "Increase beta linearly", ho)
-    yield Entry(
-        "schedule", "scaled-linear", f"{here}.schedule:ScaledLinear", "Increase sqrt(beta) linearly", "rombach2022high"
-    )
-    yield Entry("parameterization", "eps", f"{here}.parameterization:Eps", "Predict the noise", ho)
-    yield Entry("parameterization", "x0", f"{here}.parameterization:X0", "Predict the clean data", ho)
-    yield Entry("parameterization", "mu", f"{here}.parameterization:Mu", "Predict the posterior mean", ho)
-    yield Entry("network", "unet", f"{here}.unet:UNet", "Use a residual U-Net with attention", ho)
-    yield Entry("network", "mlp", f"{here}.mlp:MLP", "Use a residual MLP, for vectors")
-    yield Entry("sampler", "ancestral", f"{here}.sampler:Ancestral", "Sample from the learned posterior (DDPM)", ho)
-    yield Entry(
-        "objective", "simple", f"{here}.objective:Simple", "Minimise the weighted squared error at a random time", ho
-    )
-    yield Entry(
-        "objective", "vlb", f"{here}.objective:VLB", "Minimise the variational bound, in nats", "sohldickstein2015deep"
-    )
-    yield Entry("weighting", "uniform", f"{here}.weighting:Uniform", "Weight the x0 error equally at all levels", ho)
-    yield Entry("weighting", "snr", f"{here}.weighting:SNR", "Weight the eps error equally at all levels: w = snr", ho)
-    yield Entry(
-        "weighting",
-        "vlb",
-        f"{here}.weighting:VLBWeight",
-        "Weight as the variational bound does",
-        "kingma2021variational",
-    )
+    yield from Entry.table("diffkit.ddpm", COMPONENTS)
 
 
 @hookimpl

@@ -7,7 +7,7 @@ yield their values: an error is then raised while the host iterates over one plu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,18 @@ class Entry:
         _require_line(self, "summary", self.summary)
         if self.reference is not None:
             _require_line(self, "reference", self.reference)
+
+    @classmethod
+    def table(cls, package: str, kinds: Mapping[str, Sequence[tuple[str, ...]]]) -> Iterator[Entry]:
+        """Yield one entry for each row of a table.
+
+        Args:
+            package: the package that contains all targets.
+            kinds: for each kind its rows (name, "module:Class" within `package`, summary), and a reference if any.
+        """
+        for kind, rows in kinds.items():
+            for name, target, *texts in rows:
+                yield cls(kind, name, f"{package}.{target}", *texts)
 
 
 @dataclass(frozen=True)

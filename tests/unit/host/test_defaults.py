@@ -24,9 +24,9 @@ data digits gaussian mixture arrays images mnist fashion-mnist cifar10
 metric frechet sliced-wasserstein mmd nearest-neighbour classifier
 optimizer adam adamw
 lr-schedule constant linear cosine wsd inverse-sqrt
-strategy auto single ddp
+strategy single auto ddp
 callback weight-norms
-tracker tensorboard
+tracker tensorboard wandb mlflow
 """
 
 

@@ -12,33 +12,32 @@ if TYPE_CHECKING:
     import click
 
 DIFFKIT_API = 1
+COMPONENTS = {
+    "schedule": [("rectified", "schedule:Rectified", "Interpolate linearly: alpha = 1 - t, sigma = t", "liu2023flow")],
+    "parameterization": [
+        ("flow", "parameterization:Flow", "Predict the velocity eps - x0", "liu2023flow"),
+        ("v", "parameterization:V", "Predict v = alpha eps - sigma x0", "salimans2022progressive"),
+    ],
+    "times": [
+        (
+            "logit-normal",
+            "times:LogitNormal",
+            "Draw training times mostly in the middle of the path",
+            "esser2024scaling",
+        )
+    ],
+    "grid": [("shifted", "grid:Shifted", "Shift the times of a grid towards noise", "esser2024scaling")],
+    "objective": [
+        ("flow-matching", "objective:FlowMatching", "Regress velocities, with a choice of coupling", "lipman2023flow")
+    ],
+    "sampler": [("straight", "sampler:Straight", "Sample by Euler steps along the velocity", "liu2023flow")],
+    "data": [("pairs", "pairs:Pairs", "Load pairs of noise and sample, for reflow", "liu2023flow")],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    here, liu, esser, salimans = "diffkit_flow", "liu2023flow", "esser2024scaling", "salimans2022progressive"
-    yield Entry(
-        "schedule", "rectified", f"{here}.schedule:Rectified", "Interpolate linearly: alpha = 1 - t, sigma = t", liu
-    )
-    yield Entry("parameterization", "flow", f"{here}.parameterization:Flow", "Predict the velocity eps - x0", liu)
-    yield Entry("parameterization", "v", f"{here}.parameterization:V", "Predict v = alpha eps - sigma x0", salimans)
-    yield Entry(
-        "times",
-        "logit-normal",
-        f"{here}.times:LogitNormal",
-        "Draw training times mostly in the middle of the path",
-        esser,
-    )
-    yield Entry("grid", "shifted", f"{here}.grid:Shifted", "Shift the times of a grid towards noise", esser)
-    yield Entry(
-        "objective",
-        "flow-matching",
-        f"{here}.objective:FlowMatching",
-        "Regress velocities, with a choice of coupling",
-        "lipman2023flow",
-    )
-    yield Entry("sampler", "straight", f"{here}.sampler:Straight", "Sample by Euler steps along the velocity", liu)
-    yield Entry("data", "pairs", f"{here}.pairs:Pairs", "Load pairs of noise and sample, for reflow", liu)
+    yield from Entry.table("diffkit_flow", COMPONENTS)
 
 
 @hookimpl
