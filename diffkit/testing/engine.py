@@ -220,7 +220,7 @@ def apply(one: Law, case: Case, where: Row) -> Row:
     except NotApplicable as reason:
         return skipped(verdict="n/a", reason=str(reason))
     except Exception as error:  # noqa: BLE001 - a component may raise anything, which is the finding
-        if isinstance(error, DiffkitError) and error.code.startswith(("DK3", "DK4")):
+        if isinstance(error, DiffkitError) and error.code.startswith(("DK290", "DK3", "DK4")):
             return skipped(verdict="n/a", reason=_describe(error))
         example = f"{case.label}: {_describe(error)}"
         return row(error=math.inf, tolerance=one.tolerance, verdict="fail", expected="no error", example=example)

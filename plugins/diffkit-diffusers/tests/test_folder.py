@@ -59,7 +59,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # how diffusers sav
 }
 
 
-@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if "pickled" in f else f for f in FORMS])
+@pytest.mark.parametrize("form", [pytest.param(f, marks=pytest.mark.slow) if "pickle" in f else f for f in FORMS])
 def test_variants_shards_and_pickles_are_loaded(tmp_path: Path, form: str) -> None:
     saved, loaded = FORMS[form]
     made = model().half() if "half" in form else model()
@@ -114,7 +114,7 @@ def test_averaged_models_are_loaded_and_unknown_options_are_refused(tmp_path: Pa
     change_config(tmp_path / "in", brand_new=True)
     with pytest.raises(UsageError, match="--ignore") as caught:
         import_folder(tmp_path / "in", tmp_path / "other")
-    assert caught.value.notes == ("brand_new: diffkit does not know this option",)
+    assert caught.value.notes == ("brand_new: this option is unknown to diffkit",)
     assert import_folder(tmp_path / "in", tmp_path / "other", ignore=["brand_new"]).recipe.network.name == "unet"
     with pytest.raises(UsageError, match="no option typo"):
         import_folder(tmp_path / "in", tmp_path / "third", ignore=["typo"])

@@ -83,7 +83,7 @@ WITH = {  # an option that is read only beside another one is tried beside it to
     "dynamic_thresholding_ratio": {"thresholding": True, "sample_max_value": 9.0},
     "sample_max_value": {"thresholding": True},
 }
-ALWAYS = {  # options of which every value above is carried over
+ALWAYS = {  # every value above of these options is carried over
     *("num_train_timesteps", "beta_start", "beta_end", "clip_sample", "clip_sample_range", "thresholding"),
     *("dynamic_thresholding_ratio", "sample_max_value", "steps_offset", "lower_order_final", "euler_at_final"),
     *("disable_corrector", "flow_shift", "time_shift_type"),
@@ -215,7 +215,7 @@ def test_every_option_that_is_carried_over_gives_the_samples_of_diffusers(
 
 
 def test_all_faults_of_a_configuration_are_named_with_reasons() -> None:
-    """An option of a later version, of a class that diffkit lacks, of a wrong type; and what is told to be ignored."""
+    """Unknown options, unknown classes and values of a wrong type; and options that are ignored on request."""
     config = {"_class_name": "DDPMScheduler", "brand_new": 1, "clip_sample": "yes", "trained_betas": [0.1]}
     with pytest.raises(UsageError) as caught:
         sections(config, (1, 1))

@@ -1,4 +1,4 @@
-"""Trackers of optional packages: against the packages where they are installed, else against their signatures."""
+"""Trackers of optional packages: with the packages if they are installed, and with their signatures."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def options_in(config: Mapping[str, Any], ignore: Collection[str]) -> dict[str, 
 
 def unknown_notes(names: Collection[str], known: Collection[str]) -> list[str]:
     """Return one note for each name that is not `known`, such as an option of a later version."""
-    return [f"{name[:64]}: diffkit does not know this option" for name in names if name not in known]
+    return [f"{name[:64]}: this option is unknown to diffkit" for name in names if name not in known]
 
 
 def notes_of(error: ValidationError) -> list[str]:
