@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from diffkit.host import Entry, hookimpl
 
 DIFFKIT_API = 1
-OF_THE_CORE = {
+OF_THE_CORE: Mapping[str, Sequence[tuple[str, ...]]] = {
     "times": [("uniform", "times:UniformTimes", "Draw training times uniformly", "ho2020denoising")],
     "network": [("oracle", "oracles.network:OracleNetwork", "Use the exact denoiser of the data")],
     "codec": [("identity", "codec:Identity", "Diffuse the data itself")],
     "strategy": [("single", "strategy:SingleProcess", "Train in one process, on whole batches")],
 }
-OWN = {
+OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
     "data": [
         ("digits", "data.digits:Digits", "Load 1797 digits of 8x8, part of scikit-learn", "alpaydin1998optical"),
         ("gaussian", "data.gaussian:Gaussian", "Draw from a normal distribution; the denoiser is exact"),
