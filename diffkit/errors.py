@@ -6,6 +6,9 @@ does not import torch, so that listing commands stay fast.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -201,3 +204,44 @@ class StoppedError(DiffkitError):
     def render(self) -> str:
         """Format the message without a code: a deliberate stop is not an error."""
         return self.message if self.fix is None else f"{self.message}; {self.fix}"
+
+
+EXHAUSTED = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space, or choose another place"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files: ulimit -n 4096"),
+    errno.EROFS: "choose a place that can be written",
+    errno.EIO: "check the disk, or choose another place",
+    errno.ENOMEM: "free some memory: close other programs",
+}
+"""The fix for each error of the operating system that states that the machine lacks a resource."""
+UNUSABLE = {
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EINVAL, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EBUSY, errno.EXDEV),
+}
+"""Errors of the operating system that state that a path cannot be used."""
+
+
+EXHAUSTED_MEMORY = (
+    *("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory"),
+    *("unable to allocate", "storage size calculation overflowed"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, NumPy or torch states that memory ran out."""
+    text = str(error).lower()
+    stated = isinstance(error, RuntimeError) and any(message in text for message in EXHAUSTED_MEMORY)
+    return stated or isinstance(error, MemoryError)
+
+
+def system_error(error: OSError) -> DiffkitError | None:
+    """Convert an error of the operating system to the error of the user that it stands for; None for a bug."""
+    reason, place = error.strerror, "" if error.filename is None else f" {os.fsdecode(error.filename)}"
+    if error.errno in EXHAUSTED:
+        return ResourceError(f"cannot use{place or ' the disk'}: {reason}", code="DK403", fix=EXHAUSTED[error.errno])
+    if error.errno not in UNUSABLE:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        os.getcwd()
+        return UsageError(f"cannot use{place}: {reason}", code="DK025", fix="check the path and its permissions")
+    return UsageError("the working directory does not exist any more", code="DK025", fix="change to another: cd")

@@ -7,6 +7,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -17,9 +18,9 @@ from pathlib import Path
 import click
 
 from .. import __version__
-from ..errors import DiffkitError, UsageError
+from ..errors import DiffkitError, UsageError, system_error
 from ..host.process_state import is_kept_alive
-from ..runtime.memory import keep_freed_memory
+from ..runtime.memory import enough_memory, keep_freed_memory
 from ..storage.lock import close_inherited_locks
 from .console import ReaderLeftError, say_error
 
@@ -111,6 +112,9 @@ def cli(pinned: str | None, dropped: Sequence[str], files: Sequence[str], no_col
     """
 
 
+SWITCH = re.compile(r"(--plugins(?==|$)|-P|-p(?==|no:|$))(=.*|.+)?", re.DOTALL)
+
+
 def take_switches(arguments: Sequence[str]) -> list[str]:
     """Apply `--plugins`, `-p no:NAME`, `-P FILE` and `--no-color` wherever they stand, and return the other arguments.
 
@@ -118,43 +122,33 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
     without its value.
     """
     rest: list[str] = []
-    pinned: str | None = None
-    dropped: list[str] = []
-    files: list[str] = []
+    given: dict[str, list[str]] = {"--plugins": [], "-p": [], "-P": []}
     words = iter(arguments)
     for word in words:
         if word == "--":
             rest += [word, *words]
         elif word == "--no-color":
             os.environ["NO_COLOR"] = "1"
-        elif word == "--plugins" or word.startswith("--plugins="):
-            pinned = word.partition("=")[2] if "=" in word else _value("--plugins", words)
-        elif word.startswith("-P"):
-            files.append(word.removeprefix("-P").removeprefix("=") or _value("-P", words))
-        elif word == "-p" or word.startswith(("-p=", "-pno:")):
-            value = _value("-p", words) if word == "-p" else word.removeprefix("-p").removeprefix("=")
-            if not value.startswith("no:"):
-                raise UsageError(f"-p {value} is not no:NAME", code="DK011", fix="write -p no:NAME to disable a plugin")
-            dropped.append(value.removeprefix("no:"))
+        elif found := SWITCH.fullmatch(word):
+            value = found[2].removeprefix("=") if found[2] else next(words, None)
+            if value is None:
+                raise UsageError(f"{word} needs a value", code="DK011", fix=f"see diffkit --help for {word}")
+            given[found[1]].append(value)
         else:
             rest.append(word)
-    if pinned is not None or dropped:
+    if wrong := [value for value in given["-p"] if not value.startswith("no:")]:
+        raise UsageError(f"-p {wrong[0]} is not no:NAME", code="DK011", fix="write -p no:NAME to disable a plugin")
+    if given["--plugins"] or given["-p"]:
         from ..host import configure
 
-        configure(plugins=pinned, without=dropped)
-    if files:
+        pinned = given["--plugins"][-1] if given["--plugins"] else None
+        configure(plugins=pinned, without=[value.removeprefix("no:") for value in given["-p"]])
+    if given["-P"]:
         from ..host import load_file
 
-        for file in files:
+        for file in given["-P"]:
             load_file(Path(file))
     return rest
-
-
-def _value(switch: str, words: object) -> str:
-    value = next(words, None)  # type: ignore[call-overload]
-    if value is None:
-        raise UsageError(f"{switch} needs a value", code="DK011", fix=f"see diffkit --help for {switch}")
-    return str(value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,15 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
-    verbose = any(word in ("-v", "--verbose") for word in given)
     try:
-        result = cli.main(take_switches(given), prog_name="diffkit", standalone_mode=False)
+        os.getcwd()  # in a directory that was removed, torch would end the process
+        with enough_memory(what="the command"):
+            result = cli.main(take_switches(given), prog_name="diffkit", standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except DiffkitError as error:
-        say_error(error.render())
-        if verbose:
-            say_error(traceback.format_exc())
-        return error.exit_code
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
@@ -188,7 +178,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:  # noqa: BLE001 - any other error is a bug and is reported
-        return _report_bug(error)
+        known = system_error(error) if isinstance(error, OSError) else error
+        if not isinstance(known, DiffkitError):
+            return _report_bug(error)
+        say_error(known.render())
+        if any(word in ("-v", "--verbose") for word in given):
+            say_error(traceback.format_exc())
+        return known.exit_code
 
 
 @functools.cache

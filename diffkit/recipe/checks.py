@@ -6,6 +6,7 @@ own, the checks that need it are left out.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -52,10 +53,15 @@ class View:
         return [at for at in self.parts if at.rpartition(".")[0] == path]
 
     def value(self, path: str, default: Any = None) -> Any:
-        """Return the value at `path`: the written one, else the default of its section; `default` if it failed."""
+        """Return the value at `path`: the written one, else the default of its section, else `default`.
+
+        Raises FailedValueError if the written value has a fault of its own.
+        """
         if path in self.values:
             return self.values[path]
-        return default if self.root.at(path) is not None else _default(path, default)
+        if (node := self.root.at(path)) is not None and node.value is not None:
+            raise FailedValueError
+        return _default(path, default)
 
     def name(self, path: str) -> str:
         """Return the name of the component at `path`."""
@@ -95,6 +101,10 @@ class View:
         return RecipeError(message, code=code, where=mark, fix=fix, **more)
 
 
+class FailedValueError(Exception):
+    """Raised in a check that reads a value with a fault of its own: the check is left out."""
+
+
 def _default(path: str, default: Any) -> Any:
     cls: type[Config] = Spec
     *sections, last = path.split(".")
@@ -109,7 +119,10 @@ def _default(path: str, default: Any) -> Any:
 
 def check(view: View) -> tuple[list[RecipeError], list[RecipeError]]:
     """Apply every check; return the faults and the warnings."""
-    faults = [fault for one in CHECKS for fault in one(view)]
+    faults: list[RecipeError] = []
+    for one in CHECKS:
+        with contextlib.suppress(FailedValueError):
+            faults.extend(one(view))
     return faults, view.warnings
 
 
@@ -221,7 +234,7 @@ def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int
         yield _cannot_start(view, grid_at, schedule.t_noise)
         return
     try:
-        first = grid.levels(part, steps)[0]
+        first = part.level(grid.times(part, steps)[0])
     except (DiffkitError, ValueError, ArithmeticError) as error:
         message, fix = (error.message, error.fix) if isinstance(error, DiffkitError) else (str(error), None)
         yield view.fault("DK116", f"{grid_at} {view.name(grid_at)}: {message}", (grid_at, "name"), fix)
@@ -313,13 +326,14 @@ def micro_batches(view: View) -> Iterator[RecipeError]:
     batch, parts = view.value("train.batch_size"), view.value("train.accumulate")
     if batch and parts and batch % parts:
         message = f"train.accumulate is {parts}, which does not divide train.batch_size {batch}"
-        fix = f"accumulate: {max(d for d in range(1, parts) if batch % d == 0)}"
+        small = [d for d in range(1, math.isqrt(batch) + 1) if batch % d == 0]
+        fix = f"accumulate: {max(d for one in small for d in (one, batch // one) if d < parts)}"
         yield view.fault("DK118", message, "train.accumulate", fix)
 
 
 def averages(view: View) -> Iterator[RecipeError]:
     """Each average needs one length and a unique name."""
-    names = ["raw"]
+    names = {"raw"}
     for index, ema in enumerate(view.value("train.ema", ())):
         at = f"train.ema.{index}"
         given = [key for key in ("decay", "half_life", "power") if getattr(ema, key) is not None]
@@ -337,7 +351,7 @@ def averages(view: View) -> Iterator[RecipeError]:
         if ema.name in names:
             fix = "give each average its own name, other than raw"
             yield view.fault("DK118", f'train.ema: the name "{ema.name}" is taken', at, fix)
-        names.append(ema.name)
+        names.add(ema.name)
 
 
 def precision(view: View) -> Iterator[RecipeError]:
@@ -357,7 +371,7 @@ def channels_last(view: View) -> Iterator[RecipeError]:
 def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
     """Settings of the evaluation need a metric."""
     for path in (f"evaluate.{key}" for key in ("sampler", "grid", "steps", "count", "batch_size")):
-        if not view.value("evaluate.metrics", ()) and view.value(path) is not None:
+        if view.value("evaluate.metrics") == () and view.value(path) is not None:
             yield view.fault("DK117", f"{path} has no effect without evaluate.metrics", path, "metrics: [frechet]")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..data import Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
-from ..errors import DataError, DiffkitError, Mark, PluginError
+from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memory
 from ..network import Shape
 from ..noise import key
-from .errors import cannot_build, refused_options, unavailable
+from .errors import cannot_build, refused_options, too_large, unavailable
 from .signature import REQUIRED, Resolved
 from .yaml import Node
 
@@ -203,7 +205,7 @@ class Trial:
         try:
             if meta:
                 try:
-                    with torch.device("meta"):
+                    with torch.device("meta"), _limited():
                         return self.build(component)
                 except (RuntimeError, NotImplementedError) as error:
                     if not _needs_memory(error):
@@ -230,13 +232,14 @@ class Trial:
         except DiffkitError as error:
             self._report(error, locate(str(error), component.entries))
             raise _Reported from error
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             self._report(refused_options(component.spec, error), locate(str(error), component.entries))
             raise _Reported from error
         except Exception as error:
             if _needs_memory(error) and torch.get_default_device().type == "meta":
                 raise
-            self._report(cannot_build(component.spec, error), locate(str(error), component.entries))
+            fault = too_large(component.spec, error) if is_out_of_memory(error) else cannot_build(component.spec, error)
+            self._report(fault, locate(str(error), component.entries))
             raise _Reported from error
         if (
             incomplete
@@ -263,6 +266,26 @@ class Trial:
     def _report(self, error: DiffkitError, mark: Mark) -> None:
         error.where = error.where or mark
         self.faults.append(error)
+
+
+MAX_WEIGHTS = 4_000
+"""The largest number of weight tensors of a network. The largest published networks have about 2,000."""
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise ValueError if a network registers more than `MAX_WEIGHTS` tensors, so that it is refused in a second."""
+    found = itertools.count(1)
+
+    def register(*_: object) -> None:
+        if next(found) > MAX_WEIGHTS:
+            raise ValueError(f"the network has more than {MAX_WEIGHTS:,} weight tensors; make it smaller")
+
+    handle = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Reported(Exception):  # noqa: N818 - control flow: the fault is recorded

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from ..config import NAME, ComponentSpec
-from ..errors import Mark, PluginError, RecipeError
+from ..errors import Mark, PluginError, RecipeError, ResourceError
 from .yaml import Node, parse
 
 EXPECTED = {
@@ -107,9 +107,18 @@ def not_read(path: str, component: str, mark: Mark) -> RecipeError:
     return RecipeError(f"{component} does not read {path}", code="DK117", where=mark, fix="remove it")
 
 
-def refused_options(spec: ComponentSpec, error: ValueError) -> RecipeError:
-    """Return the error for options that the constructor of a component refused with ValueError."""
+def refused_options(spec: ComponentSpec, error: ValueError | OverflowError) -> RecipeError:
+    """Return the error for options that the constructor of a component refused with ValueError, or that are too large
+    for it.
+    """
     return RecipeError(f"{spec.kind} {spec.name}: {error}", code="DK107")
+
+
+def too_large(spec: ComponentSpec, error: Exception) -> ResourceError:
+    """Return the error for a component that needs more memory than there is."""
+    notes = str(error).splitlines()[:1]
+    message, fix = f"memory ran out in the construction of {spec.kind} {spec.name}", "use smaller options"
+    return ResourceError(message, code="DK401", fix=fix, notes=notes)
 
 
 def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
@@ -136,12 +145,16 @@ def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> Plugin
 
 
 def from_pydantic(node: Node, errors: Iterable[Any]) -> list[RecipeError]:
-    """Convert a pydantic error to recipe errors, one for each place; the branches of a union share one error."""
-    places: dict[int, tuple[Node, list[Any]]] = {}
+    """Convert a pydantic error to recipe errors, one for each place; the branches of a union share one error.
+
+    An error of a list or mapping is left out if there is one of a value in it.
+    """
+    places: dict[str, tuple[Node, list[Any]]] = {}
     for error in errors:
         at = _walk(node, error["loc"])
-        places.setdefault(id(at), (at, []))[1].append(error)
-    return [_fault(at, told) for at, told in places.values()]
+        places.setdefault(at.mark.path, (at, []))[1].append(error)
+    outer = {path for path in places if any(other.startswith(f"{path}.") for other in places)}
+    return [_fault(at, told) for path, (at, told) in places.items() if path not in outer]
 
 
 def _walk(node: Node, loc: Sequence[str | int]) -> Node:

@@ -12,7 +12,7 @@ from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
 from ..host.unknown_names import recipe_holder
 from .errors import did_you_mean, nearest, quote
-from .yaml import MAX_BYTES, Node, parse
+from .yaml import MAX_BYTES, MAX_DEPTH, Node, parse
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -59,7 +59,11 @@ def _text(source: Source) -> tuple[str, str]:
     if isinstance(source, str) and "\n" in source:
         return source, "<text>"
     path = Path(source)
-    if path.is_file():
+    try:
+        exists = path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if exists:
         return _file(path), str(source)
     built_in = registry().recipes()
     if isinstance(source, str) and source in built_in:
@@ -79,7 +83,12 @@ def _file(path: Path) -> str:
         message = f"{path} is not UTF-8 text"
         raise RecipeError(message, code="DK101", where=Mark(str(path), line), fix="save the file as UTF-8") from error
     except OSError as error:
-        raise RecipeError(f"{path} cannot be read: {error.strerror or error}", code="DK109") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RecipeError:
+    fix = "check the path and its permissions"
+    return RecipeError(f"{quote(str(path))} cannot be read: {error.strerror or error}", code="DK109", fix=fix)
 
 
 def _not_found(source: str, path: Path, built_in: Mapping[str, Path]) -> RecipeError:
@@ -119,6 +128,8 @@ def _read(text: str) -> tuple[str, Node]:
     path = path.strip()
     if not equals or not all(path.split(".")):
         raise _fault(f"{FLAG} takes path=value", text, 1, len(text), f"{FLAG} train.steps=100")
+    if path.count(".") >= MAX_DEPTH:
+        raise _fault(f"a recipe is at most {MAX_DEPTH} levels deep", text, 1, len(path), None)
     start = text.index("=") + 1
     node = parse(value, FLAG, prefix=f"{FLAG} {text[:start]}")
     stripped = value.strip()

@@ -13,6 +13,9 @@ from ..train.config import TrainConfig
 from .signature import Resolved
 from .yaml import Node
 
+Steps = Annotated[int, Field(ge=1, le=100_000)]
+"""A number of sampling steps."""
+
 
 class Data(Config):
     """The data set and the augmentations of its training examples. `label_dropout`: share of labels that are replaced
@@ -49,7 +52,7 @@ class Sample(Config):
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
     grid: Annotated[ComponentSpec, ComponentField("grid", "trailing")]
-    steps: Count | None = None
+    steps: Steps | None = None
     start: Annotated[float, Field(gt=0)] | None = None
     count: Count = 64
     labels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -69,7 +72,7 @@ class Evaluate(Config):
     metrics: tuple[Annotated[ComponentSpec, ComponentField("metric")], ...] = ()
     sampler: Annotated[ComponentSpec, ComponentField("sampler")] | None = None
     grid: Annotated[ComponentSpec, ComponentField("grid")] | None = None
-    steps: Count | None = None
+    steps: Steps | None = None
     count: Count | None = None
     batch_size: Count | None = None
 

@@ -16,6 +16,7 @@ from ..errors import Mark, RecipeError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_NODES = 20_000
 MAX_FAULTS = 50
 LINE_SHOWN = 200
 
@@ -52,6 +53,7 @@ class _Reader:
         self.text, self.file, self.prefix = text, file, prefix
         self.lines = text.splitlines()
         self.faults: list[RecipeError] = []
+        self.nodes = 0
 
     def mark(self, start: Any, end: Any, path: str) -> Mark:
         line = self.lines[start.line] if start.line < len(self.lines) else ""
@@ -115,6 +117,10 @@ class _Reader:
 
     def _node(self, event: Any, events: Iterator[Any], path: str, key: Mark | None, depth: int) -> Node:
         mark = self.mark(event.start_mark, event.end_mark, path)
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            self.fault(f"a recipe has at most {MAX_NODES:,} keys and values", mark, "put long lists into a data file")
+            raise _Stop
         if isinstance(event, yaml.AliasEvent):
             self.fault("a recipe cannot contain aliases (*name)", mark, "write the value out")
             return Node(None, mark, key)

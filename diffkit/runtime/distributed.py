@@ -28,15 +28,46 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"unknown device {name!r}", code="DK054", choices="auto, cpu, cuda, cuda:0") from error
-    if device.type == "cuda":
+    if device.type != "cuda":
+        _require_tensors(device)
+    else:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+        index = from_launcher("LOCAL_RANK", 0) if device.index is None else device.index
         if index >= count:
             message = f"device {name} is not available: this machine has {count} CUDA devices"
             raise UsageError(message, code="DK054", fix="--device cpu")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
+
+
+def _require_tensors(device: torch.device) -> None:
+    """Raise UsageError unless this build of torch can hold numbers on the device."""
+    try:
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError) as error:
+        message = f"device {device} is not available: this build of torch cannot compute on it"
+        raise UsageError(message, code="DK054", fix="--device cpu") from error
+
+
+def from_launcher(name: str, default: int) -> int:
+    """Return a whole number that a launcher such as torchrun has set as an environment variable.
+
+    Args:
+        name: the variable.
+        default: the number if the variable is not set.
+
+    Returns:
+        The number, at least 0.
+
+    Raises:
+        UsageError: the variable is not a whole number.
+    """
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        message = f"the environment variable {name} is {text!r}, not a whole number"
+        raise UsageError(message, code="DK026", fix=f"unset {name}, or start the run by torchrun")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -76,12 +107,18 @@ SINGLE_PROCESS = Ranks()
 
 
 def join_ranks(device: torch.device) -> Ranks:
-    """Join the process group that the launcher describes; return `SINGLE_PROCESS` if there is no launcher."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Join the process group that the launcher describes; return `SINGLE_PROCESS` if there is no launcher.
+
+    Raises UsageError if the environment variables of the launcher are incomplete or invalid.
+    """
+    if from_launcher("WORLD_SIZE", 1) <= 1:
         return SINGLE_PROCESS
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except ValueError as error:
+            message = f"the processes cannot join: {error}"
+            raise UsageError(message, code="DK026", fix="start the run by torchrun, or unset WORLD_SIZE") from error
     control = dist.new_group(backend="gloo")
     return Ranks(dist.get_rank(), dist.get_world_size(), control)
 

@@ -14,12 +14,11 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from ..errors import ResourceError
+from ..errors import ResourceError, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
 
-_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 
 HINT = (
@@ -38,11 +37,11 @@ def peak_memory(device: torch.device) -> int:
 
 
 @contextlib.contextmanager
-def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str = HINT) -> Iterator[None]:
+def enough_memory(estimate: Callable[[], str] | None = None, what: str = "training", fix: str = HINT) -> Iterator[None]:
     """Convert every error of exhausted memory, and of a data worker that the kernel killed, to a `ResourceError`.
 
     Args:
-        estimate: returns a sentence on how much memory the run needs; it becomes a note of the error.
+        estimate: returns a sentence on how much memory the run needs, a note of the error. Default: none.
         what: the activity inside the context, for the message. Default: "training".
         fix: the advice in the message.
 
@@ -57,10 +56,10 @@ def enough_memory(estimate: Callable[[], str], what: str = "training", fix: str 
     except (MemoryError, RuntimeError) as error:
         if killed := worker_killed(error):
             raise killed from error
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(message in text for message in _MESSAGES):
+        if not is_out_of_memory(error):
             raise
-        notes = [estimate(), str(error).splitlines()[0] if text else type(error).__name__]
+        notes = [estimate()] if estimate else []
+        notes.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
         raise ResourceError(f"memory ran out during {what}", code="DK401", fix=fix, notes=notes) from error
 
 
