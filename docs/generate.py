@@ -121,7 +121,7 @@ def cli_page() -> str:
     """The help text of every command, and the exit codes."""
     parts = [f"# Command line\n\n```text\n{_help(cli, ['diffkit'])}\n```\n", _exits()]
     context = click.Context(cli, info_name="diffkit")
-    for name in COMMANDS:
+    for name in [*COMMANDS, *sorted(set(cli.list_commands(context)) - COMMANDS.keys())]:  # then those of plugins
         command = cli.get_command(context, name)
         assert command is not None
         parts.append(f"## diffkit {name}\n\n```text\n{_help(command, ['diffkit', name])}\n```\n")
@@ -134,8 +134,10 @@ def _help(command: click.Command, path: list[str]) -> str:
 
 
 def _exits() -> str:
-    said = {sub.exit_code: (sub.__doc__ or "").partition("\n\n")[0] for sub in _subclasses(DiffkitError)}
-    said = {**said, **OTHER_EXITS}
+    said = dict(OTHER_EXITS)
+    for sub in _subclasses(DiffkitError):  # the first class of a code is the general one
+        sentence = re.sub(r"^Raised (if|after) ", "", (sub.__doc__ or "").partition(". ")[0].partition("\n")[0])
+        said.setdefault(sub.exit_code, sentence.rstrip("."))
     rows = [f"| {code} | {_cell(said[code])} |" for code in sorted(said)]
     return "\n".join(["## Exit codes { #exit-codes }\n", "| code | meaning |", "|---|---|", *rows, ""])
 

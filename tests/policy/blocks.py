@@ -30,7 +30,10 @@ class Block:
 def pages() -> list[Path]:
     """The pages whose code must run: those that teach."""
     docs = ROOT / "docs"
-    first = [ROOT / "README.md", *(docs / f"{name}.md" for name in ("index", "quickstart", "concepts", "first-plugin"))]
+    first = [
+        ROOT / "README.md",
+        *(docs / f"{name}.md" for name in ("index", "quickstart", "concepts", "coming-from", "first-plugin")),
+    ]
     return [*first, docs / "reference" / "hooks.md", *sorted((docs / "how-to").glob("*.md"))]
 
 

@@ -86,7 +86,7 @@ SHELL = [block for page in pages() for block in blocks(page) if block.language =
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_commands_exist_with_their_options(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffkit.host.load_file", Path)  # a file that the page has written elsewhere
-    for line in block.text.splitlines():
+    for line in block.text.replace("\\\n", " ").splitlines():
         found = re.search(r"(?:^|--no-python )diffkit (.*)", line)
         if found is None:
             continue
