@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,15 @@ def test_levels_that_resample_in_different_ways_are_refused_with_the_reason() ->
     assert any("downsample_type holds for blocks with attention only" in note for note in caught.value.notes)
     plain = read_config(TINY | {"downsample_type": "resnet", "upsample_type": "conv"})  # only DownBlock2D downsamples
     assert plain.layout.downsample == "conv"
+
+
+def test_a_flow_matching_pipeline_is_imported_as_the_error_advises(tmp_path: Path) -> None:
+    made = diffusers.DDPMPipeline(model(), diffusers.FlowMatchEulerDiscreteScheduler())
+    made.save_pretrained(tmp_path / "in")
+    with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler") as caught:
+        import_folder(tmp_path / "in", tmp_path / "run")
+    overrides = re.findall(r"--set (\S+)", str(caught.value.fix))
+    assert len(overrides) == 4
+    found = import_folder(tmp_path / "in" / "unet", tmp_path / "run", overrides=overrides)
+    assert found.recipe.parameterization.name == "flow"
+    assert torch.isfinite(found.sample(1, steps=2)).all()

@@ -59,10 +59,11 @@ def sections(config: Mapping[str, Any], channels: tuple[int, int], ignore: Colle
     else:
         sampler = {"name": "diffusers", "scheduler": found.name, "options": found.of_sampler}
         sample = {"sampler": sampler, "steps": min(SAMPLING_STEPS, options.num_train_timesteps)}
-    if options.timestep_spacing != "trailing":
+    spaced = bool(config) and options.timestep_spacing != "trailing"  # a model without a scheduler has no spacing
+    if spaced:
         spacing = {"spacing": options.timestep_spacing, "offset": options.steps_offset}
         sample["grid"] = {"name": "diffusers", "scheduler": found.name, **spacing}
-    if options.timestep_spacing == "leading":  # starts below the noise of training, as in diffusers
+    if spaced and options.timestep_spacing == "leading":  # starts below the noise of training, as in diffusers
         sample["allow_mismatch"] = True
     return {
         "schedule": schedule,
