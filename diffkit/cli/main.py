@@ -195,11 +195,12 @@ def configure_process() -> None:
 
 
 def _report_bug(error: Exception) -> int:
-    """Print the traceback and write it to crash.txt, unless the run has written it to its directory."""
+    """Print the traceback, and write it to crash.txt in $DIFFKIT_CRASH_DIR; a run writes it to its directory."""
     text = "".join(traceback.format_exception(error))
     say_error(f"{text}\nThis is a bug in diffkit or in a plugin.")
-    if not any(CRASH in note for note in getattr(error, "__notes__", ())):
-        path = Path(os.environ.get("DIFFKIT_CRASH_DIR", ".")) / CRASH
+    folder = os.environ.get("DIFFKIT_CRASH_DIR")
+    if folder and not any(CRASH in note for note in getattr(error, "__notes__", ())):
+        path = Path(folder) / CRASH
         with contextlib.suppress(OSError):  # the traceback is printed above; a read-only folder is not a second error
             path.write_text(text, encoding="utf-8")
             say_error(f"the traceback is in {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ device = click.option(
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
 verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print tracebacks of errors.")
 WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
+MAX_NAME_CHARACTERS = 150
+"""Largest length of the part of a file name that describes how samples were drawn."""
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -105,7 +108,7 @@ def _interval(found: Interval | None) -> str:
 @click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
-@click.option("--labels", metavar="0,1,...", help="Classes, repeated until there are --count.")
+@click.option("--labels", metavar="0,1,...", help="Classes, numbers or names, repeated until there are --count.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
@@ -143,12 +146,15 @@ def sample(
         seed=seed,
         labels=_labels(labels),
     )
-    drawn = opened.draw(request, progress=not quiet)
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
+    if len(name) > MAX_NAME_CHARACTERS:
+        name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     target = out or opened.directory.samples / f"{name}.{form}"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+    drawn = opened.draw(request, progress=not quiet)
+    with writing(target):
         if form == "png":
             save_png(target, data, drawn.x)
         else:
@@ -185,13 +191,9 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
     return found
 
 
-def _labels(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--labels {text}: not a list of whole numbers", code="DK017", fix="write 0,1,2") from None
+def _labels(text: str | None) -> list[int | str] | None:
+    """Parse classes, numbers or names, separated by commas."""
+    return None if text is None else [int(part) if part.isdecimal() else part for part in text.split(",")]
 
 
 @click.command()

@@ -55,7 +55,7 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     found = compare_runs(runs)
     names = [run.name for run in runs]
     if html is not None:
-        from ..runs.comparison import write_comparison
+        from ..runs.reporting import write_comparison
 
         write_comparison(found, names, html)
     if as_json:

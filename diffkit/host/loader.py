@@ -91,6 +91,11 @@ class Plugin:
             return Path(self.origin).name
         return f"{self.distribution} {self.version or ''}".rstrip()
 
+    @property
+    def is_file(self) -> bool:
+        """Whether the plugin is one file that was loaded by its path."""
+        return self.distribution is None and not self.essential and self.origin.endswith(".py")
+
     def answers_to(self, name: str) -> bool:
         """Return whether `name` means this plugin: its own name, or that of its distribution."""
         return name in (self.name, self.distribution)

@@ -29,6 +29,7 @@ from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
 from ..train.precision import choose
+from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
@@ -120,10 +121,12 @@ def open_directory(path: Path, assembly: Assembly, device: torch.device, resume:
     """
     recipe, spec = assembly.recipe, assembly.data.spec
     plugins = {plugin.name: plugin.version or "" for plugin in registry().plugins if plugin.status == "ok"}
-    found = environment(str(device), plugins)
+    files = read_files(recipe)
+    found = environment(str(device), plugins) | ({FILES: digests(files)} if files else {})
     text = effective_yaml(recipe)
     opened = begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
     try:
+        keep_files(opened.directory, files)
         recorded = DataRecord.read(opened.directory).spec
         if recorded is None:
             DataRecord(spec=spec).write(opened.directory)

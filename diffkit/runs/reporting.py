@@ -1,4 +1,4 @@
-"""The report stage: collects what a run left in its directory and writes report.html."""
+"""The report stage: collects what a run left in its directory and writes report.html; the page that compares runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ from ..report import (
     Trajectory,
     build_report,
 )
+from ..report.comparison import build_comparison
 from ..schedule import sampled
+from ..storage import atomic
 from ..storage.atomic import damaged_file
 from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .citations import address, cited, readable
 from .evaluation import examples
+from .listing import Comparison
 from .results import RULE, EvaluationResult
 from .sample_files import load_npz, load_views, viewable
 from .stage_status import Stage, StageRecord, StageStatus
@@ -45,6 +48,7 @@ MIN_REAL = 64
 """Real examples that the report holds at least."""
 MAX_NEIGHBOURS = 12
 CURVE_POINTS = 200
+MAX_PICTURE_BYTES = 64 << 20
 DENSITY_POINTS = 160
 PREVIEW = re.compile(r"step-[0-9]{8,18}\.npz")
 Array = NDArray[Any]
@@ -70,6 +74,24 @@ def write_report(
     page = build_report(collected)
     raise_if_stopped()
     directory.write_text("report.html", page)
+
+
+def write_comparison(found: Comparison, names: Sequence[str], path: Path) -> None:
+    """Write a comparison of runs as one HTML file.
+
+    Args:
+        found: The comparison.
+        names: Names of the runs.
+        path: The file, which is replaced.
+
+    Raises:
+        ResourceError: The file cannot be written.
+        CheckpointError: A picture of a run cannot be read.
+    """
+    pictures = [None if at is None else atomic.read_bounded(at, MAX_PICTURE_BYTES) for at in found.pictures]
+    page = build_comparison(names, found.recipes, found.results, found.not_comparable(), found.losses, pictures)
+    with atomic.writing(path):
+        atomic.replace(path, page.encode())
 
 
 def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..codec import Codec
 from ..denoiser import Denoiser
-from ..errors import UsageError
+from ..errors import ArgumentError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
@@ -29,6 +29,8 @@ MAX_FRAMES = 12
 FRAME_ROWS = 8
 """Samples that each of these steps shows."""
 MAX_SEED = 2**63 - 1
+MAX_LISTED = 20
+"""Names of classes that a message lists."""
 
 Component = str | Mapping[str, Any]
 OnStep = Callable[[StepInfo], None]
@@ -45,12 +47,13 @@ class SampleRequest:
         steps: Number of sampling steps.
         seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
         weights: "raw", "ema", the name of an average, or "width:W".
-        labels: Classes, repeated until there are `count`.
-        x: Examples (count, C, *S) in the model's range to start from instead of noise (image to image).
-        start: The time whose noise is added to `x`; required with `x`.
+        labels: Classes by number or name, repeated until there are `count`.
+        x: Examples (count, C, *S) to start from instead of noise (image to image), as `as_examples` takes them.
+        start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
+        levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
 
     Raises:
-        UsageError: A value is of the wrong type or out of range.
+        ArgumentError: A value is of the wrong type or out of range.
     """
 
     count: int
@@ -59,9 +62,10 @@ class SampleRequest:
     steps: int | None = None
     seed: int = 0
     weights: str = "ema"
-    labels: Sequence[int] | None = None
+    labels: Sequence[int | str] | None = None
     x: Tensor | None = None
     start: float | None = None
+    levels: Sequence[Level] | None = None
 
     def __post_init__(self) -> None:
         require_whole("count", self.count, 1)
@@ -72,8 +76,20 @@ class SampleRequest:
             raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
         if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
             raise _wrong(f"start must be a time of the schedule, got {self.start!r}", "pass a number")
-        if self.x is not None and self.start is None:
+        if self.levels is not None:
+            self._require_levels(self.levels)
+        elif self.x is not None and self.start is None:
             raise _wrong("x requires start, the time whose noise is added to it", "pass start=")
+
+    def _require_levels(self, levels: object) -> None:
+        """Raise ArgumentError unless there are at least two levels, and nothing else chooses them."""
+        others = [name for name in ("grid", "steps", "start") if getattr(self, name) is not None]
+        if others:
+            raise _wrong(f"levels are given in place of {', '.join(others)}", f"leave {others[0]} out")
+        listed = isinstance(levels, list | tuple) and all(isinstance(level, Level) for level in levels)
+        if not listed or len(levels) < 2:  # type: ignore[arg-type]
+            fix = "pass two or more, such as run.assembly.levels(20)"
+            raise _wrong(f"levels must be a list of Level, noisiest first, got {type(levels).__name__}", fix)
 
 
 @dataclass(frozen=True)
@@ -128,11 +144,9 @@ def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
     """Resolve a request with the objects of a recipe.
 
     Raises:
-        UsageError: The request does not fit the recipe: labels, the shape of `x`, `start`, or the type of a component.
+        ArgumentError: The request does not fit the recipe: labels, `start`, or the type of a component.
         RecipeError: The name or an option of a component is unknown.
     """
-    if request.x is not None:
-        _check_examples(request.x, request.count, assembly.data.spec.shape)
     sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
     grid = _component("grid", Grid, request.grid) or assembly.grid
     return plan_sampling(
@@ -140,7 +154,7 @@ def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
         count=request.count,
         seed=request.seed,
         sampler=sampler,
-        levels=grid_levels(assembly, grid, request.steps, request.start),
+        levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
         labels=request.labels,
     )
 
@@ -152,7 +166,7 @@ def plan_sampling(
     seed: int,
     sampler: Sampler[Any] | None = None,
     levels: Sequence[Level] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Sequence[int | str] | None = None,
     batch_size: int | None = None,
 ) -> SamplingPlan:
     """Return the plan for samples. Each argument that is left out is taken from the recipe.
@@ -163,14 +177,14 @@ def plan_sampling(
         seed: Seed of the noise.
         sampler: The sampler.
         levels: The levels that the sampler visits, noisiest first.
-        labels: Classes, repeated until there are `count`.
+        labels: Classes by number or name, repeated until there are `count`.
         batch_size: Samples drawn at a time.
 
     Returns:
         The plan.
 
     Raises:
-        UsageError: `labels` holds a class that the run does not have.
+        ArgumentError: `labels` holds a class that the run does not have.
     """
     return SamplingPlan(
         sampler or assembly.sampler,
@@ -196,30 +210,33 @@ def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float 
         The levels, noisiest first.
 
     Raises:
-        UsageError: `start` is not a time of the schedule.
+        ArgumentError: `start` is not a time of the schedule.
     """
     try:
         part = sampled(assembly.schedule, start if start is not None else assembly.recipe.sample.start)
     except ValueError as error:
-        raise _wrong(str(error), "choose a time of the schedule") from error
+        schedule = assembly.schedule
+        kind = "whole step" if schedule.steps else "time"
+        fix = f"choose a {kind} above {schedule.t_clean:g}, up to {schedule.t_noise:g}"
+        raise _wrong(str(error), fix) from error
     wanted = steps or assembly.recipe.sample.steps or default_steps(part)
     return grid.levels(part, min(wanted, part.steps) if part.steps and steps is None else wanted)
 
 
-def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = None) -> Tensor | None:
+def labels_for(assembly: Assembly, count: int, labels: Sequence[int | str] | None = None) -> Tensor | None:
     """Return the classes of samples.
 
     Args:
         assembly: The objects of the recipe.
         count: Number of samples.
-        labels: Classes 0..K-1, or K for the unconditional class, repeated until there are `count`; by default those of
-            the recipe, else every class in turn.
+        labels: Classes 0..K-1 or their names, or K for the unconditional class, repeated until there are `count`; by
+            default those of the recipe, else every class in turn.
 
     Returns:
         (count,) long, or None for a run without classes.
 
     Raises:
-        UsageError: The run has no classes, or not this class.
+        ArgumentError: The run has no classes, or not this class.
     """
     classes = assembly.shape.classes
     if classes is None:
@@ -227,11 +244,15 @@ def labels_for(assembly: Assembly, count: int, labels: Sequence[int] | None = No
             raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
         return None
     chosen = labels if labels is not None else assembly.recipe.sample.labels or range(classes)
-    allowed = f"labels must be 0-{classes - 1}, or {classes} for the unconditional class"
+    names = assembly.data.spec.class_names
+    listed = f"{', '.join(names[:MAX_LISTED])}{', ...' if len(names) > MAX_LISTED else ''}"
+    by_name = f" ({listed})" if names else ""
+    allowed = f"labels must be 0-{classes - 1}{by_name}, or {classes} for the unconditional class"
     try:
-        numbers = [operator.index(label) for label in chosen]
-    except TypeError:
-        raise _wrong(f"{allowed}, got {list(chosen)!r}", "pass whole numbers") from None
+        numbers = [names.index(one) if isinstance(one, str) else operator.index(one) for one in chosen]
+    except (TypeError, ValueError):
+        fix = "pass numbers or names of classes" if names else "pass numbers: this run has no names of classes"
+        raise _wrong(f"{allowed}, got {chosen!r}", fix) from None
     if not numbers or any(not 0 <= number <= classes for number in numbers):
         raise _wrong(f"{allowed}, got {numbers}", "pass at least one label")
     cycle = torch.tensor(numbers)
@@ -337,20 +358,8 @@ def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) ->
     return build(kind, name, **options)
 
 
-def _check_examples(x: object, count: int, shape: tuple[int, ...]) -> None:
-    """Raise UsageError unless x is a finite floating-point tensor (count, *shape)."""
-    wanted = f"x must be a float tensor of shape ({count}, {', '.join(map(str, shape))}) in the model's range"
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
-        raise _wrong(f"{wanted}, got {kind}", "convert raw examples with run.assembly.data.to_model_range")
-    if tuple(x.shape) != (count, *shape):
-        raise _wrong(f"{wanted}, got shape {tuple(x.shape)}", "give one example for each sample")
-    if not bool(torch.isfinite(x).all()):
-        raise _wrong("x holds NaN or infinite values", "remove them")
-
-
 def require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise UsageError unless a value is a whole number in range.
+    """Raise ArgumentError unless a value is a whole number in range.
 
     Args:
         name: Name of the argument, for the message.
@@ -367,6 +376,6 @@ def require_whole(name: str, value: object, least: int, most: int | None = None)
         raise _wrong(f"{name} must be a whole number, {limits}, got {value!r}", f"pass {name} in this range")
 
 
-def _wrong(message: str, fix: str) -> UsageError:
+def _wrong(message: str, fix: str) -> ArgumentError:
     """Return the error for an argument of sampling that is of the wrong type or out of range."""
-    return UsageError(message, code="DK019", fix=fix)
+    return ArgumentError(message, code="DK019", fix=fix)

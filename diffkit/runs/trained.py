@@ -12,18 +12,21 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from ..data import DataSpec
+from ..data import DataSpec, as_examples
 from ..denoiser import Denoiser
 from ..grid import Grid
+from ..level import Level
 from ..recipe.assembly import Assembly, assemble, build
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
 from ..runtime.distributed import resolve_device
+from ..runtime.memory import enough_memory
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
 from .evaluation import measure
+from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult
 from .sampling import (
@@ -124,9 +127,10 @@ class Run:
         steps: int | None = None,
         seed: int = 0,
         weights: str = "ema",
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int | str] | None = None,
         x: Tensor | None = None,
         start: float | None = None,
+        levels: Sequence[Level] | None = None,
     ) -> Tensor:
         """Draw samples. Each argument that is left out is taken from the recipe.
 
@@ -137,16 +141,18 @@ class Run:
             steps: Number of sampling steps.
             seed: Seed of the noise, 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
-            labels: Classes, repeated until there are `count`; by default those of the recipe, else all in turn.
-            x: Examples (count, C, *S) in the model's range to start from instead of noise: image to image, or, for a
-                mixture of two examples, interpolation.
+            labels: Classes by number or name, repeated until there are `count`; by default those of the recipe, else
+                all in turn.
+            x: Examples (count, C, *S) to start from instead of noise: image to image, or, for a mixture of two
+                examples, interpolation. Floats are in the model's range, uint8 are raw values; see `as_examples`.
             start: The time whose noise is added to `x`.
+            levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
 
         Returns:
             (count, C, *S) float32 on the CPU, in the model's range.
 
         Raises:
-            UsageError: An argument is of the wrong type, out of range, or does not fit the run.
+            ArgumentError: An argument is of the wrong type, out of range, or does not fit the run.
             CheckpointError: No checkpoint can be loaded.
         """
         request = SampleRequest(
@@ -159,6 +165,7 @@ class Run:
             labels=labels,
             x=x,
             start=start,
+            levels=levels,
         )
         return self.draw(request).x
 
@@ -170,12 +177,14 @@ class Run:
             CheckpointError: No checkpoint can be loaded.
         """
         plan_request(self.assembly, request)  # refuse a request before weights are loaded
+        x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
         assembly = self.trained(request.weights)
         plan = plan_request(assembly, request)
-        with console_progress("sampling", progress) as shown:
-            return draw_samples(
-                guided(assembly, assembly.model), plan, assembly.codec, self.device, x=request.x, progress=shown
-            )
+        needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
+        fix = "lower sample.batch_size in the recipe, or choose another --device"
+        with console_progress("sampling", progress) as shown, enough_memory(lambda: needs, "sampling", fix):
+            denoise = guided(assembly, assembly.model)
+            return draw_samples(denoise, plan, assembly.codec, self.device, x=x, progress=shown)
 
     def evaluate(
         self,
@@ -288,6 +297,7 @@ def _effective_recipe(directory: RunDirectory) -> Recipe:
     """
     tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train = tree.get("train") if isinstance(tree, dict) else None
+    require_files(directory)
     spec = DataRecord.read(directory).spec
     if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():
         return load_recipe(directory.effective, spec=spec)

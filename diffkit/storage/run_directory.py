@@ -113,9 +113,18 @@ class RunDirectory:
             raise _unreadable(self.path, error) from error
 
     def effective_text(self) -> str:
-        """Return the text of effective.yaml. Raises CheckpointError if it is not a readable file of UTF-8 text."""
+        """Return the text of effective.yaml.
+
+        Raises:
+            UsageError: the file cannot be opened.
+            CheckpointError: it is not a file of UTF-8 text.
+        """
         try:
             return atomic.read_bounded(self.effective, _MAX_TEXT_BYTES).decode()
+        except CheckpointError as error:
+            if isinstance(error.__cause__, OSError):
+                raise _unreadable(self.effective, error.__cause__) from error
+            raise
         except UnicodeDecodeError as error:
             raise atomic.damaged_file(f"{EFFECTIVE} is not UTF-8 text") from error
 
@@ -132,11 +141,11 @@ class RunDirectory:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
         """Replace a JSON file of this run atomically. Raises ResourceError if it cannot be written."""
-        return self._write(name, atomic.dump_json(dict(value)))
+        return self.write_bytes(name, atomic.dump_json(dict(value)))
 
     def write_text(self, name: str, text: str) -> Path:
         """Replace a text file of this run atomically. Raises ResourceError if it cannot be written."""
-        return self._write(name, text.encode())
+        return self.write_bytes(name, text.encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object of this run, empty if the file is missing. Raises CheckpointError if it is damaged."""
@@ -162,9 +171,11 @@ class RunDirectory:
         except ValidationError as error:
             raise CheckpointError(f"{self.path / name} is damaged: {atomic.first_fault(error)}", fix=fix) from error
 
-    def _write(self, name: str, data: bytes) -> Path:
+    def write_bytes(self, name: str, data: bytes) -> Path:
+        """Replace a file of this run atomically. Raises ResourceError if it cannot be written."""
         path = self._inside(name)
         with atomic.writing(path):
+            path.parent.mkdir(exist_ok=True)
             atomic.replace(path, data)
         return path
 

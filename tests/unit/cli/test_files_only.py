@@ -312,6 +312,45 @@ def test_a_bug_is_reported_whole_and_kept(
     assert "Traceback" in said.err
 
 
+def test_a_bug_outside_a_run_leaves_no_file(
+    diffkit: Diffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("diffkit.runs.listing.compare_runs", broken)
+    assert diffkit("compare", finished).code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ordinary_errors_of_places_are_no_bugs(
+    diffkit: Diffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, finished: Path
+) -> None:
+    """D20: each names the place and a fix, with exit code 2, 5 or 6."""
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    long, file = "x" * 300, tmp_path / "file"
+    file.touch()
+    cases: list[tuple[object, ...]] = [(command, tmp_path / long) for command in ("sample", "report", "compare")]
+    cases += [("sample", tmp_path / long / "run"), ("compare", copy, "--html", tmp_path / long)]
+    cases += [("sample", copy, "--out", target) for target in (f"{long}.npz", "/dev/full/a.npz", file / "a.npz")]
+    cases += [("sample", copy, "--count", "1", "--weights", "raw", "--out", "/proc/a.npz")]
+    (tmp_path / "gone").mkdir()
+    for case in cases:
+        said = diffkit(*case)  # type: ignore[arg-type]
+        assert said.code in (2, 5, 6), (case, said.err)
+        assert "fix:" in said.err
+        assert "bug" not in said.err
+    labels = ",".join(["0"] * 300)
+    assert diffkit("sample", copy, "--labels", labels).code == 2
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for case in (("report", "copy"), ("compare", "."), ("sample", copy, "--out", "a.npz"), ("run", "digits")):
+        said = diffkit(*case)
+        assert said.code in (2, 5, 6), (case, said.err)
+        assert "bug" not in said.err
+
+
 def test_a_bug_in_a_stage_is_kept_in_the_run_directory(
     diffkit: Diffkit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, recipe: Path
 ) -> None:

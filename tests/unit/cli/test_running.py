@@ -227,6 +227,7 @@ def test_an_unknown_device_is_refused(diffkit: Diffkit, tmp_path: Path, recipe: 
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.filterwarnings("always:.* has changed since")
 def test_a_one_file_plugin_is_used_by_explicit_flag_only(diffkit: Diffkit, tmp_path: Path, recipe: Path) -> None:
     plugin = tmp_path / "mine.py"
     plugin.write_text(
@@ -259,6 +260,17 @@ def test_a_one_file_plugin_is_used_by_explicit_flag_only(diffkit: Diffkit, tmp_p
         configure()  # each command line is a process of its own
         assert diffkit(*[word for word in command if str(plugin) not in str(word) and word != "-P"]).code != 0
         assert diffkit(*command).code == 0
+    copy = tmp_path / "a" / "plugins" / "mine.py"
+    assert copy.read_text() == plugin.read_text()
+    configure()
+    said = diffkit("sample", tmp_path / "a", "--count", "2")
+    assert (said.code, "DK207" in said.err, str(copy) in said.err) == (4, True, True)
+    assert diffkit("sample", tmp_path / "a", "--count", "2", "-P", copy).code == 0
+    configure()
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    said = diffkit("sample", tmp_path / "a", "--count", "2", "-P", plugin)
+    assert said.code == 0
+    assert "has changed since" in said.err
 
 
 @pytest.mark.parametrize("field", ["parameters", "memory", "FLOPs per image", "images per second", "time", "disk"])

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import diffkit
-from diffkit import Run
-from diffkit.errors import CheckpointError, DataError, UsageError
+from diffkit import Level, Run
+from diffkit.errors import ArgumentError, CheckpointError, DataError, UsageError
 from diffkit.host import configure, load_file
 from diffkit.runs.sampling import SamplingPlan, draw_samples
 from diffkit.runs.weights import load_weights
@@ -170,7 +170,9 @@ def test_a_trained_run_is_used_without_its_data(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     made = diffkit.run(recipe, out="runs/r", device="cpu")
     assert f"path: {tmp_path / 'recipes' / 'pics'}" in made.directory.effective.read_text()
-    want = made.sample(3, labels=[1])
+    want = made.sample(3, labels=["dog"])
+    with pytest.raises(ArgumentError, match=r"labels must be 0-1 \(cat, dog\), or 2 for the unconditional class, got"):
+        made.sample(1, labels=["dress"])
 
     def check(place: Path) -> None:
         opened = diffkit.open_run(place, device="cpu")
@@ -355,7 +357,7 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
         ({"seed": -1}, "seed must be a whole number"),
         ({"seed": 2**63}, "seed must be a whole number"),
         ({"steps": 0}, "steps must be a whole number"),
-        ({"labels": ["dress"]}, "labels must be 0-7, or 8 for the unconditional class"),
+        ({"labels": ["dress"]}, "labels must be 0-7, or 8 for the unconditional class.*has no names of classes"),
         ({"labels": [9]}, "labels must be 0-7, or 8 for the unconditional class"),
         ({"labels": [0.5]}, "labels must be 0-7"),
         ({"labels": []}, "labels must be 0-7"),
@@ -364,11 +366,15 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
         ({"grid": torch.zeros(3)}, "grid must be a name"),
         ({"weights": 3}, "weights must be a name"),
         ({"x": torch.zeros(2, 3), "start": 5}, r"shape \(2, 2\)"),
-        ({"x": torch.zeros(2, 2, dtype=torch.uint8), "start": 5}, "float tensor"),
-        ({"x": [[0.0, 0.0]], "start": 5}, "float tensor"),
-        ({"x": torch.full((2, 2), float("nan")), "start": 5}, "NaN"),
-        ({"start": 0}, "start is 0"),
+        ({"x": torch.zeros(2, 2, dtype=torch.bool), "start": 5}, "x must be examples"),
+        ({"x": [[0.0, 0.0]], "start": 5}, "x must be examples"),
+        ({"x": torch.full((2, 2), float("nan")), "start": 5}, "(?i)nan"),
+        ({"start": 0}, "start is 0.*choose a whole step above 0, up to 50"),
         ({"start": 0.5}, "starts at an integer step"),
+        ({"levels": 20}, "levels must be a list of Level"),
+        ({"levels": []}, "levels must be a list of Level"),
+        ({"levels": [0.5, 0.1]}, "levels must be a list of Level"),
+        ({"levels": [Level(0.0, 1.0), Level(1.0, 0.0)], "steps": 3}, "levels are given in place of steps"),
         ({"start": "5"}, "start must be a time"),
     ],
     ids=str,
@@ -376,3 +382,10 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
 def test_arguments_of_sample_that_make_no_sense(run: Run, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         run.sample(**{"count": 2, **options})
+
+
+def test_levels_and_arrays_are_taken_as_they_are(run: Run) -> None:
+    levels = run.assembly.grid.levels(run.assembly.schedule, 4)
+    assert torch.equal(run.sample(2, levels=levels), run.sample(2, steps=4))
+    x = np.array([[0.5, 0.1], [0.2, -0.3]])
+    assert torch.equal(run.sample(2, x=x, start=9, steps=3), run.sample(2, x=torch.tensor(x).float(), start=9, steps=3))
