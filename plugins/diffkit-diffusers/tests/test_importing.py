@@ -35,7 +35,8 @@ def pipeline(folder: Path, scheduler: Any = None, **changes: Any) -> Any:
 
 
 def test_there_and_back_is_byte_equal(tmp_path: Path) -> None:
-    made = pipeline(tmp_path / "theirs")
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=100, variance_type="fixed_large", clip_sample_range=2.0)
+    made = pipeline(tmp_path / "theirs", scheduler)
     imported = import_folder(tmp_path / "theirs", tmp_path / "run")
     assert imported.recipe.schedule.options["steps"] == 100
     assert torch.isfinite(imported.sample(2, steps=3)).all()
@@ -47,6 +48,8 @@ def test_there_and_back_is_byte_equal(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(again.unet(x, 5).sample, made.unet.eval()(x, 5).sample, rtol=0, atol=0)
     torch.testing.assert_close(again.scheduler.alphas_cumprod, made.scheduler.alphas_cumprod)
+    kept = ("clip_sample", "clip_sample_range", "variance_type", "prediction_type")
+    assert [again.scheduler.config[name] for name in kept] == [True, 2.0, "fixed_large", "epsilon"]
 
 
 def test_a_model_without_a_scheduler(tmp_path: Path) -> None:

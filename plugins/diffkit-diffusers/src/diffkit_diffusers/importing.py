@@ -123,10 +123,19 @@ def export_run(run: Path | str, out: Path | str, *, weights: str = "ema") -> Pat
         write_model(root, class_name, arguments, theirs)
         return root
     write_model(root / "unet", class_name, arguments, theirs)
-    write_json(root / "scheduler" / SCHEDULER, "DDPMScheduler", schedule)
+    write_json(root / "scheduler" / SCHEDULER, "DDPMScheduler", schedule | _step_options(recipe.sample))
     parts = {"unet": ["diffusers", class_name], "scheduler": ["diffusers", "DDPMScheduler"]}
     write_json(root / INDEX, "DDPMPipeline", parts)
     return root / "unet"
+
+
+def _step_options(sample: Any) -> dict[str, Any]:
+    """Return the options of DDPMScheduler for the clipping and the variance in the section `sample` of a recipe."""
+    clips = [one.options for one in sample.guidance if one.name == "clip"]
+    high = max((float(one.get("high", 1.0)) for one in clips), default=1.0)
+    large = sample.sampler.name == "ancestral" and sample.sampler.options.get("variance") == "large"
+    variance = "fixed_large" if large else "fixed_small"
+    return {"clip_sample": bool(clips), "clip_sample_range": high, "variance_type": variance}
 
 
 def unet_options(network: Network, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,6 @@ def scheduler_config(schedule: Schedule, name: str, prediction: str) -> dict[str
     config: dict[str, Any] = {
         "num_train_timesteps": schedule.steps,
         "prediction_type": predictions[prediction],
-        "clip_sample": True,
         "timestep_spacing": "trailing",
     }
     if name in ("linear", "scaled-linear"):
