@@ -374,11 +374,11 @@ def _read_header(file: IO[bytes], path: Path, size: int, check: Check) -> tuple[
     read = npy.read_array_header_1_0 if start[-2] == 1 else npy.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError, OverflowError) as error:
+    except Exception as error:  # it is Python text, which NumPy parses: many kinds of errors
         raise _damaged_npy(path, f"its header cannot be read: {error}") from error
     if dtype.hasobject:
         raise _pickled(path)
-    if any(length < 0 for length in shape):
+    if any(length < 0 or isinstance(length, bool) for length in shape):
         raise _damaged_npy(path, f"the header declares the shape {shape}")
     check(shape, dtype)
     expected = math.prod(shape) * dtype.itemsize
