@@ -63,16 +63,7 @@ class Preprocessing:
     def held_out(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prepare held-out examples for the objective.
-
-        Args:
-            raw: raw x, (B, C, *S).
-            cond: tensors by name, (B, ...) each.
-            streams: random numbers of these rows.
-
-        Returns:
-            x0 and cond.
-        """
+        """Prepare held-out examples as `train` does, without augmentation and label dropout."""
         return self._encode(self.problem.data.to_model_range(raw), streams), dict(cond)
 
     def _encode(self, x: Tensor, streams: RandomStreams) -> Tensor:
