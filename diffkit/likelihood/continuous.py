@@ -36,7 +36,7 @@ class Points:
 
     @classmethod
     def importance(cls, offset: Tensor, count: int, masses: Sequence[float] | Tensor) -> Points:
-        """Return low-discrepancy points of the density that is constant on equal parts of [0, 1] with these masses.
+        """Draw evenly spread points in [0, 1] from a density that is constant on each of equal parts of [0, 1].
 
         Args:
             offset: Uniform numbers in [0, 1): (B,).

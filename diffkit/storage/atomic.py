@@ -31,7 +31,7 @@ def first_fault(error: ValidationError) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path, fix: str = "make it writable, free some space, or choose another --out") -> Iterator[None]:
-    """Convert an OSError inside the context to the ResourceError for a path that cannot be written."""
+    """Raise ResourceError, with the path and a fix, in place of an OSError inside the context."""
     try:
         yield
     except OSError as error:

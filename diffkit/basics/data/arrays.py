@@ -276,7 +276,7 @@ def check_examples(shape: tuple[int, ...], dtype: np.dtype[Any], source: object)
         fix = "store plain numbers" + (": array.astype('float32')" if dtype.kind in "USmM" else "")
         if dtype.names:
             fix += ": numpy.stack([array[name] for name in array.dtype.names], axis=-1)"
-        raise DataError(f"{source}: values are {dtype}", code="DK308", fix=fix)
+        raise DataError(f"{source}: values must be plain numbers, got {dtype}", code="DK308", fix=fix)
 
 
 def conversion(array: Array) -> str:

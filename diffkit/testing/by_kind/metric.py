@@ -112,8 +112,8 @@ def evaluations(case: Case) -> dict[str, Evaluation]:
     tolerance=0.0,
 )
 def ranks(case: Case, result: LawResult) -> None:
-    """`lower_is_better` states the direction. A distance is larger for wide samples; a measure of quality alone, such
-    as precision, or of diversity alone, such as recall, notices either wide or narrow ones.
+    """`lower_is_better` states the direction. A distance is worse for samples that are wider than the data. Precision
+    measures quality alone and is worse for wide samples; recall measures diversity alone and is worse for narrow ones.
     """
     metric: Metric = case.component
     if metric.lower_is_better is None:

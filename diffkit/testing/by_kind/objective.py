@@ -69,7 +69,10 @@ class PerturbedNetwork(Network):
 
 
 def design() -> tuple[Tensor, Tensor]:
-    """Return eight (x0, eps) with the moments of the data and the noise, so that means of quadratics are exact."""
+    """Return eight pairs (x0, eps) whose means and covariances equal those of the data and the noise.
+
+    So the mean of a quadratic function over the pairs equals its expectation.
+    """
     z = 2.0 * torch.cat([torch.eye(4, dtype=torch.float64), -torch.eye(4, dtype=torch.float64)])
     root = torch.linalg.cholesky(fixtures.COVARIANCE)
     return fixtures.MEAN + z[:, :2] @ root.T, z[:, 2:]

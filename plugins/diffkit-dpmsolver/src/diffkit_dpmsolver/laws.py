@@ -60,7 +60,7 @@ def polynomial(case: Case, result: LawResult) -> None:
     only=("unipc",),
 )
 def corrected_order(case: Case, result: LawResult) -> None:
-    """The output at the new point is one more node without another evaluation."""
+    """The corrector reuses the output at the new point, so it raises the order without another evaluation."""
     sampler = case.component
     if not sampler.corrector:
         raise NotApplicable("the corrector is off")

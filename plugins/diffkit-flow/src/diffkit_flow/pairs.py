@@ -133,7 +133,7 @@ class Pairs(Data):
             raise DataError(f"{self.path} is damaged: {error}", code="DK302", fix=fix) from error
         x0, eps, label = (found.get(key) for key in ("x0", "eps", "label"))
         if x0 is None or eps is None or not _paired(x0, eps, label):
-            raise DataError(f"{self.path} does not hold x0 and eps of one shape", code="DK308", fix=fix)
+            raise DataError(f"{self.path} holds x0 and eps of different shapes", code="DK308", fix=fix)
         cond = {"eps": eps.float()} if label is None else {"eps": eps.float(), "label": label.long()}
         return x0.float(), cond
 

@@ -14,7 +14,9 @@ from diffkit import Level, Schedule, Times, nearest_time, normal_quantile
 
 @dataclass(frozen=True)
 class LogitNormal(Times):
-    """Logit-normal times: logit(t) ~ N(mean, std^2) on `rectified`; elsewhere the same distribution of -half_logsnr.
+    """Logit-normal times: logit(t) ~ N(mean, std^2) on the schedule `rectified`.
+
+    On `rectified` logit(t) equals -half_logsnr; on other schedules -half_logsnr has this normal distribution.
 
     Levels beyond the ends of the schedule are clamped to the ends. A timestep shift s in training is mean + log s.
     Source: Esser et al. 2024 (arXiv:2403.03206), eq. 19.
