@@ -94,7 +94,7 @@ def injected(key: str, mark: Mark) -> RecipeError:
 
 
 def not_read(path: str, component: str, mark: Mark) -> RecipeError:
-    """Return the error for a component of a section that the main component of the section does not take.
+    """Return the error for an extra component of a section, if the main component of the section does not use it.
 
     Args:
         path: the path of the component.

@@ -208,7 +208,7 @@ def _variables(t: float, schedule: Schedule) -> dict[str, float]:
     tolerance=5e-3,
 )
 def batches(case: Case, result: LawResult) -> None:
-    """Stratified, antithetic or shared numbers lower the variance of a batch and leave each time its distribution."""
+    """Stratified, antithetic or shared numbers lower the variance of a batch, and each time keeps its distribution."""
     rows = 512
     for title in ("curve", "short"):
         schedule = SCHEDULES[title]

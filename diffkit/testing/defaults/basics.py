@@ -331,7 +331,7 @@ def frechet_gaussian(case: Case, result: LawResult) -> None:
     only=("sliced-wasserstein",),
 )
 def wasserstein_shift(case: Case, result: LawResult) -> None:
-    """The distance is (mean over directions u of |u . c|^p)^(1/p), for p = 2 in D dimensions |c| / sqrt(D)."""
+    """The distance is (mean over directions u of |u . c|^p)^(1/p). For p = 2 in D dimensions this is |c| / sqrt(D)."""
     evaluation = evaluation_of(case)
     c = torch.tensor([3.0, 0.0])
     got = first_value(
