@@ -32,6 +32,14 @@ class Network(nn.Module):
 
     integer_time: bool = False
 
+    @classmethod
+    def inner_shape(cls, shape: Shape) -> Shape:
+        """Return the shape for which a recipe builds the networks inside this one, which itself gets `shape`.
+
+        Override it if this network concatenates inputs: `replace(shape, in_channels=2 * shape.in_channels)`.
+        """
+        return shape
+
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute the output for x at the noise level c_noise; must not change its arguments in place.

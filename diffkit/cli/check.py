@@ -52,7 +52,7 @@ def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everyth
 
 
 def _show(report: Report, everything: bool) -> None:
-    rows = [row for row in report.rows if everything or row.verdict != "n/a" or row.law == "builds"]
+    rows = [row for row in report.rows if everything or row.verdict != "n/a" or row.law in ("builds", "exemptions")]
     cells = [[r.component, r.law, r.statement, _number(r.error), _number(r.tolerance), r.verdict] for r in rows]
     table(cells, ["component", "law", "statement", "worst error", "tolerance", "verdict"])
     for row in rows:

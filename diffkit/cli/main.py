@@ -177,7 +177,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ReaderLeftError:  # Python must not print at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - any other error is a bug and is reported
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - any other error is a bug, a call of sys.exit included
         known = system_error(error) if isinstance(error, OSError) else error
         if not isinstance(known, DiffkitError):
             return _report_bug(error)
@@ -194,7 +194,7 @@ def configure_process() -> None:
     os.register_at_fork(after_in_child=close_inherited_locks)
 
 
-def _report_bug(error: Exception) -> int:
+def _report_bug(error: BaseException) -> int:
     """Print the traceback, and write it to crash.txt in $DIFFKIT_CRASH_DIR; a run writes it to its directory."""
     text = "".join(traceback.format_exception(error))
     say_error(f"{text}\nThis is a bug in diffkit or in a plugin.")

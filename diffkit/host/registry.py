@@ -62,6 +62,10 @@ class Registry:
         """The kinds of components by name."""
         return dict(self._kinds)
 
+    def owner(self, kind: str) -> str | None:
+        """Return the plugin that adds the kind; None for a kind of diffkit itself."""
+        return next((p.name for p in self._plugins if kind in (k.name for k in p.contributions.kinds)), None)
+
     def entries(self, kind: str | None = None) -> tuple[Registered, ...]:
         """Return the registered components, of one kind or of all. Raises UsageError DK013 for an unknown kind."""
         if kind is not None and kind not in self._kinds:

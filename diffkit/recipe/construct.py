@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ..data import Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
 from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memory
-from ..network import Shape
+from ..host.process_state import Change, SideEffectWarning, kept_state
+from ..network import Network, Shape
 from ..noise import key
 from .errors import cannot_build, refused_options, too_large, unavailable
 from .signature import REQUIRED, Resolved
@@ -87,7 +90,27 @@ def construct(component: Resolved, scope: Mapping[str, object], ready: Mapping[s
     """
     if component.path in ready:
         return ready[component.path]
-    return component.cls(**arguments_of(component, scope, lambda inner: construct(inner, scope, ready)))
+    inside = scope_inside(component.cls, scope)
+    arguments = arguments_of(component, scope, lambda inner: construct(inner, inside, ready))
+    with kept_state() as changes:
+        made = component.cls(**arguments)
+    warn_of(component, changes)
+    return made
+
+
+def scope_inside(cls: type, scope: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the scope for components nested in one of the class `cls`: a network may give them another shape."""
+    if issubclass(cls, Network) and "shape" in scope:
+        return {**scope, "shape": cls.inner_shape(scope["shape"])}
+    return scope
+
+
+def warn_of(component: Resolved, changes: Iterable[Change]) -> None:
+    """Warn of changes that the constructor of a component made to the process; its plugin is named."""
+    for change in changes:
+        spec = component.spec
+        message = f'plugin "{spec.plugin}": the constructor of {spec.kind} {spec.name}: {change}'
+        warnings.warn(message, SideEffectWarning, stacklevel=3)
 
 
 def add_shape(scope: dict[str, Any]) -> None:
@@ -219,13 +242,15 @@ class Trial:
         injected = {p.target for p in component.parameters if p.role == "injected"}
         incomplete = bool((injected - self.scope.keys()) & self._failed)
         try:
-            arguments = arguments_of(component, self.scope, self.build)
+            arguments = arguments_of(component, self.scope, partial(self._build_inside, component.cls))
         except PluginError as error:
             if not incomplete:
                 self._report(error, component.entries["name"].mark)
             raise _Reported from error
         try:
-            made = component.cls(**arguments)
+            with kept_state() as changes:
+                made = component.cls(**arguments)
+            warn_of(component, changes)
         except DataError as error:
             self.data_error = error
             raise _Reported from error
@@ -235,7 +260,9 @@ class Trial:
         except (ValueError, OverflowError) as error:
             self._report(refused_options(component.spec, error), locate(str(error), component.entries))
             raise _Reported from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             if _needs_memory(error) and torch.get_default_device().type == "meta":
                 raise
             fault = too_large(component.spec, error) if is_out_of_memory(error) else cannot_build(component.spec, error)
@@ -250,6 +277,15 @@ class Trial:
             self._fresh.add(id(made))
         self.built[component.path] = made
         return made
+
+    def _build_inside(self, cls: type, inner: Resolved) -> Any:
+        """Build a component that is nested in one of the class `cls`."""
+        outside = self.scope
+        self.scope = dict(scope_inside(cls, outside))
+        try:
+            return self.build(inner)
+        finally:
+            self.scope = outside
 
     def reusable(self) -> dict[str, Any]:
         """Return the objects without state by path; every assembly may share them."""
@@ -292,7 +328,7 @@ class _Reported(Exception):  # noqa: N818 - control flow: the fault is recorded
     """Raised after a component could not be built and its fault was recorded."""
 
 
-def _needs_memory(error: Exception) -> bool:
+def _needs_memory(error: BaseException) -> bool:
     """Return whether a constructor failed because the meta device holds no numbers."""
     return isinstance(error, RuntimeError | NotImplementedError) and "meta" in str(error)
 

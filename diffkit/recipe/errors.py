@@ -114,14 +114,14 @@ def refused_options(spec: ComponentSpec, error: ValueError | OverflowError) -> R
     return RecipeError(f"{spec.kind} {spec.name}: {error}", code="DK107")
 
 
-def too_large(spec: ComponentSpec, error: Exception) -> ResourceError:
+def too_large(spec: ComponentSpec, error: BaseException) -> ResourceError:
     """Return the error for a component that needs more memory than there is."""
     notes = str(error).splitlines()[:1]
     message, fix = f"memory ran out in the construction of {spec.kind} {spec.name}", "use smaller options"
     return ResourceError(message, code="DK401", fix=fix, notes=notes)
 
 
-def cannot_build(spec: ComponentSpec, error: Exception) -> PluginError:
+def cannot_build(spec: ComponentSpec, error: BaseException) -> PluginError:
     """Return the error for a constructor of a component that raised another exception than ValueError."""
     message = f"{spec.kind} {spec.name} failed: {type(error).__name__}: {error}".splitlines()[0]
     fix = "report it to the author of the component; a constructor refuses options with ValueError"

@@ -62,7 +62,8 @@ def _names(found: Registered) -> list[str]:
 def _name_or_mapping(installed: list[Registered]) -> Schema:
     bare = [name for found in installed if not _required(found) for name in _names(found)]
     mappings = [{"$ref": f"#/definitions/{_id(found)}"} for found in installed]
-    return {"anyOf": [{"type": "string", "enum": bare}, *mappings] if bare else mappings}
+    texts = [{"type": "string", "enum": bare}] if bare else []
+    return {"anyOf": [*texts, *mappings]} if installed else {"not": {}, "description": "no component is installed"}
 
 
 def _required(found: Registered) -> list[str]:
@@ -92,7 +93,8 @@ def _section(cls: type[Config]) -> Schema:
     variants = [made | {"properties": {**fields, **made["properties"]}} for made in map(_component, installed)]
     bare = [name for f in installed if not _required(f) for name in _names(f)]
     absent = [{"type": "null"}, _object(fields, [])] if owner.default is not REQUIRED else []
-    return described | {"anyOf": [{"type": "string", "enum": bare}, *variants, *absent]}
+    texts = [{"type": "string", "enum": bare}] if bare else []
+    return described | {"anyOf": [*texts, *variants, *absent] or [{"not": {}}]}
 
 
 def _loadable(kind: str) -> list[Registered]:

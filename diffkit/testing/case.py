@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,8 +15,11 @@ from PIL import Image
 
 from diffkit.codec import Identity
 from diffkit.errors import DiffkitError
+from diffkit.host import registry
 from diffkit.network import Shape
 from diffkit.noise import key
+from diffkit.recipe.assembly import build
+from diffkit.recipe.construct import scope_inside
 from diffkit.recipe.signature import REQUIRED, Parameter, component_parameters
 
 from . import fixtures
@@ -40,14 +44,14 @@ class Case:
     @property
     def label(self) -> str:
         """The name with its options: "ancestral(variance=large)"."""
-        options = ", ".join(f"{name}={value}" for name, value in self.options.items())
+        options = ", ".join(f"{name}={shown(value)}" for name, value in self.options.items())
         return f"{self.name}({options})" if options else self.name
 
     @property
     def exemptions(self) -> Mapping[str, str]:
-        """The `law_exemptions` of the component: laws that do not apply to it, with reasons."""
-        found: Mapping[str, str] = getattr(self.component, "law_exemptions", {})
-        return found
+        """The `law_exemptions` of the component, laws that do not apply to it, with reasons; empty if malformed."""
+        found: object = getattr(self.component, "law_exemptions", {})
+        return found if isinstance(found, Mapping) else {}
 
     def generator(self, *parts: str | int) -> torch.Generator:
         """Return a generator that depends on the seed and `parts` only."""
@@ -67,6 +71,15 @@ class Case:
         return torch.randn(*shape, generator=self.generator(stream, *shape), dtype=torch.float64).to(dtype)
 
 
+def shown(value: object, most: int = 200) -> str:
+    """Return the text of a value, shortened to `most` characters; `str` of a class of a plugin may raise an error."""
+    try:
+        text = str(value)
+    except Exception:  # noqa: BLE001 - the text is computed by code of the plugin
+        text = f"({type(value).__name__}: its text cannot be shown)"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class CannotBuild(Exception):  # noqa: N818 - a verdict
     """Raised for a component with options that have no default; the message lists them."""
 
@@ -77,6 +90,22 @@ IMAGES = Shape(3, 3, (8, 8), 4)
 PLAIN_IMAGES = Shape(3, 3, (8, 8))
 VECTORS = Shape(2, 2, (), 4)
 PLAIN_VECTORS = Shape(2, 2)
+NETWORK_SHAPES = (IMAGES, PLAIN_IMAGES, VECTORS, PLAIN_VECTORS)
+NESTED = {
+    "sampler": "ancestral",
+    "objective": "simple",
+    "network": "mlp",
+    "guidance": "clip",
+    "grid": "trailing",
+    "times": "uniform",
+    "weighting": "snr",
+    "metric": "frechet",
+    "optimizer": "adam",
+    "lr-schedule": "constant",
+}
+"""The component that stands for a nested one of each kind which has no default and which `law_options` does not name;
+one of the kinds that contexts provide is taken from the context."""
+_build: Callable[..., Any] = build
 MOST_CASES = {"network": 2, "codec": 1}
 """Networks are built for the first two of these shapes that they accept, with classes and without; codecs for one."""
 
@@ -91,7 +120,7 @@ def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any
         "shape": VECTORS,
     }
     if kind == "network":
-        shapes = (PLAIN_VECTORS,) if "data" in injected else (IMAGES, PLAIN_IMAGES, VECTORS, PLAIN_VECTORS)
+        shapes = (PLAIN_VECTORS,) if "data" in injected else NETWORK_SHAPES
         return [{**base, "shape": shape} for shape in shapes]
     if kind == "codec":
         return [{**base, "data": fixtures.Pictures(), "shape": IMAGES}, base]
@@ -104,8 +133,10 @@ def build_cases(
 ) -> Iterator[Case]:
     """Build a class with its default options and with each entry of its `law_options`, in every context it accepts.
 
-    The attribute `law_base` of a class replaces defaults that are too large to test on a CPU. A class that needs more
-    than options, such as files, has a class method `law_example(folder: Path)` that returns an instance.
+    The attribute `law_base` of a class replaces defaults that are too large to test on a CPU. Both may name nested
+    components, as a recipe does: `{"inner": "ddim"}` or `{"inner": {"name": "ddim", "eta": 1.0}}`. A class that needs
+    more than options, such as files, has a class method `law_example(folder: Path)` that returns an instance; that of a
+    network may also take a `shape`.
 
     Args:
         kind: the kind of component.
@@ -125,20 +156,19 @@ def build_cases(
     sets: list[Mapping[str, Any]] = [{**base, **more} for more in ({}, *getattr(cls, "law_options", ()), *options)]
     example = getattr(cls, "law_example", None)
     if example is not None:
-        yield Case(kind, name, example(_folder()), {"example": "law_example"}, deep=deep, seed=seed)
+        yield from _examples(Case(kind, name, None, {"example": "law_example"}, deep=deep, seed=seed), example)
         return
     files = EXAMPLES.get(f"{cls.__module__}:{cls.__qualname__}")
     if files is not None:
         sets = [files(_folder())]
     parameters = component_parameters(cls, kind)
-    injected = _injected(parameters)
     for chosen in sets:
-        missing = [p.name for p in parameters if p.required and p.default is REQUIRED and p.name not in chosen]
+        missing = [p.name for p in parameters if p.required and p.name not in chosen and p.role != "component"]
         if missing:
             if chosen or len(sets) == 1:
                 raise CannotBuild(f"needs {', '.join(missing)}; declare law_options or law_example on the class")
             continue
-        yield from _instances(Case(kind, name, None, chosen, deep=deep, seed=seed), cls, injected)
+        yield from _instances(Case(kind, name, None, chosen, deep=deep, seed=seed), cls, parameters)
 
 
 def rebuilt(case: Case, context: Mapping[str, Any] | None = None, **options: Any) -> Any:
@@ -156,10 +186,9 @@ def rebuilt(case: Case, context: Mapping[str, Any] | None = None, **options: Any
     if "example" in case.options or not case.context:
         return replace(case.component, **options)
     given = {**case.context, **(context or {})}
-    injected = {name: given[target] for name, target in _injected(component_parameters(cls, case.kind)).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
-        return cls(**injected, **{**case.options, **options})
+        return cls(**_arguments(cls, component_parameters(cls, case.kind), {**case.options, **options}, given))
 
 
 def _injected(parameters: Sequence[Parameter]) -> dict[str, str]:
@@ -169,20 +198,22 @@ def _injected(parameters: Sequence[Parameter]) -> dict[str, str]:
     }
 
 
-def _instances(plan: Case, cls: type, injected: Mapping[str, str]) -> Iterator[Case]:
-    failures: list[Exception] = []
-    built = 0
-    for context in _contexts(plan.kind, injected.values()):
-        unknown = [target for target in injected.values() if target not in context]
+def _instances(plan: Case, cls: type, parameters: Sequence[Parameter]) -> Iterator[Case]:
+    injected, failures, built = _injected(parameters), [], 0
+    nested = [p for p in parameters if p.role == "component" and p.required]
+    needed = [*injected.values(), *(p.target for p in nested if p.name not in plan.options)]
+    for context in _contexts(plan.kind, needed):
+        unknown = [target for target in needed if target not in context and target not in NESTED]
         if unknown:
-            raise CannotBuild(f"needs {', '.join(unknown)}, which laws do not provide")
-        given = {name: context[target] for name, target in injected.items()}
+            raise CannotBuild(
+                f"needs {', '.join(unknown)}, which laws do not provide; declare law_example on the class"
+            )
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(plan.seed)
-                component = cls(**given, **plan.options)
+                component = cls(**_arguments(cls, parameters, plan.options, context))
         except (ValueError, TypeError, DiffkitError) as error:
-            if not injected:
+            if not injected and not nested:
                 raise
             failures.append(error)
             continue
@@ -192,6 +223,96 @@ def _instances(plan: Case, cls: type, injected: Mapping[str, str]) -> Iterator[C
             return
     if not built:
         raise failures[0]
+
+
+def _arguments(
+    cls: type, parameters: Sequence[Parameter], options: Mapping[str, Any], context: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a constructor.
+
+    Args:
+        cls: the class.
+        parameters: the parameters of its constructor.
+        options: the options, which may name nested components.
+        context: the dependencies to inject, by kind.
+
+    Returns:
+        The options, with dependencies injected and nested components built.
+    """
+    inside = scope_inside(cls, context)
+    given = {name: _stand_in(target, context) for name, target in _injected(parameters).items()}
+    nested = [p for p in parameters if p.role in ("component", "components") and (p.required or p.name in options)]
+    return {**given, **options, **{p.name: _nested(p, options.get(p.name), inside) for p in nested}}
+
+
+def _nested(parameter: Parameter, value: Any, context: Mapping[str, Any]) -> Any:
+    """Build a nested component, or several, from a name or a mapping as in a recipe; an instance is returned as it is.
+
+    Args:
+        parameter: the parameter of the component that contains it.
+        value: the option; None for the component that stands for its kind.
+        context: the dependencies to inject.
+
+    Returns:
+        The argument of the constructor.
+    """
+    if parameter.role == "components" and isinstance(value, list | tuple):
+        return tuple(_nested(replace(parameter, role="component"), one, context) for one in value)
+    if value is None and parameter.required:
+        return _stand_in(parameter.target, context)
+    if not isinstance(value, str | Mapping):
+        return value
+    options: dict[str, Any] = {"name": value} if isinstance(value, str) else dict(value)
+    name = str(options.pop("name"))
+    inner = component_parameters(registry().find(parameter.target, name).load(), parameter.target)
+    return _build(
+        parameter.target, name, **{n: _stand_in(of, context) for n, of in _injected(inner).items()}, **options
+    )
+
+
+def _stand_in(kind: str, context: Mapping[str, Any]) -> Any:
+    """Return the object of a kind in the context, or else the component that stands for the kind."""
+    if kind in context:
+        return context[kind]
+    inner = component_parameters(registry().find(kind, NESTED[kind]).load(), kind)
+    return _build(kind, NESTED[kind], **{name: _stand_in(of, context) for name, of in _injected(inner).items()})
+
+
+def _examples(plan: Case, example: Callable[..., Any]) -> Iterator[Case]:
+    """Build what `law_example` returns; a network for each shape that it takes, or for the first shape that it fits."""
+    takes_shape = "shape" in inspect.signature(example).parameters
+    built = 0
+    for shape in NETWORK_SHAPES if takes_shape else (None,):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(plan.seed)
+                component = example(_folder(), **({"shape": shape} if takes_shape else {}))
+        except (ValueError, TypeError, DiffkitError):
+            if not takes_shape or (shape is PLAIN_VECTORS and not built):
+                raise
+            continue
+        found = shape or (_shape_of(component) if plan.kind == "network" else None)
+        yield replace(plan, component=component, context={"shape": found} if found else {})
+        built += 1
+        if built == MOST_CASES.get(plan.kind):
+            return
+
+
+def _shape_of(network: Any) -> Shape | None:
+    """Return the attribute `shape` of a network, or else the first shape that it fits; None if there is none."""
+    own = getattr(network, "shape", None)
+    shapes = NETWORK_SHAPES if not isinstance(own, Shape) else (own,)
+    return next((shape for shape in shapes if shape is own or _fits(network, shape)), None)
+
+
+def _fits(network: Any, shape: Shape) -> bool:
+    label = {} if shape.classes is None else {"label": torch.tensor([0, shape.classes])}
+    try:
+        with torch.no_grad():
+            y = network(torch.zeros(2, shape.in_channels, *shape.size), torch.tensor([3.0, 250.0]), **label)
+    except Exception:  # noqa: BLE001 - a network may refuse a shape by any error
+        return False
+    return tuple(y.shape) == (2, shape.out_channels, *shape.size)
 
 
 def _pictures(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

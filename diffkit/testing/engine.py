@@ -6,7 +6,7 @@ import math
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Literal
@@ -15,9 +15,10 @@ import torch
 
 from diffkit.errors import DiffkitError, UsageError
 from diffkit.host import Registered, registry
+from diffkit.host.process_state import SideEffectWarning, kept_state
 
-from .case import CannotBuild, Case, build_cases
-from .law_registry import Law, LawResult, NotApplicable, import_failures, laws
+from .case import Case, build_cases, shown
+from .law_registry import Law, LawResult, NotApplicable, faults, laws
 
 Verdict = Literal["pass", "fail", "exempt", "n/a"]
 EMA = "ema"
@@ -105,6 +106,7 @@ def check(
             if on_row is not None:
                 on_row(row)
     rows += _broken_law_modules(plugins)
+    rows += _broken_plugins() if not targets else []
     return Report(tuple(rows), seed, deep)
 
 
@@ -138,11 +140,15 @@ def check_entry(one: Registered, *, deep: bool = False, seed: int = 0) -> list[R
         One row for each law, or one row that states why the component cannot be built.
     """
     where = Row(f"{one.kind}/{one.name}", one.plugin.name, "", "", None, None, "n/a")
-    try:
-        cls = one.load()
-    except DiffkitError as error:
-        return [_build_row(where, "fail", error.render())]
-    return check_class(one.kind, one.name, cls, plugin=one.plugin.name, deep=deep, seed=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SideEffectWarning)
+        try:
+            cls = one.load()
+        except DiffkitError as error:
+            return [_build_row(where, "fail", error.render())]
+    side_effects = [str(each.message) for each in caught if isinstance(each.message, SideEffectWarning)]
+    rows = check_class(one.kind, one.name, cls, plugin=one.plugin.name, deep=deep, seed=seed)
+    return [*rows, *(_process_row(where, change) for change in side_effects)]
 
 
 def check_class(
@@ -163,14 +169,22 @@ def check_class(
         One row for each law, or one row that states why the component cannot be built.
     """
     where = Row(f"{kind}/{name}", plugin, "", "", None, None, "n/a")
+    rows: list[Row] = []
     try:
-        cases = list(build_cases(kind, name, cls, deep=deep, seed=seed))
-    except (CannotBuild, ModuleNotFoundError) as error:
-        return [_build_row(where, "n/a", str(error))]
-    except Exception as error:  # noqa: BLE001 - a constructor may raise anything, which is the finding
-        missing = isinstance(error, DiffkitError) and error.code.startswith("DK3")
-        return [_build_row(where, "n/a" if missing else "fail", _describe(error))]
-    return list(check_cases(kind, cases, where, only))
+        with kept_state() as changes, warnings.catch_warnings():
+            warnings.simplefilter("ignore", SideEffectWarning)
+            try:
+                cases = list(build_cases(kind, name, cls, deep=deep, seed=seed))
+            except (ModuleNotFoundError, DiffkitError) as error:
+                if isinstance(error, DiffkitError) and not error.code.startswith(("DK290", "DK3")):
+                    raise
+                return [_build_row(where, "n/a", _describe(error))]
+            rows += check_cases(kind, cases, where, only)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a component may raise anything, which is the finding
+        rows.append(_build_row(where, "fail", _describe(error)))
+    return [*rows, *(_process_row(where, str(change)) for change in changes)]
 
 
 def check_ema(deep: bool = False, seed: int = 0) -> list[Row]:
@@ -189,11 +203,21 @@ def check_cases(kind: str, cases: Sequence[Case], where: Row, only: Sequence[str
         only: the names of the laws to apply; empty for all.
 
     Yields:
-        One row for each law, with the largest error over the cases.
+        One row for each law, with the largest error over the cases; one that states that the component is built if
+        no law applies to it.
     """
-    for one in laws(kind):
-        if one.applies_to(cases[0].name, where.plugin) and (not only or one.name in only):
-            yield _largest([apply(one, case, where) for case in cases])
+    found = [one for one in laws(kind) if one.applies_to(cases[0].name, where.plugin)]
+    yield from _exemption_faults(kind, cases, where, [one.name for one in laws(kind)])
+    verdicts = set()
+    for one in found:
+        if not only or one.name in only:
+            row = _largest([apply(one, case, where) for case in cases])
+            verdicts.add(row.verdict)
+            yield row
+    if not found:
+        yield _build_row(where, "pass", f"there is no law of the kind {kind}")
+    if "exempt" in verdicts and verdicts <= {"exempt", "n/a"}:
+        yield replace(where, law="exemptions", reason="warning: every law is exempt, so nothing is tested")
 
 
 def apply(one: Law, case: Case, where: Row) -> Row:
@@ -210,7 +234,7 @@ def apply(one: Law, case: Case, where: Row) -> Row:
     row = partial(Row, where.component, where.plugin, one.name, one.statement, source=one.source)
     skipped = partial(row, error=None, tolerance=one.tolerance)
     if one.name in case.exemptions:
-        return skipped(verdict="exempt", reason=f"{case.label}: {case.exemptions[one.name]}")
+        return skipped(verdict="exempt", reason=f"{case.label}: {shown(case.exemptions[one.name])}")
     result = LawResult(one.tolerance)
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
@@ -219,7 +243,9 @@ def apply(one: Law, case: Case, where: Row) -> Row:
             one.check(case, result)
     except NotApplicable as reason:
         return skipped(verdict="n/a", reason=str(reason))
-    except Exception as error:  # noqa: BLE001 - a component may raise anything, which is the finding
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a component may raise anything, which is the finding
         if isinstance(error, DiffkitError) and error.code.startswith(("DK290", "DK3", "DK4")):
             return skipped(verdict="n/a", reason=_describe(error))
         example = f"{case.label}: {_describe(error)}"
@@ -289,6 +315,46 @@ def _build_row(where: Row, verdict: Verdict, reason: str) -> Row:
     return Row(where.component, where.plugin, error=None, tolerance=None, reason=reason, **facts)
 
 
+def _process_row(where: Row, change: str) -> Row:
+    """Return the failed row of a component that changed the state of the process."""
+    statement = "the component leaves the state of the process as it was"
+    facts: Mapping[str, Any] = {"law": "process-state", "statement": statement, "example": change}
+    return replace(where, error=math.inf, tolerance=0.0, verdict="fail", expected="no change", **facts)
+
+
+def _exemption_faults(kind: str, cases: Sequence[Case], where: Row, names: Sequence[str]) -> Iterator[Row]:
+    """Yield one failed row for each distinct fault of the `law_exemptions` of a component."""
+    faults: dict[str, str] = {}
+    for case in cases:
+        found: object = getattr(case.component, "law_exemptions", {})
+        if not isinstance(found, Mapping):
+            faults[f"law_exemptions is a {type(found).__name__}"] = "a mapping of names of laws to reasons"
+            continue
+        for name, reason in found.items():
+            if name not in names:
+                near = get_close_matches(str(name), names, 1)
+                faults[f"law_exemptions names {shown(name)!r}"] = near[0] if near else f"a law of the kind {kind}"
+            if not isinstance(reason, str) or not reason.strip():
+                faults[f"law_exemptions gives no reason for {shown(name)!r}"] = "why the law cannot hold"
+    statement = "each exemption names a law of the kind, and gives a reason"
+    row = replace(where, law="exemptions", statement=statement, error=math.inf, tolerance=0.0, verdict="fail")
+    for fault, expected in faults.items():
+        yield replace(row, example=fault, expected=expected)
+
+
+def _broken_plugins() -> list[Row]:
+    """Return one failed row for each broken plugin, whose components cannot be checked."""
+    broken = [plugin for plugin in registry().plugins if plugin.status == "broken"]
+    return [
+        _build_row(
+            Row(f"plugin/{plugin.name}", plugin.name, "", "", None, None, "n/a"),
+            "fail",
+            f"{plugin.reason}; see diffkit plugins --why {plugin.name}",
+        )
+        for plugin in broken
+    ]
+
+
 def _broken_law_modules(plugins: set[str]) -> list[Row]:
     """Return one failed row for each module of laws of these plugins that cannot be imported."""
     return [
@@ -296,20 +362,20 @@ def _broken_law_modules(plugins: set[str]) -> list[Row]:
             component=f"plugin/{plugin}",
             plugin=plugin,
             law="laws-import",
-            statement="the modules that diffkit_laws yields can be imported",
+            statement="the modules of laws can be imported, and each law applies to a component",
             error=math.inf,
             tolerance=0.0,
             verdict="fail",
             expected="no error",
             example=f"{module}: {_describe(error)}",
         )
-        for (plugin, module), error in import_failures().items()
+        for (plugin, module), error in faults().items()
         if plugin in plugins
     ]
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Return the type and message of an error, and the function and line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     at = f" (at {frames[-1].name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{at}"
+    return f"{type(error).__name__}: {shown(error, most=1000)}{at}"

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffkit.errors import PluginError
 from diffkit.host import registry
+from diffkit.host.process_state import kept_state
 
 if TYPE_CHECKING:
     from .case import Case
@@ -123,7 +125,8 @@ class Law:
 
     `plugin` is the plugin whose package contains the law, "" for the laws of all components of a kind. Names are
     unique within one plugin and kind. `only` lists the components that a law about one method applies to: a name
-    means a component of the law's own plugin, `plugin/name` a component of another. Empty: all components of the kind.
+    means a component of the law's own plugin, `plugin/name` a component of another. Empty: all components of the kind,
+    or, for a law of a plugin on a kind that another has added, those of this plugin.
     """
 
     kind: str
@@ -147,7 +150,7 @@ class Law:
         A law that no plugin owns, such as one written in a test, matches a bare name in `only` in every plugin.
         """
         if not self.only:
-            return True
+            return self.plugin in ("", plugin) or registry().owner(self.kind) == self.plugin
         owner = self.plugin or plugin
         return f"{plugin}/{name}" in {one if "/" in one else f"{owner}/{one}" for one in self.only}
 
@@ -196,30 +199,58 @@ def laws(kind: str | None = None) -> tuple[Law, ...]:
     """Return the laws of one kind, or all of them sorted by kind.
 
     Raises:
-        ValueError: two laws of one kind and plugin have the same name.
+        ValueError: two laws of one kind in diffkit itself have the same name.
     """
     for name in MODULES:
         importlib.import_module(f"{__package__}.by_kind.{name}")
-    import_failures()
-    found: dict[tuple[str, str, str], Law] = {}
-    for (module, _, _), one in _LAWS.items():
-        owner = next((p for m, p in _OWNERS.items() if module == m or module.startswith(f"{m}.")), "")
-        general = module.startswith(f"{__package__}.")
-        key = (owner or ("" if general else module), one.kind, one.name)
-        if key in found:
-            raise ValueError(f"{owner or 'diffkit'} has two laws {one.name} of the kind {one.kind}")
-        found[key] = replace(one, plugin=owner)
-    kinds = [kind] if kind is not None else sorted({one.kind for one in found.values()})
-    return tuple(one for each in kinds for one in found.values() if one.kind == each)
+    found, _ = _registered(dict(import_failures()))
+    kinds = [kind] if kind is not None else sorted({one.kind for one in found})
+    return tuple(one for each in kinds for one in found if one.kind == each)
 
 
-def import_failures() -> Mapping[tuple[str, str], Exception]:
+def import_failures() -> Mapping[tuple[str, str], BaseException]:
     """Import the modules of laws of all plugins; return the errors by (plugin, module)."""
-    failures: dict[tuple[str, str], Exception] = {}
+    failures: dict[tuple[str, str], BaseException] = {}
     for plugin, module in registry().law_modules():
         _OWNERS[module] = plugin
         try:
-            importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the others keep their laws
+            with kept_state(draws=False) as changes:
+                importlib.import_module(module)
+            if changes:
+                raise PluginError(f"the import of {module}: {changes[0]}", code="DK201")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; the others keep their laws
             failures[plugin, module] = error
     return failures
+
+
+def faults() -> Mapping[tuple[str, str], BaseException]:
+    """Return what is wrong with the laws of plugins by (plugin, module): modules that cannot be imported, two laws of
+    one name, and laws that apply to no component.
+    """
+    return _registered(dict(import_failures()))[1]
+
+
+def _registered(
+    failures: dict[tuple[str, str], BaseException],
+) -> tuple[list[Law], dict[tuple[str, str], BaseException]]:
+    """Return all laws with their owners, and the failures with those of single laws added."""
+    found: dict[tuple[str, str, str], Law] = {}
+    entries = registry().entries()
+    owners = {**{one.entry.target.partition(":")[0]: one.plugin.name for one in entries}, **_OWNERS}
+    for (module, _, _), one in _LAWS.items():
+        owner = next((p for m, p in owners.items() if module == m or module.startswith(f"{m}.")), "")
+        general = module.startswith(f"{__package__}.")
+        made = replace(one, plugin=owner)
+        key = (owner or ("" if general else module), one.kind, one.name)
+        if key in found:
+            twice = ValueError(f"{owner or 'diffkit'} has two laws {one.name} of the kind {one.kind}")
+            if not owner:
+                raise twice
+            failures[owner, module] = twice
+        elif owner and not any(e.kind == one.kind and made.applies_to(e.name, e.plugin.name) for e in entries):
+            failures[owner, module] = ValueError(f"the law {one.name} of the kind {one.kind} applies to no component")
+        else:
+            found[key] = made
+    return list(found.values()), failures

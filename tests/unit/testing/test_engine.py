@@ -120,8 +120,8 @@ def test_an_exception_is_a_violation() -> None:
 
 def test_what_cannot_be_built_says_what_it_needs() -> None:
     (row,) = check_class("sampler", "needing", Needing)
-    assert row.verdict == "n/a"
-    assert "path" in row.reason
+    assert row.verdict == "fail"
+    assert "needs path" in row.example
 
 
 def test_every_option_set_is_tried() -> None:

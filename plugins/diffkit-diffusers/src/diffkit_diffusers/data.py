@@ -23,6 +23,7 @@ class ShapeOnly(Data):
     size: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
     classes: Positive | None = None
     bins: Annotated[int, Field(ge=2)] | None = 256
+    law_options = ({"channels": 3, "size": (8, 8)},)
 
     @property
     def spec(self) -> DataSpec:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -171,6 +172,12 @@ class DiffusersUNet(Network):
         self.unet = build("network", "unet", shape=shape, **options_of(config, shape.size))
         if next(self.unet.parameters()).device.type != "meta":
             self.unet.load_state_dict(unet_weights(found.weights(variant), config.layout))
+
+    @staticmethod
+    def law_example(folder: Path, shape: Shape) -> DiffusersUNet:
+        """Return an instance on which the laws are tested, with the weights of a small model."""
+        Diffusers(shape, config=dict(TINY)).model.save_pretrained(folder)
+        return DiffusersUNet(shape, str(folder))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Apply `unet`: x (B, C, H, W), c_noise (B,), label (B,) long or None -> (B, C', H, W)."""
