@@ -6,6 +6,7 @@ and the schedule of its training; guidance changes a denoiser; oracles are denoi
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,11 @@ class Model:
                 expected = "an nn.Module" if kind is nn.Module else f"a {kind.__name__}"
                 argument = f"Model(network, parameterization, schedule): argument {position} (`{name}`)"
                 raise ArgumentError.of(argument, expected, getattr(self, name), "check the order of the arguments")
+        try:
+            inspect.signature(self.network.forward).bind(None, None)
+        except TypeError as error:
+            message = f"Model: {type(self.network).__name__}.forward cannot be called as forward(x, c_noise): {error}"
+            raise ArgumentError(message, fix="let forward take x: (B, C, *S) and c_noise: (B,)") from error
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         """Estimate x0 and eps of x.

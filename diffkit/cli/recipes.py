@@ -38,10 +38,10 @@ def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
             if not as_json:
                 say_error(error.render())
         else:
-            warnings = [_record(warning) for warning in recipe.warnings]
-            records.append({"recipe": source, "valid": True, "warnings": warnings})
+            warnings = [*recipe.warnings, *([] if recipe.data_error is None else [recipe.data_error])]
+            records.append({"recipe": source, "valid": True, "warnings": [_record(one) for one in warnings]})
             if not as_json:
-                for warning in recipe.warnings:
+                for warning in warnings:
                     say_error(warning.render().replace("error[", "warning[", 1))
                 say(f"{source}: valid")
     if as_json:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from diffkit.errors import UsageError
+from diffkit.errors import ArgumentError, UsageError
 
 from .initialisation import Initialisation
 
@@ -75,7 +75,8 @@ class Embedding(nn.Module):
             The embedding: (B, width).
 
         Raises:
-            UsageError: A label or `augment` is given to a network without them (DK041).
+            UsageError: A label or `augment` is given to a network without them, or a label is not a class (DK041).
+            ArgumentError: `label` is not a tensor of one whole number per example.
         """
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
         h = self.linear2(fn.silu(self.linear1(features)))
@@ -89,7 +90,7 @@ class Embedding(nn.Module):
         elif label is None:
             h = h + self.table.weight[-1]
         else:
-            h = h + self.table(label)
+            h = h + self._row(label, c_noise)
         if augment is not None:
             if self.augment is None:
                 raise UsageError(
@@ -99,3 +100,18 @@ class Embedding(nn.Module):
                 )
             h = h + self.augment(augment.to(h.dtype))
         return fn.silu(h)
+
+    def _row(self, label: Tensor, c_noise: Tensor) -> Tensor:
+        """Return the vectors of labels, which are whole numbers, one per example or one for all."""
+        assert self.table is not None
+        whole = isinstance(label, Tensor) and label.dtype in (torch.int64, torch.int32)
+        if not whole or label.shape not in ((1,), c_noise.shape):
+            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+            fix = "convert names to numbers: torch.tensor([0, 1])"
+            raise ArgumentError(f"`label` must be a long tensor {tuple(c_noise.shape)}, got {got}", fix=fix)
+        try:
+            rows: Tensor = self.table(label)
+        except IndexError as error:
+            message = f"`label` holds {int(label.min())} to {int(label.max())}, outside of the classes"
+            raise UsageError(message, code="DK041", choices=f"0 to {self.classes}", fix="pass classes") from error
+        return rows

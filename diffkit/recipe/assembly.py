@@ -14,7 +14,7 @@ from ..callback import Callback, Tracker
 from ..codec import Codec
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
-from ..errors import PluginError, RecipeError, UsageError
+from ..errors import ArgumentError, PluginError, RecipeError, UsageError
 from ..grid import Grid
 from ..guidance import Guidance
 from ..host import registry
@@ -96,7 +96,10 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
 
     Raises:
         DataError: if the data cannot be read.
+        ArgumentError: if `recipe` is not a Recipe.
     """
+    if not isinstance(recipe, Recipe):
+        raise ArgumentError.of("assemble: argument 1 (`recipe`)", "a Recipe", recipe, "call load_recipe first")
     scope: dict[str, Any] = {}
     built: dict[str, Any] = {}
     for component in recipe.components:
@@ -193,6 +196,8 @@ def build(kind: str, name: str, **options: Any) -> Any:
         RecipeError: if an option is unknown or invalid; its `errors` are all faults if there are several.
         PluginError: if the component cannot be loaded, or requires an object that is not given (DK251).
     """
+    if not isinstance(name, str):
+        raise ArgumentError.of("build: argument 2 (`name`)", "the name of a component", name, "see diffkit ls")
     found = registry().find(kind, name)
     parameters = {p.name: p for p in component_parameters(found.load(), kind)}
     objects = {option: value for option, value in options.items() if _is_object(parameters.get(option), value)}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DiffkitError, Mark, RecipeError
+from ..errors import ArgumentError, DiffkitError, Mark, RecipeError
 from ..host import registry
 from ..host.unknown_names import recipe_holder
 from .errors import did_you_mean, nearest, quote
@@ -56,6 +56,9 @@ def as_text(value: Mapping[str, Any]) -> str:
 def _text(source: Source) -> tuple[str, str]:
     if isinstance(source, Mapping):
         return as_text(source), "<mapping>"
+    if not isinstance(source, str | os.PathLike):
+        fix = "pass the name of a recipe, a file, a text or a mapping"
+        raise ArgumentError.of("argument 1 (`source`)", "a recipe", source, fix)
     if isinstance(source, str) and "\n" in source:
         return source, "<text>"
     path = Path(source)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..errors import DiffkitError, ResourceError, StoppedError, plain
+from ..errors import DiffkitError, ResourceError, StoppedError, plain, system_error
 from ..host import registry
 from ..recipe.assembly import Assembly, assemble
 from ..recipe.construct import require_same
@@ -150,6 +150,9 @@ def _failure_logged(directory: RunDirectory, events: EventLog, signals: StopSign
         events.event("error", {"code": error.code, "message": error.message})
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (known := system_error(error)) is not None:
+            events.event("error", {"code": known.code, "message": known.message})
+            raise known from error
         events.event("bug", {"message": repr(error)})
         with contextlib.suppress(ResourceError):  # the error itself is raised, and a full disk must not replace it
             path = directory.write_text("crash.txt", "".join(traceback.format_exception(error)))

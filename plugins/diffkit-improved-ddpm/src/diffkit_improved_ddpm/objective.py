@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, bound, broadcast
+from diffkit import UNIFORM_TIMES, Data, Loss, Model, Objective, RandomStreams, Times, Weighting, broadcast, likelihood
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Hybrid(Objective):
         error = y[:, :channels] - model.parameterization.target(x0, eps, level)
         frozen = torch.cat([y[:, :channels].detach(), y[:, channels:]], dim=1)
         estimate = model.parameterization.decode(frozen, x, level)
-        nats = bound.term(x0, t, estimate, model.schedule, "learned", self.data.spec.bins)
-        simple, bits = error.square().flatten(1).mean(1), self.scale * steps / bound.LOG_2 * nats
+        nats = likelihood.term(x0, t, estimate, model.schedule, "learned", self.data.spec.bins)
+        simple, bits = error.square().flatten(1).mean(1), self.scale * steps / math.log(2) * nats
         if self.weighting is not None:
             simple = simple * broadcast(self.weighting.on_output(level, model.parameterization), simple)
         parts = {"simple": simple.mean(), "bound": bits.mean()}
