@@ -47,7 +47,7 @@ def cosine_curve(case: Case, result: LawResult) -> None:
     only=("hybrid",),
 )
 def hybrid_parts(case: Case, result: LawResult) -> None:
-    """At the exact denoiser both summands equal their exact values. At others the gradient of the mean is that of L_simple."""
+    """At the exact denoiser both summands are exact. At others the gradient of the mean is that of L_simple."""
     objective = case.component
     x0, eps = design()
     s = fixtures.gaussian().variances
