@@ -70,7 +70,16 @@ class StageStatus:
         return {stage: records[stage] for stage in STAGES if stage in records}
 
     def done(self, stage: Stage, step: int, inputs: str | None = None) -> bool:
-        """Return whether the stage was finished with the weights of `step`, and with these `inputs` if they are given."""
+        """Return whether a stage is finished.
+
+        Args:
+            stage: The stage.
+            step: Training step of the weights that it must have used.
+            inputs: Digest of the sections that it must have used, see `stage_inputs`; default: any.
+
+        Returns:
+            Whether its record has this step and these inputs.
+        """
         record = self.read().get(stage)
         return record is not None and record.step == step and (inputs is None or record.inputs in ("", inputs))
 
