@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import DiffkitError
 from ..recipe.yaml import parse
-from ..storage.manifest import candidates
 from ..storage.jsonl import read_metrics
+from ..storage.manifest import candidates
 from ..storage.run_directory import GRID, RunDirectory, runs_in
 from .results import EvaluationResult, MetricResult
 from .stage_status import StageStatus

@@ -147,7 +147,9 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
         schedule=_schedule(assembly),
         density=None if train_x is None else _density(assembly, train_x),
-        citations=[Citation(one.key, readable(one.bibtex), one.used_for, address(one.bibtex)) for one in cited(components)],
+        citations=[
+            Citation(one.key, readable(one.bibtex), one.used_for, address(one.bibtex)) for one in cited(components)
+        ],
         missing=_missing(directory, samples) + missing,
     )
 
