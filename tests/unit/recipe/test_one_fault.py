@@ -122,3 +122,25 @@ def test_one_fault_is_one_error(name: str) -> None:
     where = caught.value.errors[0].where
     assert where is not None
     assert where.path.startswith(place) or place.startswith(where.path), where.path
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.accumulate=3",
+        "sample.steps=30",
+        "train.lr_schedule.warmup=50",
+        "data.label_dropout=0.0",
+        "train.ema=[{name: slow}]",
+        "evaluate.metrics=[]",
+    ],
+)
+def test_the_value_that_an_error_advises_is_valid(override: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(RECIPE, [override])
+    fault = caught.value.errors[0]
+    assert fault.where is not None
+    key, _, value = str(fault.fix).partition(", or ")[0].partition(": ")
+    section, _, last = fault.where.path.rpartition(".")
+    path = key if "." in key else f"{fault.where.path}.{key}" if last.isdecimal() else f"{section}.{key}"
+    load_recipe(RECIPE, [override, f"{path}={value}"])
