@@ -11,11 +11,19 @@ from .interface import attribute
 
 
 class Guidance(ABC):
-    """Base of guidance. Implement `__call__`."""
+    """Base of guidance. Implement `__call__`. An option `scale` of a comparison means no guidance if it is 1."""
 
     @attribute
     def needs_null(self) -> bool:
         """Whether the guidance evaluates the network without a label, which requires label dropout in training."""
+        return False
+
+    @attribute
+    def renoises(self) -> bool:
+        """Whether eps is the noise that the next level receives and not that of x, as in CFG++; default False.
+
+        Otherwise the guided estimate is consistent with x: alpha x0 + sigma eps = x.
+        """
         return False
 
     @abstractmethod

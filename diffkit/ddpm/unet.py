@@ -53,6 +53,10 @@ class UNet(Network):
     """
 
     law_base = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}  # noqa: RUF012 - never changed
+    law_reference = (
+        {"shape": Shape(3, 3, (32, 32)), "parameters": 35_746_307},
+        {"shape": Shape(3, 3, (256, 256)), "multipliers": (1, 1, 2, 2, 4, 4), "parameters": 113_673_219},
+    )
     law_options = (
         {"time": "scale-shift", "embedding": "openai", "downsample": "resblock", "upsample": "resblock"},
         {"downsample": "average", "upsample": "bilinear", "heads": 2},

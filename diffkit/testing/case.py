@@ -124,6 +124,8 @@ def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any
         return [{**base, "shape": shape} for shape in shapes]
     if kind == "codec":
         return [{**base, "data": fixtures.Pictures(), "shape": IMAGES}, base]
+    if kind == "guidance":
+        base["data"] = fixtures.LabelledData()
     schedules = (fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING) if "schedule" in injected else (None,)
     return [{**base, "schedule": schedule or base["schedule"]} for schedule in schedules]
 

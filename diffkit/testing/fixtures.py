@@ -22,6 +22,7 @@ from diffkit.sampler import Sampler
 from diffkit.scalar import Scalar
 from diffkit.schedule import Discrete, Schedule
 
+from ..oracles.base import Oracle
 from ..oracles.gaussian import GaussianOracle
 from ..oracles.mixture import MixtureOracle
 from .order import at_logsnr
@@ -217,6 +218,64 @@ class ByLabel:
         x0 = torch.stack([e.x0 for e in each])[label, rows]
         eps = torch.stack([e.eps for e in each])[label, rows]
         return Estimate(level, x0, eps)
+
+
+def classes(spread: float = 1.0) -> ByLabel:
+    """Return the exact denoiser of four Gaussian classes of variance 0.2 to 0.5 times `spread`, and, for the null
+    label, of a wider Gaussian.
+    """
+    means = torch.tensor([[0.9, 0.0], [-0.6, 0.5], [0.0, -0.8], [1.5, 1.2]], dtype=torch.float64)
+    each = [GaussianOracle(mean, spread * (0.2 + 0.1 * i)) for i, mean in enumerate(means)]
+    return ByLabel([*each, GaussianOracle(torch.tensor([0.2, 0.2], dtype=torch.float64), 0.9)])
+
+
+@dataclass(frozen=True)
+class LabelledData(Data):
+    """Samples of four classes that are wider than those of `classes()`, with their exact denoiser."""
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(2, classes=4)
+
+    def split(self, part: Part) -> InMemorySplit:
+        source = torch.Generator().manual_seed(0 if part == "train" else 1)
+        each = [oracle.sample(64, source) for oracle in classes(1.2).denoisers[:4] if isinstance(oracle, Oracle)]
+        return InMemorySplit(torch.cat(each).float(), {"label": torch.arange(4).repeat_interleave(64)})
+
+    def truth(self) -> Denoiser:
+        return classes(1.2)
+
+
+@dataclass(frozen=True)
+class OracleData(Data):
+    """Samples of a distribution in two dimensions whose exact denoiser is `oracle`, or `learned` if it is given."""
+
+    oracle: Oracle
+    learned: Denoiser | None = None
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(2)
+
+    def split(self, part: Part) -> InMemorySplit:
+        source = torch.Generator().manual_seed(0 if part == "train" else 1)
+        return InMemorySplit(self.oracle.sample(256, source).float())
+
+    def truth(self) -> Denoiser:
+        return self.learned or self.oracle
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The exact consistency function of a distribution: x0 is the end of the probability-flow path through x."""
+
+    oracle: Oracle
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        if not isinstance(level.alpha, Tensor):
+            return Estimate.from_x0(x, level, self.oracle.flow(x, level, Level(1.0, 0.0)))
+        rows = [(Level(float(a), float(s)), x[i : i + 1]) for i, (a, s) in enumerate(zip(level.alpha, level.sigma))]
+        return Estimate.from_x0(x, level, torch.cat([self.oracle.flow(one, at, Level(1.0, 0.0)) for at, one in rows]))
 
 
 @dataclass(frozen=True)

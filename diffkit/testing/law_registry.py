@@ -34,6 +34,7 @@ MODULES = (
     "objective",
     "guidance",
     "network",
+    "network_structure",
     "codec",
     "data",
     "metric",

@@ -19,7 +19,7 @@ from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law
 from diffkit.testing.by_kind.codec import images
 from diffkit.testing.by_kind.data import augmentation_inputs
 from diffkit.testing.by_kind.grid import COUNTS
-from diffkit.testing.by_kind.guidance import LABEL, denoiser, inputs
+from diffkit.testing.by_kind.guidance import LABEL, inputs
 from diffkit.testing.by_kind.metric import COUNT, evaluation_of, first_value
 from diffkit.testing.by_kind.times import SCHEDULES, evenly_spread, fresh
 
@@ -162,7 +162,7 @@ def strata(case: Case, result: LawResult) -> None:
 )
 def gaussian_closed_form(case: Case, result: LawResult) -> None:
     """For Gaussians the guided score is that of N(Lam^-1 (...), Lam^-1), Lam = scale V_c^-1 + (1 - scale) V_u^-1."""
-    guidance, source = case.component, denoiser()
+    guidance, source = case.component, fixtures.classes()
     scale = guidance.scale
     for level, x in inputs(case):
         estimate = guidance(source)(x, level, label=LABEL)
@@ -189,7 +189,7 @@ def gaussian_closed_form(case: Case, result: LawResult) -> None:
 )
 def neutral_scale(case: Case, result: LawResult) -> None:
     """In this library scale 1 means no guidance."""
-    guidance, source = case.component, denoiser()
+    guidance, source = case.component, fixtures.classes()
     plain = type(guidance)(Shape(2, 2, (), 4), 1.0)
     calls = 0
 
@@ -216,9 +216,9 @@ def neutral_scale(case: Case, result: LawResult) -> None:
 )
 def clip_formula(case: Case, result: LawResult) -> None:
     """Each element is clamped independently."""
-    low, high = case.component.low, case.component.high
+    low, high, truth = case.component.low, case.component.high, fixtures.classes()
     for level, x in inputs(case):
-        got, plain = case.component(denoiser())(x, level, label=LABEL), denoiser()(x, level, label=LABEL)
+        got, plain = (denoise(x, level, label=LABEL) for denoise in (case.component(truth), truth))
         result.compare(got.x0, torch.clamp(plain.x0, low, high), f"x0 at {level}")
 
 

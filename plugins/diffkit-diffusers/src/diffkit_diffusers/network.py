@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor
 
-from diffkit import Network, RecipeError, Shape, build
+from diffkit import Network, RecipeError, Shape, UsageError, build
 
 from .errors import not_a_model
 from .folder import open_folder
@@ -39,7 +39,7 @@ class Diffusers(Network):
     agree with them. `UNet2DConditionModel` takes `encoder_hidden_states` (B, L, D) as cond if its blocks attend to
     text. Only the listed classes are imported. `variant` chooses weights in `folder`, such as "fp16".
 
-    Raises: RecipeError DK140 for unknown arguments, or arguments that do not fit the data; UsageError DK080.
+    Raises: RecipeError DK140 for unknown arguments, or arguments that do not fit the data; UsageError DK041.
     """
 
     law_base = {"config": TINY}  # noqa: RUF012 - read only
@@ -91,6 +91,12 @@ class Diffusers(Network):
             extra["class_labels"] = null if label is None else label
         if type(self.model).__name__ == "UNet2DConditionModel":
             extra["encoder_hidden_states"] = encoder_hidden_states
+        elif encoder_hidden_states is not None:
+            raise UsageError(
+                f"{type(self.model).__name__} does not attend to text, but encoder_hidden_states were given",
+                code="DK041",
+                fix="leave them out, or use model UNet2DConditionModel",
+            )
         out: Tensor = self.model(x, timestep=c_noise, return_dict=False, **extra)[0]
         return out
 

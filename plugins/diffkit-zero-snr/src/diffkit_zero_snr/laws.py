@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diffkit.schedule import Schedule
-from diffkit.testing import Case, LawResult, law
-from diffkit.testing.by_kind.guidance import LABEL, denoiser, inputs
+from diffkit.testing import Case, LawResult, fixtures, law
+from diffkit.testing.by_kind.guidance import LABEL, inputs
 
 
 @law(
@@ -37,7 +37,7 @@ def zero_snr_curve(case: Case, result: LawResult) -> None:
 )
 def rescale_formula(case: Case, result: LawResult) -> None:
     """Standard deviations are over the dimensions of one example; x0 keeps the direction of the guided estimate."""
-    guidance, source = case.component, denoiser()
+    guidance, source = case.component, fixtures.classes()
     for level, x in inputs(case):
         got = guidance(source)(x, level, label=LABEL).x0
         plain, guided = source(x, level, label=LABEL).x0, guidance.inner(source)(x, level, label=LABEL).x0

@@ -1,0 +1,278 @@
+"""Laws of what is inside of networks: conditions, modulation, blocks, dropout, positions, options."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.network import Network
+
+from ..case import Case, rebuilt
+from ..law_registry import LawResult, NotApplicable, law
+from ..options import options_used
+from ..reference import SOURCE, reference_of
+from .network import (
+    arguments,
+    fitting,
+    inputs_of,
+    needs_parameters,
+    parameters_of,
+    randomise,
+    shape_of,
+    with_random_weights,
+)
+
+SLOTS = (2, 3, 4, 6)
+"""The numbers of equal parts that the output of a layer is tested for: scale and shift, or both with gates."""
+PERIODS = (1.0, 10.0, 50.0, 64.0, 100.0, 128.0, 200.0, 250.0, 256.0, 360.0, 400.0, 500.0, 512.0)
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@law(
+    "network",
+    statement="every channel and place of x changes the output, and so does every condition that the network accepts",
+    source="the definition of Network",
+    tolerance=0.0,
+)
+def every_input(case: Case, result: LawResult) -> None:
+    """An argument that no line reads trains a network that lacks it."""
+    network = with_random_weights(case)
+    x, c_noise, cond = inputs_of(case)
+    x.requires_grad_()
+    y = network(x, c_noise, **cond)
+    (slope,) = torch.autograd.grad((y * case.normal(*y.shape, stream="target", dtype=y.dtype)).sum(), x)
+    dead = int((slope.abs().sum(0) == 0).sum())
+    result.holds(dead == 0, f"{dead} of {slope[0].numel()} numbers of x have no effect", "an effect of all")
+    x = x.detach()
+    for name in arguments(network).keys() - {"label"}:
+        value = fitting(case, network, name, (x, c_noise, cond))
+        if value is None:
+            continue
+        with torch.no_grad():
+            first, second = (network(x, c_noise, **{**cond, name: v}) for v in (value, value.flip(0) + 0.5))
+        result.holds(not torch.equal(first, second), f"other values of {name} give the same output", "another output")
+
+
+@law(
+    "network",
+    statement="levels far apart give different outputs: c_noise has no period and is not saturated",
+    source="Ho et al. 2020 (arXiv:2006.11239), appendix B",
+    tolerance=0.0,
+)
+def distinct_levels(case: Case, result: LawResult) -> None:
+    """Two levels with one embedding are denoised alike. Differences are compared with the usual one."""
+    network = with_random_weights(case)
+    x, _, cond = inputs_of(case, 1)
+    fraction = 0.0 if getattr(network, "integer_time", False) else 0.13
+    values = [(41.0 + fraction) * i for i in range(12)]
+    for base in (3.0, 222.0, 487.0):
+        values += [base, *(base + period for period in PERIODS)]
+    many = {name: v.expand(len(values), *v.shape[1:]) for name, v in cond.items()}
+    with torch.no_grad():
+        y = network(x.expand(len(values), *x.shape[1:]), torch.tensor(values), **many).flatten(1)
+    usual = float((y[:11] - y[1:12]).norm(dim=1).median())
+    result.holds(usual > 0, "the outputs at 12 levels are equal", "12 outputs")
+    gaps = torch.stack([(rows[1:] - rows[:1]).norm(dim=1) for rows in y[12:].chunk(3)]).amax(0)
+    for period, gap in zip(PERIODS, gaps.tolist(), strict=True):
+        floor = 1e-3 * usual * min(1.0, period / 41.0)
+        result.holds(gap > floor, f"c_noise and c_noise + {period:g} give one output", "two outputs")
+
+
+@law(
+    "network",
+    statement="the gradient reaches each of the equal parts that the output of a layer is split into",
+    source="Peebles & Xie 2023 (arXiv:2212.09748), fig. 3",
+    tolerance=0.0,
+)
+def parts(case: Case, result: LawResult) -> None:
+    """If one gate is used twice and another never, a whole part of the rows of a layer has no gradient."""
+    needs_parameters(case)
+    network = with_random_weights(case).train()
+    x, c_noise, cond = inputs_of(case)
+    y = network(x, c_noise, **cond)
+    torch.autograd.backward((y * case.normal(*y.shape, stream="target", dtype=y.dtype)).sum())
+    for name, module in network.named_modules():
+        grad = module.weight.grad if isinstance(module, LAYERS) else None
+        for slots in SLOTS if grad is not None else ():
+            assert grad is not None
+            if len(grad) % slots == 0 and len(grad) // slots >= 4:
+                dead = [i for i, part in enumerate(grad.chunk(slots)) if not bool(part.any())]
+                result.holds(not dead, f"part {dead[:1]} of {slots} of {name} gets no gradient", "a gradient")
+    if not result.checks:
+        raise NotApplicable("the network has no layer of several parts")
+
+
+@law(
+    "network",
+    statement="a scale that the noise level sets acts as 1 + scale: scale 0 does not remove x from a block",
+    source="Dhariwal & Nichol 2021 (arXiv:2105.05233), sec. 4.3; Perez et al. 2018 (arXiv:1709.07871)",
+    tolerance=0.0,
+)
+def scale_shift(case: Case, result: LawResult) -> None:
+    """One part of each layer that reads the level but not x is set to 0, the other parts are random.
+
+    Then the input of every layer that read x before must still depend on it, or be 0 (behind a closed gate).
+    """
+    network = with_random_weights(case)
+    x, c_noise, cond = inputs_of(case, 2)
+    twin = torch.cat([x[:1], -x[:1]]), c_noise[:1].expand(2), {n: v[:1].expand_as(v) for n, v in cond.items()}
+    usual = _layer_inputs(network, *twin)
+    outside = {name for name, pair in usual.items() if _equal_rows(pair)}
+    layers = [m for name, m in network.named_modules() if name in outside and isinstance(m, nn.Linear)]
+    if not layers:
+        raise NotApplicable("no linear layer reads the level alone")
+    for slots in SLOTS:
+        for slot in range(slots):
+            with _without(layers, slots, slot):
+                now = _layer_inputs(network, *twin)
+            lost = [name for name in usual.keys() - outside if _equal_rows(now[name]) and bool(now[name].any())]
+            result.holds(not lost, f"with part {slot + 1} of {slots} = 0 {lost[:1]} does not read x", "1 + scale")
+
+
+def _equal_rows(pair: Tensor) -> bool:
+    """Return whether two examples with different x have the same input of a layer."""
+    return len(pair) % 2 == 0 and torch.allclose(*pair.chunk(2), rtol=1e-6, atol=1e-7)
+
+
+@contextmanager
+def _without(layers: list[nn.Linear], slots: int, slot: int) -> Iterator[None]:
+    """Set one part of the output of each layer to 0, if it can be divided into so many parts."""
+
+    def silence(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        kept = output.clone()
+        kept.chunk(slots, -1)[slot].zero_()
+        return kept
+
+    handles = [one.register_forward_hook(silence) for one in layers if one.out_features % slots == 0]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_inputs(network: nn.Module, x: Tensor, c_noise: Tensor, cond: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first input of each module with parameters of its own, at its last call."""
+    found: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.is_floating_point()]
+            if tensors and tensors[0].ndim > 1:
+                found[name] = tensors[0].detach()
+
+        return record
+
+    owners = [(n, m) for n, m in network.named_modules() if n and any(True for _ in m.parameters(recurse=False))]
+    handles = [module.register_forward_pre_hook(hook(name), with_kwargs=True) for name, module in owners]
+    try:
+        with torch.no_grad():
+            network(x, c_noise, **cond)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@law(
+    "network",
+    statement="in training mode dropout draws other masks at each call and for each example; in evaluation it is off",
+    source="Srivastava et al. 2014 (JMLR 15)",
+    tolerance=0.0,
+)
+def dropout(case: Case, result: LawResult) -> None:
+    """A mask that is drawn once removes a part of the network for ever. Options named dropout are set to 0.5."""
+    options = dict.fromkeys(_dropout_options(case), 0.5)
+    active = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in case.component.modules())
+    if not options and not active:
+        raise NotApplicable("the network has no dropout")
+    network = rebuilt(case, **options) if options else copy.deepcopy(case.component)
+    randomise(case, network)
+    x, c_noise, cond = inputs_of(case, 2)
+    same = torch.cat([x[:1], x[:1]]), c_noise[:1].expand(2), {n: v[:1].expand_as(v) for n, v in cond.items()}
+    with torch.no_grad():
+        network.train()
+        first, second = (network(same[0], same[1], **same[2]) for _ in range(2))
+        network.eval()
+        off, again = (network(same[0], same[1], **same[2]) for _ in range(2))
+    result.holds(not torch.allclose(first, off), "in training nothing is dropped", "an output without some units")
+    result.holds(not torch.allclose(first, second), "two calls in training drop the same units", "other units")
+    result.holds(not torch.allclose(first[0], first[1]), "two examples in training drop the same units", "other units")
+    result.holds(torch.equal(off, again), "units are dropped in evaluation", "dropout off")
+
+
+def _dropout_options(case: Case) -> list[str]:
+    """Return the options that are probabilities of dropout."""
+    if "example" in case.options:
+        return []
+    known = type(case.component).__init__.__annotations__
+    return [name for name in known if name in ("dropout", "p_dropout", "dropout_rate", "drop_rate")]
+
+
+@law(
+    "network",
+    statement="an output at a place depends on x at that place, compared with the other places",
+    source="the definition of Network",
+    tolerance=0.0,
+)
+def places(case: Case, result: LawResult) -> None:
+    """Patches that are put back in another order, or with height and width exchanged, leave the place without x."""
+    shape = shape_of(case)
+    if len(shape.size) != 2:
+        raise NotApplicable("the data are not images")
+    network = with_random_weights(case)
+    x, c_noise, cond = inputs_of(case, 1)
+    height, width = shape.size
+    shares = []
+    for i, j in ((0, width - 1), (1, width // 2), (height - 2, 1), (height // 2, width - 2)):
+        z = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(network(z, c_noise, **cond)[:, :, i, j].sum(), z)
+        energy = slope[0].square().sum(0)
+        near = energy[max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].mean()
+        shares.append(float(near / energy.mean()))
+    share = sorted(shares)[1]
+    result.holds(share > 0.2, f"the place has {share:.3g} of the mean influence", "more than 0.2")
+
+
+@law(
+    "network",
+    statement="each number and choice among the options has an effect on the parameters, the layers or the output",
+    source="the definition of an option",
+    tolerance=0.0,
+    name="options-used",
+)
+def used_options(case: Case, result: LawResult) -> None:
+    """An option that no line reads does not do what its description states."""
+    x, c_noise, cond = inputs_of(case)
+
+    def observe(network: Network) -> list[Tensor]:
+        values = [v.detach().clone() for v in network.state_dict().values()]
+        randomise(case, network)
+        layers = torch.frombuffer(bytearray(repr(network).encode()), dtype=torch.uint8)
+        with torch.no_grad():
+            return [*values, layers, network.train()(x, c_noise, **cond)]
+
+    options_used(case, result, observe, switches=False)
+
+
+@law(
+    "network",
+    statement="the number of parameters is that of the component's law_reference",
+    source=SOURCE,
+    tolerance=0.0,
+)
+def reference(case: Case, result: LawResult) -> None:
+    """law_reference = ({"shape": ..., "parameters": ...},): sizes that a paper states, with their options."""
+    if case.options not in ({}, getattr(case.component, "law_base", {})):
+        raise NotApplicable("law_reference states the options")
+    for row in reference_of(case):
+        options = {name: value for name, value in row.items() if name != "parameters"}
+        with torch.device("meta"):
+            network = type(case.component)(**options)
+        count = sum(p.numel() for _, p in parameters_of(network))
+        result.holds(count == row["parameters"], f"{options}: {count:,} parameters", f"{row['parameters']:,}")
