@@ -63,6 +63,13 @@ class Objective(ABC):
         """Entries of `Estimate.aux` that the parameterization must provide; default none."""
         return ()
 
+    @attribute
+    def consistency(self) -> bool:
+        """Whether the objective trains a consistency function, whose x0 is the end of the probability-flow path through
+        x, and not the mean of the data; default False.
+        """
+        return False
+
     @abstractmethod
     def __call__(
         self, model: Model, x0: Tensor, noise: RandomStreams, *, ema: Model | None = None, **cond: Tensor

@@ -32,6 +32,7 @@ MODULES = (
     "sampler_accuracy",
     "weighting",
     "objective",
+    "objective_parts",
     "guidance",
     "network",
     "network_structure",

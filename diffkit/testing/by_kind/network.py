@@ -91,7 +91,7 @@ def inputs_of(case: Case, count: int = 3) -> tuple[Tensor, Tensor, Conditions]:
     """Return x, c_noise and the conditions of a network: labels if it has classes, the last of them the null class.
 
     Raises:
-        NotApplicable: `forward` requires a condition of a shape that laws do not know.
+        NotApplicable: `forward` requires a condition whose shape is none of those that laws try.
     """
     shape = shape_of(case)
     x = case.normal(count, shape.in_channels, *shape.size, dtype=torch.float32)

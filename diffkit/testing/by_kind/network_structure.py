@@ -65,7 +65,7 @@ def every_input(case: Case, result: LawResult) -> None:
     tolerance=0.0,
 )
 def distinct_levels(case: Case, result: LawResult) -> None:
-    """Two levels with one embedding are denoised alike. Differences are compared with the usual one."""
+    """A network cannot distinguish two levels with one embedding. Differences are compared with the usual one."""
     network = with_random_weights(case)
     x, _, cond = inputs_of(case, 1)
     fraction = 0.0 if getattr(network, "integer_time", False) else 0.13
@@ -141,7 +141,7 @@ def _equal_rows(pair: Tensor) -> bool:
 
 @contextmanager
 def _without(layers: list[nn.Linear], slots: int, slot: int) -> Iterator[None]:
-    """Set one part of the output of each layer to 0, if it can be divided into so many parts."""
+    """Set one part of the output of each layer to 0, if its size is a multiple of the number of parts."""
 
     def silence(module: nn.Module, args: Any, output: Tensor) -> Tensor:
         kept = output.clone()
