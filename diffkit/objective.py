@@ -65,9 +65,7 @@ class Objective(ABC):
 
     @attribute
     def consistency(self) -> bool:
-        """Whether the objective trains a consistency function, whose x0 is the end of the probability-flow path through
-        x, and not the mean of the data; default False.
-        """
+        """Whether it trains a consistency function: x0 is the end of the probability-flow path; default False."""
         return False
 
     @abstractmethod

@@ -57,6 +57,11 @@ class Sampler(ABC, Generic[State]):
         return True
 
     @attribute
+    def consistency(self) -> bool:
+        """Whether the denoiser is a consistency function: x0 is the end of the probability-flow path; default False."""
+        return False
+
+    @attribute
     def syncs(self) -> bool:
         """Whether a step waits for the device; default False."""
         return False

@@ -252,13 +252,14 @@ class OracleData(Data):
 
     oracle: Oracle
     learned: Denoiser | None = None
+    seed: int = 0
 
     @property
     def spec(self) -> DataSpec:
         return DataSpec(2)
 
     def split(self, part: Part) -> InMemorySplit:
-        source = torch.Generator().manual_seed(0 if part == "train" else 1)
+        source = torch.Generator().manual_seed(2 * self.seed + (part != "train"))
         return InMemorySplit(self.oracle.sample(256, source).float())
 
     def truth(self) -> Denoiser:
@@ -274,7 +275,8 @@ class Endpoint:
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         if not isinstance(level.alpha, Tensor):
             return Estimate.from_x0(x, level, self.oracle.flow(x, level, Level(1.0, 0.0)))
-        rows = [(Level(float(a), float(s)), x[i : i + 1]) for i, (a, s) in enumerate(zip(level.alpha, level.sigma))]
+        pairs = zip(torch.as_tensor(level.alpha).tolist(), torch.as_tensor(level.sigma).tolist(), strict=True)
+        rows = [(Level(a, s), x[i : i + 1]) for i, (a, s) in enumerate(pairs)]
         return Estimate.from_x0(x, level, torch.cat([self.oracle.flow(one, at, Level(1.0, 0.0)) for at, one in rows]))
 
 

@@ -36,7 +36,7 @@ def options_used(case: Case, result: LawResult, observe: Observe, *, switches: b
     Raises:
         NotApplicable: the options are not the defaults, or none can be changed.
     """
-    cls = type(case.component)
+    cls: type = type(case.component)
     if case.options not in ({}, getattr(cls, "law_base", {}), {"example": "law_example"}):
         raise NotApplicable("tested with default options only")
     found = {

@@ -48,6 +48,16 @@ class Recorder:
         return [estimate for cond, estimate in self.calls if role_of(cond.get("label")) in roles]
 
 
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A denoiser with the same x0 for every x."""
+
+    x0: Tensor
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        return Estimate.from_x0(x, level, self.x0)
+
+
 def role_of(label: Tensor | None) -> str:
     """Return whether a call has the labels of the examples, none, or others."""
     if label is None or bool((label == NULL).all()):
@@ -138,7 +148,7 @@ def renoised(case: Case, result: LawResult) -> None:
 )
 def each_alone(case: Case, result: LawResult) -> None:
     """Guidance uses no statistics over the batch."""
-    for level, x in inputs(case)[:4]:
+    for level, x in inputs(case):
         kept = x.clone()
         guided = case.component(fixtures.classes())
         whole = guided(x, level, label=LABEL)
@@ -254,18 +264,35 @@ def null_class(case: Case, result: LawResult) -> None:
     identities="F5",
 )
 def direction(case: Case, result: LawResult) -> None:
-    """The sum over levels of <guided - other, labelled - other> / |labelled - other|^2 is the effective scale."""
-    total, count = 0.0, 0
-    for run in runs(case):
+    """The sum over levels of <guided - other, labelled - other> / |labelled - other|^2 is the effective scale.
+
+    It grows with the option `scale`, if there is one.
+    """
+    scales = [_effective_scale(case, case.component)]
+    if _has_scale(case):
+        scale = case.component.scale
+        scales.append(_effective_scale(case, dataclasses.replace(case.component, scale=2.0 * scale)) - scales[0])
+    for value, text in zip(scales, ("effective scale", "growth of it if scale is doubled"), strict=False):
+        result.holds(value >= -1e-9, f"{text}: {value:.4g}", "0 or more")
+
+
+def _has_scale(case: Case) -> bool:
+    return dataclasses.is_dataclass(case.component) and any(
+        one.name == "scale" for one in dataclasses.fields(case.component)
+    )
+
+
+def _effective_scale(case: Case, component: Guidance) -> float:
+    """Return the mean over levels; raise NotApplicable if the guidance evaluates nothing but the labelled estimate."""
+    shares = []
+    for run in runs(case, component):
         other = _other(run)
-        if other is None:
-            continue
-        towards = run.labelled.x0 - other.x0
-        total += float(((run.estimate.x0 - other.x0) * towards).sum() / towards.square().sum())
-        count += 1
-    if not count:
+        if other is not None:
+            towards = run.labelled.x0 - other.x0
+            shares.append(float(((run.estimate.x0 - other.x0) * towards).sum() / towards.square().sum()))
+    if not shares:
         raise NotApplicable("the guidance evaluates nothing but the labelled estimate")
-    result.holds(total >= -1e-9, f"mean effective scale {total / count:.4g}", "0 or more")
+    return sum(shares) / len(shares)
 
 
 @law(
@@ -276,8 +303,7 @@ def direction(case: Case, result: LawResult) -> None:
 )
 def unit_scale(case: Case, result: LawResult) -> None:
     """The option `scale` of diffkit is 1 + the weight w of Ho & Salimans, so that 1 means no guidance."""
-    names = {one.name for one in dataclasses.fields(case.component)} if dataclasses.is_dataclass(case.component) else ()
-    if "scale" not in names or case.options.get("scale") is not None:
+    if not _has_scale(case) or case.options.get("scale") is not None:
         raise NotApplicable("the guidance has no option scale, or another value is tested")
     if not any(run.recorder.of("labelled") and _other(run) is not None for run in runs(case)):
         raise NotApplicable("the guidance does not compare two conditions")
@@ -312,7 +338,7 @@ def no_enlarging(case: Case, result: LawResult) -> None:
     level, (first, second) = Level(0.8, 0.6), (case.normal(5, 2, stream=name) for name in ("one", "two"))
     pattern = torch.tensor([[1.0, -0.4], [0.3, 1.0], [-1.0, 0.9], [-0.2, -1.0], [1.0, 1.0]], dtype=torch.float64)
     for size in (0.05, 0.3, 0.9, 1.5, 4.0):
-        recorder = Recorder(lambda x, at, size=size, **cond: Estimate.from_x0(x, at, size * pattern))
+        recorder = Recorder(Constant(size * pattern))
         guided = case.component(recorder)
         got, other = (guided(x, level, label=LABEL).x0 for x in (first, second))
         if len(recorder.calls) != 2 or len(recorder.of("labelled")) != 2 or not torch.equal(got, other):
@@ -331,12 +357,14 @@ def no_enlarging(case: Case, result: LawResult) -> None:
 def used_options(case: Case, result: LawResult) -> None:
     """An option that no line reads does not do what its description states."""
 
-    places = inputs(case)
+    rows = fixtures.probe_levels()
+    many = Level(*(torch.tensor([float(v) for v in c], dtype=torch.float64) for c in zip(*map(_pair, rows))))
+    x = many.add_noise(case.normal(len(rows), 2, stream="x0"), case.normal(len(rows), 2, stream="eps"))
+    label = LABEL.repeat(3)[: len(rows)]
 
     def observe(component: Guidance) -> list[Tensor]:
-        guided = component(fixtures.classes())
-        estimates = [guided(x, level, label=LABEL) for level, x in places]
-        return [value for one in estimates for value in (one.x0, one.eps)]
+        estimate = component(fixtures.classes())(x, many, label=label)
+        return [estimate.x0, estimate.eps]
 
     options_used(case, result, observe)
 

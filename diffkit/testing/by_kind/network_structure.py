@@ -136,7 +136,8 @@ def scale_shift(case: Case, result: LawResult) -> None:
 
 def _equal_rows(pair: Tensor) -> bool:
     """Return whether two examples with different x have the same input of a layer."""
-    return len(pair) % 2 == 0 and torch.allclose(*pair.chunk(2), rtol=1e-6, atol=1e-7)
+    half = len(pair) // 2
+    return len(pair) == 2 * half and torch.allclose(pair[:half], pair[half:], rtol=1e-6, atol=1e-7)
 
 
 @contextmanager
@@ -187,7 +188,7 @@ def _layer_inputs(network: nn.Module, x: Tensor, c_noise: Tensor, cond: dict[str
 )
 def dropout(case: Case, result: LawResult) -> None:
     """A mask that is drawn once removes a part of the network for ever. Options named dropout are set to 0.5."""
-    options = dict.fromkeys(_dropout_options(case), 0.5)
+    options: dict[str, Any] = dict.fromkeys(_dropout_options(case), 0.5)
     active = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in case.component.modules())
     if not options and not active:
         raise NotApplicable("the network has no dropout")

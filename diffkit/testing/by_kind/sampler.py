@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from diffkit.data import Data
+from diffkit.denoiser import Denoiser
+from diffkit.estimate import Estimate
 from diffkit.level import Level
 from diffkit.noise import SampleNoise
 from diffkit.sampler import Sampler, StepInfo, sample
 
+from ...oracles.base import Oracle
 from ...oracles.gaussian import GaussianOracle
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..options import options_used
+from ..reference import SOURCE, STATEMENT, evaluate, reference_of
 
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
@@ -38,6 +46,38 @@ def walk(case: Case, n: int, *, clean: bool = True) -> list[Level]:
     schedule = fixtures.discrete()
     times = [1.0 + 899.0 * ((n - i) / n) ** 1.5 for i in range(n if clean else n + 1)]
     return [*(schedule.level(float(round(t))) for t in times), *([schedule.clean] if clean else [])]
+
+
+def on(sampler: Sampler[Any], oracle: Oracle, seed: int = 0) -> Sampler[Any]:
+    """Return a sampler that learns from samples of an oracle, if it or an inner sampler takes `data`.
+
+    Args:
+        sampler: the sampler.
+        oracle: the distribution of the data.
+        seed: the seed of the samples.
+
+    Returns:
+        A copy with these data; the sampler itself if it takes none.
+    """
+    if not dataclasses.is_dataclass(sampler):
+        return sampler
+    changes: dict[str, Any] = {}
+    for one in dataclasses.fields(sampler):
+        value = getattr(sampler, one.name)
+        if isinstance(value, Data):
+            changes[one.name] = fixtures.OracleData(oracle, seed=seed)
+        elif isinstance(value, Sampler) and (inner := on(value, oracle, seed)) is not value:
+            changes[one.name] = inner
+    return dataclasses.replace(sampler, **changes) if changes else sampler
+
+
+def wide_path() -> list[Level]:
+    """Return 18 levels from sigma = 80 to 0.002 with alpha = 1, even in sigma^(1/7), then clean data.
+
+    A method with an interval of levels, such as Restart, meets both of its ends here.
+    """
+    first, last = 80.0 ** (1.0 / 7.0), 0.002 ** (1.0 / 7.0)
+    return [*(Level(1.0, (first + (last - first) * i / 17.0) ** 7) for i in range(18)), Level(1.0, 0.0)]
 
 
 class Recorded:
@@ -103,8 +143,8 @@ def edges(case: Case, result: LawResult) -> None:
 )
 def point_mass(case: Case, result: LawResult) -> None:
     """x0* does not depend on x, and the last step returns it."""
-    sampler: Sampler[Any] = case.component
     oracle = GaussianOracle(POINT, 0.0)
+    sampler = on(case.component, oracle)
     for n in (1, 2, 3, 7, 20):
         x = case.normal(3, 2)
         y = sample(fixtures.with_aux(sampler, oracle), sampler, walk(case, n), x, noise=Recorded())
@@ -167,11 +207,12 @@ def pure(case: Case, result: LawResult) -> None:
     tracks = [
         (walk(case, 6), case.normal(2, 2, stream="a")),
         (walk(case, 5, clean=False), case.normal(2, 2, stream="b")),
+        (walk(case, 9)[3:], case.normal(2, 2, stream="c")),
     ]
     denoise = fixtures.with_aux(sampler, fixtures.mixture())
     alone = [sample(denoise, sampler, levels, x, noise=Recorded(i)) for i, (levels, x) in enumerate(tracks)]
     states = [sampler.init(levels) for levels, _ in tracks]
-    now, noises = [x for _, x in tracks], [Recorded(0), Recorded(1)]
+    now, noises = [x for _, x in tracks], [Recorded(i) for i in range(3)]
     with torch.no_grad():
         for step in range(6):
             for i, (levels, _) in enumerate(tracks):
@@ -182,8 +223,8 @@ def pure(case: Case, result: LawResult) -> None:
                     )
                     result.compare(now[i], start, "x after the step that was given it")
                     now[i] = after
-    for i in range(2):
-        result.compare(now[i], alone[i], f"run {i} in turn with another")
+    for i in range(3):
+        result.compare(now[i], alone[i], f"run {i} in turn with others")
 
 
 @law(
@@ -264,3 +305,84 @@ def from_noise(case: Case, result: LawResult) -> None:
         levels = [start, *(fixtures.zero_terminal().level(float(t)) for t in (10, 7, 4, 1)), Level(1.0, 0.0)]
         outcomes.append(sample(oracle, sampler, levels, x, noise=Recorded()))
     result.compare(outcomes[0], outcomes[1], "from alpha = 0, and from alpha = 1e-300")
+
+
+@law(
+    "sampler",
+    statement="a condition that a sampler adds, such as an earlier estimate, moves with the data, and is not always 0",
+    source="Chen et al. 2023 (arXiv:2208.04202), sec. 3; identities F8",
+    tolerance=1e-9,
+    identities="F8",
+)
+def added_conditions(case: Case, result: LawResult) -> None:
+    """Estimates of x0 shift by c if the data shift by c; eps and x do not."""
+    sampler: Sampler[Any] = case.component
+    c = torch.tensor([2.0, -1.0], dtype=torch.float64)
+    runs = []
+    for shift in (torch.zeros_like(c), c):
+        levels = walk(case, 6)
+        recorder = RecordedConditions(fixtures.with_aux(sampler, fixtures.mixture(shift=shift)))
+        x = case.normal(3, 2) + levels[0].alpha * shift
+        sample(recorder, on(sampler, fixtures.mixture(shift=shift)), levels, x, noise=Recorded())
+        runs.append(recorder.calls)
+    names = {name for cond in runs[0] for name, value in cond.items() if value.shape == (3, 2)}
+    if not names:
+        raise NotApplicable("the sampler adds no condition of the shape of x")
+    for name in sorted(names):
+        pairs = [(a[name], b[name]) for a, b in zip(*runs, strict=True) if name in a and name in b]
+        result.holds(any(bool(a.any()) for a, _ in pairs), f"{name} is 0 in all {len(pairs)} calls", "estimates")
+        for a, b in pairs:
+            if bool(a.any()):
+                result.compare(b, a + c, f"{name} of shifted data", 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedConditions:
+    """A denoiser that records the conditions of its calls."""
+
+    denoise: Denoiser
+    calls: list[dict[str, Tensor]] = dataclasses.field(default_factory=list)
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        self.calls.append({name: value.clone() for name, value in cond.items()})
+        return self.denoise(x, level)
+
+
+@law(
+    "sampler",
+    statement="each number and choice among the options has an effect",
+    source="the definition of an option",
+    tolerance=0.0,
+    name="options-used",
+)
+def used_options(case: Case, result: LawResult) -> None:
+    """An option that no line reads does not do what its description states."""
+    x = case.normal(2, 2)
+    grids = [walk(case, 6), *([] if case.component.discrete_only else [wide_path()])]
+
+    def observe(sampler: Sampler[Any]) -> list[Tensor]:
+        denoise = fixtures.with_aux(sampler, fixtures.mixture())
+        return [sample(denoise, sampler, levels, x * levels[0].sigma, noise=Recorded()) for levels in grids]
+
+    options_used(case, result, observe)
+
+
+@law("sampler", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+def reference(case: Case, result: LawResult) -> None:
+    """The mean and the standard deviation of the noise of a first step, from x, x0, eps, and the levels t and s."""
+    formula = reference_of(case)
+    sampler: Sampler[Any] = case.component
+    denoise = fixtures.with_aux(sampler, fixtures.mixture())
+    for n in (2, 3, 6):
+        levels = walk(case, n)
+        for t, s in ((levels[0], levels[1]), (levels[n - 1], levels[n])):
+            x = case.normal(3, 2)
+            exact = fixtures.mixture()(x, t)
+            ends = {"x": x, "x0": exact.x0, "eps": exact.eps, "t": t, "s": s}
+            h = math.inf if s.is_clean else float(s.half_logsnr) - float(t.half_logsnr)
+            found = evaluate(formula, {**ends, "h": h})
+            mean, std = found if isinstance(found, tuple) else (found, 0.0)
+            for z in (0.0, 1.0):
+                draw = partial(torch.full_like, fill_value=z)
+                got = sampler.step(denoise, x, t, s, sampler.init([t, s]), draw)[0]
+                result.compare(got, mean + std * z, f"a step of {n} from {t}, noise {z:g}")
