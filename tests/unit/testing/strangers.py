@@ -126,6 +126,21 @@ class Classifier(Guidance):
         return guided
 
 
+@dataclass(frozen=True)
+class Softened(Guidance):
+    """A soft limit of x0."""
+
+    bound: float = 2.0
+
+    def __call__(self, denoise: Denoiser) -> Denoiser:
+        def limited(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+            estimate = denoise(x, level, **cond)
+            x0 = estimate.x0
+            return estimate.with_x0(self.bound * torch.tanh(x0 / self.bound))
+
+        return limited
+
+
 def sinusoid(c_noise: Tensor, width: int) -> Tensor:
     rates = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=c_noise.device) / (width // 2 - 1))
     angles = c_noise.float()[:, None] * rates
