@@ -17,6 +17,7 @@ from ...oracles.network import ideal_output
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
+from ..reference import SOURCE, STATEMENT, evaluate, level_values, reference_of
 
 SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
 
@@ -279,3 +280,12 @@ def channels(case: Case, result: LawResult) -> None:
                 result.holds(
                     inside, f"variance_fraction in [{float(value.min()):.3g}, {float(value.max()):.3g}]", "in [0, 1]"
                 )
+
+
+@law("parameterization", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+def reference(case: Case, result: LawResult) -> None:
+    """The target, from x0, eps and the level."""
+    formula, p = reference_of(case), case.component
+    for level, x0, eps in _inputs(case):
+        want = evaluate(formula, {"x0": x0, "eps": eps, **level_values(level)})
+        result.compare(p.target(x0, eps, level), want, f"target at {level}")
