@@ -84,6 +84,9 @@ def runs(case: Case, component: Guidance | None = None, denoise: Denoiser | None
         case: the guidance.
         component: the guidance to evaluate in place of that of the case.
         denoise: the denoiser; that of four classes by default.
+
+    Yields:
+        One run for each level.
     """
     truth = fixtures.classes() if denoise is None else denoise
     for level, x in inputs(case):

@@ -1,4 +1,4 @@
-"""Components of methods that diffkit does not have, as an author of a plugin writes them; see test_strangers.py."""
+"""Components of methods that diffkit does not have, as an author of a plugin writes them; see test_wrong_lines.py."""
 
 from __future__ import annotations
 
