@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from diffkit import Discrete
-from diffkit.likelihood import term
 from diffkit.ddpm.parameterization import Eps
+from diffkit.likelihood import term
 
 
 @pytest.mark.parametrize("bins", [None, 17, 256])
