@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffkit.host import Entry, hookimpl
 
 DIFFKIT_API = 1
-COMPONENTS = {
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "schedule": [
         ("linear", "schedule:Linear", "Increase beta linearly", "ho2020denoising"),
         ("scaled-linear", "schedule:ScaledLinear", "Increase sqrt(beta) linearly", "rombach2022high"),

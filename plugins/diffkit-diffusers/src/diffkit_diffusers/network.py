@@ -23,7 +23,7 @@ from .weights import unet_weights
 ModelName = Literal["UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel"]
 CLASSES = {"UNet2DModel": "num_class_embeds", "UNet2DConditionModel": "num_class_embeds"}
 DIT_CLASSES = "num_embeds_ada_norm"
-TINY = {
+TINY: dict[str, JsonValue] = {
     "block_out_channels": [16, 32],
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
@@ -182,7 +182,7 @@ class DiffusersUNet(Network):
     @staticmethod
     def law_example(folder: Path, shape: Shape) -> DiffusersUNet:
         """Return an instance on which the laws are tested, with the weights of a small model."""
-        Diffusers(shape, config=dict(TINY)).model.save_pretrained(folder)
+        Diffusers(shape, config=TINY).model.save_pretrained(folder)
         return DiffusersUNet(shape, str(folder))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:

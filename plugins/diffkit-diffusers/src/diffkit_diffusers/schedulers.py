@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -141,14 +141,14 @@ def read_scheduler(config: Mapping[str, Any], ignore: Collection[str] = ()) -> R
         fields = {option: value for option, value in values.items() if option in Scheduler.model_fields}
         found = Scheduler.model_validate_json(json.dumps(fields))
         if name != "DDPMScheduler" or found.thresholding:
-            Diffusers(name, of_sampler)
+            Diffusers(cast(SchedulerName, name), of_sampler)
     except ValidationError as error:
         notes += notes_of(error)
     except (ValueError, TypeError, DiffkitError) as error:
         notes.append(f"{', '.join(of_sampler)}: {str(error).splitlines()[0][:240]}")
     if notes:
         raise inexpressible("a recipe cannot express this scheduler", fix=IGNORABLE, notes=sorted(notes))
-    return ReadScheduler(name, found, of_sampler)
+    return ReadScheduler(cast(SchedulerName, name), found, of_sampler)
 
 
 def _options_of(name: str) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _options_of(name: str) -> dict[str, Any]:
 def _of_sampler(name: str, values: Mapping[str, Any]) -> dict[str, Option]:
     """Return the options of the sampler `diffusers` that differ from those that it would use anyway."""
     use = SCHEDULERS[name]
-    without = _options_of(name) | use.fixed
+    without = {**_options_of(name), **use.fixed}
     return {
         option: values[option]
         for option in use.options

@@ -211,8 +211,8 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
     if widths[0] != options["channels"]:
         raise inexpressible("diffusers' UNet2DModel requires multipliers that start with 1")
     (group,) = groups
-    plain_down = "ResnetDownsampleBlock2D" if options["downsample"] == "resblock" else "DownBlock2D"
-    plain_up = "ResnetUpsampleBlock2D" if options["upsample"] == "resblock" else "UpBlock2D"
+    plain_down: Down = "ResnetDownsampleBlock2D" if options["downsample"] == "resblock" else "DownBlock2D"
+    plain_up: Up = "ResnetUpsampleBlock2D" if options["upsample"] == "resblock" else "UpBlock2D"
     size = shape.size[0] if len(set(shape.size)) == 1 else (shape.size[0], shape.size[-1])
     return UNet2D(
         sample_size=size,
