@@ -43,6 +43,7 @@ MODULES = (
     "strategy",
     "callback",
     "ema",
+    "options",
 )
 """The modules of `by_kind`, in the order in which their laws are listed."""
 

@@ -49,6 +49,15 @@ def _step(optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter],
         parameter.grad = None
 
 
+def trained(case: Case, steps: int) -> dict[str, Tensor]:
+    """Return the weights after some steps."""
+    parameters = _parameters(case)
+    optimizer = case.component(list(parameters.items()))
+    for step in range(steps):
+        _step(optimizer, parameters, _gradients(case, step))
+    return {name: value.detach() for name, value in parameters.items()}
+
+
 def _compare_parameters(
     result: LawResult, got: dict[str, nn.Parameter], want: dict[str, nn.Parameter], title: str
 ) -> None:

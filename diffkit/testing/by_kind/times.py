@@ -118,7 +118,7 @@ def unbiased(case: Case, result: LawResult) -> None:
     correction(t) f(t) over the uniform numbers are compared, for f = 1, u and u^2.
     """
     for title, schedule in SCHEDULES.items():
-        times = _learned(case, schedule)
+        times = learned(case, schedule)
         if times.correction(times.draw(evenly_spread(8), schedule), schedule) is None:
             raise NotApplicable("the times have no correction")
         draw, together = time_of(times, schedule)
@@ -374,7 +374,7 @@ def _panels(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> 
     return (values.reshape(len(values), *u.shape) * WEIGHTS).sum(2) * half
 
 
-def _learned(case: Case, schedule: Schedule) -> Times:
+def learned(case: Case, schedule: Schedule) -> Times:
     """Return a copy that was updated with losses that grow with noise."""
     times = fresh(case)
     for _ in range(12):
