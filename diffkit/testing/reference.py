@@ -6,6 +6,7 @@ of points, which applies to the default options. docs/how-to/laws.md has the for
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -14,7 +15,8 @@ from typing import Any
 from diffkit.level import Level
 
 from .case import Case
-from .law_registry import NotApplicable
+from .law_registry import Check, LawResult, NotApplicable
+from .variants import variants
 
 MISSING = "no law_reference, so its formula is not tested; docs/how-to/laws.md shows how to state it in one line"
 """The reason that `check` shows for a component of these kinds without a reference."""
@@ -44,9 +46,26 @@ def reference_of(case: Case) -> Any:
     return found
 
 
+def for_variants(check: Check) -> Check:
+    """Make a law that compares with a reference do so for other values of each option too, one at a time."""
+
+    @functools.wraps(check)
+    def each(case: Case, result: LawResult) -> None:
+        for one in variants(case) if callable(reference_of(case)) else (case,):
+            check(one, result)
+
+    return each
+
+
+@functools.cache
+def _names(code: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(code).parameters)
+
+
 def names_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of the parameters of a reference."""
-    return tuple(inspect.signature(function).parameters)
+    """Return the names of the parameters of a reference, without self."""
+    bound = getattr(function, "__self__", None) is not None
+    return _names(getattr(function, "__func__", function))[bound:]
 
 
 def evaluate(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
@@ -82,3 +101,8 @@ def level_values(level: Level) -> dict[str, Any]:
         "logsnr": 2.0 * half,
         "ratio": sigma / alpha if alpha > 0 else math.inf,
     }
+
+
+def expit(x: float) -> float:
+    """Return 1 / (1 + e^-x)."""
+    return 1.0 / (1.0 + math.exp(-x)) if x > 0 else math.exp(x) / (1.0 + math.exp(x))

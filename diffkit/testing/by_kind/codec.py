@@ -15,7 +15,7 @@ from diffkit.errors import DiffkitError
 from .. import fixtures
 from ..case import Case, rebuilt
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 
 def images(case: Case) -> Tensor:
@@ -53,6 +53,7 @@ def round_trip(case: Case, result: LawResult) -> None:
 
 
 @law("codec", name="reference", statement=STATEMENT, source=SOURCE, tolerance=5e-3)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of x: (B, C, *S) float64, and data, the training examples, that returns z; or {moment: value}.
 

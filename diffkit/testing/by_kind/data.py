@@ -13,7 +13,7 @@ from diffkit.level import Level
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -174,6 +174,7 @@ def augmentation_inputs(case: Case) -> tuple[Tensor, Tensor, Cond]:
 
 
 @law("augmentation", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-5)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of one example x: (C, *S) and its numbers uniform: (draws,), that returns the changed example."""
     stated = reference_of(case)

@@ -12,7 +12,7 @@ from diffkit.schedule import Schedule
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501, 599, 600, 750, 999, 1000)
 
@@ -38,6 +38,7 @@ def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
 
 
 @law("grid", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-7)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of schedule and n, the times without the clean one, noisiest first; or a table {n: times}, T = 1000.
 

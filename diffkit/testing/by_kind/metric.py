@@ -16,7 +16,7 @@ from diffkit.metric import Evaluation, Metric
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 COUNT = 200
 
@@ -57,6 +57,7 @@ def repeatable(case: Case, result: LawResult) -> None:
 
 
 @law("metric", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-4)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of samples, train, held_out: (N, D) float64, their labels, or evaluation: the headline, or values by
     name; or a table of known cases, each (samples, train, value) with points as lists of numbers.

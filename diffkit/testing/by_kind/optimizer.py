@@ -14,7 +14,7 @@ from diffkit.train.optimizer import Update
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 SHAPES = {
     "enter.weight": (8, 6),
@@ -66,6 +66,7 @@ def _compare_parameters(
 
 
 @law("optimizer", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-5)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of w, a matrix (4, 3) float64, and the list of its gradients, that returns w after as many steps."""
     build: Optimizer = case.component
@@ -228,6 +229,7 @@ def repeatable(case: Case, result: LawResult) -> None:
 
 
 @law("lr-schedule", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+@for_variants
 def lr_reference(case: Case, result: LawResult) -> None:
     """A function of step, 0 for the first update, and steps, their number; or a table {(step, steps): factor}."""
     stated = reference_of(case)

@@ -7,10 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import Any, Literal, get_args, get_origin
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from diffkit.grid import Grid
@@ -18,8 +16,9 @@ from diffkit.recipe.signature import Parameter, component_parameters
 from diffkit.schedule import Schedule
 from diffkit.times import at_fraction
 
-from ..case import Case, build_cases, rebuilt
+from ..case import Case, build_cases
 from ..law_registry import LawResult, NotApplicable, law
+from ..variants import others, with_option
 from . import codec, data, grid, metric, optimizer, times, weighting
 
 Numbers = Sequence[float | Tensor]
@@ -135,8 +134,9 @@ def _each_effect(
         changed = False
         for case, before in zip(cases, usual, strict=True):
             current = case.options.get(parameter.name, getattr(case.component, parameter.name, parameter.default))
-            for value in () if changed or before is None else _others(parameter, current):
-                after = _with(case, parameter.name, value)
+            for value in () if changed or before is None else others(parameter, current):
+                other = with_option(case, parameter.name, value)
+                after = None if other is None else _numbers(other)
                 if after is None:
                     continue
                 tried.append(f"{parameter.name} = {value!r}")
@@ -145,15 +145,6 @@ def _each_effect(
                     break
         if changed or tried:
             yield parameter.name, None if changed else ", ".join(dict.fromkeys(tried))
-
-
-def _with(case: Case, name: str, value: Any) -> Tensor | None:
-    """Return the numbers of a component with another value of one option, or None if the value is refused."""
-    try:
-        made = rebuilt(case, **{name: value})
-    except Exception:  # noqa: BLE001 - a constructor may refuse a value with any error
-        return None
-    return _numbers(dataclasses.replace(case, component=made, options={**case.options, name: value}))
 
 
 def _numbers(case: Case) -> Tensor | None:
@@ -167,37 +158,3 @@ def _numbers(case: Case) -> Tensor | None:
     except Exception:  # noqa: BLE001 - other laws report the error
         return None
     return torch.cat([torch.as_tensor(one).detach().double().flatten() for one in found]).nan_to_num(nan=math.pi)
-
-
-def _others(parameter: Parameter, current: Any) -> list[Any]:
-    """Return values that the annotation of an option allows, near the current one and of every size."""
-    found: list[Any] = []
-    for choice in _choices(parameter.annotation):
-        found.append(choice)
-    for one in (current, *([1.0, 1] if current is None else [])):
-        if isinstance(one, bool):
-            found.append(not one)
-        elif isinstance(one, int | float):
-            whole = isinstance(one, int)
-            scaled = [one * factor for factor in (2, 3)] + ([] if whole else [one * f for f in (0.5, 0.9, 0.1)])
-            found += [*scaled, one + 1, one - 1, *((1, 2, 3, 5, 10) if whole else (0.0, 0.1, 0.5, 1.0, 2.0, -0.5))]
-        elif isinstance(one, tuple) and one and all(isinstance(part, int | float) for part in one):
-            found += [tuple(part * 2 for part in one), tuple(part * 0.5 for part in one), one[:-1], (*one, one[-1])]
-            found += [(*one[:k], 0.5 * one[k], *one[k + 1 :]) for k in range(len(one))]
-    return [value for value in found if value != current and _allowed(parameter, value)]
-
-
-def _choices(annotation: Any) -> Iterator[Any]:
-    if get_origin(annotation) is Literal:
-        yield from get_args(annotation)
-    else:
-        for part in get_args(annotation):
-            yield from _choices(part)
-
-
-def _allowed(parameter: Parameter, value: Any) -> bool:
-    try:
-        parameter.adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True

@@ -12,7 +12,7 @@ from diffkit.schedule import Discrete, Schedule, sde
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, expit, for_variants, reference_of
 
 KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"
 HO = "Ho et al. 2020 (arXiv:2006.11239)"
@@ -40,11 +40,12 @@ def inner(case: Case) -> list[float]:
 
 
 @law("schedule", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-7)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
-    """A function of t, fraction or steps, or a table {t: ...}: a pair (alpha, sigma), or a number, half_logsnr.
+    """A function of t, fraction or steps, or a table {t: ...}: a pair (alpha, sigma); or a number, half_logsnr, which
+    means a variance-preserving schedule.
 
-    The numbers alpha and sigma are compared relative to their size, half_logsnr by its difference. A discrete schedule
-    is compared at whole times.
+    The errors of alpha and sigma are relative. A discrete schedule is compared at whole times.
     """
     schedule: Schedule = case.component
     stated = reference_of(case)
@@ -57,12 +58,8 @@ def reference(case: Case, result: LawResult) -> None:
         points = stated
     for t, want in points.items():
         level = schedule.level(float(t))
-        if not isinstance(want, tuple):
-            gap = abs(float(level.half_logsnr) - want) if math.isfinite(want) else math.inf
-            if float(level.half_logsnr) != want:
-                result.note(gap, f"half_logsnr({t:.6g}) = {float(level.half_logsnr):.10g}", f"{want:.10g}")
-            continue
-        for name, value in zip(("alpha", "sigma"), want, strict=True):
+        pair = want if isinstance(want, tuple) else (expit(2.0 * want) ** 0.5, expit(-2.0 * want) ** 0.5)
+        for name, value in zip(("alpha", "sigma"), pair, strict=True):
             got = float(getattr(level, name))
             result.note(abs(got - value) / max(abs(value), 1e-9), f"{name}({t:.6g}) = {got:.10g}", f"{value:.10g}")
 

@@ -15,7 +15,7 @@ from diffkit.schedule import Schedule
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, level_values, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, level_values, reference_of
 
 
 def places(case: Case) -> list[tuple[Schedule, Tensor]]:
@@ -120,6 +120,7 @@ def weight_at(weighting: Weighting, level: Level) -> float:
 
 
 @law("weighting", name="reference", statement=STATEMENT, source=SOURCE, tolerance=1e-6)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """A function of level, snr, half_logsnr, logsnr, ratio, alpha, sigma or t; or a table {snr: weight}."""
     stated = reference_of(case)
