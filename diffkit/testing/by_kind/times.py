@@ -165,7 +165,7 @@ def reference(case: Case, result: LawResult) -> None:
                     result.compare(got, want, f"{title}: probability of a fraction up to {place}")
             continue
         if schedule.steps is None:
-            rows = torch.linspace(0, len(t) - 1, 65).round().long().tolist()
+            rows = torch.linspace(0, len(t) - 1, 33).round().long().tolist()
             inside = [i for i in rows if schedule.t_clean < float(t[i]) < schedule.t_noise * (1 - 1e-12)]
             room = 0.0 if together else 4.0 / len(t)
             for a, b in pairwise(inside):
