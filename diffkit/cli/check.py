@@ -66,8 +66,21 @@ def _show(report: Report, everything: bool) -> None:
     for row in rows:
         if row.verdict in ("exempt", "n/a") and row.reason:
             say(f"{row.verdict}: {row.component} {row.law}: {row.reason}")
+    unstated = _without_formula(report)
+    if unstated:
+        say(f"no law_reference, so the formula is not tested: {', '.join(unstated)}; see docs/how-to/laws.md")
     counts = ", ".join(f"{report.count(verdict)} {verdict}" for verdict in ("pass", "fail", "exempt", "n/a"))
     say(f"\n{len({row.component for row in report.rows})} components: {counts}")
+
+
+def _without_formula(report: Report) -> list[str]:
+    """Return the components that no law compares with a formula: neither their own reference nor a law of their own."""
+    from ..testing.law_registry import laws
+    from ..testing.reference import MISSING
+
+    own = {(one.plugin, one.kind, one.name) for one in laws() if one.only}
+    tested = {row.component for row in report.rows if (row.plugin, row.component.partition("/")[0], row.law) in own}
+    return [row.component for row in report.rows if row.reason == MISSING and row.component not in tested]
 
 
 def _number(value: float | None) -> str:

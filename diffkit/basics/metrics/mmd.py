@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -41,6 +42,12 @@ class MMD(Metric):
         "examples: the unbiased squared maximum mean discrepancy (Gaussian kernels around "
         "the median distance of the training examples, or the energy kernel), in pixels scaled to 0..1; 0 is best"
     )
+
+    law_reference = (
+        ([[0.0], [1.0]], [[0.0], [1.0]], (math.exp(-2) + math.exp(-1 / 2) + math.exp(-1 / 8)) / 3 - 1),
+        ([[3.0], [3.0]], [[0.0], [3.0]], 0.0),
+    )
+    """Known cases for points at the distance h: k(h) - 1, and 1 + k(h) - (1 + k(h))."""
 
     def __post_init__(self) -> None:
         if not self.bandwidths:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,3 +28,7 @@ class LogNormal(Times):
         sigma = torch.exp(self.p_mean + self.p_std * normal_quantile(uniform))
         time = schedule.time(Level(torch.ones_like(sigma), sigma))
         return nearest_time(torch.as_tensor(time), schedule)
+
+    def law_reference(self, half_logsnr: float) -> float:
+        """Return the density of half_logsnr = -log(sigma / alpha), which laws compare."""
+        return math.exp(-0.5 * ((half_logsnr + self.p_mean) / self.p_std) ** 2) / (math.sqrt(2 * math.pi) * self.p_std)

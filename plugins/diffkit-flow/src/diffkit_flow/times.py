@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -29,3 +30,7 @@ class LogitNormal(Times):
         logit = self.mean + self.std * normal_quantile(uniform)
         level = Level(torch.sigmoid(-logit), torch.sigmoid(logit))
         return nearest_time(torch.as_tensor(schedule.time(level)), schedule)
+
+    def law_reference(self, half_logsnr: float) -> float:
+        """Return the density of half_logsnr, which laws compare."""
+        return math.exp(-0.5 * ((half_logsnr + self.mean) / self.std) ** 2) / (math.sqrt(2 * math.pi) * self.std)
