@@ -19,7 +19,8 @@ MOST_VALUES = 2
 def variants(case: Case) -> Iterator[Case]:
     """Yield a case, and cases in which one option has another value; the case alone if it cannot be built again."""
     yield case
-    for parameter in component_parameters(type(case.component), case.kind):
+    cls: type = type(case.component)
+    for parameter in component_parameters(cls, case.kind):
         if parameter.role != "option":
             continue
         made = 0

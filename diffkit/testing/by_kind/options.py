@@ -101,7 +101,8 @@ def options_change(case: Case, result: LawResult) -> None:
     """
     if "example" in case.options and not dataclasses.is_dataclass(case.component):
         raise NotApplicable("law_example returns an instance that cannot be built again")
-    for name, found in _effects(case.kind, case.name, type(case.component), case.seed).items():
+    cls: type = type(case.component)
+    for name, found in _effects(case.kind, case.name, cls, case.seed).items():
         if f"options.{name}" not in case.exemptions:
             result.holds(found is None, f"{name}: the same results with {found}", "other results for one value")
 
@@ -132,9 +133,9 @@ def _each_effect(
             continue
         tried: list[str] = []
         changed = False
-        for case, before in zip(cases, usual, strict=True):
+        for case, before in ((c, n) for c, n in zip(cases, usual, strict=True) if n is not None):
             current = case.options.get(parameter.name, getattr(case.component, parameter.name, parameter.default))
-            for value in () if changed or before is None else others(parameter, current):
+            for value in () if changed else others(parameter, current):
                 other = with_option(case, parameter.name, value)
                 after = None if other is None else _numbers(other)
                 if after is None:
