@@ -331,7 +331,7 @@ def _exemption_faults(kind: str, cases: Sequence[Case], where: Row, names: Seque
             faults[f"law_exemptions is a {type(found).__name__}"] = "a mapping of names of laws to reasons"
             continue
         for name, reason in found.items():
-            if name not in names:
+            if str(name).partition(".")[0] not in names:
                 near = get_close_matches(str(name), names, 1)
                 faults[f"law_exemptions names {shown(name)!r}"] = near[0] if near else f"a law of the kind {kind}"
             if not isinstance(reason, str) or not reason.strip():

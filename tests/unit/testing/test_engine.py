@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import Tensor
 
-from diffkit import Denoiser, Level, Sampler, transition
+from diffkit import Denoiser, Level, Sampler, Scalar, Weighting, transition
 from diffkit.cli.check import check as command
 from diffkit.errors import PluginError, RecipeError, UsageError, ViolationError
 from diffkit.sampler import Noise
@@ -248,3 +248,21 @@ def test_a_law_that_does_not_apply_says_why() -> None:
     assert (row.verdict, row.reason) == ("n/a", "because")
     silent = Law("sampler", "x", "s", "s", 0.0, "", lambda case, result: None)
     assert apply(silent, Case("sampler", "x", Honest()), where).verdict == "n/a"
+
+
+@dataclass(frozen=True)
+class Chunked(Weighting):
+    """An option that limits memory, and one that no line reads."""
+
+    rows: int = 64
+    gamma: float = 5.0
+    law_exemptions = {"options.rows": "it limits memory only"}  # noqa: RUF012 - read only
+
+    def __call__(self, level: Level) -> Scalar:
+        return level.snr
+
+
+def test_one_option_can_be_exempt() -> None:
+    broken = [row for row in check_class("weighting", "chunked", Chunked) if row.verdict == "fail"]
+    assert [row.law for row in broken] == ["options"]
+    assert "gamma" in broken[0].example
