@@ -17,7 +17,7 @@ from .law_registry import LawResult, NotApplicable
 
 Observe = Callable[[Any], list[Tensor]]
 """Returns all numbers that an option may change, for one instance of a component."""
-MOST_TRIALS = 60
+MOST_TRIALS = 40
 """How many pairs of instances are compared before an option is reported."""
 
 
@@ -100,7 +100,7 @@ def _candidates(p: Parameter, now: Any, switches: bool) -> Iterator[Any]:
     elif isinstance(now, bool):
         yield from (not now,) if switches else ()
     elif isinstance(now, int):
-        yield from (2 * now, now + 1, now - 1, 4 * now, 1)
+        yield from (now // 2, now + 1, now - 1, 2 * now, 1)
     elif isinstance(now, float):
         yield from (0.5 * now, 2.0 * now, 10.0 * now, 0.1 * now, 1.0, 0.0, 0.5)
 
