@@ -39,8 +39,8 @@ class Tableau:
     order: int = 0
 
 
-HEUN = Tableau("heun", [[1.0]], [0.5, 0.5], [0.0, 1.0])
-"""Heun's method, of order 2."""
+RK2 = Tableau("rk2", [[1.0]], [0.5, 0.5], [0.0, 1.0])
+"""The explicit trapezoidal rule, of order 2."""
 RK4 = Tableau("rk4", [[0.5], [0.0, 0.5], [0.0, 0.0, 1.0]], [1 / 6, 1 / 3, 1 / 3, 1 / 6], [0.0, 0.5, 0.5, 1.0])
 """The classical method of order 4."""
 BOGACKI_SHAMPINE = Tableau(
@@ -67,7 +67,7 @@ DORMAND_PRINCE = Tableau(
     order=4,
 )
 """The pair of orders 5 and 4. Source: Dormand & Prince 1980, doi:10.1016/0771-050X(80)90013-3."""
-TABLEAUS = {one.name: one for one in (HEUN, RK4, BOGACKI_SHAMPINE, DORMAND_PRINCE)}
+TABLEAUS = {one.name: one for one in (RK2, RK4, BOGACKI_SHAMPINE, DORMAND_PRINCE)}
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,16 @@ class Preprocessing:
     def held_out(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prepare held-out examples as `train` does, without augmentation and label dropout."""
+        """Prepare held-out examples as `train` does, without augmentation and label dropout.
+
+        Args:
+            raw: Stored examples: (B, C, *S).
+            cond: Conditions, one row per example.
+            streams: Random numbers of these examples.
+
+        Returns:
+            Encoded examples, and the conditions.
+        """
         return self._encode(self.problem.data.to_model_range(raw), streams), dict(cond)
 
     def _encode(self, x: Tensor, streams: RandomStreams) -> Tensor:

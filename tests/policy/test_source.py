@@ -31,6 +31,7 @@ TENSORS = {
 WORKER = "plugins/diffkit-diffusers/src/diffkit_diffusers/convert_worker.py"
 EXEMPT = {WORKER: "reads foreign weights in a process of its own, with limits, which is how they become ours"}
 IMPORTING = {
+    "diffkit/basics/trackers.py": "wandb and mlflow, which are extras",
     "diffkit/cli/main.py": "commands on first use",
     "diffkit/host/discovery.py": "plugin modules, named by installed metadata",
     "diffkit/host/loader.py": "components, named by installed plugins",

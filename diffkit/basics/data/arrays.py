@@ -264,7 +264,16 @@ def to_channels_first(
 
 
 def check_examples(shape: tuple[int, ...], dtype: np.dtype[Any], source: object) -> None:
-    """Check that an array can hold examples, before it is read. Raises DataError DK304 (none) or DK308."""
+    """Check that an array can hold examples, before it is read.
+
+    Args:
+        shape: Shape in the header of the array.
+        dtype: Type in the header.
+        source: File and member, for messages.
+
+    Raises:
+        DataError: The array has no example (DK304), or cannot hold examples (DK308).
+    """
     if len(shape) < 2 or 0 in shape[1:]:
         fix = "store vectors as (N, D), grey images as (N, H, W), colour images as (N, H, W, C)"
         if len(shape) == 1 and dtype.names:

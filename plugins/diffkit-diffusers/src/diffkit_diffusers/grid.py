@@ -21,7 +21,8 @@ class DiffusersTimes(Grid):
     scheduler   its class in diffusers, as some count the same spacing in different ways
     spacing     its option timestep_spacing; the times of `leading` start below T
     offset      its option steps_offset, added to the times of `leading`
-    Raises ValueError if the scheduler lacks the spacing. Differs: times are rounded to distinct integers from 1 to T.
+    Raises ValueError if the scheduler lacks the spacing. Source: `set_timesteps` of the scheduler in the installed
+    diffusers. Differs: times are rounded to distinct integers from 1 to T.
     """
 
     scheduler: SchedulerName = "DDIMScheduler"
