@@ -34,7 +34,8 @@ def pages() -> list[Path]:
         ROOT / "README.md",
         *(docs / f"{name}.md" for name in ("index", "quickstart", "concepts", "coming-from", "first-plugin")),
     ]
-    return [*first, docs / "reference" / "hooks.md", *sorted((docs / "how-to").glob("*.md"))]
+    more = [page for folder in ("how-to", "theory") for page in sorted((docs / folder).glob("*.md"))]
+    return [*first, docs / "reference" / "hooks.md", *more]
 
 
 def blocks(page: Path) -> Iterator[Block]:

@@ -1,0 +1,320 @@
+"""Draw the pictures of the pages of theory, with numbers that diffkit computes: `python docs/pictures.py`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from diffkit import Level, build, sample, transition
+from diffkit.likelihood import Bound, Chain, Density, fit_errors, variational_bound
+from diffkit.report.ticks import Axis, axis
+from diffkit.testing import GaussianOracle, MixtureOracle
+
+FOLDER = Path(__file__).parent / "assets" / "theory"
+BLUE, ORANGE, GREEN, GREY, INK = "#1f4fb4", "#c4551a", "#2b7a5b", "#8a8a8a", "#333333"
+Array = NDArray[np.float64]
+
+LINEAR = build("schedule", "linear", steps=1000)
+MIXTURE = MixtureOracle([0.4, 0.6], [-1.2, 0.8], [0.04, 0.04])
+"""Two peaks, of mean 0 and variance 1."""
+
+
+@dataclass
+class Panel:
+    """One diagram: axes from x to y, and the marks that were drawn on them."""
+
+    x: Axis
+    y: Axis
+    title: str = ""
+    label: str = ""
+    marks: list[str] = field(default_factory=list)
+
+    def line(self, x: ArrayLike, y: ArrayLike, colour: str = BLUE, width: float = 2.0, dash: str = "") -> None:
+        """Draw a line through the points (x, y)."""
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        points = self._points(x, y)
+        self.marks.append(f'<path d="M{points}" fill="none" stroke="{colour}" stroke-width="{width}"{dashed}/>')
+
+    def area(self, x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, opacity: float = 0.25) -> None:
+        """Fill the area between two curves over x."""
+        x, low, high = (np.broadcast_to(values, np.shape(x)) for values in (x, low, high))
+        path = f"M{self._points(x, high)} L{self._points(x[::-1], low[::-1])}Z"
+        self.marks.append(f'<path d="{path}" fill="{colour}" fill-opacity="{opacity}"/>')
+
+    def dots(self, x: ArrayLike, y: ArrayLike, colour: str = BLUE, radius: float = 3.5) -> None:
+        """Draw a dot at each point."""
+        for a, b in zip(self.x.place(np.ravel(x)), self.y.place(np.ravel(y))):
+            self.marks.append(f'<circle cx="{a:g}" cy="{b:g}" r="{radius}" fill="{colour}"/>')
+
+    def text(self, x: float, y: float, words: str, colour: str = INK, anchor: str = "start") -> None:
+        """Write words at a point of the diagram."""
+        a, b = float(self.x.place(x)), float(self.y.place(y))
+        self.marks.append(f'<text x="{a:g}" y="{b:g}" fill="{colour}" text-anchor="{anchor}">{words}</text>')
+
+    def svg(self, *, y_ticks: bool) -> list[str]:
+        """Return the marks on a frame with ticks."""
+        left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
+        parts = [f'<text x="{left}" y="{top - 10}" fill="{INK}">{self.title}</text>']
+        for tick, words in zip(self.y.ticks, self.y.labels()) if y_ticks else ():
+            y = float(self.y.place(tick))
+            parts.append(f'<path d="M{left} {y:g}H{right}" stroke="#e6e6e6"/>')
+            parts.append(f'<text x="{left - 6}" y="{y + 4:g}" fill="#555" text-anchor="end">{words}</text>')
+        for tick, words in zip(self.x.ticks, self.x.labels()):
+            x = float(self.x.place(tick))
+            parts.append(f'<text x="{x:g}" y="{bottom + 18}" fill="#555" text-anchor="middle">{words}</text>')
+        parts.append(f'<path d="M{left} {bottom}H{right}" stroke="#999"/>')
+        parts.append(f'<text x="{right}" y="{bottom + 36}" fill="{INK}" text-anchor="end">{self.label}</text>')
+        return parts + self.marks
+
+    def _points(self, x: ArrayLike, y: ArrayLike) -> str:
+        places = zip(self.x.place(np.asarray(x, np.float64)), self.y.place(np.asarray(y, np.float64)))
+        return "L".join(f"{a:g} {b:g}" for a, b in places)
+
+
+def row(
+    limits: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    titles: Sequence[str],
+    labels: Sequence[str],
+    *,
+    log: str = "",
+    height: int = 220,
+) -> list[Panel]:
+    """Make panels side by side, each with limits ((x low, x high), (y low, y high)); `log` names logarithmic axes."""
+    width, gap = 720, 56
+    each = (width - 20 - gap * len(limits)) / len(limits)
+    panels = []
+    for k, ((x, y), title, label) in enumerate(zip(limits, titles, labels)):
+        left = gap * (k + 1) + each * k
+        across = axis(*x, left, left + each, log="x" in log)
+        panels.append(Panel(across, axis(*y, height + 30.0, 30.0, log="y" in log), title, label))
+    return panels
+
+
+def save(name: str, title: str, panels: Sequence[Panel], *, y_ticks: bool = True, height: int = 220) -> None:
+    """Write the panels as one SVG."""
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height + 76}" font-size="13" '
+        'font-family="Helvetica, Arial, sans-serif" role="img" aria-labelledby="title">'
+    )
+    background = f'<rect width="720" height="{height + 76}" rx="8" fill="#ffffff"/>'
+    body = [part for panel in panels for part in panel.svg(y_ticks=y_ticks)]
+    lines = [head, f'<title id="title">{title}</title>', background, *body, "</svg>"]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.svg").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def rows(x: ArrayLike) -> Tensor:
+    """(B,) numbers as (B, 1)."""
+    return torch.as_tensor(np.asarray(x, np.float64)).reshape(-1, 1)
+
+
+def density(x: Array, level: Level) -> Array:
+    """The density of the mixture at a level."""
+    return np.exp(MIXTURE.log_density(rows(x), level).numpy())
+
+
+def normal(x: Array, mean: float, std: float) -> Array:
+    """The density of N(mean, std^2)."""
+    return np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * math.sqrt(2.0 * math.pi))
+
+
+def generator(seed: int) -> Callable[[Tensor], Tensor]:
+    """Return a source of noise."""
+    draws = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=draws, dtype=torch.float64)
+
+
+def forward() -> None:
+    """Densities of x_t, shifted upwards with t, and a path of the chain."""
+    (panel,) = row([((-3.2, 3.2), (0.0, 1250.0))], ["density of x_t, shifted up by t"], ["x"], height=300)
+    x = np.linspace(-3.2, 3.2, 161)
+    for t in (1000, 600, 300, 100, 0):
+        high = t + 250.0 * density(x, LINEAR.level(float(t)))
+        panel.area(x, t, high, BLUE, 0.2)
+        panel.line(x, high, BLUE, 1.5)
+        panel.text(3.15, t + 25.0, f"t = {t}", anchor="end")
+    noise = generator(3)
+    for start, colour in ((-1.3, ORANGE), (0.7, GREEN), (1.0, GREY)):
+        path = [rows([start]), *Chain.full(LINEAR).encode(rows([start]), noise)]
+        panel.line([float(z) for z in path[::10]], range(0, 1001, 10), colour, 1.2)
+    save("forward", "Densities of x_t for five t, and three paths of the forward chain", [panel], height=300)
+
+
+def variance() -> None:
+    """The variance of x_t with the right and with the wrong factor of the noise."""
+    (panel,) = row([((0.0, 1000.0), (0.0, 1.2))], ["variance of x_t, for data of variance 1"], ["t"])
+    values = [1.0]
+    for b in LINEAR.betas.tolist():
+        values.append((1.0 - b) * values[-1] + b**2)
+    kept = [1.0]
+    for t in range(1, 1001):
+        t_, s_ = LINEAR.level(float(t)), LINEAR.level(t - 1.0)
+        kept.append(float(transition.decay(t_, s_)) ** 2 * kept[-1] + float(transition.spread(t_, s_)) ** 2)
+    panel.line(range(0, 1001, 10), kept[::10], BLUE)
+    panel.line(range(0, 1001, 10), values[::10], ORANGE, 2.0, "6 4")
+    panel.text(990, 1.04, "noise times the root of beta", BLUE, "end")
+    panel.text(640, 0.16, "noise times beta", ORANGE)
+    save("variance", "The variance of x_t over t with two factors of the noise", [panel])
+
+
+def posterior() -> None:
+    """Prior, likelihood and posterior of x_{t-1} between two levels of a short schedule."""
+    t, s, x0, x = LINEAR.level(300.0), LINEAR.level(200.0), -0.8, 0.6
+    p, q = transition.posterior_mean(t, s)
+    before = np.linspace(-2.5, 2.5, 201)
+    (panel,) = row([((-2.5, 2.5), (0.0, 1.4))], ["t = 300 and s = 200, x_0 = -0.8, x_t = 0.6"], ["x_s"])
+    decay, spread = float(transition.decay(t, s)), float(transition.spread(t, s))
+    curves = (
+        (normal(before, s.alpha * x0, s.sigma), GREY, "q(x_s | x_0)", -1.35),
+        (normal(before, x / decay, spread / decay), GREEN, "q(x_t | x_s), scaled", 1.25),
+        (normal(before, p * x + q * x0, float(transition.posterior(t, s))), BLUE, "q(x_s | x_t, x_0)", 0.05),
+    )
+    for curve, colour, words, at in curves:
+        panel.area(before, 0.0, curve, colour, 0.12)
+        panel.line(before, curve, colour)
+        anchor = "end" if at < 0 else "start" if at > 1 else "middle"
+        panel.text(at, float(np.interp(at, before, curve)) + 0.08, words, colour, anchor)
+    save("posterior", "The posterior as the product of two normal densities", [panel], y_ticks=False)
+
+
+def weights() -> None:
+    """The weights of the error of eps in the bound and in the simple loss."""
+    (panel,) = row([((1.0, 1000.0), (1e-3, 2.0))], ["weight of the squared error of eps"], ["t"], log="xy")
+    t = np.unique(np.geomspace(2, 1000, 90).astype(int))
+    levels = [(LINEAR.level(float(u)).snr, LINEAR.level(u - 1.0).snr) for u in t.tolist()]
+    panel.line(t, [0.5 * (before / at - 1.0) for at, before in levels], BLUE)
+    panel.line([2, 1000], [1.0, 1.0], ORANGE)
+    panel.text(900, 1.2, "simple loss", ORANGE, "end")
+    panel.text(6, 0.2, "bound", BLUE)
+    save("weights", "The weight of the bound and of the simple loss over t", [panel])
+
+
+def score() -> None:
+    """Density, score and E[x0 | x] of the mixture."""
+    limits = [((-2.5, 2.5), (0.0, 1.2)), ((-2.5, 2.5), (-10.0, 10.0)), ((-2.5, 2.5), (-2.0, 2.0))]
+    panels = row(limits, ["density", "score", "best estimate of x_0"], ["x", "x", "x"])
+    x = np.linspace(-2.5, 2.5, 201)
+    for t, colour in ((100, BLUE), (400, ORANGE)):
+        level = LINEAR.level(float(t))
+        estimate = MIXTURE(rows(x), level)
+        panels[0].line(x, density(x, level), colour)
+        panels[1].line(x, estimate.score.ravel().clamp(-10, 10), colour)
+        panels[2].line(x, estimate.x0.ravel(), colour)
+    panels[0].text(-2.4, 1.1, "t = 100", BLUE)
+    panels[0].text(-2.4, 1.0, "t = 400", ORANGE)
+    save("score", "Density, score and best estimate of the data at two noise levels", panels)
+
+
+def reverse() -> None:
+    """Paths of ancestral sampling, and the histogram of the samples."""
+    limits = [((0.0, 1000.0), (-3.2, 3.2)), ((-3.2, 3.2), (0.0, 1.4))]
+    left, right = row(limits, ["paths of x_t, read from right to left", "4000 samples"], ["t", "x_0"])
+    levels, noise = Chain.full(LINEAR).levels, generator(5)
+    x = noise(torch.empty(4000, 1))
+    paths = [x[:12]]
+    x = sample(
+        MIXTURE,
+        build("sampler", "ancestral"),
+        levels,
+        x,
+        noise=noise,
+        on_step=lambda step: paths.append(step.x[:12]) if step.index % 10 == 0 else None,
+    )
+    steps = np.linspace(1000, 0, len(paths))
+    for k in range(12):
+        path = torch.stack(paths)[:, k, 0]
+        left.line(steps, path, BLUE if path[-1] > -0.2 else ORANGE, 1.0)
+    counts, edges = np.histogram(x.numpy(), 64, (-3.2, 3.2), density=True)
+    for count, low, high in zip(counts, edges, edges[1:]):
+        if count > 0:
+            right.area([low, high], 0.0, count, GREY, 0.5)
+    axis_x = np.linspace(-3.2, 3.2, 201)
+    right.line(axis_x, density(axis_x, LINEAR.level(0.0)), BLUE)
+    save("reverse", "Paths of ancestral sampling, and its samples beside the density of the data", [left, right])
+
+
+def evidence() -> None:
+    """The bound of a VAE with one latent, over the mean of q: z ~ N(0, 1), x ~ N(0.8 z, 0.5), x = 1.1."""
+    (panel,) = row([((-1.5, 2.5), (-4.0, 0.0))], ["nats"], ["mean of q(z | x)"])
+    x, load, noise = 1.1, 0.8, 0.5
+    precision = 1.0 + load**2 / noise
+    log_evidence = math.log(float(normal(np.array(x), 0.0, math.sqrt(load**2 + noise))))
+    mean = np.linspace(-1.5, 2.5, 121)
+    reconstruction = -0.5 * ((x - load * mean) ** 2 + load**2 / precision) / noise - 0.5 * math.log(2 * math.pi * noise)
+    bound = reconstruction - 0.5 * (mean**2 + 1.0 / precision - 1.0 + math.log(precision))
+    seen = bound > -4.0
+    panel.area(mean[seen], bound[seen], log_evidence, ORANGE)
+    panel.line(mean[seen], bound[seen])
+    panel.line([-1.5, 2.5], [log_evidence, log_evidence], INK)
+    panel.text(-1.4, log_evidence + 0.12, "evidence")
+    panel.text(-0.05, -2.0, "KL", ORANGE)
+    panel.text(-0.1, -3.2, "bound", BLUE)
+    save("evidence", "Evidence, bound and the KL between them", [panel])
+
+
+def signs(s: Tensor) -> tuple[Tensor, Tensor]:
+    """Four pairs of x0 and eps whose mean is the expectation of each quadratic function, for variances s."""
+    x0 = torch.tensor([1.0, 1.0, -1.0, -1.0])[:, None] * s.sqrt()
+    return x0, torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)[:, None].expand_as(x0)
+
+
+def bounds(levels: Sequence[Level], s: Tensor) -> dict[str, Bound]:
+    """The exact bound of normal data with variances s for three variances of the model."""
+    oracle, (x0, eps) = GaussianOracle(torch.zeros_like(s), s), signs(s)
+    chain = Chain(tuple(levels))
+    optimal = chain.with_errors(fit_errors(oracle, chain, [(x0, lambda _: eps, {})]))
+    chains = {"small": chain, "large": Chain(tuple(levels), "large"), "optimal": optimal}
+    return {name: variational_bound(oracle, one, x0, lambda _: eps, Density()) for name, one in chains.items()}
+
+
+COLOURS = {"small": ORANGE, "large": GREEN, "optimal": BLUE}
+
+
+def terms() -> None:
+    """Terms of the bound over t, and their excess over those with the optimal variance."""
+    s = torch.tensor([1.0, 0.3, 0.1, 0.03], dtype=torch.float64)
+    limits = [((1.0, 1000.0), (1e-8, 1.0)), ((1.0, 1000.0), (0.0, 0.5))]
+    titles = ["layers t = 2 to 1000, nats per dimension", "excess over optimal, summed from T to t"]
+    left, right = row(limits, titles, ["t", "t"], log="x")
+    left.y = axis(1e-8, 1.0, left.y.start, left.y.end, log=True)
+    found = {name: one.layers.mean(1) for name, one in bounds(Chain.full(LINEAR).levels, s).items()}
+    t = np.unique(np.geomspace(2, 1000, 100).astype(int))
+    for k, (name, colour) in enumerate(COLOURS.items()):
+        left.line(t, found[name][t - 1], colour)
+        left.text(1.3, 10.0 ** (-4.4 - 0.7 * k), name, colour)
+        if name != "optimal":
+            excess = (found[name] - found["optimal"]).flip(0).cumsum(0).flip(0)
+            right.line(t, excess[t - 1], colour)
+    save("terms", "Terms of the bound over t, and their excess over the optimal variance", [left, right])
+
+
+def depth() -> None:
+    """The gap of the bound over the entropy for chains of different length, for normal data of variance 0.25."""
+    (panel,) = row([((2.0, 1000.0), (1e-10, 10.0))], ["bound minus entropy, nats per dimension"], ["layers"], log="xy")
+    s = torch.tensor([0.25], dtype=torch.float64)
+    entropy = GaussianOracle(0.0, 0.25).entropy()
+    counts = [2, 3, 5, 7, 10, 20, 30, 50, 100, 200, 300, 500, 1000]
+    grid = build("grid", "trailing")
+    gaps: dict[str, list[float]] = {name: [] for name in COLOURS}
+    for count in counts:
+        for name, bound in bounds(grid.levels(LINEAR, count), s).items():
+            gaps[name].append(float(bound.total.mean()) - entropy)
+    for (name, colour), at in zip(COLOURS.items(), (1.6, 3e-4, 6e-10)):
+        panel.line(counts, gaps[name], colour)
+        panel.dots(counts, gaps[name], colour, 2.5)
+        panel.text(900.0, at, name, colour, "end")
+    save("depth", "The gap of the bound over the number of layers, for three variances", [panel])
+
+
+PICTURES = (forward, variance, posterior, weights, score, reverse, evidence, terms, depth)
+
+if __name__ == "__main__":
+    for picture in PICTURES:
+        picture()
