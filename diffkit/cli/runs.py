@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError
-from .console import as_json, say, say_json, table
+from .console import as_json, say, say_error, say_json, table
 
 
 @click.command()
@@ -53,13 +53,15 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     from ..runs.listing import compare_runs
 
     found = compare_runs(runs)
+    for sentence in found.damaged:
+        say_error(f"warning: left out: {sentence}")
     names = [run.name for run in runs]
     if html is not None:
         from ..runs.reporting import write_comparison
 
         write_comparison(found, names, html)
     if as_json:
-        facts = {"recipes": found.recipes, "results": found.results, "unlike": found.unlike}
+        facts = {"recipes": found.recipes, "results": found.results, "unlike": found.unlike, "damaged": found.damaged}
         say_json(facts | {"pictures": [path and str(path) for path in found.pictures]})
         return
     table([[path, *map(str, values)] for path, values in found.recipes.items()], ["recipe", *names])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import DiffkitError
 from ..recipe.yaml import parse
@@ -13,9 +13,10 @@ from ..storage.jsonl import read_metrics
 from ..storage.manifest import candidates
 from ..storage.run_directory import GRID, RunDirectory, runs_in
 from .results import EvaluationResult, MetricResult
-from .stage_status import StageStatus
+from .stage_status import Stage, StageRecord, StageStatus
 
 Losses = tuple[list[float], list[float]]
+T = TypeVar("T")
 
 
 def list_runs(root: Path) -> list[dict[str, str]]:
@@ -34,8 +35,12 @@ def _row(run: RunDirectory) -> dict[str, str]:
         values = {name: result.value for name, result in EvaluationResult.read(run).metrics.items()}
         row["results"] = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None)
     except (DiffkitError, OSError) as error:
-        row["results"] = f"({error.message if isinstance(error, DiffkitError) else error.strerror})"
+        row["results"] = f"({_reason(error)})"
     return row
+
+
+def _reason(error: DiffkitError | OSError) -> str:
+    return error.message if isinstance(error, DiffkitError) else str(error.strerror)
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Comparison:
         unlike: By metric, the settings of its samples that differ, so that its values cannot be compared; a row each.
         pictures: For each run, the path of the picture of its samples.
         losses: For each run, (steps, losses) of its training log.
+        damaged: A sentence for each file that cannot be read; what it holds is left out.
     """
 
     recipes: Mapping[str, list[Any]]
@@ -57,6 +63,7 @@ class Comparison:
     unlike: Mapping[str, Mapping[str, list[Any]]]
     pictures: Sequence[Path | None]
     losses: Sequence[Losses]
+    damaged: Sequence[str] = ()
 
     def is_unlike(self, result: str) -> bool:
         """Return whether a row of `results` is of a metric whose values cannot be compared."""
@@ -71,18 +78,31 @@ class Comparison:
 
 
 def compare_runs(paths: Sequence[Path]) -> Comparison:
-    """Compare the runs at `paths`.
+    """Compare the runs at `paths`. A file that cannot be read is left out, and named in `damaged`.
 
     Raises:
         UsageError: A path is not a run directory.
-        CheckpointError: A file of a run is damaged.
     """
+    damaged: list[str] = []
+
+    def each(read: Callable[[RunDirectory], T], otherwise: T) -> list[T]:
+        found = []
+        for directory in directories:
+            try:
+                found.append(read(directory))
+            except (DiffkitError, OSError) as error:
+                reason, place = _reason(error), f"{directory.path}"
+                damaged.append(reason if reason.startswith(place) else f"{place}: {reason}")
+                found.append(otherwise)
+        return found
+
     directories = [RunDirectory.open(path) for path in paths]
-    recipes = [dict(_flat(parse(d.effective_text(), str(d.effective)).plain())) for d in directories]
-    losses = [_losses(directory) for directory in directories]
-    measured = [EvaluationResult.read(directory).metrics for directory in directories]
-    results = [dict(_values(*columns)) for columns in zip(directories, measured, losses, strict=True)]
-    pictures = [directory.samples / GRID for directory in directories]
+    recipes = each(_recipe, {})
+    losses = each(_losses, ([], []))
+    measured = each(lambda directory: EvaluationResult.read(directory).metrics, {})
+    stages = each(lambda directory: StageStatus(directory).read(), {})
+    results = [dict(_values(*columns)) for columns in zip(measured, losses, stages, strict=True)]
+    pictures = each(_picture, None)
     differing = {path: values for path, values in _differing(recipes).items() if path != "name"}
     metrics = dict.fromkeys(name for one in measured for name in one)
     unlike = {name: _differing([_settings(one[name]) for one in measured if name in one]) for name in metrics}
@@ -90,9 +110,19 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         differing,
         _side_by_side(results),
         {name: fields for name, fields in unlike.items() if fields},
-        [path if path.is_file() else None for path in pictures],
+        pictures,
         losses,
+        damaged,
     )
+
+
+def _recipe(run: RunDirectory) -> dict[str, Any]:
+    return dict(_flat(parse(run.effective_text(), str(run.effective)).plain()))
+
+
+def _picture(run: RunDirectory) -> Path | None:
+    path = run.samples / GRID
+    return path if path.is_file() and not path.is_symlink() else None
 
 
 def _settings(result: MetricResult) -> dict[str, Any]:
@@ -108,9 +138,10 @@ def _losses(run: RunDirectory) -> Losses:
 
 
 def _differing(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the rows whose values are not all equal."""
+    """Return the rows whose values are not all equal; an empty column, of a file that cannot be read, is ignored."""
     rows = _side_by_side(columns)
-    return {name: values for name, values in rows.items() if len({repr(value) for value in values}) > 1}
+    known = [index for index, column in enumerate(columns) if column]
+    return {name: values for name, values in rows.items() if len({repr(values[index]) for index in known}) > 1}
 
 
 def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -119,8 +150,9 @@ def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [column.get(name) for column in columns] for name in names}
 
 
-def _values(run: RunDirectory, metrics: Mapping[str, MetricResult], losses: Losses) -> Iterator[tuple[str, float]]:
-    stages = StageStatus(run).read()
+def _values(
+    metrics: Mapping[str, MetricResult], losses: Losses, stages: Mapping[Stage, StageRecord]
+) -> Iterator[tuple[str, float]]:
     if losses[1]:
         yield "loss.training", losses[1][-1]
     if "train" in stages and stages["train"].held_out_loss is not None:

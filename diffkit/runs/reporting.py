@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..errors import DiffkitError
+from ..errors import CheckpointError, DiffkitError
 from ..recipe.assembly import Assembly
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, inline, origins
@@ -86,10 +86,16 @@ def write_comparison(found: Comparison, names: Sequence[str], path: Path) -> Non
 
     Raises:
         ResourceError: The file cannot be written.
-        CheckpointError: A picture of a run cannot be read.
     """
-    pictures = [None if at is None else atomic.read_bounded(at, MAX_PICTURE_BYTES) for at in found.pictures]
-    page = build_comparison(names, found.recipes, found.results, found.not_comparable(), found.losses, pictures)
+    notes = [f"Not comparable: {one}" for one in found.not_comparable()] + [f"Left out: {one}" for one in found.damaged]
+    pictures: list[bytes | None] = []
+    for at in found.pictures:
+        try:
+            pictures.append(None if at is None else atomic.read_bounded(at, MAX_PICTURE_BYTES))
+        except CheckpointError as error:
+            pictures.append(None)
+            notes.append(f"Left out: {at}: {error.message}")
+    page = build_comparison(names, found.recipes, found.results, notes, found.losses, pictures)
     with atomic.writing(path):
         atomic.replace(path, page.encode())
 

@@ -17,6 +17,11 @@ from pydantic import ValidationError
 
 from ..errors import CheckpointError, ResourceError
 
+STRUCTURE = (b"[", b"{", b",")
+"""The characters of JSON that begin a value that is not the first of its list."""
+MAX_JSON_VALUES = 250_000
+"""The largest number of values of a JSON file: each takes up to about 200 bytes of memory."""
+
 
 def damaged_file(reason: str) -> CheckpointError:
     """Return the error for one damaged or hostile file."""
@@ -135,7 +140,11 @@ def _finite(text: str) -> float:
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse strict JSON. Raises CheckpointError for repeated names, NaN, excessive depth, or anything but an object."""
+    """Parse strict JSON. Raises CheckpointError for repeated names, NaN, excessive depth, more than `MAX_JSON_VALUES`
+    values, or anything but an object.
+    """
+    if sum(map(data.count, STRUCTURE)) > MAX_JSON_VALUES:
+        raise damaged_file(f"{what} has more than {MAX_JSON_VALUES:,} values")
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)

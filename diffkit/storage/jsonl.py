@@ -21,6 +21,9 @@ from . import atomic
 METRICS, EVENTS = "metrics.jsonl", "events.jsonl"
 MAX_LINE_BYTES, MAX_RECORDS = 1 << 20, 100_000
 """A longer line is skipped; of a log with more records, readers keep every second, fourth, ... one."""
+MAX_LOG_BYTES = 128 << 20
+"""Memory for the records of a log: of a log that needs more, readers read equal parts of `_PARTS` places."""
+_PARTS = 1024
 _MAX_NUMBER = 1e300
 _BLOCK_BYTES = 1 << 16
 Item = TypeVar("Item")
@@ -111,10 +114,23 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     if not os.path.lexists(path):
         return
     with atomic.open_regular(path) as stream:
-        while line := stream.readline(MAX_LINE_BYTES):
-            record = _decode(line)
-            if record is not None:
-                yield record
+        size, used = atomic.size_of(stream), 0
+        for part in range(_PARTS):
+            begin, end = part * size // _PARTS, (part + 1) * size // _PARTS
+            share = MAX_LOG_BYTES * (part + 1) // _PARTS
+            if used < share and stream.tell() < begin:  # the part before used all of its memory
+                stream.seek(begin)
+                used += _memory(stream.readline(MAX_LINE_BYTES))  # the rest of a line
+            while used < share and stream.tell() < end and (line := stream.readline(MAX_LINE_BYTES)):
+                used += _memory(line)
+                record = _decode(line)
+                if record is not None:
+                    yield record
+
+
+def _memory(line: bytes) -> int:
+    """Return an upper bound on the memory of the record of a line: up to 4 bytes a character, and 128 a value."""
+    return 4 * len(line) + 128 * sum(map(line.count, atomic.STRUCTURE))
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:

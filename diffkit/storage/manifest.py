@@ -26,7 +26,7 @@ from .atomic import damaged_file, first_fault, parse_object, size_of
 
 FORMAT = 1
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
-MAX_MANIFEST_BYTES, MAX_STATE_BYTES, MAX_HEADER_BYTES = 1 << 20, 64 << 20, 8 << 20
+MAX_MANIFEST_BYTES, MAX_STATE_BYTES, MAX_HEADER_BYTES = 1 << 20, 8 << 20, 8 << 20
 MAX_FILES = 64
 MIN_KEPT = 2
 """Checkpoints that are never removed: the newest one may be damaged."""

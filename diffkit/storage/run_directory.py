@@ -32,7 +32,7 @@ Record = TypeVar("Record", bound=BaseModel)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HALF_WRITTEN = re.compile(r"\.tmp-.+-[0-9a-f]{32}")
 _MAX_NAME_LENGTH = 64
-_MAX_TEXT_BYTES, _MAX_JSON_BYTES = 1 << 20, 64 << 20
+_MAX_TEXT_BYTES, _MAX_JSON_BYTES = 1 << 20, 8 << 20
 SAMPLES, TRAJECTORY, GRID = "samples.npz", "trajectory.npz", "grid.png"
 RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.json"
 
@@ -124,9 +124,9 @@ class RunDirectory:
         except CheckpointError as error:
             if isinstance(error.__cause__, OSError):
                 raise _unreadable(self.effective, error.__cause__) from error
-            raise
+            raise self._damaged(error.message) from error
         except UnicodeDecodeError as error:
-            raise atomic.damaged_file(f"{EFFECTIVE} is not UTF-8 text") from error
+            raise self._damaged(f"{EFFECTIVE} is not UTF-8 text") from error
 
     @property
     def name(self) -> str:
@@ -169,7 +169,13 @@ class RunDirectory:
         try:
             return kind.model_validate(self.read_json(name))
         except ValidationError as error:
-            raise CheckpointError(f"{self.path / name} is damaged: {atomic.first_fault(error)}", fix=fix) from error
+            raise self._damaged(f"{name} is damaged: {atomic.first_fault(error)}", fix) from error
+        except CheckpointError as error:
+            raise self._damaged(error.message, fix) from error
+
+    def _damaged(self, reason: str, fix: str = "restore the file from a backup") -> CheckpointError:
+        """Return the error for a damaged file, whose name `reason` begins with."""
+        return CheckpointError(f"{self.path}/{reason}", code="DK601", fix=fix)
 
     def write_bytes(self, name: str, data: bytes) -> Path:
         """Replace a file of this run atomically. Raises ResourceError if it cannot be written."""

@@ -11,6 +11,8 @@ import pytest
 from diffkit.report import ReportInputs, build_report
 from diffkit.runs.results import MetricResult
 
+from ..hostile_texts import ATTACKS, pages
+
 pytestmark = pytest.mark.browser
 
 VIEWS = [(1400, "light"), (375, "light"), (1400, "dark"), (375, "dark")]
@@ -153,6 +155,20 @@ def test_hostile_texts_neither_run_nor_break_the_layout(chromium, real_inputs, t
         assert chromium.run("window.hit === undefined")
         assert complaints(chromium) == []
         assert chromium.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_attack_in_any_text_runs(chromium, tmp_path: Path, attack: str):
+    for name, page in zip(("report", "comparison"), pages(attack), strict=True):
+        path = tmp_path / f"{name}.html"
+        path.write_text(page, encoding="utf-8")
+        chromium.open(path.as_uri(), 1400)
+        assert chromium.run("window.hit === undefined")
+        assert chromium.run("location.href") == path.as_uri()
+        requests = [
+            e["params"]["request"]["url"] for e in chromium.events if e["method"] == "Network.requestWillBeSent"
+        ]
+        assert [url for url in requests if not url.startswith("data:")] == [path.as_uri()]
 
 
 def test_the_policy_stops_markup_that_slipped_in(chromium, tmp_path: Path):

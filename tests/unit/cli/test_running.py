@@ -279,3 +279,19 @@ def test_a_dry_run_estimates_and_writes_nothing(diffkit: Diffkit, tmp_path: Path
     assert said.code == 0, said.err
     assert field in json.loads(said.out)
     assert not (tmp_path / "a").exists()
+
+
+def test_compare_leaves_out_damaged_files_by_name(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(finished, tmp_path / "damaged"))
+    (damaged / "results.json").write_text("{")
+    (damaged / "stages.json").write_text("[]")
+    said = diffkit("compare", finished, damaged, "--html", tmp_path / "both.html")
+    assert said.code == 0, said.err
+    assert f"warning: left out: {damaged}/results.json is not valid JSON" in said.err
+    assert f"warning: left out: {damaged}/stages.json is not a JSON object" in said.err
+    assert "sliced-wasserstein" in said.out
+    assert "Left out: " in (tmp_path / "both.html").read_text()
+    (damaged / "effective.yaml").write_bytes(b"\xff")
+    shown = json.loads(diffkit("compare", finished, finished, damaged, "--json").out)
+    assert len(shown["damaged"]) == 3
+    assert shown["recipes"] == {}
