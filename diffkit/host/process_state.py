@@ -57,17 +57,36 @@ def kept_state(*, draws: bool = True) -> Iterator[list[Change]]:
     with _lock, _kept_streams(changes):
         torch = _torch()
         before = {**_python_state(), **(_torch_state(torch) if torch else {}), **({} if draws else _random_state())}
-        replaced, threads = _replaced(), set(threading.enumerate())
+        replaced = _replaced()
         try:
-            yield changes
+            with _started_threads() as threads:
+                yield changes
         finally:
             if torch is None and (torch := _torch()):
                 before |= _torch_state(torch, imported_now=True)
             changes += [Change(f"it changed {what}") for what, put_back in before.items() if put_back()]
             changes += [Change(f"it replaced {name}", lasting=True) for name in sorted(_replaced() - replaced)]
-            started = [one for one in threading.enumerate() if one not in threads and not one.daemon]
+            started = [one for one in threads if one.is_alive() and not one.daemon]
             changes += [Change(f'it started the thread "{one.name}"', lasting=True) for one in started]
             _left_running.extend(started)
+
+
+@contextlib.contextmanager
+def _started_threads() -> Iterator[list[threading.Thread]]:
+    """Record the threads that the present thread starts; those of other threads are theirs."""
+    owner, start = threading.current_thread(), threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def recorded(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is owner:
+            started.append(thread)
+
+    threading.Thread.start = recorded  # type: ignore[method-assign, assignment]
+    try:
+        yield started
+    finally:
+        threading.Thread.start = start  # type: ignore[method-assign]
 
 
 def is_kept_alive() -> bool:

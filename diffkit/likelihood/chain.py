@@ -23,7 +23,8 @@ from ..level import Level
 from ..scalar import Scalar
 from ..schedule import Schedule
 
-Variance = Literal["small", "large", "learned", "optimal"]
+Variance = Literal["small", "large", "learned"]
+ChainVariance = Literal["small", "large", "learned", "optimal"]
 Noise = Callable[[Tensor], Tensor]
 
 
@@ -45,7 +46,7 @@ class Chain:
     """
 
     levels: tuple[Level, ...]
-    variance: Variance = "small"
+    variance: ChainVariance = "small"
     first: Literal["own", "second"] = "own"
     errors: tuple[float, ...] | None = None
 

@@ -85,7 +85,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     """
     damaged: list[str] = []
 
-    def each(read: Callable[[RunDirectory], T], otherwise: T) -> list[T]:
+    def each(read: Callable[[RunDirectory], T], otherwise: Any) -> list[T]:
         found = []
         for directory in directories:
             try:

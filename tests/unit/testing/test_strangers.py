@@ -264,6 +264,7 @@ class Same(Objective):
     @property
     def discrete_only(self): return getattr(self.inner, "discrete_only", False)
     def __call__(self, model, x0, noise, **cond): return self.inner(model, x0, noise, **cond)
+    def update(self, t, each): self.inner.update(t, each)
 
 class Concat(Network):
     "Analog Bits: the network sees x and a second copy of it."
