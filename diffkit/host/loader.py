@@ -160,6 +160,9 @@ class Registered:
 
     def _import(self, target: str, what: str) -> object:
         module_name, _, class_name = target.partition(":")
+        imported = sys.modules.get(module_name)
+        if hasattr(imported, class_name):
+            return getattr(imported, class_name)
         changes: list[Change] = []
         try:
             with kept_state(draws=False) as changes:

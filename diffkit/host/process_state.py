@@ -23,6 +23,8 @@ PutBack = Callable[[], bool]
 BUILTINS = frozenset(vars(builtins))
 _lock = threading.RLock()
 _left_running: list[threading.Thread] = []
+_read: dict[str, tuple[tuple[int, ...], frozenset[str]]] = {}
+"""By owner, the identities of its members, and the names of those that are defined elsewhere."""
 
 
 class SideEffectWarning(UserWarning):
@@ -193,21 +195,29 @@ def _filters(before: list[Any]) -> PutBack:
     return put_back
 
 
-def _replaced() -> set[str]:
+def _replaced() -> frozenset[str]:
     """Return the names of functions of Python and of torch that are defined elsewhere."""
     owners: dict[str, Any] = {"builtins": builtins}
     if torch := _torch():
         owners |= {"torch": torch, "torch.Tensor": torch.Tensor, "torch.nn.Module": torch.nn.Module}
         owners |= {"torch.nn.functional": torch.nn.functional}
-    return {
-        f"{owner}.{name}"
-        for owner, place in owners.items()
-        for name, value in vars(place).items()
-        if isinstance(value, FunctionType)
-        and not name.startswith("_")
-        and (owner != "builtins" or name in BUILTINS)
-        and value.__globals__.get("__name__", "").partition(".")[0] not in ("torch", "builtins", "_sitebuiltins")
-    }
+    return frozenset().union(*(_foreign(owner, vars(place)) for owner, place in owners.items()))
+
+
+def _foreign(owner: str, members: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of functions that are defined elsewhere; the members are read again only after a change."""
+    present = tuple(map(id, members.values()))
+    if owner not in _read or _read[owner][0] != present:
+        names = frozenset(
+            f"{owner}.{name}"
+            for name, value in members.items()
+            if isinstance(value, FunctionType)
+            and not name.startswith("_")
+            and (owner != "builtins" or name in BUILTINS)
+            and value.__globals__.get("__name__", "").partition(".")[0] not in ("torch", "builtins", "_sitebuiltins")
+        )
+        _read[owner] = present, names
+    return _read[owner][1]
 
 
 @contextlib.contextmanager

@@ -224,7 +224,8 @@ def test_newton_schulz_makes_singular_values_about_one() -> None:
 def test_weight_norms_are_those_of_the_weights_at_each_interval(tmp_path: Path) -> None:
     """A real run of six steps: two lines, of all parameters, and the last equals the weights that were trained."""
     recipe = load_recipe(
-        RECIPE.replace("muon, lr: 0.01", "adam, lr: 0.01"), ["callbacks=[{name: weight-norms, every: 3}]"]
+        RECIPE.replace("muon, lr: 0.01", "adam, lr: 0.01"),
+        ["callbacks=[{name: weight-norms, every: 3}]", "sample.steps=2", "sample.count=1"],
     )
     diffkit_run = run(recipe, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "weight-norms.jsonl").read_text().splitlines()]
