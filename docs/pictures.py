@@ -313,7 +313,44 @@ def depth() -> None:
     save("depth", "The gap of the bound over the number of layers, for three variances", [panel])
 
 
-PICTURES = (forward, variance, posterior, weights, score, reverse, evidence, terms, depth)
+def paths() -> None:
+    """Paths of the reverse SDE and of the probability-flow ODE from the same starts."""
+    limits = [((0.0, 1000.0), (-3.2, 3.2))] * 2
+    panels = row(limits, ["reverse SDE", "probability-flow ODE"], ["t", "t"])
+    starts, levels = rows(np.linspace(-2.0, 2.0, 13)), Chain.full(LINEAR).levels
+    for panel, eta in zip(panels, (1.0, 0.0)):
+        found = [starts]
+        sampler = build("sampler", "ddim", eta=eta)
+        sample(MIXTURE, sampler, levels, starts, noise=generator(2), on_step=lambda step, to=found: to.append(step.x))
+        for path in torch.stack(found)[::10, :, 0].T:
+            panel.line(np.linspace(1000, 0, len(path)), path, BLUE if path[-1] > -0.2 else ORANGE, 1.0)
+    save("paths", "Paths of the reverse SDE and of the probability-flow ODE from the same starts", panels)
+
+
+def ddim() -> None:
+    """DDIM beside the exact flow, and its error over the number of steps."""
+    limits = [((0.0, 1000.0), (-2.2, 2.2)), ((4.0, 1000.0), (1e-3, 1.0))]
+    left, right = row(limits, ["5 and 20 steps, and the exact flow", "largest error at t = 1"], ["t", "steps"])
+    right.x, right.y = (axis(*ends, one.start, one.end, log=True) for ends, one in zip(limits[1], (right.x, right.y)))
+    starts, noisy, end = rows([-1.6, -0.6, 0.2, 1.2]), LINEAR.level(1000.0), LINEAR.level(1.0)
+    exact = [MIXTURE.flow(starts, noisy, LINEAR.level(float(t))) for t in range(1, 1001, 9)]
+    for path in torch.stack(exact)[:, :, 0].T:
+        left.line(range(1, 1001, 9), path, GREY, 3.0)
+    errors, counts = [], [5, 10, 20, 50, 100, 200, 500, 999]
+    for count in counts:
+        times = np.round(np.linspace(1000, 1, count + 1))
+        found = [starts]
+        levels = [LINEAR.level(float(t)) for t in times]
+        sample(MIXTURE, build("sampler", "ddim"), levels, starts, on_step=lambda step, to=found: to.append(step.x))
+        errors.append(float((found[-1] - MIXTURE.flow(starts, noisy, end)).abs().max()))
+        for path in torch.stack(found)[:, :, 0].T if count in (5, 20) else ():
+            left.line(times, path, ORANGE if count == 5 else BLUE, 1.2)
+    right.line(counts, errors)
+    right.dots(counts, errors)
+    save("ddim", "Steps of DDIM beside the exact flow, and the error over the number of steps", [left, right])
+
+
+PICTURES = (paths, ddim, forward, variance, posterior, weights, score, reverse, evidence, terms, depth)
 
 if __name__ == "__main__":
     for picture in PICTURES:
