@@ -41,7 +41,7 @@ PUT_BACK = {
     "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')": "the locale",
     "import warnings; warnings.simplefilter('ignore')": "the warning filters",
     "import warnings; warnings.resetwarnings()": "the warning filters",
-    "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)": "the handler of SIGINT",
+    "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)": "the handler of SIGTERM",
 }
 LASTING = {
     "import torch; torch.Tensor.mean = lambda self: 7": "it replaced torch.Tensor.mean",
@@ -61,7 +61,7 @@ def state() -> list[object]:
         torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled(),
         bytes(torch.random.get_rng_state().numpy()), random.getstate(),
         list(sys.path), sys.getrecursionlimit(), sys.stdin, sys.stdout, sys.stderr, os.getcwd(), dict(os.environ),
-        gc.isenabled(), locale.setlocale(locale.LC_ALL), list(warnings.filters), signal.getsignal(signal.SIGINT),
+        gc.isenabled(), locale.setlocale(locale.LC_ALL), list(warnings.filters), signal.getsignal(signal.SIGTERM),
     ]  # fmt: skip
 
 
