@@ -8,6 +8,7 @@ import importlib
 import io
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -151,6 +152,10 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
+SECOND_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Codes with which `diffkit.runtime.signals` ends the process."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A mistake of the user never shows a traceback."""
     configure_process()
@@ -178,6 +183,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any other error is a bug, a call of sys.exit included
+        if isinstance(error, SystemExit) and error.code in SECOND_SIGNAL:
+            return int(error.code)
         known = system_error(error) if isinstance(error, OSError) else error
         if not isinstance(known, DiffkitError):
             return _report_bug(error)

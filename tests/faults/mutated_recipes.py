@@ -213,17 +213,20 @@ def main(first: int, last: int) -> None:
     for number in range(first, last):
         text, overrides = mutated(number, recipes, trees)
         faulthandler.dump_traceback_later(300, exit=True)
-        began = time.process_time()
-        signal.setitimer(signal.ITIMER_PROF, 2 * MAX_SECONDS)
-        try:
-            outcome = outcome_of(text, overrides)
-        except BaseException:  # noqa: BLE001 - any exception is reported
+        for clock_seconds in (10 * MAX_SECONDS, 2 * MAX_SECONDS):  # the first use of a library includes its import
+            began = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, clock_seconds)
+            try:
+                outcome = outcome_of(text, overrides)
+            except BaseException:  # noqa: BLE001 - any exception is reported
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                outcome = "traceback"
+                broken.append([number, traceback.format_exc()[-1500:]])
+                print(number, traceback.format_exc(), file=sys.stderr, flush=True)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            outcome = "traceback"
-            broken.append([number, traceback.format_exc()[-1500:]])
-            print(number, traceback.format_exc(), file=sys.stderr, flush=True)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        seconds = time.process_time() - began
+            seconds = time.process_time() - began
+            if seconds < MAX_SECONDS:
+                break
         slowest = max(slowest, (seconds, number))
         if seconds > MAX_SECONDS:
             broken.append([number, f"{seconds:.1f} s"])

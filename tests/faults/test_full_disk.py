@@ -69,7 +69,7 @@ def test_a_disk_that_stays_full(diffkit: Server, recipe: Path, uninterrupted: Pa
 
 
 @pytest.mark.parametrize(
-    "at", ["runs.sampling:_trajectory_arrays", "runs.trained:measure", "runs.reporting:build_report"]
+    "at", ["runs.sample_files:_trajectory_arrays", "runs.trained:measure", "runs.reporting:build_report"]
 )
 def test_a_disk_that_is_full_after_training(diffkit: Server, recipe: Path, uninterrupted: Path, at: str) -> None:
     ended = run(diffkit, recipe, faults=[fault(at, 1, "limit 0")])

@@ -34,7 +34,7 @@ CHAIN = [
 LATER = [
     ("runs.pipeline:draw_and_save", 1),
     ("runs.sampling:_Recorder.__call__", 3),
-    ("runs.sampling:_trajectory_arrays", 1),
+    ("runs.sample_files:_trajectory_arrays", 1),
     ("runs.trained:draw_samples", 1),
     ("runs.trained:measure", 1),
     ("runs.reporting:collect", 1),
