@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,27 @@ from .decoder import Decoder, Density, Discretised
 LOG_2 = math.log(2.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Total(ABC):
+    """Base of bounds on -log p(x0), in nats per dimension. Implement `total`."""
+
+    @property
+    @abstractmethod
+    def total(self) -> Tensor:
+        """The bound on -log p(x0) / D: (B,)."""
+
+    @property
+    def bits_per_dim(self) -> Tensor:
+        """The bound in bits per dimension: (B,); for continuous data that of the density."""
+        return self.total / LOG_2
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean of `bits_per_dim` over the examples; nan for one example."""
+        return float(self.bits_per_dim.std() / math.sqrt(len(self.total)))
+
+
+@dataclass(frozen=True)
+class Bound(Total):
     """The terms of the bound of B examples on a chain of N layers, in nats per dimension, float64.
 
     prior           (B,) KL(q(z_N | x0) || p(z_N))
@@ -49,16 +69,6 @@ class Bound:
     def total(self) -> Tensor:
         """The bound on -log p(x0) / D: (B,)."""
         return self.prior + self.layers.sum(0)
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """The bound in bits per dimension: (B,); for continuous data that of the density."""
-        return self.total / LOG_2
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean of `bits_per_dim` over the examples; nan for one example."""
-        return float(self.bits_per_dim.std() / math.sqrt(len(self.prior)))
 
     def rate_distortion(self) -> tuple[Tensor, Tensor]:
         """Compute the rate in bits per dimension, and the mean squared error, of progressive transmission.

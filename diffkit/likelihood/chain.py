@@ -45,7 +45,7 @@ class Chain:
     Source: Ho et al. 2020 (arXiv:2006.11239), sec. 2 and 3; Bao et al. 2022 (arXiv:2201.06503), eq. 9, for `optimal`.
     """
 
-    levels: tuple[Level, ...]
+    levels: Sequence[Level]
     variance: ChainVariance = "small"
     first: Literal["own", "second"] = "own"
     errors: tuple[float, ...] | None = None
@@ -147,6 +147,12 @@ class Chain:
         large = self._large(i)
         if self.variance == "large":
             return large
+        if "variance_fraction" not in estimate.aux:
+            raise UsageError(
+                "variance learned requires variance_fraction of the estimate, which this model does not compute",
+                code="DK520",
+                fix="use small, large or optimal, or a parameterization with a learned variance",
+            )
         return wide(estimate.aux["variance_fraction"]) * large
 
     def encode(self, x0: Tensor, noise: Noise) -> list[Tensor]:

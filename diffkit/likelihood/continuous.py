@@ -12,7 +12,7 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..errors import UsageError
 from ..level import Level
-from .bound import LOG_2
+from .bound import Total
 from .chain import Noise, prior_kl, wide
 from .decoder import Decoder
 
@@ -45,8 +45,14 @@ class Points:
 
         Returns:
             The points, with the inverse of the density in the weights, so that the integral stays unbiased.
+
+        Raises:
+            UsageError: A mass is not positive (DK520), so that its part would be left out of the integral.
         """
         table = torch.as_tensor(masses, dtype=torch.float64, device=offset.device)
+        if not bool((table > 0).all()):
+            fix = "add a small positive number to each mass"
+            raise UsageError("importance points require a positive mass for each part", code="DK520", fix=fix)
         table = table / table.sum()
         edges = torch.cat([table.new_zeros(1), table.cumsum(0)])
         v = cls.low_discrepancy(offset, count).u
@@ -64,8 +70,8 @@ class Points:
         return cls((0.5 * (nodes + 1.0)).expand(rows, -1), vectors[0].square().expand(rows, -1))
 
 
-@dataclass(frozen=True, slots=True)
-class ContinuousBound:
+@dataclass(frozen=True)
+class ContinuousBound(Total):
     """The terms of the continuous bound of B examples, in nats per dimension, float64: (B,) each.
 
     prior       KL(q(z | x0) || N(0, r^2 I)) at the noisy end
@@ -83,16 +89,6 @@ class ContinuousBound:
     def total(self) -> Tensor:
         """The bound on -log p(x0) / D: (B,)."""
         return self.prior + self.diffusion + self.decoder
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """The bound in bits per dimension: (B,)."""
-        return self.total / LOG_2
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean of `bits_per_dim` over the examples; nan for one example."""
-        return float(self.bits_per_dim.std() / math.sqrt(len(self.prior)))
 
 
 def continuous_bound(

@@ -71,7 +71,7 @@ class Discretised(Decoder):
     floor: float | None = None
 
     def check(self, x0: Tensor) -> None:
-        _check_values(x0, self.bins)
+        check_values(x0, self.bins)
 
     def log_prob(self, x0: Tensor, mean: Tensor, std: Scalar) -> Tensor:
         half, std = 1.0 / (self.bins - 1), broadcast(std, x0)
@@ -131,7 +131,7 @@ class Categorical(Decoder):
     of_latent = True
 
     def check(self, x0: Tensor) -> None:
-        _check_values(x0, self.bins)
+        check_values(x0, self.bins)
 
     def log_prob(self, x0: Tensor, mean: Tensor, std: Scalar) -> Tensor:
         k = torch.arange(self.bins, dtype=x0.dtype, device=x0.device)
@@ -143,8 +143,8 @@ class Categorical(Decoder):
         return own - every.logsumexp(-1)
 
 
-def _check_values(x0: Tensor, bins: int) -> None:
-    """Raise UsageError unless every value of x0 is one of 2k / (bins - 1) - 1."""
+def check_values(x0: Tensor, bins: int) -> None:
+    """Raise UsageError (DK521) unless every value of x0: (B, *S) is one of 2k / (bins - 1) - 1."""
     k = (wide(x0) + 1.0) * (bins - 1) / 2.0
     if float((k - k.round()).abs().max()) > 1e-3 or float(x0.abs().max()) > 1.0 + 1e-6:
         raise UsageError(

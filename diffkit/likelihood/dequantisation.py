@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
+from ..errors import UsageError
 from ..level import Level
 from .chain import wide
+from .decoder import check_values
 from .ode import Adaptive, Fixed, Prior, log_density
 
 Dequantisation = Literal["none", "uniform", "variational"]
@@ -36,11 +38,18 @@ def dequantise(
 
     Returns:
         y: (B, *S), and log q(y | x0) of each example in nats: (B,).
+
+    Raises:
+        UsageError: `u` is missing (DK522), or x0 has other values (DK521).
     """
+    check_values(x0, bins)
     half, size, x = 1.0 / (bins - 1), x0[0].numel(), wide(x0)
     flat = torch.full((len(x),), -size * math.log(2.0 * half), dtype=x.dtype, device=x.device)
-    if method == "none" or u is None:
+    if method == "none":
         return x0, flat
+    if u is None:
+        fix = "pass uniform numbers in the shape of x0, or method none for the middle of each bin"
+        raise UsageError(f"dequantisation {method} requires random numbers", code="DK522", fix=fix)
     u = wide(u)
     if method == "uniform":
         return (x + 2.0 * half * (u - 0.5)).to(x0.dtype), flat
@@ -89,6 +98,7 @@ def bits_per_dim(
 
     Raises:
         DivergedError: DK511, the solver fails.
+        UsageError: There are no draws (DK522), or x0 has other values (DK521).
     """
     size, calls, values = x0[0].numel(), 0, []
     for u in draws or (None,):

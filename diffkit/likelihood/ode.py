@@ -83,6 +83,10 @@ class Fixed:
     tableau: Tableau = RK4
     power: float = 3.0
 
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.power <= 0:
+            raise ValueError(f"fixed steps require steps >= 1 and power > 0, got {self.steps} and {self.power}")
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -91,6 +95,12 @@ class Adaptive:
     rtol: float = 1e-5
     atol: float = 1e-5
     tableau: Tableau = DORMAND_PRINCE
+
+    def __post_init__(self) -> None:
+        if not self.tableau.errors or min(self.rtol, self.atol) < 0 or max(self.rtol, self.atol) <= 0:
+            raise ValueError(
+                "adaptive steps require a tableau with an error estimate, such as rk45, and a tolerance > 0"
+            )
 
 
 def solve(field: Field, y: Tensor, start: float, end: float, solver: Fixed | Adaptive) -> Tensor:

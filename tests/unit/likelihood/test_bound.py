@@ -357,5 +357,9 @@ def test_mistakes_are_named() -> None:
     options = {"noise": torch.randn_like, "points": Points.gauss_legendre(1, 3), "decoder": Density()}
     with pytest.raises(UsageError, match="less noise at `clean`"):
         continuous_bound(oracle, torch.zeros(1, 1), TRIG.level(0.9), TRIG.level(0.1), **options)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="requires variance_fraction"):
+        variational_bound(oracle, Chain(levels, "learned"), torch.zeros(1, 1), torch.randn_like, Density())
+    with pytest.raises(UsageError, match="a positive mass for each part"):
+        Points.importance(torch.zeros(1), 4, [1.0, 0.0])
     with pytest.raises(UsageError, match="no example"):
         fit_errors(oracle, Chain(levels), [])

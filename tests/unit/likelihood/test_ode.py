@@ -12,7 +12,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from diffkit import DivergedError, Level
+from diffkit import DivergedError, Level, UsageError
 from diffkit.likelihood import (
     TABLEAUS,
     Adaptive,
@@ -207,6 +207,29 @@ def test_dequantisation_bounds_the_code_length(method: str) -> None:
     assert calls == count * 80
     torch.testing.assert_close(many, exact, rtol=0, atol=0.1)
     assert bool((many < mean).all())
+
+
+@pytest.mark.parametrize("method", ["uniform", "variational"])
+def test_dequantisation_never_falls_back_to_the_middle_of_a_bin(method: str) -> None:
+    x0, level = torch.zeros(1, 1, dtype=F64), TRIG.level(0.1)
+    with pytest.raises(UsageError, match="requires random numbers") as caught:
+        dequantise(x0, None, 5, level, method)  # type: ignore[arg-type]
+    assert caught.value.code == "DK522"
+    with pytest.raises(UsageError, match="requires data with the values"):
+        dequantise(x0 + 0.1, x0, 5, level, method)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("steps", "power"), [(0, 3.0), (-1, 3.0), (5, 0.0)])
+def test_fixed_steps_that_do_not_exist_are_refused(steps: int, power: float) -> None:
+    with pytest.raises(ValueError, match="steps >= 1"):
+        Fixed(steps, power=power)
+
+
+def test_a_method_without_an_error_estimate_is_not_adaptive() -> None:
+    with pytest.raises(ValueError, match="with an error estimate"):
+        Adaptive(tableau=TABLEAUS["rk4"])
+    with pytest.raises(ValueError, match="tolerance > 0"):
+        Adaptive(0.0, 0.0)
 
 
 def test_the_density_of_the_draws_is_what_dequantise_returns() -> None:
