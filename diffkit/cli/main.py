@@ -8,7 +8,6 @@ import importlib
 import io
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -22,6 +21,7 @@ from .. import __version__
 from ..errors import DiffkitError, UsageError, system_error
 from ..host.process_state import is_kept_alive
 from ..runtime.memory import enough_memory, keep_freed_memory
+from ..runtime.signals import SecondSignalError
 from ..storage.lock import close_inherited_locks
 from .console import ReaderLeftError, say_error
 
@@ -152,10 +152,6 @@ def take_switches(arguments: Sequence[str]) -> list[str]:
     return rest
 
 
-SECOND_SIGNAL = (128 + signal.SIGINT, 128 + signal.SIGTERM)
-"""Codes with which `diffkit.runtime.signals` ends the process."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A mistake of the user never shows a traceback."""
     configure_process()
@@ -182,9 +178,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except ReaderLeftError:  # Python must not print at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SecondSignalError as error:
+        return int(error.code or 1)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any other error is a bug, a call of sys.exit included
-        if isinstance(error, SystemExit) and error.code in SECOND_SIGNAL:
-            return int(error.code)
         known = system_error(error) if isinstance(error, OSError) else error
         if not isinstance(known, DiffkitError):
             return _report_bug(error)

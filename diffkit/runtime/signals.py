@@ -11,6 +11,11 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+
+class SecondSignalError(SystemExit):
+    """Raised by a second signal: the process ends at once, with the exit code 128 + the number of the signal."""
+
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # If a scheduler signals every process of a job and a launcher forwards the signal, it arrives twice at once.
 _ECHO_SECONDS = 0.1
@@ -19,9 +24,9 @@ _ECHO_SECONDS = 0.1
 class StopSignals:
     """Inside `with StopSignals() as stop:` the first SIGTERM or SIGINT (Ctrl-C) only sets `stop.requested`.
 
-    A second signal raises SystemExit(143) or SystemExit(130). A third signal ends the process without any cleanup.
-    Processes that are forked inside ignore both signals. The previous handlers are restored at the end. Outside the
-    main thread no handler is installed.
+    A second signal raises SecondSignalError, a SystemExit of code 143 or 130. A third signal ends the process without
+    any cleanup. Processes that are forked inside ignore both signals. The previous handlers are restored at the end.
+    Outside the main thread no handler is installed.
 
     Args:
         install: install the handlers, which affects the whole process. Default: True.
@@ -64,7 +69,7 @@ class StopSignals:
             with contextlib.suppress(OSError):  # a closed terminal is a frequent cause of the signal
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE.format(received.name).encode())
         elif self._count == 2:
-            raise SystemExit(128 + number)
+            raise SecondSignalError(128 + number)
         else:
             os._exit(128 + number)
 
