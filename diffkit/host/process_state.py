@@ -43,20 +43,20 @@ class Change:
 
 
 @contextlib.contextmanager
-def kept_state(*, draws: bool = True) -> Iterator[list[Change]]:
+def kept_state(*, draws: bool = True, output: bool = False) -> Iterator[list[Change]]:
     """Keep the state of the process while code of a plugin runs, and put it back.
-
-    What the code prints goes to standard error: standard output may be JSON for another program.
 
     Args:
         draws: whether to leave the global random numbers where the code moved them, as when weights are drawn.
+        output: whether to leave standard output as it is, because other threads may print. Otherwise what the code
+            prints goes to standard error, since standard output may be JSON for another program.
 
     Yields:
         A list that contains the changes afterwards. A replaced function of torch, and a thread that keeps the process
         alive, are detected only.
     """
     changes: list[Change] = []
-    with _lock, _kept_streams(changes):
+    with _lock, contextlib.nullcontext() if output else _kept_streams(changes):
         torch = _torch()
         before = {**_python_state(), **(_torch_state(torch) if torch else {}), **({} if draws else _random_state())}
         replaced = _replaced()

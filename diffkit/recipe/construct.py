@@ -92,7 +92,7 @@ def construct(component: Resolved, scope: Mapping[str, object], ready: Mapping[s
         return ready[component.path]
     inside = scope_inside(component.cls, scope)
     arguments = arguments_of(component, scope, lambda inner: construct(inner, inside, ready))
-    with kept_state() as changes:
+    with kept_state(output=True) as changes:
         made = component.cls(**arguments)
     warn_of(component, changes)
     return made
@@ -248,7 +248,7 @@ class Trial:
                 self._report(error, component.entries["name"].mark)
             raise _Reported from error
         try:
-            with kept_state() as changes:
+            with kept_state(output=True) as changes:
                 made = component.cls(**arguments)
             warn_of(component, changes)
         except DataError as error:
@@ -304,7 +304,7 @@ class Trial:
         self.faults.append(error)
 
 
-MAX_WEIGHTS = 4_000
+MAX_WEIGHTS = 2_500
 """The largest number of weight tensors of a network. The largest published networks have about 2,000."""
 
 
@@ -315,7 +315,7 @@ def _limited() -> Iterator[None]:
 
     def register(*_: object) -> None:
         if next(found) > MAX_WEIGHTS:
-            raise ValueError(f"the network has more than {MAX_WEIGHTS:,} weight tensors; make it smaller")
+            raise ValueError(f"more than {MAX_WEIGHTS} weight tensors; use fewer blocks, levels or layers")
 
     handle = register_module_parameter_registration_hook(register)
     try:

@@ -244,6 +244,8 @@ def test_compare_puts_recipes_and_results_side_by_side(diffkit: Diffkit, finishe
     assert all(seconds > 0 for seconds in found["results"]["seconds.train"])
     assert found["unlike"] == {}
     assert found["results"]["loss.training"][0] != found["results"]["loss.training"][1]
+    stages = [json.loads((run / "stages.json").read_text())["train"] for run in (finished, other)]
+    assert found["results"]["loss.held_out"] == [stage["held_out_loss"] for stage in stages]
     assert "train.steps" in diffkit("compare", finished, other).out
 
 
@@ -398,3 +400,20 @@ def test_completion_of_commands_needs_nothing_else(tmp_path: Path) -> None:
         "try:\n    cli.main([], prog_name='diffkit')\nexcept SystemExit:\n    pass"
     )
     assert not imported(code, tmp_path) & HEAVY
+
+
+def test_validate_warns_of_data_that_cannot_be_read(diffkit: Diffkit, recipe: Path) -> None:
+    data = next(line for line in recipe.read_text().splitlines() if line.startswith("data:"))
+    recipe.write_text(recipe.read_text().replace(data, "data: {name: images, path: nowhere}"))
+    said = diffkit("validate", recipe)
+    assert said.code == 0
+    assert "warning[DK301] the folder of images not found: " in said.err
+    assert "fix: name a folder: data.path" in said.err
+
+
+def test_a_network_of_too_many_weights_is_refused_at_its_option(diffkit: Diffkit) -> None:
+    said = diffkit("validate", "digits", "--set", "network.blocks=1000")
+    assert said.code == 3
+    assert "more than 2500 weight tensors; use fewer blocks" in said.err
+    assert "network.blocks" in said.err
+    assert "network.attention" not in said.err

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from diffkit import build
+from diffkit.basics.grid import Trailing
 from diffkit.host import LoadError, registry
 from diffkit.host.process_state import SideEffectWarning, kept_state
 
@@ -130,6 +132,19 @@ def test_code_that_may_draw_keeps_its_numbers() -> None:
         torch.rand(3)
     assert changes == []
     assert not torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_constructor_leaves_the_output_of_the_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads of a program that uses the library may print at the same time."""
+    seen: list[object] = []
+
+    def recorded(self: Trailing) -> None:
+        seen.extend([sys.stdout, os.fstat(1).st_ino])
+
+    monkeypatch.setattr(Trailing, "__init__", recorded)
+    wanted = [sys.stdout, os.fstat(1).st_ino]
+    build("grid", "trailing")
+    assert seen == wanted
 
 
 @pytest.mark.parametrize(
