@@ -19,8 +19,10 @@ from ..errors import CheckpointError, ResourceError
 
 STRUCTURE = (b"[", b"{", b",")
 """The characters of JSON that begin a value that is not the first of its list."""
-MAX_JSON_VALUES = 250_000
-"""The largest number of values of a JSON file: each takes up to about 200 bytes of memory."""
+MAX_JSON_VALUES, MAX_RECORD_VALUES = 250_000, 60_000
+"""The largest number of values of a JSON text: of any, up to about 200 bytes of memory each; and of one that becomes a
+record, up to about 3,500 bytes each, because each wrong value has an error of its own.
+"""
 
 
 def damaged_file(reason: str) -> CheckpointError:
@@ -139,12 +141,22 @@ def _finite(text: str) -> float:
     return value
 
 
-def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """Parse strict JSON. Raises CheckpointError for repeated names, NaN, excessive depth, more than `MAX_JSON_VALUES`
-    values, or anything but an object.
+def parse_object(data: bytes, what: str, most: int = MAX_JSON_VALUES) -> dict[str, Any]:
+    """Parse strict JSON.
+
+    Args:
+        data: the text, UTF-8.
+        what: the name of the file, for messages.
+        most: largest number of values; default `MAX_JSON_VALUES`.
+
+    Returns:
+        The object.
+
+    Raises:
+        CheckpointError: repeated names, NaN, excessive depth, too many values, or anything but an object.
     """
-    if sum(map(data.count, STRUCTURE)) > MAX_JSON_VALUES:
-        raise damaged_file(f"{what} has more than {MAX_JSON_VALUES:,} values")
+    if sum(map(data.count, STRUCTURE)) > most:
+        raise damaged_file(f"{what} has more than {most:,} values")
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_constant)

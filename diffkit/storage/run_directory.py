@@ -150,7 +150,9 @@ class RunDirectory:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object of this run, empty if the file is missing. Raises CheckpointError if it is damaged."""
         path = self._inside(name)
-        return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name) if os.path.lexists(path) else {}
+        if not os.path.lexists(path):
+            return {}
+        return atomic.parse_object(atomic.read_bounded(path, _MAX_JSON_BYTES), name, atomic.MAX_RECORD_VALUES)
 
     def read_record(self, name: str, kind: type[Record], fix: str) -> Record:
         """Read a JSON file of this run as a pydantic model.
