@@ -266,9 +266,8 @@ class Run:
                 named, assembly.data, drawn, settings=settings, seed=seed, raise_if_stopped=raise_if_stopped
             )
         self.results.updated(measured).write(self.directory)
-        if (
-            own and settings["own"] and own.keys() <= measured.keys()
-        ):  # else `run` still does the evaluation of the recipe
+        # After an evaluation of another kind, `run` still does that of the recipe.
+        if own and settings["own"] and own.keys() <= measured.keys():
             inputs = stage_inputs(recipe)["evaluate"]
             record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
             StageStatus(self.directory).write("evaluate", record)
