@@ -171,8 +171,9 @@ class RecordedData(Data):
 
     def _overriding(self, method: str) -> Data | None:
         """Return the data if it defines the method itself."""
-        own = getattr(type(self._data), method, None)
-        return None if own is None or own is getattr(Data, method) else self._data  # type: ignore[return-value]
+        if isinstance(self._data, DataError) or getattr(type(self._data), method) is getattr(Data, method):
+            return None
+        return self._data
 
 
 def require_same(recorded: DataSpec, present: DataSpec) -> None:

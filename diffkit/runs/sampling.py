@@ -86,8 +86,8 @@ class SampleRequest:
         others = [name for name in ("grid", "steps", "start") if getattr(self, name) is not None]
         if others:
             raise _wrong(f"levels are given in place of {', '.join(others)}", f"leave {others[0]} out")
-        listed = isinstance(levels, list | tuple) and all(isinstance(level, Level) for level in levels)
-        if not listed or len(levels) < 2:  # type: ignore[arg-type]
+        listed = list(levels) if isinstance(levels, list | tuple) else []
+        if len(listed) < 2 or not all(isinstance(level, Level) for level in listed):
             fix = "pass two or more, such as run.assembly.levels(20)"
             raise _wrong(f"levels must be a list of Level, noisiest first, got {type(levels).__name__}", fix)
 
