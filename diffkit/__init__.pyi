@@ -9,16 +9,20 @@ from .callback import (
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
 from .codec import Codec as Codec, Identity as Identity
+from .conditioner import Conditioner as Conditioner, Conditions as Conditions, Unchanged as Unchanged
 from .config import FilePath as FilePath
 from .data import (
     Augmentation as Augmentation,
     Cond as Cond,
+    ConditionSpec as ConditionSpec,
     Data as Data,
     DataSpec as DataSpec,
     InMemorySplit as InMemorySplit,
     Part as Part,
     Split as Split,
+    as_bytes as as_bytes,
     as_examples as as_examples,
+    as_texts as as_texts,
     summarize as summarize,
 )
 from .denoiser import Denoiser as Denoiser, Model as Model
@@ -39,7 +43,7 @@ from .host import Entry as Entry, Kind as Kind, hookimpl as hookimpl
 from .interface import attribute as attribute
 from .level import Level as Level, broadcast as broadcast, weighted_sum as weighted_sum
 from .metric import Evaluation as Evaluation, Metric as Metric
-from .network import Network as Network, Shape as Shape
+from .network import Network as Network, Shape as Shape, conditions_of as conditions_of
 from .noise import RandomStreams as RandomStreams, SampleNoise as SampleNoise
 from .objective import Loss as Loss, Objective as Objective, Weighting as Weighting
 from .optimizer import LRSchedule as LRSchedule, NamedParameters as NamedParameters, Optimizer as Optimizer

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -36,18 +37,53 @@ LEAST_STD, MOST_STD = 0.05, 5.0
 BOUND = 1.01
 """Largest |x| of bounded examples that a caller may pass: 1, and the rounding of bfloat16."""
 Cond = Mapping[str, Tensor]
+LABEL = "label"
+"""The condition that `DataSpec.classes` states."""
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """A condition of one example, as the parts of a data set hold it: a tensor of `shape`.
+
+    shape     shape of one example; empty for a class and for one number, (length,) for a text
+    dtype     long: a class, 0 to classes - 1; float: numbers; uint8: values 0 to 255, such as pictures (C, H, W);
+              text: UTF-8 bytes as uint8, filled up to the length with zeros, see `as_bytes`
+    classes   number of classes of a condition of dtype long
+    names     names of the classes 0, 1, ...; empty without names
+
+    Raises ValueError if a class is not one number, or the fields contradict each other.
+    """
+
+    shape: tuple[int, ...] = ()
+    dtype: Literal["long", "float", "uint8", "text"] = "float"
+    classes: int | None = None
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.classes is not None and self.dtype == "float":
+            object.__setattr__(self, "dtype", "long")
+        if (self.classes is None) != (self.dtype != "long") or (self.shape and self.dtype == "long"):
+            raise ValueError(f"a class is one number of dtype long with a number of classes, got {self}")
+        if self.dtype == "text" and len(self.shape) != 1:
+            raise ValueError(f"a text has the shape (length,) in bytes, got {self.shape}")
+        if self.names and len(self.names) != self.classes:
+            raise ValueError(f"{len(self.names)} names are given for {self.classes} classes")
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Shape and range of one example, x: (channels, *size).
+    """Shape and range of one example, x: (channels, *size), and its conditions.
 
     channels      number of channels
     size          spatial size, such as (height, width); empty for vectors
-    classes       number of classes, None without labels
+    classes       number of classes of the condition `label`, None without labels
     bounded       whether |x| <= 1
     bins          number of values that a channel can take (256 for images), None for continuous data
     class_names   names of labels 0, 1, ... in reports
+    conditions    every condition of an example by its name; `label` is added if there are `classes`, and a `label` that
+                  is given here sets `classes` and `class_names`
+
+    Raises ValueError if the name of a condition is not a Python identifier, or `label` is not a class.
     """
 
     channels: int
@@ -56,6 +92,20 @@ class DataSpec:
     bounded: bool = False
     bins: int | None = None
     class_names: tuple[str, ...] = ()
+    conditions: Mapping[str, ConditionSpec] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        given = dict(self.conditions)
+        if wrong := [name for name in given if not name.isidentifier() or iskeyword(name)]:
+            raise ValueError(f"the name of a condition is an argument of a network, got {wrong[0]!r}")
+        if self.classes is not None:
+            given[LABEL] = ConditionSpec((), "long", self.classes, self.class_names)
+        elif LABEL in given:
+            if given[LABEL].classes is None:
+                raise ValueError("the condition label is a class; choose another name for other conditions")
+            object.__setattr__(self, "classes", given[LABEL].classes)
+            object.__setattr__(self, "class_names", given[LABEL].names)
+        object.__setattr__(self, "conditions", given)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -173,6 +223,23 @@ def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tenso
     rows = [split[i] for i in indices]
     cond = {name: torch.stack([torch.as_tensor(c[name]) for _, c in rows]) for name in (rows[0][1] if rows else {})}
     return torch.stack([x for x, _ in rows]), cond
+
+
+def as_bytes(texts: Sequence[str], length: int) -> Tensor:
+    """Return texts as a raw condition of dtype text: (N, length) uint8, UTF-8 filled up with zeros.
+
+    A text of more bytes is cut after its last whole character.
+    """
+    raw = torch.zeros(len(texts), length, dtype=torch.uint8)
+    for row, text in zip(raw, texts, strict=True):
+        kept = text.encode("utf-8", "replace")[:length].decode("utf-8", "ignore").encode()
+        row[: len(kept)] = torch.frombuffer(bytearray(kept), dtype=torch.uint8) if kept else row[:0]
+    return raw
+
+
+def as_texts(raw: Tensor) -> list[str]:
+    """Return the texts of a raw condition: (N, length) uint8, the inverse of `as_bytes`."""
+    return [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in raw.cpu().tolist()]
 
 
 def as_examples(x: object, data: Data, *, count: int | None = None, argument: str = "x") -> Tensor:

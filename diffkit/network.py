@@ -3,28 +3,55 @@
 A network maps x: (B, C, *S) and c_noise: (B,) to (B, C', *S). It is independent of the schedule and of the meaning of
 its output: `Model` scales its input, passes it the noise level as one number per example, and decodes its output. Any
 `nn.Module` with `forward(x, c_noise, **cond)` can be used; `Network` adds what recipes and laws need.
+
+A network takes the conditions that its `forward` names, beside `label`:
+
+    text        (B, L, D), one vector for each token of a text
+    text_mask   (B, L) bool, False for tokens that fill up the length
+    concat      (B, C', *S), which the network concatenates to x; x is scaled by c_in, concat is not
+    any name    (B, D), one vector for each example
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+
+CONCAT, MASK = "concat", "_mask"
+"""The argument of what is concatenated to x, and the end of the name of the mask of another argument."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape that a network is built for: channels in and out, spatial size, and number of classes (None:
-    unconditional).
+    """The shape that a network is built for: channels in and out, spatial size, and conditions.
 
-    With K classes, labels are 0..K-1, and K is the null class (no label).
+    in_channels      channels of x, without those of `concat`
+    out_channels     channels of the output
+    size             spatial size; empty for vectors
+    classes          number K of classes, None without labels; labels are 0..K-1, and K is the null class (no label)
+    conditions       shape per example of each further condition as the network receives it: (L, D) of `text`, (D,) of a
+                     vector; a mask (L,) and `concat` are not listed
+    extra_channels   channels of `concat`, which the network concatenates to x inside; 0: it receives none
     """
 
     in_channels: int
     out_channels: int
     size: tuple[int, ...] = ()
     classes: int | None = None
+    conditions: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
+    extra_channels: int = 0
+
+
+def conditions_of(network: nn.Module) -> frozenset[str] | None:
+    """Return the names of the conditions that a network takes beside x and c_noise; None if it takes every name."""
+    parameters = list(inspect.signature(network.forward).parameters.values())[2:]
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return frozenset(one.name for one in parameters if one.kind is not one.VAR_POSITIONAL)
 
 
 class Network(nn.Module):
@@ -44,10 +71,13 @@ class Network(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Compute the output for x at the noise level c_noise; must not change its arguments in place.
 
+        Name further conditions as keyword arguments with default None, which is their null:
+        `forward(self, x, c_noise, label=None, *, text=None, text_mask=None, concat=None)`.
+
         Args:
             x: Scaled noisy data: (B, C, *S).
             c_noise: The noise level as one number per example: (B,) float32.
-            label: Class per example: (B,) long, if the network is conditional.
+            label: Class per example: (B,) long, if the network is conditional; K is the null class.
 
         Returns:
             The output, whose meaning a `Parameterization` defines: (B, C', *S).

@@ -11,6 +11,7 @@ OF_THE_CORE: Mapping[str, Sequence[tuple[str, ...]]] = {
     "times": [("uniform", "times:UniformTimes", "Draw training times uniformly", "ho2020denoising")],
     "network": [("oracle", "oracles.network:OracleNetwork", "Use the exact denoiser of the data")],
     "codec": [("identity", "codec:Identity", "Diffuse the data itself")],
+    "conditioner": [("unchanged", "conditioner:Unchanged", "Pass the condition as it is, numbers with null 0")],
     "strategy": [("single", "strategy:SingleProcess", "Train in one process, on whole batches")],
 }
 OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
@@ -45,6 +46,11 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
     ],
     "codec": [
         ("affine", "codec:Affine", "Shift and scale: z = (x - shift) * scale", "rombach2022high"),
+    ],
+    "conditioner": [
+        ("label", "conditioners:Label", "Pass a class as its number, or as a learned vector", "ho2022classifier"),
+        ("text", "conditioners:Text", "Encode the bytes of a text by a transformer that is trained", "nichol2022glide"),
+        ("concat", "conditioners:Concat", "Give the network the condition as channels beside x", "saharia2021image"),
     ],
     "augmentation": [("flip", "augmentation:Flip", "Flip images horizontally with probability 1/2")],
     "metric": [

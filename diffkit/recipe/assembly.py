@@ -12,6 +12,7 @@ from torch import nn
 
 from ..callback import Callback, Tracker
 from ..codec import Codec
+from ..conditioner import Conditioner
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
 from ..errors import ArgumentError, PluginError, RecipeError, UsageError
@@ -148,6 +149,8 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
 def build(kind: Literal["data"], name: str, **options: Any) -> Data: ...
 @overload
 def build(kind: Literal["codec"], name: str, **options: Any) -> Codec: ...
+@overload
+def build(kind: Literal["conditioner"], name: str, **options: Any) -> Conditioner: ...
 @overload
 def build(kind: Literal["schedule"], name: str, **options: Any) -> Schedule: ...
 @overload

@@ -26,7 +26,7 @@ from .signature import REQUIRED, Resolved
 from .yaml import Node
 
 ORDER = (
-    *("data", "codec", "schedule", "parameterization", "shape", "augmentation", "network"),
+    *("data", "codec", "schedule", "parameterization", "conditioner", "shape", "augmentation", "network"),
     *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric"),
     *("optimizer", "lr-schedule", "strategy", "callback", "tracker"),
 )

@@ -1,8 +1,8 @@
 """The parameters that a recipe can set, derived from the signature of a constructor or the fields of a section.
 
-A parameter is injected if its name is a kind, or `shape`, and its annotation is the class of that kind. A parameter
-with the class of a kind and any other name, alone, optional or in a tuple, is a nested component. Every other parameter
-is an option, which pydantic validates strictly.
+A parameter is injected if its name is a kind, `shape` or `condition`, and its annotation is the class of that. A
+parameter with the class of a kind and any other name, alone, optional or in a tuple, is a nested component. Every other
+parameter is an option, which pydantic validates strictly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from ..host import registry
 from .yaml import Node
 
 Role = Literal["option", "injected", "component", "components", "section", "sections"]
-SHAPE = "diffkit.network:Shape"
+SHARED = {"diffkit.network:Shape": "shape", "diffkit.data:ConditionSpec": "condition"}
+"""Classes that are no kind whose objects a recipe passes to constructors, by the name of the parameter."""
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -176,8 +177,8 @@ def kind_of(annotation: Any) -> str | None:
     if not isinstance(annotation, type):
         return None
     target = f"{annotation.__module__}:{annotation.__qualname__}"
-    if target == SHAPE:
-        return "shape"
+    if target in SHARED:
+        return SHARED[target]
     return next((kind.name for kind in registry().kinds.values() if kind.base == target), None)
 
 
@@ -187,7 +188,7 @@ def _classify(name: str, annotation: Any, default: Any) -> Parameter:
     kind = kind_of(bare)
     if kind is not None and kind == name.replace("_", "-"):
         return Parameter(name, annotation, default, "injected", kind, optional)
-    if kind not in (None, "shape"):
+    if kind not in (None, *SHARED.values()):
         return Parameter(name, annotation, default, "component", kind, optional)
     args = get_args(bare)
     if get_origin(bare) is tuple and len(args) == 2 and args[1] is ... and (kind := kind_of(args[0])):

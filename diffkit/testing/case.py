@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from diffkit.codec import Identity
+from diffkit.data import ConditionSpec
 from diffkit.errors import DiffkitError
 from diffkit.host import registry
 from diffkit.network import Shape
@@ -84,12 +85,18 @@ class CannotBuild(Exception):  # noqa: N818 - a verdict
     """Raised for a component with options that have no default; the message lists them."""
 
 
-INJECTED = frozenset({"data", "schedule", "parameterization", "codec", "shape"})
+INJECTED = frozenset({"data", "schedule", "parameterization", "codec", "condition", "shape"})
 """Kinds that are injected even if the component has a default; other kinds keep their defaults."""
 IMAGES = Shape(3, 3, (8, 8), 4)
 PLAIN_IMAGES = Shape(3, 3, (8, 8))
 VECTORS = Shape(2, 2, (), 4)
 PLAIN_VECTORS = Shape(2, 2)
+CONDITIONS = (
+    ConditionSpec((), "long", 5),
+    ConditionSpec((24,), "text"),
+    ConditionSpec((3,)),
+    ConditionSpec((2, 4, 4), "uint8"),
+)
 NETWORK_SHAPES = (IMAGES, PLAIN_IMAGES, VECTORS, PLAIN_VECTORS)
 NESTED = {
     "sampler": "ancestral",
@@ -124,6 +131,8 @@ def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any
         return [{**base, "shape": shape} for shape in shapes]
     if kind == "codec":
         return [{**base, "data": fixtures.Pictures(), "shape": IMAGES}, base]
+    if kind == "conditioner":
+        return [{**base, "data": fixtures.Pictures(), "condition": one} for one in CONDITIONS]
     if kind == "guidance":
         base["data"] = fixtures.LabelledData()
     schedules = (fixtures.discrete(), fixtures.TRIG, fixtures.EXPLODING) if "schedule" in injected else (None,)

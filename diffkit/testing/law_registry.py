@@ -37,6 +37,7 @@ MODULES = (
     "network",
     "network_structure",
     "codec",
+    "conditioner",
     "data",
     "metric",
     "optimizer",

@@ -19,7 +19,7 @@ LAYERS = (
     {"level"},
     {"estimate"},
     {"schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
-    {"denoiser", "codec", "metric", "optimizer", "strategy"},
+    {"denoiser", "codec", "conditioner", "metric", "optimizer", "strategy"},
     {"sampler", "grid", "times", "objective", "guidance", "callback"},
 )
 ALGEBRA = set().union(*LAYERS)

@@ -174,6 +174,7 @@ INTERFACES = {
     "weighting": {"__call__": "level", "on_output": "level parameterization"},
     "guidance": {"__call__": "denoise"},
     "codec": {"encode": "x noise", "decode": "z", "spec": "data"},
+    "conditioner": {"forward": "raw", "null": ""},
     "augmentation": {"__call__": "x uniform cond"},
     "data": {"split": "part", "to_model_range": "raw", "to_storage": "x"},
     "metric": {"__call__": "evaluation"},
@@ -219,6 +220,7 @@ def test_kinds_of_the_core_have_an_interface_here() -> None:
 
 
 UNSOURCED = {
+    "conditioner/unchanged": "its definition",
     "lr-schedule/constant": "its definition",
     "lr-schedule/linear": "its definition",
     "grid/angle": "ours; its docstring says why",

@@ -19,7 +19,7 @@ from diffkit.times import at_fraction
 from ..case import Case, build_cases
 from ..law_registry import LawResult, NotApplicable, law
 from ..variants import others, with_option
-from . import codec, data, grid, metric, optimizer, times, weighting
+from . import codec, conditioner, data, grid, metric, optimizer, times, weighting
 
 Numbers = Sequence[float | Tensor]
 Behaviour = Callable[[Case], Numbers]
@@ -61,6 +61,10 @@ def _of_codec(case: Case) -> Numbers:
     return [case.component.encode(codec.images(case))]
 
 
+def _of_conditioner(case: Case) -> Numbers:
+    return [*conditioner.parts(case.component(conditioner.raw_conditions(case)))]
+
+
 def _of_metric(case: Case) -> Numbers:
     return list(chain.from_iterable(case.component(one).values() for one in metric.evaluations(case).values()))
 
@@ -84,6 +88,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "schedule": _of_schedule,
     "grid": _of_grid,
     "codec": _of_codec,
+    "conditioner": _of_conditioner,
     "metric": _of_metric,
     "optimizer": _of_optimizer,
     "lr-schedule": _of_rate,
