@@ -15,6 +15,7 @@ class Fault:
     """One edit of `file`; `targets` are kind/name:law of registered components, which are tried in turn.
 
     Without `:law` all laws of the component are tried: so to add a fault, leave it out, and add the law that is found.
+    Targets below tests/ are paths or node ids of pytest, for code that is no component.
     """
 
     name: str
@@ -22,6 +23,11 @@ class Fault:
     old: str
     new: str
     targets: tuple[str, ...]
+
+    @property
+    def by_tests(self) -> bool:
+        """Whether tests must notice, not laws."""
+        return self.targets[0].startswith("tests/")
 
 
 def fault(name: str, file: str, old: str, new: str, *targets: str) -> Fault:
@@ -302,4 +308,82 @@ PLUGINS = [
     fault("time of the other end", FLOW + "schedule.py", "level.sigma / (level.alpha + level.sigma)", "level.sigma / (level.alpha - level.sigma)", "schedule/rectified:inverse"),
 ]  # fmt: skip
 
-FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS)
+CODE = [
+    fault("streams 1 and '1' collide", 'diffkit/noise.py', '"/".join(f"{type(part).__name__}:{name}" for part, name in zip(parts, escaped))', '"/".join(escaped)', "tests/unit/test_noise.py::test_keys_of_different_parts_differ"),
+    fault('stream names with a slash collide', 'diffkit/noise.py', '.replace("/", "\\\\/")', '', "tests/unit/test_noise.py::test_keys_of_different_parts_differ"),
+    fault("the order of stream names does not count", "diffkit/noise.py", "in zip(parts, escaped))", "in sorted(zip(parts, escaped), key=str))", "tests/unit/test_noise.py::test_rows_steps_streams_and_seeds_differ"),
+    fault("an older chunk of noise is answered from the buffer", "diffkit/noise.py", "if chunk < self._next - 1:", "if chunk < self._next - 2:", "tests/unit/test_noise.py::test_the_noise_of_a_step_does_not_depend_on_the_steps_before"),
+    fault("chunks of noise are skipped", "diffkit/noise.py", "            self._next += 1\n", "            self._next = chunk + 1\n", "tests/unit/test_noise.py::test_the_noise_of_a_step_does_not_depend_on_the_steps_before"),
+    fault("a stream may be drawn twice in a step", "diffkit/noise.py", "        if stream in self._drawn:", "        if stream in self._drawn and False:", "tests/unit/test_noise.py::test_drawing_a_stream_twice_is_an_error"),
+    fault("rows outside the batch are drawn", "diffkit/noise.py", "if end > self.total:", "if end > self.total + 64:", "tests/unit/test_noise.py::test_rows_outside_the_batch_are_an_error"),
+    fault("the last block of rows is left out", "diffkit/noise.py", "range(self.start // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1)", "range(self.start // BLOCK_ROWS, max(self.start, end - 2) // BLOCK_ROWS + 1)", "tests/unit/test_noise.py::test_rows_do_not_depend_on_the_cut"),
+    fault('every epoch has the same order (one permutation for all epochs)', 'diffkit/train/data_loading.py', 'generator("cpu", self.seed, "order", epoch)', 'generator("cpu", self.seed, "order", 0)', "tests/unit/train/test_data_loading.py::test_epochs_and_seeds_differ"),
+    fault('every seed has the same order', 'diffkit/train/data_loading.py', 'generator("cpu", self.seed, "order", epoch)', 'generator("cpu", 0, "order", epoch)', "tests/unit/train/test_data_loading.py::test_epochs_and_seeds_differ"),
+    fault("the end of an epoch is left out", "diffkit/train/data_loading.py", "position, missing = position + len(part), missing - len(part)", "position, missing = position + max(len(part), missing), missing - len(part)", "tests/unit/train/test_data_loading.py::test_every_epoch_holds_every_example_once"),
+    fault("a worker's batch is one step late", 'diffkit/train/data_loading.py', 'self._step = steps.start - 1', 'self._step = steps.start', "tests/unit/train/test_data_loading.py::test_all_feeds_give_the_same"),
+    fault("rows of another process are taken", "diffkit/train/data_loading.py", "at = slice(rows.start - self.own.start, rows.stop - self.own.start)", "at = slice(0, rows.stop - rows.start)", "tests/unit/train/test_data_loading.py::test_all_feeds_give_the_same"),
+    fault("parts of unequal length", "diffkit/train/data_loading.py", "bounds = [start + total * part // parts for part in range(parts + 1)]", "bounds = [*(start + total // parts * part for part in range(parts)), stop]", "tests/unit/train/test_data_loading.py::test_parts_cover_the_rows"),
+    fault("the hold-out is chosen by another remainder", "diffkit/basics/data/splits.py", "-(amount * len(members[group]) % count), group)", "(amount * len(members[group]) % count), group)", "tests/unit/basics/test_splits.py::test_groups_with_the_largest_remainder_get_one_more"),
+    fault("the hold-out follows the order of the examples", "diffkit/basics/data/splits.py", "key=lambda i: (ranks[i], i)", "key=lambda i: i", "tests/unit/basics/test_splits.py::test_more_examples_move_none_to_the_other_part"),
+    fault("the hold-out is one example short", "diffkit/basics/data/splits.py", "by_remainder[: amount - sum(quotas.values())]", "by_remainder[: amount - sum(quotas.values()) - 1]", "tests/unit/basics/test_splits.py::test_groups_get_equal_shares"),
+    fault("a fraction holds out the double", "diffkit/basics/data/splits.py", "rank < held_out * 2.0**64", "rank < held_out * 2.0**65", "tests/unit/basics/test_splits.py::test_a_fraction_is_met_on_average"),
+    fault("a prior term with sigma for its square", "diffkit/likelihood/chain.py", "(float(level.alpha) / float(level.scale)) ** 2\n    return", "float(level.alpha) / float(level.scale)\n    return", "tests/unit/likelihood/test_bound.py::test_every_term_is_the_closed_form"),
+    fault("bins of another width", "diffkit/likelihood/decoder.py", "half, std = 1.0 / (self.bins - 1), broadcast(std, x0)", "half, std = 1.0 / self.bins, broadcast(std, x0)", "tests/unit/likelihood/test_bound.py::test_bins_sum_to_one_and_the_table_is_the_probability"),
+    fault("edges of another width in the table", "diffkit/likelihood/decoder.py", "edges = (2.0 * k + 1.0) / (self.bins - 1) - 1.0", "edges = (2.0 * k + 1.0) / self.bins - 1.0", "tests/unit/likelihood/test_bound.py::test_bins_sum_to_one_and_the_table_is_the_probability"),
+    fault("the end bins are closed", "diffkit/likelihood/decoder.py", "first, last = x0 < -1.0 + half, x0 > 1.0 - half", "first, last = x0 < -2.0, x0 > 2.0", "tests/unit/likelihood/test_bound.py::test_bins_sum_to_one_and_the_table_is_the_probability"),
+    fault("the tanh of another cubic", "diffkit/likelihood/decoder.py", "0.044715 * u**3", "0.44715 * u**3", "tests/unit/likelihood/test_bound.py::test_the_tanh_is_close_to_the_normal_distribution"),
+    fault("any value passes as a bin", "diffkit/likelihood/decoder.py", ".abs().max()) > 1e-3 or", ".abs().max()) > 1e6 or", "tests/unit/likelihood/test_bound.py::test_mistakes_are_named"),
+    fault("bits without alpha", "diffkit/likelihood/dequantisation.py", "found.log_density + size * math.log(float(s.alpha)) - log_q", "found.log_density - log_q", "tests/unit/likelihood/test_ode.py::test_bits_do_not_depend_on_the_scale_of_the_levels"),
+    fault("bits of the mean of logarithms", "diffkit/likelihood/dequantisation.py", "torch.stack(values).logsumexp(0) - math.log(len(values))", "torch.stack(values).mean(0)", "tests/unit/likelihood/test_ode.py::test_dequantisation_bounds_the_code_length"),
+    fault("bits without the number of draws", "diffkit/likelihood/dequantisation.py", ".logsumexp(0) - math.log(len(values))", ".logsumexp(0)", "tests/unit/likelihood/test_ode.py::test_dequantisation_bounds_the_code_length"),
+    fault("the volume of a bin is halved", "diffkit/likelihood/dequantisation.py", "-size * math.log(2.0 * half)", "-size * math.log(half)", "tests/unit/likelihood/test_ode.py::test_bits_at_the_middle_of_a_bin_are_the_density_and_an_offset"),
+    fault("uniform draws leave the bin", "diffkit/likelihood/dequantisation.py", "x + 2.0 * half * (u - 0.5)", "x + 4.0 * half * (u - 0.5)", "tests/unit/likelihood/test_ode.py::test_dequantisation_bounds_the_code_length"),
+    fault("the truncated normal without its mass", "diffkit/likelihood/dequantisation.py", " - math.log(mass)", "", "tests/unit/likelihood/test_ode.py::test_dequantisation_bounds_the_code_length"),
+    fault("a tolerance that is 1e9 times too wide", "diffkit/likelihood/ode.py", "accepted = running & (error < 1.0)", "accepted = running & (error < 1e9)", "tests/unit/likelihood/test_ode.py::test_every_row_is_what_scipy_gives_it_alone"),
+    fault("the tolerance of x is ignored", "diffkit/likelihood/ode.py", "solver.atol + solver.rtol * torch.maximum(y.abs(), ahead.abs())", "solver.atol + torch.maximum(y.abs(), ahead.abs())", "tests/unit/likelihood/test_ode.py::test_every_row_is_what_scipy_gives_it_alone"),
+    fault("a step after a rejection grows", "diffkit/likelihood/ode.py", "torch.where(accepted & rejected, factor.clamp(max=1.0), factor)", "factor", "tests/unit/likelihood/test_ode.py::test_every_row_is_what_scipy_gives_it_alone"),
+    fault("the divergence of the last dimension is lost", "diffkit/likelihood/ode.py", "for d in range(flat.shape[1]):", "for d in range(flat.shape[1] - 1):", "tests/unit/likelihood/test_ode.py::test_the_likelihood_is_exact_with_the_exact_prior"),
+    fault("the sum over probes for their mean", "diffkit/likelihood/ode.py", "return torch.stack(each).mean(0)", "return torch.stack(each).sum(0)", "tests/unit/likelihood/test_ode.py::test_random_signs_are_exact_on_a_diagonal_and_on_average"),
+    fault("the density without the scale of x", "diffkit/likelihood/ode.py", "end[:, size] + size * math.log(float(t.scale) / float(s.scale))", "end[:, size]", "tests/unit/likelihood/test_ode.py::test_the_likelihood_is_exact_with_the_exact_prior"),
+    fault("the prior of unit variance", "diffkit/likelihood/ode.py", "z = wide(x).flatten(1) / float(level.sigma)", "z = wide(x).flatten(1)", "tests/unit/likelihood/test_ode.py::test_with_the_prior_of_samplers_it_is_the_likelihood_of_the_model"),
+    fault("fixed steps of equal time", "diffkit/likelihood/ode.py", "times = [math.copysign(abs(r) ** solver.power, r) for r in at]", "times = [start + (end - start) * k / solver.steps for k in range(solver.steps + 1)]", "tests/unit/likelihood/test_ode.py::test_fixed_steps_are_short_near_zero"),
+    fault("rate in nats", "diffkit/likelihood/bound.py", "return steps.cumsum(0) / LOG_2, error", "return steps.cumsum(0), error", "tests/unit/likelihood/test_bound.py::test_rate_and_distortion_of_gaussian_data"),
+    fault("rates from the clean end", "diffkit/likelihood/bound.py", "self.layers.mean(1).flip(0)]", "self.layers.mean(1)]", "tests/unit/likelihood/test_bound.py::test_rate_and_distortion_of_gaussian_data"),
+    fault("the standard error of one example", "diffkit/likelihood/bound.py", "self.bits_per_dim.std() / math.sqrt(len(self.total))", "self.bits_per_dim.std()", "tests/unit/likelihood/test_bound.py::test_images_have_the_same_bound_in_every_batch"),
+    fault("low-discrepancy times without their offset", "diffkit/likelihood/continuous.py", "u = (offset.double()[:, None] + k) % 1.0", "u = (0.0 * offset.double()[:, None] + k) % 1.0", "tests/unit/likelihood/test_bound.py::test_points_integrate_without_bias"),
+    fault("importance times without their density", "diffkit/likelihood/continuous.py", "return cls(u, 1.0 / (count * len(table) * table[part]))", "return cls(u, torch.full_like(u, 1.0 / count))", "tests/unit/likelihood/test_bound.py::test_points_integrate_without_bias"),
+    fault("the continuous bound without the length of its interval", "diffkit/likelihood/continuous.py", "(high - low) * (weight * integrand).sum(1)", "(weight * integrand).sum(1)", "tests/unit/likelihood/test_bound.py::test_the_continuous_bound_of_discrete_data"),
+    fault("optimal variance without the error", "diffkit/likelihood/chain.py", "0.5 * math.log1p(float(q) ** 2 * self.errors[i - 1] / small**2)", "0.5 * math.log1p(float(q) ** 2 * self.errors[i - 1])", "tests/unit/likelihood/test_bound.py::test_every_term_is_the_closed_form"),
+    fault("encoding forgets the scale of the data", "diffkit/likelihood/chain.py", "transition.decay(t, s) * z + transition.spread(t, s) * noise(z)", "z + transition.spread(t, s) * noise(z)", "tests/unit/likelihood/test_bound.py::test_encoding_and_decoding_follow_the_chain"),
+    fault("decoding leaves out the noisiest layers", "diffkit/likelihood/chain.py", "for i in range(len(self), 1, -1):\n            mean", "for i in range(len(self) // 4, 1, -1):\n            mean", "tests/unit/likelihood/test_bound.py::test_encoding_and_decoding_follow_the_chain"),
+    fault("aux is lost", "diffkit/estimate.py", "return replace(self, aux={**self.aux, **aux})", "return replace(self, aux=aux)", "tests/unit/test_estimate.py::test_with_aux_adds_to_the_known_entries"),
+    fault("aux of the wrong side", "diffkit/estimate.py", "return replace(other, x0=x0, eps=eps)", "return replace(self, x0=x0, eps=eps)", "tests/unit/test_estimate.py::test_interpolate_takes_level_and_aux_of_the_second"),
+    fault("x0 at a clean level moves eps", "diffkit/estimate.py", "shift = scalar.divide(level.alpha, level.sigma)\n", "shift = scalar.divide(level.sigma, level.alpha)\n", "tests/unit/test_estimate.py::test_with_x0_keeps_x"),
+    fault("a mixed float and tensor level is taken as floats", "diffkit/level.py", "if isinstance(self.alpha, float) and isinstance(self.sigma, float):", "if isinstance(self.alpha, float) or isinstance(self.sigma, float):", "tests/unit/test_level.py::test_a_mixed_level_multiplies_examples_row_by_row"),
+    fault("a float and a tensor are not mixed", "diffkit/scalar.py", "return torch.full_like(y, x), y", "return torch.zeros_like(y), y", "tests/unit/test_level.py::test_one_number_may_be_a_float_and_the_other_a_tensor"),
+    fault("division of floats by zero is 0", "diffkit/scalar.py", "return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1.0, y)", "return 0.0", "tests/unit/test_level.py::test_division_by_zero_is_infinite"),
+    fault("an index range off by a thousandth", "diffkit/schedule.py", "return 1000.0 * (t - self.t_clean) / (self.t_noise - self.t_clean)", "return 999.0 * (t - self.t_clean) / (self.t_noise - self.t_clean)", "tests/unit/test_level.py::test_networks_get_0_to_1000_on_continuous_schedules"),
+    fault("an error names the wrong end", "diffkit/denoiser.py", "clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise", "noise, clean = self.schedule.level(self.schedule.t_clean), self.schedule.noise", "tests/unit/test_level.py::test_a_level_outside_of_the_training_is_refused_with_both_ends"),
+    fault("equal neighbouring levels are accepted", "diffkit/sampler.py", "if not b < a:", "if not b <= a:", "tests/unit/test_level.py::test_levels_must_become_cleaner"),
+    fault("an error names the wrong levels", "diffkit/sampler.py", "from level {i} to level {i + 1};", "from level {i + 1} to level {i + 2};", "tests/unit/test_level.py::test_levels_must_become_cleaner"),
+    fault("scale-shift without its 1", "diffkit/ddpm/blocks.py", "self.norm2(h) * (1 + scale) + shift", "self.norm2(h) * scale + shift", "network/unet:scale-shift"),
+    fault("label null is the last class", "diffkit/train/preprocessing.py", "masked_fill(dropped, problem.data.spec.classes or 0)", "masked_fill(dropped, (problem.data.spec.classes or 1) - 1)", "tests/unit/train/test_preprocessing.py::test_labels_are_dropped_one_by_one"),
+    fault('labels are kept, not dropped', 'diffkit/train/preprocessing.py', 'streams.uniform("label-dropout", x) < problem.label_dropout', 'streams.uniform("label-dropout", x) > problem.label_dropout', "tests/unit/train/test_preprocessing.py::test_labels_are_dropped_one_by_one"),
+    fault('a fixed dropout mask', 'diffkit/train/engine.py', 'key(self.problem.seed, "dropout", step, self.ranks.rank, index)', 'key(self.problem.seed, "dropout", 0, self.ranks.rank, index)', "tests/unit/train/test_trainer.py::test_every_step_and_every_part_of_a_batch_has_its_own_dropout"),
+    fault("clipping that scales up", "diffkit/train/optimizer.py", "if self.clip is not None and value > self.clip:", "if self.clip is not None and value < self.clip:", "tests/unit/train/test_optimizer.py::test_the_update_is_clip_and_adam"),
+    fault("the metrics of the last step only", "diffkit/train/state.py", "self._sums[name].add_(value)", "self._sums[name].copy_(value)", "tests/unit/train/test_metric_accumulator.py::test_means_since_the_last_log_point"),
+    fault("means over one step too many", "diffkit/train/state.py", "torch.stack([*self._sums.values()]) / self.steps", "torch.stack([*self._sums.values()]) / (self.steps + 1)", "tests/unit/train/test_metric_accumulator.py::test_means_since_the_last_log_point"),
+    fault('a resumed training repeats a step', 'diffkit/train/state.py', 'step=int(state["step"])', 'step=int(state["step"]) - 1', "tests/unit/train/test_trainer.py::test_a_resumed_run_is_bit_identical"),
+    fault("buffers of an average are not copied", "diffkit/train/ema.py", "                getattr(mine, name).copy_(getattr(theirs, name))", "                getattr(mine, name)", "tests/unit/train/test_ema.py::test_averages_in_training_are_the_definition"),
+    fault("parts of a batch count the same whatever their size", "diffkit/train/engine.py", "share = len(rows) * self.strategy.size / self.config.batch_size", "share = self.strategy.size / len(parts)", "tests/unit/train/test_trainer.py::test_accumulation_is_the_whole_batch_in_parts"),
+    fault("the newest checkpoint is removed", "diffkit/storage/manifest.py", "    for step in sorted(steps, reverse=True):\n        if kept", "    for step in sorted(steps):\n        if kept", "tests/unit/storage/test_checkpoint.py::test_rotation_keeps_the_newest_and_the_protected"),
+    fault("a damaged checkpoint counts as whole", "diffkit/storage/checkpoint.py", "self._undamaged[candidate.step] = False", "self._undamaged[candidate.step] = True", "tests/unit/storage/test_checkpoint.py::test_damaged_ones_do_not_displace_whole_ones"),
+    fault("the content of a checkpoint is not verified", "diffkit/storage/checkpoint.py", "digest.require_content(hashlib.sha256(data).hexdigest(), path.name)", "hashlib.sha256(data).hexdigest()", "tests/unit/storage/test_checkpoint.py::test_the_next_older_one_is_taken_and_the_fault_is_named"),
+    fault("shapes of a checkpoint are not compared", "diffkit/storage/checkpoint.py", "if info.shape != shape:", "if len(info.shape) != len(shape):", "tests/unit/storage/test_checkpoint.py::test_expected_shapes_are_compared_before_reading"),
+    fault("the state of a checkpoint is not verified", "diffkit/storage/checkpoint.py", "manifest.files[STATE].require_content(hashlib.sha256(state).hexdigest(), STATE)", "hashlib.sha256(state).hexdigest()", "tests/faults/test_corruption.py::test_sampled_damage_is_detected"),
+    fault("NaN is accepted as JSON", "diffkit/storage/atomic.py", "parse_constant=_constant)", "parse_constant=float)", "tests/faults/test_hostile_checkpoints.py::test_a_hostile_checkpoint_is_an_error_and_nothing_more"),
+    fault("repeated names in JSON are accepted", "diffkit/storage/atomic.py", "object_pairs_hook=_unique, ", "", "tests/faults/test_hostile_checkpoints.py::test_a_hostile_checkpoint_is_an_error_and_nothing_more"),
+    fault("a link is followed", "diffkit/storage/atomic.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK", "tests/faults/test_hostile_checkpoints.py::test_a_hostile_checkpoint_is_an_error_and_nothing_more"),
+]  # fmt: skip
+
+FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS, *CODE)

@@ -1,7 +1,8 @@
-"""Applies each fault in a forked process and runs the laws of what it breaks.
+"""Applies each fault in a forked process and runs the laws or the tests of what it breaks.
 
 One parent imports torch and the other large libraries once; each child imports diffkit afresh, with one file read as
-if it were edited. Prints one JSON line for each fault: its name and the law that caught it, or null.
+if it were edited. Prints one JSON line for each fault: its name and the law or the test that caught it, or null.
+`--tests` chooses the faults whose targets are tests, in place of those whose targets are laws.
 """
 
 from __future__ import annotations
@@ -49,7 +50,25 @@ def edit(file: Path, old: str, new: str) -> None:
     SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
 
 
-def caught_by(targets: tuple[str, ...]) -> str | None:
+def failed_test(targets: tuple[str, ...]) -> str | None:
+    """The first test of the targets, which are paths or node ids of pytest, that fails."""
+    import pytest
+
+    class Failures:
+        first: str | None = None
+
+        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+            if report.failed and self.first is None:
+                self.first = report.nodeid
+
+    failures = Failures()
+    arguments = ["-x", "--slow", "--assert=plain", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    code = pytest.main([*arguments, *(str(ROOT / target) for target in targets)], plugins=[failures])
+    assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), f"pytest ended with {code!r}"
+    return failures.first
+
+
+def broken_law(targets: tuple[str, ...]) -> str | None:
     """The first law that any of the targets breaks; of `kind/name:law` only this law is tried."""
     from diffkit.host import registry
     from diffkit.testing.case import build_cases
@@ -79,23 +98,25 @@ def child(fault: object, out: int) -> None:
     start = time.process_time()
     try:
         edit(ROOT / fault.file, fault.old, fault.new)
-        law, error = caught_by(fault.targets), ""
+        caught, error = (failed_test if fault.by_tests else broken_law)(fault.targets), ""
     except Exception:  # noqa: BLE001 - reported to the parent
-        law, error = None, traceback.format_exc()
-    answer = {"name": fault.name, "law": law, "error": error, "seconds": time.process_time() - start}
+        caught, error = None, traceback.format_exc()
+    answer = {"name": fault.name, "caught": caught, "error": error, "seconds": time.process_time() - start}
     os.write(out, (json.dumps(answer) + "\n").encode())
 
 
 def main() -> None:
-    faults = list(load_faults().FAULTS)
-    if len(sys.argv) > 1:
-        faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in sys.argv[1:])]
+    words = [word for word in sys.argv[1:] if word != "--tests"]
+    faults = [fault for fault in load_faults().FAULTS if fault.by_tests == ("--tests" in sys.argv)]
+    if words:
+        faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in words)]
     sys.path[:0] = [str(ROOT), *map(str, ROOT.glob("plugins/*/src"))]  # the edited files, wherever diffkit is installed
     for library in LIBRARIES:
         importlib.import_module(library)
     entry_points(group="diffkit")  # what was read of installed packages is kept for the children
     assert not any(name.partition(".")[0] == "diffkit" for name in sys.modules)
     waiting, running = list(faults), {}
+    silent = os.open(os.devnull, os.O_WRONLY)
     jobs = max(1, len(os.sched_getaffinity(0)))
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -104,6 +125,7 @@ def main() -> None:
             pid = os.fork()
             if pid == 0:
                 os.close(source)
+                os.dup2(silent, 1)
                 try:
                     child(fault, sink)
                 finally:
@@ -114,7 +136,7 @@ def main() -> None:
         fault, source = running.pop(pid)
         with os.fdopen(source) as pipe:
             line = pipe.read().strip()
-        empty = {"name": fault.name, "law": None, "error": "no answer (crashed or too slow)", "seconds": SECONDS}
+        empty = {"name": fault.name, "caught": None, "error": "no answer (crashed or too slow)", "seconds": SECONDS}
         print(line or json.dumps(empty), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Every deliberate fault is caught by a law."""
+"""Every deliberate fault is caught: by a law, or by a test of what is no component."""
 
 from __future__ import annotations
 
@@ -28,23 +28,44 @@ def test_the_edit_is_one(one: Fault) -> None:
 
 
 def test_there_are_enough() -> None:
-    assert len(FAULTS) >= 180
+    assert len(FAULTS) >= 250
+    assert sum(not one.by_tests for one in FAULTS) >= 190
     assert len({one.name for one in FAULTS}) == len(FAULTS)
 
 
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
-    room = str(tmp_path_factory.mktemp("mutations"))  # its processes end at once, without tidying up
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TMPDIR": room}
+def verdicts(room: Path, *switches: str) -> Mapping[str, Mapping[str, object]]:
+    """Run all faults of one kind; their processes end at once, without tidying up `room`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TMPDIR": str(room)}
     done = subprocess.run(
-        [sys.executable, str(HERE / "run.py")], capture_output=True, text=True, env=environment, check=True, cwd=ROOT
+        [sys.executable, str(HERE / "run.py"), *switches],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        cwd=ROOT,
     )
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {row["name"]: row for row in rows}
+    return {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("one", FAULTS, ids=lambda one: one.name)
-def test_caught(one: Fault, verdicts: Mapping[str, Mapping[str, object]]) -> None:
-    verdict = verdicts[one.name]
+@pytest.fixture(scope="module")
+def by_laws(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
+    return verdicts(tmp_path_factory.mktemp("laws"))
+
+
+@pytest.fixture(scope="module")
+def by_tests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
+    return verdicts(tmp_path_factory.mktemp("tests"), "--tests")
+
+
+@pytest.mark.parametrize("one", [one for one in FAULTS if not one.by_tests], ids=lambda one: one.name)
+def test_caught_by_a_law(one: Fault, by_laws: Mapping[str, Mapping[str, object]]) -> None:
+    verdict = by_laws[one.name]
     known = {law.name for law in laws()}
-    assert verdict["law"] in known, f"no law of {', '.join(one.targets)} noticed: {verdict['error'] or 'all passed'}"
+    assert verdict["caught"] in known, f"no law of {', '.join(one.targets)} noticed: {verdict['error'] or 'all passed'}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("one", [one for one in FAULTS if one.by_tests], ids=lambda one: one.name)
+def test_caught_by_a_test(one: Fault, by_tests: Mapping[str, Mapping[str, object]]) -> None:
+    verdict = by_tests[one.name]
+    assert verdict["caught"], f"{', '.join(one.targets)} did not notice: {verdict['error'] or 'all passed'}"

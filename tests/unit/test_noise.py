@@ -13,7 +13,7 @@ from diffkit.noise import BLOCK_ROWS, generator, key
 TOTAL = 3 * BLOCK_ROWS + 5
 
 
-@pytest.mark.parametrize("cuts", [[0, TOTAL], [0, 8, 60, 70, 130, TOTAL], [0, 64, 128, TOTAL]])
+@pytest.mark.parametrize("cuts", [[0, TOTAL], [0, 8, 60, 70, 130, TOTAL], [0, 64, 128, TOTAL], [0, 65, 129, TOTAL]])
 def test_rows_do_not_depend_on_the_cut(cuts: list[int]) -> None:
     whole = RandomStreams(7, 3, TOTAL).normal("noise", torch.zeros(TOTAL, 2))
     numbers = RandomStreams(7, 3, TOTAL).uniform("dropout", torch.zeros(TOTAL, 2), 3)
@@ -75,6 +75,15 @@ def test_keys_of_different_parts_differ() -> None:
     training = RandomStreams(0, 0, 1).normal("start", torch.zeros(1, 3))
     assert not torch.equal(training, SampleNoise(0, [0]).initial((3,)))
     assert not torch.equal(training, torch.randn(1, 3, generator=generator("cpu", 0, "start", 0)))
+
+
+def test_the_noise_of_a_step_does_not_depend_on_the_steps_before() -> None:
+    """Steps are drawn ahead in chunks of 64: earlier, later and skipped ones give the numbers of a new source."""
+    like, source = torch.zeros(2, 3), SampleNoise(5, [0, 3])
+    fresh = {step: SampleNoise(5, [0, 3]).at_step(step)(like) for step in (0, 63, 64, 70, 199, 200, 330)}
+    for step in (0, 200, 199, 70, 63, 64, 0, 330, 64):
+        assert torch.equal(source.at_step(step)(like), fresh[step])
+    assert len({float(numbers[0, 0]) for numbers in fresh.values()}) == len(fresh)
 
 
 def test_samples_must_be_indices() -> None:

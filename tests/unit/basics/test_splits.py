@@ -46,6 +46,13 @@ def test_groups_get_equal_shares():
     assert [sum(groups[i] == k for i in held_out) for k in range(3)] == [6, 3, 1]
 
 
+def test_groups_with_the_largest_remainder_get_one_more():
+    """5 of 18 are 1.94, 1.67 and 1.39 of groups of 7, 6 and 5."""
+    groups = [0] * 7 + [1] * 6 + [2] * 5
+    held_out = divide([str(i) for i in range(18)], 5, groups)[1]
+    assert [sum(groups[i] == k for i in held_out) for k in range(3)] == [2, 2, 1]
+
+
 @pytest.mark.parametrize("amount", [0, -1, 0.0, 1.0, 1.5, float("nan")])
 def test_amounts_that_make_no_sense_are_refused(amount):
     with pytest.raises(ValueError, match="held_out"):

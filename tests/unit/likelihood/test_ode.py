@@ -188,6 +188,29 @@ def test_bits_at_the_middle_of_a_bin_are_the_density_and_an_offset() -> None:
     assert calls > 10
 
 
+def test_bits_do_not_depend_on_the_scale_of_the_levels() -> None:
+    """The same signal-to-noise ratios at another scale, as of EDM, are another change of variables of the same law."""
+    oracle, s, t = GaussianOracle(torch.tensor([0.2], dtype=F64), 0.1), TRIG.level(0.1), TRIG.level(0.99)
+    x0, u = torch.linspace(-1, 1, 5, dtype=F64)[:, None], torch.full((5, 1), 0.3, dtype=F64)
+    options: dict[str, Any] = {"bins": 5, "draws": [u], "prior": oracle.log_density, "solver": Fixed(40)}
+    want, _ = bits_per_dim(oracle, x0, s, t, **options)
+    for scale in (0.25, 3.0):
+        found, _ = bits_per_dim(oracle, x0, s.rescaled(scale), t.rescaled(2.0), **options)
+        torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-6)
+
+
+def test_fixed_steps_are_short_near_zero() -> None:
+    """dy/dt = y / (2 sqrt(t)) from t = 0.0001 to 1, y = exp(sqrt(t)): a power above 1 puts the steps where it bends."""
+    y = torch.ones(1, 1, dtype=F64)
+    want = math.exp(1.0 - 0.01)
+
+    def error(power: float) -> float:
+        found = solve(lambda t, y: y / (2 * t.sqrt()[:, None]), y, 1e-4, 1.0, Fixed(20, power=power))
+        return abs(float(found) - want)
+
+    assert error(3.0) < 1e-2 * error(1.0)
+
+
 @pytest.mark.parametrize("method", ["uniform", "variational"])
 def test_dequantisation_bounds_the_code_length(method: str) -> None:
     """Identity G7 with five values: E[-log2 p / q] is never below -log2 of the probability of the bin."""

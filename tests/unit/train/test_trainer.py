@@ -103,6 +103,21 @@ def test_the_global_generator_is_left_as_it_was(toys: ModuleType) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_every_step_and_every_part_of_a_batch_has_its_own_dropout(toys: ModuleType) -> None:
+    masks: list[tuple[bool, ...]] = []
+    made = toys.trainer(toys.task(dropout=0.5), batch_size=9, steps=4)
+
+    def keep(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        masks.append(tuple((output == 0).flatten().tolist()))
+
+    made.engine.network.dropout.register_forward_hook(keep)
+    source = made.engine.batch_source(0)
+    for step in range(4):
+        made.engine.gradient(step, source, made.engine.parts)
+    assert len(masks) == 4 * 3
+    assert len(set(masks)) == len(masks)
+
+
 def test_seeds_change_everything(toys: ModuleType) -> None:
     a, _ = toys.trained(toys.task(seed=1))
     b, _ = toys.trained(toys.task(seed=2))
