@@ -80,17 +80,8 @@ class Embedding(nn.Module):
         """
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
         h = self.linear2(fn.silu(self.linear1(features)))
-        if self.table is None:
-            if label is not None:
-                raise UsageError(
-                    "this network was built without classes, but a label was given",
-                    code="DK041",
-                    fix="leave the label out, or train on data with labels (shape.classes)",
-                )
-        elif label is None:
-            h = h + self.table.weight[-1]
-        else:
-            h = h + self._row(label, c_noise)
+        row = label_vectors(self.table, label, c_noise.shape)
+        h = h if row is None else h + row
         if augment is not None:
             if self.augment is None:
                 raise UsageError(
@@ -101,17 +92,41 @@ class Embedding(nn.Module):
             h = h + self.augment(augment.to(h.dtype))
         return fn.silu(h)
 
-    def _row(self, label: Tensor, c_noise: Tensor) -> Tensor:
-        """Return the vectors of labels, which are whole numbers, one per example or one for all."""
-        assert self.table is not None
-        whole = isinstance(label, Tensor) and label.dtype in (torch.int64, torch.int32)
-        if not whole or label.shape not in ((1,), c_noise.shape):
-            got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
-            fix = "convert names to numbers: torch.tensor([0, 1])"
-            raise ArgumentError(f"`label` must be a long tensor {tuple(c_noise.shape)}, got {got}", fix=fix)
-        try:
-            rows: Tensor = self.table(label)
-        except IndexError as error:
-            message = f"`label` holds {int(label.min())} to {int(label.max())}, outside of the classes"
-            raise UsageError(message, code="DK041", choices=f"0 to {self.classes}", fix="pass classes") from error
-        return rows
+
+def label_vectors(table: nn.Embedding | None, label: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """Return the learned vectors of labels, one per example or one for all.
+
+    Args:
+        table: K + 1 vectors, the last that of the null class; None in a network without classes.
+        label: Classes: (B,) long; None for the null class.
+        shape: (B,).
+
+    Returns:
+        The vectors: (B, width) or (1, width); None without a table.
+
+    Raises:
+        UsageError: A label is given without a table, or is not a class (DK041).
+        ArgumentError: `label` is not a tensor of one whole number per example.
+    """
+    if table is None:
+        if label is None:
+            return None
+        raise UsageError(
+            "this network was built without classes, but a label was given",
+            code="DK041",
+            fix="leave the label out, or train on data with labels (shape.classes)",
+        )
+    if label is None:
+        return table.weight[-1:]
+    whole = isinstance(label, Tensor) and label.dtype in (torch.int64, torch.int32)
+    if not whole or label.shape not in ((1,), shape):
+        got = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        fix = "convert names to numbers: torch.tensor([0, 1])"
+        raise ArgumentError(f"`label` must be a long tensor {tuple(shape)}, got {got}", fix=fix)
+    try:
+        rows: Tensor = table(label)
+    except IndexError as error:
+        message = f"`label` holds {int(label.min())} to {int(label.max())}, outside of the classes"
+        choices = f"0 to {table.num_embeddings - 1}"
+        raise UsageError(message, code="DK041", choices=choices, fix="pass classes") from error
+    return rows

@@ -13,6 +13,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "grid": ("diffusers",),
         "data": ("shape-only",),
     },
+    "diffkit-dit": {"network": ("dit", "u-vit")},
     "diffkit-dpmsolver": {
         "sampler": ("dpmpp-2m", "dpmpp-3m", "dpmpp-2s", "unipc", "adams"),
         "grid": ("angle", "uniform-logsnr"),
@@ -54,6 +55,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
 RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-ddim": ("digits-ddim",),
     "diffkit-diffusers": ("digits-diffusers",),
+    "diffkit-dit": ("digits-dit",),
     "diffkit-dpmsolver": ("digits-adams", "digits-dpmpp", "digits-unipc"),
     "diffkit-edm": ("digits-edm",),
     "diffkit-flow": ("digits-flow",),
