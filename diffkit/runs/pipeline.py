@@ -27,7 +27,7 @@ from ..runtime.memory import enough_memory
 from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
-from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, begin
+from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
 from ..train.precision import choose
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
@@ -72,7 +72,7 @@ def run(
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     chosen = resolve_device(device)
     assembly = assemble(loaded, chosen)
-    path = Path(out) if out is not None else RUNS / loaded.name
+    path = as_path(out, "argument 2 (`out`)") if out is not None else RUNS / loaded.name
     world = join_ranks(chosen)
     try:
         if world.is_main:

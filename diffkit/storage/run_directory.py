@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import CheckpointError, RecipeError, UsageError
+from ..errors import ArgumentError, CheckpointError, RecipeError, UsageError
 from . import atomic
 from .jsonl import EVENTS, METRICS
 from .lock import LOCK, RunLock
@@ -93,8 +93,8 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str) -> RunDirectory:
-        """Return the run directory at `path`. Raises UsageError if there is none."""
-        run = cls(Path(path))
+        """Return the run directory at `path`. Raises UsageError if there is none, ArgumentError if it is no path."""
+        run = cls(as_path(path, "argument 1 (`path`)"))
         if not run.exists:
             raise UsageError(f"{path} is not a run directory", code="DK612", fix="diffkit ls runs lists the runs")
         return run
@@ -383,6 +383,13 @@ def _unreadable(path: Path, error: OSError) -> UsageError:
 def _link(path: Path) -> UsageError:
     fix = "pass the path of the directory itself"
     return UsageError(f"{path} is a symbolic link", code="DK614", fix=fix)
+
+
+def as_path(path: object, argument: str) -> Path:
+    """Return `path` as a Path. Raises ArgumentError, which names the argument, if it is neither text nor a path."""
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError.of(argument, "the path of a run directory", path, 'pass a path, such as "runs/digits"')
+    return Path(path)
 
 
 def difference(old: object, new: object, path: str = "") -> list[str]:

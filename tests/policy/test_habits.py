@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +128,22 @@ def test_editors_get_the_line_length_of_ruff() -> None:
 def test_the_code_of_conduct_names_whom_to_write_to() -> None:
     text = (ROOT / "CODE_OF_CONDUCT.md").read_text(encoding="utf-8")
     assert "security advisories" in text
+
+
+@pytest.mark.slow
+def test_a_typo_in_build_fails_the_type_check(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from diffkit import Sampler, build\n"
+        "right: Sampler[object] = build('sampler', 'ancestral')\n"
+        "build('smapler', 'ancestral')\n"
+        "wrong: Sampler[object] = build('grid', 'trailing')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(program)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert [line.split(":")[1] for line in done.stdout.splitlines() if ": error:" in line] == ["3", "4"]

@@ -40,6 +40,10 @@ MISTAKES: dict[str, Callable[[], object]] = {
     "no recipe": lambda: load_recipe(None),
     "a number as recipe": lambda: load_recipe(3),
     "a name to assemble": lambda: assemble("digits"),
+    "a number as the path of a run": lambda: diffkit.open_run(3),
+    "a number as the folder of a new run": lambda: diffkit.run("digits", out=3),
+    "no device": lambda: diffkit.run("digits", device=None),
+    "an unknown resume mode": lambda: diffkit.run("mixture", resume="maybe"),
     "one text as overrides": lambda: load_recipe("digits", "train.steps=3"),
     "a misspelt option": lambda: build("sampler", "ancestral", varianc="small"),
 }
@@ -50,7 +54,7 @@ def test_a_mistake_has_a_fix(name: str) -> None:
     with pytest.raises(DiffkitError) as caught:
         MISTAKES[name]()
     shown = caught.value.render()
-    assert "fix: " in shown or "did you mean" in shown
+    assert "fix: " in shown or "did you mean" in shown or "allowed: " in shown
 
 
 def test_guidance_needs_no_shape() -> None:
