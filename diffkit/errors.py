@@ -89,6 +89,7 @@ class DiffkitError(Exception):
         self.choices = choices
         self.fix = fix
         self.notes = tuple(notes)
+        self.reported = False  # whether another process of the run reports this error, so that it is not printed twice
 
     def render(self) -> str:
         """Format the whole message."""
@@ -188,6 +189,14 @@ class LockedError(DiffkitError):
     """Raised if another process writes to the run directory."""
 
     code, exit_code = "DK610", 9
+
+
+class PeerError(DiffkitError):
+    """Raised if another process of the run ended first or no longer answers. Its exit code is that of the other one,
+    if it is known.
+    """
+
+    code, exit_code = "DK630", 11
 
 
 class ViolationError(DiffkitError):

@@ -96,7 +96,8 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 bug, 2 usage, 3 recipe, 4 plugin, 5 data, 6 disk or memory, 7 diverged, "
-    "8 no checkpoint, 9 locked, 10 check found violations, 75 stopped early (run again), 130/143 forced.",
+    "8 no checkpoint, 9 locked, 10 check found violations, 11 lost a process, 75 stopped early (run again), "
+    "130/143 forced.",
 )
 @click.version_option(__version__, prog_name="diffkit")
 @click.option("--plugins", "pinned", metavar="none|a,b", help="Load only these plugins and the default ones.")
@@ -165,7 +166,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         os.getcwd()  # in a directory that was removed, torch would end the process
         with enough_memory(what="the command"):
-            result = cli.main(take_switches(given), prog_name="diffkit", standalone_mode=False)
+            result = cli.main(take_switches(given), prog_name="diffkit", standalone_mode=False, obj=given)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         shown = io.StringIO()
@@ -184,6 +185,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         known = system_error(error) if isinstance(error, OSError) else error
         if not isinstance(known, DiffkitError):
             return _report_bug(error)
+        if known.reported:
+            return known.exit_code
         say_error(known.render())
         if any(word in ("-v", "--verbose") for word in given):
             say_error(traceback.format_exc())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import DiffkitError, UsageError
 from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
@@ -35,6 +36,10 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random streams.")
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
+@click.option("--nproc", type=click.IntRange(1, 1024), help="Number of processes on this host, one for each GPU.")
+@click.option("--restarts", type=click.IntRange(min=0), default=0, help="Starts after a process was killed or hangs.")
+@click.option("--hosts", type=click.IntRange(min=1), default=1, help="Number of hosts that run this command.")
+@click.option("--meet", metavar="HOST:PORT", help="Where the hosts meet: one of them, and a free port.")
 @click.option("--dry-run", is_flag=True, help="Measure five steps and print what the run would need; write nothing.")
 @device
 @as_json
@@ -46,6 +51,10 @@ def run(
     out: Path | None,
     seed: int | None,
     resume: Resume,
+    nproc: int | None,
+    restarts: int,
+    hosts: int,
+    meet: str | None,
     dry_run: bool,
     device: str,
     as_json: bool,
@@ -53,13 +62,18 @@ def run(
 ) -> None:
     """Run RECIPE, a file or a built-in name: train, sample, evaluate and report.
 
-    The same command continues a run that was stopped.
+    The same command continues a run that was stopped. `--nproc` starts several processes as torchrun does.
     """
     from ..recipe.validate import load_recipe
 
     changed = overrides if seed is None else (*overrides, f"seed={seed}")
-    loaded = load_recipe(recipe, changed)
-    for warning in loaded.warnings:
+    try:
+        loaded = load_recipe(recipe, changed)
+    except DiffkitError as error:
+        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"  # the first process of this host reports it
+        raise
+    first = os.environ.get("RANK", "0") == "0"
+    for warning in loaded.warnings if first and not (nproc and is_launched()) else ():
         say_error(warning.render().replace("error[", "warning[", 1))
     if dry_run:
         from ..runs.dry_run import dry_run as measure
@@ -67,10 +81,31 @@ def run(
         facts = measure(loaded, out, device)
         say_json(facts) if as_json else table([[name, str(value)] for name, value in facts.items()], ["what", "value"])
         return
-    from ..runs.pipeline import run as run_recipe
+    from ..runs.pipeline import run as run_recipe, run_path
 
+    if nproc is not None and not is_launched():
+        _launch(nproc, run_path(loaded, out), restarts, hosts, meet, loaded.train.timeout)
+        return
     finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet, handle_signals=True)
-    _print_results(finished.results, finished.directory.report, as_json)
+    if first:
+        _print_results(finished.results, finished.directory.report, as_json)
+
+
+def is_launched() -> bool:
+    """Return whether torchrun, or `--nproc`, has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _launch(nproc: int, folder: Path, restarts: int, hosts: int, meet: str | None, timeout: float) -> None:
+    """Run this command line in several processes."""
+    from ..runtime.launch import Hosts, launch
+
+    if (meet is None) != (hosts == 1):
+        fix = "pass both --hosts N and --meet HOST:PORT on each host, or neither"
+        raise UsageError("--hosts and --meet belong together", code="DK029", fix=fix)
+    place = Hosts(hosts, meet) if meet is not None else Hosts()
+    arguments = click.get_current_context().obj
+    launch(arguments, nproc, folder, restarts=restarts, hosts=place, timeout=timeout)
 
 
 def _print_results(results: EvaluationResult, report: Path, as_json: bool) -> None:

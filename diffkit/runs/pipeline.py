@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import DiffkitError, ResourceError, StoppedError, plain, system_error
+from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, plain, system_error
 from ..host import registry
 from ..recipe.assembly import Assembly, assemble
 from ..recipe.construct import require_same
@@ -21,8 +24,9 @@ from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
 from ..report.wording import large
-from ..runtime.distributed import join_ranks, leave_ranks, resolve_device
+from ..runtime.distributed import Ranks, broken_collective, ended_first, join_ranks, leave_ranks, resolve_device
 from ..runtime.environment import environment
+from ..runtime.launch import FAILURES, earliest_failure, forget_failures, record_failure
 from ..runtime.memory import enough_memory
 from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
@@ -70,37 +74,92 @@ def run(
         CheckpointError, LockedError: The directory has no usable checkpoint, or another process writes to it.
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    chosen = resolve_device(device)
-    assembly = assemble(loaded, chosen)
-    path = as_path(out, "argument 2 (`out`)") if out is not None else RUNS / loaded.name
-    world = join_ranks(chosen)
-    try:
-        if world.is_main:
+    chosen, path = resolve_device(device), run_path(loaded, out)
+    with _joined(chosen, loaded.train.timeout, path) as world:
+        with world.together():
+            assembly = assemble(loaded, chosen)
+        if not world.is_main:
+            with world.together():
+                pass  # the first process opens the run directory
+            with StopSignals(handle_signals) as signals:
+                train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
+            with world.together():
+                pass  # the first process does the stages after training
+            return Run(RunDirectory(path), chosen)
+        with world.together():
             opened = open_directory(path, assembly, chosen, resume)
-            world.barrier()
-            on_event = None if quiet else _print_event
-            with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
-                for change in opened.changes:
-                    events.event("environment", {"change": change})
+        forget_failures(path)
+        on_event = None if quiet else _print_event
+        with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
+            for change in opened.changes:
+                events.event("environment", {"change": change})
+            if not quiet:
+                _print(_opening_line(assembly, chosen, path))
+            for change in opened.recipe_changes:
+                events.event("recipe-changed", {"change": change})
+            with _failure_logged(opened.directory, events, signals):
                 if not quiet:
-                    _print(_opening_line(assembly, chosen, path))
-                for change in opened.recipe_changes:
-                    events.event("recipe-changed", {"change": change})
-                with _failure_logged(opened.directory, events, signals):
-                    if not quiet:
-                        _print(f"data: {assembly.data.summary}")
-                    stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
-                    step = train(
-                        opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock
-                    )
+                    _print(f"data: {assembly.data.summary}")
+                stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
+                step = train(
+                    opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock
+                )
+                with world.together():
                     _finish(Run(opened.directory, chosen, assembly), step, events, signals, quiet)
-            return Run(opened.directory, chosen)
+        return Run(opened.directory, chosen)
+
+
+def run_path(recipe: Recipe, out: str | Path | None) -> Path:
+    """Return the run directory of a recipe: `out`, else runs/NAME."""
+    return as_path(out, "argument 2 (`out`)") if out is not None else RUNS / recipe.name
+
+
+@contextlib.contextmanager
+def _joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
+    """Yield the processes of the run. The failure of each is written to the run directory, and the first is reported.
+
+    Raises:
+        PeerError: another process failed before, so that an exchange with it broke.
+    """
+    began, world = time.time(), join_ranks(device, timeout)
+    if world.heartbeat is not None:
+        world.heartbeat.on_lost = lambda message: _end_process(path, world.rank, message)
+    try:
+        yield world
         world.barrier()
-        with StopSignals(handle_signals) as signals:
-            train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
-        return Run(RunDirectory(path), chosen)
+    except Exception as error:
+        if world.size == 1:
+            raise
+        if isinstance(error, StoppedError):
+            error.reported = error.reported or not world.is_main
+        broken = broken_collective(error)
+        record_failure(path, world.rank, error, first=not broken and not isinstance(error, PeerError))
+        if isinstance(error, StoppedError) or (isinstance(error, DiffkitError) and error.reported):
+            raise
+        time.sleep(PATIENCE_SECONDS)  # a process that failed at the same time, or just before, writes its record
+        cause = earliest_failure(path, began)
+        if cause is not None and cause["rank"] != world.rank:
+            raise ended_first(f"process {cause['rank']} on {cause['host']}", cause) from error
+        if broken:
+            fix = f"run the same command again; what is known lies in {path / FAILURES}"
+            raise PeerError(f"another process ended first, so process {world.rank} ends too", fix=fix) from error
+        raise
     finally:
         leave_ranks(world)
+
+
+PATIENCE_SECONDS = 1.0
+"""How long a process that fails waits for the record of one that failed before."""
+
+
+def _end_process(path: Path, rank: int, message: str) -> None:
+    """End this process because another one does not answer: the threads that wait for it cannot be interrupted."""
+    error = PeerError(message, fix="run the same command again: it continues from the last checkpoint")
+    record_failure(path, rank, error)
+    with contextlib.suppress(OSError), open(path / FAILURES / f"rank-{rank}.stacks.txt", "w") as stream:
+        faulthandler.dump_traceback(stream)
+    _print(error.render())
+    os._exit(error.exit_code)
 
 
 def open_directory(path: Path, assembly: Assembly, device: torch.device, resume: Resume = "auto") -> OpenRun:
@@ -153,6 +212,9 @@ def _failure_logged(directory: RunDirectory, events: EventLog, signals: StopSign
         if isinstance(error, OSError) and (known := system_error(error)) is not None:
             events.event("error", {"code": known.code, "message": known.message})
             raise known from error
+        if broken_collective(error):
+            events.event("error", {"code": PeerError.code, "message": "another process ended first"})
+            raise
         events.event("bug", {"message": repr(error)})
         with contextlib.suppress(ResourceError):  # the error itself is raised, and a full disk must not replace it
             path = directory.write_text("crash.txt", "".join(traceback.format_exception(error)))

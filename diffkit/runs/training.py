@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,15 +89,18 @@ def train(
         DivergedError, CheckpointError, DataError, LockedError, ResourceError: from the trainer, the store, the lock.
     """
     config = assembly.recipe.train
-    if (done := _steps_done(directory, config.steps)) is not None:
-        return done
+    with ranks.together():
+        done = _steps_done(directory, config.steps) if ranks.is_main else None
+    done = json.loads(ranks.exchange(json.dumps(done))[0])
+    if done is not None:
+        return int(done)
     store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=events.event if events else None)
     with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
         trainer = make_trainer(assembly, device, ranks)
-    if events is not None:
-        store.clean()
-    ranks.barrier()
-    _continue(trainer, store, events)
+    with ranks.together():
+        if events is not None:
+            store.clean()
+    _continue(trainer, store, events, ranks)
     if events is None:
         result = trainer.run(stop=stop)
     else:
@@ -135,11 +139,24 @@ def _parameters(assembly: Assembly) -> int:
     return sum(parameter.numel() for parameter in assembly.network.parameters())
 
 
-def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None) -> None:
-    """Load the newest undamaged checkpoint; if there is none, the weights that `train.init` names."""
-    found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
+def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, ranks: Ranks) -> None:
+    """Load the newest undamaged checkpoint; if there is none, the weights that `train.init` names.
+
+    The first process chooses the checkpoint, and every process loads that one or all of them end.
+    """
+    found = None
+    with ranks.together():
+        if ranks.is_main:
+            found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
+    choice = ranks.exchange("" if found is None else f"{found.step} {found.digest}")[0]
+    with ranks.together():
+        if choice and not ranks.is_main:
+            step, digest = choice.split()
+            found = store.load_chosen(int(step), digest, trainer.expected_tensors(), trainer.device)
+        if found is not None:
+            differences = trainer.load(found.tensors, TrainerState.from_json(found.state))
     if found is not None:
-        differences = trainer.load(found.tensors, TrainerState.from_json(found.state))
+        trainer.require_equal_weights()
         if events is not None:
             events.rewind(trainer.step)
             events.event("resume", {"step": trainer.step, **({"differences": differences} if differences else {})})
@@ -149,9 +166,11 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None)
         events.event("start", {"steps": trainer.config.steps})
     source = trainer.config.init
     if source is not None:
-        taken = load_initial(trainer, source, strict=trainer.config.strict_init)
+        with ranks.together():
+            taken = load_initial(trainer, source, strict=trainer.config.strict_init)
         if events is not None:
             events.event("init", {"from": source, "step": taken.step, "differences": list(taken.differences)})
+    trainer.require_equal_weights()
 
 
 class _Writer(Callback):

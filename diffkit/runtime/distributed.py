@@ -1,19 +1,34 @@
 """Devices, and several processes on one batch through torch.distributed. In a single process every operation is free.
 
 torchrun (also under Slurm and Kubernetes) sets RANK, WORLD_SIZE and LOCAL_RANK. Each rank trains on its rows of the
-global batch. Control flags use gloo, so that they never wait for the GPU.
+global batch. Control flags use gloo, so that they never wait for the GPU; a wait for another process that may take long
+(a save, samples, a report) uses the store of the launcher and has no time limit, since `Heartbeat` notices each process
+that no longer answers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import os
-from dataclasses import dataclass
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import DiffkitError, PeerError, UsageError
+
+BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
+"""How often each process counts up its number in the store, and after which time without it a process is lost."""
+WAIT = timedelta(seconds=5)
+"""Length of one wait for the store. Between two waits, Python handles signals."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -72,11 +87,16 @@ def from_launcher(name: str, default: int) -> int:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run. `control` is the gloo group of all ranks, None for a single process."""
+    """The processes of a run. `control` is the gloo group of all ranks and `store` the one of the launcher, None for a
+    single process.
+    """
 
     rank: int = 0
     size: int = 1
     control: dist.ProcessGroup | None = None
+    store: dist.Store | None = None
+    heartbeat: Heartbeat | None = None
+    _count: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -97,33 +117,202 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
+    def exchange(self, text: str = "") -> list[str]:
+        """Return the texts of all ranks, in order. Waits for every rank, however long it takes."""
+        if self.store is None:
+            return [text]
+        number = next(self._count)
+        self.store.set(f"{number}/{self.rank}", text)
+        keys = [f"{number}/{rank}" for rank in range(self.size)]
+        while not self.store.check(keys):
+            with contextlib.suppress(dist.DistStoreError):  # the time of one wait is over
+                self.store.wait(keys, WAIT)
+        texts = [self.store.get(key).decode() for key in keys]
+        self.store.delete_key(f"{number - 1}/{self.rank}")  # every rank has read it: it has written this number since
+        return texts
+
     def barrier(self) -> None:
-        """Wait for every rank."""
-        if self.control is not None:
-            dist.barrier(group=self.control)
+        """Wait for every rank, however long it takes."""
+        self.exchange()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an error of the block on every rank: its own on the ranks that had one, else a PeerError.
+
+        All ranks enter the block, which has no exchange of its own. One of the errors is reported, the others are
+        quiet.
+        """
+        try:
+            yield
+        except Exception as error:
+            causes = self._failures(error)
+            if isinstance(error, DiffkitError):
+                error.reported = min(causes) < self.rank
+            raise
+        if causes := self._failures(None):
+            rank = min(causes)
+            raise ended_first(f"process {rank} on {causes[rank]['host']}", causes[rank])
+
+    def _failures(self, error: Exception | None) -> dict[int, dict[str, Any]]:
+        """Exchange an error with the other ranks; returns the errors of all ranks that have one."""
+        texts = self.exchange("" if error is None else json.dumps(facts_of(error)))
+        return {rank: json.loads(text) for rank, text in enumerate(texts) if text}
 
 
 SINGLE_PROCESS = Ranks()
 
 
-def join_ranks(device: torch.device) -> Ranks:
+def facts_of(error: BaseException) -> dict[str, Any]:
+    """Return the host, the code, the exit code and the message of an error, for other processes and for a file."""
+    known = isinstance(error, DiffkitError)
+    return {
+        "host": platform.node(),
+        "code": error.code if known else None,
+        "exit_code": error.exit_code if known else 1,
+        "message": error.render() if known else repr(error),
+    }
+
+
+def ended_first(who: str, cause: dict[str, Any]) -> PeerError:
+    """Return the error of a process that ends because of another one, whose `facts_of` are `cause`; it is quiet."""
+    error = PeerError(f"{who} ended first: {cause['message']}")
+    error.exit_code, error.reported = cause["exit_code"], True
+    return error
+
+
+def broken_collective(error: BaseException) -> bool:
+    """Return whether an error of torch states that another process left, or did not answer in time."""
+    text = str(error).lower()
+    parts = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "broken pipe")
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and not isinstance(error, DiffkitError) and any(part in text for part in parts)
+    )
+
+
+class Heartbeat(threading.Thread):
+    """Counts up the number of this process in the store, and watches that of the next process, in a ring.
+
+    A watched number that stands still for `seconds` means that its process is stopped or gone. Time is counted in turns
+    of this thread, so a pause of the whole machine counts as one turn.
+
+    Args:
+        store: a client of the store that no other thread uses.
+        rank: number of this process.
+        size: number of processes, at least 2.
+        seconds: time without an answer after which a process is lost.
+        on_lost: called in this thread with a sentence, at most once.
+    """
+
+    def __init__(
+        self, store: dist.Store, rank: int, size: int, seconds: float, on_lost: Callable[[str], None] | None = None
+    ) -> None:
+        super().__init__(name="diffkit-heartbeat", daemon=True)
+        self.on_lost = on_lost
+        self._store, self._rank, self._watched = store, rank, (rank + 1) % size
+        self._seconds, self._left = seconds, threading.Event()
+
+    def run(self) -> None:
+        silent, last, beat = 0.0, "", min(BEAT_SECONDS, self._seconds / 4)
+        for number in itertools.count():
+            last, silent = self._turn(number, last, silent)
+            if last == LEFT or self._left.wait(beat):
+                return
+            silent += beat
+            if silent >= self._seconds:
+                self._lost()
+                return
+
+    def _turn(self, number: int, last: str, silent: float) -> tuple[str, float]:
+        """Write the own number and read the other one: returns it, and the time that it stands still."""
+        try:
+            self._store.set(f"beat/{self._rank}", str(number))
+            key = f"beat/{self._watched}"
+            now = self._store.get(key).decode() if self._store.check([key]) else ""
+        except RuntimeError:  # the store, and so the launcher, does not answer
+            return last, silent
+        return now, silent if now == last else 0.0
+
+    def _lost(self) -> None:
+        message = f"process {self._watched} has not answered for {self._seconds:.0f} s: it hangs or its host is lost"
+        if self.on_lost is not None and not self._left.is_set():
+            self.on_lost(message)
+
+    def leave(self) -> None:
+        """End the thread; the process that watches this one stops to watch."""
+        self._left.set()
+        self.join(2 * BEAT_SECONDS)
+        with contextlib.suppress(RuntimeError):  # the store is gone with the launcher
+            self._store.set(f"beat/{self._rank}", LEFT)
+
+
+LEFT = "left"
+"""The number of a process that has ended its work."""
+
+
+def join_ranks(device: torch.device, timeout: float = 600.0) -> Ranks:
     """Join the process group that the launcher describes; return `SINGLE_PROCESS` if there is no launcher.
 
-    Raises UsageError if the environment variables of the launcher are incomplete or invalid.
+    Args:
+        device: the device of this process.
+        timeout: seconds that one exchange of tensors, or the start of the other processes, may take.
+
+    Returns:
+        The processes.
+
+    Raises:
+        UsageError: the environment variables of the launcher are incomplete or invalid, their port is in use, or the
+            other processes do not join in time.
     """
     if from_launcher("WORLD_SIZE", 1) <= 1:
         return SINGLE_PROCESS
-    if not dist.is_initialized():
-        try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        except ValueError as error:
-            message = f"the processes cannot join: {error}"
-            raise UsageError(message, code="DK026", fix="start the run by torchrun, or unset WORLD_SIZE") from error
-    control = dist.new_group(backend="gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), control)
+    limit = timedelta(seconds=timeout)
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
+        control = dist.new_group(backend="gloo", timeout=limit)
+        stores = _clients(control, limit)
+    except (ValueError, RuntimeError) as error:
+        raise _not_joined(error, timeout) from error
+    rank, size = dist.get_rank(), dist.get_world_size()
+    heartbeat = Heartbeat(stores[1], rank, size, min(LOST_SECONDS, timeout))
+    heartbeat.start()
+    return Ranks(rank, size, control, stores[0], heartbeat)
+
+
+def _clients(control: dist.ProcessGroup, limit: timedelta) -> list[dist.Store]:
+    """Return two connections to the store of the launcher, for exchanges and for the heartbeat.
+
+    A connection that waits serves no other thread. The names of each start have a prefix of their own, a number that
+    rank 0 draws, because the store may outlive the processes.
+    """
+    start = torch.tensor(int.from_bytes(os.urandom(7)))
+    dist.broadcast(start, 0, group=control)
+    place, port = os.environ.get("MASTER_ADDR", "localhost"), from_launcher("MASTER_PORT", 0)
+    clients = [dist.TCPStore(place, port, is_master=False, timeout=limit) for _ in range(2)]
+    return [dist.PrefixStore(f"diffkit/{int(start)}", client) for client in clients]
+
+
+def _not_joined(error: Exception, timeout: float) -> UsageError:
+    """Return the error for processes that do not find each other. The first process of each host reports it."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    size, reason = from_launcher("WORLD_SIZE", 1), str(error).splitlines()[0][:200]
+    if isinstance(error, ValueError):
+        fix = "start the run by torchrun, or unset WORLD_SIZE"
+        found = UsageError(f"the processes cannot join: {error}", code="DK026", fix=fix)
+    elif "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+        fix = "choose another port, or leave it out: diffkit run --nproc N"
+        found = UsageError(f"another program uses the port of the processes, {place}", code="DK027", fix=fix)
+    else:
+        message = f"the {size} processes did not find each other at {place} within {timeout:.0f} s"
+        fix = "start as many processes as WORLD_SIZE, and check that the hosts reach this address"
+        found = UsageError(message, code="DK028", fix=fix, notes=[reason])
+    found.reported = from_launcher("LOCAL_RANK", 0) > 0
+    return found
 
 
 def leave_ranks(ranks: Ranks) -> None:
     """Leave the process group that `join_ranks` joined."""
+    if ranks.heartbeat is not None:
+        ranks.heartbeat.leave()
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import shutil
 import uuid
@@ -66,13 +67,17 @@ class SaveFailed(ResourceError):  # noqa: N818 - the name of an outcome
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: `tensors[group][name]`, the JSON `state`, and the `meta` of its manifest."""
+    """A loaded checkpoint: `tensors[group][name]`, the JSON `state`, and the `meta` of its manifest.
+
+    `digest` is the SHA-256 of the manifest, and so of all files.
+    """
 
     step: int
     path: Path
     tensors: Mapping[str, dict[str, Tensor]]
     state: Mapping[str, Any]
     meta: Mapping[str, Any]
+    digest: str = ""
 
 
 class CheckpointStore:
@@ -197,6 +202,37 @@ class CheckpointStore:
             message if reasons else f"there is no checkpoint in {self.directory}", fix=fix, notes=reasons
         )
 
+    def load_chosen(
+        self, step: int, digest: str, expected: Expected | None = None, device: torch.device | str = "cpu"
+    ) -> Checkpoint:
+        """Return the checkpoint that another process has chosen, and no other.
+
+        Args:
+            step: its step.
+            digest: the SHA-256 of its manifest.
+            expected: as for `load`.
+            device: the device of the tensors. Default: "cpu".
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: this process reads another checkpoint of this step, a damaged one, or none.
+        """
+        path = self.directory / directory_name(step)
+        try:
+            checkpoint = read_checkpoint(Candidate(path, step), expected, device)
+            if checkpoint.digest != digest:
+                raise damaged_file(f"{path.name} has another manifest")
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"this process cannot load the checkpoint of step {step} that the first process chose: {error.message}",
+                code="DK605",
+                fix="put the run directory on a file system that all hosts share, and start again",
+                notes=[f"the directory is {self.directory} on {platform.node()}"],
+            ) from error
+        return checkpoint
+
     def preflight(self, tensors: Mapping[str, Tensors]) -> None:
         """Raise ResourceError unless the disk has space for two checkpoints of `tensors`, or for one more."""
         one = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
@@ -288,7 +324,8 @@ def read_checkpoint(
                 verify_file(path, digest)
     except OSError as error:
         raise damaged_file(f"{candidate.path.name} cannot be read ({error.strerror})") from error
-    return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta)
+    digest = hashlib.sha256(manifest.encode()).hexdigest()
+    return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta, digest)
 
 
 def _read_tensors(path: Path, digest: FileDigest, expected: Shapes | None) -> dict[str, Tensor]:

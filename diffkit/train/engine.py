@@ -23,6 +23,7 @@ from .ema import Average
 from .optimizer import Update
 from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last
 from .preprocessing import Preprocessing, TrainingProblem
+from .state import digest_of
 from .validation import GROUP, MAX_EXAMPLES, held_out_loss
 
 
@@ -195,6 +196,13 @@ class Engine:
         if components := self.components.state_dict():
             groups["components"] = dict(components)
         return groups
+
+    def digest(self) -> str:
+        """Return a digest of the weights and averages that every process holds as a whole, computed on the device."""
+        if self.ranks.size == 1:
+            return ""
+        modules = (self.network, self.components, *(average.network for average in self.averages))
+        return digest_of(parameter for module in modules for parameter in module.parameters())
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, float]) -> None:
         """Take over the `tensors()` of another engine of the same problem, and the numbers of its optimizer.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,3 +127,20 @@ class MetricAccumulator:
             str(name): torch.tensor(math.nan if value is None else value, dtype=torch.float64, device=self._device)
             for name, value in state["sums"].items()
         }
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Return a digest of the bits of tensors, computed on their device: two weighted sums of each, modulo 2^64."""
+    sums = [torch.zeros((), dtype=torch.long)]
+    for tensor in tensors:
+        plain = tensor.detach().contiguous()
+        bits = plain.view(-1).view(torch.int32 if plain.element_size() % 4 == 0 else torch.uint8)
+        for start, part in enumerate(bits.split(CHUNK)):
+            weights = torch.arange(1 + start, 1 + start + len(part), device=part.device)
+            sums += [(part.long() * weights).sum(), part.sum(dtype=torch.long)]
+    values = torch.stack([value.to(sums[-1].device) for value in sums]).tolist()
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
+CHUNK = 1 << 20
+"""Numbers of one sum, which takes 16 bytes for each on the device."""

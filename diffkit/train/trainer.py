@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..callback import Callback, TrainingStepInfo, TrainResult
 from ..denoiser import Model
-from ..errors import DataError
+from ..errors import CheckpointError, DataError
 from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory, peak_memory
@@ -192,6 +192,20 @@ class Trainer:
         self._window.load(state.window)
         return state.differences(now)
 
+    def require_equal_weights(self) -> None:
+        """Raise CheckpointError on every process unless all processes have the same weights and averages, bit for bit.
+
+        Weights that are sharded differ between processes by design, and are left out.
+        """
+        digests = self.ranks.exchange(self.engine.digest())
+        if other := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+            raise CheckpointError(
+                f"at step {self.step} process {other[0]} has other weights than the first process",
+                code="DK606",
+                fix="start again: the run continues from the last checkpoint; if this returns, test the memory of "
+                "its host, and use equal hardware and versions on all hosts",
+            )
+
     def _loop(
         self, source: BatchSource, callbacks: Sequence[Callback], stop: Callable[[], bool], progress: Progress
     ) -> bool:
@@ -288,6 +302,7 @@ class Trainer:
 
     def _save(self, callbacks: Sequence[Callback]) -> None:
         self.engine.check(self.step)
+        self.require_equal_weights()
         for callback in callbacks:
             callback.on_save(self.step)
         self.ranks.barrier()

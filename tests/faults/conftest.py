@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,6 +136,39 @@ def run(
     """`diffkit run` of a recipe file, in the directory `name` beside it."""
     command = ("run", recipe, "--out", recipe.parent / name, "--device", "cpu", *more.pop("options", ()))
     return diffkit(*command, faults=faults, cwd=recipe.parent, **more)
+
+
+def ranks(
+    diffkit: Server,
+    recipe: Path,
+    size: int = 2,
+    faults: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
+    *options: str,
+    out: Sequence[Path] = (),
+    **more: Any,
+) -> list[Ended]:
+    """`diffkit run` in processes as torchrun starts them; how each ended. `out`: another run directory for each.
+
+    A process with a fault that stops it is killed when the others have ended, as a launcher does.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started = []
+    for rank in range(size):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        folder = out[rank] if out else recipe.parent / "run"
+        command = ("run", recipe, "--out", folder, "--device", "cpu", *options)
+        own = (faults or {}).get(rank, ())
+        env = {name: str(value) for name, value in place.items()}
+        started.append(diffkit.start(*command, cwd=recipe.parent, env=env, faults=own, **more))
+    stopped = {rank for rank, own in (faults or {}).items() if any("stop" in one["do"] for one in own)}
+    ended = {}
+    for rank in sorted(range(size), key=lambda rank: rank in stopped):
+        if rank in stopped:
+            os.kill(started[rank], signal.SIGKILL)
+        ended[rank] = diffkit.end(started[rank])
+    return [ended[rank] for rank in range(size)]
 
 
 def records(path: Path) -> list[dict[str, Any]]:

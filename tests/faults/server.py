@@ -35,6 +35,7 @@ import torch
 
 import diffkit.runs.pipeline  # noqa: F401 - imported once, for every child
 from diffkit.cli.main import main
+from diffkit.errors import DataError
 from diffkit.host import registry
 from diffkit.train.engine import Engine
 
@@ -80,6 +81,16 @@ def act(what: str) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     elif verb == "pause":
         time.sleep(float(value))
+    elif verb == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif verb == "flip":  # one weight changes, as if the memory were faulty
+        engine = next(one for one in gc.get_objects() if isinstance(one, Engine))
+        with torch.no_grad():
+            next(engine.network.parameters()).view(-1)[0] += 1.0
+    elif verb == "exit":
+        os._exit(int(value))
+    elif verb == "error":
+        raise DataError("an example cannot be read") if value == "data" else ArithmeticError(value)
     elif verb == "memory":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
     elif verb == "limit":  # a full disk: no file may be written to beyond so many bytes

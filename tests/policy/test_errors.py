@@ -103,5 +103,6 @@ def test_exit_codes_are_those_of_the_design() -> None:
         "CheckpointError": 8,
         "LockedError": 9,
         "ViolationError": 10,
+        "PeerError": 11,
         "StoppedError": 75,
     }

@@ -1,0 +1,173 @@
+"""Several processes of one run on this host, started by the launcher of torchrun; their failures, and restarts.
+
+The launcher itself never restarts a process (`max_restarts=0`). A restart is a new start on a new port, only if it can
+help: after a signal, a process that hangs, or one that is lost. Each process writes its failure into the run
+directory; the earliest is the cause, and its exit code is the one of the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from ..errors import PeerError, UsageError
+from .distributed import facts_of
+
+FAILURES = "failures"
+"""The folder of a run directory with one file for each process that failed since the last start."""
+MAX_BYTES = 1 << 20
+PAUSE_SECONDS = 1.0
+OWN_CODES = (*range(1, 11), 75, 130, 143)
+"""Exit codes of diffkit after which a new start would end in the same way, or was not wished."""
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The hosts of a run: their number, and the place HOST:PORT of one of them at which the launchers meet."""
+
+    count: int = 1
+    meet: str = "localhost:0"
+
+
+def record_failure(folder: Path, rank: int, error: BaseException, *, first: bool = True) -> None:
+    """Write the failure of a process into `folder`, the run directory, if there is one.
+
+    Args:
+        folder: the run directory.
+        rank: number of the process.
+        error: what ended it.
+        first: whether the failure may be the cause of those of other processes.
+    """
+    trace = "".join(traceback.format_exception(error))
+    record = facts_of(error) | {"rank": rank, "time": time.time(), "first": first, "traceback": trace}
+    path = folder / FAILURES / f"rank-{rank}.json"
+    with contextlib.suppress(OSError):  # a full disk may be the failure itself
+        if folder.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            temporary.replace(path)
+
+
+def forget_failures(folder: Path) -> None:
+    """Remove the failures of an earlier start from a run directory."""
+    for path in (folder / FAILURES).glob("*rank-*"):
+        with contextlib.suppress(OSError):  # an old record is older than this start, so it is not read
+            path.unlink()
+
+
+def earliest_failure(folder: Path, since: float) -> dict[str, Any] | None:
+    """Return the record of the first failure after the time `since`; consequences of another failure do not count."""
+    found = []
+    for path in (folder / FAILURES).glob("rank-*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a half-written record counts as none
+            record = json.loads(path.read_bytes()[:MAX_BYTES])
+            if record["first"] and float(record["time"]) >= since:
+                known = {"rank": int, "time": float, "exit_code": int, "message": str, "host": str}
+                found.append({name: kind(record[name]) for name, kind in known.items()})
+    return min(found, key=lambda record: record["time"], default=None)
+
+
+def launch(
+    arguments: Sequence[str],
+    processes: int,
+    folder: Path,
+    *,
+    restarts: int = 0,
+    hosts: Hosts | None = None,
+    timeout: float = 600.0,
+) -> None:
+    """Run `diffkit ARGUMENTS` in several processes, and start them again if that can help.
+
+    Args:
+        arguments: the command line without the name of the program.
+        processes: number of processes on this host.
+        folder: the run directory.
+        restarts: how often at most.
+        hosts: the hosts of the run; default this one.
+        timeout: seconds that other hosts may take to join.
+
+    Raises:
+        PeerError: a process failed; its exit code is that of the first one.
+        UsageError: the hosts did not meet.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does
+    hosts = hosts or Hosts()
+    for attempt in range(restarts + 1):
+        again = ("--resume", "auto") if attempt else ()
+        failure = _attempt((*arguments, *again), processes, folder, hosts, attempt, timeout)
+        if failure is None:
+            return
+        if attempt == restarts or failure.exit_code in OWN_CODES:
+            raise failure
+        print(f"{failure.message}; start {attempt + 2} of at most {restarts + 1}", file=sys.stderr, flush=True)
+        time.sleep(PAUSE_SECONDS)
+
+
+def _attempt(
+    arguments: Sequence[str], processes: int, folder: Path, hosts: Hosts, attempt: int, timeout: float
+) -> PeerError | None:
+    """Start the processes once and wait for their end; returns the failure of the first that failed."""
+    config = LaunchConfig(
+        min_nodes=hosts.count,
+        max_nodes=hosts.count,
+        nproc_per_node=processes,
+        run_id=f"diffkit-{attempt}",
+        rdzv_backend="c10d",
+        rdzv_endpoint=hosts.meet,
+        rdzv_configs={"timeout": int(timeout)},
+        local_addr="localhost" if hosts.count == 1 else None,
+        max_restarts=0,
+    )
+    began = time.time()
+    logging.disable(logging.CRITICAL)  # the launcher logs each failure as its own; the cause is reported once
+    try:
+        elastic_launch(config, sys.executable)("-m", "diffkit", *arguments)
+    except ChildFailedError as error:
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        return _cause(earliest_failure(folder, began), codes)
+    except SignalException as error:
+        return _cause(earliest_failure(folder, began), {0: -int(error.sigval)})
+    except RendezvousError as error:
+        message = f"{hosts.count} hosts did not meet at {hosts.meet} within {timeout:.0f} s"
+        fix = "start the same command on each host, with a port of the first host that is free and can be reached"
+        raise UsageError(message, code="DK028", fix=fix, notes=[str(error).splitlines()[0][:200]]) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return None
+
+
+def _cause(record: Mapping[str, Any] | None, codes: Mapping[int, int]) -> PeerError:
+    """Return the failure of the first process that failed: the recorded one, else the one that its code describes."""
+    if record is not None:
+        error = PeerError(f"process {record['rank']} on {record['host']} ended first: {record['message']}")
+        error.exit_code = record["exit_code"]
+        error.reported = True
+        return error
+    consequences = (PeerError.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM)
+    rank, code = min(codes.items(), key=lambda one: (one[1] in consequences, one[0]))
+    if code < 0:
+        reason = " (memory may have run out)" if code == -signal.SIGKILL else ""
+        error = PeerError(f"process {rank} was ended by {signal.Signals(-code).name}{reason}")
+        error.exit_code = 128 - code
+    else:
+        error = PeerError(f"process {rank} ended with exit code {code}")
+        error.exit_code = code
+    error.fix = "run the same command again: it continues from the last checkpoint"
+    return error
