@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from ..errors import DiffkitError, PeerError, UsageError
 
@@ -94,7 +95,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     control: dist.ProcessGroup | None = None
-    store: dist.Store | None = None
+    store: Any = None
     heartbeat: Heartbeat | None = None
     _count: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
@@ -164,13 +165,11 @@ SINGLE_PROCESS = Ranks()
 
 def facts_of(error: BaseException) -> dict[str, Any]:
     """Return the host, the code, the exit code and the message of an error, for other processes and for a file."""
-    known = isinstance(error, DiffkitError)
-    return {
-        "host": platform.node(),
-        "code": error.code if known else None,
-        "exit_code": error.exit_code if known else 1,
-        "message": error.render() if known else repr(error),
-    }
+    if isinstance(error, DiffkitError):
+        facts = {"code": error.code, "exit_code": error.exit_code, "message": error.render()}
+    else:
+        facts = {"code": None, "exit_code": 1, "message": repr(error)}
+    return {"host": platform.node(), **facts}
 
 
 def ended_first(who: str, cause: dict[str, Any]) -> PeerError:
@@ -204,7 +203,7 @@ class Heartbeat(threading.Thread):
     """
 
     def __init__(
-        self, store: dist.Store, rank: int, size: int, seconds: float, on_lost: Callable[[str], None] | None = None
+        self, store: Any, rank: int, size: int, seconds: float, on_lost: Callable[[str], None] | None = None
     ) -> None:
         super().__init__(name="diffkit-heartbeat", daemon=True)
         self.on_lost = on_lost
@@ -279,7 +278,7 @@ def join_ranks(device: torch.device, timeout: float = 600.0) -> Ranks:
     return Ranks(rank, size, control, stores[0], heartbeat)
 
 
-def _clients(control: dist.ProcessGroup, limit: timedelta) -> list[dist.Store]:
+def _clients(control: dist.ProcessGroup, limit: timedelta) -> list[Any]:
     """Return two connections to the store of the launcher, for exchanges and for the heartbeat.
 
     A connection that waits serves no other thread. The names of each start have a prefix of their own, a number that
@@ -288,8 +287,8 @@ def _clients(control: dist.ProcessGroup, limit: timedelta) -> list[dist.Store]:
     start = torch.tensor(int.from_bytes(os.urandom(7)))
     dist.broadcast(start, 0, group=control)
     place, port = os.environ.get("MASTER_ADDR", "localhost"), from_launcher("MASTER_PORT", 0)
-    clients = [dist.TCPStore(place, port, is_master=False, timeout=limit) for _ in range(2)]
-    return [dist.PrefixStore(f"diffkit/{int(start)}", client) for client in clients]
+    clients = [TCPStore(place, port, is_master=False, timeout=limit) for _ in range(2)]
+    return [PrefixStore(f"diffkit/{int(start)}", client) for client in clients]
 
 
 def _not_joined(error: Exception, timeout: float) -> UsageError:

@@ -324,8 +324,8 @@ def read_checkpoint(
                 verify_file(path, digest)
     except OSError as error:
         raise damaged_file(f"{candidate.path.name} cannot be read ({error.strerror})") from error
-    digest = hashlib.sha256(manifest.encode()).hexdigest()
-    return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta, digest)
+    sha256 = hashlib.sha256(manifest.encode()).hexdigest()
+    return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta, sha256)
 
 
 def _read_tensors(path: Path, digest: FileDigest, expected: Shapes | None) -> dict[str, Tensor]:

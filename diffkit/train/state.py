@@ -135,7 +135,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         plain = tensor.detach().contiguous()
         bits = plain.view(-1).view(torch.int32 if plain.element_size() % 4 == 0 else torch.uint8)
-        for start, part in enumerate(bits.split(CHUNK)):
+        for start, part in enumerate(torch.split(bits, CHUNK)):
             weights = torch.arange(1 + start, 1 + start + len(part), device=part.device)
             sums += [(part.long() * weights).sum(), part.sum(dtype=torch.long)]
     values = torch.stack([value.to(sums[-1].device) for value in sums]).tolist()
