@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .conftest import Ended, Server, events, fault, finished, ranks, steps
 
 STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
@@ -48,6 +50,7 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(diffkit: Server, re
     finished(recipe.parent / "run")
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_noticed(diffkit: Server, recipe: Path) -> None:
     first, second = ranks(diffkit, recipe, 2, {1: [fault(STEP, 8, "stop")]}, *QUICK)
     assert (first.code, second.code) == (11, -9)
@@ -56,7 +59,7 @@ def test_a_stopped_process_is_noticed(diffkit: Server, recipe: Path) -> None:
 
 
 def test_processes_that_see_different_checkpoints_are_refused(diffkit: Server, recipe: Path) -> None:
-    """growth.md 1: the second process has an older directory, so all of them end with one error."""
+    """The second process has an older directory, so all of them end with one error."""
     assert codes(ranks(diffkit, recipe, 1)) == [0]
     ours, other = recipe.parent / "run", recipe.parent / "other" / "run"
     shutil.copytree(ours, other)
@@ -85,6 +88,7 @@ def test_a_stop_signal_to_one_process_stops_all(diffkit: Server, recipe: Path) -
     assert steps(recipe.parent / "run") == [5, 8]
 
 
+@pytest.mark.slow
 def test_a_recipe_that_does_not_fit_is_one_error(diffkit: Server, recipe: Path) -> None:
     ended = ranks(diffkit, recipe, 3, None, "--set", "train.batch_size=2", "--set", "train.accumulate=1")
     assert codes(ended) == [2, 2, 2]
