@@ -111,6 +111,7 @@ def test_wandb_writes_an_offline_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the database library of mlflow
 def test_mlflow_writes_its_database(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="the package mlflow is not installed")
     train(MLflow(), tmp_path, range(1, 4), None)
