@@ -64,6 +64,13 @@ class Objective(ABC):
         return ()
 
     @attribute
+    def trains_schedule(self) -> bool:
+        """Whether it is a bound, whose minimum over the levels makes sense, so that a schedule can be trained as well;
+        default False.
+        """
+        return False
+
+    @attribute
     def consistency(self) -> bool:
         """Whether it trains a consistency function: x0 is the end of the probability-flow path; default False."""
         return False

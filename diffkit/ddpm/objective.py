@@ -55,6 +55,7 @@ class VLB(Objective):
     variance: Variance = "small"
     times: Times = UNIFORM_TIMES
     discrete_only = True
+    trains_schedule = True
     law_options = ({"variance": "large"}, {"variance": "learned"})
 
     @property

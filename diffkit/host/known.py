@@ -49,6 +49,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "weighting": ("likelihood",),
         "sampler": ("euler-maruyama", "reverse-diffusion", "predictor-corrector", "probability-flow"),
     },
+    "diffkit-vdm": {"schedule": ("learned-vp",), "objective": ("continuous-vlb",), "network": ("fourier",)},
     "diffkit-zero-snr": {"schedule": ("zero-snr",), "guidance": ("rescale",)},
 }
 
@@ -62,5 +63,6 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-improved-ddpm": ("digits-improved-ddpm", "digits-vlb"),
     "diffkit-p2": ("digits-min-snr",),
     "diffkit-score-sde": ("digits-probability-flow", "digits-score-sde", "digits-ve"),
+    "diffkit-vdm": ("digits-vdm",),
     "diffkit-zero-snr": ("digits-zero-snr",),
 }

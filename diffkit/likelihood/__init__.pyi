@@ -6,6 +6,7 @@ from .chain import (
     Variance as Variance,
     fit_errors as fit_errors,
     interpolated as interpolated,
+    prior_kl as prior_kl,
     wide as wide,
 )
 from .continuous import ContinuousBound as ContinuousBound, Points as Points, continuous_bound as continuous_bound

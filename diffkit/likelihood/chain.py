@@ -253,8 +253,8 @@ def prior_kl(level: Level, x0: Tensor) -> Tensor:
 
     1/2 (a^2 mean(x0^2) - a^2 - log(1 - a^2)) with a = alpha / r. Source: Ho et al. 2020 (arXiv:2006.11239), eq. 5.
     """
-    a2 = (float(level.alpha) / float(level.scale)) ** 2
-    return 0.5 * (a2 * wide(x0).flatten(1).square().mean(1) - a2 - math.log1p(-a2))
+    a2 = scalar.divide(level.alpha, level.scale) ** 2
+    return 0.5 * (a2 * wide(x0).flatten(1).square().mean(1) - a2 - scalar.log1p(-a2))
 
 
 def wide(x: Tensor) -> Tensor:

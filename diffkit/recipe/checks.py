@@ -178,6 +178,21 @@ def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
     return ()
 
 
+def trained_schedule(view: View) -> Iterator[RecipeError]:
+    """A schedule with trained parameters needs an objective that does not fall by making the levels easy."""
+    schedule, objective = view.built("schedule"), view.built("objective")
+    parameters = getattr(schedule, "parameters", tuple)()
+    if objective is None or not any(p.requires_grad for p in parameters) or not view.value("train.steps", 0):
+        return
+    if not objective.trains_schedule:
+        message = (
+            f"{view.title('objective')} cannot train {view.title('schedule')}: its loss is least at levels that are "
+        )
+        message += "easy to denoise"
+        fix = "use an objective that bounds the likelihood, such as that of the plugin of the schedule"
+        yield view.fault("DK122", message, ("objective", "name"), fix)
+
+
 def discrete_schedule(view: View) -> Iterator[RecipeError]:
     """Components that are defined by the steps of a schedule need a discrete schedule."""
     schedule = view.built("schedule")
@@ -376,7 +391,7 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
 
 
 CHECKS: tuple[Callable[[View], Iterable[RecipeError]], ...] = (
-    *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, discrete_schedule, sampling_steps),
-    *(sampling_start, end_of_the_schedule, labels, warmup, micro_batches, averages),
+    *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, trained_schedule, discrete_schedule),
+    *(sampling_steps, sampling_start, end_of_the_schedule, labels, warmup, micro_batches, averages),
     *(precision, channels_last, evaluation_without_metrics),
 )

@@ -1,0 +1,1 @@
+"""Variational Diffusion Models: a learned noise schedule, the continuous-time bound, and Fourier features."""
