@@ -181,14 +181,10 @@ def outputs_that_are_trained(view: View) -> Iterable[RecipeError]:
 def trained_schedule(view: View) -> Iterator[RecipeError]:
     """A schedule with trained parameters needs an objective that does not fall by making the levels easy."""
     schedule, objective = view.built("schedule"), view.built("objective")
-    parameters = getattr(schedule, "parameters", tuple)()
-    if objective is None or not any(p.requires_grad for p in parameters) or not view.value("train.steps", 0):
-        return
-    if not objective.trains_schedule:
-        message = (
-            f"{view.title('objective')} cannot train {view.title('schedule')}: its loss is least at levels that are "
-        )
-        message += "easy to denoise"
+    trained = isinstance(schedule, torch.nn.Module) and any(one.requires_grad for one in schedule.parameters())
+    if trained and objective is not None and not objective.trains_schedule and view.value("train.steps", 0):
+        message = f"{view.title('objective')} cannot train {view.title('schedule')}: its loss is least at levels that "
+        message += "are easy to denoise"
         fix = "use an objective that bounds the likelihood, such as that of the plugin of the schedule"
         yield view.fault("DK122", message, ("objective", "name"), fix)
 

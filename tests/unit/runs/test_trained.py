@@ -305,17 +305,17 @@ from diffkit import Entry, Level, Loss, Objective, Schedule, hookimpl
 @hookimpl
 def diffkit_components():
     yield Entry("schedule", "learned-angle", "learned_angle:LearnedAngle", "a learned last angle")
-    yield Entry("objective", "quarter-turn", "learned_angle:QuarterTurn", "prefer the angle pi / 2 at the end")
+    yield Entry("objective", "smaller-angle", "learned_angle:SmallerAngle", "prefer 1.2 as the last angle")
 
 
-class QuarterTurn(Objective):
+class SmallerAngle(Objective):
     trains_schedule = True
 
     def __call__(self, model, x0, noise, *, ema=None, **cond):
         eps, t = noise.normal("noise", x0), noise.uniform("times", x0)
         level = model.schedule.level(t)
         y = model.output(level.add_noise(x0, eps), level, t)
-        return Loss.of((y - eps).square().mean(1) + (model.schedule.end - math.pi / 2) ** 2, t)
+        return Loss.of((y - eps).square().mean(1) + (model.schedule.end - 1.2) ** 2, t)
 
 
 class LearnedAngle(nn.Module, Schedule):
@@ -343,7 +343,7 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
         train = {"steps": 20, "batch_size": 8, "optimizer": {"name": "adam", "lr": 0.01}}
         made = diffkit.run(
             RECIPE
-            | {"schedule": "learned-angle", "objective": "quarter-turn", "train": train, "evaluate": {"metrics": []}},
+            | {"schedule": "learned-angle", "objective": "smaller-angle", "train": train, "evaluate": {"metrics": []}},
             out=tmp_path / "ring",
             device="cpu",
         )

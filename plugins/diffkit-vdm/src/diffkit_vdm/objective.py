@@ -11,7 +11,7 @@ from torch import Tensor
 from diffkit import UNIFORM_TIMES, Data, Level, Loss, Model, Objective, RandomStreams, Schedule, Times
 from diffkit.likelihood import Categorical, Density, prior_kl
 
-from .schedule import LearnedVP
+from .schedule import LearnedVP, variance_loss
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ContinuousVLB(Objective):
         parts = {"prior": prior.mean(), "diffusion": diffusion.mean(), "decoder": decoder.mean()}
         loss = Loss.of(prior + diffusion + decoder, t, self.times.correction(t, schedule), parts)
         if isinstance(schedule, LearnedVP):
-            shape = schedule.variance_loss(t, diffusion)
+            shape = variance_loss(schedule, t, diffusion)
             loss = replace(loss, mean=loss.mean + shape - shape.detach())
         return loss
 

@@ -74,23 +74,25 @@ class LearnedVP(nn.Module, Schedule):
         times = torch.cat([shares.new_zeros(1), shares.cumsum(0)])
         return times / times[-1], torch.linspace(0.0, 1.0, len(times), dtype=times.dtype, device=times.device)
 
-    def variance_loss(self, t: Tensor, loss: Tensor) -> Tensor:
-        """Compute a number whose gradient is that of log E[loss^2] with respect to the shares.
 
-        The loss at time t is m(gamma) gamma'(t), so that E[loss^2] = int m^2 gamma' d gamma, and gamma' is the length
-        of a part divided by its share.
+def variance_loss(schedule: LearnedVP, t: Tensor, loss: Tensor) -> Tensor:
+    """Compute a number whose gradient is that of log E[loss^2] with respect to the shares of a schedule.
 
-        Args:
-            t: Times: (B,).
-            loss: The losses at these times: (B,).
+    The loss at time t is m(gamma) gamma'(t), so that E[loss^2] = int m^2 gamma' d gamma, and gamma' is the length
+    of a part divided by its share.
 
-        Returns:
-            The mean of -log(share) over the times, weighted by loss^2: ().
-        """
-        inner_times = self.curve()[0][1:-1].contiguous()
-        log_share = torch.log_softmax(SPEED * self.shares.double(), 0)[torch.searchsorted(inner_times, t)]
-        weight = loss.detach().double() ** 2
-        return -(weight * log_share).sum() / weight.sum()
+    Args:
+        schedule: The schedule.
+        t: Times: (B,).
+        loss: The losses at these times: (B,).
+
+    Returns:
+        The mean of -log(share) over the times, weighted by loss^2: ().
+    """
+    inner_times = schedule.curve()[0][1:-1].contiguous()
+    log_share = torch.log_softmax(SPEED * schedule.shares.double(), 0)[torch.searchsorted(inner_times, t)]
+    weight = loss.detach().double() ** 2
+    return -(weight * log_share).sum() / weight.sum()
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
