@@ -73,6 +73,13 @@ class Metric(ABC):
         """
         return None
 
+    def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
+        """Return what else the values depend on, by name, for the record: `compare` refuses results that differ in it.
+
+        Default: nothing, for a metric that its `definition` describes completely.
+        """
+        return {}
+
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         """Return named values, the headline first."""

@@ -48,7 +48,8 @@ def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
 def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
     """Show where the recipes of runs differ, their losses and results, and the pictures of their samples.
 
-    A result that is marked with * was measured in different ways, so its values cannot be compared.
+    A result that is marked with * was measured in different ways, so its values cannot be compared. The values of a
+    metric that was measured by other rules, such as in features of another network, are left out.
     """
     from ..runs.listing import compare_runs
 

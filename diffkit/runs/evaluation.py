@@ -84,6 +84,7 @@ def measure(
             ratio=ratio,
             ratio_interval=ratio_interval,
             definition=metric.definition,
+            protocol=dict(metric.protocol(ours)),
             samples=samples.counts.get("samples", len(drawn.x)),
             reference=samples.counts.get("reference", len(train)),
             held_out_count=0 if reals is None else reals.counts.get("samples", count),

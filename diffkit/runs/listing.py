@@ -51,8 +51,9 @@ class Comparison:
 
     Attributes:
         recipes: Values of the recipes.
-        results: Losses, values of metrics, and seconds.
+        results: Losses, values of metrics, and seconds; not of metrics that are refused.
         unlike: By metric, the settings of its samples that differ, so that its values cannot be compared; a row each.
+        refused: The metrics among these that were measured by other rules, such as in features of another network.
         pictures: For each run, the path of the picture of its samples.
         losses: For each run, (steps, losses) of its training log.
         damaged: A sentence for each file that cannot be read; what it holds is left out.
@@ -64,6 +65,7 @@ class Comparison:
     pictures: Sequence[Path | None]
     losses: Sequence[Losses]
     damaged: Sequence[str] = ()
+    refused: frozenset[str] = frozenset()
 
     def is_unlike(self, result: str) -> bool:
         """Return whether a row of `results` is of a metric whose values cannot be compared."""
@@ -72,7 +74,9 @@ class Comparison:
     def not_comparable(self) -> list[str]:
         """Return a sentence for each metric whose values cannot be compared."""
         return [
-            f"{metric} differs in " + "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in fields.items())
+            f"{metric} differs in "
+            + "; ".join(f"{name}: {', '.join(map(str, row))}" for name, row in fields.items())
+            + ("; its values are left out" if metric in self.refused else "")
             for metric, fields in self.unlike.items()
         ]
 
@@ -101,11 +105,14 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     losses = each(_losses, ([], []))
     measured = each(lambda directory: EvaluationResult.read(directory).metrics, {})
     stages = each(lambda directory: StageStatus(directory).read(), {})
-    results = [dict(_values(*columns)) for columns in zip(measured, losses, stages, strict=True)]
     pictures = each(_picture, None)
     differing = {path: values for path, values in _differing(recipes).items() if path != "name"}
     metrics = dict.fromkeys(name for one in measured for name in one)
     unlike = {name: _differing([_settings(one[name]) for one in measured if name in one]) for name in metrics}
+    rules = {name: dict.fromkeys(repr(one[name].protocol) for one in measured if name in one) for name in metrics}
+    refused = frozenset(name for name, each in rules.items() if len(each) > 1)
+    shown = [{name: result for name, result in one.items() if name not in refused} for one in measured]
+    results = [dict(_values(*columns)) for columns in zip(shown, losses, stages, strict=True)]
     return Comparison(
         differing,
         _side_by_side(results),
@@ -113,6 +120,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
         pictures,
         losses,
         damaged,
+        refused,
     )
 
 
@@ -128,7 +136,7 @@ def _picture(run: RunDirectory) -> Path | None:
 def _settings(result: MetricResult) -> dict[str, Any]:
     """Return everything that the value of a metric depends on besides the model."""
     drawn = result.settings | {"definition": result.definition, "training examples": result.reference}
-    return drawn | {"held-out examples": result.held_out_count, "values of an example": result.dimension}
+    return drawn | {"held-out examples": result.held_out_count, "values of an example": result.dimension} | result.protocol
 
 
 def _losses(run: RunDirectory) -> Losses:

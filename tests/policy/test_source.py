@@ -29,7 +29,10 @@ TENSORS = {
     "yaml.full_load",
 }
 WORKER = "plugins/diffkit-diffusers/src/diffkit_diffusers/convert_worker.py"
-EXEMPT = {WORKER: "reads foreign weights in a process of its own, with limits, which is how they become ours"}
+EXEMPT = {
+    WORKER: "reads foreign weights in a process of its own, with limits, which is how they become ours",
+    "plugins/diffkit-fidelity/src/diffkit_fidelity/efficientnet.py": "weights of an installed package, by their hash",
+}
 IMPORTING = {
     "diffkit/basics/trackers.py": "wandb and mlflow, which are extras",
     "diffkit/cli/main.py": "commands on first use",

@@ -1,0 +1,1 @@
+"""Metrics on features of image networks: FID, KID, precision and recall, Inception score."""

@@ -1,0 +1,156 @@
+"""Features in files: memory does not grow with the number of examples, and those of real data are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffkit import DataSpec
+
+from .extractor import Extractor
+
+BLOCK = 1024
+"""Rows that are in memory at a time."""
+KEPT = 4
+"""Sets of examples whose features one process keeps, in temporary files."""
+
+
+class Rows:
+    """A matrix (N, D) float32 in a file, written and read block by block; without a file, in a temporary one."""
+
+    def __init__(self, file: BinaryIO | None = None, count: int = 0, width: int = 0) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile() if file is None else file  # noqa: SIM115 - closed with the object
+        self.count, self.width = count, width
+        weakref.finalize(self, self._file.close)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def append(self, block: Tensor) -> None:
+        """Write rows (B, D) behind those that are there."""
+        self._file.write(block.float().contiguous().numpy())
+        self.count, self.width = self.count + len(block), block.shape[1]
+
+    def blocks(self, chosen: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the rows, or those with the given indices (M,), in ascending order: (at most BLOCK, D) float32."""
+        wanted = torch.arange(self.count) if chosen is None else chosen.sort().values
+        for start in range(0, self.count, BLOCK):
+            inside = wanted[(wanted >= start) & (wanted < start + BLOCK)] - start
+            if len(inside):
+                size = min(BLOCK, self.count - start)
+                self._file.seek(4 * start * self.width)
+                data = np.frombuffer(self._file.read(4 * size * self.width), dtype=np.float32)
+                yield torch.from_numpy(data.reshape(size, self.width).copy())[inside]
+
+
+class Features:
+    """Features (N, D) and scores of classes (N, K) of a set of examples, and the hash of what was extracted from."""
+
+    def __init__(self, features: Rows, scores: Rows | None, digest: str) -> None:
+        self.features, self.scores, self.digest = features, scores, digest
+
+
+_kept: OrderedDict[str, Features] = OrderedDict()
+
+
+def features_of(x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool = False) -> Features:
+    """Extract features batch by batch, or take those of equal examples.
+
+    Args:
+        x: Examples (N, C, *S) in the range of the model.
+        spec: The spec of the data.
+        extractor: What extracts.
+        keep: Keep the features on disk for later evaluations; then there are no scores.
+
+    Returns:
+        The features; all four metrics of one set share them.
+    """
+    digest = digest_of(x, spec, extractor)
+    key = hashlib.sha256(f"{sorted(extractor.protocol().items())} {digest}".encode()).hexdigest()
+    known = f"{key}{keep}"
+    if known not in _kept:
+        kept = cache_folder() / f"{key}.rows" if keep and extractor.cached else None
+        found = _read(kept, len(x)) if kept is not None else None
+        if found is None:
+            features, scores = _extract(x, spec, extractor)
+            if kept is not None:
+                _write(kept, features)
+            found, scores = features, None if keep else scores
+        else:
+            scores = None
+        _kept[known] = Features(found, scores, digest)
+        while len(_kept) > KEPT:
+            _kept.popitem(last=False)
+    _kept.move_to_end(known)
+    return _kept[known]
+
+
+def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor) -> str:
+    """Compute the SHA-256 of examples as the extractor reads them.
+
+    Args:
+        x: Examples (N, C, *S).
+        spec: The spec of the data.
+        extractor: What rounds them.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{tuple(x.shape)}".encode())
+    for batch in x.split(BLOCK):
+        digest.update(extractor.prepared(batch, spec)[:, : spec.channels].contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _extract(x: Tensor, spec: DataSpec, extractor: Extractor) -> tuple[Rows, Rows]:
+    features, scores = Rows(), Rows()
+    for batch in x.split(extractor.batch_size):
+        for rows, block in zip((features, scores), extractor(extractor.prepared(batch, spec)), strict=True):
+            rows.append(block)
+    return features, scores
+
+
+def cache_folder() -> Path:
+    """Return the folder of the features of training examples: $XDG_CACHE_HOME/diffkit/fidelity, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffkit" / "fidelity"
+
+
+def _write(path: Path, rows: Rows) -> None:
+    """Keep rows: their bytes, then their SHA-256. A folder that cannot be written to costs time, so it warns."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            digest = hashlib.sha256()
+            for block in rows.blocks():
+                digest.update(block.numpy())
+                file.write(block.numpy())
+            file.write(digest.digest())
+        os.replace(file.name, path)
+    except OSError as error:
+        warnings.warn(f"features of the training examples are not kept in {path.parent}: {error}", stacklevel=2)
+
+
+def _read(path: Path, count: int) -> Rows | None:
+    """Return kept rows; None if there are none, or the file is damaged."""
+    if not path.is_file():
+        return None
+    file = path.open("rb")
+    bytes_ = path.stat().st_size - 32
+    digest = hashlib.sha256()
+    for start in range(0, bytes_, 1 << 20):
+        digest.update(file.read(min(1 << 20, bytes_ - start)))
+    if bytes_ <= 0 or bytes_ % (4 * count) or digest.digest() != file.read():
+        file.close()
+        return None
+    return Rows(file, count, bytes_ // (4 * count))
