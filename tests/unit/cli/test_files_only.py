@@ -270,6 +270,29 @@ def test_compare_marks_results_that_cannot_be_compared(diffkit: Diffkit, finishe
     assert (said.code, "cannot write" in said.err) == (6, True)
 
 
+def test_compare_refuses_values_of_another_protocol(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    """A distance in features of other weights is another number; the record states which field differs."""
+    other = shutil.copytree(finished, tmp_path / "other")
+    for run, weights in ((finished, "5793"), (other, "91ab")):
+        copy = shutil.copytree(run, tmp_path / weights)
+        record = json.loads((copy / "results.json").read_text())
+        record["metrics"]["sliced-wasserstein"]["protocol"] = {
+            "extractor": "inception-v3",
+            "extractor weights": weights,
+        }
+        (copy / "results.json").write_text(json.dumps(record))
+    said = diffkit("compare", tmp_path / "5793", tmp_path / "91ab")
+    sentence = "sliced-wasserstein differs in extractor weights: 5793, 91ab; its values are left out"
+    assert f"* not comparable: {sentence}" in said.out
+    assert "sliced-wasserstein.sliced_wasserstein" not in said.out
+    found = json.loads(diffkit("compare", tmp_path / "5793", finished, "--json").out)
+    assert found["unlike"]["sliced-wasserstein"] == {
+        "extractor": ["inception-v3", None],
+        "extractor weights": ["5793", None],
+    }
+    assert not [name for name in found["results"] if name.startswith("sliced")]
+
+
 def test_one_damaged_run_breaks_neither_list_nor_report(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
     """C19: each file is named, and the rest is shown."""
     shutil.copytree(finished, tmp_path / "runs" / "good")
