@@ -27,6 +27,10 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("euler", "heun"),
         "augmentation": ("edm",),
     },
+    "diffkit-fidelity": {
+        "metric": ("fid", "kid", "precision-recall", "inception-score"),
+        "extractor": ("efficientnet-lite0", "inception-v3", "plain-values"),
+    },
     "diffkit-flow": {
         "schedule": ("rectified",),
         "parameterization": ("flow", "v"),

@@ -227,6 +227,7 @@ UNSOURCED = {
     "lr-schedule/constant": "its definition",
     "lr-schedule/linear": "its definition",
     "grid/angle": "ours; its docstring says why",
+    "extractor/plain-values": "its definition",
     "network/oracle": "closed forms, the identities D1 and E1",
     "network/diffusers": "whatever diffusers has",
     "network/diffusers-unet": "the U-Net of diffusers",

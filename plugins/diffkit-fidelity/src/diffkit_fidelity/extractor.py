@@ -69,7 +69,7 @@ def as_pictures(x: Tensor, spec: DataSpec) -> Tensor:
         raise DataError(
             f"examples of the shape {tuple(spec.shape)} are not pictures, which this extractor reads",
             code="DK332",
-            fix="choose `features: values` for vectors and series, or metrics that need no network: frechet, mmd",
+            fix="choose `features: plain-values` for vectors and series, or metrics that need no network: frechet, mmd",
             notes=["pictures have 1 or 3 channels, height, width, and values in [-1, 1]"],
         )
     if not torch.isfinite(x).all():

@@ -36,7 +36,7 @@ class Values(Extractor):
         return "the values of the examples"
 
     def protocol(self) -> Mapping[str, str]:
-        return {"extractor": "values", "rounding": "none"}
+        return {"extractor": "plain-values", "rounding": "none"}
 
     def prepared(self, x: Tensor, spec: DataSpec) -> Tensor:
         return x.flatten(1).float()

@@ -27,7 +27,7 @@ class FeatureMetric(Metric):
 
     features: Extractor
     limit: int
-    law_base = {"features": "values"}  # noqa: RUF012 - never changed
+    law_base = {"features": "plain-values"}  # noqa: RUF012 - never changed
 
     def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
         return {**self.features.protocol(), **self._reference(evaluation)}
@@ -197,7 +197,7 @@ class InceptionScore(FeatureMetric):
     splits: Annotated[int, Field(ge=1)] = 10
     lower_is_better = None
     limit = 50_000
-    law_base = {"features": "values", "splits": 1}  # noqa: RUF012 - never changed
+    law_base = {"features": "plain-values", "splits": 1}  # noqa: RUF012 - never changed
 
     @property
     def definition(self) -> str:
@@ -265,7 +265,16 @@ def counts(samples: int, reference: int) -> Mapping[str, float]:
 
 
 def require(role: str, found: int, least: int) -> None:
-    """Raise DataError DK331 for fewer than `least` examples."""
+    """Require a number of examples.
+
+    Args:
+        role: What they are, for the message.
+        found: How many there are.
+        least: How many the metric needs.
+
+    Raises:
+        DataError: There are fewer.
+    """
     if found < least:
         raise DataError(
             f"{found} {role} are too few for this metric, which requires {least}",

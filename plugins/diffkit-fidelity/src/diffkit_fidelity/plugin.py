@@ -37,7 +37,7 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
             "2048 features, weights from a file; the network of FID",
             "szegedy2016rethinking",
         ),
-        ("values", "extractors:Values", "The values of the examples themselves, for vectors"),
+        ("plain-values", "extractors:Values", "The values of the examples themselves, for vectors"),
     ],
 }
 
