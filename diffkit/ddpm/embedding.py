@@ -1,12 +1,13 @@
-"""Embedding of the noise level and the label as one vector that every residual block reads.
+"""Embedding of the noise level, the label and further vectors as one vector that every residual block reads.
 
 The noise level becomes sines and cosines of geometrically spaced frequencies, and a small MLP maps them to the vector.
-A label adds a learned vector.
+A label adds a learned vector, and each further condition a linear map of its numbers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as fn
 
 from diffkit.errors import ArgumentError, UsageError
 
+from .conditions import check_vectors
 from .initialisation import Initialisation
 
 Order = Literal["ho", "openai"]
@@ -47,14 +49,24 @@ def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
 class Embedding(nn.Module):
     """Embed noise level, label and augmentation as one vector: (B,) -> (B, width).
 
-    The vector is silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment) with learned matrices W.
+    The vector is silu(W2 silu(W1 sinusoid(c_noise)) + table[label] + W3 augment + ...) with learned matrices W.
 
     With K `classes` the table has K + 1 rows; row K is the null class, which is used if no label is given. `augment` is
     the number of parameters per example that an augmentation passes; without them the example counts as unchanged.
+    `vectors` is the width of each further condition by name; a condition that is absent adds nothing.
+
+    Source: a vector that every block reads as scale and shift: Perez et al. 2018 (arXiv:1709.07871), eq. 1, 2.
     """
 
     def __init__(
-        self, channels: int, width: int, order: Order, classes: int | None, init: Initialisation, augment: int = 0
+        self,
+        channels: int,
+        width: int,
+        order: Order,
+        classes: int | None,
+        init: Initialisation,
+        augment: int = 0,
+        vectors: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.order, self.classes = channels, order, classes
@@ -62,20 +74,31 @@ class Embedding(nn.Module):
         self.linear2 = init.layer(nn.Linear(width, width))
         self.table = None if classes is None else nn.Embedding(classes + 1, width)
         self.augment = init.layer(nn.Linear(augment, width, bias=False)) if augment else None
+        self.widths = dict(vectors or {})
+        self.vectors = nn.ModuleDict(
+            {name: init.layer(nn.Linear(size, width, bias=False)) for name, size in self.widths.items()}
+        )
 
-    def forward(self, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+        vectors: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Compute the vector that the blocks read.
 
         Args:
             c_noise: The noise level: (B,).
             label: Classes: (B,) long; the null class by default.
             augment: Parameters of an augmentation: (B, A); none by default.
+            vectors: Further conditions by name: (B, D), or (B,) for one number; none by default.
 
         Returns:
             The embedding: (B, width).
 
         Raises:
-            UsageError: A label or `augment` is given to a network without them, or a label is not a class (DK041).
+            UsageError: A condition is given to a network without it, does not fit, or a label is no class (DK041).
             ArgumentError: `label` is not a tensor of one whole number per example.
         """
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
@@ -90,6 +113,9 @@ class Embedding(nn.Module):
                     fix=f"build it with augment: {augment.shape[1]}, or set labels: false in the augmentation",
                 )
             h = h + self.augment(augment.to(h.dtype))
+        check_vectors(vectors or {}, self.widths, len(c_noise))
+        for name, value in (vectors or {}).items():
+            h = h + self.vectors[name](value.reshape(len(value), -1).to(h.dtype))
         return fn.silu(h)
 
 

@@ -30,9 +30,9 @@ def check_choices(**options: tuple[str, Any]) -> None:
 
 def resolutions(size: tuple[int, ...], levels: int) -> tuple[int, ...]:
     """Return the larger side of the map at each level, halved from level to level: ((32, 32), 3) -> (32, 16, 8)."""
-    if len(size) != 2:
+    if not 1 <= len(size) <= 3:
         raise misfit(
-            f"network unet takes images, but the data has {len(size)} spatial dimensions {size}",
+            f"network unet takes series, images and volumes, but the data has {len(size)} spatial dimensions {size}",
             fix="use network mlp for vectors" if not size else None,
         )
     for side in size:

@@ -13,7 +13,8 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 Style = Literal["ddpm", "ddpm-zero", "openai", "torch"]
-Layer = TypeVar("Layer", nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+Weighted = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+Layer = TypeVar("Layer", bound=Weighted)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,6 @@ def variance_scaling_(weight: Tensor, scale: float) -> None:
     nn.init.uniform_(weight, -bound, bound)
 
 
-def _zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
+def _zero_bias(layer: Weighted) -> None:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,7 @@
-"""The U-Net of DDPM: down to coarse maps, a middle, and up again, with a skip connection from every map."""
+"""The U-Net of DDPM: down to coarse maps, a middle, and up again, with a skip connection from every map.
+
+It takes series, images and volumes, and conditions of every kind.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from torch.nn import functional as fn
 
 from diffkit import Network, Shape, UsageError
 
-from .attention import SelfAttention
-from .blocks import Down, Downsample, ResidualBlock, Time, Up, Upsample
+from .attention import CrossAttention, SelfAttention
+from .blocks import CONV, Down, Downsample, ResidualBlock, Time, Up, Upsample
+from .conditions import check_text, text_width, vector_widths, with_concat
 from .embedding import Embedding, Order
-from .fit import check_attention, check_choices, check_heads, group_count, head_count, resolutions
+from .fit import check_attention, check_choices, check_heads, group_count, head_count, misfit, resolutions
 from .initialisation import Initialisation, Style
 
 Positive = Annotated[int, Field(ge=1)]
@@ -23,6 +27,10 @@ DEFAULT_ATTENTION = (16,)
 
 class UNet(Network):
     """Residual U-Net with attention: x (B, C, H, W), c_noise (B,), label (B,) long -> (B, C', H, W).
+
+    Series (C, L) and volumes (C, D, H, W) have convolutions of one and three dimensions. With a condition `text` each
+    map with attention also attends to the tokens; every other condition (D,) is added to the embedding of the noise
+    level, which blocks read as scale and shift if `time` is `scale-shift` (FiLM); `concat` has more channels of x.
 
     Each level of `multipliers` has half the size of the one before, and consists of `blocks` residual blocks (one more
     on the way up, each with a skip connection), followed by attention if the larger side of the map is in `attention`.
@@ -94,23 +102,29 @@ class UNet(Network):
         check_attention(attention, sizes, default=DEFAULT_ATTENTION)
         check_heads(middle_attention or not set(sizes).isdisjoint(attention), heads, head_channels)
         init = Initialisation(initialisation)
-        width = 4 * channels
+        vectors = vector_widths("unet", shape)
+        width, dimensions, tokens = 4 * channels, len(shape.size), text_width(shape)
+        if tokens is not None and not (middle_attention or set(sizes) & set(attention)):
+            raise misfit("the data has texts, but this network has no attention to read them", fix="set attention")
 
         def norm(channels: int) -> nn.GroupNorm:
             return nn.GroupNorm(group_count(channels, groups), channels, eps=norm_eps)
 
         def block(inside: int, outside: int, resample: Literal["down", "up"] | None = None) -> ResidualBlock:
-            return ResidualBlock(norm(inside), norm(outside), width, dropout, time, init, resample)
+            return ResidualBlock(norm(inside), norm(outside), width, dropout, time, init, resample, dimensions)
 
         def attentive(inside: int, outside: int, wanted: bool) -> AttentiveBlock:
             if not wanted:
                 return AttentiveBlock(block(inside, outside), nn.Identity())
             count = head_count(outside, heads, head_channels)
-            return AttentiveBlock(block(inside, outside), SelfAttention(norm(outside), count, init))
+            made = AttentiveBlock(block(inside, outside), SelfAttention(norm(outside), count, init))
+            made.cross = None if tokens is None else CrossAttention(norm(outside), count, tokens, init)
+            return made
 
         self.shape, self.stride = shape, 2 ** (len(multipliers) - 1)
-        self.embedding = Embedding(channels, width, embedding, shape.classes, init, augment)
-        self.enter = init.layer(nn.Conv2d(shape.in_channels, channels, 3, padding=1))
+        self.embedding = Embedding(channels, width, embedding, shape.classes, init, augment, vectors)
+        conv = CONV[dimensions]
+        self.enter = init.layer(conv(shape.in_channels + shape.extra_channels, channels, 3, padding=1))
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
         h, skips = channels, [channels]  # channels of the map, and of the maps that are kept for the way up
@@ -120,7 +134,9 @@ class UNet(Network):
                 h = channels * multiplier
                 skips.append(h)
             if level < len(multipliers) - 1:
-                self.down.append(block(h, h, "down") if downsample == "resblock" else Downsample(h, downsample, init))
+                self.down.append(
+                    block(h, h, "down") if downsample == "resblock" else Downsample(h, downsample, init, dimensions)
+                )
                 skips.append(h)
 
         self.middle.extend([attentive(h, h, middle_attention), block(h, h)])
@@ -130,46 +146,70 @@ class UNet(Network):
                 self.up.append(attentive(h + skips.pop(), channels * multiplier, sizes[level] in attention))
                 h = channels * multiplier
             if level > 0:
-                self.up.append(block(h, h, "up") if upsample == "resblock" else Upsample(h, upsample, init))
+                self.up.append(block(h, h, "up") if upsample == "resblock" else Upsample(h, upsample, init, dimensions))
 
         self.norm = norm(h)
-        self.leave = init.last(nn.Conv2d(h, shape.out_channels, 3, padding=1))
+        self.leave = init.last(conv(h, shape.out_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+        *,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        concat: Tensor | None = None,
+        **vectors: Tensor,
+    ) -> Tensor:
         """Compute the output of a batch.
 
         Args:
-            x: Scaled noisy images: (B, C, H, W), H and W divisible by 2^(levels - 1).
+            x: Scaled noisy examples: (B, C, *S), sizes divisible by 2^(levels - 1).
             c_noise: The noise level: (B,).
             label: Classes: (B,) long; the null class by default.
             augment: Parameters of an augmentation: (B, A); none by default.
+            text: Tokens: (B, L, D); none by default.
+            text_mask: (B, L) bool, False for tokens that are not read.
+            concat: Channels beside x: (B, C', *S); zeros by default.
+            **vectors: Further conditions by name: (B, D); nothing is added for those that are absent.
 
         Returns:
-            The output: (B, C', H, W).
+            The output: (B, C', *S).
         """
         self._check(x, c_noise)
-        emb = self.embedding(c_noise, label, augment)
-        h = self.enter(x)
+        check_text(text, text_mask, text_width(self.shape), len(x))
+        emb = self.embedding(c_noise, label, augment, vectors)
+        h = self.enter(with_concat(x, concat, self.shape.extra_channels))
         skips = [h]
+
+        def apply(step: nn.Module, h: Tensor) -> Tensor:
+            more = (text, text_mask) if isinstance(step, AttentiveBlock) else ()
+            out: Tensor = step(h, emb, *more)
+            return out
+
         for step in self.down:
-            h = step(h, emb)
+            h = apply(step, h)
             skips.append(h)
         for step in self.middle:
-            h = step(h, emb)
+            h = apply(step, h)
         for step in self.up:
             if isinstance(step, AttentiveBlock):
                 h = torch.cat([h, skips.pop()], dim=1)
-            h = step(h, emb)
+            h = apply(step, h)
         out: Tensor = self.leave(fn.silu(self.norm(h)))
         return out
 
     def _check(self, x: Tensor, c_noise: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
+        dimensions = len(self.shape.size)
+        if x.ndim != 2 + dimensions or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
+            size = ("L", "H, W", "D, H, W")[dimensions - 1]
             raise UsageError(
-                f"network unet takes x (B, {self.shape.in_channels}, H, W) and c_noise (B,), "
+                f"network unet takes x (B, {self.shape.in_channels}, {size}) and c_noise (B,), "
                 f"got {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
-                fix="pass images of the shape that the network was built for",
+                fix="pass examples of the shape that the network was built for",
             )
         for size in x.shape[2:]:
             if size % self.stride:
@@ -181,13 +221,24 @@ class UNet(Network):
 
 
 class AttentiveBlock(nn.Module):
-    """A residual block, followed by attention or nothing."""
+    """A residual block, followed by attention or nothing; attention to a text if `cross` is set."""
 
     def __init__(self, block: ResidualBlock, attention: nn.Module) -> None:
         super().__init__()
         self.block, self.attention = block, attention
+        self.cross: CrossAttention | None = None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Apply block and attention to x: (B, C, H, W) with emb: (B, E) -> (B, C', H, W)."""
+    def forward(self, x: Tensor, emb: Tensor, text: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Apply block and attention.
+
+        Args:
+            x: The map: (B, C, *S).
+            emb: The embedding: (B, E).
+            text: Tokens: (B, L, D); none by default.
+            mask: (B, L) bool, False for tokens that are not read.
+
+        Returns:
+            The map: (B, C', *S).
+        """
         out: Tensor = self.attention(self.block(x, emb))
-        return out
+        return out if self.cross is None else self.cross(out, text, mask)

@@ -17,7 +17,7 @@ from diffkit.codec import Identity
 from diffkit.data import ConditionSpec
 from diffkit.errors import DiffkitError
 from diffkit.host import registry
-from diffkit.network import Shape
+from diffkit.network import CONCAT, Shape
 from diffkit.noise import key
 from diffkit.recipe.assembly import build
 from diffkit.recipe.construct import scope_inside
@@ -219,6 +219,8 @@ def _instances(plan: Case, cls: type, parameters: Sequence[Parameter]) -> Iterat
             raise CannotBuild(
                 f"needs {', '.join(unknown)}, which laws do not provide; declare law_example on the class"
             )
+        if plan.kind == "network" and not built:
+            context = {**context, "shape": _with_conditions(cls, context["shape"])}
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(plan.seed)
@@ -234,6 +236,16 @@ def _instances(plan: Case, cls: type, parameters: Sequence[Parameter]) -> Iterat
             return
     if not built:
         raise failures[0]
+
+
+def _with_conditions(cls: Any, shape: Shape) -> Shape:
+    """Add a text, channels beside x and a vector to a shape, if the `forward` of a network names them or takes any."""
+    found = inspect.signature(cls.forward).parameters.values()
+    names = {one.name for one in found}
+    conditions = {"text": (5, 6)} if "text" in names else {}
+    if conditions and any(one.kind is one.VAR_KEYWORD for one in found):
+        conditions["vector"] = (3,)
+    return replace(shape, conditions=conditions, extra_channels=2 if CONCAT in names else 0)
 
 
 def _arguments(

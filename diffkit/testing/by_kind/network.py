@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from diffkit.network import Network, Shape
+from diffkit.network import CONCAT, MASK, Network, Shape
 
 from ..case import Case, rebuilt
 from ..law_registry import LawResult, NotApplicable, law
@@ -88,7 +88,8 @@ def fitting(case: Case, network: Network, name: str, inputs: tuple[Tensor, Tenso
 
 
 def inputs_of(case: Case, count: int = 3) -> tuple[Tensor, Tensor, Conditions]:
-    """Return x, c_noise and the conditions of a network: labels if it has classes, the last of them the null class.
+    """Return x, c_noise and the conditions of its shape: labels, the last of them the null class, texts of several
+    lengths, vectors, and channels beside x.
 
     Raises:
         NotApplicable: `forward` requires a condition whose shape is none of those that laws try.
@@ -99,6 +100,12 @@ def inputs_of(case: Case, count: int = 3) -> tuple[Tensor, Tensor, Conditions]:
     cond: dict[str, Tensor] = {}
     if takes_labels(case) and shape.classes is not None:
         cond["label"] = torch.tensor([1, 0, shape.classes, 2])[:count]
+    for name, dimensions in shape.conditions.items():
+        cond[name] = case.normal(count, *dimensions, stream=name, dtype=torch.float32)
+        if name + MASK in arguments(case.component):
+            cond[name + MASK] = torch.arange(dimensions[0]) < dimensions[0] - torch.arange(count)[:, None]
+    if shape.extra_channels:
+        cond[CONCAT] = case.normal(count, shape.extra_channels, *shape.size, stream=CONCAT, dtype=torch.float32)
     for name, argument in arguments(case.component).items():
         if argument.default is argument.empty and name not in cond:
             network = copy.deepcopy(case.component).eval()

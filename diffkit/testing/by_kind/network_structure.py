@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffkit.network import Network
+from diffkit.network import MASK, Network
 
 from ..case import Case, rebuilt
 from ..law_registry import LawResult, NotApplicable, law
@@ -49,13 +49,41 @@ def every_input(case: Case, result: LawResult) -> None:
     dead = int((slope.abs().sum(0) == 0).sum())
     result.holds(dead == 0, f"{dead} of {slope[0].numel()} numbers of x have no effect", "an effect of all")
     x = x.detach()
-    for name in arguments(network).keys() - {"label"}:
-        value = fitting(case, network, name, (x, c_noise, cond))
+    for name in sorted((arguments(network).keys() | cond.keys()) - {"label"}):
+        value = cond[name] if name in cond else fitting(case, network, name, (x, c_noise, cond))
         if value is None:
             continue
+        other = value.logical_not() if value.dtype == torch.bool else value.flip(0) + 0.5
         with torch.no_grad():
-            first, second = (network(x, c_noise, **{**cond, name: v}) for v in (value, value.flip(0) + 0.5))
+            first, second = (network(x, c_noise, **{**cond, name: v}) for v in (value, other))
         result.holds(not torch.equal(first, second), f"other values of {name} give the same output", "another output")
+
+
+@law(
+    "network",
+    statement="tokens whose mask is False have no effect, and the others have",
+    source="Rombach et al. 2022 (arXiv:2112.10752), sec. 3.3",
+    tolerance=1e-5,
+    name="masked-tokens",
+)
+def masked_tokens(case: Case, result: LawResult) -> None:
+    """Texts of a batch are filled up to one length; what fills them up is not part of the text."""
+    network = with_random_weights(case)
+    x, c_noise, cond = inputs_of(case)
+    masks = [name for name in cond if name.endswith(MASK)]
+    if not masks:
+        raise NotApplicable("the network takes no mask")
+    for mask in masks:
+        name = mask.removesuffix(MASK)
+        with torch.no_grad():
+            y = network(x, c_noise, **cond)
+            for keep, text in ((cond[mask], "masked"), (~cond[mask], "read")):
+                moved = torch.where(keep[..., None], cond[name], cond[name] + 1.0)
+                other = network(x, c_noise, **{**cond, name: moved})
+                if text == "masked":
+                    result.compare(other, y, f"the output after masked tokens of {name} changed")
+                else:
+                    result.holds(not torch.equal(other, y), f"tokens of {name} have no effect", "an effect")
 
 
 @law(
@@ -117,9 +145,12 @@ def scale_shift(case: Case, result: LawResult) -> None:
     """One part of each layer that reads the level but not x is set to 0, the other parts are random.
 
     Then the input of every layer that read x before must still depend on it, or be 0 (behind a closed gate).
+    Texts are left out: attention to keys that are 0 is the same for every x.
     """
     network = with_random_weights(case)
     x, c_noise, cond = inputs_of(case, 2)
+    texts = {name + suffix for name in shape_of(case).conditions for suffix in ("", MASK)}
+    cond = {name: value for name, value in cond.items() if name not in texts}
     twin = torch.cat([x[:1], -x[:1]]), c_noise[:1].expand(2), {n: v[:1].expand_as(v) for n, v in cond.items()}
     usual = _layer_inputs(network, *twin)
     outside = {name for name, pair in usual.items() if _equal_rows(pair)}

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from diffkit.ddpm.attention import SelfAttention
+from diffkit.ddpm.attention import CrossAttention, SelfAttention
 from diffkit.ddpm.blocks import Downsample, ResidualBlock, Upsample
 from diffkit.ddpm.embedding import sinusoid
 from diffkit.ddpm.fit import group_count
@@ -198,8 +198,10 @@ def test_larger_images_than_it_was_built_for() -> None:
         (Shape(1, 1, (28, 28)), {"multipliers": (1, 2, 2, 2)}, "divisible by 8, got size"),
         (Shape(1, 1, (8, 6)), {"multipliers": (1, 1, 1)}, "divisible by 4, got size"),
         (Shape(2, 2), {}, "use network mlp for vectors"),
-        (Shape(2, 2, (16,)), {}, "1 spatial dimensions"),
-        (Shape(2, 2, (4, 4, 4)), {}, "3 spatial dimensions"),
+        (Shape(2, 2, (4, 4, 4, 4)), {}, "4 spatial dimensions"),
+        (Shape(1, 1, (8,), conditions={"text": (6,)}), {}, r"condition text of shape \(tokens, width\), got \(6,\)"),
+        (Shape(1, 1, (8,), conditions={"map": (3, 6)}), {}, r"condition map of shape \(width,\)"),
+        (Shape(1, 1, (8,), conditions={"text": (3, 6)}), {"middle_attention": False}, "no attention to read them"),
         (SHAPE, {"attention": (5,)}, "no map of size 5"),
         (SHAPE, {"groups": 3}, "3 groups do not divide the 16 channels"),
         (SHAPE, {"heads": 5}, "5 heads do not divide the 32 channels"),
@@ -395,3 +397,61 @@ def test_compiles_without_a_graph_break() -> None:
     label = torch.tensor([0, 1, 2])
     with torch.no_grad():
         torch.testing.assert_close(compiled(_x(), T, label), net(_x(), T, label))
+
+
+@pytest.mark.parametrize("size", [(16,), (4, 8, 4)])
+@pytest.mark.parametrize(
+    ("down", "up"), [("conv-asymmetric", "nearest"), ("average", "bilinear"), ("conv", "transposed")]
+)
+def test_series_and_volumes(size: tuple[int, ...], down: Any, up: Any) -> None:
+    """The same network with convolutions of one and three dimensions."""
+    shape = Shape(2, 4, size, 3, conditions={"text": (5, 6)}, extra_channels=1)
+    net = UNet(shape, 8, (1, 2), 1, attention=(), downsample=down, upsample=up, initialisation="torch").eval()
+    x, c_noise, label = torch.randn(2, 2, *size), torch.tensor([3.0, 500.0]), torch.tensor([0, 3])
+    cond = {"text": torch.randn(2, 5, 6), "concat": torch.randn(2, 1, *size)}
+    with torch.no_grad():
+        y = net(x, c_noise, label, **cond)
+        assert y.shape == (2, 4, *size)
+        for name, value in cond.items():
+            assert not torch.equal(net(x, c_noise, label, **{**cond, name: value + 1.0}), y)
+    with pytest.raises(UsageError, match="network unet takes x"):
+        net(torch.randn(2, 2, 8, 8), c_noise)
+
+
+def test_conditions_that_are_absent_are_null() -> None:
+    """No text is read, no channels are zeros, no vector adds nothing."""
+    shape = Shape(1, 1, (8, 8), conditions={"text": (5, 6), "size": (3,), "age": ()}, extra_channels=2)
+    net = UNet(shape, 8, (1, 2), 1, attention=(4,), initialisation="torch").eval()
+    x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 500.0])
+    null = {"size": torch.zeros(2, 3), "age": torch.zeros(2), "concat": torch.zeros(2, 2, 8, 8)}
+    nothing = {"text": torch.randn(2, 5, 6), "text_mask": torch.zeros(2, 5, dtype=torch.bool)}
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, c_noise, **null), net(x, c_noise))
+        ages = net(x, c_noise, age=torch.tensor([3.0, 7.0]))
+        assert not torch.equal(ages, net(x, c_noise))
+        bias = sum(m.out.bias.abs().max() for m in net.modules() if isinstance(m, CrossAttention))
+        assert bias > 0
+        assert torch.isfinite(net(x, c_noise, **nothing)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"text": torch.zeros(2, 5, 7)}, r"`text` must be \(2, L, 6\)"),
+        ({"text": torch.zeros(2, 5, 6), "text_mask": torch.zeros(2, 4, dtype=torch.bool)}, "`text_mask` must be bool"),
+        ({"text_mask": torch.zeros(2, 5, dtype=torch.bool)}, "given without `text`"),
+        ({"size": torch.zeros(2, 4)}, r"`size` must be \(2, 3\)"),
+        ({"colour": torch.zeros(2, 3)}, "without the condition colour"),
+        ({"concat": torch.zeros(2, 1, 8, 8)}, "`concat` must have the shape"),
+    ],
+)
+def test_conditions_that_do_not_fit(given: dict[str, torch.Tensor], message: str) -> None:
+    shape = Shape(1, 1, (8, 8), conditions={"text": (5, 6), "size": (3,)}, extra_channels=2)
+    net = UNet(shape, 8, (1, 2), 1, attention=(4,))
+    with pytest.raises(UsageError, match=message) as caught:
+        net(torch.randn(2, 1, 8, 8), torch.zeros(2), **given)
+    assert caught.value.code == "DK041"
+    with pytest.raises(UsageError, match="without text"):
+        UNet(Shape(1, 1, (8, 8)), 8, (1, 2), 1, attention=(4,))(
+            torch.zeros(2, 1, 8, 8), torch.zeros(2), text=torch.zeros(2, 5, 6)
+        )
