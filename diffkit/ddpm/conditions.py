@@ -24,7 +24,7 @@ def vector_widths(network: str, shape: Shape) -> dict[str, int]:
         Numbers per example by the name of the condition; `text` is not among them.
 
     Raises:
-        RecipeError: Another condition than `text` is no vector, or `text` is not (L, D) (DK140).
+        RecipeError: Another condition than `text` is not a vector, or `text` is not (L, D) (DK140).
     """
     for name, dimensions in shape.conditions.items():
         if (len(dimensions) != 2) if name == "text" else (len(dimensions) > 1):

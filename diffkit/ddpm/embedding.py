@@ -98,7 +98,7 @@ class Embedding(nn.Module):
             The embedding: (B, width).
 
         Raises:
-            UsageError: A condition is given to a network without it, does not fit, or a label is no class (DK041).
+            UsageError: A condition is given to a network without it, does not fit, or a label is not a class (DK041).
             ArgumentError: `label` is not a tensor of one whole number per example.
         """
         features = sinusoid(c_noise, self.channels, self.order).to(self.linear1.weight.dtype)
