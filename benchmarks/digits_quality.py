@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from diffkit import Assembly, Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe.effective import effective
-from diffkit.runs.sampling import SampleBatch, draw_samples, guided, plan_sampling
+from diffkit.runs.sampling import SampleBatch, draw_samples, plan_sampling
 from diffkit.runs.training import make_trainer
 
 METRICS = {
@@ -205,7 +205,7 @@ def drawn(one: Contestant, count: int, seed: int) -> SampleBatch:
     levels = assembly.evaluation_grid.levels(assembly.schedule, steps)
     sampler = assembly.evaluation_sampler
     chosen = plan_sampling(assembly, count=count, seed=seed, sampler=sampler, levels=levels, batch_size=BATCH)
-    return draw_samples(guided(assembly, model), chosen, assembly.codec, "cpu")
+    return draw_samples(model, chosen, assembly.codec, "cpu")
 
 
 def scores(assembly: Assembly, x: Tensor, seed: int) -> dict[str, float]:

@@ -23,7 +23,7 @@ import torch
 from digits_quality import contest, held_out, ours, scores
 
 from diffkit import Assembly, Model, assemble, build, load_recipe
-from diffkit.runs.sampling import draw_samples, guided, plan_sampling
+from diffkit.runs.sampling import draw_samples, plan_sampling
 
 ROOT = Path(__file__).parents[1]
 COUNT, SEED = 512, 0
@@ -114,7 +114,7 @@ def measured(row: Row, trained: Trained) -> Iterator[dict[str, Any]]:
         fitting = [n for n in range(1, budget + 1) if (sampler.nfe(n) or 0) <= budget]
         levels = grid.levels(assembly.schedule, fitting[-1] if fitting else assembly.steps)
         chosen = plan_sampling(assembly, count=COUNT, seed=SEED, sampler=sampler, levels=levels, batch_size=256)
-        drawn = draw_samples(guided(assembly, model), chosen, assembly.codec, "cpu")
+        drawn = draw_samples(model, chosen, assembly.codec, "cpu")
         yield {
             "after training for equal time": row.title,
             "steps": trained_steps,

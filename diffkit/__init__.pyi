@@ -9,7 +9,13 @@ from .callback import (
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
 from .codec import Codec as Codec, Identity as Identity
-from .conditioner import Conditioner as Conditioner, Conditions as Conditions, Unchanged as Unchanged
+from .conditioner import (
+    Conditioner as Conditioner,
+    Conditions as Conditions,
+    Unchanged as Unchanged,
+    read_condition as read_condition,
+    shown_conditions as shown_conditions,
+)
 from .config import FilePath as FilePath
 from .data import (
     Augmentation as Augmentation,

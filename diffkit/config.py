@@ -2,7 +2,7 @@
 
 A recipe is a tree of `Config` models. A field that holds a component is annotated with its kind:
 `sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]`. A model that has a field `component` shares
-its mapping with the options of that component: `data: {name: digits, label_dropout: 0.1}`.
+its mapping with the options of that component: `data: {name: digits, condition_dropout: 0.1}`.
 """
 
 from __future__ import annotations

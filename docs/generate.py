@@ -83,8 +83,8 @@ def _section(cls: Any, path: str) -> Iterator[str]:
         elif parameter.role in ("section", "sections"):
             nested.append((parameter.target, at))
             yield f"| `{parameter.name}` | see [{at}](#{_anchor(at)}) | {_default(parameter)} |"
-        elif parameter.role in ("component", "components"):
-            many = "list of " if parameter.role == "components" else ""
+        elif "component" in parameter.role:
+            many = {"components": "list of ", "named components": "mapping of names to "}.get(parameter.role, "")
             yield f"| `{parameter.name}` | {many}{_link(parameter.target)} | {_default(parameter)} |"
         else:
             yield f"| `{parameter.name}` | {_cell(_type(parameter))} | {_default(parameter)} |"

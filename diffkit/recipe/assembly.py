@@ -12,7 +12,7 @@ from torch import nn
 
 from ..callback import Callback, Tracker
 from ..codec import Codec
-from ..conditioner import Conditioner
+from ..conditioner import Conditioner, Conditions
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
 from ..errors import ArgumentError, PluginError, RecipeError, UsageError
@@ -29,12 +29,15 @@ from ..sampler import Sampler
 from ..schedule import Schedule, default_steps, sampled
 from ..strategy import Strategy
 from ..times import Times
-from .construct import INJECTED, Trial, add_shape, construct, follows_shape, seeded
+from .construct import CONDITIONS, INJECTED, Trial, add_shape, condition_of, construct, follows_shape, seeded
 from .load import as_text
 from .resolve import Resolver
 from .signature import REQUIRED, Parameter, base_class, component_parameters
 from .spec import Recipe
 from .yaml import parse
+
+SINGLE = ("data", "codec", "schedule", "parameterization", "network", "objective")
+"""Kinds of which a recipe has one component."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,7 @@ class Assembly:
     data: Data
     augment: tuple[Augmentation, ...]
     codec: Codec
+    conditions: Conditions
     schedule: Schedule
     parameterization: Parameterization
     network: Network
@@ -74,6 +78,25 @@ class Assembly:
     def levels(self, steps: int | None = None) -> list[Level]:
         """Return the levels that sampling visits, noisiest first; if `steps` is None, the recipe gives their number."""
         return self.grid.levels(sampled(self.schedule, self.recipe.sample.start), steps or self.steps)
+
+    def build(self, kind: Literal["guidance"], name: str, **options: Any) -> Guidance:
+        """Build a component by its registered name, with what it requires taken from this assembly.
+
+        Args:
+            kind: the kind of component.
+            name: its name, or `plugin/name`.
+            **options: the options of the component.
+
+        Returns:
+            The component.
+
+        Raises:
+            RecipeError: an option is unknown or invalid.
+        """
+        own = {kind: getattr(self, kind) for kind in (*SINGLE, "shape", CONDITIONS)}
+        parameters = component_parameters(registry().find(kind, name).load(), kind)
+        taken = {one.name: own[one.target] for one in parameters if one.role == "injected" and one.target in own}
+        return build(kind, name, **taken, **options)
 
     def evaluation_levels(self) -> list[Level]:
         """Return the levels that the sampler of the evaluation visits."""
@@ -103,9 +126,13 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         raise ArgumentError.of("assemble: argument 1 (`recipe`)", "a Recipe", recipe, "call load_recipe first")
     scope: dict[str, Any] = {}
     built: dict[str, Any] = {}
+    conditioners: dict[str, Conditioner] | None = None if recipe.conditions is None else {}
     for component in recipe.components:
         if follows_shape(component.spec.kind):
-            add_shape(scope)
+            add_shape(scope, conditioners)
+        condition = condition_of(component.path)
+        if condition is not None:
+            scope["condition"] = scope["data"].spec.conditions[condition]
         if component.path not in recipe.objects:
             with seeded(recipe.seed, component.path):
                 made = construct(component, scope, recipe.objects)
@@ -114,6 +141,8 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
             built[component.path] = recipe.objects[component.path]
         if component.path in INJECTED:
             scope[component.spec.kind] = built[component.path]
+        if condition is not None and conditioners is not None:
+            conditioners[condition] = built[component.path]
 
     def every(path: str) -> tuple[Any, ...]:
         return tuple(made for at, made in built.items() if at.rpartition(".")[0] == path)
@@ -124,6 +153,7 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         data=built["data"],
         augment=every("data.augment"),
         codec=built["codec"],
+        conditions=scope[CONDITIONS],
         schedule=schedule,
         parameterization=parameterization,
         network=network,

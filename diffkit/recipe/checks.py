@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..conditioner import Conditions
 from ..config import Config
 from ..errors import DiffkitError, LevelError, Mark, RecipeError
 from ..level import Level
@@ -34,7 +35,8 @@ class View:
     """The state of a validation, also of one that found faults: a part that failed is None.
 
     `values` and `names` (of components) are by path, as are the objects in `parts`; `shape` describes the inputs and
-    outputs of the network. `warnings` collects what is allowed but probably not meant.
+    outputs of the network, and `conditions` holds the conditioners. `warnings` collects what is allowed, but probably
+    not meant.
     """
 
     root: Node
@@ -42,6 +44,7 @@ class View:
     names: Mapping[str, str]
     parts: Mapping[str, Any]
     shape: Shape | None
+    conditions: Conditions | None
     warnings: list[RecipeError] = field(default_factory=list)
 
     def built(self, path: str) -> Any:
@@ -101,6 +104,10 @@ class View:
         return RecipeError(message, code=code, where=mark, fix=fix, **more)
 
 
+Check = Callable[[View], Iterable[RecipeError]]
+"""A check: the faults of a recipe; warnings are added to the view."""
+
+
 class FailedValueError(Exception):
     """Raised in a check that reads a value with a fault of its own: the check is left out."""
 
@@ -117,10 +124,10 @@ def _default(path: str, default: Any) -> Any:
     return default if option is None or option.required else option.default
 
 
-def check(view: View) -> tuple[list[RecipeError], list[RecipeError]]:
-    """Apply every check; return the faults and the warnings."""
+def check(view: View, checks: Iterable[Check]) -> tuple[list[RecipeError], list[RecipeError]]:
+    """Apply checks; return the faults and the warnings."""
     faults: list[RecipeError] = []
-    for one in CHECKS:
+    for one in checks:
         with contextlib.suppress(FailedValueError):
             faults.extend(one(view))
     return faults, view.warnings
@@ -301,29 +308,6 @@ def _sqrt_alpha_bar(level: Level) -> float:
     return float(level.alpha) / float(level.scale)
 
 
-def labels(view: View) -> Iterator[RecipeError]:
-    """`sample.labels` needs data with labels and must lie in their range; guidance by a null class needs
-    `label_dropout` in training.
-    """
-    if view.shape is None:
-        return
-    dropout, given = view.value("data.label_dropout", 0.0), view.value("sample.labels")
-    classes, data = view.shape.classes, f"data {view.name('data')}"
-    if classes is None:
-        for path, value in (("data.label_dropout", dropout), ("sample.labels", given)):
-            if value:
-                yield view.fault("DK115", f"{path} is given, but {data} has no labels", path, "remove it")
-        return
-    if too_large := [label for label in given or () if label >= classes]:
-        message = f"sample.labels holds {too_large[0]}, but {data} has {classes} classes"
-        yield view.fault("DK115", message, "sample.labels", None, choices=f"0 to {classes - 1}")
-    for path in view.items("sample.guidance"):
-        if getattr(view.built(path), "needs_null", False) and dropout == 0.0 and view.value("train.steps", 0) > 0:
-            name = f"guidance {view.name(path)}"
-            message = f"{name} calls the network without a label, which label_dropout 0 never trains"
-            yield view.fault("DK115", message, (path, "name"), "data.label_dropout: 0.1")
-
-
 def warmup(view: View) -> Iterator[RecipeError]:
     """The warm-up must end within the training."""
     steps, given = view.value("train.steps"), view.value("train.lr_schedule.warmup", 0)
@@ -386,8 +370,8 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
             yield view.fault("DK117", f"{path} has no effect without evaluate.metrics", path, "metrics: [frechet]")
 
 
-CHECKS: tuple[Callable[[View], Iterable[RecipeError]], ...] = (
+CHECKS: tuple[Check, ...] = (
     *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, trained_schedule, discrete_schedule),
-    *(sampling_steps, sampling_start, end_of_the_schedule, labels, warmup, micro_batches, averages),
+    *(sampling_steps, sampling_start, end_of_the_schedule, warmup, micro_batches, averages),
     *(precision, channels_last, evaluation_without_metrics),
 )

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..data import Data, DataSpec, Part, Split
+from ..conditioner import Conditioner, Conditions
+from ..data import ConditionSpec, Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
 from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memory
 from ..host.process_state import Change, SideEffectWarning, kept_state
 from ..network import Network, Shape
 from ..noise import key
-from .errors import cannot_build, refused_options, too_large, unavailable
+from .errors import cannot_build, no_condition, refused_options, too_large, unavailable
 from .signature import REQUIRED, Resolved
 from .yaml import Node
 
@@ -32,11 +33,13 @@ ORDER = (
 )
 """The kinds in the order in which a recipe builds them; kinds that plugins add are built last.
 
-`shape`, the inputs and outputs of a network, follows from data, codec and parameterization.
+`shape`, the inputs and outputs of a network, follows from data, codec, parameterization and conditioners.
 """
 
 INJECTED = ("data", "codec", "schedule", "parameterization", "network", "objective", "sample.sampler", "sample.grid")
 """Paths of the components that later components may require."""
+CONDITIONS = "conditions"
+"""The path above those of conditioners, and the name of all of them in a scope."""
 
 OWN_STATE = {"network", "strategy", "callback", "tracker"}
 """Kinds that every assembly builds for itself, like modules and objects that contain modules; all others are built
@@ -113,12 +116,31 @@ def warn_of(component: Resolved, changes: Iterable[Change]) -> None:
         warnings.warn(message, SideEffectWarning, stacklevel=3)
 
 
-def add_shape(scope: dict[str, Any]) -> None:
-    """Add the `shape` to a scope that holds data, codec and parameterization. Raises DataError if data is absent."""
+def condition_of(path: str) -> str | None:
+    """Return the name of the condition whose conditioner is at `path`; None for another component."""
+    parent, _, name = path.rpartition(".")
+    return name if parent == CONDITIONS else None
+
+
+def add_shape(scope: dict[str, Any], conditioners: Mapping[str, Conditioner] | None) -> None:
+    """Add the `conditions` and the `shape` to a scope that holds data, codec and parameterization.
+
+    Args:
+        scope: the objects by kind.
+        conditioners: by name of their condition; None for every condition of the data, unchanged.
+
+    Raises:
+        DataError: data is absent.
+    """
     if "shape" not in scope and {"data", "codec", "parameterization"} <= scope.keys():
-        spec = scope["codec"].spec(scope["data"].spec)
+        data: DataSpec = scope["data"].spec
+        spec = scope["codec"].spec(data)
         out = scope["parameterization"].out_channels(spec.channels)
-        scope["shape"] = Shape(spec.channels, out, tuple(spec.size), spec.classes)
+        conditions = Conditions.unchanged(data.conditions)
+        if conditioners is not None:
+            conditions = Conditions(conditioners, data.conditions)
+        scope[CONDITIONS] = conditions
+        scope["shape"] = conditions.shape(Shape(spec.channels, out, tuple(spec.size), spec.classes))
 
 
 @contextlib.contextmanager
@@ -205,13 +227,21 @@ class Trial:
         self.data_error: DataError | None = None
         self._failed = {path.rpartition(".")[2] for path in failed if path in INJECTED}
         self._fresh: set[int] = set()
+        self._conditioners: dict[str, Conditioner] | None = None
 
-    def build_all(self, components: Iterable[Resolved], seed: int) -> None:
-        """Build components, which must be in order; their random numbers are functions of `seed`."""
+    def build_all(self, components: Iterable[Resolved], seed: int, *, all_conditions: bool = True) -> None:
+        """Build components, which must be in order; their random numbers are functions of `seed`.
+
+        With `all_conditions` the network receives every condition of the data, else those of the conditioners.
+        """
+        self._conditioners = None if all_conditions else {}
         for component in components:
             if follows_shape(component.spec.kind):
                 self._add_shape()
             with seeded(seed, component.path):
+                if (name := condition_of(component.path)) is not None:
+                    self._add_conditioner(name, component)
+                    continue
                 made = self.attempt(component, meta=component.spec.kind == "network")
             found = self.data_error if made is None else made
             if component.path == "data" and self._spec is not None and found is not None:
@@ -223,6 +253,24 @@ class Trial:
                 else:
                     self.scope[component.spec.kind] = made
         self._add_shape()
+
+    def _add_conditioner(self, name: str, component: Resolved) -> None:
+        """Build the conditioner of a condition; report a fault if the data does not have the condition."""
+        data = self.scope.get("data")
+        if data is None or self._conditioners is None:
+            return
+        specs: Mapping[str, ConditionSpec] = data.spec.conditions
+        made = None
+        if name in specs:
+            self.scope["condition"] = specs[name]
+            made = self.attempt(component)
+            del self.scope["condition"]
+        else:
+            self._report(no_condition(name, specs), component.entries["name"].mark)
+        if made is None:
+            self._failed.add("shape")
+        else:
+            self._conditioners[name] = made
 
     def attempt(self, component: Resolved, *, meta: bool = False) -> Any:
         """Build one component; None after a fault. With `meta` without memory, unless it must read numbers."""
@@ -294,7 +342,9 @@ class Trial:
 
     def _add_shape(self) -> None:
         try:
-            add_shape(self.scope)
+            if "shape" not in self._failed:
+                add_shape(self.scope, self._conditioners)
+                self._fresh.add(id(self.scope.get(CONDITIONS)))
         except DataError as error:
             self.data_error = error
         if "shape" not in self.scope:

@@ -60,6 +60,9 @@ def _in_section(cls: type[Config], node: Node | None, path: str) -> Iterator[tup
         elif parameter.role == "components" and below is not None:
             for index, item in enumerate(below.items()):
                 yield from _in_component(parameter.target, item, f"{at}.{index}")
+        elif parameter.role == "named components" and below is not None and isinstance(below.value, dict):
+            for key, item in below.value.items():
+                yield from _in_component(parameter.target, item, join(at, key))
         elif parameter.role == "section":
             yield from _in_section(parameter.target, below, at)
 
@@ -124,6 +127,8 @@ def type_text(parameter: Parameter) -> str:
         return f"{parameter.target}{' or null' if parameter.optional else ''}"
     if parameter.role == "components":
         return f"list of {parameter.target}"
+    if parameter.role == "named components":
+        return f"mapping of names to {parameter.target}s{' or null' if parameter.optional else ''}"
     return _text(parameter.annotation)
 
 

@@ -89,7 +89,7 @@ def _section(section: Config, node: Node | None, absent: str) -> Tree:
 
 
 def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None = None) -> Any:
-    """Convert a section, a component, a list of these, or a plain value to a tree of Values."""
+    """Convert a section, a component, a list of these, named components, or a plain value to a tree of Values."""
     if isinstance(value, Config):
         return _section(value, node, absent)
     if isinstance(value, ComponentSpec):
@@ -97,6 +97,8 @@ def _any(value: Any, node: Node | None, absent: str, parameter: Parameter | None
     if isinstance(value, tuple) and value and isinstance(value[0], Config | ComponentSpec):
         items = node.items() if node is not None else [None] * len(value)
         return [_any(item, at, absent) for item, at in zip(value, items, strict=True)]
+    if isinstance(value, dict) and any(isinstance(item, ComponentSpec) for item in value.values()):
+        return {key: _component(item, node.child(key) if node else None, absent) for key, item in value.items()}
     return Value(_plain(value, parameter), _origin(node, absent))
 
 

@@ -128,6 +128,22 @@ def cannot_build(spec: ComponentSpec, error: BaseException) -> PluginError:
     return PluginError(message, code="DK252", fix=fix)
 
 
+def no_condition(name: str, present: Iterable[str]) -> RecipeError:
+    """Return the error for a condition that the data does not have.
+
+    Args:
+        name: the condition.
+        present: the conditions of the data.
+
+    Returns:
+        Error DK115.
+    """
+    names = list(present)
+    hint = did_you_mean(nearest(name, names))
+    fix = "remove it, or choose data with it" if not hint else None
+    return RecipeError(f"the data has no condition {quote(name)}", code="DK115", choices=names, hint=hint, fix=fix)
+
+
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
     """Return the error for a component that requires a component of a kind that is not built before it.
 

@@ -200,10 +200,16 @@ class Resolver:
         """
         if parameter.role == "option":
             return self._option(parameter, node)
-        read = self.component if parameter.role in ("component", "components") else self.section
+        read = self.section if parameter.role in ("section", "sections") else self.component
         if parameter.role in ("component", "section"):
             made = read(parameter.target, _with_name(node, parameter), path)
             return FAILED if made is None else made
+        if parameter.role == "named components":
+            if not isinstance(node.value, dict):
+                self.faults.append(errors.wrong(node, f"a mapping of names to {parameter.target}s"))
+                return FAILED
+            by_name = {key: read(parameter.target, item, join(path, key)) for key, item in node.value.items()}
+            return FAILED if None in by_name.values() else by_name
         items = node.items()
         all_made = tuple(read(parameter.target, item, f"{path}.{i}") for i, item in enumerate(items))
         return FAILED if None in all_made else all_made
@@ -262,7 +268,9 @@ def _with_name(node: Node, parameter: Parameter) -> Node:
 
 
 def _spec(value: Any) -> Any:
-    """Return the `ComponentSpec` of a resolved component, alone or in a tuple; any other value as it is."""
+    """Return the `ComponentSpec` of a resolved component, alone, in a tuple or mapping; any other value as it is."""
+    if isinstance(value, dict):
+        return {key: _spec(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return tuple(_spec(item) for item in value)
     return value.spec if isinstance(value, Resolved) else value
@@ -270,4 +278,4 @@ def _spec(value: Any) -> Any:
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
-        yield from value if isinstance(value, tuple) else (value,)
+        yield from value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)

@@ -115,6 +115,8 @@ def _field(parameter: Parameter) -> Schema:
         return {"anyOf": [one, {"type": "null"}]} if parameter.optional or _named_default(parameter) else one
     if parameter.role == "components":
         return _list_or_one(one)
+    if parameter.role == "named components":
+        return {"anyOf": [{"type": "object", "additionalProperties": one}, {"type": "null"}]}
     if parameter.role == "section":
         return _with_shorthand(parameter.target)
     if parameter.role == "sections":

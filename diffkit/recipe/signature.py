@@ -1,8 +1,8 @@
 """The parameters that a recipe can set, derived from the signature of a constructor or the fields of a section.
 
-A parameter is injected if its name is a kind, `shape` or `condition`, and its annotation is the class of that. A
-parameter with the class of a kind and any other name, alone, optional or in a tuple, is a nested component. Every other
-parameter is an option, which pydantic validates strictly.
+A parameter is injected if its name is a kind, `shape`, `condition` or `conditions`, and its annotation is the class of
+that. A parameter with the class of a kind and any other name, alone, optional or in a tuple, is a nested component.
+Every other parameter is an option, which pydantic validates strictly.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from ..errors import PluginError
 from ..host import registry
 from .yaml import Node
 
-Role = Literal["option", "injected", "component", "components", "section", "sections"]
-SHARED = {"diffkit.network:Shape": "shape", "diffkit.data:ConditionSpec": "condition"}
+Role = Literal["option", "injected", "component", "components", "named components", "section", "sections"]
+SHARED = {
+    "diffkit.network:Shape": "shape",
+    "diffkit.data:ConditionSpec": "condition",
+    "diffkit.conditioner:Conditions": "conditions",
+}
 """Classes that are no kind whose objects a recipe passes to constructors, by the name of the parameter."""
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -135,9 +139,8 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
     for name, info in cls.model_fields.items():
         default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
         bare, optional = _without_none(hints[name])
-        of, many = _marked(bare)
+        of, role = _marked(bare)
         if of is not None:
-            role: Role = "components" if many else "component"
             default = default.name if isinstance(default, ComponentSpec) else of.default or default
             found.append(Parameter(name, hints[name], default, role, of.kind, optional))
         elif (section := _section(bare)) is not None:
@@ -246,12 +249,13 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return (args[0], True) if len(args) == 1 else (annotation, False)
 
 
-def _marked(annotation: Any) -> tuple[ComponentField | None, bool]:
-    """Return the `ComponentField` in the annotation of a field, and whether the field holds a list."""
-    many = get_origin(annotation) is tuple
-    item = get_args(annotation)[0] if many else annotation
+def _marked(annotation: Any) -> tuple[ComponentField | None, Role]:
+    """Return the `ComponentField` in the annotation of a field, and its role: one, a list or a mapping."""
+    roles: Mapping[Any, tuple[int, Role]] = {tuple: (0, "components"), dict: (1, "named components")}
+    at, role = roles.get(get_origin(annotation), (None, "component"))
+    item = annotation if at is None else get_args(annotation)[at]
     marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, ComponentField)]
-    return (marks[0] if marks else None), many
+    return (marks[0] if marks else None), role
 
 
 def _section(annotation: Any) -> tuple[type[Config], Role] | None:

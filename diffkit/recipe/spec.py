@@ -13,17 +13,20 @@ from ..train.config import TrainConfig
 from .signature import Resolved
 from .yaml import Node
 
+Given = str | int | float | tuple[str | int | float, ...] | tuple[tuple[int | float, ...], ...]
+"""Conditions of samples: a class by name or number, a text, a number or vector; or a list of these."""
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 """A number of sampling steps."""
 
 
 class Data(Config):
-    """The data set and the augmentations of its training examples. `label_dropout`: share of labels that are replaced
-    by the null class, which classifier-free guidance needs."""
+    """The data set and the augmentations of its training examples. `condition_dropout`: share of examples whose
+    conditions are replaced by their null, which classifier-free guidance needs: one number for every condition, each
+    independent; numbers by name; or `{joint: 0.1}`, all conditions of an example at once."""
 
     component: Annotated[ComponentSpec, ComponentField("data")]
     augment: tuple[Annotated[ComponentSpec, ComponentField("augmentation")], ...] = ()
-    label_dropout: Fraction = 0.0
+    condition_dropout: Fraction | dict[str, Fraction] = 0.0
 
     @property
     def name(self) -> str:
@@ -46,8 +49,9 @@ class Objective(Config):
 
 class Sample(Config):
     """The settings of sampling. `steps` None: every step of a discrete schedule, else 100. `start`: the time to start
-    from, for a sampler that cannot start at the end of the schedule. `labels` are repeated until `count`; None: all in
-    turn.
+    from, for a sampler that cannot start at the end of the schedule. `labels`, by number or name, and `conditions`, by
+    the name of the condition, are repeated until `count`. If some are given, the other conditions are null; if none is,
+    every class has its turn, and further conditions are those of held-out examples.
     """
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
@@ -55,7 +59,8 @@ class Sample(Config):
     steps: Steps | None = None
     start: Annotated[float, Field(gt=0)] | None = None
     count: Count = 64
-    labels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    labels: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
+    conditions: dict[str, Given] = Field(default_factory=dict)
     guidance: tuple[Annotated[ComponentSpec, ComponentField("guidance")], ...] = ()
     batch_size: Count = 64
     allow_mismatch: bool = False
@@ -78,12 +83,14 @@ class Evaluate(Config):
 
 
 class Spec(Config):
-    """A whole recipe."""
+    """A whole recipe. `conditions`: the conditions of the data that the network receives, each with its conditioner;
+    null: all of them, unchanged, and `{}`: none."""
 
     name: Name
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     requires: dict[str, str] = Field(default_factory=dict)
     data: Data
+    conditions: dict[str, Annotated[ComponentSpec, ComponentField("conditioner")]] | None = None
     codec: Annotated[ComponentSpec, ComponentField("codec", "identity")]
     schedule: Annotated[ComponentSpec, ComponentField("schedule")]
     parameterization: Annotated[ComponentSpec, ComponentField("parameterization")]

@@ -10,8 +10,9 @@ from packaging.version import InvalidVersion
 from ..data import DataSpec
 from ..errors import DiffkitError, PluginError, RecipeError
 from ..host import Plugin, registry
-from .checks import View, check
-from .construct import INJECTED, Trial, in_order
+from .checks import CHECKS, View, check
+from .condition_checks import CONDITION_CHECKS
+from .construct import CONDITIONS, INJECTED, Trial, in_order
 from .errors import did_you_mean, nearest, quote
 from .load import Source, raise_all, read
 from .resolve import Resolver
@@ -41,8 +42,12 @@ def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec
     recipe = resolver.read(Recipe)
     components = in_order(resolver.components)
     trial = Trial(set(INJECTED) - {one.path for one in components}, spec)
-    trial.build_all(components, resolver.values.get("seed", 0))
-    found, warnings = check(View(root, resolver.values, resolver.names, trial.built, trial.scope.get("shape")))
+    chosen = root.at(CONDITIONS)
+    every = chosen is None or chosen.value is None
+    trial.build_all(components, resolver.values.get("seed", 0), all_conditions=every)
+    shared = trial.scope.get("shape"), trial.scope.get(CONDITIONS)
+    view = View(root, resolver.values, resolver.names, trial.built, *shared)
+    found, warnings = check(view, (*CHECKS, *CONDITION_CHECKS))
     required = _missing_plugins(resolver)
     raise_all([*resolver.faults, *trial.faults, *required, *found], f"{root.mark.file} is not a valid recipe")
     assert recipe is not None

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..guidance import guide
 from ..recipe.assembly import assemble
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.spec import Recipe
 from ..runtime.distributed import resolve_device
 from ..train.cost import cost_of_run
-from .sampling import guided
 from .training import make_trainer
 
 
@@ -34,7 +34,7 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     chosen = resolve_device(device)
     assembly = assemble(recipe, chosen)
     settings = recipe.train
-    guided(assembly, assembly.model)
+    guide(assembly.model, assembly.guidance)
     trainer = make_trainer(assembly, chosen)
     found = cost_of_run(trainer)
     levels = assembly.levels()

@@ -22,7 +22,7 @@ from ..report import pictures
 from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .sampling import MAX_FRAMES, OnStep, SampleTrajectory, draw_samples, guided, plan_sampling
+from .sampling import MAX_FRAMES, OnStep, SampleTrajectory, draw_samples, plan_sampling
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""
@@ -56,7 +56,7 @@ def draw_and_save(
     """
     plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
     drawn = draw_samples(
-        guided(assembly, denoise), plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
+        denoise, plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
     )
     data = assembly.data
     arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}

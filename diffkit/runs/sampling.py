@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec
+from ..conditioner import Conditions
+from ..data import LABEL, stack
 from ..denoiser import Denoiser
-from ..errors import ArgumentError
+from ..errors import ArgumentError, DataError
 from ..grid import Grid
-from ..guidance import guide
+from ..guidance import Guidance, guide
 from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly, build
@@ -29,8 +32,6 @@ MAX_FRAMES = 12
 FRAME_ROWS = 8
 """Samples that each of these steps shows."""
 MAX_SEED = 2**63 - 1
-MAX_LISTED = 20
-"""Names of classes that a message lists."""
 
 Component = str | Mapping[str, Any]
 OnStep = Callable[[StepInfo], None]
@@ -47,7 +48,10 @@ class SampleRequest:
         steps: Number of sampling steps.
         seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
         weights: "raw", "ema", the name of an average, or "width:W".
-        labels: Classes by number or name, repeated until there are `count`.
+        labels: Classes by number or name, repeated until there are `count`; short for `conditions={"label": ...}`.
+        conditions: Conditions by name, as `read_condition` takes them, repeated until there are `count`. If some are
+            given, the others are null.
+        guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`.
         x: Examples (count, C, *S) to start from instead of noise (image to image), as `as_examples` takes them.
         start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
         levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
@@ -63,6 +67,8 @@ class SampleRequest:
     seed: int = 0
     weights: str = "ema"
     labels: Sequence[int | str] | None = None
+    conditions: Mapping[str, Any] | None = None
+    guidance: Mapping[str, Any] | None = None
     x: Tensor | None = None
     start: float | None = None
     levels: Sequence[Level] | None = None
@@ -76,6 +82,13 @@ class SampleRequest:
             raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
         if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
             raise _wrong(f"start must be a time of the schedule, got {self.start!r}", "pass a number")
+        for name in ("conditions", "guidance"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                fix = f"pass {name}={{NAME: ...}}"
+                raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
+        if self.labels is not None and "label" in (self.conditions or {}):
+            raise _wrong("labels and the condition label are both given", "leave one of them out")
         if self.levels is not None:
             self._require_levels(self.levels)
         elif self.x is not None and self.start is None:
@@ -103,7 +116,9 @@ class SamplingPlan:
         count: Number of samples.
         seed: Seed of the noise.
         batch_size: Samples drawn at a time; the samples do not depend on it.
-        labels: (count,) long, or None without classes.
+        conditions: The conditioners of the model.
+        given: Raw conditions by name, (count, ...) each; conditions that are absent are null.
+        guidance: The guidance.
         first: Number of the first sample among those of the seed.
     """
 
@@ -113,7 +128,9 @@ class SamplingPlan:
     count: int
     seed: int = 0
     batch_size: int = 64
-    labels: Tensor | None = None
+    conditions: Conditions = Conditions()
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance: tuple[Guidance, ...] = ()
     first: int = 0
 
 
@@ -128,25 +145,31 @@ class SampleTrajectory:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """Samples in the model's range, x: (N, C, *S) float32 on the CPU, and their labels (N,) or None.
+    """Samples in the model's range, x: (N, C, *S) float32 on the CPU, and their raw conditions by name, (N, ...) each.
 
     `nfe` is the number of network calls for each sample, `seconds` the time for all of them.
     """
 
     x: Tensor
-    labels: Tensor | None
+    conditions: Mapping[str, Tensor]
     nfe: int
     seconds: float
     trajectory: SampleTrajectory | None = None
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The classes of the samples: (N,) long, or None without classes."""
+        return self.conditions.get(LABEL)
 
 
 def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
     """Resolve a request with the objects of a recipe.
 
     Raises:
-        ArgumentError: The request does not fit the recipe: labels, `start`, or the type of a component.
+        ArgumentError: The request does not fit the recipe: conditions, `start`, or the type of a component.
         RecipeError: The name or an option of a component is unknown.
     """
+    given = dict(request.conditions or {}) | ({} if request.labels is None else {LABEL: request.labels})
     sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
     grid = _component("grid", Grid, request.grid) or assembly.grid
     return plan_sampling(
@@ -155,7 +178,8 @@ def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
         seed=request.seed,
         sampler=sampler,
         levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
-        labels=request.labels,
+        given=given,
+        guidance=changed_guidance(assembly, request.guidance or {}),
     )
 
 
@@ -166,7 +190,8 @@ def plan_sampling(
     seed: int,
     sampler: Sampler[Any] | None = None,
     levels: Sequence[Level] | None = None,
-    labels: Sequence[int | str] | None = None,
+    given: Mapping[str, Any] | None = None,
+    guidance: tuple[Guidance, ...] | None = None,
     batch_size: int | None = None,
 ) -> SamplingPlan:
     """Return the plan for samples. Each argument that is left out is taken from the recipe.
@@ -177,14 +202,15 @@ def plan_sampling(
         seed: Seed of the noise.
         sampler: The sampler.
         levels: The levels that the sampler visits, noisiest first.
-        labels: Classes by number or name, repeated until there are `count`.
+        given: Conditions by name, as `read_condition` takes them.
+        guidance: The guidance.
         batch_size: Samples drawn at a time.
 
     Returns:
         The plan.
 
     Raises:
-        ArgumentError: `labels` holds a class that the run does not have.
+        ArgumentError: `given` holds a condition or a value that the run does not have.
     """
     return SamplingPlan(
         sampler or assembly.sampler,
@@ -193,7 +219,9 @@ def plan_sampling(
         count,
         seed,
         batch_size or assembly.recipe.sample.batch_size,
-        labels_for(assembly, count, labels),
+        assembly.conditions,
+        conditions_for(assembly, count, given or {}),
+        assembly.guidance if guidance is None else guidance,
     )
 
 
@@ -223,45 +251,75 @@ def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float 
     return grid.levels(part, min(wanted, part.steps) if part.steps and steps is None else wanted)
 
 
-def labels_for(assembly: Assembly, count: int, labels: Sequence[int | str] | None = None) -> Tensor | None:
-    """Return the classes of samples.
+def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the raw conditions of samples: those that are given, else those of the recipe, else the usual ones.
+
+    If some conditions are given, the others are null. The usual ones are every class in turn, or, for a model with
+    further conditions, the conditions of held-out examples in their order.
 
     Args:
         assembly: The objects of the recipe.
         count: Number of samples.
-        labels: Classes 0..K-1 or their names, or K for the unconditional class, repeated until there are `count`; by
-            default those of the recipe, else every class in turn.
+        given: Conditions by name, as `read_condition` takes them.
 
     Returns:
-        (count,) long, or None for a run without classes.
+        (count, ...) by name; conditions that are absent are null.
 
     Raises:
-        ArgumentError: The run has no classes, or not this class.
+        ArgumentError: The run does not have a condition or a value, or conditions must be given because there are no
+            examples.
     """
-    classes = assembly.shape.classes
-    if classes is None:
-        if labels is not None and len(labels):
-            raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
-        return None
-    chosen = labels if labels is not None else assembly.recipe.sample.labels or range(classes)
-    names = assembly.data.spec.class_names
-    listed = f"{', '.join(names[:MAX_LISTED])}{', ...' if len(names) > MAX_LISTED else ''}"
-    by_name = f" ({listed})" if names else ""
-    allowed = f"labels must be 0-{classes - 1}{by_name}, or {classes} for the unconditional class"
+    own, section = assembly.conditions, assembly.recipe.sample
+    if LABEL in given and LABEL not in own.conditioners:
+        if not len(given[LABEL]):
+            return {}
+        raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
+    stated = dict(given) or dict(section.conditions) | ({} if section.labels is None else {LABEL: section.labels})
+    if not stated and own.conditioners.keys() == {LABEL}:
+        stated = {LABEL: range(own.specs[LABEL].classes or 0)}
+    if stated or not own.conditioners:
+        return {name: own.read(name, value, count) for name, value in stated.items()}
     try:
-        numbers = [names.index(one) if isinstance(one, str) else operator.index(one) for one in chosen]
-    except (TypeError, ValueError):
-        fix = "pass numbers or names of classes" if names else "pass numbers: this run has no names of classes"
-        raise _wrong(f"{allowed}, got {chosen!r}", fix) from None
-    if not numbers or any(not 0 <= number <= classes for number in numbers):
-        raise _wrong(f"{allowed}, got {numbers}", "pass at least one label")
-    cycle = torch.tensor(numbers)
-    return cycle.repeat(count // len(cycle) + 1)[:count]
+        split = assembly.data.split("held-out") if len(assembly.data.split("held-out")) else assembly.data.split("train")
+        raw = stack(split, [i % len(split) for i in range(count)])[1]
+    except DataError as error:
+        names = ", ".join(own.conditioners)
+        fix = "pass the conditions, such as --condition NAME=VALUE; " + (error.fix or "")
+        raise _wrong(f"the conditions {names} are taken from examples, but {error.message}", fix) from error
+    return {name: raw[name] for name in own.conditioners if name in raw}
 
 
-def guided(assembly: Assembly, denoise: Denoiser) -> Denoiser:
-    """Return the denoiser under the guidance of the recipe."""
-    return guide(denoise, assembly.guidance)
+def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Guidance, ...]:
+    """Return the guidance of a recipe with other options; a guidance that it does not have is applied first.
+
+    Args:
+        assembly: The objects of the recipe.
+        changes: By name of a guidance its options, or only its `scale`.
+
+    Returns:
+        The guidance in the order of its application.
+
+    Raises:
+        RecipeError: A name or an option is unknown.
+        ArgumentError: The guidance compares with a null that was not trained.
+    """
+    specs = [(spec.name, dict(spec.options), built) for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)]
+    names = [name for name, _, _ in specs]
+    for name, change in changes.items():
+        options = dict(change) if isinstance(change, Mapping) else {"scale": change}
+        at = names.index(name) if name in names else None
+        made = assembly.build("guidance", name, **({} if at is None else specs[at][1]) | options)
+        dropout = assembly.recipe.data.condition_dropout
+        if made.needs_null and not dropout and assembly.recipe.train.steps:
+            fix = "train with data.condition_dropout: 0.1"
+            raise _wrong(f"guidance {name} compares with no condition, which condition_dropout 0 never trained", fix)
+        if getattr(made, "negative", None) and getattr(made, "scale", None) == 1.0:
+            warnings.warn(f"the negative condition of {name} has no effect at scale 1", stacklevel=3)
+        if at is None:
+            specs, names = [(name, options, made), *specs], [name, *names]
+        else:
+            specs[at] = (name, options, made)
+    return tuple(built for _, _, built in specs)
 
 
 def draw_samples(
@@ -278,7 +336,7 @@ def draw_samples(
     """Draw the samples of a plan. An exception that `on_step` raises ends it.
 
     Args:
-        denoise: The denoiser.
+        denoise: The denoiser, to which the guidance of the plan is applied.
         plan: The plan of the samples.
         codec: Decodes the samples.
         device: Device to compute on.
@@ -291,6 +349,7 @@ def draw_samples(
         The samples.
     """
     began = time.monotonic()
+    guided = guide(denoise, plan.guidance)
     noisiest = plan.levels[0]
     recorder = _Recorder(frames)
     parts: list[Tensor] = []
@@ -315,11 +374,12 @@ def draw_samples(
         else:
             with torch.no_grad():
                 z = noisiest.add_noise(codec.encode(x[rows].to(device)), z)
-        cond = {} if plan.labels is None else {"label": plan.labels[rows].to(device)}
-        z = sample(partial(denoise, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
+        given = plan.conditions.fixed({name: raw[rows].to(device) for name, raw in plan.given.items()})
+        cond = plan.conditions.complete(given, len(z), device)
+        z = sample(partial(guided, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
             parts.append(codec.decode(z.float()).cpu())
-    return SampleBatch(torch.cat(parts), plan.labels, nfe, time.monotonic() - began, recorder.trajectory(codec))
+    return SampleBatch(torch.cat(parts), plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec))
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import DataSpec, as_examples
 from ..denoiser import Denoiser
 from ..grid import Grid
+from ..guidance import guide
 from ..level import Level
 from ..recipe.assembly import Assembly, assemble, build
 from ..recipe.spec import Recipe
@@ -36,7 +37,6 @@ from .sampling import (
     SampleRequest,
     draw_samples,
     grid_levels,
-    guided,
     plan_request,
     plan_sampling,
     require_whole,
@@ -116,7 +116,7 @@ class Run:
             UsageError: The run does not have these weights.
         """
         assembly = self.trained(weights)
-        return guided(assembly, assembly.model) if guidance else assembly.model
+        return guide(assembly.model, assembly.guidance) if guidance else assembly.model
 
     def sample(
         self,
@@ -128,6 +128,8 @@ class Run:
         seed: int = 0,
         weights: str = "ema",
         labels: Sequence[int | str] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        guidance: Mapping[str, Any] | None = None,
         x: Tensor | None = None,
         start: float | None = None,
         levels: Sequence[Level] | None = None,
@@ -143,6 +145,11 @@ class Run:
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             labels: Classes by number or name, repeated until there are `count`; by default those of the recipe, else
                 all in turn.
+            conditions: Conditions by name, each one value or a list that is repeated until there are `count`: a class by
+                number or name, a text, numbers or an array, see `read_condition`. If some are given, the others are
+                null; by default those of the recipe, else those of held-out examples.
+            guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`, such
+                as {"cfg": 3.0}.
             x: Examples (count, C, *S) to start from instead of noise: image to image, or, for a mixture of two
                 examples, interpolation. Floats are in the model's range, uint8 are raw values; see `as_examples`.
             start: The time whose noise is added to `x`.
@@ -163,6 +170,8 @@ class Run:
             seed=seed,
             weights=weights,
             labels=labels,
+            conditions=conditions,
+            guidance=guidance,
             x=x,
             start=start,
             levels=levels,
@@ -183,8 +192,7 @@ class Run:
         needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
         fix = "lower sample.batch_size in the recipe, or choose another --device"
         with console_progress("sampling", progress) as shown, enough_memory(lambda: needs, "sampling", fix):
-            denoise = guided(assembly, assembly.model)
-            return draw_samples(denoise, plan, assembly.codec, self.device, x=x, progress=shown)
+            return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)
 
     def evaluate(
         self,
@@ -252,10 +260,9 @@ class Run:
             batch_size=recipe.evaluate.batch_size,
         )
         with stopwatch() as spent:
-            denoise = guided(assembly, assembly.model)
             with console_progress("sampling for metrics", progress) as shown:
                 drawn = draw_samples(
-                    denoise,
+                    assembly.model,
                     plan,
                     assembly.codec,
                     self.device,
@@ -291,15 +298,22 @@ def _names(recipe: Recipe) -> list[str]:
 
 
 def _effective_recipe(directory: RunDirectory) -> Recipe:
-    """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become
-    `train.lr_schedule`.
+    """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`,
+    and `data.label_dropout` becomes `data.condition_dropout`.
     """
     tree = parse(directory.effective_text(), str(directory.effective)).plain()
-    train = tree.get("train") if isinstance(tree, dict) else None
+    train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
     require_files(directory)
     spec = DataRecord.read(directory).spec
-    if not isinstance(tree, dict) or not isinstance(train, dict) or not {"schedule", "warmup"} & train.keys():
+    if not isinstance(tree, dict) or not isinstance(train, dict) or not isinstance(data, dict):
         return load_recipe(directory.effective, spec=spec)
+    earlier = {"schedule", "warmup"} & train.keys(), "label_dropout" in data
+    if not any(earlier):
+        return load_recipe(directory.effective, spec=spec)
+    if "label_dropout" in data:
+        data["condition_dropout"] = data.pop("label_dropout")
+    if not earlier[0]:
+        return load_recipe(tree, spec=spec)
     options = train.pop("schedule", {"name": "constant"})
     if options["name"] == "constant":
         options = {"name": "constant"}

@@ -28,7 +28,7 @@ from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
 from ..train.trainer import Trainer
 from .sample_files import is_image, save_npz, save_png, viewable
-from .sampling import draw_samples, guided, plan_sampling
+from .sampling import draw_samples, plan_sampling
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
 PREVIEW_COUNT = 16
@@ -39,7 +39,10 @@ MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
 def training_problem(assembly: Assembly) -> TrainingProblem:
     """Return the model, objective and data of a recipe."""
     a, recipe = assembly, assembly.recipe
-    return TrainingProblem(a.model, a.objective, a.data, a.codec, a.augment, recipe.data.label_dropout, recipe.seed)
+    dropout = recipe.data.condition_dropout
+    return TrainingProblem(
+        a.model, a.objective, a.data, a.codec, a.augment, dropout, recipe.seed, conditions=a.conditions
+    )
 
 
 def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Trainer:
@@ -236,7 +239,7 @@ class _Writer(Callback):
         target = self.directory.samples
         try:
             drawn = draw_samples(
-                guided(assembly, model), plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
+                model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
             )
             target.mkdir(exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})

@@ -38,7 +38,7 @@ RECIPE, EFFECTIVE, ENVIRONMENT = "recipe.yaml", "effective.yaml", "environment.j
 
 
 MEANING = (
-    *("seed", "data", "codec", "schedule", "parameterization", "network", "objective"),
+    *("seed", "data", "conditions", "codec", "schedule", "parameterization", "network", "objective"),
     *("train.ema", "train.init", "train.strict_init", "train.optimizer.name"),
 )
 """The values of a recipe that determine what is trained: a run with other values of them is another run."""

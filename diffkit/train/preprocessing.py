@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from ..codec import Codec, Identity
+from ..conditioner import JOINT, Conditioner, Conditions, Encoded
 from ..data import Augmentation, Data
 from ..denoiser import Model
 from ..errors import UsageError
@@ -20,21 +22,34 @@ from ..objective import Objective
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Scale to the model's range, augment, drop labels, encode; held-out examples are only scaled and encoded.
+    """Scale to the model's range, augment, drop conditions, encode; held-out examples are only scaled and encoded.
 
     Raises:
-        UsageError: `label_dropout` is set, but the data has no labels.
+        UsageError: `condition_dropout` names a condition that the problem does not have.
     """
 
     problem: TrainingProblem
 
     def __post_init__(self) -> None:
-        if self.problem.label_dropout and self.problem.data.spec.classes is None:
+        names = self.problem.conditioning.conditioners
+        wanted = self.problem.condition_dropout
+        wrong = [name for name in wanted if name not in names] if isinstance(wanted, Mapping) else []
+        if (wanted and not names) or (wrong and wrong != [JOINT]):
             raise UsageError(
-                "data.label_dropout replaces labels by the null class, but this data has no labels",
+                f"data.condition_dropout replaces conditions by their null, but this data has no {', '.join(wrong)}"
+                if names
+                else "data.condition_dropout replaces conditions by their null, but this data has no labels",
                 code="DK053",
-                fix="remove label_dropout, or use data with classes",
+                choices=list(names),
+                fix="remove condition_dropout, or use data with conditions",
             )
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """The conditions of the problem; values of conditioners that do not train are kept."""
+        own = self.problem.conditioning
+        kept = {name: Kept(one) if one.cacheable else one for name, one in own.conditioners.items()}
+        return Conditions(kept, own.specs)
 
     def train(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
@@ -55,15 +70,16 @@ class Preprocessing:
             uniform = streams.uniform(f"augment-{index}", x, augmentation.draws)
             x, changed = augmentation(x, uniform, cond)
             cond = dict(changed)
-        if problem.label_dropout:
-            dropped = streams.uniform("label-dropout", x) < problem.label_dropout
-            cond["label"] = cond["label"].masked_fill(dropped, problem.data.spec.classes or 0)
-        return self._encode(x, streams), cond
+        ready = {**self._added(cond), **self.conditions(cond)}
+        for names, share in self._dropout():
+            rows = streams.uniform(f"{names[0]}-dropout", x) < share
+            ready = self.conditions.without(ready, names, rows)
+        return self._encode(x, streams), ready
 
     def held_out(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Prepare held-out examples as `train` does, without augmentation and label dropout.
+        """Prepare held-out examples as `train` does, without augmentation and dropout.
 
         Args:
             raw: Stored examples: (B, C, *S).
@@ -73,7 +89,21 @@ class Preprocessing:
         Returns:
             Encoded examples, and the conditions.
         """
-        return self._encode(self.problem.data.to_model_range(raw), streams), dict(cond)
+        ready = {**self._added(cond), **self.conditions.fixed(cond)}
+        return self._encode(self.problem.data.to_model_range(raw), streams), ready
+
+    def _added(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what is no condition of the data: the parameters that augmentations pass to the network."""
+        return {name: value for name, value in cond.items() if name not in self.problem.data.spec.conditions}
+
+    def _dropout(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Yield names of conditions that are dropped together, and how often; the first names the random numbers."""
+        names, wanted = tuple(self.conditions.conditioners), self.problem.condition_dropout
+        if isinstance(wanted, Mapping) and JOINT in wanted:
+            yield names, wanted[JOINT]
+        elif wanted:
+            by_name = wanted if isinstance(wanted, Mapping) else dict.fromkeys(names, wanted)
+            yield from (((name,), by_name[name]) for name in names if by_name.get(name))
 
     def _encode(self, x: Tensor, streams: RandomStreams) -> Tensor:
         codec = self.problem.codec
@@ -89,6 +119,49 @@ def _learns(part: object) -> bool:
     return isinstance(part, torch.nn.Module) and any(p.requires_grad for p in part.parameters())
 
 
+MAX_KEPT_BYTES = 2 << 30
+"""Bytes of the values that are kept for one condition; further values are computed whenever they are needed."""
+
+
+class Kept(Conditioner):
+    """A conditioner that does not train, whose value of each raw condition is computed once.
+
+    Each row is computed alone, so that its value does not depend on the batch in which it is first needed, and a
+    resumed run has the same numbers.
+    """
+
+    concat = False
+
+    def __init__(self, inner: Conditioner) -> None:
+        super().__init__()
+        self.inner, self.concat = inner, inner.concat
+        self._found: dict[bytes, tuple[Tensor, ...]] = {}
+        self._free = MAX_KEPT_BYTES
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    def null(self) -> Encoded:
+        return self.inner.null()
+
+    def forward(self, raw: Tensor) -> Encoded:
+        rows = [self._row(row.tobytes(), raw[index : index + 1]) for index, row in enumerate(raw.cpu().numpy())]
+        value, *mask = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        return (value, mask[0]) if mask else value
+
+    def _row(self, key: bytes, raw: Tensor) -> tuple[Tensor, ...]:
+        if key in self._found:
+            return self._found[key]
+        with torch.no_grad():
+            encoded = self.inner.eval()(raw)
+        made = encoded if isinstance(encoded, tuple) else (encoded,)
+        self._free -= sum(part.numel() * part.element_size() for part in made)
+        if self._free >= 0:
+            self._found[key] = made
+        return made
+
+
 IDENTITY = Identity()
 
 
@@ -96,7 +169,9 @@ IDENTITY = Identity()
 class TrainingProblem:
     """A model, the objective that trains it, and the data.
 
-    `label_dropout` is the share of labels that are replaced by the null class; all random numbers follow from `seed`.
+    `condition_dropout` is the share of conditions that are replaced by their null: of each condition, by name, or under
+    `joint` of all conditions of an example. All random numbers follow from `seed`. `conditions` None: every condition
+    of the data, unchanged.
     """
 
     model: Model
@@ -104,8 +179,14 @@ class TrainingProblem:
     data: Data
     codec: Codec = IDENTITY
     augment: tuple[Augmentation, ...] = ()
-    label_dropout: float = 0.0
+    condition_dropout: float | Mapping[str, float] = 0.0
     seed: int = 0
+    conditions: Conditions | None = None
+
+    @cached_property
+    def conditioning(self) -> Conditions:
+        """The conditions that the network receives."""
+        return self.conditions or Conditions.unchanged(self.data.spec.conditions)
 
     def learned(self) -> nn.ModuleDict:
         """Return every module besides the network that a component is or contains: it is trained and saved as well.
@@ -118,6 +199,7 @@ class TrainingProblem:
             ("schedule", self.model.schedule),
             ("codec", self.codec),
             *((f"augment{index}", augmentation) for index, augmentation in enumerate(self.augment)),
+            *((f"conditions/{name}", one) for name, one in self.conditioning.conditioners.items() if one.state_dict()),
         ]
         found: dict[int, tuple[str, nn.Module]] = {}
         for path, part in parts:

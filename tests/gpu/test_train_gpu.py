@@ -63,7 +63,7 @@ class Records(Callback):
 def trainer(**changes: Any) -> Trainer:
     torch.manual_seed(0)
     network = UNet(Shape(3, 3, (16, 16), 4), channels=32, multipliers=(1, 2), blocks=1, attention=(8,), dropout=0.1)
-    task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Pictures(), label_dropout=0.2, seed=1)
+    task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Pictures(), condition_dropout=0.2, seed=1)
     return Trainer(task, CONFIG.model_copy(update=changes), Adam(), Constant(warmup=2), device="cuda")
 
 

@@ -319,7 +319,7 @@ def test_parameters_of_an_augmentation() -> None:
     assert caught.value.code == "DK041"
 
 
-def test_label_dropout_mixes_null_and_real_labels_in_one_batch() -> None:
+def test_condition_dropout_mixes_null_and_real_labels_in_one_batch() -> None:
     net = _net(Shape(2, 3, (8, 8), classes=4))
     x = _x()
     with torch.no_grad():

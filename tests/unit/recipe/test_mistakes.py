@@ -137,7 +137,7 @@ MISTAKES = (
     edit("cross-warmup", "warmup: 50", "warmup: 500"),
     edit("cross-steps", "  count: 64", "  count: 64\n  steps: 200"),
     edit("cross-labels", "  count: 64", "  count: 64\n  labels: [1, 2]"),
-    edit("cross-dropout", "labels: false", "labels: false, label_dropout: 0.1"),
+    edit("cross-dropout", "labels: false", "labels: false, condition_dropout: 0.1"),
     edit("cross-learned", "variance: small", "variance: learned"),
     edit("cross-leading", "grid: trailing", "grid: leading\n  steps: 51"),
     edit("cross-accumulate", "ema: 0.99", "ema: 0.99\n  accumulate: 3"),

@@ -181,7 +181,7 @@ PATHS = [
     "data",
     "data.count",
     "data.augment",
-    "data.label_dropout",
+    "data.condition_dropout",
     "codec",
     "schedule",
     "schedule.steps",

@@ -148,7 +148,7 @@ data:
 - points
 - pints
 - {name: points, count: 3}
-- {name: points, label_dropout: 1}
+- {name: points, condition_dropout: 1}
 - {count: 8}
 - {name: points, box: [0, 1]}
 - {name: points, box: [0]}

@@ -110,16 +110,16 @@ def test_a_start_outside_of_the_schedule(base: str, start: str) -> None:
 
 
 def test_labels_and_classes(base: str) -> None:
-    assert fault(base, "DK115", "data.label_dropout", "data={name: points, label_dropout: 0.1}")
+    assert fault(base, "DK115", "data.condition_dropout", "data={name: points, condition_dropout: 0.1}")
     assert fault(base, "DK115", "sample.labels", "sample.labels=[0]")
-    labelled = "data={name: labelled, label_dropout: 0.1}"
+    labelled = "data={name: labelled, condition_dropout: 0.1}"
     assert valid(base, labelled, "sample.labels=[0, 2]")
     assert fault(base, "DK115", "sample.labels", labelled, "sample.labels=[0, 3]").choices == "0 to 2"
 
 
 def test_guidance_needs_the_null_class_trained(base: str) -> None:
     assert fault(base, "DK115", "sample.guidance.0", "data=labelled", "sample.guidance=[null-guided]")
-    assert valid(base, "data={name: labelled, label_dropout: 0.1}", "sample.guidance=[null-guided]")
+    assert valid(base, "data={name: labelled, condition_dropout: 0.1}", "sample.guidance=[null-guided]")
     assert valid(base, "data=labelled", "sample.guidance=[null-guided]", "train.steps=0")
 
 

@@ -49,7 +49,7 @@ class Mean(Metric):
 
 def measured(metric: Metric, count: int = 400, shift: float = 5.0, seed: int = 0) -> MetricResult:
     x = torch.randn(count, 3, generator=torch.Generator().manual_seed(2)) + shift
-    batch = SampleBatch(x, None, nfe=1, seconds=0.0)
+    batch = SampleBatch(x, {}, nfe=1, seconds=0.0)
     return measure([("m", metric)], Normal(), batch, settings={}, seed=seed)["m"]
 
 
@@ -76,7 +76,7 @@ def test_the_ratio_compares_equal_counts() -> None:
     large, small = measured(Frechet(), 800), measured(Frechet(), 400)
     assert large.ratio != pytest.approx(large.values["frechet"] / large.held_out["frechet"])
     batch = torch.randn(800, 3, generator=torch.Generator().manual_seed(2))[:400] + 5
-    first = measure([("m", Frechet())], Normal(), SampleBatch(batch, None, 1, 0.0), settings={}, seed=0)["m"]
+    first = measure([("m", Frechet())], Normal(), SampleBatch(batch, {}, 1, 0.0), settings={}, seed=0)["m"]
     assert large.ratio == pytest.approx(first.ratio)
     assert small.ratio_interval is not None
     assert small.ratio_interval.low < small.ratio < small.ratio_interval.high

@@ -258,7 +258,7 @@ def test_averages_that_contradict_themselves_are_refused(toys: ModuleType) -> No
 
 def test_no_parameters_without_a_gradient_move(toys: ModuleType) -> None:
     """Labels are never given, so their embedding gets no gradient and stays."""
-    made, _ = toys.trained(toys.task(toys.Whole(labels=False), label_dropout=0.0))
+    made, _ = toys.trained(toys.task(toys.Whole(labels=False), condition_dropout=0.0))
     torch.manual_seed(11)
     assert torch.equal(made.engine.network.label.weight, toys.Net().label.weight)
 

@@ -19,7 +19,7 @@ from diffkit.train.validation import held_out_loss
 
 def test_labels_are_dropped_one_by_one(toys: ModuleType) -> None:
     """pains, runners-up: not for a whole batch at once; from a counted stream, so any cut of the rows agrees."""
-    preparation = Preprocessing(toys.task(label_dropout=0.25))
+    preparation = Preprocessing(toys.task(condition_dropout=0.25))
     label = torch.arange(4000) % toys.CLASSES
     draws = RandomStreams(3, 5, 4000)
     _, cond = preparation.train(torch.zeros(4000, 4), {"label": label}, draws)
@@ -32,13 +32,13 @@ def test_labels_are_dropped_one_by_one(toys: ModuleType) -> None:
     assert torch.equal(held["label"], label)
 
 
-def test_label_dropout_without_labels_is_refused(toys: ModuleType) -> None:
+def test_condition_dropout_without_labels_is_refused(toys: ModuleType) -> None:
     with pytest.raises(UsageError, match="no labels"):
-        Preprocessing(toys.task(toys.Whole(labels=False), label_dropout=0.1))
+        Preprocessing(toys.task(toys.Whole(labels=False), condition_dropout=0.1))
 
 
 def test_augmentations_are_for_training_only(toys: ModuleType) -> None:
-    preparation = Preprocessing(toys.task(augment=(toys.Jitter(), toys.Jitter()), label_dropout=0.0))
+    preparation = Preprocessing(toys.task(augment=(toys.Jitter(), toys.Jitter()), condition_dropout=0.0))
     x = torch.zeros(6, 4)
     draws = RandomStreams(3, 0, 6)
     changed, _ = preparation.train(x, {}, draws)
@@ -50,7 +50,7 @@ def test_augmentations_are_for_training_only(toys: ModuleType) -> None:
 
 
 def test_raw_integers_are_decoded(toys: ModuleType) -> None:
-    preparation = Preprocessing(toys.task(augment=(), label_dropout=0.0))
+    preparation = Preprocessing(toys.task(augment=(), condition_dropout=0.0))
     x, _ = preparation.train(torch.tensor([[0, 255, 51, 204]], dtype=torch.uint8), {}, RandomStreams(0, 0, 1))
     torch.testing.assert_close(x, torch.tensor([[-1.0, 1.0, -0.6, 0.6]]))
 

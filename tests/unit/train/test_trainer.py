@@ -59,7 +59,7 @@ def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, 
     def trainer() -> Trainer:
         torch.manual_seed(0)
         network = UNet(Shape(1, 1, (8, 8), 10), channels=8, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.1)
-        task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Digits(), label_dropout=0.1)
+        task = TrainingProblem(Model(network, Eps(), Linear()), Simple(), Digits(), condition_dropout=0.1)
         options = {"channels_last": channels_last, "precision": precision}
         config = TrainConfig(steps=6, batch_size=8, accumulate=2, ema=(EmaConfig(decay=0.9),), **options)
         return Trainer(task, config, Adam())

@@ -166,7 +166,7 @@ def task(
     *,
     seed: int = 3,
     dropout: float = 0.2,
-    label_dropout: float = 0.3,
+    condition_dropout: float = 0.3,
     augment: tuple[Augmentation, ...] = (Jitter(),),
     steps: int = 50,
 ) -> TrainingProblem:
@@ -174,12 +174,14 @@ def task(
     torch.manual_seed(11)
     model = Model(Net(dropout), Eps(), Linear(steps))
     chosen = objective or Simple(times=Importance(steps))
-    return TrainingProblem(model, chosen, data or Whole(), augment=augment, label_dropout=label_dropout, seed=seed)
+    return TrainingProblem(
+        model, chosen, data or Whole(), augment=augment, condition_dropout=condition_dropout, seed=seed
+    )
 
 
 def plain(**options: Any) -> TrainingProblem:
     """The task without anything random but times and noise."""
-    return task(objective=Simple(), dropout=0.0, label_dropout=0.0, augment=(), **options)
+    return task(objective=Simple(), dropout=0.0, condition_dropout=0.0, augment=(), **options)
 
 
 def trainer(
