@@ -181,14 +181,35 @@ class Conditions:
         return self.complete(self.fixed(raw), count, device)
 
     def read(self, name: str, given: object, count: int) -> Tensor:
-        """Return raw values of the condition `name`: (count, ...). Raises ArgumentError DK019, see `read_condition`."""
+        """Return raw values of one condition, see `read_condition`.
+
+        Args:
+            name: Name of the condition.
+            given: The value or values.
+            count: Number of rows.
+
+        Returns:
+            (count, ...).
+
+        Raises:
+            ArgumentError: DK019, there is no such condition, or the values do not fit it.
+        """
         if name not in self.conditioners:
             names = ", ".join(self.conditioners) or "none"
             raise _wrong(f"there is no condition {name}; the model has: {names}", "leave it out")
         return read_condition(name, self.specs[name], given, count)
 
     def complete(self, cond: Cond, count: int, device: torch.device | str) -> dict[str, Tensor]:
-        """Add the null of each condition that is absent from encoded conditions: (count, ...)."""
+        """Add the null of each condition that is absent.
+
+        Args:
+            cond: Arguments of a network: (B, ...) each.
+            count: Number of rows, B.
+            device: Device of the values.
+
+        Returns:
+            Every argument.
+        """
         absent: dict[str, Tensor] = {}
         for name, conditioner in self.conditioners.items():
             for argument, null in _arguments(name, conditioner, conditioner.null()):
@@ -278,7 +299,7 @@ def read_condition(name: str, spec: ConditionSpec, given: object, count: int) ->
     single = isinstance(given, str | int | float) and not isinstance(given, bool)
     items: Any = [given] if single else given
     if spec.dtype == "text":
-        rows = _texts(name, spec, items)
+        rows = _texts(name, spec, items, given)
     elif spec.dtype == "long":
         rows = _classes(name, spec, items)
     else:
@@ -288,9 +309,9 @@ def read_condition(name: str, spec: ConditionSpec, given: object, count: int) ->
     return rows.repeat(-(-count // len(rows)), *(1,) * (rows.ndim - 1))[:count]
 
 
-def _texts(name: str, spec: ConditionSpec, items: Any) -> Tensor:
+def _texts(name: str, spec: ConditionSpec, items: Any, given: object) -> Tensor:
     if not isinstance(items, Sequence) or not all(isinstance(one, str) for one in items):
-        raise _wrong(f"{name} must be a text or a list of texts, got {type(items).__name__}", f'pass {name}="..."')
+        raise _wrong(f"{name} must be a text or a list of texts, got {repr(given)[:40]}", f'pass {name}="..."')
     most = spec.shape[0]
     if long := [text for text in items if len(text.encode()) > most]:
         message = f"{name}: {long[0][:40]!r} has {len(long[0].encode())} bytes and is cut to the {most} of the data"

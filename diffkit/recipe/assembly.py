@@ -37,7 +37,7 @@ from .spec import Recipe
 from .yaml import parse
 
 SINGLE = ("data", "codec", "schedule", "parameterization", "network", "objective")
-"""Kinds of which a recipe has one component."""
+"""Kinds with exactly one component in a recipe."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,15 +15,11 @@ from ..network import MASK, conditions_of
 from .checks import Check, View
 
 
-def condition_names(view: View) -> Iterator[RecipeError]:
-    """Each condition must reach the network, and dropout must be of conditions that there are."""
-    if view.conditions is None or view.shape is None:
+def dropped_conditions(view: View) -> Iterator[RecipeError]:
+    """Dropout must be of conditions that the network receives."""
+    if view.conditions is None:
         return
-    data, names = view.built("data").spec.conditions, view.conditions.conditioners
-    if view.value("conditions") is None and (texts := [one for one, spec in data.items() if spec.dtype == "text"]):
-        message = f"data {view.name('data')} has the texts {texts[0]}, which reach the network through a conditioner"
-        yield view.fault("DK115", message, ("data", "name"), f"conditions: {{{texts[0]}: text}}, or {{}} for none")
-        return
+    names = view.conditions.conditioners
     dropout = view.value("data.condition_dropout", 0.0)
     if dropout and not names:
         message = f"data.condition_dropout is given, but data {view.name('data')} has no labels or other conditions"
@@ -31,7 +27,7 @@ def condition_names(view: View) -> Iterator[RecipeError]:
     elif isinstance(dropout, dict):
         for name in dropout:
             if name not in names and (name != JOINT or len(dropout) > 1):
-                message = f"data.condition_dropout holds {name}, which is no condition of the network"
+                message = f"data.condition_dropout holds {name}, which is not a condition of the network"
                 choices = [*names, "joint, alone, for all at once"]
                 yield view.fault("DK115", message, f"data.condition_dropout.{name}", None, choices=choices)
 
@@ -141,7 +137,7 @@ def nulls_of_guidance(view: View) -> Iterator[RecipeError]:
         guidance, name = view.built(path), f"guidance {view.name(path)}"
         if getattr(guidance, "negative", None) and getattr(guidance, "scale", None) == 1.0:
             message = f"{name} has a negative condition, which has no effect at scale 1"
-            view.warnings.append(view.fault("DK122", message, (path, "negative"), "scale: 3.0, or remove negative"))
+            view.warnings.append(view.fault("DK123", message, (path, "negative"), "scale: 3.0, or remove negative"))
         if not getattr(guidance, "needs_null", False) or view.value("train.steps", 0) == 0:
             continue
         used = getattr(guidance, "names", None) or tuple(view.conditions.conditioners)
@@ -152,4 +148,4 @@ def nulls_of_guidance(view: View) -> Iterator[RecipeError]:
             yield view.fault("DK115", message, (path, "name"), "data.condition_dropout: 0.1")
 
 
-CONDITION_CHECKS: tuple[Check, ...] = (condition_names, condition_arguments, sampled_conditions, nulls_of_guidance)
+CONDITION_CHECKS: tuple[Check, ...] = (dropped_conditions, condition_arguments, sampled_conditions, nulls_of_guidance)

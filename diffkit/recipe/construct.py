@@ -22,7 +22,7 @@ from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memor
 from ..host.process_state import Change, SideEffectWarning, kept_state
 from ..network import Network, Shape
 from ..noise import key
-from .errors import cannot_build, no_condition, refused_options, too_large, unavailable
+from .errors import cannot_build, no_condition, no_conditioner, refused_options, too_large, unavailable
 from .signature import REQUIRED, Resolved
 from .yaml import Node
 
@@ -225,14 +225,17 @@ class Trial:
         self.built: dict[str, Any] = {}
         self.faults: list[DiffkitError] = []
         self.data_error: DataError | None = None
-        self._failed = {path.rpartition(".")[2] for path in failed if path in INJECTED}
+        self._failed = {path.rpartition(".")[2] for path in failed if path in (*INJECTED, "shape")}
         self._fresh: set[int] = set()
         self._conditioners: dict[str, Conditioner] | None = None
 
     def build_all(self, components: Iterable[Resolved], seed: int, *, all_conditions: bool = True) -> None:
-        """Build components, which must be in order; their random numbers are functions of `seed`.
+        """Build components.
 
-        With `all_conditions` the network receives every condition of the data, else those of the conditioners.
+        Args:
+            components: the components in the order of building.
+            seed: the seed of their random numbers.
+            all_conditions: whether the network receives every condition of the data, not those of the conditioners.
         """
         self._conditioners = None if all_conditions else {}
         for component in components:
@@ -252,14 +255,32 @@ class Trial:
                     self._failed.add(component.spec.kind)
                 else:
                     self.scope[component.spec.kind] = made
+            if component.path == "data" and all_conditions:
+                self._require_conditioners(component)
         self._add_shape()
+
+    def _specs(self) -> Mapping[str, ConditionSpec] | None:
+        """Return the conditions of the data; None if the data is absent."""
+        data: Data | None = self.scope.get("data")
+        try:
+            return None if data is None else data.spec.conditions
+        except DataError as error:
+            self.data_error = error
+            return None
+
+    def _require_conditioners(self, data: Resolved) -> None:
+        """Report a fault if the data has a text, which reaches no network unchanged."""
+        texts = [name for name, spec in (self._specs() or {}).items() if spec.dtype == "text"]
+        if texts:
+            self._failed.add("shape")
+            self._report(no_conditioner(texts[0]), data.entries["name"].mark)
 
     def _add_conditioner(self, name: str, component: Resolved) -> None:
         """Build the conditioner of a condition; report a fault if the data does not have the condition."""
-        data = self.scope.get("data")
-        if data is None or self._conditioners is None:
+        specs = self._specs()
+        if specs is None or self._conditioners is None:
+            self._failed.add("shape")
             return
-        specs: Mapping[str, ConditionSpec] = data.spec.conditions
         made = None
         if name in specs:
             self.scope["condition"] = specs[name]

@@ -144,6 +144,12 @@ def no_condition(name: str, present: Iterable[str]) -> RecipeError:
     return RecipeError(f"the data has no condition {quote(name)}", code="DK115", choices=names, hint=hint, fix=fix)
 
 
+def no_conditioner(name: str) -> RecipeError:
+    """Return the error for a text of the data that has no conditioner."""
+    message = f"the data has the text condition {quote(name)}, which reaches a network only through a conditioner"
+    return RecipeError(message, code="DK115", fix=f"conditions: {{{name}: text}}, or conditions: {{}} for none")
+
+
 def unavailable(spec: ComponentSpec, kind: str, before: Sequence[str]) -> PluginError:
     """Return the error for a component that requires a component of a kind that is not built before it.
 

@@ -29,7 +29,7 @@ SHARED = {
     "diffkit.data:ConditionSpec": "condition",
     "diffkit.conditioner:Conditions": "conditions",
 }
-"""Classes that are no kind whose objects a recipe passes to constructors, by the name of the parameter."""
+"""Classes, besides those of kinds, whose objects a recipe passes to constructors: the names of the parameters."""
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
@@ -251,9 +251,11 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
 
 def _marked(annotation: Any) -> tuple[ComponentField | None, Role]:
     """Return the `ComponentField` in the annotation of a field, and its role: one, a list or a mapping."""
-    roles: Mapping[Any, tuple[int, Role]] = {tuple: (0, "components"), dict: (1, "named components")}
-    at, role = roles.get(get_origin(annotation), (None, "component"))
-    item = annotation if at is None else get_args(annotation)[at]
+    at: int
+    role: Role
+    roles: dict[Any, tuple[int, Role]] = {tuple: (0, "components"), dict: (1, "named components")}
+    at, role = roles.get(get_origin(annotation), (-1, "component"))
+    item = annotation if at < 0 else get_args(annotation)[at]
     marks = [mark for mark in getattr(item, "__metadata__", ()) if isinstance(mark, ComponentField)]
     return (marks[0] if marks else None), role
 

@@ -93,7 +93,7 @@ class Preprocessing:
         return self._encode(self.problem.data.to_model_range(raw), streams), ready
 
     def _added(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is no condition of the data: the parameters that augmentations pass to the network."""
+        """Return what the data does not describe: the parameters that augmentations pass to the network."""
         return {name: value for name, value in cond.items() if name not in self.problem.data.spec.conditions}
 
     def _dropout(self) -> Iterator[tuple[tuple[str, ...], float]]:
