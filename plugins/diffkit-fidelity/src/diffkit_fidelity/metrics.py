@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,7 +27,7 @@ class FeatureMetric(Metric):
 
     features: Extractor
     limit: int
-    law_base = {"features": "plain-values"}  # noqa: RUF012 - never changed
+    law_base: ClassVar[Mapping[str, object]] = {"features": "plain-values"}
 
     def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
         return {**self.features.protocol(), **self._reference(evaluation)}
@@ -197,7 +197,7 @@ class InceptionScore(FeatureMetric):
     splits: Annotated[int, Field(ge=1)] = 10
     lower_is_better = None
     limit = 50_000
-    law_base = {"features": "plain-values", "splits": 1}  # noqa: RUF012 - never changed
+    law_base: ClassVar[Mapping[str, object]] = {"features": "plain-values", "splits": 1}
 
     @property
     def definition(self) -> str:
@@ -236,13 +236,12 @@ class InceptionScore(FeatureMetric):
 
 def _score(blocks: Blocks, count: int) -> float:
     """Compute exp(E KL(p(y|x) || p(y))) of N rows of scores: exp of the entropy of the mean, less the mean entropy."""
-    mean, own = 0.0, 0.0
+    own, mean = 0.0, torch.zeros((), dtype=torch.float64)
     for block in blocks():
         logs = block.double().log_softmax(1)
         mean = mean + logs.exp().sum(0) / count
         own += float((logs.exp() * logs).sum()) / count
-    total = torch.as_tensor(mean, dtype=torch.float64)
-    return math.exp(own - float(torch.special.xlogy(total, total).sum()))
+    return math.exp(own - float(torch.special.xlogy(mean, mean).sum()))
 
 
 def blocks_of(rows: Rows, chosen: Tensor) -> Blocks:

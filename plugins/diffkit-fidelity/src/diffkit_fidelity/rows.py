@@ -39,7 +39,7 @@ class Rows:
 
     def append(self, block: Tensor) -> None:
         """Write rows (B, D) behind those that are there."""
-        self._file.write(block.float().contiguous().numpy())
+        self._file.write(block.float().contiguous().numpy().data)
         self.count, self.width = self.count + len(block), block.shape[1]
 
     def blocks(self, chosen: Tensor | None = None) -> Iterator[Tensor]:
@@ -71,7 +71,7 @@ def features_of(x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool =
         x: Examples (N, C, *S) in the range of the model.
         spec: The spec of the data.
         extractor: What extracts.
-        keep: Keep the features on disk for later evaluations; then there are no scores.
+        keep: Keep the features on disk for later evaluations, which then have no scores.
 
     Returns:
         The features; all four metrics of one set share them.
@@ -80,16 +80,13 @@ def features_of(x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool =
     key = hashlib.sha256(f"{sorted(extractor.protocol().items())} {digest}".encode()).hexdigest()
     known = f"{key}{keep}"
     if known not in _kept:
-        kept = cache_folder() / f"{key}.rows" if keep and extractor.cached else None
-        found = _read(kept, len(x)) if kept is not None else None
-        if found is None:
+        path = cache_folder() / f"{key}.rows" if keep and extractor.cached else None
+        features, scores = _read(path, len(x)) if path is not None else None, None
+        if features is None:
             features, scores = _extract(x, spec, extractor)
-            if kept is not None:
-                _write(kept, features)
-            found, scores = features, None if keep else scores
-        else:
-            scores = None
-        _kept[known] = Features(found, scores, digest)
+            if path is not None:
+                _write(path, features)
+        _kept[known] = Features(features, scores, digest)
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(known)
@@ -108,14 +105,14 @@ def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor) -> str:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256(f"{tuple(x.shape)}".encode())
-    for batch in x.split(BLOCK):
-        digest.update(extractor.prepared(batch, spec)[:, : spec.channels].contiguous().numpy())
+    for batch in torch.split(x, BLOCK):
+        digest.update(extractor.prepared(batch, spec)[:, : spec.channels].contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def _extract(x: Tensor, spec: DataSpec, extractor: Extractor) -> tuple[Rows, Rows]:
     features, scores = Rows(), Rows()
-    for batch in x.split(extractor.batch_size):
+    for batch in torch.split(x, extractor.batch_size):
         for rows, block in zip((features, scores), extractor(extractor.prepared(batch, spec)), strict=True):
             rows.append(block)
     return features, scores
@@ -133,8 +130,8 @@ def _write(path: Path, rows: Rows) -> None:
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             digest = hashlib.sha256()
             for block in rows.blocks():
-                digest.update(block.numpy())
-                file.write(block.numpy())
+                digest.update(block.numpy().data)
+                file.write(block.numpy().data)
             file.write(digest.digest())
         os.replace(file.name, path)
     except OSError as error:
