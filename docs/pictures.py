@@ -350,7 +350,85 @@ def ddim() -> None:
     save("ddim", "Steps of DDIM beside the exact flow, and the error over the number of steps", [left, right])
 
 
-PICTURES = (paths, ddim, forward, variance, posterior, weights, score, reverse, evidence, terms, depth)
+def signal(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a smooth random signal of 64 points, the axes of its normal distribution, and their variances."""
+    places = torch.linspace(0.0, 1.0, 64, dtype=torch.float64)
+    covariance = torch.exp(-0.5 * ((places[:, None] - places) / 0.08) ** 2) + 1e-4 * torch.eye(64)
+    s, axes = torch.linalg.eigh(covariance)
+    return axes @ (s.sqrt() * generator(seed)(s)), axes, s
+
+
+def progressive() -> None:
+    """A signal, and its estimate after a few rates: the information of x_t."""
+    x0, axes, s = signal(3)
+    noise, places = generator(4)(x0), range(64)
+    panels = row(
+        [((0.0, 63.0), (-3.0, 3.0))] * 4, ["2 bits", "8 bits", "24 bits", "60 bits"], ["place"] * 4, height=150
+    )
+    for panel, bits in zip(panels, (2, 8, 24, 60)):
+        low, high = 1e-6, 1e8  # signal-to-noise ratios
+        for _ in range(100):
+            snr = math.sqrt(low * high)
+            low, high = (low, snr) if float(torch.log1p(s * snr).sum()) / 2.0 > bits * math.log(2.0) else (snr, high)
+        level = Level(math.sqrt(snr / (1.0 + snr)), math.sqrt(1.0 / (1.0 + snr)))
+        estimate = GaussianOracle(torch.zeros_like(s), s)((axes.T @ level.add_noise(x0, noise))[None], level)
+        panel.line(places, x0, GREY, 1.2)
+        panel.line(places, axes @ estimate.x0[0], BLUE)
+    save("progressive", "A smooth signal, and its estimates after 2, 8, 24 and 60 bits", panels, height=150)
+
+
+def optimal_rate(s: Tensor, error: ArrayLike) -> Array:
+    """The optimal rate of normal data with variances s, falling, at each mean squared error, in bits per dimension."""
+    sizes, error = s.numpy(), np.asarray(error)[:, None]
+    k = np.arange(1, len(s) + 1)
+    theta = ((len(s) * error - sizes.sum() + sizes.cumsum()) / k).max(1, keepdims=True)
+    return 0.5 * np.log2(sizes / np.minimum(theta, sizes)).mean(1)
+
+
+def rate_distortion() -> None:
+    """The error over the rate for 64 axes of variance k^-2: the optimum, information, and chains; and the excess."""
+    s = torch.arange(1, 65, dtype=torch.float64) ** -2.0
+    limits = [((0.0, 2.0), (1e-4, 0.03)), ((0.0, 2.0), (0.0, 0.2))]
+    titles = ["squared error per dimension", "excess over the optimum, bits per dimension"]
+    left, right = row(limits, titles, ["rate, bits per dimension"] * 2)
+    left.y = axis(1e-4, 0.03, left.y.start, left.y.end, log=True)
+    snr = np.geomspace(1e-3, 1e5, 200)[:, None]
+    sizes = s.numpy()
+    curves = {"infinitely many layers": (0.5 * np.log2(1 + sizes * snr).mean(1), (sizes / (1 + sizes * snr)).mean(1))}
+    for count in (1000, 50, 20):
+        rate, error = bounds(build("grid", "trailing").levels(LINEAR, count), s)["optimal"].rate_distortion()
+        curves[f"{count} layers"] = rate.numpy()[:-1], error.numpy()[:-1]
+    for k, ((name, (rate, error)), colour) in enumerate(zip(curves.items(), (BLUE, GREEN, ORANGE, GREY))):
+        shown = (rate < 2.0) & (error > 1e-4)
+        left.line(rate[shown], error[shown], colour)
+        excess = rate - optimal_rate(s, error)
+        right.line(rate[shown], excess[shown], colour)
+        right.text(1.9, 0.185 - 0.017 * k, name, colour, "end")
+    best = optimal_rate(s, error := np.geomspace(1e-4, float(s.mean()), 200))
+    left.line(best[best < 2.0], error[best < 2.0], INK, 1.2, "4 3")
+    left.text(0.1, 1.3e-4, "dashed: the optimum")
+    save(
+        "rate-distortion",
+        "Error over the rate for the optimum and for chains, and the excess of the rate",
+        [left, right],
+    )
+
+
+PICTURES = (
+    rate_distortion,
+    paths,
+    ddim,
+    forward,
+    variance,
+    posterior,
+    weights,
+    score,
+    reverse,
+    evidence,
+    terms,
+    depth,
+    progressive,
+)
 
 if __name__ == "__main__":
     for picture in PICTURES:

@@ -20,7 +20,9 @@ from .sources import ROOT
 
 Array = NDArray[np.float64]
 Sides = Iterator[tuple[ArrayLike | Tensor, ArrayLike | Tensor]]
-PAGES = tuple(ROOT / "docs" / "theory" / f"{name}.md" for name in ("ddpm", "bound", "continuous-time"))
+PAGES = tuple(
+    ROOT / "docs" / "theory" / f"{name}.md" for name in ("ddpm", "bound", "continuous-time", "rate-distortion")
+)
 DISPLAYED = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 TAG = re.compile(r"\\tag\{([\d.]+)\}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from . import theory_bound, theory_ddpm, theory_time  # noqa: F401 - they register checks
+from . import theory_bound, theory_ddpm, theory_rate, theory_time  # noqa: F401 - they register checks
 from .equations import ALPHA_BAR, BETA, CHECKS, PAGES, TAG, displayed, plain
 
 EQUATIONS = {match[1]: formula for _, formula in displayed() if (match := TAG.search(formula))}
