@@ -48,7 +48,13 @@ from .guidance import Guidance as Guidance, guide as guide
 from .host import Entry as Entry, Kind as Kind, hookimpl as hookimpl
 from .interface import attribute as attribute
 from .level import Level as Level, broadcast as broadcast, weighted_sum as weighted_sum
-from .metric import Evaluation as Evaluation, Metric as Metric
+from .metric import (
+    Evaluation as Evaluation,
+    Metric as Metric,
+    ModelSetting as ModelSetting,
+    Store as Store,
+    TrainedModel as TrainedModel,
+)
 from .network import Network as Network, Shape as Shape, conditions_of as conditions_of
 from .noise import RandomStreams as RandomStreams, SampleNoise as SampleNoise
 from .objective import Loss as Loss, Objective as Objective, Weighting as Weighting

@@ -19,6 +19,14 @@ class Guidance(ABC):
         return False
 
     @attribute
+    def limits_range(self) -> bool:
+        """Whether the guidance only moves x0 into the range of the data, as clipping does; default False.
+
+        Such a guidance leaves the model a distribution, whose likelihood can be computed.
+        """
+        return False
+
+    @attribute
     def renoises(self) -> bool:
         """Whether eps is the noise that the next level receives and not that of x, as in CFG++; default False.
 

@@ -1,14 +1,16 @@
-"""Metrics: numbers that measure the distance between samples and data.
+"""Metrics: numbers that measure the distance between samples and data, or how well a model explains data.
 
-A metric receives an `Evaluation` and returns named floats. It is applied twice: to the samples, and to real held-out
-data in their place, so that a report can show the score of a perfect model beside each number.
+A metric receives an `Evaluation` and returns named floats. A metric of samples is applied twice: to the samples, and to
+real held-out data in their place, so that a report can show the score of a perfect model beside each number. A metric
+that needs the model is applied to held-out data, and to some training examples in their place; no sample is drawn.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +18,82 @@ from torch import Tensor
 from .data import DataSpec
 from .interface import attribute
 from .noise import generator
+
+if TYPE_CHECKING:
+    from .codec import Codec
+    from .denoiser import Denoiser
+    from .grid import Grid
+    from .guidance import Guidance
+    from .schedule import Schedule
+
+Needs = Literal["samples", "model"]
+
+
+@dataclass(frozen=True)
+class ModelSetting:
+    """What a recipe determines of a model, whether it is trained or not.
+
+    spec       the spec of what the model diffuses: of the data after the codec
+    encoded    whether a codec changes the data
+    schedule   the schedule of its training
+    grid       the grid of the evaluation
+    guidance   the guidance of sampling, in the order of application
+    provides   names of further outputs of the model, see `Parameterization.provides`
+    """
+
+    spec: DataSpec
+    schedule: Schedule
+    grid: Grid
+    guidance: Sequence[Guidance] = ()
+    provides: Collection[str] = ()
+    encoded: bool = False
+
+
+class Store:
+    """Named arrays that outlive an evaluation, in groups; this one keeps them in memory."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def read(self, name: str, group: str) -> dict[str, Tensor]:
+        """Return the arrays of a group; empty if there are none."""
+        return self._groups.get((name, group), {})
+
+    def write(self, name: str, group: str, arrays: Mapping[str, Tensor]) -> None:
+        """Replace the arrays of a group; an empty mapping removes it.
+
+        Args:
+            name: The name of a file.
+            group: A group in it.
+            arrays: Tensors on the CPU, by name.
+        """
+        self._groups[name, group] = dict(arrays)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The trained model, for metrics that need it.
+
+    setting      what the recipe determines
+    denoise      the model, without guidance
+    codec        converts examples to what the model diffuses, and back
+    device       the device of the model
+    batch_size   examples at a time; no value depends on it
+    weights      a hash of the weights
+    key          the name of the result
+    store        keeps what is expensive, such as the parts of an evaluation that was interrupted
+    watch        called with the finished and the total number of parts; an exception that it raises ends the evaluation
+    """
+
+    setting: ModelSetting
+    denoise: Denoiser
+    codec: Codec
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    batch_size: int = 64
+    weights: str = ""
+    key: str = ""
+    store: Store = field(default_factory=Store)
+    watch: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -27,6 +105,7 @@ class Evaluation:
     train      real examples to compare them with
     held_out   real examples that were not trained on
     seed       seed of random projections and splits; see `generator`
+    model      the trained model, for a metric that needs it; then there are no samples
     """
 
     spec: DataSpec
@@ -37,6 +116,7 @@ class Evaluation:
     train_labels: Tensor | None = None
     held_out_labels: Tensor | None = None
     seed: int = 0
+    model: TrainedModel | None = None
 
     def generator(self, stream: str) -> torch.Generator:
         """Return a CPU generator for the random numbers of a metric; `stream` names what they are used for."""
@@ -49,6 +129,14 @@ class Evaluation:
 
 class Metric(ABC):
     """Base of metrics. Implement `__call__`."""
+
+    @attribute
+    def needs(self) -> Needs:
+        """What the metric measures: `samples` (default), or the `model` on held-out data, without samples.
+
+        A value `standard_error` of a metric of the model is that of its headline.
+        """
+        return "samples"
 
     @attribute
     def definition(self) -> str:
@@ -79,6 +167,9 @@ class Metric(ABC):
         Default: nothing, for a metric that its `definition` describes completely.
         """
         return {}
+
+    def check(self, setting: ModelSetting) -> None:  # noqa: B027 - most metrics fit every model
+        """Raise UsageError if the metric does not fit the model of a recipe; called before anything is trained."""
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:

@@ -71,7 +71,7 @@ def pages(attack: str) -> tuple[str, str]:
     comparison = build_comparison(
         [attack, f"2{attack}"],
         {attack: [attack, [attack]]},
-        {attack: [1.0, None]},
+        {attack: [attack, "-"]},
         [attack],
         [([1.0, 2.0], [2.0, 1.0]), ([1.0], [3.0])],
         [attack.encode(), None],

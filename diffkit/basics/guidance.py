@@ -26,6 +26,7 @@ class Clip(Guidance):
     data: Data | None = field(default=None, repr=False)
     codec: Codec | None = field(default=None, repr=False)
     law_options = ({"low": -0.5, "high": 2.0},)
+    limits_range = True
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -52,6 +53,7 @@ class Threshold(Guidance):
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.995
     data: Data | None = field(default=None, repr=False)
     codec: Codec | None = field(default=None, repr=False)
+    limits_range = True
 
     def __post_init__(self) -> None:
         if _is_unbounded(self.data, self.codec):

@@ -74,6 +74,12 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
             "meehan2020nonparametric",
         ),
         ("classifier", "metrics.classifier:Classifier", "Test how well a classifier separates samples from data"),
+        (
+            "bits-per-dim",
+            "metrics.bits_per_dim:BitsPerDim",
+            "Measure how well the model compresses held-out data",
+            "ho2020denoising",
+        ),
     ],
     "optimizer": [
         ("adam", "optimizers:Adam", "Adam, with weight decay in the gradient", "kingma2015adam"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help
 WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
 MAX_NAME_CHARACTERS = 150
 """Largest length of the part of a file name that describes how samples were drawn."""
+COLUMNS = {"samples": ("samples", "real held-out data"), "model": ("held-out data", "training data")}
+"""By what metrics measure, what each is measured on, and what is measured in its place."""
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -112,20 +115,24 @@ def _print_results(results: EvaluationResult, report: Path, as_json: bool) -> No
     if as_json:
         say_json(results.model_dump(mode="json") | {"report": str(report)})
         return
-    rows = [
-        [
-            metric if name.replace("_", "-") == metric else f"{metric} {name}",
-            f"{value:.4g}",
-            _interval(result.intervals.get(name)),
-            "" if (real := result.held_out.get(name)) is None else f"{real:.4g}",
-            _interval(result.held_out_intervals.get(name)),
+    for needs, columns in (
+        ("samples", ("samples", "real held-out data")),
+        ("model", ("held-out data", "training data")),
+    ):
+        rows = [
+            [
+                metric if name.replace("_", "-") == metric else f"{metric} {name}",
+                f"{value:.4g}",
+                _interval(result.intervals.get(name)),
+                "" if (beside := (result.held_out | result.train).get(name)) is None else f"{beside:.4g}",
+                _interval((result.held_out_intervals | result.train_intervals).get(name)),
+            ]
+            for metric, result in results.metrics.items()
+            for name, value in result.values.items()
+            if value is not None and result.needs == needs
         ]
-        for metric, result in results.metrics.items()
-        for name, value in result.values.items()
-        if value is not None
-    ]
-    if rows:
-        table(rows, ["metric", "samples", "95 % interval", "real held-out data", "95 % interval"])
+        if rows:
+            table(rows, ["metric", columns[0], "95 % interval", columns[1], "95 % interval"])
     if results.verdict is not None:
         say(f"\n{results.verdict.text}")
     if report.is_file():
@@ -214,15 +221,20 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
     """Parse NAME or NAME,option=value,... to a name or a mapping; values are read as in a recipe."""
     if text is None or "," not in text:
         return text
+    name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
+    return {"name": name, **_options(options, f"--sampler {text}")}
+
+
+def _options(texts: Iterable[str], place: str) -> dict[str, Any]:
+    """Parse texts option=value; `place` names the argument in messages."""
     from ..recipe.yaml import parse
 
-    name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
-    found: dict[str, Any] = {"name": name}
-    for option in options:
+    found = {}
+    for option in texts:
         key, sign, value = option.partition("=")
         if not sign:
-            raise UsageError(f"{option!r} is not an option", code="DK017", fix="write NAME,option=value")
-        found[key] = parse(value, f"--sampler {text}").plain()
+            raise UsageError(f"{option!r} is not an option", code="DK017", fix="write option=value")
+        found[key] = parse(value, place).plain()
     return found
 
 
@@ -234,6 +246,7 @@ def _labels(text: str | None) -> list[int | str] | None:
 @click.command()
 @run_argument
 @click.option("--metric", "metrics", multiple=True, metavar="NAME", help="Metric; may be repeated.")
+@click.option("--set", "options", multiple=True, metavar="OPTION=VALUE", help="Option of the metrics of --metric.")
 @click.option("--count", type=click.IntRange(min=2), help="Number of samples.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the samples.  [default: as the recipe]")
@@ -245,6 +258,7 @@ def _labels(text: str | None) -> list[int | str] | None:
 def evaluate(
     run: Path,
     metrics: tuple[str, ...],
+    options: tuple[str, ...],
     count: int | None,
     steps: int | None,
     seed: int | None,
@@ -253,11 +267,22 @@ def evaluate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure samples of the run directory RUN, and add the results to results.json."""
+    """Measure the run directory RUN, and add the results to results.json.
+
+    Samples are drawn only for metrics that need them. The same command continues an interrupted measurement.
+    """
     from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
-    results = opened.evaluate(metrics or None, count=count, steps=steps, seed=seed, weights=weights, progress=not quiet)
+    results = opened.evaluate(
+        metrics or None,
+        options=_options(options, "--set"),
+        count=count,
+        steps=steps,
+        seed=seed,
+        weights=weights,
+        progress=not quiet,
+    )
     _print_results(results, opened.directory.report, as_json)
 
 

@@ -63,15 +63,13 @@ def compare(runs: tuple[Path, ...], html: Path | None, as_json: bool) -> None:
         write_comparison(found, names, html)
     if as_json:
         facts = {"recipes": found.recipes, "results": found.results, "unlike": found.unlike, "damaged": found.damaged}
+        facts |= {"errors": found.errors}
         say_json(facts | {"pictures": [path and str(path) for path in found.pictures]})
         return
     table([[path, *map(str, values)] for path, values in found.recipes.items()], ["recipe", *names])
     say()
     table(
-        [
-            [f"{name}{' *' if found.is_unlike(name) else ''}", *("-" if v is None else f"{v:.4g}" for v in values)]
-            for name, values in found.results.items()
-        ],
+        [[f"{name}{' *' if found.is_unlike(name) else ''}", *found.shown(name)] for name in found.results],
         ["result", *names],
     )
     for sentence in found.not_comparable():

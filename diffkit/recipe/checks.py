@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 
+from ..codec import Identity
 from ..conditioner import Conditions
 from ..config import Config
-from ..errors import DiffkitError, LevelError, Mark, RecipeError
+from ..errors import DiffkitError, LevelError, Mark, RecipeError, UsageError
 from ..level import Level
+from ..metric import ModelSetting
 from ..network import Shape
 from ..schedule import Schedule, default_steps, sampled
+from .construct import locate
 from .signature import section_parameters
 from .spec import Spec
 from .yaml import Node
@@ -35,8 +38,8 @@ class View:
     """The state of a validation, also of one that found faults: a part that failed is None.
 
     `values` and `names` (of components) are by path, as are the objects in `parts`; `shape` describes the inputs and
-    outputs of the network, and `conditions` holds the conditioners. `warnings` collects what is allowed, but probably
-    not meant.
+    outputs of the network, and `conditions` holds the conditioners; `entries` are the written options of components,
+    by path. `warnings` collects what is allowed, but probably not meant.
     """
 
     root: Node
@@ -45,6 +48,7 @@ class View:
     parts: Mapping[str, Any]
     shape: Shape | None
     conditions: Conditions | None
+    entries: Mapping[str, Mapping[str, Node]] = field(default_factory=dict)
     warnings: list[RecipeError] = field(default_factory=list)
 
     def built(self, path: str) -> Any:
@@ -370,8 +374,26 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
             yield view.fault("DK117", f"{path} has no effect without evaluate.metrics", path, "metrics: [frechet]")
 
 
+def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
+    """A metric that needs the model must fit its data, schedule, parameterization and guidance."""
+    data, codec, schedule = (view.built(path) for path in ("data", "codec", "schedule"))
+    grid = view.built("evaluate.grid") or view.built("sample.grid")
+    if view.shape is None or None in (data, codec, schedule, grid):
+        return
+    guidance = tuple(view.built(path) for path in view.items("sample.guidance"))
+    provides = getattr(view.built("parameterization"), "provides", ())
+    encoded = not isinstance(codec, Identity)
+    setting = ModelSetting(codec.spec(data.spec), schedule, grid, guidance, provides, encoded)
+    for path in view.items("evaluate.metrics"):
+        try:
+            view.built(path).check(setting)
+        except UsageError as error:
+            where = locate(error.message, view.entries[path])
+            yield RecipeError(f"{view.title(path)}: {error.message}", code=error.code, where=where, fix=error.fix)
+
+
 CHECKS: tuple[Check, ...] = (
     *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, trained_schedule, discrete_schedule),
     *(sampling_steps, sampling_start, end_of_the_schedule, warmup, micro_batches, averages),
-    *(precision, channels_last, evaluation_without_metrics),
+    *(precision, channels_last, evaluation_without_metrics, metrics_of_the_model),
 )

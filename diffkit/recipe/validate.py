@@ -47,7 +47,8 @@ def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec
     trial = Trial(failed | set(INJECTED) - {one.path for one in components}, spec)
     trial.build_all(components, resolver.values.get("seed", 0), all_conditions=every)
     shared = trial.scope.get("shape"), trial.scope.get(CONDITIONS)
-    view = View(root, resolver.values, resolver.names, trial.built, *shared)
+    entries = {one.path: one.entries for one in components}
+    view = View(root, resolver.values, resolver.names, trial.built, *shared, entries)
     found, warnings = check(view, (*CHECKS, *CONDITION_CHECKS))
     required = _missing_plugins(resolver)
     raise_all([*resolver.faults, *trial.faults, *required, *found], f"{root.mark.file} is not a valid recipe")

@@ -16,7 +16,7 @@ STYLES: tuple[Style, ...] = ("main", "second", "third", "faint")
 def build_comparison(
     names: Sequence[str],
     recipes: Mapping[str, Sequence[Any]],
-    results: Mapping[str, Sequence[float | None]],
+    results: Mapping[str, Sequence[str]],
     notes: Sequence[str],
     losses: Sequence[tuple[Sequence[float], Sequence[float]]],
     pictures: Sequence[bytes | None],
@@ -26,7 +26,7 @@ def build_comparison(
     Args:
         names: Names of the runs.
         recipes: By path, one value for each run.
-        results: By name, one value for each run.
+        results: By name, one value for each run, as text.
         notes: Sentences on results that cannot be compared or read.
         losses: For each run, (steps, losses).
         pictures: For each run, a PNG file of its samples.
@@ -41,10 +41,9 @@ def build_comparison(
     ]
     values = [value for _, y in losses for value in y]
     chart = line_chart(LineChart("Loss over training steps", "step", series, log_y=spans_decades(values)))
-    numbers = {name: ["-" if v is None else f"{v:.4g}" for v in row] for name, row in results.items()}
     parts = [
         Section("recipes", "Recipes", _table("value", names, recipes), "Values that differ, defaults included."),
-        Section("results", "Results", join([*(tag("p", note) for note in notes), _table("result", names, numbers)])),
+        Section("results", "Results", join([*(tag("p", note) for note in notes), _table("result", names, results)])),
         Section("losses", "Losses", card(chart, title="Training loss")) if chart else None,
         Section("samples", "Samples", cards(*_cards(names, pictures))) if any(pictures) else None,
     ]

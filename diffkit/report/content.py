@@ -6,6 +6,7 @@ from .inputs import ReportInputs
 from .page import render_page
 from .sections import (
     glossary,
+    likelihood,
     metrics,
     neighbours,
     recipe,
@@ -19,7 +20,10 @@ from .sections import (
 )
 from .wording import moment
 
-PARTS = (samples, metrics, neighbours, trajectory, training, schedule, recipe, run_record, references, glossary)
+PARTS = (
+    *(samples, metrics, likelihood, neighbours, trajectory, training, schedule),
+    *(recipe, run_record, references, glossary),
+)
 
 
 def build_report(inputs: ReportInputs) -> str:

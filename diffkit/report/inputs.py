@@ -81,6 +81,26 @@ class Snapshot:
     samples: Array
 
 
+@dataclass(frozen=True, eq=False)
+class LikelihoodTerms:
+    """The terms of one bound on a chain of N layers, in bits per dimension, means over held-out examples.
+
+    `t`: (N,), rising; `layers`: (N,), that of the decoder first; `prior`: the term of the noisy end. `rate` and
+    `squared_error`: (N + 1,), after z_N, ..., z_1 and x0 are received. `reconstructions`: B examples after K rates,
+    (K, B, H, W, C) uint8, or None; `reconstruction_rates`: (K,). `pixels`: whether values are pixels in [-1, 1].
+    """
+
+    name: str
+    t: Array
+    layers: Array
+    prior: float
+    rate: Array
+    squared_error: Array
+    reconstructions: Array | None = None
+    reconstruction_rates: Sequence[float] = ()
+    pixels: bool = False
+
+
 @dataclass(frozen=True)
 class Citation:
     """A work to cite: BibTeX key, readable reference, the components that come from it, and its address."""
@@ -119,6 +139,7 @@ class ReportInputs:
         snapshots: Samples drawn during training.
         neighbours: Samples beside the training examples nearest to them.
         trajectory: A few samples at several levels.
+        likelihood: The terms of each bound that was measured.
         loss_by_level: Held-out loss in bins of time.
         schedule: alpha and sigma over time.
         density: The density of two-dimensional data.
@@ -148,6 +169,7 @@ class ReportInputs:
     snapshots: Sequence[Snapshot] = ()
     neighbours: Neighbours | None = None
     trajectory: Trajectory | None = None
+    likelihood: Sequence[LikelihoodTerms] = ()
     loss_by_level: LossByLevel | None = None
     schedule: ScheduleCurves | None = None
     density: Density | None = None

@@ -1,20 +1,32 @@
-"""Evaluation: metrics of samples, beside each the same metric of real held-out examples, and how certain both are."""
+"""Evaluation: metrics of samples, beside each the same metric of real held-out examples, and how certain both are.
+
+A metric of the model is measured on held-out examples, beside it on some training examples.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..config import ComponentSpec
 from ..data import Data, InMemorySplit, Part, stack
 from ..errors import DataError
-from ..metric import Evaluation, Metric
+from ..metric import Evaluation, Metric, Store, TrainedModel
 from ..noise import generator
-from .results import Interval, MetricResult, interval, ratio_of
+from ..recipe.signature import parameters_of
+from ..runtime.progress import console_progress
+from ..storage.atomic import writing
+from ..storage.run_directory import RunDirectory
+from .results import STANDARD_ERROR, Interval, MetricResult, interval, ratio_of
+from .sample_files import Array, load_npz, save_npz
 from .sampling import SampleBatch
 
 COUNTS = ("samples", "reference", "held_out")
@@ -23,28 +35,77 @@ MIN_RESAMPLES, MIN_HALF = 8, 4
 MIN_BUDGET, SAMPLING_SHARE = 5.0, 0.1
 """Seconds that the intervals of one metric may take: the larger of a constant and a share of the time of sampling."""
 MAX_EXAMPLES = 50_000
+MAX_TRAIN = 128
+"""Training examples on which a metric of the model is measured, beside held-out ones."""
 _CHUNK = 1024
 
 Values = Mapping[str, float]
 
 
+def result_names(metrics: Sequence[ComponentSpec]) -> list[str]:
+    """Return the name of the result of each metric: its own, or with its options if several have this name."""
+    names = [metric.name for metric in metrics]
+    return [labelled(one) if names.count(one.name) > 1 else one.name for one in metrics]
+
+
+def labelled(metric: ComponentSpec) -> str:
+    """Return the name of a metric with those of its options that differ from their defaults."""
+    defaults = {parameter.name: parameter.default for parameter in parameters_of(metric)[1]}
+    options = [f"{name}={value}" for name, value in metric.options.items() if value != defaults.get(name)]
+    return f"{metric.name}({', '.join(options)})" if options else metric.name
+
+
+class RunStore(Store):
+    """The arrays that evaluations keep in the folder `likelihood` of a run: NAME.npz, with members GROUP/ARRAY."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._folder = directory.likelihood
+
+    def read(self, name: str, group: str) -> dict[str, Tensor]:
+        """Return the arrays of a group. Raises CheckpointError if the file is damaged."""
+        found = load_groups(self._folder / f"{name}.npz").get(group, {})
+        return {array: torch.from_numpy(value) for array, value in found.items()}
+
+    def write(self, name: str, group: str, arrays: Mapping[str, Tensor]) -> None:
+        """Replace a group. Raises ResourceError if the file cannot be written."""
+        path = self._folder / f"{name}.npz"
+        groups = {**load_groups(path), group: {array: value.numpy() for array, value in arrays.items()}}
+        flat = {f"{at}/{array}": value for at, members in groups.items() for array, value in members.items()}
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            save_npz(path, flat) if flat else path.unlink(missing_ok=True)
+
+
+def load_groups(path: Path) -> dict[str, dict[str, Array]]:
+    """Return the groups of arrays in a file of `RunStore`; none without a file. Raises CheckpointError if damaged."""
+    groups: dict[str, dict[str, Array]] = {}
+    for name, array in (load_npz(path) if os.path.lexists(path) else {}).items():
+        group, _, member = name.rpartition("/")
+        groups.setdefault(group, {})[member] = array
+    return groups
+
+
 def measure(
     metrics: Sequence[tuple[str, Metric]],
     data: Data,
-    drawn: SampleBatch,
+    drawn: SampleBatch | None,
     *,
     settings: Mapping[str, Any],
     seed: int,
+    model: TrainedModel | None = None,
+    progress: bool = False,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, MetricResult]:
-    """Apply metrics to samples, and to as many real held-out examples in their place.
+    """Apply metrics to samples, and to as many real held-out examples in their place; others to the model.
 
     Args:
         metrics: Names and metrics.
         data: The data set; its training part is the reference.
-        drawn: The samples.
-        settings: How they were drawn, by names of fields of `MetricResult`, for the record.
+        drawn: The samples; None if no metric needs them.
+        settings: How the samples were drawn, and the weights, by names of fields of `MetricResult`, for the record.
         seed: Seed of the random choices of metrics and of the intervals.
+        model: The trained model, for metrics that need it.
+        progress: Show the progress of metrics of the model on standard error.
         raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
 
     Returns:
@@ -52,16 +113,95 @@ def measure(
     """
     train, train_labels = examples(data, "train")
     held_out, held_out_labels = examples(data, "held-out")
-    ours = Evaluation(
+    whole = Evaluation(
         data.spec,
-        drawn.x,
+        held_out[:0],
         train,
         held_out,
-        sample_labels=drawn.labels,
         train_labels=train_labels,
         held_out_labels=held_out_labels,
         seed=seed,
     )
+    results = {}
+    for name, metric in metrics:
+        if metric.needs == "model" and model is not None:
+            one = replace(whole, model=replace(model, key=name))
+            results[name] = _measure_model(name, metric, one, settings, progress, raise_if_stopped)
+    sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]
+    if drawn is not None:
+        ours = whole.with_samples(drawn.x, drawn.labels)
+        results |= _measure_samples(sampled, ours, drawn, settings, raise_if_stopped)
+    return {name: results[name] for name, _ in metrics}
+
+
+def _measure_model(
+    name: str,
+    metric: Metric,
+    evaluation: Evaluation,
+    settings: Mapping[str, Any],
+    progress: bool,
+    raise_if_stopped: Callable[[], None],
+) -> MetricResult:
+    """Apply a metric to the model on held-out data, and on training data in its place."""
+    began, model = time.monotonic(), evaluation.model
+    assert model is not None
+
+    def measured(task: str, one: Evaluation, key: str) -> tuple[dict[str, float], dict[str, int]]:
+        with console_progress(task, progress) as shown:
+            of = 0
+
+            def watch(done: int, total: int) -> None:
+                nonlocal of
+                raise_if_stopped()
+                if total != of:
+                    of = total
+                    shown.start(done, total)
+                shown.advance(done)
+
+            found = dict(metric(replace(one, model=replace(model, key=key, watch=watch))))
+        return found, {part: int(found.pop(part)) for part in COUNTS if part in found}
+
+    values, counts = measured(name, evaluation, name)
+    used = counts.get("held_out", len(evaluation.held_out))
+    rows = torch.arange(min(MAX_TRAIN, used, len(evaluation.train)))
+    rows = rows * len(evaluation.train) // len(rows)
+    labels = None if evaluation.train_labels is None else evaluation.train_labels[rows]
+    seen = replace(evaluation, held_out=evaluation.train[rows], held_out_labels=labels)
+    train, _ = measured(f"{name} of training examples", seen, f"{name} of training examples")
+    headline = next(iter(values))
+    return MetricResult(
+        headline=headline,
+        values=_finite(values),
+        needs="model",
+        train=_finite(train),
+        intervals=_interval_of(headline, values),
+        train_intervals=_interval_of(headline, train),
+        definition=metric.definition,
+        reference=len(rows),
+        held_out_count=used,
+        dimension=math.prod(model.setting.spec.shape),
+        lower_is_better=metric.lower_is_better,
+        seed=evaluation.seed,
+        seconds=time.monotonic() - began,
+        **{key: settings[key] for key in ("weights", "step", "own") if key in settings},
+    )
+
+
+def _interval_of(headline: str, values: Values) -> dict[str, Interval]:
+    """Return the interval of the headline by its standard error; none without one."""
+    error = values.get(STANDARD_ERROR, math.nan)
+    return {headline: interval(values[headline], error)} if 0 < error < math.inf else {}
+
+
+def _measure_samples(
+    metrics: Sequence[tuple[str, Metric]],
+    ours: Evaluation,
+    drawn: SampleBatch,
+    settings: Mapping[str, Any],
+    raise_if_stopped: Callable[[], None],
+) -> dict[str, MetricResult]:
+    """Apply metrics to samples, and to as many real held-out examples in their place."""
+    train, held_out, held_out_labels, seed = ours.train, ours.held_out, ours.held_out_labels, ours.seed
     count = min(len(drawn.x), len(held_out))
     real = ours.with_samples(held_out[:count], None if held_out_labels is None else held_out_labels[:count])
     budget = max(MIN_BUDGET, SAMPLING_SHARE * drawn.seconds)
@@ -88,7 +228,7 @@ def measure(
             samples=samples.counts.get("samples", len(drawn.x)),
             reference=samples.counts.get("reference", len(train)),
             held_out_count=0 if reals is None else reals.counts.get("samples", count),
-            dimension=math.prod(data.spec.shape),
+            dimension=math.prod(ours.spec.shape),
             lower_is_better=metric.lower_is_better,
             limits=metric.limits,
             nfe=drawn.nfe,

@@ -12,7 +12,7 @@ from ..recipe.yaml import parse
 from ..storage.jsonl import read_metrics
 from ..storage.manifest import candidates
 from ..storage.run_directory import GRID, RunDirectory, runs_in
-from .results import EvaluationResult, MetricResult
+from .results import STANDARD_ERROR, EvaluationResult, MetricResult
 from .stage_status import Stage, StageRecord, StageStatus
 
 Losses = tuple[list[float], list[float]]
@@ -52,6 +52,7 @@ class Comparison:
     Attributes:
         recipes: Values of the recipes.
         results: Losses, values of metrics, and seconds; not of metrics that are refused.
+        errors: Standard errors of those results that have one, by the same names.
         unlike: By metric, the settings of its samples that differ, so that its values cannot be compared; a row each.
         refused: The metrics among these that were measured by other rules, such as in features of another network.
         pictures: For each run, the path of the picture of its samples.
@@ -61,6 +62,7 @@ class Comparison:
 
     recipes: Mapping[str, list[Any]]
     results: Mapping[str, list[float | None]]
+    errors: Mapping[str, list[float | None]]
     unlike: Mapping[str, Mapping[str, list[Any]]]
     pictures: Sequence[Path | None]
     losses: Sequence[Losses]
@@ -69,7 +71,12 @@ class Comparison:
 
     def is_unlike(self, result: str) -> bool:
         """Return whether a row of `results` is of a metric whose values cannot be compared."""
-        return result.partition(".")[0] in self.unlike
+        return result.rpartition(".")[0] in self.unlike
+
+    def shown(self, result: str) -> list[str]:
+        """Return the values of a row of `results` as texts, with their standard errors."""
+        errors = self.errors.get(result, [None] * len(self.pictures))
+        return [_shown(value, error) for value, error in zip(self.results[result], errors, strict=True)]
 
     def not_comparable(self) -> list[str]:
         """Return a sentence for each metric whose values cannot be compared."""
@@ -116,6 +123,7 @@ def compare_runs(paths: Sequence[Path]) -> Comparison:
     return Comparison(
         differing,
         _side_by_side(results),
+        _side_by_side([dict(_errors(one)) for one in shown]),
         {name: fields for name, fields in unlike.items() if fields},
         pictures,
         losses,
@@ -166,8 +174,19 @@ def _values(
     if "train" in stages and stages["train"].held_out_loss is not None:
         yield "loss.held_out", stages["train"].held_out_loss
     for metric, result in metrics.items():
-        yield from ((f"{metric}.{name}", value) for name, value in result.values.items() if value is not None)
+        values = {name: value for name, value in result.values.items() if name != STANDARD_ERROR}
+        yield from ((f"{metric}.{name}", value) for name, value in values.items() if value is not None)
     yield from ((f"seconds.{stage}", record.seconds) for stage, record in stages.items())
+
+
+def _errors(metrics: Mapping[str, MetricResult]) -> Iterator[tuple[str, float]]:
+    for metric, result in metrics.items():
+        if result.standard_error is not None:
+            yield f"{metric}.{result.headline}", result.standard_error
+
+
+def _shown(value: float | None, error: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 
 def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,6 +24,7 @@ from ..report import (
     Citation,
     Density,
     EffectiveRow,
+    LikelihoodTerms,
     Neighbours,
     ReportInputs,
     ScheduleCurves,
@@ -38,10 +39,10 @@ from ..storage.atomic import damaged_file
 from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .citations import address, cited, readable
-from .evaluation import examples
+from .evaluation import examples, load_groups, result_names
 from .listing import Comparison
 from .results import RULE, EvaluationResult
-from .sample_files import load_npz, load_views, viewable
+from .sample_files import is_image, load_npz, load_views, viewable
 from .stage_status import Stage, StageRecord, StageStatus
 
 MIN_REAL = 64
@@ -50,6 +51,8 @@ MAX_NEIGHBOURS = 12
 CURVE_POINTS = 200
 MAX_PICTURE_BYTES = 64 << 20
 DENSITY_POINTS = 160
+BOUND = ("t", "layers", "prior", "rate", "squared_error")
+"""The arrays of a bound in likelihood/terms.npz."""
 PREVIEW = re.compile(r"step-[0-9]{8,18}\.npz")
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -95,7 +98,8 @@ def write_comparison(found: Comparison, names: Sequence[str], path: Path) -> Non
         except CheckpointError as error:
             pictures.append(None)
             notes.append(f"Left out: {at}: {error.message}")
-    page = build_comparison(names, found.recipes, found.results, notes, found.losses, pictures)
+    shown = {name: found.shown(name) for name in found.results}
+    page = build_comparison(names, found.recipes, shown, notes, found.losses, pictures)
     with atomic.writing(path):
         atomic.replace(path, page.encode())
 
@@ -121,7 +125,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
     samples = stored.get("view")
     stages: dict[Stage, StageRecord] = readable_part(StageStatus(directory).read, {})
     results = readable_part(lambda: EvaluationResult.read(directory), EvaluationResult())
-    results = results.in_order(metric.name for metric in recipe.evaluate.metrics)
+    results = results.in_order(result_names(recipe.evaluate.metrics))
     train_x = readable_part(lambda: examples(assembly.data, "train")[0], None, "real examples")
     environment: dict[str, Any] = readable_part(lambda: directory.read_json("environment.json"), {})
     effective = readable_part(directory.effective_text, "")
@@ -150,6 +154,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
         neighbours=None if train_x is None else _neighbours(assembly, stored, train_x),
         trajectory=readable_part(lambda: _trajectory(directory, assembly), None),
+        likelihood=readable_part(lambda: list(_likelihood(directory, assembly, results)), []),
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
         schedule=_schedule(assembly),
         density=None if train_x is None else _density(assembly, train_x),
@@ -226,6 +231,35 @@ def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | Non
         raise damaged_file(f"{path.name} holds no trajectory")
     labels = [f"t = {t:.0f}" if assembly.schedule.steps else f"t = {t:.3g}" for t in times.tolist()]
     return Trajectory(x, x0, labels)
+
+
+def _likelihood(
+    directory: RunDirectory, assembly: Assembly, results: EvaluationResult
+) -> Iterator[LikelihoodTerms]:
+    """Yield the terms of each bound among the results. Raises CheckpointError if their file is damaged."""
+    path = directory.likelihood / "terms.npz"
+    data, groups = assembly.data, load_groups(path)
+    for name in results.metrics:
+        found = groups.get(name, {})
+        if "layers" not in found:
+            continue
+        terms = {array: found.get(array, np.zeros(0)) for array in BOUND}
+        count = len(terms["layers"])
+        sizes = {"prior": (), "rate": (count + 1,), "squared_error": (count + 1,)}
+        if count == 0 or any(terms[array].shape != sizes.get(array, (count,)) for array in BOUND):
+            raise damaged_file(f"{path.name} holds other arrays than the terms of {name}")
+        pictures, rates = found.get("reconstructions"), found.get("reconstruction_rates")
+        shown = None
+        if pictures is not None and pictures.shape[2:] == data.spec.shape and is_image(data):
+            flat = viewable(data, torch.from_numpy(pictures.reshape(-1, *data.spec.shape)))
+            shown = flat.reshape(*pictures.shape[:2], *flat.shape[1:])
+        yield LikelihoodTerms(
+            name,
+            **{**terms, "prior": float(terms["prior"])},
+            reconstructions=shown,
+            reconstruction_rates=[] if rates is None else rates.reshape(-1).tolist(),
+            pixels=data.spec.bounded,
+        )
 
 
 def _schedule(assembly: Assembly) -> ScheduleCurves:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 
 from ..storage.run_directory import RunDirectory
 
 FILE = "results.json"
+STANDARD_ERROR = "standard_error"
+"""The name of the value of a metric of the model that is the standard error of its headline."""
 Z_95 = 1.96
 """Half of the width of a 95 % interval, in standard errors."""
 
@@ -55,16 +57,19 @@ class MetricResult(BaseModel):
     Attributes:
         headline: Name of the first value.
         values: Values of the samples, by name.
+        needs: What was measured: samples, or the model on held-out data.
         held_out: The same values with real held-out examples in place of the samples: the score of a perfect model.
+        train: For a metric of the model, the same values on training examples in place of held-out ones.
         intervals: 95 % intervals of `values`; a name is missing if no interval is available.
         held_out_intervals: 95 % intervals of `held_out`.
+        train_intervals: 95 % intervals of `train`.
         ratio: How many times worse the headline is for the samples than for equally many held-out examples; 1 is equal.
         ratio_interval: The 95 % interval of `ratio`.
         definition: What the metric computes, in one sentence.
         protocol: What else the values depend on, by name, such as the network of features and the hash of its weights.
         samples: Number of samples that the metric used.
         reference: Number of training examples that it used.
-        held_out_count: Number of held-out examples in place of the samples.
+        held_out_count: Number of held-out examples in place of the samples, or on which the model was measured.
         dimension: Number of values in an example.
         lower_is_better: None if the value of real data is best.
         limits: Largest values of the headline for the grades, for a metric that is not graded by its ratio.
@@ -83,9 +88,12 @@ class MetricResult(BaseModel):
 
     headline: str
     values: dict[str, float | None]
+    needs: Literal["samples", "model"] = "samples"
     held_out: dict[str, float | None] = {}
+    train: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}
     held_out_intervals: dict[str, Interval] = {}
+    train_intervals: dict[str, Interval] = {}
     ratio: float | None = None
     ratio_interval: Interval | None = None
     definition: str = ""
@@ -122,6 +130,11 @@ class MetricResult(BaseModel):
     def value(self) -> float | None:
         """The headline value of the samples."""
         return self.values.get(self.headline)
+
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the headline of a metric of the model."""
+        return self.values.get(STANDARD_ERROR)
 
     @property
     def required(self) -> int:
@@ -211,11 +224,12 @@ class EvaluationResult(BaseModel):
 
     @property
     def verdict(self) -> Verdict | None:
-        """The quality of the samples, or the reason why it is not known; None without results. See `RULE`."""
-        if not self.metrics:
+        """The quality of the samples, or the reason why it is not known; None without metrics of samples. See `RULE`."""
+        measured = {name: one for name, one in self.metrics.items() if one.needs == "samples"}
+        if not measured:
             return None
-        drawn = next(iter(self.metrics.values())).settings
-        return _verdict({name: one for name, one in self.metrics.items() if one.settings == drawn})
+        drawn = next(iter(measured.values())).settings
+        return _verdict({name: one for name, one in measured.items() if one.settings == drawn})
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
+from ..codec import Identity
+from ..config import ComponentSpec
 from ..data import DataSpec, as_examples
 from ..denoiser import Denoiser
+from ..errors import UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
+from ..metric import Metric, ModelSetting, TrainedModel
 from ..recipe.assembly import Assembly, assemble, build
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
@@ -26,7 +30,7 @@ from ..runtime.memory import enough_memory
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .evaluation import measure
+from .evaluation import RunStore, labelled, measure, result_names
 from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult
@@ -42,7 +46,7 @@ from .sampling import (
     require_whole,
 )
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import TrainedWeights, group_of, load_weights
+from .weights import TrainedWeights, digest_of, group_of, load_weights
 
 FILE = "data.json"
 MAX_LENGTH = 1 << 20
@@ -91,7 +95,7 @@ class Run:
         Raises:
             CheckpointError: results.json is damaged.
         """
-        return EvaluationResult.read(self.directory).in_order(_names(self.recipe))
+        return EvaluationResult.read(self.directory).in_order(result_names(self.recipe.evaluate.metrics))
 
     def trained(self, weights: str = "ema") -> Assembly:
         """Return the objects of the recipe with trained weights, which later calls and other threads do not change.
@@ -198,6 +202,7 @@ class Run:
         self,
         metrics: str | Sequence[str] | None = None,
         *,
+        options: Mapping[str, Any] | None = None,
         count: int | None = None,
         steps: int | None = None,
         seed: int | None = None,
@@ -205,12 +210,14 @@ class Run:
         progress: bool = False,
         raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> EvaluationResult:
-        """Measure samples of the run and add the results to results.json.
+        """Measure samples of the run, or its model, and add the results to results.json.
 
-        The results of the recipe's own evaluation stay the headline of the run, whatever else is measured.
+        The results of the recipe's own evaluation stay the headline of the run, whatever else is measured. Samples are
+        drawn only for metrics that need them. An interrupted measurement of the model continues.
 
         Args:
             metrics: Names of metrics; by default those of the recipe.
+            options: Options of these metrics; by default those of the recipe, else their own defaults.
             count: Number of samples; by default that of the recipe.
             steps: Number of sampling steps; by default that of the recipe.
             seed: Seed of the samples; by default that of the recipe.
@@ -223,16 +230,20 @@ class Run:
             All results of the run.
 
         Raises:
-            UsageError: `count`, `steps` or `seed` is out of range, or the run does not have these weights.
-            RecipeError: There is no metric of this name.
+            UsageError: `count`, `steps` or `seed` is out of range or has no effect, a metric does not fit the model, or
+                the run does not have these weights.
+            RecipeError: There is no metric of this name, or it does not have these options.
             CheckpointError: No checkpoint can be loaded.
             DataError: There are too few samples or examples for a metric.
         """
-        recipe, own = self.recipe, dict(zip(_names(self.recipe), self.assembly.metrics, strict=True))
-        names = list(own) if metrics is None else [metrics] if isinstance(metrics, str) else list(metrics)
-        named = [(name, own[name] if name in own else build("metric", name)) for name in names]
+        recipe, own = self.recipe, result_names(self.recipe.evaluate.metrics)
+        named = self._metrics(metrics, options or {})
         if not named:
             return self.results
+        sampled = any(metric.needs == "samples" for _, metric in named)
+        if not sampled and (count, steps) != (None, None):
+            fix = "leave --count and --steps out; the options of the metric are given by --set, such as --set steps=100"
+            raise UsageError(f"{', '.join(name for name, _ in named)}: no sample is drawn", code="DK017", fix=fix)
         usual_count = recipe.evaluate.count or recipe.sample.count
         usual_steps = recipe.evaluate.steps or self.assembly.steps
         usual = usual_count, usual_steps, recipe.seed, group_of(self.assembly, "ema")
@@ -242,43 +253,94 @@ class Run:
         require_whole("count", count, 2)
         require_whole("steps", steps, 1)
         require_whole("seed", seed, 0, MAX_SEED)
+        for _, metric in named:
+            metric.check(model_setting(self.assembly))
         trained = self._trained(weights)
-        assembly = trained.assembly
         settings = {
             "sampler": f"{(recipe.evaluate.sampler or recipe.sample.sampler).name}, {steps} steps",
             "steps": steps,
             "weights": weights,
             "step": trained.step,
-            "own": (count, steps, seed, group_of(assembly, weights)) == usual,
+            "own": (count, steps, seed, group_of(trained.assembly, weights)) == usual,
         }
+        with stopwatch() as spent:
+            measured = measure(
+                named,
+                trained.assembly.data,
+                self._drawn(trained.assembly, count, steps, seed, progress, raise_if_stopped) if sampled else None,
+                settings=settings,
+                seed=seed,
+                model=self._model(trained),
+                progress=progress,
+                raise_if_stopped=raise_if_stopped,
+            )
+        self.results.updated(measured).write(self.directory)
+        # After an evaluation of another kind, `run` still does that of the recipe.
+        if own and settings["own"] and set(own) <= measured.keys():
+            inputs = stage_inputs(recipe)["evaluate"]
+            record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
+            StageStatus(self.directory).write("evaluate", record)
+        return self.results
+
+    def _metrics(self, wanted: str | Sequence[str] | None, options: Mapping[str, Any]) -> list[tuple[str, Metric]]:
+        """Return metrics with the names of their results: those of the recipe if their options are the same."""
+        rows = self.recipe.evaluate.metrics
+        own = dict(zip(result_names(rows), self.assembly.metrics, strict=True))
+        if wanted is None:
+            if options:
+                raise UsageError("options require the name of a metric", code="DK017", fix="pass --metric NAME")
+            return list(own.items())
+        found: dict[str, Metric] = {}
+        for name in [wanted] if isinstance(wanted, str) else wanted:
+            same = {key: own[key] for key, row in zip(result_names(rows), rows) if name in (key, row.name)}
+            if options:
+                built = build("metric", name, **options)
+                label = labelled(ComponentSpec("metric", name, options))
+                equal = [key for key, row in zip(result_names(rows), rows) if labelled(row) == label]
+                found[equal[0] if equal else label] = built
+            else:
+                found |= same or {name: build("metric", name)}
+        return list(found.items())
+
+    def _drawn(
+        self,
+        assembly: Assembly,
+        count: int,
+        steps: int,
+        seed: int,
+        progress: bool,
+        raise_if_stopped: Callable[[], None],
+    ) -> SampleBatch:
+        """Draw the samples of an evaluation."""
         plan = plan_sampling(
             assembly,
             count=count,
             seed=seed,
             sampler=assembly.evaluation_sampler,
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
-            batch_size=recipe.evaluate.batch_size,
+            batch_size=assembly.recipe.evaluate.batch_size,
         )
-        with stopwatch() as spent:
-            with console_progress("sampling for metrics", progress) as shown:
-                drawn = draw_samples(
-                    assembly.model,
-                    plan,
-                    assembly.codec,
-                    self.device,
-                    progress=shown,
-                    on_step=lambda step: raise_if_stopped(),
-                )
-            measured = measure(
-                named, assembly.data, drawn, settings=settings, seed=seed, raise_if_stopped=raise_if_stopped
+        with console_progress("sampling for metrics", progress) as shown:
+            return draw_samples(
+                assembly.model,
+                plan,
+                assembly.codec,
+                self.device,
+                progress=shown,
+                on_step=lambda step: raise_if_stopped(),
             )
-        self.results.updated(measured).write(self.directory)
-        # After an evaluation of another kind, `run` still does that of the recipe.
-        if own and settings["own"] and own.keys() <= measured.keys():
-            inputs = stage_inputs(recipe)["evaluate"]
-            record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
-            StageStatus(self.directory).write("evaluate", record)
-        return self.results
+
+    def _model(self, trained: TrainedWeights) -> TrainedModel:
+        assembly = trained.assembly
+        return TrainedModel(
+            model_setting(assembly),
+            assembly.model,
+            assembly.codec,
+            device=self.device,
+            batch_size=assembly.recipe.evaluate.batch_size or assembly.recipe.sample.batch_size,
+            weights=digest_of(assembly),
+            store=RunStore(self.directory),
+        )
 
     def write_report(self) -> None:
         """Write report.html from the files in the run directory."""
@@ -292,9 +354,16 @@ class Run:
             return self._loaded[group]
 
 
-def _names(recipe: Recipe) -> list[str]:
-    """Return the names of the metrics of a recipe."""
-    return [metric.name for metric in recipe.evaluate.metrics]
+def model_setting(assembly: Assembly) -> ModelSetting:
+    """Return what the objects of a recipe determine of its model, for metrics that need it."""
+    return ModelSetting(
+        assembly.spec,
+        assembly.schedule,
+        assembly.evaluation_grid,
+        assembly.guidance,
+        assembly.parameterization.provides,
+        encoded=not isinstance(assembly.codec, Identity),
+    )
 
 
 def _effective_recipe(directory: RunDirectory) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,17 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
     for module in (network, components):
         module.eval()
     return TrainedWeights(copied, found.step)
+
+
+def digest_of(assembly: Assembly) -> str:
+    """Return a hash of all weights of the objects of a recipe: 64 hex digits."""
+    found = hashlib.sha256()
+    for part in (assembly.network, training_problem(assembly).learned()):
+        for name, tensor in sorted(part.state_dict().items()):
+            data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(data)
+    return found.hexdigest()
 
 
 def _copy(assembly: Assembly) -> Assembly:

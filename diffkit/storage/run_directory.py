@@ -1,7 +1,7 @@
 """The run directory: its layout, and the rules for starting a run in it or resuming one.
 
     runs/<name>/  recipe.yaml  effective.yaml  environment.json  metrics.jsonl  events.jsonl  results.json  report.html
-                  checkpoints/  samples/  LOCK
+                  checkpoints/  samples/  likelihood/  LOCK
 
 Torch is not imported here.
 """
@@ -77,6 +77,8 @@ class RunDirectory:
     """The directory of the checkpoints."""
     samples = _File("samples")
     """The directory of the samples."""
+    likelihood = _File("likelihood")
+    """The directory of the terms of likelihoods."""
     results = _File("results.json")
     """The results of the evaluation."""
     report = _File("report.html")

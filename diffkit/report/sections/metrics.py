@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..inputs import ReportInputs
@@ -19,20 +20,22 @@ def section(inputs: ReportInputs) -> Section | None:
     """Return the table of metrics; None if there are no results."""
     if not inputs.results:
         return None
-    how = {_sampling(result) for result in inputs.results.values()}
-    common = how.pop() if len(how) == 1 else ""
+    how = {_sampling(result) for result in inputs.results.values() if result.needs == "samples"}
+    common = next(iter(how)) if len(how) == 1 else ""
     lead = join(
         [
             "Each metric compares two sets with the training examples: the samples, and real held-out examples in "
             "their place. The second value is what a perfect model would score. Brackets hold 95 % intervals, from "
-            "random halves of the samples.",
+            "random halves of the samples."
+            if how
+            else "What the model gives held-out data, and training data in its place. Brackets hold 95 % intervals.",
             f"All samples measured here: {common}." if common else None,
             tag("a", "The words of this report", href="#glossary"),
         ],
         between=" ",
     )
     note = tag("p", inputs.verdict_rule, class_="note") if inputs.verdict_rule else None
-    return Section("metrics", "Metrics", join([_table(inputs), _definitions(inputs, common), note]), lead)
+    return Section("metrics", "Metrics", join([*_tables(inputs), _definitions(inputs, common), note]), lead)
 
 
 def _sampling(result: MetricResult) -> str:
@@ -51,29 +54,36 @@ def keys(result: MetricResult) -> list[str]:
     return sorted(result.values, key=lambda key: key != result.headline)
 
 
-def _table(inputs: ReportInputs) -> Html:
-    heads = ("Measure", "Samples", "Real held-out", "Ratio")
-    head = tag("tr", *[tag("th", text, scope="col", class_="num" if k else None) for k, text in enumerate(heads)])
-    rows = [_row(name, key, result) for name, result in inputs.results.items() for key in keys(result)]
-    caption = tag(
-        "caption",
-        "Samples against real held-out data. Ratio: how many times worse than equally many held-out examples; "
-        "1 × is equal.",
-    )
-    table = tag("table", caption, tag("thead", head), tag("tbody", *rows))
-    return tag("div", table, class_="card table", role="region", aria_label="Metrics", tabindex=0)
+def _tables(inputs: ReportInputs) -> Iterator[Html]:
+    """Draw one table for the metrics of samples, and one for those of the model."""
+    captions = {
+        "samples": "Samples against real held-out data. Ratio: how many times worse than equally many held-out "
+        "examples; 1 × is equal.",
+        "model": "The model on held-out data, and on training data in its place; a model that memorises is better on "
+        "training data.",
+    }
+    for needs, heads in (("samples", ("Samples", "Real held-out", "Ratio")), ("model", ("Held-out", "Training"))):
+        named = [(name, result) for name, result in inputs.results.items() if result.needs == needs]
+        columns = ("Measure", *heads)
+        head = [tag("th", text, scope="col", class_="num" if k else None) for k, text in enumerate(columns)]
+        rows = [_row(name, key, result) for name, result in named for key in keys(result)]
+        caption = tag("caption", captions[needs])
+        table = tag("table", caption, tag("thead", tag("tr", *head)), tag("tbody", *rows))
+        if rows:
+            yield tag("div", table, class_="card table", role="region", aria_label=f"Metrics of {needs}", tabindex=0)
 
 
 def _row(name: str, key: str, result: MetricResult) -> Html:
     headline = key == result.headline
     ratio = _cell(result.ratio, result.ratio_interval, " ×") if headline and result.ratio is not None else "–"
-    real = _cell(result.held_out.get(key), result.held_out_intervals.get(key)) if key in result.held_out else "–"
+    beside, intervals = result.held_out | result.train, result.held_out_intervals | result.train_intervals
+    real = _cell(beside.get(key), intervals.get(key)) if key in beside else "–"
     return tag(
         "tr",
         tag("th", label(name, key), scope="row"),
         tag("td", _cell(result.values[key], result.intervals.get(key)), class_="num made"),
         tag("td", real, class_="num"),
-        tag("td", ratio, class_="num"),
+        tag("td", ratio, class_="num") if result.needs == "samples" else None,
         class_="headline" if headline else "detail",
     )
 
@@ -97,6 +107,8 @@ def _definitions(inputs: ReportInputs, common: str) -> Html:
 
 def _counts(result: MetricResult, common: str) -> str:
     """Describe the numbers of examples, and how the samples were drawn if `common` does not describe it for all."""
+    if result.needs == "model":
+        return f"{count(result.held_out_count)} held-out examples, {count(result.reference)} training examples."
     parts = [f"{count(result.samples)} samples against {count(result.reference)} training examples"]
     if result.held_out_count:
         parts.append(f"real data: {count(result.held_out_count)} held-out examples")

@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffkit.codec import Identity
 from diffkit.data import DataSpec
-from diffkit.metric import Evaluation, Metric
+from diffkit.denoiser import Denoiser
+from diffkit.metric import Evaluation, Metric, ModelSetting, Store, TrainedModel
+from diffkit.oracles import GaussianOracle
+from diffkit.recipe.assembly import build
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
@@ -32,6 +36,23 @@ def evaluation_of(case: Case) -> Evaluation:
     return Evaluation(spec, samples, train, held_out, labels, labels, labels, seed=case.seed)
 
 
+def of_samples(case: Case) -> Metric:
+    """Return the metric under test. Raises NotApplicable if it measures the model."""
+    metric: Metric = case.component
+    if metric.needs == "model":
+        raise NotApplicable("the metric measures the model, not samples")
+    return metric
+
+
+def of_model(case: Case, denoise: Denoiser | None = None) -> Evaluation:
+    """Return an evaluation of a model on standard normal vectors; by default of the exact denoiser."""
+    train, held_out = (case.normal(COUNT, 2, stream=name).float() for name in ("train", "held-out"))
+    spec = DataSpec(2)
+    setting = ModelSetting(spec, build("schedule", "cosine", steps=20), build("grid", "trailing"))
+    model = TrainedModel(setting, denoise or GaussianOracle(0.0, 1.0), Identity())
+    return Evaluation(spec, held_out[:0], train, held_out, seed=case.seed, model=model)
+
+
 def first_value(values: Mapping[str, float]) -> float:
     """Return the first value of a metric, its headline."""
     return float(next(iter(values.values())))
@@ -46,7 +67,8 @@ def first_value(values: Mapping[str, float]) -> float:
 def repeatable(case: Case, result: LawResult) -> None:
     """Evaluation does not change training, and results can be reproduced."""
     metric: Metric = case.component
-    evaluation, before = evaluation_of(case), torch.random.get_rng_state()
+    evaluation = of_model(case) if metric.needs == "model" else evaluation_of(case)
+    before = torch.random.get_rng_state()
     first = metric(evaluation)
     result.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
     result.holds(len(first) > 0 and bool(metric.definition), "no value, or no definition", "both")
@@ -62,7 +84,7 @@ def reference(case: Case, result: LawResult) -> None:
     """A function of samples, train, held_out: (N, D) float64, their labels, or evaluation: the headline, or values by
     name; or a table of known cases, each (samples, train, value) with points as lists of numbers.
     """
-    metric: Metric = case.component
+    metric = of_samples(case)
     stated = reference_of(case)
     if not callable(stated):
         for samples, train, want in stated:
@@ -116,7 +138,7 @@ def ranks(case: Case, result: LawResult) -> None:
     """`lower_is_better` states the direction. A distance is worse for samples that are wider than the data. Precision
     measures quality alone and is worse for wide samples; recall measures diversity alone and is worse for narrow ones.
     """
-    metric: Metric = case.component
+    metric = of_samples(case)
     if metric.lower_is_better is None:
         raise NotApplicable("lower_is_better is None")
     evaluation = evaluation_of(case)
@@ -145,7 +167,7 @@ def ranks(case: Case, result: LawResult) -> None:
 )
 def identity(case: Case, result: LawResult) -> None:
     """A distance is least, and a measure of quality largest, for equal sets."""
-    metric: Metric = case.component
+    metric = of_samples(case)
     if metric.lower_is_better is None:
         raise NotApplicable("lower_is_better is None")
     evaluation = evaluation_of(case)
@@ -168,7 +190,7 @@ FAMILIES = {"precision": "quality", "density": "quality", "recall": "diversity",
 )
 def quality_diversity(case: Case, result: LawResult) -> None:
     """The values are recognised by their names. Each of the two kinds changes little in the other case."""
-    metric: Metric = case.component
+    metric = of_samples(case)
     evaluation = evaluation_of(case)
     labels = evaluation.sample_labels
     assert labels is not None
@@ -199,7 +221,7 @@ def quality_diversity(case: Case, result: LawResult) -> None:
 )
 def order_free(case: Case, result: LawResult) -> None:
     """A metric compares sets; labels are reordered together with their examples."""
-    metric: Metric = case.component
+    metric = of_samples(case)
     evaluation = evaluation_of(case)
     order = torch.randperm(COUNT, generator=case.generator("order"))
     want = metric(evaluation)
@@ -224,7 +246,7 @@ def sets_used(case: Case, result: LawResult) -> None:
 
     The words are searched in `definition` and in the docstring of the class.
     """
-    metric: Metric = case.component
+    metric = of_samples(case)
     text = f"{metric.definition} {type(metric).__doc__}".lower()
     evaluation = evaluation_of(case)
     kept = [getattr(evaluation, part).clone() for part in ("samples", "train", "held_out")]
@@ -250,7 +272,7 @@ def sets_used(case: Case, result: LawResult) -> None:
 )
 def prepared(case: Case, result: LawResult) -> None:
     """Confidence intervals come from `prepare`, the number itself from a call."""
-    metric: Metric = case.component
+    metric = of_samples(case)
     evaluation = evaluation_of(case)
     labels = evaluation.sample_labels
     assert labels is not None
@@ -259,6 +281,33 @@ def prepared(case: Case, result: LawResult) -> None:
         got = metric.prepare(evaluation)(rows)
         for name, value in want.items():
             result.compare(got[name], value, f"{name} of {len(rows)} samples")
+
+
+@law(
+    "metric",
+    statement="a metric of the model ranks the exact denoiser first, and its values do not depend on the batches",
+    source="the definition of Metric.needs",
+    tolerance=1e-4,
+)
+def model_ranks(case: Case, result: LawResult) -> None:
+    """The other denoisers are exact for data that is shifted, a third as wide, or three times as wide."""
+    metric: Metric = case.component
+    if metric.needs != "model":
+        raise NotApplicable("the metric measures samples")
+    evaluation = of_model(case)
+    assert evaluation.model is not None
+    best = first_value(metric(evaluation))
+    others = {
+        "shifted": GaussianOracle(1.5, 1.0),
+        "a third as wide": GaussianOracle(0.0, 0.1),
+        "three times as wide": GaussianOracle(0.0, 9.0),
+    }
+    for name, denoise in others.items():
+        value = first_value(metric(of_model(case, denoise)))
+        worse = value > best if metric.lower_is_better else value < best
+        result.holds(worse, f"a model of {name} data: {value:.5g}, the exact one: {best:.5g}", "a worse value")
+    small = replace(evaluation, model=replace(evaluation.model, batch_size=7, store=Store()))
+    result.compare(first_value(metric(small)), best, "batches of 7 examples")
 
 
 def _take(labels: Tensor | None, order: Tensor) -> Tensor | None:
