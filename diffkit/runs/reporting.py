@@ -255,7 +255,11 @@ def _likelihood(
             shown = flat.reshape(*pictures.shape[:2], *flat.shape[1:])
         yield LikelihoodTerms(
             name,
-            **{**terms, "prior": float(terms["prior"])},
+            terms["t"],
+            terms["layers"],
+            float(terms["prior"]),
+            terms["rate"],
+            terms["squared_error"],
             reconstructions=shown,
             reconstruction_rates=[] if rates is None else rates.reshape(-1).tolist(),
             pixels=data.spec.bounded,

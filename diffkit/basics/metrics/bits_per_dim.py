@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -30,6 +30,7 @@ from diffkit.likelihood import (
     variational_bound,
 )
 from diffkit.likelihood.bound import LOG_2
+from diffkit.likelihood.chain import Noise
 from diffkit.metric import Evaluation, Metric, ModelSetting, TrainedModel
 from diffkit.schedule import default_steps
 
@@ -137,6 +138,9 @@ class BitsPerDim(Metric):
                     code="DK523",
                     fix="remove it from sample.guidance, which does not change training; only clipping can stay",
                 )
+        if others := sorted(set(setting.spec.conditions) - {"label"}):
+            message = f"the model has the condition {others[0]}; of conditions, this metric passes labels alone"
+            raise UsageError(message, code="DK523", fix="measure a recipe whose data has no other condition")
         if self.method == "bound":
             Chain(self._chain_levels(setting))
             if self.variance == "learned" and "variance_fraction" not in setting.provides:
@@ -169,7 +173,7 @@ class BitsPerDim(Metric):
             raise UsageError("bits-per-dim requires held-out data", fix="hold out some examples of the data")
         with torch.no_grad():
             x = torch.cat(
-                [model.codec.encode(part.to(model.device)).cpu() for part in held_out.split(model.batch_size)]
+                [model.codec.encode(part.to(model.device)).cpu() for part in torch.split(held_out, model.batch_size)]
             )
         found = getattr(self, f"_{self.method}")(evaluation, model, x)
         return self._values(found, model.setting, len(x))
@@ -259,17 +263,15 @@ class BitsPerDim(Metric):
         errors = model.store.read("errors", group).get("errors")
         if errors is None or errors.shape != (len(chain),):
             labels = None if evaluation.train_labels is None else evaluation.train_labels[rows]
-            parts = [range(k, min(k + model.batch_size, fitted)) for k in range(0, fitted, model.batch_size)]
-            batches = (
-                (
-                    x[part.start : part.stop].to(model.device),
-                    Draw(evaluation.seed, -1, part).normal,
-                    conditions(model, labels, part),
-                )
-                for part in parts
-                if model.watch(part.start, fitted) is None
-            )
-            errors = fit_errors(guide(model.denoise, model.setting.guidance), chain, batches)
+
+            def batches() -> Iterator[tuple[Tensor, Noise, Mapping[str, Tensor]]]:
+                for start in range(0, fitted, model.batch_size):
+                    model.watch(start, fitted)
+                    part = range(start, min(start + model.batch_size, fitted))
+                    x0 = x[part.start : part.stop].to(model.device)
+                    yield x0, Draw(evaluation.seed, -1, part).normal, conditions(model, labels, part)
+
+            errors = fit_errors(guide(model.denoise, model.setting.guidance), chain, batches())
             model.store.write("errors", group, {"errors": errors})
         return chain.with_errors(errors)
 
@@ -337,7 +339,7 @@ class BitsPerDim(Metric):
         rate = torch.cat([prior[None], layers.flip(0)]).cumsum(0)  # after z_N, ..., z_1, and x0
         kl = rate[: len(chain)]
         targets = torch.linspace(float(kl[0]), float(kl[-1]), COLUMNS, dtype=kl.dtype)
-        received = torch.searchsorted(kl.contiguous(), targets).clamp(0, len(chain) - 1).unique()
+        received = sorted(set(torch.searchsorted(kl.contiguous(), targets).clamp(0, len(chain) - 1).tolist()))
         x0 = x[:PICTURES].to(model.device)
         draw, cond = (
             Draw(evaluation.seed, 0, range(len(x0))),
@@ -345,7 +347,7 @@ class BitsPerDim(Metric):
         )
         denoise, pictures = guide(model.denoise, model.setting.guidance), []
         with torch.no_grad():
-            for k in range(int(received.max()) + 1):
+            for k in range(received[-1] + 1):
                 eps, level = draw.normal(x0), chain.level(len(chain) - k)
                 if k in received:
                     estimate = denoise(level.add_noise(x0, eps), level, **cond)

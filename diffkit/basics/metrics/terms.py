@@ -102,7 +102,8 @@ class Draw:
 
     def uniform(self, like: Tensor) -> Tensor:
         """Draw uniform numbers in (0, 1): (B, *S) float64."""
-        return torch.special.ndtr(self.normal(like).double())
+        found: Tensor = torch.special.ndtr(self.normal(like).double())
+        return found
 
     def signs(self, like: Tensor) -> Tensor:
         """Draw -1 or 1 with equal probability: (B, *S)."""

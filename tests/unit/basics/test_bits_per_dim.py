@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 import diffkit
-from diffkit import DataSpec, Evaluation, Identity, Run, UsageError, build, load_recipe
+from diffkit import ConditionSpec, DataSpec, Evaluation, Identity, Run, UsageError, build, load_recipe
 from diffkit.basics.metrics.bits_per_dim import BitsPerDim
 from diffkit.cli.main import cli
 from diffkit.errors import DivergedError, RecipeError, StoppedError
@@ -88,6 +88,14 @@ def test_an_interrupted_evaluation_goes_on_and_errors_are_kept_for_their_weights
     calls = 0
     metric(replace(evaluation, model=replace(model, weights="b")))
     assert calls > errors + 2 * batch, "other weights, other errors and terms"
+
+
+def test_a_condition_that_the_metric_does_not_pass_is_refused() -> None:
+    setting = gaussian().model
+    assert setting is not None
+    spec = DataSpec(3, conditions={"depth": ConditionSpec((4,))})
+    with pytest.raises(UsageError, match="the model has the condition depth"):
+        BitsPerDim().check(replace(setting.setting, spec=spec))
 
 
 def test_a_bound_above_equal_probabilities_is_reported_and_infinity_is_refused() -> None:
