@@ -21,6 +21,7 @@ from .noise import generator
 
 if TYPE_CHECKING:
     from .codec import Codec
+    from .conditioner import Conditions
     from .denoiser import Denoiser
     from .grid import Grid
     from .guidance import Guidance
@@ -39,6 +40,7 @@ class ModelSetting:
     grid       the grid of the evaluation
     guidance   the guidance of sampling, in the order of application
     provides   names of further outputs of the model, see `Parameterization.provides`
+    conditions its conditioners; None without conditions
     """
 
     spec: DataSpec
@@ -46,6 +48,7 @@ class ModelSetting:
     grid: Grid
     guidance: Sequence[Guidance] = ()
     provides: Collection[str] = ()
+    conditions: Conditions | None = None
     encoded: bool = False
 
 

@@ -383,7 +383,7 @@ def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
     guidance = tuple(view.built(path) for path in view.items("sample.guidance"))
     provides = getattr(view.built("parameterization"), "provides", ())
     encoded = not isinstance(codec, Identity)
-    setting = ModelSetting(codec.spec(data.spec), schedule, grid, guidance, provides, encoded)
+    setting = ModelSetting(codec.spec(data.spec), schedule, grid, guidance, provides, view.conditions, encoded)
     for path in view.items("evaluate.metrics"):
         try:
             view.built(path).check(setting)

@@ -362,6 +362,7 @@ def model_setting(assembly: Assembly) -> ModelSetting:
         assembly.evaluation_grid,
         assembly.guidance,
         assembly.parameterization.provides,
+        assembly.conditions,
         encoded=not isinstance(assembly.codec, Identity),
     )
 

@@ -138,7 +138,7 @@ class BitsPerDim(Metric):
                     code="DK523",
                     fix="remove it from sample.guidance, which does not change training; only clipping can stay",
                 )
-        if others := sorted(set(setting.spec.conditions) - {"label"}):
+        if others := sorted(set(setting.conditions.conditioners if setting.conditions else ()) - {"label"}):
             message = f"the model has the condition {others[0]}; of conditions, this metric passes labels alone"
             raise UsageError(message, code="DK523", fix="measure a recipe whose data has no other condition")
         if self.method == "bound":

@@ -152,7 +152,7 @@ def measure(
 
 
 def conditions(model: TrainedModel, labels: Tensor | None, rows: range) -> dict[str, Tensor]:
-    """Return the conditions of examples: their labels, if the model has classes.
+    """Return what the network receives of the conditions of examples: their labels, if the model has classes.
 
     Args:
         model: The model.
@@ -162,9 +162,11 @@ def conditions(model: TrainedModel, labels: Tensor | None, rows: range) -> dict[
     Returns:
         By name, one row for each example.
     """
-    if labels is None or model.setting.spec.classes is None:
+    own = model.setting.conditions
+    if own is None:
         return {}
-    return {"label": labels[rows.start : rows.stop].to(model.device)}
+    given = {} if labels is None else {"label": labels[rows.start : rows.stop].to(model.device)}
+    return own.complete(own.fixed(given), len(rows), model.device)
 
 
 def _watched(model: TrainedModel, rows: range, total: int, expected: tuple[int, int] | None) -> Denoiser:

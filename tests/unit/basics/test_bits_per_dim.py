@@ -17,6 +17,7 @@ import diffkit
 from diffkit import ConditionSpec, DataSpec, Evaluation, Identity, Run, UsageError, build, load_recipe
 from diffkit.basics.metrics.bits_per_dim import BitsPerDim
 from diffkit.cli.main import cli
+from diffkit.conditioner import Conditions, Unchanged
 from diffkit.errors import DivergedError, RecipeError, StoppedError
 from diffkit.metric import ModelSetting, Store, TrainedModel
 from diffkit.oracles import GaussianOracle
@@ -93,9 +94,9 @@ def test_an_interrupted_evaluation_goes_on_and_errors_are_kept_for_their_weights
 def test_a_condition_that_the_metric_does_not_pass_is_refused() -> None:
     setting = gaussian().model
     assert setting is not None
-    spec = DataSpec(3, conditions={"depth": ConditionSpec((4,))})
+    conditions = Conditions({"depth": Unchanged(ConditionSpec((4,)))})
     with pytest.raises(UsageError, match="the model has the condition depth"):
-        BitsPerDim().check(replace(setting.setting, spec=spec))
+        BitsPerDim().check(replace(setting.setting, conditions=conditions))
 
 
 def test_a_bound_above_equal_probabilities_is_reported_and_infinity_is_refused() -> None:
@@ -244,7 +245,11 @@ def test_each_wrong_option_gives_one_error_with_its_line(tmp_path: Path, option:
 @pytest.mark.parametrize(
     ("overrides", "code", "message"),
     [
-        (["sample.guidance=[cfg]", "data.labels=labels", "data.label_dropout=0.1"], "DK523", "ClassifierFree changes"),
+        (
+            ["sample.guidance=[cfg]", "data.labels=labels", "data.condition_dropout=0.1"],
+            "DK523",
+            "ClassifierFree changes",
+        ),
         (["evaluate.0.levels=17"], "DK521", "levels is 17, but the data has 256 values"),
         (
             ["codec={name: affine, scale: 2.0}", "sample.guidance=[]", "evaluate.0.decoder=discretised"],
