@@ -1,0 +1,1 @@
+"""Compression of images and arrays with a trained model."""

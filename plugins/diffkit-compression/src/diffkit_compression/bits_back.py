@@ -4,13 +4,13 @@ An example pops z_1 of q(z_1 | x0), pushes x0 given z_1, pops z_2 of q(z_2 | z_1
 z_N under the prior: its bits are those of the variational bound, and only one layer of latents needs bits that are
 there before. Examples are coded in batches, which grow with the bits that are on the stack.
 Source: Townsend et al. 2019 (arXiv:1901.04866); Kingma et al. 2019 (arXiv:1905.06845) for the order. Differs: latents
-lie on the lattice of step std(z_i | z_{i-1}), not on bins of equal probability under the prior.
+lie on a lattice of step 2 std(z_i | z_{i-1}), not on bins of equal probability under the prior.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +22,14 @@ from diffkit.likelihood import Chain, Discretised
 
 from .stack import Floats, Ints, Stack, Words
 
+Progress = Callable[[int, int], None]
 MAX_BATCH, MAX_NUMBERS = 256, 1 << 20
 """The largest batch: of examples, and of numbers in them."""
-BITS_OF_LATENTS = 4.2
-"""Bits per dimension that a batch needs before: two layers of latents, each log2 sqrt(2 pi e) = 2.05."""
+STEP = 2.0
+"""Step of the lattice of z_i in units of std(z_i | z_{i-1}). The initial bits are log2(sqrt(2 pi e) / STEP) per
+dimension; 2 costs 0.04 % more than 1 with 100 layers, and a wider one loses the variance of the normal distribution."""
+BITS_OF_LATENTS = 2.2
+"""Bits per dimension that a batch needs before: two layers of latents of 1.05 bits each, and a margin."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class BitsBack:
         self.denoise, self.chain, self.bins = denoise, chain, bins
         self.shape, self.device = tuple(shape), device
         n = len(chain)
-        self._steps = [0.0, *(float(transition.spread(chain.level(i), chain.level(i - 1))) for i in range(1, n + 1))]
+        spread = [float(transition.spread(chain.level(i), chain.level(i - 1))) for i in range(1, n + 1)]
+        self._steps = [0.0, *(STEP * one for one in spread)]
 
     @property
     def max_batch(self) -> int:
@@ -73,11 +78,12 @@ class BitsBack:
         """The number of known words below the data, more than any batch consumes."""
         return math.prod(self.shape) * self.max_batch * 8 // 32 + 64
 
-    def encode(self, values: Tensor) -> Coded:
+    def encode(self, values: Tensor, on_progress: Progress = lambda done, count: None) -> Coded:
         """Encode examples.
 
         Args:
             values: Whole numbers, 0 to bins - 1: (N, C, *S).
+            on_progress: Called after each batch with the numbers of examples that are done, and of all.
 
         Returns:
             The stream.
@@ -89,11 +95,16 @@ class BitsBack:
             self.push(stack, values[done : done + size])
             batches.append(size)
             done += size
+            on_progress(done, len(values))
         kept, words = stack.split()
         return Coded(words, kept, tuple(batches), stack.bits)
 
-    def decode(self, coded: Coded) -> Tensor:
+    def decode(self, coded: Coded, on_progress: Progress = lambda done, count: None) -> Tensor:
         """Decode a stream.
+
+        Args:
+            coded: The stream.
+            on_progress: Called after each batch with the numbers of examples that are done, and of all.
 
         Returns:
             Whole numbers: (N, C, *S) int64.
@@ -102,7 +113,11 @@ class BitsBack:
             ValueError: The stream was not made by this coder.
         """
         stack = Stack(self.ground, coded.words, coded.kept)
-        found = [self.pop(stack, size) for size in reversed(coded.batches)]
+        found, done = list[Tensor](), 0
+        for size in reversed(coded.batches):
+            found.append(self.pop(stack, size))
+            done += size
+            on_progress(done, sum(coded.batches))
         if not stack.is_ground:
             raise ValueError("bits are left after the last example")
         return torch.cat(found[::-1])
@@ -115,7 +130,7 @@ class BitsBack:
         points: Ints = np.zeros(0, np.int64)
         for i in range(1, n + 1):
             previous = points
-            points = stack.pop_normal(self._forward(i, below), 1.0, escapes=False)
+            points = stack.pop_normal(self._forward(i, below), 1.0 / STEP, escapes=False)
             below = self._value(i, points)
             mean, std = self._reverse(i, below)
             if i == 1:
@@ -137,7 +152,7 @@ class BitsBack:
             else:
                 found = stack.pop_normal(mean, std)
                 below = self._value(i - 1, found)
-            stack.push_normal(points, self._forward(i, below), 1.0, escapes=False)
+            stack.push_normal(points, self._forward(i, below), 1.0 / STEP, escapes=False)
             points = found
         return torch.from_numpy(points).reshape(count, *self.shape)
 
@@ -150,7 +165,7 @@ class BitsBack:
         return points * self._steps[i]
 
     def _forward(self, i: int, below: Floats) -> Floats:
-        """The mean of q(z_i | z_{i-1}) in steps of the lattice of z_i; its standard deviation is one step."""
+        """The mean of q(z_i | z_{i-1}) in steps of the lattice of z_i; its standard deviation is 1 / STEP."""
         return below * (float(transition.decay(self.chain.level(i), self.chain.level(i - 1))) / self._steps[i])
 
     def _reverse(self, i: int, z: Floats) -> tuple[Floats, float | Floats]:

@@ -31,7 +31,7 @@ MAX_ENTRIES = 1 << 22
 _TABLES, _BEYOND = stream.model.Categorical(perfect=False), stream.model.Uniform(MAX_BEYOND)
 
 
-class Underflow(Exception):
+class UnderflowError(Exception):
     """Raised if more bits were popped than the stack had, which cannot be undone."""
 
 
@@ -117,7 +117,7 @@ class Stack:
             Integers: (n,).
 
         Raises:
-            Underflow: The stack has too few bits.
+            UnderflowError: The stack has too few bits.
         """
         lattice = Support(mean, std)
         found = [self._coder.decode(_TABLES, lattice.tables(rows)) for rows in lattice.slices()]
@@ -131,7 +131,7 @@ class Stack:
     def _require_bits(self) -> None:
         # An empty coder decodes the first symbol of every distribution without an error.
         if self._coder.num_words() < 2:
-            raise Underflow("more bits were popped than the stack had")
+            raise UnderflowError("more bits were popped than the stack had")
 
 
 class Support:

@@ -1,0 +1,332 @@
+"""Lossy coding: relative entropy coding of the latents z_N, z_{N-1}, ..., from noise to data.
+
+Both sides draw the same candidates from the model of z_s given z_t. The sender chooses the one that makes z_s a sample
+of q(z_s | z_t, x0) (Poisson functional representation) and sends its number, about KL bits. A move passes over several
+layers, or is divided into parts of the dimensions, so that each number takes about 8 bits. The numbers of all examples
+form one stream, noisiest level first: any prefix of it decodes to the pictures that the model sees at a noisier level.
+Source: Li & El Gamal 2018 (arXiv:1701.02827); Theis et al. 2022 (arXiv:2206.08889) for diffusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from constriction import stream
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffkit import Denoiser, Level, transition
+from diffkit.likelihood import Chain
+from diffkit.likelihood.chain import prior_kl
+
+from .stack import Floats, Ints, Words
+
+BITS_PER_NUMBER = 8.0
+"""Bits of KL that a number is expected to take; more would need too many candidates, fewer waste more bits: a number
+takes 34 % more at 8, 45 % at 6 and 85 % at 3."""
+EXTRA_BITS = 8.0
+"""A sender examines 2^(KL + 8) candidates: with fewer, samples are biased towards the model."""
+MAX_LOG2 = 24
+"""Numbers are below 2^24."""
+BLOCK = 1024
+"""Candidates that are drawn together."""
+MAX_BATCH, MAX_NUMBERS = 256, 1 << 20
+LEAST_PRIOR_BITS = 0.02
+"""Expected bits per example below which z_N is drawn from the prior without a number."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A step of all examples from layer `start` to layer `end`.
+
+    Dimensions d, d + parts, d + 2 parts, ... form part d; each has a number of about `bits` bits. The start of the
+    first move may be one above the last layer: from nothing to z_N.
+    """
+
+    start: int
+    end: int
+    parts: int
+    bits: float
+
+
+@dataclass
+class Sent:
+    """A stream, and what it cost.
+
+    words     the data: (n,) uint32
+    moves     moves that it holds
+    kl        KL of each move, the mean over the examples in bits per example
+    ends      words after each move
+    """
+
+    words: Words
+    moves: int
+    kl: list[float] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+
+class Relative:
+    """The coder of a model: sends examples, and receives pictures.
+
+    Args:
+        denoise: The model.
+        chain: The layers, with variance `optimal`.
+        shape: Shape of an example: (C, *S).
+        device: Device of the model; default the CPU.
+        bits_per_number: Bits of KL that a number is expected to take; default 8.
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        chain: Chain,
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        bits_per_number: float = BITS_PER_NUMBER,
+    ) -> None:
+        self.denoise, self.chain, self.shape, self.device = denoise, chain, tuple(shape), device
+        self.bits_per_number = bits_per_number
+        self._size = math.prod(shape)
+
+    @cached_property
+    def plan(self) -> list[Move]:
+        """All moves, from noise to z_1."""
+        found, i = list[Move](), len(self.chain)
+        unit = torch.ones(1, *self.shape, dtype=torch.float64)  # a mean square of 1, the largest of bounded data
+        prior = float(prior_kl(self.chain.levels[0], unit)) * self._size / math.log(2.0)
+        if prior >= LEAST_PRIOR_BITS:
+            parts = math.ceil(prior / self.bits_per_number)
+            found.append(Move(i + 1, i, parts, prior / parts))
+        while i > 1:
+            j = i - 1
+            while j > 1 and self._expected(i, j - 1) <= self.bits_per_number:
+                j -= 1
+            bits = self._expected(i, j)
+            parts = min(self._size, math.ceil(bits / self.bits_per_number))
+            found.append(Move(i, j, parts, bits / parts))
+            i = j
+        return found
+
+    def send(self, x0: Tensor, *, bits: float = math.inf, seed: int = 0) -> Sent:
+        """Send examples with as many moves as fit.
+
+        Args:
+            x0: Clean data in the range of the model: (N, C, *S).
+            bits: The most bits per example; default no limit: all moves.
+            seed: Seed of the choices of the sender.
+
+        Returns:
+            The stream.
+        """
+        choices = np.random.Generator(np.random.Philox(seed))
+        clean, z = x0.double().flatten(1).numpy(), self._start(len(x0))
+        encoder, numbers, sent = stream.queue.RangeEncoder(), NumberModel(), Sent(np.zeros(0, np.uint32), 0)
+        for place, move in enumerate(self.plan):
+            kl = 0.0
+            for rows in self._batches(len(x0)):
+                step = self._step(move, z[rows])
+                target = step.target(clean[rows])
+                for part in range(move.parts):
+                    dims = slice(part, None, move.parts)
+                    candidates = Candidates((place, part, rows.start), len(step.mean[0, dims]))
+                    found, cost = choose(candidates, (target - step.mean)[:, dims], step, choices)
+                    numbers.encode(encoder, found, move.bits)
+                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found)
+                    kl += cost
+            words = encoder.get_compressed()
+            if 32 * len(words) > bits * len(x0):
+                break
+            sent = Sent(words, place + 1, [*sent.kl, kl / len(x0)], [*sent.ends, len(words)])
+        return sent
+
+    def receive(self, words: Words, count: int, moves: int, *, bits: float = math.inf) -> Tensor:
+        """Decode the pictures of a stream, or of a prefix of it.
+
+        Args:
+            words: The stream, or its first words.
+            count: Number of examples.
+            moves: Moves that the stream holds.
+            bits: The most bits per example to decode; default all.
+
+        Returns:
+            Estimates of x0: (N, C, *S) float32.
+        """
+        decoder, numbers, z = stream.queue.RangeDecoder(words), NumberModel(), self._start(count)
+        level = self.chain.level(len(self.chain))
+        for place, move in enumerate(self.plan[:moves]):
+            found = {}
+            for rows in self._batches(count):
+                for part in range(move.parts):
+                    found[rows.start, part] = numbers.decode(decoder, rows.stop - rows.start, move.bits)
+            if numbers.spent > bits * count:
+                break
+            for rows in self._batches(count):
+                step = self._step(move, z[rows])
+                for part in range(move.parts):
+                    dims = slice(part, None, move.parts)
+                    candidates = Candidates((place, part, rows.start), len(step.mean[0, dims]))
+                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found[rows.start, part])
+            level = self.chain.level(move.end)
+        return torch.cat([self._estimate(z[rows], level) for rows in self._batches(count)]).float()
+
+    def _start(self, count: int) -> Floats:
+        """The latents z_N that both sides draw."""
+        rng = np.random.Generator(np.random.Philox(key=1))
+        return float(self.chain.levels[0].scale) * rng.standard_normal((count, self._size))
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        size = max(1, min(MAX_BATCH, MAX_NUMBERS // self._size))
+        for start in range(0, count, size):
+            yield slice(start, min(start + size, count))
+
+    def _estimate(self, z: Floats, level: Level) -> Tensor:
+        at = torch.from_numpy(z).to(self.device, torch.float32).reshape(-1, *self.shape)
+        with torch.no_grad():
+            return self.denoise(at, level).x0.double().cpu()
+
+    def _variance(self, i: int, j: int) -> tuple[float, float, float]:
+        """(Q, std of q, std of the model) of z_j given z_i."""
+        assert self.chain.errors is not None
+        t, s = self.chain.level(i), self.chain.level(j)
+        q, small = float(transition.posterior_mean(t, s)[1]), float(transition.posterior(t, s))
+        return q, small, math.sqrt(small**2 + q**2 * self.chain.errors[i - 1])
+
+    def _expected(self, i: int, j: int) -> float:
+        """The bits per example that the move from layer i to layer j is expected to take."""
+        _, small, std = self._variance(i, j)
+        return self._size * math.log2(std / small)
+
+    def _step(self, move: Move, z: Floats) -> Step:
+        if move.start > len(self.chain):
+            level = self.chain.levels[0]
+            return Step(np.zeros_like(z), np.zeros_like(z), float(level.alpha), float(level.sigma), float(level.scale))
+        x0 = self._estimate(z, self.chain.level(move.start)).flatten(1).numpy()
+        q, small, std = self._variance(move.start, move.end)
+        p = float(transition.posterior_mean(self.chain.level(move.start), self.chain.level(move.end))[0])
+        return Step(p * z + q * x0, p * z, q, small, std)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The distributions of one move: the model N(mean, std^2), and q = N(offset + factor x0, small^2)."""
+
+    mean: Floats
+    offset: Floats
+    factor: float
+    small: float
+    std: float
+
+    def target(self, x0: Floats) -> Floats:
+        """The mean of q for clean data: (B, D)."""
+        found: Floats = self.offset + self.factor * x0
+        return found
+
+
+class Candidates:
+    """Standard normal candidates (d,), numbered from 0, which sender and receiver draw in blocks.
+
+    Args:
+        place: Three numbers that identify the move, the part and the batch.
+        size: Number of dimensions d.
+    """
+
+    def __init__(self, place: tuple[int, int, int], size: int) -> None:
+        self._place, self._size = place, size
+
+    def block(self, number: int) -> NDArray[np.float32]:
+        """Draw block `number`: (BLOCK, d) float32."""
+        seed = np.random.SeedSequence([*self._place, number])
+        return np.random.Generator(np.random.Philox(seed)).standard_normal((BLOCK, self._size), np.float32)
+
+    def take(self, numbers: Ints) -> Floats:
+        """Draw the candidates of these numbers: (B,) -> (B, d)."""
+        found = np.empty((len(numbers), self._size))
+        for block in np.unique(numbers // BLOCK):
+            rows = numbers // BLOCK == block
+            found[rows] = self.block(int(block))[numbers[rows] % BLOCK]
+        return found
+
+
+def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.Generator) -> tuple[Ints, float]:
+    """Choose for each example the number of a candidate, so that the candidate is a sample of q.
+
+    It minimises T_n / w_n, with T_n the times of a Poisson process and w_n the ratio of the densities of q and of the
+    model. The search ends after 2^(KL + 8) candidates, or earlier if no later one can win, since w has a maximum.
+
+    Args:
+        candidates: The candidates of these dimensions.
+        shift: Mean of q minus mean of the model: (B, d).
+        step: The standard deviations.
+        source: Random numbers of the sender.
+
+    Returns:
+        The numbers: (B,), and the sum of KL(q || model) over the examples, in bits.
+    """
+    d = shift.shape[1]
+    square, log_ratio = (shift**2).sum(1), math.log(step.std / step.small)
+    kl = d * (log_ratio - 0.5 + 0.5 * (step.small / step.std) ** 2) + 0.5 * square / step.std**2
+    most = np.minimum(np.ceil(2.0 ** (kl / math.log(2.0) + EXTRA_BITS)), 2.0**MAX_LOG2)
+    highest = d * log_ratio + 0.5 * square / (step.std**2 - step.small**2)
+    curvature = 0.5 * ((step.std / step.small) ** 2 - 1.0)
+    best, chosen, time = np.full(len(shift), np.inf), np.zeros(len(shift), np.int64), np.zeros(len(shift))
+    active, number = np.arange(len(shift)), 0
+    direction = (shift * (step.std / step.small**2)).astype(np.float32)
+    constant = d * log_ratio - 0.5 * square / step.small**2
+    while len(active):
+        epsilon = candidates.block(number)
+        log_w = (direction[active] @ epsilon.T).astype(np.float64)
+        log_w += constant[active, None] - curvature * np.einsum("nd,nd->n", epsilon, epsilon, dtype=np.float64)
+        times = time[active, None] + source.standard_exponential((len(active), BLOCK)).cumsum(1)
+        place = number * BLOCK + np.arange(BLOCK)
+        score = np.where(place < most[active, None], np.log(times) - log_w, np.inf)
+        winner = score.argmin(1)
+        value = score[np.arange(len(active)), winner]
+        better = value < best[active]
+        best[active[better]], chosen[active[better]] = value[better], place[winner[better]]
+        time[active], number = times[:, -1], number + 1
+        done = (number * BLOCK >= most[active]) | (np.log(time[active]) - highest[active] >= best[active])
+        active = active[~done]
+    return chosen, float(kl.sum()) / math.log(2.0)
+
+
+class NumberModel:
+    """Adaptive probabilities of numbers: the length of n + 1 in bits by counts, its other bits uniform."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        """Bits of all numbers so far."""
+        self._counts: dict[int, Floats] = {}
+
+    def encode(self, encoder: stream.queue.RangeEncoder, numbers: Ints, bits: float) -> None:
+        """Encode numbers that are expected to take `bits` bits: (B,)."""
+        length, table = np.floor(np.log2(numbers + 1.0)).astype(np.int32), self._table(bits)
+        encoder.encode(length, stream.model.Categorical(table, perfect=False))
+        for k in np.unique(length[length > 0]):
+            rest = (numbers[length == k] + 1 - (1 << int(k))).astype(np.int32)
+            encoder.encode(rest, stream.model.Uniform(1 << int(k)))
+        self._learn(length, table)
+
+    def decode(self, decoder: stream.queue.RangeDecoder, count: int, bits: float) -> Ints:
+        """Decode `count` numbers."""
+        table = self._table(bits)
+        length = decoder.decode(stream.model.Categorical(table, perfect=False), count)
+        numbers = (1 << length.astype(np.int64)) - 1
+        for k in np.unique(length[length > 0]):
+            rows = length == k
+            numbers[rows] += decoder.decode(stream.model.Uniform(1 << int(k)), int(rows.sum()))
+        self._learn(length, table)
+        return numbers
+
+    def _table(self, bits: float) -> Floats:
+        """Counts of each length, at first those of 16 numbers of a typical distribution."""
+        start = 1.0 / (1.0 + np.exp((np.arange(MAX_LOG2 + 1) - bits - 4.0) / 1.2))
+        return self._counts.setdefault(round(bits), 16.0 * start / start.sum())
+
+    def _learn(self, length: NDArray[np.int32], table: Floats) -> None:
+        self.spent += float((length - np.log2(table[length] / table.sum())).sum())
+        np.add.at(table, length, 1.0)
