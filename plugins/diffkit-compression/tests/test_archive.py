@@ -21,6 +21,7 @@ from PIL import Image
 
 from diffkit import DataError, DataSpec, Run, UsageError, assemble, load_recipe, open_run, run_from_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:the archive of")  # an untrained network
 RECIPE = """\
 name: small
 data: {name: digits, labels: false}
@@ -28,7 +29,7 @@ schedule: {name: linear, steps: 100}
 parameterization: eps
 network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: []}
 objective: simple
-train: {steps: 1, batch_size: 4}
+train: {steps: 0, batch_size: 4, ema: []}
 sample: {sampler: ancestral, guidance: [clip]}
 evaluate: {metrics: []}
 """
@@ -84,7 +85,8 @@ def test_the_commands(run: Run, tmp_path: Path) -> None:
     done = cli.invoke(commands.compress, made, catch_exceptions=False)
     assert "lossless, 2 examples" in done.output
     shown = json.loads(cli.invoke(commands.inspect, [str(tmp_path / "a.dkz"), "--json"]).output)
-    assert shown["examples"] == 2 and shown["header bytes"] <= 1024 + 42
+    assert shown["examples"] == 2
+    assert shown["header bytes"] <= 1024 + 42
     cli.invoke(commands.decompress, [where, str(tmp_path / "a.dkz"), str(out)], catch_exceptions=False)
     assert np.array_equal(np.load(out / "held-out.npy"), run.assembly.data.split("held-out").x[:2])  # type: ignore[attr-defined]
 
@@ -93,10 +95,11 @@ def test_a_single_picture_is_lossy_and_progressive(run: Run) -> None:
     entries, values = read_part(run.assembly.data, "held-out", 1)
     made = compress(run, entries, values, bits=120, layers=10)
     header = unpack(made)[0]
-    assert header.mode == "lossy" and header.bits <= 120
+    assert header.mode == "lossy"
+    assert header.bits <= 120
     decompress(run, made)
     decompress(run, made, bits=30)
-    with pytest.warns(UserWarning, match="more than the .* of raw values"):
+    with pytest.warns(UserWarning, match=r"more than the .* of raw values"):
         compress(run, entries, values, lossless=True, layers=4)
 
 
@@ -110,7 +113,7 @@ def test_every_flipped_byte_and_every_truncation_is_refused(archive: bytes) -> N
     for end in range(len(archive)):
         with pytest.raises(DataError, match="archive"):
             unpack(archive[:end])
-    with pytest.raises(DataError, match="has .* bytes, not"):
+    with pytest.raises(DataError, match=r"has .* bytes, not"):
         unpack(archive + b"\0")
 
 
@@ -124,11 +127,12 @@ def test_another_machine_is_refused(run: Run, archive: bytes, name: str, value: 
     fields["identity"][name] = value
     with pytest.raises(DataError, match=f"the {name} is not that of the archive") as found:
         decompress(run, pack(fields, entries, words))
-    assert found.value.code == "DK352" and found.value.fix
+    assert found.value.code == "DK352"
+    assert found.value.fix is not None
 
 
 def test_other_weights_and_another_model_are_refused(run: Run, archive: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="the weights is not|the weights"):
+    with pytest.raises(DataError, match="the weights is not"):
         decompress(make(tmp_path / "other", "seed=1"), archive)
     with pytest.raises(DataError, match="the model is not"):
         decompress(make(tmp_path / "cosine", "schedule={name: linear, steps: 99}"), archive)

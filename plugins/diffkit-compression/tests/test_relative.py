@@ -30,54 +30,69 @@ def draw(count: int, seed: int = 0) -> Tensor:
 
 
 def test_chosen_candidates_are_samples_of_the_target() -> None:
-    """In four dimensions, 2000 times: mean and variance of q, not those of the model."""
-    rng, shift, step = np.random.default_rng(0), np.array([[1.5, -1.0, 0.0, 0.5]]), Step(None, None, 1.0, 0.6, 1.0)  # type: ignore[arg-type]
-    found = []
-    for trial in range(40):
+    """In four dimensions, 1200 times: mean and variance of q, not those of the model."""
+    rng, none, shift = np.random.default_rng(0), np.zeros(0), np.array([[1.5, -1.0, 0.0, 0.5]])
+    step, found = Step(none, none, 1.0, 0.6, 1.0), []
+    for trial in range(400):
         candidates = Candidates((7, trial, 0), 4)
-        chosen, _ = choose(candidates, shift.repeat(50, 0), step, rng)
+        chosen, _ = choose(candidates, shift.repeat(3, 0), step, rng)
         found.append(candidates.take(chosen))
     z = np.concatenate(found)
-    assert z.mean(0) == pytest.approx(shift[0], abs=0.1)
-    assert (z - shift).var(0) == pytest.approx([0.36] * 4, rel=0.12)
+    assert z.mean(0) == pytest.approx(shift[0], abs=0.08)
+    assert (z - shift).var(0) == pytest.approx([0.36] * 4, rel=0.15)
 
 
 def test_rate_and_error_are_those_of_the_theory() -> None:
-    count, chain = 300, exact(100)
-    coder = Relative(ORACLE, chain, SHAPE)
-    x0 = draw(count)
-    sent = coder.send(x0, bits=100)
-    spent, rate = 32 * len(sent.words) / count, sum(sent.kl)
-    assert spent <= 100
-    assert spent < 1.5 * rate
-    level = chain.level(coder.plan[sent.moves - 1].end)
-    information = 32 * math.log2(1.0 + VARIANCE / float(level.ratio) ** 2)
-    assert rate == pytest.approx(information, rel=0.03)
+    check_rates(count=100, chain=exact(100), bits=50, bits_per_number=8.0)
 
-    error = (coder.receive(sent.words, count, sent.moves) - x0).double().square().flatten(1).mean(1)
-    within = 3.0 * float(error.std()) / math.sqrt(count)
-    assert abs(float(error.mean()) - ORACLE.mmse(level)) < within + 0.03 * ORACLE.mmse(level)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits_per_number", [6.0, 8.0])
+def test_ten_rates_on_a_thousand_examples(bits_per_number: float) -> None:
+    check_rates(count=1000, chain=exact(400), bits=160, bits_per_number=bits_per_number)
+
+
+def check_rates(count: int, chain: Chain, bits: float, bits_per_number: float) -> None:
+    """After up to ten moves: mean squared error and sum of KL are those of the Gaussian, the overhead is below half."""
+    coder = Relative(ORACLE, chain, SHAPE, bits_per_number=bits_per_number)
+    x0 = draw(count)
+    sent = coder.send(x0, bits=bits)
+    assert 32 * len(sent.words) <= bits * count
+    assert 32 * len(sent.words) < 1.5 * sum(sent.kl) * count
+    for moves in range(1, sent.moves + 1)[:: max(1, sent.moves // 10)]:
+        level = chain.level(coder.plan[moves - 1].end)
+        information = 32 * math.log2(1.0 + VARIANCE / float(level.ratio) ** 2)
+        assert sum(sent.kl[:moves]) == pytest.approx(information, rel=0.03 if count >= 1000 else 0.1)
+        error = (coder.receive(sent.words, count, moves) - x0).double().square().flatten(1).mean(1)
+        within = 3.0 * float(error.std()) / math.sqrt(count)
+        expected = ORACLE.mmse(level)
+        assert abs(float(error.mean()) - expected) < within
+        assert count < 1000 or float(error.mean()) == pytest.approx(expected, rel=0.03)
 
 
 def test_a_prefix_of_the_stream_decodes_to_coarser_pictures() -> None:
-    coder, x0 = Relative(ORACLE, exact(20), SHAPE), draw(20)
-    sent = coder.send(x0)
+    chain, x0 = exact(20), draw(12)
+    coder = Relative(ORACLE, chain, SHAPE)
+    sent = coder.send(x0, bits=120)
     errors = []
-    for bits in (20, 60, 120, math.inf):
-        prefix = sent.words if bits == math.inf else sent.words[: math.ceil(bits * 20 / 32) + 2]
-        picture = coder.receive(prefix, 20, sent.moves, bits=bits)
-        assert torch.equal(picture, coder.receive(sent.words, 20, sent.moves, bits=bits))
+    for bits in (15, 50, 120):
+        prefix = sent.words[: math.ceil(bits * len(x0) / 32) + 2]
+        picture = coder.receive(prefix, len(x0), sent.moves, bits=bits)
+        assert torch.equal(picture, coder.receive(sent.words, len(x0), sent.moves, bits=bits))
         errors.append(float((picture - x0).square().mean()))
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.1 * errors[0]
+    assert errors[-1] < 0.6 * errors[0]
 
 
 def test_a_level_with_signal_at_the_noisy_end_is_sent_too() -> None:
-    chain = Chain([*exact(20).levels[10:]]).with_errors(exact(20).errors[:10])  # type: ignore[index]
+    full = exact(20)
+    assert full.errors is not None
+    chain = Chain(full.levels[12:]).with_errors(full.errors[:8])
     coder = Relative(ORACLE, chain, SHAPE)
-    assert (coder.plan[0].start, coder.plan[0].end) == (11, 10)
-    sent = coder.send(draw(3))
-    assert float((coder.receive(sent.words, 3, sent.moves) - draw(3)).square().mean()) < 0.01
+    assert (coder.plan[0].start, coder.plan[0].end) == (9, 8)
+    sent = coder.send(draw(20), bits=60)
+    error = float((coder.receive(sent.words, 20, sent.moves) - draw(20)).square().mean())
+    assert error == pytest.approx(ORACLE.mmse(chain.level(coder.plan[sent.moves - 1].end)), rel=0.15)
 
 
 def test_numbers_are_coded_without_loss() -> None:

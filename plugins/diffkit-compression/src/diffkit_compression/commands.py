@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +57,7 @@ def compress(
     opened = open_run(run, device=device)
     data = opened.assembly.data
     entries, values = read_part(data, part, count) if part else read_files(paths, data.spec)
-    with click.progressbar(length=len(values), label="compressing", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=len(values), label="compressing", file=sys.stderr) as bar:
         content = make(
             opened,
             entries,
@@ -92,7 +93,7 @@ def decompress(run: Path, archive: Path, folder: Path, bits: float | None, devic
     require_new(folder)
     content = read_file(archive)
     opened = open_run(run, device=device)
-    with click.progressbar(length=1, label="decompressing", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(length=1, label="decompressing", file=sys.stderr) as bar:
 
         def shown(done: int, count: int) -> None:
             bar.length = count

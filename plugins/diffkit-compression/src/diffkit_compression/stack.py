@@ -1,8 +1,8 @@
 """A stack of bits: an ANS coder of constriction, with the distributions that latents and pixels need.
 
 What is pushed last is popped first, and a popped symbol of a distribution costs a negative number of bits. Below the
-data lies a ground of bits that both sides know, so that the first pops have bits to consume; a file contains only the
-words of the ground that have changed.
+data lies a ground of bits that are equal on both sides, so that the first pops have bits to consume; a file contains
+only the words of the ground that have changed.
 Source: Duda et al. 2015 (doi:10.1109/PCS.2015.7170048) for ANS; Bamler 2022 (arXiv:2201.01741) for constriction.
 """
 
@@ -86,7 +86,7 @@ class Stack:
             mean: Means: (n,).
             std: Standard deviation: a float, or (n,).
             escapes: Whether points outside the support are possible; they cost 40 bits. A distribution from which
-                points are popped first has none, since a popped escape would be a point that nobody wanted.
+                points are popped first has none, since a popped escape would be a point without a meaning.
 
         Raises:
             OverflowError: A point is too far from its mean.
