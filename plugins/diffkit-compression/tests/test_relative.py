@@ -30,20 +30,20 @@ def draw(count: int, seed: int = 0) -> Tensor:
 
 
 def test_chosen_candidates_are_samples_of_the_target() -> None:
-    """In four dimensions, 1200 times: mean and variance of q, not those of the model."""
+    """In four dimensions, 1500 times: mean and variance of q, not those of the model."""
     rng, none, shift = np.random.default_rng(0), np.zeros(0), np.array([[1.5, -1.0, 0.0, 0.5]])
     step, found = Step(none, none, 1.0, 0.6, 1.0), []
-    for trial in range(400):
+    for trial in range(1500):
         candidates = Candidates((7, trial, 0), 4)
-        chosen, _ = choose(candidates, shift.repeat(3, 0), step, rng)
+        chosen, _ = choose(candidates, shift, step, rng)
         found.append(candidates.take(chosen))
     z = np.concatenate(found)
-    assert z.mean(0) == pytest.approx(shift[0], abs=0.08)
+    assert z.mean(0) == pytest.approx(shift[0], abs=0.06)
     assert (z - shift).var(0) == pytest.approx([0.36] * 4, rel=0.15)
 
 
 def test_rate_and_error_are_those_of_the_theory() -> None:
-    check_rates(count=100, chain=exact(100), bits=50, bits_per_number=8.0)
+    check_rates(count=60, chain=exact(400), bits=40, bits_per_number=6.0)
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def check_rates(count: int, chain: Chain, bits: float, bits_per_number: float) -
     x0 = draw(count)
     sent = coder.send(x0, bits=bits)
     assert 32 * len(sent.words) <= bits * count
-    assert 32 * len(sent.words) < 1.5 * sum(sent.kl) * count
+    assert 32 * len(sent.words) < 1.5 * sum(sent.kl) * count + 64
     for moves in range(1, sent.moves + 1)[:: max(1, sent.moves // 10)]:
         level = chain.level(coder.plan[moves - 1].end)
         information = 32 * math.log2(1.0 + VARIANCE / float(level.ratio) ** 2)
@@ -72,7 +72,7 @@ def check_rates(count: int, chain: Chain, bits: float, bits_per_number: float) -
 
 def test_a_prefix_of_the_stream_decodes_to_coarser_pictures() -> None:
     chain, x0 = exact(20), draw(12)
-    coder = Relative(ORACLE, chain, SHAPE)
+    coder = Relative(ORACLE, chain, SHAPE, bits_per_number=5.0)
     sent = coder.send(x0, bits=120)
     errors = []
     for bits in (15, 50, 120):
@@ -88,7 +88,7 @@ def test_a_level_with_signal_at_the_noisy_end_is_sent_too() -> None:
     full = exact(20)
     assert full.errors is not None
     chain = Chain(full.levels[12:]).with_errors(full.errors[:8])
-    coder = Relative(ORACLE, chain, SHAPE)
+    coder = Relative(ORACLE, chain, SHAPE, bits_per_number=5.0)
     assert (coder.plan[0].start, coder.plan[0].end) == (9, 8)
     sent = coder.send(draw(20), bits=60)
     error = float((coder.receive(sent.words, 20, sent.moves) - draw(20)).square().mean())

@@ -27,7 +27,7 @@ from diffkit import DataError
 
 from .stack import Words
 
-MAGIC, FORMAT = b"\x89DKZ\r\n\x1a\n", 1
+MAGIC = b"\x89DKZ\r\n\x1a\n"
 MAX_HEADER, MAX_NAMES, MAX_NUMBERS, MAX_FILE = 1024, 1 << 26, 1 << 31, 1 << 31
 """Bytes of the header and of the names, numbers of all examples together, and bytes of a file."""
 Positive = Annotated[int, Field(ge=1, le=MAX_NUMBERS)]
@@ -76,7 +76,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     mode: Literal["lossless", "lossy"]
     count: Positive
     shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]

@@ -166,7 +166,8 @@ class BitsBack:
 
     def _value(self, i: int, points: Ints) -> Floats:
         """The values of z_i at points of its lattice."""
-        return points * self._steps[i]
+        values: Floats = points * self._steps[i]
+        return values
 
     def _forward(self, i: int, below: Floats) -> Floats:
         """The mean of q(z_i | z_{i-1}) in steps of the lattice of z_i; its standard deviation is 1 / STEP."""

@@ -101,7 +101,16 @@ def require_new(folder: Path) -> None:
 
 
 def refuse(name: object, reason: str, fix: str) -> UsageError:
-    """Build the error for a file that cannot be compressed."""
+    """Build the error for a file that cannot be compressed.
+
+    Args:
+        name: The file.
+        reason: The fault.
+        fix: The fix in the message.
+
+    Returns:
+        A UsageError DK350, for the caller to raise.
+    """
     return UsageError(f"{name} cannot be compressed: {reason}", code="DK350", fix=fix)
 
 
@@ -183,7 +192,7 @@ def _read_array(name: str, path: Path, spec: DataSpec) -> tuple[Entry, Tensor]:
 def _array_header(stream: object) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
     version = npy.read_magic(stream)  # type: ignore[arg-type]
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return read(stream)  # type: ignore[arg-type, return-value]
+    return read(stream)  # type: ignore[arg-type]
 
 
 def _layouts(spec: DataSpec) -> list[tuple[int, ...]]:

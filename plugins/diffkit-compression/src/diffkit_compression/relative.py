@@ -276,12 +276,13 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
     best, chosen, time = np.full(len(shift), np.inf), np.zeros(len(shift), np.int64), np.zeros(len(shift))
     active, number = np.arange(len(shift)), 0
     direction = (shift * (step.std / step.small**2)).astype(np.float32)
-    constant = d * log_ratio - 0.5 * square / step.small**2
+    constant = (d * log_ratio - 0.5 * square / step.small**2).astype(np.float32)
     while len(active):
         epsilon = candidates.block(number)
-        log_w = (direction[active] @ epsilon.T).astype(np.float64)
-        log_w += constant[active, None] - curvature * np.einsum("nd,nd->n", epsilon, epsilon, dtype=np.float64)
-        times = time[active, None] + source.standard_exponential((len(active), BLOCK)).cumsum(1)
+        log_w = direction[active] @ epsilon.T + constant[active, None]
+        log_w -= np.float32(curvature) * np.einsum("nd,nd->n", epsilon, epsilon)
+        times = source.standard_exponential((len(active), BLOCK), np.float32).cumsum(1)
+        times += time[active, None].astype(np.float32)
         place = number * BLOCK + np.arange(BLOCK)
         score = np.where(place < most[active, None], np.log(times) - log_w, np.inf)
         winner = score.argmin(1)
@@ -303,7 +304,13 @@ class NumberModel:
         self._counts: dict[int, Floats] = {}
 
     def encode(self, encoder: stream.queue.RangeEncoder, numbers: Ints, bits: float) -> None:
-        """Encode numbers that are expected to take `bits` bits: (B,)."""
+        """Encode numbers.
+
+        Args:
+            encoder: Where they go.
+            numbers: Whole numbers from 0 on: (B,).
+            bits: The bits that each is expected to take.
+        """
         length, table = np.floor(np.log2(numbers + 1.0)).astype(np.int32), self._table(bits)
         encoder.encode(length, stream.model.Categorical(table, perfect=False))
         for k in np.unique(length[length > 0]):
@@ -312,10 +319,19 @@ class NumberModel:
         self._learn(length, table)
 
     def decode(self, decoder: stream.queue.RangeDecoder, count: int, bits: float) -> Ints:
-        """Decode `count` numbers."""
+        """Decode numbers.
+
+        Args:
+            decoder: Where they come from.
+            count: Their number B.
+            bits: The bits that each is expected to take.
+
+        Returns:
+            The numbers: (B,).
+        """
         table = self._table(bits)
         length = decoder.decode(stream.model.Categorical(table, perfect=False), count)
-        numbers = (1 << length.astype(np.int64)) - 1
+        numbers: Ints = (1 << length.astype(np.int64)) - 1
         for k in np.unique(length[length > 0]):
             rows = length == k
             numbers[rows] += decoder.decode(stream.model.Uniform(1 << int(k)), int(rows.sum()))
