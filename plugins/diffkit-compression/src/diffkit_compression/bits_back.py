@@ -166,7 +166,7 @@ class BitsBack:
 
     def _value(self, i: int, points: Ints) -> Floats:
         """The values of z_i at points of its lattice."""
-        values: Floats = points * self._steps[i]
+        values: Floats = points.astype(np.float64) * self._steps[i]
         return values
 
     def _forward(self, i: int, below: Floats) -> Floats:
