@@ -44,7 +44,7 @@ from .errors import (
 )
 from .estimate import Estimate as Estimate
 from .grid import Grid as Grid
-from .guidance import Guidance as Guidance, guide as guide
+from .guidance import Guidance as Guidance, evaluate as evaluate, guide as guide
 from .host import Entry as Entry, Kind as Kind, hookimpl as hookimpl
 from .interface import attribute as attribute
 from .level import Level as Level, broadcast as broadcast, weighted_sum as weighted_sum

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
 
 from .denoiser import Denoiser
 from .errors import ArgumentError
+from .estimate import Estimate
 from .interface import attribute
+from .level import Level
+from .scalar import Scalar
 
 
 class Guidance(ABC):
-    """Base of guidance. Implement `__call__`. An option `scale` of a comparison means no guidance if it is 1."""
+    """Base of guidance. Implement `__call__`. An option `scale` of a comparison means no guidance if it is 1.
+
+    A guidance that evaluates the estimate under all conditions and returns another one adds its x0 to `Estimate.aux` as
+    `unguided`, so that a guidance around it, such as `rescale`, needs no further evaluation.
+    """
 
     @attribute
     def needs_null(self) -> bool:
@@ -54,3 +64,38 @@ def guide(denoise: Denoiser, guidance: Guidance | Sequence[Guidance]) -> Denoise
             )
         denoise = wrap(denoise)
     return denoise
+
+
+def evaluate(
+    denoise: Denoiser, x: Tensor, level: Level, conditions: Sequence[Mapping[str, Tensor]]
+) -> tuple[Estimate, ...]:
+    """Evaluate a denoiser on the same x under several sets of conditions, in one call on a batch that holds x for each.
+
+    Sets with different names, such as one without a label, are evaluated in a call each.
+
+    Args:
+        denoise: The denoiser.
+        x: Noisy data at `level`: (B, *S).
+        level: The level of x.
+        conditions: The sets of conditions; a condition has B rows, or one row for all.
+
+    Returns:
+        One estimate for each set.
+    """
+    first, *others = conditions
+    if not others or any(one.keys() != first.keys() for one in others):
+        return tuple(denoise(x, level, **one) for one in conditions)
+    many, rows = len(conditions), len(x)
+    wide = Level(*(_repeated(value, many, x) for value in (level.alpha, level.sigma)))
+    each = {name: [one[name].expand(rows, *one[name].shape[1:]) for one in conditions] for name in first}
+    estimate = denoise(torch.cat([x] * many), wide, **{name: torch.cat(values) for name, values in each.items()})
+    x0, eps = estimate.x0.chunk(many), estimate.eps.chunk(many)
+    aux = {name: value.chunk(many) for name, value in estimate.aux.items()}
+    return tuple(Estimate(level, x0[i], eps[i], {name: parts[i] for name, parts in aux.items()}) for i in range(many))
+
+
+def _repeated(value: Scalar, many: int, x: Tensor) -> Scalar:
+    """Repeat the rows of a coefficient that has a row for each example of x: (B, *S)."""
+    if not isinstance(value, Tensor) or value.ndim not in (1, x.ndim) or len(value) != len(x):
+        return value
+    return torch.cat([value] * many)

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor
 
-from diffkit import Codec, Data, Denoiser, Estimate, Guidance, Identity, Level, Shape
+from diffkit import (
+    Codec,
+    Conditions,
+    ConditionSpec,
+    Data,
+    Denoiser,
+    Estimate,
+    Guidance,
+    Identity,
+    Level,
+    Shape,
+    Unchanged,
+    evaluate,
+)
 
 
 @dataclass(frozen=True)
@@ -78,37 +93,101 @@ def _is_unbounded(data: Data | None, codec: Codec | None) -> bool:
 
 @dataclass(frozen=True)
 class ClassifierFree(Guidance):
-    """Classifier-free guidance: (1 - scale) unlabelled + scale labelled estimate; scale = 1 turns guidance off.
+    """Classifier-free guidance: null + scale (conditional - null), of estimates with and without conditions.
 
-    Examples without a label are not guided, and a call without labels warns. The unlabelled estimate uses the null
-    class `shape.classes`, or no label at all if no `shape` is given, which means the same to every network of diffkit.
-    Raises ValueError if `shape` has no classes.
-    Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6. Differs: scale = 1 + their w.
+    Scale 1 turns it off. The estimates are evaluated in one call. Examples without a condition are not guided, and a
+    call without conditions warns.
+
+    scale      how far to go from the null to the conditional estimate; 1 + w of the paper
+    names      conditions that the null estimate lacks; all by default. The others are in both estimates
+    negative   values that replace the null of conditions, by name, such as {text: blurred}
+    scales     a scale for each of several conditions, in place of `scale` and `names`. Conditions are added in this
+               order: null + scale_1 (first - null) + scale_2 (both - first) + ..., one more evaluation for each
+
+    Raises ValueError if there are no conditions, a name is not one of them, or options contradict each other.
+    Without `conditions`, the null is the class `shape.classes`; without `shape`, it is no label at all.
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6; several scales: Brooks et al. 2023 (arXiv:2211.09800), eq. 3;
+    several conditions at one scale: Liu et al. 2022 (arXiv:2206.01714), eq. 11. Differs: scale = 1 + their w.
     """
 
     shape: Shape | None = None
     scale: Annotated[float, Field(ge=0)] = 2.0
+    names: tuple[str, ...] = ()
+    negative: dict[str, JsonValue] | None = None
+    scales: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    conditions: Conditions | None = field(default=None, repr=False)
     law_options = ({"scale": 0.0}, {"scale": 1.0}, {"scale": 7.5})
-    needs_null = True
 
     def __post_init__(self) -> None:
-        if self.shape is not None and self.shape.classes is None:
-            raise ValueError("cfg requires data with classes, since it compares labelled with unlabelled estimates")
+        if self.scales is not None and (self.names or self.scale != 2.0):
+            raise ValueError("scales states the conditions and their scales, so scale and names have no effect")
+        if self._nulls is None:
+            if self.shape is not None:
+                raise ValueError("cfg requires data with conditions, since it compares estimates with and without them")
+            return
+        known = ", ".join(self._nulls.conditioners)
+        for name in (*self.names, *(self.scales or ()), *(self.negative or ())):
+            if name not in self._nulls.conditioners:
+                raise ValueError(f"cfg names the condition {name}, but the model has: {known}")
+        if useless := [name for name in self.negative or () if name not in self._guided]:
+            raise ValueError(f"negative holds {useless[0]}, which cfg does not guide; add it to names")
+
+    @property
+    def needs_null(self) -> bool:
+        return not (self.negative and set(self._guided) <= self.negative.keys())
+
+    @property
+    def _nulls(self) -> Conditions | None:
+        """The conditions, whose null is known; None without `conditions` and `shape`."""
+        if self.conditions is not None and self.conditions.conditioners:
+            return self.conditions
+        if self.shape is None or self.shape.classes is None:
+            return None
+        return Conditions({"label": Unchanged(ConditionSpec(classes=self.shape.classes))})
+
+    @property
+    def _guided(self) -> tuple[str, ...]:
+        """The conditions that the null estimate lacks."""
+        every = ("label",) if self._nulls is None else tuple(self._nulls.conditioners)
+        return tuple(self.scales or self.names or every)
+
+    def _steps(self) -> list[tuple[float, list[str]]]:
+        """The scales, and the conditions that each adds: together if neighbours have one scale, none for scale 1."""
+        scales = self.scales or dict.fromkeys(self._guided, self.scale)
+        steps = [(scale, list(names)) for scale, names in groupby(scales, key=lambda name: scales[name])]
+        return steps[1:] if steps[0][0] == 1.0 else steps
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
-        if self.scale == 1.0:
+        steps = self._steps()
+        if not steps:
             return denoise
 
         def guided(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-            labelled = denoise(x, level, **cond)
-            label = cond.pop("label", None)
-            if label is None:
-                fix = "pass label=, such as sample(partial(denoise, label=label), ...)"
-                warnings.warn(f"cfg guides nothing, because the denoiser is called without labels; {fix}", stacklevel=2)
-                return labelled
-            if self.shape is not None and self.shape.classes is not None:
-                cond["label"] = torch.full_like(label, self.shape.classes)
-            null = denoise(x, level, **cond)
-            return null.interpolate(labelled, self.scale)
+            missing = [[name for _, names in steps[k:] for name in names] for k in range(len(steps) + 1)]
+            sets = [self._without(cond, names) for names in missing]
+            if sets[0].keys() == cond.keys() and all(sets[0][name] is cond[name] for name in cond):
+                names = self._guided
+                fix = f"pass {names[0]}=, such as sample(partial(denoise, {names[0]}={names[0]}), ...)"
+                message = f"cfg guides nothing, because the denoiser is called without {' or '.join(names)}; {fix}"
+                warnings.warn(message, stacklevel=2)
+                return denoise(x, level, **cond)
+            estimates = evaluate(denoise, x, level, sets)
+            total = estimates[0]
+            for (scale, _), (before, after) in zip(steps, pairwise(estimates), strict=True):
+                moved = before.interpolate(after, scale)
+                shift = total.x0 - before.x0, total.eps - before.eps
+                total = moved if total is before else replace(moved, x0=moved.x0 + shift[0], eps=moved.eps + shift[1])
+            return total.with_aux(unguided=estimates[-1].x0, null=estimates[0].x0)
 
         return guided
+
+    def _without(self, cond: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Replace conditions by their null, or by their negative, which has one row."""
+        if self._nulls is None:
+            return {name: value for name, value in cond.items() if name not in names}
+        nulls = self._nulls.without(cond, names)
+        for name in names:
+            if self.negative is not None and name in self.negative:
+                value = self._nulls.read(name, self.negative[name], 1)
+                nulls |= self._nulls.fixed({name: value.to(next(iter(cond.values())).device)})
+        return nulls

@@ -32,7 +32,10 @@ HO = "Ho & Salimans 2022 (arXiv:2207.12598)"
 
 @dataclasses.dataclass(frozen=True)
 class Recorder:
-    """A denoiser that records the conditions and estimates of its calls, and adds an entry of aux."""
+    """A denoiser that records the conditions and estimates of its calls, and adds an entry of aux.
+
+    A call on a batch of several times the examples counts as one call for each.
+    """
 
     denoise: Denoiser
     calls: list[tuple[dict[str, Tensor], Estimate]] = dataclasses.field(default_factory=list)
@@ -40,7 +43,15 @@ class Recorder:
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         estimate = self.denoise(x, level, **cond)
         estimate = estimate.with_aux(variance_fraction=torch.sigmoid(estimate.x0))
-        self.calls.append((dict(cond), estimate))
+        for first in range(0, len(x), len(LABEL)):
+            rows = slice(first, first + len(LABEL))
+            part = dataclasses.replace(
+                estimate,
+                x0=estimate.x0[rows],
+                eps=estimate.eps[rows],
+                aux={n: v[rows] for n, v in estimate.aux.items()},
+            )
+            self.calls.append(({name: value[rows] for name, value in cond.items()}, part))
         return estimate
 
     def of(self, *roles: str) -> list[Estimate]:
@@ -55,7 +66,7 @@ class Constant:
     x0: Tensor
 
     def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-        return Estimate.from_x0(x, level, self.x0)
+        return Estimate.from_x0(x, level, self.x0.repeat(len(x) // len(self.x0), 1))
 
 
 def role_of(label: Tensor | None) -> str:

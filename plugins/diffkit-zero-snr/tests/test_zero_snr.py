@@ -125,7 +125,7 @@ def test_it_costs_no_evaluation_more_than_what_it_rescales() -> None:
 
     def counted(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         nonlocal calls
-        calls += 1
+        calls += len(x) // len(X)
         return labelled(x, level, **cond)
 
     Rescale(CFG)(counted)(X, AT, label=LABEL)

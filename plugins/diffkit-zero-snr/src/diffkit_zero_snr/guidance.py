@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Guidance, Level, Shape, build
+from diffkit import Denoiser, Estimate, Guidance, Level, Parameterization, Shape, broadcast, build, weighted_sum
 
 
 @dataclass(frozen=True)
 class Rescale(Guidance):
-    """Rescale the guided x0 of `inner` by phi std(x0 before) / std(x0 guided) + 1 - phi, std over an example.
+    """Rescale the guided output of `inner` by phi std(before) / std(guided) + 1 - phi, std over an example.
 
     With a large scale near alpha = 0 guided samples are overexposed; phi = 0 changes nothing, the paper uses 0.7.
-    eps follows from x. The estimate before guidance is reused from the call of `inner` (cfg evaluates the labelled
-    estimate), so it costs no evaluation. Source: Lin et al. 2024 (arXiv:2305.08891), eq. 15, 16.
-    Differs: the paper rescales the output v of the network, which is -x0 at alpha = 0.
+    eps follows from x. The estimate before guidance is the one that `inner` leaves in `Estimate.aux` (cfg does), so it
+    costs no evaluation.
+
+    phi   share of the rescaled estimate
+    of    what is rescaled: `x0`, or the `output` of the network, as in the paper and in diffusers
+
+    Raises ValueError for `output` without a parameterization.
+    Source: Lin et al. 2024 (arXiv:2305.08891), eq. 15, 16. Differs: x0 by default, which is -v at alpha = 0.
     """
 
     inner: Guidance
     phi: Annotated[float, Field(ge=0, le=1)] = 0.7
+    of: Literal["x0", "output"] = "x0"
+    parameterization: Parameterization | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.of == "output" and self.parameterization is None:
+            raise ValueError("rescale of the output requires the parameterization, which defines the output")
 
     @property
     def needs_null(self) -> bool:
@@ -33,23 +44,32 @@ class Rescale(Guidance):
     @staticmethod
     def law_example(folder: Path) -> Rescale:
         """Return an instance on which the laws are tested."""
-        return Rescale(build("guidance", "cfg", shape=Shape(2, 2, (), 4), scale=7.5))
+        cfg = build("guidance", "cfg", shape=Shape(2, 2, (), 4), scale=7.5)
+        return Rescale(cfg, parameterization=build("parameterization", "eps"))
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
+        inner = self.inner(denoise)
+
         def rescaled(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-            recorded: list[Estimate] = []
+            guided = inner(x, level, **cond)
+            plain = guided.aux["unguided"] if "unguided" in guided.aux else denoise(x, level, **cond).x0
+            before, after = (self._rescaled(one) for one in (guided.with_x0(plain), guided))
+            b, a = (y.flatten(1).std(1, correction=0) for y in (before, after))
+            ratio = torch.where(a > 0, b / torch.where(a > 0, a, 1.0), 1.0)
+            factor = broadcast(self.phi * ratio + 1.0 - self.phi, x)
+            return guided.with_x0(self._x0(factor * after, x, level))
 
-            def record(z: Tensor, at: Level, /, **given: Tensor) -> Estimate:
-                estimate = denoise(z, at, **given)
-                if z is x and at is level and given.keys() == cond.keys() and all(given[k] is cond[k] for k in cond):
-                    recorded.append(estimate)
-                return estimate
+        return rescaled if inner is not denoise else denoise
 
-            guided = self.inner(record)(x, level, **cond)
-            plain = recorded[0] if recorded else denoise(x, level, **cond)
-            before, after = (e.x0.flatten(1).std(1, correction=0) for e in (plain, guided))
-            ratio = torch.where(after > 0, before / torch.where(after > 0, after, 1.0), 1.0)
-            factor = (self.phi * ratio + 1.0 - self.phi).reshape(-1, *(1,) * (x.ndim - 1))
-            return guided.with_x0(factor * guided.x0)
+    def _rescaled(self, estimate: Estimate) -> Tensor:
+        """Return x0 or the output of the network of an estimate."""
+        if self.of == "x0" or self.parameterization is None:
+            return estimate.x0
+        return estimate.combine(*self.parameterization.coefficients(estimate.level))
 
-        return rescaled
+    def _x0(self, y: Tensor, x: Tensor, level: Level) -> Tensor:
+        """Return x0 of what is rescaled."""
+        if self.of == "x0" or self.parameterization is None:
+            return y
+        p, q, _, _ = (broadcast(value, x) for value in self.parameterization.inverse(level))
+        return weighted_sum(p, x, q, y)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from diffkit.schedule import Schedule
 from diffkit.testing import Case, LawResult, fixtures, law
 from diffkit.testing.by_kind.guidance import LABEL, inputs
@@ -44,3 +46,9 @@ def rescale_formula(case: Case, result: LawResult) -> None:
         ratio = plain.std(1, correction=0) / guided.std(1, correction=0)
         want = (guidance.phi * ratio + 1.0 - guidance.phi)[:, None] * guided
         result.compare(got, want, f"x0 at {level}")
+        a, s = (float(c) for c in (level.alpha, level.sigma))
+        got = replace(guidance, of="output")(source)(x, level, label=LABEL).eps
+        plain, guided = ((x - a * x0) / s for x0 in (plain, guided))
+        ratio = plain.std(1, correction=0) / guided.std(1, correction=0)
+        want = (guidance.phi * ratio + 1.0 - guidance.phi)[:, None] * guided
+        result.compare(got, want, f"eps at {level}, of: output, parameterization eps", float(want.abs().max()))

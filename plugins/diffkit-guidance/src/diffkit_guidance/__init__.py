@@ -1,0 +1,1 @@
+"""Guidance beyond classifier-free guidance."""
