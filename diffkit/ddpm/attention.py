@@ -75,4 +75,5 @@ class CrossAttention(nn.Module):
         k, v = rearrange(self.kv(text.to(h.dtype)), "b l (two heads d) -> two b heads l d", two=2, heads=self.heads)
         h = fn.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None])
         h = self.out(rearrange(h, "b heads n d -> b n (heads d)"))
-        return x + rearrange(h, "b n c -> b c n").unflatten(2, x.shape[2:])
+        out: Tensor = x + rearrange(h, "b n c -> b c n").unflatten(2, x.shape[2:])
+        return out

@@ -204,9 +204,9 @@ class UNet(Network):
     def _check(self, x: Tensor, c_noise: Tensor) -> None:
         dimensions = len(self.shape.size)
         if x.ndim != 2 + dimensions or x.shape[1] != self.shape.in_channels or c_noise.shape != x.shape[:1]:
-            size = ("L", "H, W", "D, H, W")[dimensions - 1]
+            sizes = ("L", "H, W", "D, H, W")[dimensions - 1]
             raise UsageError(
-                f"network unet takes x (B, {self.shape.in_channels}, {size}) and c_noise (B,), "
+                f"network unet takes x (B, {self.shape.in_channels}, {sizes}) and c_noise (B,), "
                 f"got {tuple(x.shape)} and {tuple(c_noise.shape)}",
                 code="DK040",
                 fix="pass examples of the shape that the network was built for",

@@ -242,7 +242,7 @@ def _with_conditions(cls: Any, shape: Shape) -> Shape:
     """Add a text, channels beside x and a vector to a shape, if the `forward` of a network names them or takes any."""
     found = inspect.signature(cls.forward).parameters.values()
     names = {one.name for one in found}
-    conditions = {"text": (5, 6)} if "text" in names else {}
+    conditions: dict[str, tuple[int, ...]] = {"text": (5, 6)} if "text" in names else {}
     if conditions and any(one.kind is one.VAR_KEYWORD for one in found):
         conditions["vector"] = (3,)
     return replace(shape, conditions=conditions, extra_channels=2 if CONCAT in names else 0)

@@ -51,5 +51,7 @@ def test_misfits() -> None:
     network = UViT(Shape(3, 3, (8, 8), 4), **SMALL)
     with pytest.raises(UsageError, match="learned positions for images of size"):
         network(torch.randn(2, 3, 8, 10), torch.zeros(2))
+    with pytest.raises(UsageError, match="without text"):
+        network(torch.randn(2, 3, 8, 8), torch.zeros(2), text=torch.zeros(2, 5, 6))
     with pytest.raises(UsageError, match="outside of the classes"):
         network(torch.randn(2, 3, 8, 8), torch.zeros(2), torch.tensor([0, 5]))

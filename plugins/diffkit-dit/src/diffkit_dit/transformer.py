@@ -177,3 +177,29 @@ class FeedForward(nn.Module):
         """Apply the layers to x: (B, N, width)."""
         out: Tensor = self.linear2(self.activation(self.linear1(x)))
         return out
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens to those of a text: (B, N, width), (B, L, width) -> (B, N, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let each token read the text.
+
+        Args:
+            x: Tokens: (B, N, width).
+            text: Tokens of the text: (B, L, width).
+            mask: (B, 1, 1, L), False for tokens of the text that are not read; None for none of these.
+
+        Returns:
+            Tokens: (B, N, width).
+        """
+        q = rearrange(self.q(x), "b n (heads d) -> b heads n d", heads=self.heads)
+        k, v = rearrange(self.kv(text), "b n (two heads d) -> two b heads n d", two=2, heads=self.heads)
+        h = fn.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.out(rearrange(h, "b heads n d -> b n (heads d)"))
+        return out
