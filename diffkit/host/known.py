@@ -41,6 +41,10 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("straight",),
         "data": ("pairs",),
     },
+    "diffkit-guidance": {
+        "guidance": ("interval", "autoguidance", "apg", "perturbed-attention"),
+        "sampler": ("cfg-pp",),
+    },
     "diffkit-improved-ddpm": {
         "schedule": ("cosine",),
         "parameterization": ("learned-range",),

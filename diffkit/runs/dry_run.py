@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..guidance import guide
 from ..recipe.assembly import assemble
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.spec import Recipe
 from ..runtime.distributed import resolve_device
 from ..train.cost import cost_of_run
+from .sampling import evaluations_of_a_step
 from .training import make_trainer
 
 
@@ -34,11 +34,10 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
     chosen = resolve_device(device)
     assembly = assemble(recipe, chosen)
     settings = recipe.train
-    guide(assembly.model, assembly.guidance)
     trainer = make_trainer(assembly, chosen)
     found = cost_of_run(trainer)
     levels = assembly.levels()
-    nfe = assembly.sampler.nfe(len(levels) - 1)
+    nfe, guided = assembly.sampler.nfe(len(levels) - 1), evaluations_of_a_step(assembly, levels[len(levels) // 2])
     seconds = found.seconds(settings.steps, settings.batch_size)
     disk = found.checkpoint * (settings.keep + 1)
     free = shutil.disk_usage(_existing(out or Path("runs"))).free
@@ -56,7 +55,7 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
         "FLOPs per image": f"{found.flops / 1e9:.4g} G, forward and backward",
         "images per second": f"{found.images_per_second:.4g}",
         "time": f"{_duration(seconds)} for {settings.steps} steps of {settings.batch_size}",
-        "evaluations per sample": "depends on the data" if nfe is None else nfe,
+        "evaluations per sample": "depends on the data" if nfe is None else nfe * guided,
         "disk": f"{disk / 1e6:.1f} MB for {settings.keep} checkpoints, {free / 1e9:.1f} GB free",
     }
 

@@ -6,7 +6,7 @@ import operator
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from ..conditioner import Conditions
 from ..data import LABEL, stack
 from ..denoiser import Denoiser
 from ..errors import ArgumentError, DataError
+from ..estimate import Estimate
 from ..grid import Grid
 from ..guidance import Guidance, guide
 from ..level import Level
@@ -147,7 +148,7 @@ class SampleTrajectory:
 class SampleBatch:
     """Samples in the model's range, x: (N, C, *S) float32 on the CPU, and their raw conditions by name, (N, ...) each.
 
-    `nfe` is the number of network calls for each sample, `seconds` the time for all of them.
+    `nfe` is the number of evaluations of the network for each sample, `seconds` the time for all of them.
     """
 
     x: Tensor
@@ -322,6 +323,28 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
     return tuple(built for _, _, built in specs)
 
 
+@dataclass
+class CountedDenoiser:
+    """A denoiser that counts the examples of its calls, so that guidance of two evaluations in one call counts two."""
+
+    denoise: Denoiser
+    rows: int = 0
+
+    def __call__(self, x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
+        self.rows += len(x)
+        return self.denoise(x, level, **cond)
+
+
+def evaluations_of_a_step(assembly: Assembly, level: Level) -> int:
+    """Return the evaluations of the network for one example and one estimate at `level`, under the guidance."""
+    counted = CountedDenoiser(assembly.model)
+    device = next((p.device for p in assembly.network.parameters()), torch.device("cpu"))
+    cond = assembly.conditions.complete({}, 1, device)
+    with torch.no_grad():
+        guide(counted, assembly.guidance)(torch.zeros(1, *assembly.spec.shape, device=device), level, **cond)
+    return counted.rows
+
+
 def draw_samples(
     denoise: Denoiser,
     plan: SamplingPlan,
@@ -349,7 +372,8 @@ def draw_samples(
         The samples.
     """
     began = time.monotonic()
-    guided = guide(denoise, plan.guidance)
+    counted = CountedDenoiser(denoise)
+    guided = guide(counted, plan.guidance)
     noisiest = plan.levels[0]
     recorder = _Recorder(frames)
     parts: list[Tensor] = []
@@ -358,7 +382,8 @@ def draw_samples(
 
     def watch(step: StepInfo) -> None:
         nonlocal nfe
-        nfe = step.nfe
+        nfe = counted.rows // (rows.stop - rows.start)
+        step = replace(step, nfe=nfe)
         shown.advance(rows.start + (rows.stop - rows.start) * step.index // step.count)
         if frames and not parts:
             recorder(step)
@@ -368,6 +393,7 @@ def draw_samples(
     for start in range(0, plan.count, plan.batch_size):
         rows = slice(start, min(start + plan.batch_size, plan.count))
         noise = SampleNoise(plan.seed, range(plan.first + rows.start, plan.first + rows.stop))
+        counted.rows = 0
         z = noise.initial(plan.shape, device)
         if x is None:
             z = float(noisiest.sigma) * z

@@ -46,6 +46,7 @@ P2 = "plugins/diffkit-p2/src/diffkit_p2/"
 SCORE = "plugins/diffkit-score-sde/src/diffkit_score_sde/"
 FLOW = "plugins/diffkit-flow/src/diffkit_flow/"
 ZERO = "plugins/diffkit-zero-snr/src/diffkit_zero_snr/"
+DIT, GUIDANCE = "plugins/diffkit-dit/src/diffkit_dit/", "plugins/diffkit-guidance/src/diffkit_guidance/"
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
 
 ALGEBRA = [
@@ -215,9 +216,9 @@ DEFAULTS = [
     fault("a stride in place of equal parts (pains 1)", BASICS + "grid.py", "schedule.t_noise - span * j / n for j in range(n)]", "schedule.t_noise - (span // n if span > 10 else span / n) * j for j in range(n)]", "grid/trailing:any-clock"),
     fault("quadratic without its square", BASICS + "grid.py", "return [1.0 + (max(high, 1.0) - 1.0) * ((n - 1 - j) / (n - 1)) ** 2", "return [1.0 + (max(high, 1.0) - 1.0) * ((n - 1 - j) / (n - 1)) ** 1", "grid/quadratic:quadratic-points"),
     fault("strata ignored", BASICS + "times.py", "(i + uniform.double()) / len(uniform)", "0.0 * i + uniform.double()", "times/stratified:uniform-law"),
-    fault("guidance the wrong way round", BASICS + "guidance.py", "null.interpolate(labelled, self.scale)", "labelled.interpolate(null, self.scale)", "guidance/cfg:keeps-aux"),
-    fault("guidance weight for scale (K: guidance)", BASICS + "guidance.py", "null.interpolate(labelled, self.scale)", "null.interpolate(labelled, 1.0 + self.scale)", "guidance/cfg:gaussian-closed-form"),
-    fault("null class off by one", BASICS + "guidance.py", "torch.full_like(label, self.shape.classes)", "torch.full_like(label, self.shape.classes - 1)", "guidance/cfg:null-class"),
+    fault("guidance the wrong way round", BASICS + "guidance.py", "before.interpolate(after, scale)", "after.interpolate(before, scale)", "guidance/cfg:keeps-aux"),
+    fault("guidance weight for scale (K: guidance)", BASICS + "guidance.py", "before.interpolate(after, scale)", "before.interpolate(after, 1.0 + scale)", "guidance/cfg:gaussian-closed-form"),
+    fault("null class off by one", BASICS + "guidance.py", "ConditionSpec(classes=self.shape.classes)", "ConditionSpec(classes=self.shape.classes - 1)", "guidance/cfg:null-class"),
     fault("clipped above only", BASICS + "guidance.py", "estimate.x0.clamp(self.low, self.high)", "estimate.x0.clamp(max=self.high)", "guidance/clip:options-used"),
     fault("threshold over the batch (pains 16)", BASICS + "guidance.py", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile, dim=1)", "torch.quantile(estimate.x0.flatten(1).abs().float(), self.quantile).expand(len(x))", "guidance/threshold:each-alone"),
     fault("threshold is a plain clamp (pains 25)", BASICS + "guidance.py", "s = size.clamp(min=1.0)", "s = size.clamp(min=1.0, max=1.0)", "guidance/threshold:options-used"),
@@ -299,7 +300,7 @@ PLUGINS = [
     fault("likelihood weight halved", SCORE + "weighting.py", "return -slope if", "return -0.5 * slope if", "weighting/likelihood:likelihood-formula"),
     fault("shift the wrong way", FLOW + "grid.py", "(self.shift * u / (self.shift * u + (1.0 - u)))", "(u / (u + self.shift * (1.0 - u)))", "grid/shifted:shifted-points"),
     fault("zero SNR by scaling alone (A10)", ZERO + "schedule.py", "(alpha[2:] - last) / (alpha[1:-1] - last)", "(alpha[2:] - last) / (alpha[1:-1])", "schedule/zero-snr:falls"),
-    fault("rescaled by the deviation of the batch (pains 16)", ZERO + "guidance.py", "(e.x0.flatten(1).std(1, correction=0) for e in (plain, guided))", "(e.x0.std(correction=0).expand(len(x)) for e in (plain, guided))", "guidance/rescale:each-alone"),
+    fault("rescaled by the deviation of the batch (pains 16)", ZERO + "guidance.py", "(y.flatten(1).std(1, correction=0) for y in (before, after))", "(y.std(correction=0).expand(len(x)) for y in (before, after))", "guidance/rescale:each-alone"),
     fault("rescaling without its mixture", ZERO + "guidance.py", "self.phi * ratio + 1.0 - self.phi", "ratio", "guidance/rescale:options-used"),
     fault("velocity with its sign (K: v, u, F)", FLOW + "parameterization.py", "return -1.0, 1.0", "return 1.0, -1.0", "parameterization/flow:flow-target"),
     fault("v of the wrong sign (K: v, u, F)", FLOW + "parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "scalar.divide(level.sigma, r), scalar.divide(level.alpha, r)", "parameterization/v:v-target"),
@@ -386,4 +387,32 @@ CODE = [
     fault("a link is followed", "diffkit/storage/atomic.py", "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_RDONLY | os.O_NONBLOCK", "tests/faults/test_hostile_checkpoints.py::test_a_hostile_checkpoint_is_an_error_and_nothing_more"),
 ]  # fmt: skip
 
-FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS, *CODE)
+CONDITIONS = [
+    fault("a level of its own for each example is lost in a long batch", "diffkit/guidance.py", "torch.cat([value] * many)", "value", "guidance/cfg:tensor-levels"),
+    fault("eps of another set of conditions", "diffkit/guidance.py", "x0[i], eps[i],", "x0[i], eps[0],", "guidance/cfg:consistent"),
+    fault("cfg nulls conditions that it does not name", BASICS + "guidance.py", "tuple(self.scales or self.names or every)", "tuple(self.scales or every)", "tests/unit/basics/test_guidance.py::test_the_null_estimate_lacks_the_named_conditions"),
+    fault("a negative condition is ignored", BASICS + "guidance.py", "if self.negative is not None and name in self.negative:", "if False:", "tests/unit/basics/test_guidance.py::test_a_negative_condition_replaces_the_null"),
+    fault("the last of two scales alone", BASICS + "guidance.py", "x0=moved.x0 + shift[0]", "x0=moved.x0", "tests/unit/basics/test_guidance.py::test_two_scales_add_conditions_in_order"),
+    fault("conditions added in the wrong order", BASICS + "guidance.py", "for _, names in steps[k:] for", "for _, names in steps[: len(steps) - k] for", "tests/unit/basics/test_guidance.py::test_two_scales_add_conditions_in_order"),
+    fault("a call on a long batch counts once", "diffkit/runs/sampling.py", "self.rows += len(x)", "self.rows += min(len(x), 3)", "tests/unit/runs/test_trained.py::test_evaluations_of_guidance_count_for_each_example"),
+    fault("the output is rescaled as if it were x0", ZERO + "guidance.py", "estimate.combine(*self.parameterization.coefficients(estimate.level))", "estimate.x0", "guidance/rescale:rescale-formula"),
+    fault("an interval without its clean end", GUIDANCE + "interval.py", "(inner if low < h <= high else denoise)", "(inner if low < h < high else denoise)", "guidance/interval:interval-formula"),
+    fault("an interval of one limit for levels of their own", GUIDANCE + "interval.py", "(low < h) & (h <= high)", "(low < h)", "guidance/interval:tensor-levels"),
+    fault("autoguidance by w - 1", GUIDANCE + "autoguidance.py", ".interpolate(good, self.scale)", ".interpolate(good, 1.0 + self.scale)", "guidance/autoguidance:autoguidance-gaussian"),
+    fault("the share that is removed for the one that remains", GUIDANCE + "apg.py", "(1.0 - self.eta) * along", "self.eta * along", "guidance/apg:apg-formula"),
+    fault("the change projected on itself", GUIDANCE + "apg.py", "for one in (change, plain))", "for one in (change, change))", "guidance/apg:apg-formula"),
+    fault("one radius for a batch (pains 16)", GUIDANCE + "apg.py", "change.flatten(1).norm(dim=1)", "change.norm().expand(len(x))", "guidance/apg:each-alone"),
+    fault("the wrong half of a batch is perturbed", GUIDANCE + "attention.py", "[v[:half], result[half:]]", "[result[:half], v[half:]]", "guidance/perturbed-attention:perturbed-attention-formula"),
+    fault("every layer is perturbed", GUIDANCE + "attention.py", "if self.layers and index not in self.layers:", "if False:", "guidance/perturbed-attention:perturbed-attention-formula"),
+    fault("CFG++ with guided noise", GUIDANCE + "cfgpp.py", "Estimate(t, estimate.x0, null.eps)", "estimate", "sampler/cfg-pp:cfgpp-gaussian"),
+    fault("adaLN without its 1", DIT + "dit.py", "* (1 + scale[:, None])", "* scale[:, None]", "network/dit:scale-shift"),
+    fault("one gate for both branches", DIT + "dit.py", "x + gate1[:, None] * self.attention", "x + gate2[:, None] * self.attention", "network/dit:parts"),
+    fault("height and width of the patches exchanged", DIT + "transformer.py", '"b (h w) (p q c) -> b c (h p) (w q)"', '"b (w h) (p q c) -> b c (h p) (w q)"', "network/dit:places"),
+    fault("another depth than that of the size", DIT + "dit.py", "Size(1024, 24, 16)", "Size(1024, 28, 16)", "network/dit:reference"),
+    fault("U-ViT reads what fills up a text", DIT + "uvit.py", "mask[:, len(first) : self.extra] = text_mask", "mask[:, len(first) : self.extra] = True", "network/u-vit:masked-tokens"),
+    fault("unet reads what fills up a text", DDPM + "attention.py", "attn_mask=None if mask is None else mask[:, None, None]", "attn_mask=None", "network/unet:masked-tokens"),
+    fault("vectors are ignored", DDPM + "embedding.py", "h = h + self.vectors[name]", "h = h + 0.0 * self.vectors[name]", "network/unet:every-input"),
+    fault("channels beside x are ignored", DDPM + "conditions.py", "torch.cat([x, concat.to(x.dtype)], 1)", "torch.cat([x, 0.0 * concat.to(x.dtype)], 1)", "network/unet:every-input"),
+]  # fmt: skip
+
+FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *CODE)

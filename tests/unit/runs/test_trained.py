@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_interpolation_is_sampling_from_a_mixture_of_two_states(run: Run) -> Non
     plan = SamplingPlan(assembly.sampler, levels, (2,), 2)
     draw_samples(spy, plan, assembly.codec, "cpu", x=torch.zeros(2, 2))
     assert asked[0] == 20.0
+
+
+def test_evaluations_of_guidance_count_for_each_example(run: Run) -> None:
+    """cfg evaluates both estimates in one call, on twice the examples."""
+    assembly = run.trained()
+    cfg = assembly.build("guidance", "cfg", scale=2.0)
+    plan = SamplingPlan(assembly.sampler, assembly.levels(4), (2,), 5, batch_size=3, conditions=assembly.conditions)
+    seen: list[int] = []
+    for guidance, count in (((), 4), ((cfg,), 8)):
+        guided = replace(plan, guidance=guidance)
+        drawn = draw_samples(assembly.model, guided, assembly.codec, "cpu", on_step=lambda step: seen.append(step.nfe))
+        assert drawn.nfe == count
+    assert seen[-4:] == [2, 4, 6, 8]
 
 
 def test_the_denoiser_is_what_was_trained(run: Run) -> None:

@@ -46,17 +46,16 @@ class Interval(Guidance):
     def __call__(self, denoise: Denoiser) -> Denoiser:
         inner = self.inner(denoise)
 
+        low = float("-inf") if self.low is None else self.low
+        high = float("inf") if self.high is None else self.high
+
         def limited(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
             h = level.half_logsnr
-            low, high = (
-                (float("-inf") if self.low is None else self.low),
-                (float("inf") if self.high is None else self.high),
-            )
             if not isinstance(h, Tensor):
                 return (inner if low < h <= high else denoise)(x, level, **cond)
             guided, plain = inner(x, level, **cond), denoise(x, level, **cond)
-            inside = broadcast(((low < h) & (h <= high)).to(torch.float32), x)
-            x0, eps = (torch.where(inside > 0, a, b) for a, b in ((guided.x0, plain.x0), (guided.eps, plain.eps)))
+            inside = torch.as_tensor(broadcast((low < h) & (h <= high), x), dtype=torch.bool)
+            x0, eps = (torch.where(inside, a, b) for a, b in ((guided.x0, plain.x0), (guided.eps, plain.eps)))
             return replace(guided, x0=x0, eps=eps)
 
         return limited if inner is not denoise else denoise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -146,7 +147,7 @@ def cfgpp_gaussian(case: Case, result: LawResult) -> None:
     start = case.normal(4, 1)
     for scale in (0.3, 0.8):
         denoise: Denoiser = build("guidance", "cfg", shape=Shape(1, 1, (), 1), scale=scale)(classes)
-        got = sample(lambda x, level, d=denoise: d(x, level, label=label), case.component, levels, start)
+        got = sample(partial(denoise, label=label), case.component, levels, start)
         x = start
         for t, s in pairwise(levels):
             a, b = float(t.alpha), float(t.sigma)
