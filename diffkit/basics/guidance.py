@@ -105,7 +105,7 @@ class ClassifierFree(Guidance):
                order: null + scale_1 (first - null) + scale_2 (both - first) + ..., one more evaluation for each
 
     Raises ValueError if there are no conditions, a name is not one of them, or options contradict each other.
-    Without `conditions`, the null is the class `shape.classes`; without `shape`, it is no label at all.
+    If `conditions` is None, the null is the class `shape.classes`; if `shape` is None too, the label is left out.
     Source: Ho & Salimans 2022 (arXiv:2207.12598), eq. 6; several scales: Brooks et al. 2023 (arXiv:2211.09800), eq. 3;
     several conditions at one scale: Liu et al. 2022 (arXiv:2206.01714), eq. 11. Differs: scale = 1 + their w.
     """

@@ -57,7 +57,7 @@ def test_a_classifier_guides_in_sampling_without_gradients() -> None:
 
 
 def test_laws_hold_for_the_classifier() -> None:
-    """It is no component, so that the laws of the kind are applied to an instance with the classifier of a mixture."""
+    """A recipe cannot name it, so the laws of the kind are applied to an instance with the classifier of a mixture."""
 
     class Guided(ClassifierGuidance):
         law_example = staticmethod(lambda folder: ClassifierGuidance(log_posterior))

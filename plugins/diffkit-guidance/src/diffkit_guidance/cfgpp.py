@@ -13,7 +13,7 @@ class CFGPlusPlus(Sampler[bool]):
     """First-order step x_s = alpha_s x0 + sigma_s eps_null: x0 is guided by cfg, the noise is that without conditions.
 
     Use it with guidance cfg of a scale between 0 and 1, the paper's lambda: the guided x0 lies between both estimates.
-    Without guidance it is DDIM, and warns. It is no guidance, since alpha x0 + sigma eps is not x, and samplers that
+    Without guidance it is DDIM, and warns. It is not a guidance, since alpha x0 + sigma eps is not x, and samplers that
     use x, x0 or eps in another way would sample three different distributions.
 
     Source: Chung et al. 2025 (arXiv:2406.08070), Algorithm 2.

@@ -19,8 +19,8 @@ class ClassifierGuidance(Guidance):
     """Add the gradient of scale log p(label | x) to the score: eps = eps - scale sigma grad log p(label | x).
 
     The classifier is trained on noisy data. With an unconditional denoiser, scale 1 gives the conditional distribution;
-    larger scales favour examples that the classifier is certain of. Examples without a label (the null class, or a
-    number that is no class) are not guided. The denoiser is called without the label unless `conditional`.
+    larger scales favour examples that the classifier is certain of. Examples whose label is the null class are not
+    guided. The denoiser is called without the label unless `conditional`.
 
     classifier    computes logits: (B, classes), from x: (B, *S) at a level; differentiable in x
     scale         factor of the gradient; 0 turns it off
@@ -48,7 +48,16 @@ class ClassifierGuidance(Guidance):
         return guided
 
     def gradient(self, x: Tensor, level: Level, label: Tensor) -> Tensor:
-        """Compute the gradient of log p(label | x): (B, *S), 0 for examples without a label."""
+        """Compute the gradient of log p(label | x).
+
+        Args:
+            x: Noisy data at `level`: (B, *S).
+            level: The level of x.
+            label: Classes: (B,) long.
+
+        Returns:
+            The gradient: (B, *S), 0 for examples with the null class.
+        """
         with torch.enable_grad():
             z = x.detach().requires_grad_()
             logs = torch.log_softmax(self.classifier(z, level), dim=1)

@@ -111,7 +111,7 @@ def perturbed_attention_formula(case: Case, result: LawResult) -> None:
 
 
 class _Attentive(nn.Module):
-    """Two residual layers of self-attention, of which those in `perturbed` see each token alone: (B, 4, N)."""
+    """Two residual layers of self-attention, in which those in `perturbed` read each token alone: (B, 4, N)."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
