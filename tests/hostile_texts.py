@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from diffkit.report import Citation, EffectiveRow, ReportInputs, Trajectory, build_report
+from diffkit.report import Citation, EffectiveRow, LikelihoodTerms, ReportInputs, Trajectory, build_report
 from diffkit.report.comparison import build_comparison
 from diffkit.runs.results import MetricResult
 
@@ -44,6 +44,7 @@ FILLED = ReportInputs(
     samples=np.zeros((2, 4, 4, 1), np.uint8),
     sample_classes=["x", "x"],
     trajectory=Trajectory(np.zeros((2, 2, 4, 4, 1), np.uint8), None, ["x", "x"]),
+    likelihood=[LikelihoodTerms("x", np.ones(2), np.ones(2), 0.1, np.ones(3), np.ones(3))],
     citations=[Citation("x", "x", "x", "x"), Citation("x", "x", "x", "https://x")],
     missing=["x"],
 )

@@ -7,11 +7,15 @@ import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import RecipeError, UsageError
+from ..errors import DataError, RecipeError, UsageError
 from .console import as_json, say, say_error, say_json
+
+if TYPE_CHECKING:
+    from ..recipe.spec import Recipe
 
 overrides = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change a value, as in --set train.steps=100."
@@ -38,7 +42,8 @@ def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
             if not as_json:
                 say_error(error.render())
         else:
-            warnings = [*recipe.warnings, *([] if recipe.data_error is None else [recipe.data_error])]
+            absent = _absent_data(recipe)
+            warnings = [*recipe.warnings, *([] if absent is None else [absent])]
             records.append({"recipe": source, "valid": True, "warnings": [_record(one) for one in warnings]})
             if not as_json:
                 for warning in warnings:
@@ -48,6 +53,17 @@ def validate(recipes: tuple[str, ...], overrides: tuple[str, ...], as_json: bool
         say_json(records)
     sys.stdout.flush()
     return worst
+
+
+def _absent_data(recipe: Recipe) -> DataError | None:
+    """Return why the examples cannot be read, also if their shape is known without them; None if they are there."""
+    if recipe.data_error is not None:
+        return recipe.data_error
+    try:
+        recipe.objects["data"].fingerprint()
+    except DataError as error:
+        return error
+    return None
 
 
 def _record(error: Exception) -> dict[str, object]:

@@ -21,8 +21,11 @@ from diffkit.conditioner import Conditions, Unchanged
 from diffkit.errors import DivergedError, RecipeError, StoppedError
 from diffkit.metric import ModelSetting, Store, TrainedModel
 from diffkit.oracles import GaussianOracle
+from diffkit.report import build_report
+from diffkit.report.wording import figure
 from diffkit.runs import trained
 from diffkit.runs.evaluation import RunStore, load_groups
+from diffkit.runs.reporting import collect
 
 pytestmark = pytest.mark.filterwarnings("ignore:bits-per-dim is")  # runs of two steps are worse than no model
 
@@ -170,6 +173,30 @@ def test_the_terms_lie_in_the_run_and_sum_to_the_result(run: Run) -> None:
     assert load_groups(run.directory.likelihood / "partial.npz") == {}
     errors = load_groups(run.directory.likelihood / "errors.npz")
     assert [group["errors"].shape for group in errors.values()] == [(6,)]
+
+
+def test_the_report_shows_the_terms_and_leaves_out_a_damaged_file(run: Run) -> None:
+    collected = collect(run.directory, run.assembly)
+    assert [terms.name for terms in collected.likelihood] == NAMES
+    page = build_report(collected)
+    section = page[page.index('<section id="likelihood"') :].partition("</section>")[0]
+    for terms in collected.likelihood:
+        total = run.results.metrics[terms.name].values["bits_per_dim"]
+        assert f"{terms.name} {figure(total, 4)}" in section
+    shown = collected.likelihood[0]
+    assert shown.reconstructions is not None
+    assert shown.reconstructions.shape[1:] == (4, 4, 4, 1)
+    assert section.count("<li>") >= len(shown.reconstruction_rates) == len(shown.reconstructions)
+    assert 'alt="4 held-out examples after' in section
+    assert all(heading in section for heading in ("Terms, stacked over t", "Distortion over rate"))
+    assert "Real held-out" not in page, "no metric of samples was measured"
+    path = run.directory.likelihood / "terms.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    damaged = collect(run.directory, run.assembly)
+    path.write_bytes(whole)
+    assert damaged.likelihood == []
+    assert any("terms.npz" in reason for reason in damaged.missing)
 
 
 def test_the_command_line_measures_with_options_and_compare_shows_standard_errors(run: Run) -> None:
