@@ -118,9 +118,7 @@ class Theirs(Network):
 
 def theirs(assembly: Assembly, peer: Peer, steps: int, width: int, layers: int, seed: int) -> Contestant:
     """diffusers' model and loop."""
-    from diffusers import DDPMScheduler, UNet2DModel
-    from diffusers.optimization import get_scheduler
-    from diffusers.training_utils import EMAModel
+    from diffusers import UNet2DModel
 
     torch.manual_seed(seed)
     net: Any = UNet2DModel(
@@ -133,11 +131,19 @@ def theirs(assembly: Assembly, peer: Peer, steps: int, width: int, layers: int, 
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
     )
+    return example(assembly, peer, net, _train_digits(assembly), assembly.recipe.train.batch_size, steps, seed)
+
+
+def example(assembly: Assembly, peer: Peer, net: Any, data: Tensor, size: int, steps: int, seed: int) -> Contestant:
+    """The loop of diffusers' unconditional example around a network, on data (N, C, H, W), in batches of `size`."""
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     adam = torch.optim.AdamW(net.parameters(), lr=peer.lr, **peer.optimizer)
     rate = get_scheduler("cosine", adam, num_warmup_steps=min(500, steps // 10), num_training_steps=steps)
     average = EMAModel(net.parameters(), **peer.average)
-    data, size = _train_digits(assembly), assembly.recipe.train.batch_size
     source = torch.Generator().manual_seed(seed)
     step = 0
 

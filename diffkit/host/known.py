@@ -67,7 +67,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-diffusers": ("digits-diffusers",),
     "diffkit-dit": ("digits-dit",),
     "diffkit-dpmsolver": ("digits-adams", "digits-dpmpp", "digits-unipc"),
-    "diffkit-edm": ("digits-edm",),
+    "diffkit-edm": ("digits-edm", "fashion-edm"),
     "diffkit-flow": ("digits-flow",),
     "diffkit-improved-ddpm": ("digits-improved-ddpm", "digits-vlb"),
     "diffkit-p2": ("digits-min-snr",),

@@ -18,7 +18,7 @@ from diffkit_fidelity.efficientnet import EfficientNetLite0
 from diffkit_fidelity.extractor import Extractor, as_pictures
 from diffkit_fidelity.extractors import InceptionV3, Values
 from diffkit_fidelity.inception import Inception
-from diffkit_fidelity.metrics import FID, KID, PrecisionRecall
+from diffkit_fidelity.metrics import FID, KID, InceptionScore, PrecisionRecall
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from torch import Tensor
@@ -196,6 +196,8 @@ def test_the_protocol_names_what_a_value_depends_on() -> None:
     other = FID().protocol(evaluation(x, x.flip(0), PICTURES))
     assert found["reference"].startswith("train, SHA-256 ")
     assert other["reference"] != found["reference"]
+    assert PrecisionRecall(k=5).protocol(evaluation(x, x, PICTURES))["k"] == "5"
+    assert InceptionScore(splits=2).protocol(evaluation(x, x, PICTURES))["splits"] == "2"
 
 
 def test_samples_are_rounded_as_files_are() -> None:

@@ -156,6 +156,9 @@ class PrecisionRecall(FeatureMetric):
             "1 is best"
         )
 
+    def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
+        return {**super().protocol(evaluation), "k": f"{self.k}"}
+
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         samples, train = self._both(evaluation, self.k + 1)
         real = radii(train.blocks, self.k)
@@ -207,7 +210,7 @@ class InceptionScore(FeatureMetric):
         )
 
     def _reference(self, evaluation: Evaluation) -> Mapping[str, str]:
-        return {}
+        return {"splits": f"{self.splits}"}
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         require("samples", len(evaluation.samples), max(LEAST, self.splits))
