@@ -360,12 +360,12 @@ def shown_conditions(spec: ConditionSpec, raw: Tensor) -> list[str]:
         raw: (N, *spec.shape).
 
     Returns:
-        N texts; that of the null class is "none".
+        N texts; that of the null class is "unconditional".
     """
     if spec.dtype == "text":
         return as_texts(raw)
     if spec.dtype == "long":
-        names = [*(spec.names or map(str, range(spec.classes or 0))), "none"]
+        names = [*(spec.names or map(str, range(spec.classes or 0))), "unconditional"]
         return [names[int(number)] for number in raw.tolist()]
     if len(spec.shape) > 1 or math.prod(spec.shape) > MAX_NUMBERS:
         return [""] * len(raw)

@@ -42,7 +42,7 @@ FILLED = ReportInputs(
     },
     stage_seconds={"x": 3.0},
     samples=np.zeros((2, 4, 4, 1), np.uint8),
-    sample_classes=["x", "x"],
+    sample_conditions={"x": ["x", "x"]},
     trajectory=Trajectory(np.zeros((2, 2, 4, 4, 1), np.uint8), None, ["x", "x"]),
     likelihood=[LikelihoodTerms("x", np.ones(2), np.ones(2), 0.1, np.ones(3), np.ones(3))],
     citations=[Citation("x", "x", "x", "x"), Citation("x", "x", "x", "https://x")],

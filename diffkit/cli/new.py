@@ -27,6 +27,7 @@ SUMMARIES = {
     "weighting": "min(snr, ceiling)",
     "guidance": "x0 clamped",
     "codec": "z = factor x",
+    "conditioner": "classes from the last to the first",
     "augmentation": "half of the images upside down",
     "data": "points on a circle",
     "metric": "distance between the means",
@@ -128,7 +129,8 @@ class Package:
         images = "augmentation" in self.kinds and "data" not in self.kinds
         own = dict.fromkeys(self.kinds, self.name)
         data = own.get("data", "digits" if images else "mixture")
-        flags = ", labels: false" if data == "digits" else ""
+        labelled = "conditioner" in own and data in ("digits", "mixture")
+        flags = f", labels: {str(labelled).lower()}" if data == "digits" or labelled else ""
         augment = f", augment: [{self.name}]" if images else ""
         unet = "{name: unet, channels: 32, multipliers: [1, 2], attention: []}"
         parts = [f"{kind}: {self.name}" for kind in ("weighting", "times") if kind in own]
@@ -148,6 +150,7 @@ class Package:
             "lr_schedule": f"{{name: {own.get('lr-schedule', 'constant')}, warmup: 20}}",
             "strategy": f"  strategy: {self.name}\n" if "strategy" in own else "",
             "codec": f"codec: {self.name}\n" if "codec" in own else "",
+            "conditions": f"conditions: {{label: {self.name}}}\n" if "conditioner" in own else "",
             "callbacks": f"callbacks: [{self.name}]\n" if "callback" in own else "",
             "trackers": f"trackers: [{self.name}]\n" if "tracker" in own else "",
         }

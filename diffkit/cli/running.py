@@ -15,6 +15,7 @@ from ..errors import DiffkitError, UsageError
 from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
+from .stated import stated_conditions, stated_guidance
 
 if TYPE_CHECKING:
     from ..runs.results import EvaluationResult, Interval
@@ -150,7 +151,26 @@ def _interval(found: Interval | None) -> str:
 @click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
-@click.option("--labels", metavar="0,1,...", help="Classes, numbers or names, repeated until there are --count.")
+@click.option("--labels", metavar="0,hat,...", help="Classes, numbers or names, repeated until there are --count.")
+@click.option(
+    "--condition",
+    "conditions",
+    multiple=True,
+    metavar="NAME=VALUE|@FILE",
+    help="Condition, or a file of them: .txt, .npy, a picture; may be repeated.",
+)
+@click.option("--prompt", metavar="TEXT", help="Short for --condition text=TEXT.")
+@click.option(
+    "--guidance",
+    "guidances",
+    multiple=True,
+    metavar="NAME=SCALE",
+    help="Guidance, or NAME.OPTION=VALUE, such as cfg=3.0; may be repeated.  [default: as the recipe]",
+)
+@click.option("--scale", type=float, help="Short for --guidance cfg=SCALE.")
+@click.option(
+    "--negative", metavar="TEXT", help="Short for --guidance cfg.negative=TEXT: what samples are not to show."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
@@ -165,6 +185,11 @@ def sample(
     steps: int | None,
     weights: str,
     labels: str | None,
+    conditions: tuple[str, ...],
+    prompt: str | None,
+    guidances: tuple[str, ...],
+    scale: float | None,
+    negative: str | None,
     seed: int,
     form: str | None,
     out: Path | None,
@@ -172,7 +197,7 @@ def sample(
     quiet: bool,
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
-    from ..runs.sample_files import is_image, save_npz, save_png
+    from ..runs.sample_files import condition_arrays, is_image, save_npz, save_png, shown
     from ..runs.sampling import SampleRequest
     from ..runs.trained import open_run
 
@@ -187,8 +212,11 @@ def sample(
         weights=weights,
         seed=seed,
         labels=_labels(labels),
+        conditions=stated_conditions(conditions, prompt, opened.assembly.conditions.specs),
+        guidance=stated_guidance(guidances, scale, negative),
     )
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
+    choices += [*conditions, prompt, *guidances, scale and f"scale{scale}", negative and f"no-{negative}"]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     if len(name) > MAX_NAME_CHARACTERS:
         name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
@@ -198,10 +226,9 @@ def sample(
     drawn = opened.draw(request, progress=not quiet)
     with writing(target):
         if form == "png":
-            save_png(target, data, drawn.x)
+            save_png(target, data, drawn.x, shown(opened.assembly, drawn))
         else:
-            arrays = {"x": data.to_storage(drawn.x).numpy()}
-            save_npz(target, arrays if drawn.labels is None else arrays | {"labels": drawn.labels.numpy()})
+            save_npz(target, {"x": data.to_storage(drawn.x).numpy(), **condition_arrays(drawn)})
     say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 
 

@@ -134,7 +134,7 @@ class ReportInputs:
         verdict_rule: The rule of the verdict.
         stage_seconds: Seconds of each stage, in the order of a run.
         samples: Images or vectors.
-        sample_classes: Names of the classes of the samples, one for each.
+        sample_conditions: By name the conditions of the samples: a text for each, or images.
         real: Real examples in the same form.
         snapshots: Samples drawn during training.
         neighbours: Samples beside the training examples nearest to them.
@@ -164,7 +164,7 @@ class ReportInputs:
     verdict_rule: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     samples: Array | None = None
-    sample_classes: Sequence[str] = ()
+    sample_conditions: Mapping[str, Sequence[str] | Array] = field(default_factory=dict)
     real: Array | None = None
     snapshots: Sequence[Snapshot] = ()
     neighbours: Neighbours | None = None

@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 Pixels = NDArray[np.uint8]
 TILE = 56  # pixels that an enlarged image should at least span
@@ -145,11 +147,14 @@ def density_layer(values: NDArray[Any], colour: tuple[int, int, int] = (86, 114,
     return layer[::-1]
 
 
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """Encode uint8 (H, W, C) as a PNG file; C = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+def png(picture: NDArray[np.uint8], texts: Mapping[str, str] | None = None) -> bytes:
+    """Encode uint8 (H, W, C) as a PNG file with `texts` by name; C = 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
     pixels = np.ascontiguousarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
+    info = PngInfo()
+    for name, text in (texts or {}).items():
+        info.add_text(name, text)
+    Image.fromarray(pixels).save(stream, format="PNG", pnginfo=info)
     return stream.getvalue()
 
 

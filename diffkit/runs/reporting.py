@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..conditioner import shown_conditions
 from ..errors import CheckpointError, DiffkitError
 from ..recipe.assembly import Assembly
 from ..recipe.contents import named
@@ -33,6 +34,7 @@ from ..report import (
     build_report,
 )
 from ..report.comparison import build_comparison
+from ..report.pictures import as_images
 from ..schedule import sampled
 from ..storage import atomic
 from ..storage.atomic import damaged_file
@@ -42,7 +44,7 @@ from .citations import address, cited, readable
 from .evaluation import examples, load_groups, result_names
 from .listing import Comparison
 from .results import RULE, EvaluationResult
-from .sample_files import is_image, load_npz, load_views, viewable
+from .sample_files import is_image, load_npz, load_views, stored_conditions, viewable
 from .stage_status import Stage, StageRecord, StageStatus
 
 MIN_REAL = 64
@@ -149,7 +151,7 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         verdict_rule=RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
-        sample_classes=_class_names(assembly, stored.get("labels")),
+        sample_conditions=_conditions(assembly, stored),
         real=None if train_x is None else viewable(assembly.data, train_x[:count]),
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
         neighbours=None if train_x is None else _neighbours(assembly, stored, train_x),
@@ -165,12 +167,16 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
     )
 
 
-def _class_names(assembly: Assembly, labels: Array | None) -> list[str]:
-    """Return the name of the class of each sample; the class beyond the last one is the unconditional one."""
-    names = [*assembly.data.spec.class_names, "unconditional"]
-    if labels is None or len(names) == 1 or labels.ndim != 1 or not ((labels >= 0) & (labels < len(names))).all():
-        return []
-    return [names[label] for label in labels.tolist()]
+def _conditions(assembly: Assembly, stored: Mapping[str, Array]) -> dict[str, list[str] | Array]:
+    """Return the conditions of samples for the report: texts, or pictures of one or three channels."""
+    found: dict[str, list[str] | Array] = {}
+    for name, raw in stored_conditions(assembly, stored).items():
+        texts = shown_conditions(assembly.conditions.specs[name], raw)
+        if any(texts):
+            found[name] = texts
+        elif raw.ndim == 4 and raw.shape[1] in (1, 3):
+            found[name] = as_images(raw)
+    return found
 
 
 def sampling_in_words(assembly: Assembly) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,14 +16,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data import Data
+from ..conditioner import shown_conditions
+from ..data import LABEL, Data
 from ..denoiser import Denoiser
 from ..recipe.assembly import Assembly
 from ..report import pictures
 from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .sampling import MAX_FRAMES, OnStep, SampleTrajectory, draw_samples, plan_sampling
+from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples, plan_sampling
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""
@@ -59,14 +61,12 @@ def draw_and_save(
         denoise, plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
     )
     data = assembly.data
-    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x)}
-    if drawn.labels is not None:
-        arrays["labels"] = drawn.labels.numpy()
+    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x), **condition_arrays(drawn)}
     with atomic.writing(directory, "free some space and run the same command again; training is done and saved"):
         directory.mkdir(exist_ok=True)
         save_npz(directory / SAMPLES, arrays)
         if is_image(data):
-            save_png(directory / GRID, data, drawn.x)
+            save_png(directory / GRID, data, drawn.x, shown(assembly, drawn))
         if drawn.trajectory is not None:
             save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
     return directory / (GRID if is_image(data) else SAMPLES)
@@ -93,15 +93,54 @@ def viewable(data: Data, x: Tensor) -> Array:
     return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
 
 
-def save_png(path: Path, data: Data, x: Tensor) -> None:
+def save_png(path: Path, data: Data, x: Tensor, conditions: Mapping[str, Sequence[str]] | None = None) -> None:
     """Write a grid of images as a PNG file.
 
     Args:
         path: The file, which is replaced as a whole.
         data: The data set.
         x: (N, C, H, W) in the model's range.
+        conditions: By name a text for each image; the file holds them as JSON in its text `conditions`.
     """
-    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x))))
+    texts = {"conditions": json.dumps(dict(conditions), ensure_ascii=True)} if conditions else {}
+    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x)), texts))
+
+
+def condition_arrays(drawn: SampleBatch) -> dict[str, Array]:
+    """Return the raw conditions of samples for their file: `labels`, and `condition.NAME` for others."""
+    return {_member(name): raw.cpu().numpy() for name, raw in drawn.conditions.items()}
+
+
+def _member(name: str) -> str:
+    return "labels" if name == LABEL else f"condition.{name}"
+
+
+def shown(assembly: Assembly, drawn: SampleBatch) -> dict[str, list[str]]:
+    """Return a text for the conditions of each sample by their name, without those that are not texts or numbers."""
+    texts = {name: shown_conditions(assembly.conditions.specs[name], raw) for name, raw in drawn.conditions.items()}
+    return {name: rows for name, rows in texts.items() if any(rows)}
+
+
+def stored_conditions(assembly: Assembly, stored: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Return the raw conditions in a file of samples; those that do not fit the conditions of the run are left out.
+
+    Args:
+        assembly: The objects of the recipe.
+        stored: The arrays of the file.
+
+    Returns:
+        (N, ...) by name.
+    """
+    found: dict[str, Tensor] = {}
+    for name, spec in assembly.conditions.specs.items():
+        raw = stored.get(_member(name))
+        if raw is None or raw.shape[1:] != spec.shape or raw.ndim == 0:
+            continue
+        kind = {"long": "i", "float": "f"}.get(spec.dtype, "u")
+        most = spec.classes if spec.classes is not None else math.inf
+        if raw.dtype.kind == kind and (kind == "f" or bool(((raw >= 0) & (raw <= most)).all())):
+            found[name] = torch.from_numpy(raw)
+    return found
 
 
 def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:

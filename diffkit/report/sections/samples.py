@@ -13,6 +13,8 @@ from ..scatter import extent_of, outside, scatter
 from ..wording import count
 
 SHOWN, SNAPSHOTS, ROW = 64, 8, 8
+MAX_STATED = 64
+"""Conditions of samples that a caption lists."""
 
 
 def section(inputs: ReportInputs) -> Section | None:
@@ -51,22 +53,30 @@ def _images(inputs: ReportInputs) -> Html:
         return card(shown, title=title, caption=f"{caption} {len(pixels)} images of {size}.")
 
     assert inputs.samples is not None
-    made = grid(inputs.samples, "Samples", "Samples of the model", "Drawn from noise by the model." + _classes(inputs))
-    if inputs.real is None or len(inputs.real) == 0 or not is_images(inputs.real):
-        return cards(made)
-    name = f"of {inputs.data_name} " if inputs.data_name else ""
-    return cards(made, grid(inputs.real, "Real data", "Real examples", f"Examples {name}for comparison."))
+    made = [grid(inputs.samples, "Samples", "Samples of the model", f"Drawn from noise by the model.{_stated(inputs)}")]
+    for name, given in inputs.sample_conditions.items():
+        if isinstance(given, np.ndarray):
+            made.append(grid(given, f"Condition {name}", f"Condition {name}", "The condition of each sample."))
+    if inputs.real is not None and len(inputs.real) and is_images(inputs.real):
+        name = f"of {inputs.data_name} " if inputs.data_name else ""
+        made.append(grid(inputs.real, "Real data", "Real examples", f"Examples {name}for comparison."))
+    return cards(*made)
 
 
-def _classes(inputs: ReportInputs) -> str:
-    """Return a sentence on the classes of the samples: once each class of a cycle, in its order."""
-    names = list(inputs.sample_classes)
-    if not names:
-        return ""
-    cycle = names[: len(set(names))]
-    if names != (cycle * len(names))[: len(names)]:
-        return f" Classes: {', '.join(dict.fromkeys(names))}."
-    return f" Classes, in turn from left to right: {', '.join(cycle)}."
+def _stated(inputs: ReportInputs) -> str:
+    """Return a sentence on each condition of the samples: once each value of a cycle, in its order."""
+    found = []
+    for name, given in inputs.sample_conditions.items():
+        if isinstance(given, np.ndarray):
+            continue
+        values, title = list(given), "Classes" if name == "label" else f"Condition {name}"
+        cycle = values[: len(set(values))]
+        in_turn = values == (cycle * len(values))[: len(values)]
+        shown = cycle if in_turn else values
+        more = f" and {len(shown) - MAX_STATED} more" if len(shown) > MAX_STATED else ""
+        order = ", in turn from left to right" if in_turn else ", from left to right"
+        found.append(f" {title}{order}: {', '.join(shown[:MAX_STATED])}{more}.")
+    return "".join(found)
 
 
 def _vectors(inputs: ReportInputs) -> Html:
@@ -85,7 +95,8 @@ def _vectors(inputs: ReportInputs) -> Html:
         lost = outside(points, extent)
         beyond = f" {count(lost)} lie outside the picture." if lost else ""
         label = f"{title}: {count(len(points))} points{over}"
-        caption = f"{count(len(points))} points{over}.{axes}{beyond}"
+        stated = _stated(inputs) if title == "Samples" else ""
+        caption = f"{count(len(points))} points{over}.{axes}{beyond}{stated}"
         return card(scatter(points, extent, label, inputs.density), title=title, caption=caption)
 
     return cards(panel(samples, "Samples"), *([] if real is None else [panel(real, "Real data")]))

@@ -399,10 +399,10 @@ def test_a_thousand_times_of_the_sampler_are_fifty_strokes(read):
 
 def test_samples_have_the_names_of_their_classes(read):
     images = np.zeros((4, 4, 4, 1), np.uint8)
-    inputs = ReportInputs(samples=images, sample_classes=["dress", "hat", "dress", "hat"])
+    inputs = ReportInputs(samples=images, sample_conditions={"label": ["dress", "hat", "dress", "hat"]})
     assert "Classes, in turn from left to right: dress, hat." in read(build_report(inputs)).words
-    inputs = ReportInputs(samples=images, sample_classes=["hat", "hat", "dress", "hat"])
-    assert "Classes: hat, dress." in read(build_report(inputs)).words
+    inputs = ReportInputs(samples=images, sample_conditions={"label": ["hat", "hat", "dress", "hat"]})
+    assert "Classes, from left to right: hat, hat, dress, hat." in read(build_report(inputs)).words
 
 
 def test_how_samples_were_drawn_is_stated_once(full, read):

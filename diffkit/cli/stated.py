@@ -1,0 +1,120 @@
+"""Options of `diffkit sample` that state conditions and guidance: `--condition`, `--prompt`, `--guidance`, `--scale`.
+
+Values are read as the condition requires: a text as it is, classes and numbers separated by commas, and files by their
+suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..data import ConditionSpec
+
+TEXT, CFG = "text", "cfg"
+"""The condition of `--prompt`, and the guidance of `--scale` and `--negative`."""
+ARRAYS, PICTURES, LINES = (".npy",), (".png", ".jpg", ".jpeg", ".webp", ".bmp"), (".txt",)
+
+
+def stated_conditions(
+    texts: Iterable[str], prompt: str | None, specs: Mapping[str, ConditionSpec]
+) -> dict[str, Any] | None:
+    """Return the conditions that a command line states.
+
+    Args:
+        texts: NAME=VALUE or NAME=@FILE each; several of one name are several values.
+        prompt: a text, short for text=PROMPT; None without one.
+        specs: the conditions of the model.
+
+    Returns:
+        Values by name, as `read_condition` takes them; None if none is stated.
+
+    Raises:
+        UsageError: DK017, a text is not NAME=VALUE; DK019, there is no such condition, or a file cannot be read.
+    """
+    given: dict[str, Any] = {}
+    for text in [*texts, *([] if prompt is None else [f"{TEXT}={prompt}"])]:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"{text!r} is not a condition", code="DK017", fix="write NAME=VALUE or NAME=@FILE")
+        if name not in specs:
+            raise UsageError(f"this run has no condition {name}", code="DK019", choices=sorted(specs) or "none")
+        read = _file(Path(value[1:]), specs[name]) if value.startswith("@") else _value(value, specs[name])
+        given[name] = [*given[name], *read] if name in given else read
+    return given or None
+
+
+def _value(text: str, spec: ConditionSpec) -> Any:
+    """Return the values in a text: the text itself, classes, numbers, or one vector."""
+    if spec.dtype == "text":
+        return [text]
+    parts = [part.strip() for part in text.split(",")]
+    if spec.dtype == "long":
+        return [int(part) if part.isdecimal() else part for part in parts]
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        fix = "write numbers with commas between them, or NAME=@FILE"
+        raise UsageError(f"{text!r} is not a list of numbers", code="DK019", fix=fix) from None
+    return [numbers] if spec.shape else numbers
+
+
+def _file(path: Path, spec: ConditionSpec) -> Any:
+    """Return the values in a file: a line each of text or classes, an array, or a picture."""
+    import numpy as np
+    from PIL import Image
+
+    suffix = path.suffix.lower()
+    try:
+        if suffix in LINES and spec.dtype == "text":
+            return path.read_text(encoding="utf-8").splitlines()
+        if suffix in LINES:
+            return [one for line in path.read_text(encoding="utf-8").splitlines() for one in _value(line, spec)]
+        if suffix in ARRAYS:
+            rows = np.load(path, allow_pickle=False)
+            return rows[None] if rows.shape == spec.shape else rows
+        if suffix in PICTURES and len(spec.shape) == 3:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("L" if spec.shape[0] == 1 else "RGB"))
+            return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None].copy()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix="check the file") from error
+    allowed = "a text file with a value on each line (.txt), an array (.npy), or a picture of a condition (C, H, W)"
+    raise UsageError(f"{path} does not fit this condition", code="DK019", choices=allowed)
+
+
+def stated_guidance(texts: Iterable[str], scale: float | None, negative: str | None) -> dict[str, Any] | None:
+    """Return the changes of guidance that a command line states.
+
+    Args:
+        texts: NAME=SCALE or NAME.OPTION=VALUE each; values are read as in a recipe.
+        scale: short for cfg=SCALE; None without one.
+        negative: short for cfg.negative=TEXT; None without one.
+
+    Returns:
+        Options by name of the guidance; None if none is stated.
+
+    Raises:
+        UsageError: DK017, a text is neither NAME=SCALE nor NAME.OPTION=VALUE.
+    """
+    from ..recipe.yaml import parse
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        path, sign, value = text.partition("=")
+        name, dot, option = path.partition(".")
+        if not sign or not name or (dot and not option):
+            fix = "write NAME=SCALE or NAME.OPTION=VALUE, such as cfg=3.0"
+            raise UsageError(f"{text!r} is not a guidance", code="DK017", fix=fix)
+        plain = parse(value, f"--guidance {text}").plain()
+        stated = {TEXT: plain} if option == "negative" and isinstance(plain, str) else plain
+        found.setdefault(name, {})[option or "scale"] = stated
+    if scale is not None:
+        found.setdefault(CFG, {})["scale"] = scale
+    if negative is not None:
+        found.setdefault(CFG, {})["negative"] = {TEXT: negative}
+    return dict(found) or None
