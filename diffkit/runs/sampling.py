@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -272,7 +272,7 @@ def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> 
     """
     own, section = assembly.conditions, assembly.recipe.sample
     if LABEL in given and LABEL not in own.conditioners:
-        if not len(given[LABEL]):
+        if isinstance(given[LABEL], Sized) and not len(given[LABEL]):
             return {}
         raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
     stated = dict(given) or dict(section.conditions) | ({} if section.labels is None else {LABEL: section.labels})

@@ -1,0 +1,237 @@
+"""Texts and other conditions through a whole run: training, sampling, files, report, and faults before compute."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+from diffkit import Run, assemble, load_recipe, open_run, run
+from diffkit.cli.main import main
+from diffkit.data import as_texts
+from diffkit.errors import ArgumentError, RecipeError
+from diffkit.host import configure, load_file, registry
+from diffkit.noise import RandomStreams
+from diffkit.runs.sample_files import load_npz, save_png
+from diffkit.runs.training import make_trainer
+from diffkit.train.trainer import Trainer
+
+PLUGIN = Path(__file__).with_name("words_plugin.py")
+RECIPE = """
+name: words
+data: {name: captioned, condition_dropout: 0.1}
+conditions: {text: {name: text, width: 16, depth: 1, heads: 2}}
+schedule: {name: linear, steps: 50, beta_start: 0.002, beta_end: 0.3}
+parameterization: eps
+network: reader
+train: {steps: 250, batch_size: 32, optimizer: {name: adam, lr: 5.0e-3}, ema: {decay: 0.98, warmup: true}}
+sample: {sampler: ancestral, count: 8}
+"""
+
+
+@pytest.fixture
+def words() -> Iterator[ModuleType]:
+    """The plugin, loaded as `-P words_plugin.py` loads it."""
+    load_file(PLUGIN)
+    yield sys.modules[registry().find("conditioner", "frozen").load().__module__]
+    configure()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run of the recipe."""
+    load_file(PLUGIN)
+    made = run(load_recipe(RECIPE), tmp_path_factory.mktemp("words") / "words", device="cpu", quiet=True)
+    configure()
+    return made.directory.path
+
+
+@pytest.fixture
+def trained(words: ModuleType, finished: Path) -> Run:
+    """The finished run."""
+    return open_run(finished, device="cpu")
+
+
+def sides(x: torch.Tensor) -> list[bool]:
+    return (x[:, 0] > 0).tolist()
+
+
+def test_samples_follow_their_text(trained: Run) -> None:
+    x = trained.sample(32, conditions={"text": ["left", "right"]})
+    agree = sum(side == bool(i % 2) for i, side in enumerate(sides(x)))
+    assert agree >= 30
+    whole, part = (trained.sample(n, conditions={"text": "right"}, seed=3) for n in (4, 2))
+    torch.testing.assert_close(whole[:2], part)
+
+
+def test_without_a_request_samples_have_the_texts_of_held_out_examples(trained: Run) -> None:
+    stored = load_npz(trained.directory.samples / "samples.npz")
+    raw = torch.from_numpy(stored["condition.text"])
+    assert as_texts(raw) == ["left", "right"] * 4
+    assert sides(torch.from_numpy(stored["x"])) == [False, True] * 4
+    page = trained.directory.report.read_text()
+    assert "Condition text, in turn from left to right: left, right." in page
+
+
+def test_requests_that_do_not_fit_are_refused(trained: Run) -> None:
+    for conditions, told in (
+        ({"txt": "left"}, "there is no condition txt; the model has: text"),
+        ({"text": 3}, "text must be a text or a list of texts, got 3"),
+        ({"label": 1}, "labels cannot be chosen"),
+        ({"text": []}, "no value is given"),
+    ):
+        with pytest.raises(ArgumentError, match=told):
+            trained.sample(1, conditions=conditions)
+    with pytest.warns(UserWarning, match="has 11 bytes and is cut to the 8 of the data"):
+        trained.sample(1, conditions={"text": "left " + "x" * 6})
+
+
+FAULTS = (
+    ("conditions={txt: text}", "conditions.txt", 'the data has no condition "txt"'),
+    ("conditions=null", "data.name", "reaches a network only through a conditioner"),
+    ("conditions={text: label}", "conditions.text", "label requires a condition of classes"),
+    (
+        "network=mlp",
+        "conditions.text",
+        "network mlp does not take the condition text: its forward has no argument text",
+    ),
+    ("network=blind", "conditions", "network blind does not take its conditions in their shapes, text (9, 16)"),
+    ("network=demanding", "conditions.text", "does not take the condition text"),
+    ("data.condition_dropout={txt: 0.1}", "data.condition_dropout.txt", "not a condition of the network"),
+    (
+        "data.condition_dropout={joint: 0.1, text: 0.1}",
+        "data.condition_dropout.joint",
+        "not a condition of the network",
+    ),
+    ("data.label_dropout=0.1", "data.label_dropout", 'unknown key "label_dropout" in data'),
+    ("sample.conditions={text: 3}", "sample.conditions.text", "must be a text or a list of texts"),
+    ("sample.conditions={hint: 3}", "sample.conditions.hint", "there is no condition hint"),
+)
+
+
+@pytest.mark.parametrize(("change", "path", "told"), FAULTS)
+def test_a_condition_that_does_not_fit_is_one_error_at_its_line(
+    words: ModuleType, change: str, path: str, told: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(RECIPE, [change])
+    (fault,) = caught.value.errors
+    assert told in fault.message
+    assert fault.where is not None
+    assert fault.where.path == path
+    if "label_dropout" in change:
+        assert fault.hint == 'did you mean "condition_dropout"?'
+
+
+def test_a_network_that_requires_more_than_sampling_supplies_is_refused(words: ModuleType) -> None:
+    with pytest.raises(
+        RecipeError, match="network demanding requires the condition mood, which sampling cannot supply"
+    ):
+        load_recipe(RECIPE, ["conditions={}", "data.condition_dropout=0", "network=demanding"])
+
+
+def test_a_label_without_example_and_guidance_without_null_are_refused(words: ModuleType) -> None:
+    labelled = ["data.labels=true", "conditions={text: text, label: label}"]
+    assert load_recipe(RECIPE, [*labelled, "sample.labels=[right]"]).sample.labels == ("right",)
+    with pytest.raises(RecipeError, match=r"sample\.labels holds up, which no training example of data captioned has"):
+        load_recipe(RECIPE, [*labelled, "sample.labels=[up]"])
+    with pytest.raises(RecipeError, match="cfg calls the network without text, which condition_dropout 0 never trains"):
+        load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", "sample.guidance=[cfg]"])
+
+
+def test_channels_of_concat_reach_the_network(words: ModuleType) -> None:
+    sets = ["data.hint=true", "conditions={text: text, hint: concat}"]
+    assembly = assemble(load_recipe(RECIPE, sets))
+    assert assembly.shape.extra_channels == 2
+    assert assembly.shape.conditions == {"text": (9, 64)}
+    raw = assembly.data.split("train").rows(torch.arange(4))[1]  # type: ignore[attr-defined]
+    cond = assembly.conditions(raw)
+    assert torch.equal(cond["concat"], raw["hint"])
+    y = assembly.network(torch.zeros(4, 2), torch.ones(4), **cond)
+    assert not torch.equal(
+        y, assembly.network(torch.zeros(4, 2), torch.ones(4), **assembly.conditions.without(cond, ["hint"]))
+    )
+
+
+def trainer(sets: list[str]) -> Trainer:
+    return make_trainer(assemble(load_recipe(RECIPE, ["train.steps=8", *sets])), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("conditioner", ["{name: text, width: 16, heads: 2, depth: 1}", "frozen"])
+def test_a_resumed_run_has_the_same_bits(words: ModuleType, conditioner: str) -> None:
+    """The values of a frozen conditioner are kept, by text and not by batch."""
+    sets = [f"conditions={{text: {conditioner}}}"]
+    whole = trainer(sets)
+    whole.run()
+    first = trainer(sets)
+    first.run(stop=lambda: first.step >= 3)
+    second = trainer(sets)
+    calls = words.Frozen.calls
+    second.load(
+        {group: {n: t.clone() for n, t in named.items()} for group, named in first.tensors().items()}, first.state()
+    )
+    second.run()
+    assert (words.Frozen.calls - calls == 2) == (conditioner == "frozen")
+    ours, theirs = whole.tensors(), second.tensors()
+    assert ours.keys() == theirs.keys()
+    assert {"components"} <= ours.keys()
+    assert all(torch.equal(value, theirs[group][name]) for group in ours for name, value in ours[group].items())
+
+
+def test_joint_dropout_drops_every_condition_of_an_example(words: ModuleType) -> None:
+    sets = ["data.labels=true", "conditions={text: frozen, label: label}"]
+
+    def dropped(share: str) -> torch.Tensor:
+        one = trainer([*sets, f"data.condition_dropout={share}"])
+        raw = one.engine.problem.data.split("train").rows(torch.arange(256))[1]  # type: ignore[attr-defined]
+        from_seed = one.engine.preprocessing.train(torch.zeros(256, 2), raw, RandomStreams(0, 0, 256))[1]
+        null = one.engine.preprocessing.conditions.without(from_seed)
+        return torch.stack([from_seed["label"] == 3, (from_seed["text"] == null["text"]).flatten(1).all(1)])
+
+    assert torch.equal(*dropped("{joint: 0.3}"))
+    label, text = dropped("0.3")
+    assert 0.2 < float(label.float().mean()) < 0.4
+    assert 0.05 < float((label & text).float().mean()) < 0.14
+    label, text = dropped("{text: 0.3}")
+    assert not label.any()
+    assert text.any()
+
+
+def test_the_command_line_states_conditions(finished: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, texts, out = finished, tmp_path / "texts.txt", tmp_path / "x.npz"
+    texts.write_text("left\nright\n")
+
+    def sample(*arguments: str) -> str:
+        """Return the error of a command, empty without one."""
+        capsys.readouterr()
+        code = main(["-P", str(PLUGIN), "sample", str(folder), "--count", "4", "--out", str(out), "-q", *arguments])
+        error = capsys.readouterr().err
+        assert (code != 0) == bool(error)
+        return error
+
+    assert sample("--condition", f"text=@{texts}") == ""
+    assert sides(torch.from_numpy(load_npz(out)["x"])) == [False, True, False, True]
+    assert sample("--prompt", "right") == ""
+    assert as_texts(torch.from_numpy(load_npz(out)["condition.text"])) == ["right"] * 4
+    for option, value, told in (
+        ("--condition", "txt=a", "this run has no condition txt"),
+        ("--condition", "left", "'left' is not a condition"),
+        ("--condition", "text=@nowhere.txt", "nowhere.txt cannot be read"),
+        ("--condition", "text=@a.png", "does not fit this condition"),
+        ("--guidance", "cfg", "'cfg' is not a guidance"),
+        ("--guidance", "cgf=2", 'unknown guidance "cgf"'),
+    ):
+        assert told in sample(option, value)
+
+
+def test_a_picture_of_samples_has_their_conditions(tmp_path: Path) -> None:
+    data = assemble(load_recipe("digits-conditional")).data
+    save_png(tmp_path / "x.png", data, torch.zeros(2, 1, 8, 8), {"text": ["left", "grün"]})
+    with Image.open(tmp_path / "x.png") as picture:
+        assert json.loads(picture.text["conditions"]) == {"text": ["left", "grün"]}
