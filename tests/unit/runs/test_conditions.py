@@ -211,6 +211,7 @@ def test_the_command_line_states_conditions(finished: Path, capsys: pytest.Captu
         """Return the error of a command, empty without one."""
         capsys.readouterr()
         code = main(["-P", str(PLUGIN), "sample", str(folder), "--count", "4", "--out", str(out), "-q", *arguments])
+        configure()
         error = capsys.readouterr().err
         assert (code != 0) == bool(error)
         return error
