@@ -216,7 +216,13 @@ def sample(
         guidance=stated_guidance(guidances, scale, negative),
     )
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
-    choices += [*conditions, prompt, *guidances, scale and f"scale{scale}", negative and f"no-{negative}"]
+    choices += [
+        *conditions,
+        prompt,
+        *guidances,
+        f"scale{scale}" if scale is not None else None,
+        negative and f"no-{negative}",
+    ]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     if len(name) > MAX_NAME_CHARACTERS:
         name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"

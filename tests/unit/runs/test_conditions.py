@@ -235,4 +235,4 @@ def test_a_picture_of_samples_has_their_conditions(tmp_path: Path) -> None:
     data = assemble(load_recipe("digits-conditional")).data
     save_png(tmp_path / "x.png", data, torch.zeros(2, 1, 8, 8), {"text": ["left", "grün"]})
     with Image.open(tmp_path / "x.png") as picture:
-        assert json.loads(picture.text["conditions"]) == {"text": ["left", "grün"]}
+        assert json.loads(picture.info["conditions"]) == {"text": ["left", "grün"]}
