@@ -82,7 +82,7 @@ class TrainedModel:
     codec        converts examples to what the model diffuses, and back
     device       the device of the model
     batch_size   examples at a time; no value depends on it
-    weights      a hash of the weights
+    weights      a hash of the weights, under which the store keeps values; it differs for models that share a store
     key          the name of the result
     store        keeps what is expensive, such as the parts of an evaluation that was interrupted
     watch        called with the finished and the total number of parts; an exception that it raises ends the evaluation

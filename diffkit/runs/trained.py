@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..storage.run_directory import RunDirectory
 from .evaluation import RunStore, labelled, measure, result_names
 from .plugin_files import require_files
 from .reporting import write_report
-from .results import EvaluationResult
+from .results import EvaluationResult, MetricResult
 from .sampling import (
     MAX_SEED,
     Component,
@@ -263,18 +263,24 @@ class Run:
             "step": trained.step,
             "own": (count, steps, seed, group_of(trained.assembly, weights)) == usual,
         }
+        measured: dict[str, MetricResult] = {}
         with stopwatch() as spent:
-            measured = measure(
-                named,
-                trained.assembly.data,
-                self._drawn(trained.assembly, count, steps, seed, progress, raise_if_stopped) if sampled else None,
-                settings=settings,
-                seed=seed,
-                model=self._model(trained),
-                progress=progress,
-                raise_if_stopped=raise_if_stopped,
-            )
-        self.results.updated(measured).write(self.directory)
+            for needs in ("model", "samples"):  # an interrupted run draws no samples twice for metrics of the model
+                part = [(name, metric) for name, metric in named if metric.needs == needs]
+                if not part:
+                    continue
+                draw = partial(self._drawn, trained.assembly, count, steps, seed, progress, raise_if_stopped)
+                measured |= measure(
+                    part,
+                    trained.assembly.data,
+                    draw() if needs == "samples" else None,
+                    settings=settings,
+                    seed=seed,
+                    model=self._model(trained),
+                    progress=progress,
+                    raise_if_stopped=raise_if_stopped,
+                )
+                self.results.updated(measured).write(self.directory)
         # After an evaluation of another kind, `run` still does that of the recipe.
         if own and settings["own"] and set(own) <= measured.keys():
             inputs = stage_inputs(recipe)["evaluate"]

@@ -31,6 +31,7 @@ from diffkit.likelihood import (
 )
 from diffkit.likelihood.bound import LOG_2
 from diffkit.likelihood.chain import Noise
+from diffkit.likelihood.ode import RK4
 from diffkit.metric import Evaluation, Metric, ModelSetting, TrainedModel
 from diffkit.schedule import default_steps
 
@@ -301,7 +302,7 @@ class BitsPerDim(Metric):
     def _ode(self, evaluation: Evaluation, model: TrainedModel, x: Tensor) -> Terms:
         (clean, noisy), bins = self._ends(model.setting), self._bins(model.setting)
         tolerance = self.tolerance or 1e-5
-        solver = Adaptive(tolerance, tolerance) if self.steps is None else Fixed(self.steps)
+        solver = Adaptive(tolerance, tolerance) if self.steps is None else Fixed(self.steps, RK4)
         count = 1 if self.probes is None else self.probes
 
         def batch(denoise: Denoiser, x0: Tensor, draw: Draw, cond: Mapping[str, Tensor]) -> Terms:
@@ -328,7 +329,8 @@ class BitsPerDim(Metric):
             return Terms.of_total(bits, calls)
 
         name = repr((self, clean, noisy))
-        found = measure(evaluation, model, x, batch, draws=1, calls=None, name=name)
+        calls = None if self.steps is None else self.steps * len(RK4.b) * self.draws
+        found = measure(evaluation, model, x, batch, draws=1, calls=calls, name=name)
         model.store.write("terms", model.key, {"examples": found.bits_per_dim})
         return found
 

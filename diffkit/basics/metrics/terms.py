@@ -15,7 +15,7 @@ from diffkit.likelihood.bound import LOG_2
 from diffkit.metric import Evaluation, TrainedModel
 from diffkit.noise import key
 
-PARTIAL = "partial"
+BATCHES = "batches"
 PARTS = ("bits_per_dim", "prior", "kl", "decoder")
 
 
@@ -113,7 +113,7 @@ class Draw:
 def measure(
     evaluation: Evaluation, model: TrainedModel, x: Tensor, batch: Batch, *, draws: int, calls: int | None, name: str
 ) -> Terms:
-    """Compute the terms of examples batch by batch; those of each batch are kept until all are finished.
+    """Compute the terms of examples batch by batch; finished batches are kept, and are not computed again.
 
     Args:
         evaluation: The evaluation, whose seed and labels are used.
@@ -128,7 +128,7 @@ def measure(
         The terms.
     """
     group = digest(name, model.weights, evaluation.seed, draws, model.batch_size, x)
-    stored = model.store.read(PARTIAL, group)
+    stored = model.store.read(BATCHES, group)
     found = Terms(**stored) if stored.keys() == Terms.__dataclass_fields__.keys() else None
     done = 0 if found is None else len(found.values)
     labels = evaluation.held_out_labels
@@ -144,10 +144,9 @@ def measure(
             one = part if one is None else one.plus(part)
         assert one is not None
         found = one if found is None else found.joined(one)
-        model.store.write(PARTIAL, group, vars(found))
+        model.store.write(BATCHES, group, vars(found))
     assert found is not None
     model.watch(len(x), len(x))
-    model.store.write(PARTIAL, group, {})
     return found
 
 

@@ -430,7 +430,9 @@ def test_validate_warns_of_data_that_cannot_be_read(diffkit: Diffkit, recipe: Pa
     """Also if the shape of an example is known without them."""
     data = next(line for line in recipe.read_text().splitlines() if line.startswith("data:"))
     text = recipe.read_text().replace(data, f"data: {{{options}, path: nowhere}}")
-    recipe.write_text(text.replace("{name: mlp, width: 16, depth: 1}", "{name: unet, channels: 8, multipliers: [1], attention: []}"))
+    recipe.write_text(
+        text.replace("{name: mlp, width: 16, depth: 1}", "{name: unet, channels: 8, multipliers: [1], attention: []}")
+    )
     said = diffkit("validate", recipe)
     assert said.code == 0
     assert "warning[DK301] the folder of" in said.err
