@@ -48,6 +48,7 @@ FLOW = "plugins/diffkit-flow/src/diffkit_flow/"
 ZERO = "plugins/diffkit-zero-snr/src/diffkit_zero_snr/"
 DIT, GUIDANCE = "plugins/diffkit-dit/src/diffkit_dit/", "plugins/diffkit-guidance/src/diffkit_guidance/"
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
+VDM = "plugins/diffkit-vdm/src/diffkit_vdm/"
 
 ALGEBRA = [
     fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr:snr-formula"),
@@ -286,6 +287,15 @@ PLUGINS = [
     fault("hybrid: the bound moves the mean", IMPROVED + "objective.py", "y[:, :channels].detach(), y", "y[:, :channels], y", "objective/hybrid:hybrid-parts"),
     fault("hybrid: nats for bits (K: units)", IMPROVED + "objective.py", "self.scale * steps / math.log(2) * nats", "self.scale * steps * nats", "objective/hybrid:hybrid-parts"),
     fault("hybrid: 1000 times too weak (K: hybrid loss)", IMPROVED + "objective.py", "self.scale * steps / math.log(2) * nats", "self.scale / math.log(2) * nats", "objective/hybrid:hybrid-parts"),
+    fault("learned schedule upside down", VDM + "schedule.py", "for g in (gamma, -gamma)", "for g in (-gamma, gamma)", "schedule/learned-vp:falls"),
+    fault("learned schedule: the network receives t", VDM + "schedule.py", "1000.0 * (self.gamma(t) - self.gamma_min) / (self.gamma_max - self.gamma_min)", "1000.0 * t", "schedule/learned-vp:learned-curve"),
+    fault("learned schedule: shares without softmax", VDM + "schedule.py", "torch.softmax(SPEED * self.shares.detach().double(), 0)", "torch.exp(self.shares.detach().double())", "schedule/learned-vp:learned-curve"),
+    fault("continuous bound without its half", VDM + "objective.py", "diffusion = 0.5 *", "diffusion =", "objective/continuous-vlb:bound-by-ends"),
+    fault("continuous bound without the prior", VDM + "objective.py", "Loss.of(prior + diffusion + decoder", "Loss.of(diffusion + decoder", "objective/continuous-vlb:bound-by-ends"),
+    fault("the slope of log snr has no gradient", VDM + "objective.py", "return slope if", "return slope.detach() if", "objective/continuous-vlb:bound-by-ends"),
+    fault("the decoder of z, not of z / alpha", VDM + "objective.py", "clean.like(x0).ratio * eps", "clean.like(x0).sigma * eps", "objective/continuous-vlb:bound-by-ends"),
+    fault("Fourier features without pi", VDM + "network.py", "(2.0**lowest * math.pi, ", "(2.0**lowest, ", "network/fourier:fourier-features"),
+    fault("Fourier features before x", VDM + "network.py", "torch.cat([x, *waves], 1)", "torch.cat([*waves, x], 1)", "network/fourier:fourier-features"),
     fault("the reverse SDE with half its score (L: the missing 1/2 misplaced)", SCORE + "sampler.py", "- variance / float(t.sigma) * estimate.eps + variance**0.5", "- 0.5 * variance / float(t.sigma) * estimate.eps + variance**0.5", "sampler/euler-maruyama:marginal"),
     fault("the reverse drift with the forward sign (L)", SCORE + "sampler.py", "return (1.0 + drift) * x", "return (1.0 - drift) * x", "sampler/euler-maruyama:marginal"),
     fault("the reverse chain with the inverse factor", SCORE + "sampler.py", "return (2.0 - a) * x", "return x / a", "sampler/reverse-diffusion:from-noise"),

@@ -15,7 +15,7 @@ import torch
 
 import diffkit
 from diffkit import Level, Run
-from diffkit.errors import ArgumentError, CheckpointError, DataError, UsageError
+from diffkit.errors import ArgumentError, CheckpointError, DataError, RecipeError, UsageError
 from diffkit.host import configure, load_file
 from diffkit.runs.sampling import SamplingPlan, draw_samples
 from diffkit.runs.weights import load_weights
@@ -354,6 +354,9 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
     (tmp_path / "learned_angle.py").write_text(LEARNED)
     load_file(tmp_path / "learned_angle.py")
     try:
+        with pytest.raises(RecipeError, match="objective simple cannot train schedule learned-angle") as caught:
+            diffkit.load_recipe(RECIPE | {"schedule": "learned-angle", "objective": "simple"})
+        assert caught.value.errors[0].code == "DK122"
         train = {"steps": 20, "batch_size": 8, "optimizer": {"name": "adam", "lr": 0.01}}
         made = diffkit.run(
             RECIPE
