@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from diffkit import Level, build, sample, transition
+from diffkit import Level, Shape, build, guide, sample, transition
 from diffkit.likelihood import Bound, Chain, Density, fit_errors, variational_bound
 from diffkit.report.ticks import Axis, axis
 from diffkit.testing import GaussianOracle, MixtureOracle
@@ -414,6 +415,30 @@ def rate_distortion() -> None:
     )
 
 
+def guidance() -> None:
+    """Samples of one of three classes in the plane, with several guidances."""
+    means, spread = [[0.0, 0.55], [-0.75, -0.45], [0.75, -0.45]], [0.16, 0.16, 0.16]
+    classes = MixtureOracle([1.0, 1.0, 1.0], means, spread)
+    cfg = build("guidance", "cfg", shape=Shape(2, 2, (), 3), scale=4.0)
+    settings = (
+        ("no guidance", []),
+        ("cfg, scale 4", [cfg]),
+        ("cfg in an interval", [build("guidance", "interval", inner=cfg, low=-1.0, high=1.0)]),
+        ("cfg with apg", [build("guidance", "apg", inner=cfg)]),
+    )
+    frame = ((-1.6, 1.6), (-1.5, 2.0))
+    panels = row([frame] * 4, [title for title, _ in settings], [""] * 4, height=160)
+    levels = build("grid", "trailing").levels(LINEAR, 60)
+    label = torch.zeros(160, dtype=torch.long)
+    start = generator(5)(torch.empty(160, 2)) * float(levels[0].sigma)
+    data = classes.sample(150, torch.Generator().manual_seed(1))
+    for panel, (_, chosen) in zip(panels, settings):
+        panel.dots(data[:, 0], data[:, 1], "#cfcfcf", 1.6)
+        x = sample(partial(guide(classes, chosen), label=label), build("sampler", "ddim"), levels, start)
+        panel.dots(x[:, 0], x[:, 1], BLUE, 1.6)
+    save("guidance", "Samples of one of three classes, with four guidances", panels, y_ticks=False, height=160)
+
+
 PICTURES = (
     rate_distortion,
     paths,
@@ -428,6 +453,7 @@ PICTURES = (
     terms,
     depth,
     progressive,
+    guidance,
 )
 
 if __name__ == "__main__":
