@@ -73,8 +73,9 @@ def test_a_latent_that_no_archive_can_express_is_an_error() -> None:
         Stack(4).push_normal(np.array([1 << 20]), np.zeros(1), 1.0)
 
 
-def test_a_stream_has_the_rate_of_the_bound() -> None:
-    chain, values = fitted(20), draw(300)
+@pytest.mark.parametrize(("count", "layers"), [(200, 20), pytest.param(10_000, 100, marks=pytest.mark.slow)])
+def test_a_stream_has_the_rate_of_the_bound(count: int, layers: int) -> None:
+    chain, values = fitted(layers), draw(count)
     coder = BitsBack(ORACLE, chain, 256, SHAPE)
     coded = coder.encode(values)
     assert torch.equal(coder.decode(coded), values)
@@ -82,8 +83,8 @@ def test_a_stream_has_the_rate_of_the_bound() -> None:
     rate = float(bound) * values.numel()
     assert coded.net < 1.005 * rate
     assert 32 * len(coded.words) < 1.01 * rate
-    assert sum(coded.batches) == 300
-    assert len(coded.batches) < 12
+    assert sum(coded.batches) == count
+    assert len(coded.batches) < 12 + count / 256
 
 
 def test_a_learned_variance_is_coded_element_by_element() -> None:

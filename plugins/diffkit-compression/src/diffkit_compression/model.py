@@ -125,6 +125,12 @@ def open_codebook(run: Run, steps: int, weights: str = "ema") -> Codebook:
             fix="choose a run without it",
         )
     trained = run.trained(weights)
+    if trained.shape.conditions or trained.shape.extra_channels:
+        raise UsageError(
+            "this model requires a condition for each example, which an archive does not hold",
+            code="DK350",
+            fix="choose a run whose network needs no condition; labels may be left out",
+        )
     levels = build("grid", "trailing").levels(trained.schedule, steps)
     recipe = run.recipe.model_dump(mode="json")
     parts = {name: recipe[name] for name in ("schedule", "parameterization", "network")}

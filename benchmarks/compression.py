@@ -1,0 +1,144 @@
+"""Sizes of archives of held-out examples beside PNG, xz and JPEG: what docs/how-to/compression.md states.
+
+    python benchmarks/compression.py RUN [--count 512] [--lossy 64] [--draws 2] [--shown 10]
+                                       [--picture docs/assets/compression.png]
+
+Prints a table of lossless sizes, with the variational bound of the same model and variances, and one of lossy rates,
+each with the root mean squared error in values of the data. JPEG compresses one sheet of all examples, so that its
+header counts once. The picture shows examples at five rates. Times are CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import lzma
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffkit_compression.archive import unpack
+from diffkit_compression.bits_back import BitsBack
+from diffkit_compression.compressing import compress, decompress
+from diffkit_compression.files import grey_values, read_part
+from diffkit_compression.model import Codebook, open_codebook
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from diffkit import Run, open_run
+from diffkit.likelihood import Discretised, variational_bound
+
+RATES = (15.0, 30.0, 60.0, 100.0)
+"""Bits per example of the picture, before all bits."""
+
+
+def sheet(values: Tensor, columns: int = 16) -> NDArray[np.uint8]:
+    """Return grey examples (N, 1, H, W) side by side, the last row filled with zeros."""
+    images = values[:, 0].numpy().astype(np.uint8)
+    _, height, width = images.shape
+    rows = -(-len(images) // columns)
+    filled = np.zeros((rows * columns, height, width), np.uint8)
+    filled[: len(images)] = images
+    return filled.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    """Return the bytes of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def lossless(run: Run, count: int, draws: int) -> Iterator[tuple[str, str]]:
+    """Yield rows of the table of lossless sizes."""
+    entries, values = read_part(run.assembly.data, "held-out", count)
+    start = time.process_time()
+    content = compress(run, entries, values)
+    made = time.process_time()
+    _, back = decompress(run, content)
+    read = time.process_time()
+    header, _, words = unpack(content)
+    yield "values equal after decoding", f"{int((back == values).flatten(1).all(1).sum())} of {count}"
+    yield "archive", f"{len(content):,} bytes"
+    yield "of which header and names", f"{len(content) - 4 * len(words):,} bytes"
+    packed = lzma.compress(values.byte().numpy().tobytes(), preset=9 | lzma.PRESET_EXTREME)
+    yield "`xz -9e` of the raw array", f"{len(packed):,} bytes"
+    palette = Image.fromarray(sheet(values)).convert("P")
+    yield "one optimised PNG sheet, with a palette", f"{len(saved(palette, 'PNG', optimize=True)):,} bytes"
+    book = open_codebook(run, header.layers)
+    bound = bits_per_value(book, header.errors, values, draws)
+    ground = BitsBack(book.denoise, book.chain(list(np.cumsum(header.errors))), book.bins, book.spec.shape).ground
+    net, payload = (32 * (len(words) + grown) / values.numel() for grown in (header.kept - ground, 0))
+    yield f"variational bound, mean of {draws} noise draws", f"{bound:.3f} bits per value"
+    yield "growth of the stack (net)", f"{net:.3f} bits per value, {100 * (net / bound - 1):+.2f} %"
+    yield "stream, with its initial bits", f"{payload:.3f} bits per value, {100 * (payload / bound - 1):+.2f} %"
+    yield "compress, decompress", f"{made - start:.0f} s, {read - made:.0f} s"
+
+
+def bits_per_value(book: Codebook, errors: tuple[int, ...], values: Tensor, draws: int) -> float:
+    """Compute the bound with the variances of an archive."""
+    chain, x0, found = book.chain(list(np.cumsum(errors))), 2.0 * values.float() / (book.bins - 1) - 1.0, []
+    source = torch.Generator().manual_seed(0)
+
+    def noise(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=source)
+
+    for _ in range(draws):
+        bound = variational_bound(book.denoise, chain, x0, noise, Discretised(book.bins))
+        found.append(float(bound.bits_per_dim.mean()))
+    return sum(found) / draws
+
+
+def lossy(run: Run, count: int, shown: int, picture: Path | None) -> Iterator[tuple[str, str, str]]:
+    """Yield rows of the table of lossy rates: coder, bits per example, error; write the picture."""
+    entries, values = read_part(run.assembly.data, "held-out", count)
+    start = time.process_time()
+    content = compress(run, entries, values, lossless=False)
+    made = time.process_time() - start
+    header = unpack(content)[0]
+    rows = []
+    for bits in (*RATES, math.inf):
+        _, found = decompress(run, content, bits=None if math.isinf(bits) else bits)
+        rows.append(found[:shown])
+        yield "diffkit", f"{min(bits, header.bits / count):.0f}", f"{error(found, values):.2f}"
+    grey = grey_values(run.assembly.data.spec)
+    pixels = Image.fromarray(grey[sheet(values)].astype(np.uint8))
+    for quality in (5, 10, 20, 40, 60, 80, 95):
+        data = saved(pixels, "JPEG", quality=quality, optimize=True)
+        back = np.abs(np.asarray(Image.open(io.BytesIO(data)))[..., None].astype(int) - grey).argmin(-1)
+        difference = error(torch.from_numpy(back), torch.from_numpy(sheet(values).astype(int)))
+        yield f"JPEG, quality {quality}", f"{8 * len(data) / count:.0f}", f"{difference:.2f}"
+    if picture is not None:
+        every = torch.cat([*rows, values[:shown]])
+        image = Image.fromarray(grey[sheet(every, shown)].astype(np.uint8))
+        image.resize((image.width * 6, image.height * 6), Image.Resampling.NEAREST).save(picture, optimize=True)
+    yield "time to compress, CPU s", f"{made:.0f}", ""
+
+
+def error(found: Tensor, values: Tensor) -> float:
+    """Return the root mean squared difference, in values of the data."""
+    return float((found - values).double().square().mean().sqrt())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run on grey pictures")
+    parser.add_argument("--count", type=int, default=512, help="number of held-out examples")
+    parser.add_argument("--lossy", type=int, default=64, help="number of them in the lossy archive")
+    parser.add_argument("--draws", type=int, default=2, help="noise draws of the bound")
+    parser.add_argument("--shown", type=int, default=10, help="examples of the picture")
+    parser.add_argument("--picture", type=Path, help="where to write the picture")
+    told = parser.parse_args()
+    run = open_run(told.run, device="cpu")
+    for row in lossy(run, told.lossy, told.shown, told.picture):
+        print("| " + " | ".join(row) + " |", flush=True)
+    for pair in lossless(run, told.count, told.draws):
+        print("| " + " | ".join(pair) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
