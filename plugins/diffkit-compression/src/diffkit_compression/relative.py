@@ -307,7 +307,7 @@ class NumberModel:
         """Encode numbers.
 
         Args:
-            encoder: Where they go.
+            encoder: The encoder of the stream.
             numbers: Whole numbers from 0 on: (B,).
             bits: The bits that each is expected to take.
         """
@@ -322,7 +322,7 @@ class NumberModel:
         """Decode numbers.
 
         Args:
-            decoder: Where they come from.
+            decoder: The decoder of the stream.
             count: Their number B.
             bits: The bits that each is expected to take.
 
