@@ -51,6 +51,11 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "objective": ("hybrid",),
         "times": ("importance",),
     },
+    "diffkit-inverse": {
+        "operator": ("mask", "downsample", "blur", "grey", "jpeg"),
+        "guidance": ("dps", "pgdm", "ddnm", "known"),
+        "sampler": ("blend", "repaint"),
+    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
     "diffkit-score-sde": {
         "schedule": ("vp", "sub-vp", "ve"),
@@ -70,6 +75,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-edm": ("digits-edm", "fashion-edm"),
     "diffkit-flow": ("digits-flow",),
     "diffkit-improved-ddpm": ("digits-improved-ddpm", "digits-vlb"),
+    "diffkit-inverse": ("restore-mnist",),
     "diffkit-p2": ("digits-min-snr",),
     "diffkit-score-sde": ("digits-probability-flow", "digits-score-sde", "digits-ve"),
     "diffkit-vdm": ("digits-vdm",),

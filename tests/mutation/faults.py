@@ -48,7 +48,11 @@ FLOW = "plugins/diffkit-flow/src/diffkit_flow/"
 ZERO = "plugins/diffkit-zero-snr/src/diffkit_zero_snr/"
 DIT, GUIDANCE = "plugins/diffkit-dit/src/diffkit_dit/", "plugins/diffkit-guidance/src/diffkit_guidance/"
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
+<<<<<<< HEAD
 VDM = "plugins/diffkit-vdm/src/diffkit_vdm/"
+=======
+INVERSE = "plugins/diffkit-inverse/src/diffkit_inverse/"
+>>>>>>> 2659b4f (Document inverse problems and image to image, with the table, the mutants and the page of the error)
 
 ALGEBRA = [
     fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr:snr-formula"),
@@ -317,6 +321,30 @@ PLUGINS = [
     fault("v not of unit length off the circle", FLOW + "parameterization.py", "scalar.divide(-level.sigma, r), scalar.divide(level.alpha, r)", "-level.sigma, level.alpha", "parameterization/v:v-target"),
     fault("data and noise at the other ends", FLOW + "schedule.py", "return Level(1.0 - t, t)", "return Level(t, 1.0 - t)", "schedule/rectified:falls"),
     fault("time of the other end", FLOW + "schedule.py", "level.sigma / (level.alpha + level.sigma)", "level.sigma / (level.alpha - level.sigma)", "schedule/rectified:inverse"),
+    fault("the adjoint of the mean is a sum", INVERSE + "operator.py", "return self._repeated(y) / self.factor**2", "return self._repeated(y)", "operator/downsample:adjoint"),
+    fault("A A^T of the mean with factor for its square", INVERSE + "operator.py", "a / self.factor**2 + b", "a / self.factor + b", "operator/downsample:solves"),
+    fault("a blur of twice the variance", INVERSE + "operator.py", "torch.exp(-0.5 * self.sigma**2", "torch.exp(-self.sigma**2", "operator/blur:blur-formula"),
+    fault("a blur solved without its square", INVERSE + "operator.py", "broadcast(a, y) * response**2 + b", "broadcast(a, y) * response + b", "operator/blur:solves"),
+    fault("the cosine basis starts at the first pixel", INVERSE + "operator.py", "(at + 0.5)) * math.sqrt(2.0 / n)", "at) * math.sqrt(2.0 / n)", "operator/blur:blur-formula"),
+    fault("grey with green and blue swapped", INVERSE + "operator.py", "WEIGHTS = (0.299, 0.587, 0.114)", "WEIGHTS = (0.299, 0.114, 0.587)", "operator/grey:grey-formula"),
+    fault("the mask is left in the conditions", INVERSE + "operator.py", 'return Kept(cond.pop("mask") > 0.5)', 'return Kept(cond["mask"] > 0.5)', "operator/mask:mask-formula"),
+    fault("the mask marks the hole", INVERSE + "operator.py", 'return Kept(cond.pop("mask") > 0.5)', 'return Kept(cond.pop("mask") < 0.5)', "operator/mask:mask-formula"),
+    fault("JPEG steps for pixels of 0 to 1", INVERSE + "jpeg.py", "// 100)) / 127.5 for", "// 100)) / 255.0 for", "operator/jpeg:jpeg-formula"),
+    fault("rounding stops the gradient of JPEG", INVERSE + "jpeg.py", "rounded = exact + (torch.round(exact) - exact).detach()", "rounded = torch.round(exact)", "operator/jpeg:each-alone"),
+    fault("pgdm: r for its square", INVERSE + "methods.py", "return (level.sigma / level.scale) ** 2", "return level.sigma / level.scale", "guidance/pgdm:exact-posterior"),
+    fault("pgdm: noise for its variance", INVERSE + "methods.py", "variance = y - forward(estimate.x0), self.noise**2", "variance = y - forward(estimate.x0), self.noise", "guidance/pgdm:exact-posterior"),
+    fault("pgdm: the covariance without sigma / alpha", INVERSE + "methods.py", "gain = broadcast(level.sigma * scalar.divide(level.sigma, level.alpha), x)", "gain = 1.0", "guidance/pgdm:exact-posterior"),
+    fault("conjugate gradients that keep their direction", INVERSE + "methods.py", "direction = left + torch.where(going, after", "direction = left + 0.0 * torch.where(going, after", "guidance/pgdm:exact-posterior"),
+    fault("dps uphill", INVERSE + "methods.py", "estimate.x0 - 0.5 * self.scale", "estimate.x0 + 0.5 * self.scale", "guidance/dps:dps-formula"),
+    fault("dps: the variance ignores the noise", INVERSE + "methods.py", "clamp(min=max(self.noise**2, torch", "clamp(min=max(0.0 * self.noise, torch", "guidance/dps:dps-formula"),
+    fault("ddnm trusts noisy measurements", INVERSE + "methods.py", "scalar.minimum(level.ratio / self.noise, 1.0) if self.noise else 1.0", "1.0", "guidance/ddnm:ddnm-formula"),
+    fault("ddnm keeps eps", INVERSE + "methods.py", "return estimate.with_x0(estimate.x0 + broadcast(trust, x) * shift)", "return Estimate(level, estimate.x0 + broadcast(trust, x) * shift, estimate.eps, estimate.aux)", "guidance/ddnm:ddnm-formula"),
+    fault("the network receives the measurement", INVERSE + "methods.py", "y = cond.pop(MEASUREMENT, None)", "y = cond.get(MEASUREMENT)", "guidance/ddnm:consumes-measurement"),
+    fault("blend takes the noise of the other pixels", INVERSE + "sampler.py", "eps = (x.to(y.dtype) - t.alpha * known) / t.sigma", "eps = x.to(y.dtype) / t.sigma", "sampler/blend:straight-path"),
+    fault("blend keeps the hole", INVERSE + "sampler.py", "return torch.where(mask, s.add_noise(known, eps), y), State(inner, eps)", "return torch.where(mask, y, s.add_noise(known, eps)), State(inner, eps)", "sampler/blend:known-pixels"),
+    fault("repaint resamples the last step", INVERSE + "sampler.py", "count = 1 if s.is_clean else self.resamples", "count = self.resamples", "sampler/repaint:evaluations"),
+    fault("repaint noises too little", INVERSE + "sampler.py", "+ float(transition.spread(t, s)) * noise(y)", "+ 0.5 * float(transition.spread(t, s)) * noise(y)", "sampler/repaint:marginal"),
+    fault("repaint without noise on the known pixels", INVERSE + "sampler.py", "known if s.is_clean else s.add_noise(known, noise(y))", "s.alpha * known", "sampler/repaint:known-pixels"),
 ]  # fmt: skip
 
 CODE = [

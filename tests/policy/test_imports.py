@@ -193,9 +193,11 @@ LOCAL_IMPORTS = {
     "diffkit_diffusers.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_compression.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_flow.command": "commands of a plugin, imported at each start as those of diffkit.cli",
+    "diffkit_inverse.command": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_diffusers.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_compression.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_flow.plugin": "the hook of commands, so that a library does not import click",
+    "diffkit_inverse.plugin": "the hook of commands, so that a library does not import click",
 }
 """Modules whose functions import other modules of the project, and the reason."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def restore(
     kept = None if mask is None else read_mask(mask, spec)
     given = read_picture(image, spec, forward, clean=degrade)
     y = degraded(given, forward, kept, noise, seed) if degrade else given
-    with click.progressbar(length=count, label="restoring", file=_stream(quiet)) as bar:
+    with click.progressbar(length=count, label="restoring", file=io.StringIO() if quiet else sys.stderr) as bar:
         before = 0.0
 
         def advance(step: StepInfo) -> None:
@@ -106,16 +108,9 @@ def restore(
         click.echo(line)
 
 
-def _stream(quiet: bool) -> Any:
-    """Return standard error, or a stream that is thrown away."""
-    import io
-
-    return io.StringIO() if quiet else click.get_text_stream("stderr")
-
-
 def _operator(text: str) -> tuple[Any, str]:
     """Parse NAME or NAME,option=value,... to the operator and its name; values are numbers."""
-    from diffkit import build
+    from .operator import build_operator
 
     name, *options = text.split(",")
     if name not in OPERATORS:
@@ -130,4 +125,4 @@ def _operator(text: str) -> tuple[Any, str]:
         if not sign:
             message = f"--operator: {option!r} is not of the form option=number"
             raise UsageError(message, code="DK017", fix="write NAME,option=value, such as super-resolution,factor=4")
-    return build("operator", OPERATORS[name], **found), name
+    return build_operator(OPERATORS[name], **found), name

@@ -44,10 +44,11 @@ class JPEG(Operator):
             message = f"JPEG works on blocks of 8 x 8 pixels, got a picture of {height}x{width}"
             raise UsageError(message, code="DK030", fix=f"use a run of pictures of {sizes} pixels")
         basis, step = cosine_basis(BLOCK, x), self._steps(x)
-        blocks = x.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(3, 4)
+        blocks = x.reshape(*x.shape[:2], height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(3, 4)
         exact = basis @ blocks @ basis.T / step
         rounded = exact + (torch.round(exact) - exact).detach()
-        return (basis.T @ (rounded * step) @ basis).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        restored: Tensor = basis.T @ (rounded * step) @ basis
+        return restored.transpose(3, 4).reshape(x.shape)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return y

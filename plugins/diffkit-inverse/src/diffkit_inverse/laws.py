@@ -30,7 +30,7 @@ def bound(operator: Operator, case: Case, count: int = 2) -> Operator:
 
 
 def linear(case: Case) -> tuple[Operator, Tensor, Tensor]:
-    """Return the operator of a case, a picture x, and a measurement y that is no A x. Raises NotApplicable."""
+    """Return the operator of a case, a picture x, and any y of the shape of A x. Raises NotApplicable."""
     if not case.component.linear:
         raise NotApplicable("the operator is not linear")
     operator, x = bound(case.component, case), case.normal(2, *SHAPE)
@@ -196,7 +196,8 @@ class Matrix(Operator):
     def solve(self, y: Tensor, a: Any, b: float) -> Tensor:
         gram = self.matrix @ self.matrix.T
         a = torch.as_tensor(a, dtype=y.dtype).reshape(-1, 1, 1)
-        return torch.linalg.solve(a * gram + b * torch.eye(len(gram), dtype=y.dtype), y[..., None])[..., 0]
+        solved: Tensor = torch.linalg.solve(a * gram + b * torch.eye(len(gram), dtype=y.dtype), y[..., None])
+        return solved[..., 0]
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ class Problem:
 
 
 def problem(unit: bool = False, noise: float = 0.5) -> Problem:
-    """Return data in three dimensions, correlated or of unit covariance, of which two combinations are measured."""
+    """Return data in three dimensions, correlated or of unit covariance, and a measurement of two combinations."""
     mean = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)
     root = torch.tensor([[0.9, 0.0, 0.0], [0.5, 0.6, 0.0], [-0.3, 0.2, 0.4]], dtype=torch.float64)
     matrix = torch.tensor([[1.0, 0.5, 0.0], [0.0, -0.4, 1.2]], dtype=torch.float64)
@@ -305,10 +306,13 @@ def ddnm_formula(case: Case, result: LawResult) -> None:
         null = torch.linalg.svd(given.matrix).Vh[2]
         for level, x in states(case):
             trust = min(1.0, float(level.ratio) / noise) if noise else 1.0
-            got, before = given.solved(case.component)(x, level).x0, given.prior(x, level).x0
+            found, before = given.solved(case.component)(x, level), given.prior(x, level).x0
+            got = found.x0
             want = (1.0 - trust) * (given.y - before @ given.matrix.T)
             result.compare(given.y - got @ given.matrix.T, want, f"y - A x0 at {level}")
             result.compare(got @ null, before @ null, f"the rest of x0 at {level}")
+            back = level.add_noise(got, found.eps)
+            result.compare(back, x, f"alpha x0 + sigma eps at {level}", float(x.abs().max()))
 
 
 @law(

@@ -43,6 +43,8 @@ class Method(Guidance):
                 warnings.warn(f"nothing is restored, because there is no measurement; {fix}", stacklevel=2)
                 return denoise(x, level, **cond)
             forward = self.forward.at(cond)
+            if forward.linear:  # pixels in a hole, and all else outside of the range of A, do not count
+                y = forward(forward.pseudo_inverse(y))
             return self.corrected(lambda z: denoise(z, level, **cond), x, level, forward, y)
 
         return restored
@@ -89,7 +91,7 @@ class PGDM(Method):
 
     `covariance: isotropic` has V = r^2 I, r^2 = sigma^2 / (alpha^2 + sigma^2), which is exact for data of unit
     covariance. `exact` has V = C, which is exact for every Gaussian; the system is solved by `iterations` steps of
-    conjugate gradients, each of which differentiates the network twice.
+    conjugate gradients; each differentiates the network once.
     Source: Song et al. 2023 (ICLR, Pseudoinverse-guided diffusion models), eq. 7 and 8; Boys et al. 2023
     (arXiv:2310.06721), eq. 8, for `exact`.
     Differs: the step is that of Bayes' rule at every level, without the paper's factor r^2 of the score.
@@ -121,7 +123,7 @@ class PGDM(Method):
 class DPS(Method):
     """Move x0 by scale C times the gradient of -|y - A x0|^2 / (2 v), with C as in pgdm, for every A with a gradient.
 
-    v is the larger of noise^2 and the mean of (y - A x0)^2, which estimates the variance of y - A x0.
+    v is the larger of noise^2 and the mean of (y - A x0)^2 over measured pixels, an estimate of its variance.
     Source: Chung et al. 2023 (arXiv:2209.14687), eq. 13 and 16.
     Differs: the paper moves x after each step by scale / |y - A x0| times the gradient, which depends on the number of
     steps; here x0 moves, and the result converges if steps are added.
@@ -135,9 +137,10 @@ class DPS(Method):
         estimate, spread = _with_covariance(denoise, x, level)
         with torch.enable_grad():
             x0 = estimate.x0.detach().requires_grad_()
-            squares = (y - forward(x0)).square().flatten(1)
-            (gradient,) = torch.autograd.grad(squares.sum(), x0)
-        variance = squares.detach().mean(1).clamp(min=max(self.noise**2, torch.finfo(x.dtype).tiny))
+            residual = (y - forward(x0)).flatten(1)
+            (gradient,) = torch.autograd.grad(residual.square().sum(), x0)
+        count = (residual.detach() != 0).sum(1).clamp(min=1)
+        variance = (residual.detach().square().sum(1) / count).clamp(min=max(self.noise**2, torch.finfo(x.dtype).tiny))
         return estimate.with_x0(estimate.x0 - 0.5 * self.scale * spread(gradient / broadcast(variance, x)))
 
 
@@ -196,11 +199,13 @@ def _conjugate_gradients(system: Callable[[Tensor], Tensor], y: Tensor, iteratio
 
     v, left, direction = torch.zeros_like(y), y, y
     size = dot(y, y)
-    least = size * torch.finfo(y.dtype).eps ** 2
+    least = size * (10.0 * torch.finfo(y.dtype).eps) ** 2
     for _ in range(iterations):
         image = system(direction)
         curvature = dot(direction, image)
         going = (size > least) & (curvature > 0)
+        if not bool(going.any()):
+            break
         length = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         v, left = v + length * direction, left - length * image
         after = dot(left, left)

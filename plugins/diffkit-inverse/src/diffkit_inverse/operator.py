@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from diffkit import ArgumentError, Scalar, UsageError, attribute, broadcast
+from diffkit import ArgumentError, Scalar, UsageError, attribute, broadcast, build
 
 WEIGHTS = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the luminance of Rec. 601."""
 LEAST_RESPONSE = 1e-2
 """Frequencies that a blur multiplies by less are lost: their inverse would multiply noise by more than 100."""
+
+_build: Callable[..., Any] = build
 
 
 class Operator(ABC):
@@ -176,6 +178,12 @@ class Grey(Operator):
     @staticmethod
     def _weights(x: Tensor) -> Tensor:
         return x.new_tensor(WEIGHTS)[:, None, None]
+
+
+def build_operator(name: str, **options: Any) -> Operator:
+    """Build the operator of a name with options as in a recipe; `build` itself has no type for kinds of plugins."""
+    made: Operator = _build("operator", name, **options)
+    return made
 
 
 def cosine_basis(n: int, like: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def read_picture(path: Path, spec: DataSpec, forward: Operator, *, clean: bool) 
         (1, C, H, W) float32 in [-1, 1].
 
     Raises:
-        UsageError: DK030, the file is no picture, or has another size or number of channels.
+        UsageError: DK030, the file cannot be read, or has another size or number of channels.
     """
     shape = spec.shape
     if not clean and "mask" not in forward.conditions:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import click
 
 DIFFKIT_API = 1
-COMPONENTS = {
+COMPONENTS: dict[str, list[tuple[str, ...]]] = {
     "operator": [
         ("mask", "operator:Mask", "Measure the pixels that a mask marks as known"),
         ("downsample", "operator:Downsample", "Measure the mean of squares of pixels"),

@@ -26,7 +26,7 @@ from diffkit import (
 )
 
 from .methods import MEASUREMENT, Known, Method
-from .operator import Kept, Mask, Operator
+from .operator import Kept, Mask, Operator, build_operator
 from .sampler import Blend, RePaint
 
 METHODS = ("pgdm", "ddnm", "dps", "repaint", "blend")
@@ -88,13 +88,13 @@ def restore(
         CheckpointError: No checkpoint can be loaded.
     """
     began = time.monotonic()
-    made = build("operator", forward) if isinstance(forward, str) else forward
+    if noise < 0:
+        raise _refused(f"the noise of a measurement is 0 or more, got {noise}", "pass a standard deviation")
+    made = build_operator(forward) if isinstance(forward, str) else forward
     mask = None if mask is None else _as_mask(mask, run.assembly)
     y, operator = _checked(run.assembly, measurement, made, mask)
     chosen = build("sampler", sampler) if isinstance(sampler, str) else sampler or run.assembly.sampler
     guidance, chosen = _method(method, made, noise, chosen)
-    if noise < 0:
-        raise _refused(f"the noise of a measurement is 0 or more, got {noise}", "pass a standard deviation")
     assembly = run.trained(weights)
     given = {MEASUREMENT: y, **({} if mask is None else {"mask": mask})}
     given = {name: value.to(run.device) for name, value in given.items()}

@@ -39,7 +39,7 @@ class _Watched:
         return estimate
 
     def known(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the known pixels and where they are, (B, C, H, W) each, or None if nothing is known."""
+        """Return the known pixels and their mask, (B, C, H, W) each, or None without a measurement."""
         if "known" not in self.aux or "mask" not in self.aux:
             return None
         return self.aux["known"].to(like.dtype).expand_as(like), (self.aux["mask"] > 0.5).expand_as(like)
