@@ -343,7 +343,7 @@ PLUGINS = [
     fault("blend takes the noise of the other pixels", INVERSE + "sampler.py", "eps = (x.to(y.dtype) - t.alpha * known) / t.sigma", "eps = x.to(y.dtype) / t.sigma", "sampler/blend:straight-path"),
     fault("blend keeps the hole", INVERSE + "sampler.py", "return torch.where(mask, s.add_noise(known, eps), y), State(inner, eps)", "return torch.where(mask, y, s.add_noise(known, eps)), State(inner, eps)", "sampler/blend:known-pixels"),
     fault("repaint resamples the last step", INVERSE + "sampler.py", "count = 1 if s.is_clean else self.resamples", "count = self.resamples", "sampler/repaint:evaluations"),
-    fault("repaint noises too little", INVERSE + "sampler.py", "+ float(transition.spread(t, s)) * noise(y)", "+ 0.5 * float(transition.spread(t, s)) * noise(y)", "sampler/repaint:marginal"),
+    fault("repaint noises too little", INVERSE + "sampler.py", "+ float(transition.spread(t, s)) * noise(y)", "+ 0.5 * float(transition.spread(t, s)) * noise(y)", "sampler/repaint:point-mass-law"),
     fault("repaint without noise on the known pixels", INVERSE + "sampler.py", "known if s.is_clean else s.add_noise(known, noise(y))", "s.alpha * known", "sampler/repaint:known-pixels"),
 ]  # fmt: skip
 
