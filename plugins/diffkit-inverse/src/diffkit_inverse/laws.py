@@ -24,7 +24,16 @@ DEFINITION = "the definition of Operator"
 
 
 def bound(operator: Operator, case: Case, count: int = 2) -> Operator:
-    """Return the operator with a mask of about half of the pixels, if it takes one."""
+    """Return the operator with a mask of about half of the pixels, if it takes one.
+
+    Args:
+        operator: the operator.
+        case: seeds the mask.
+        count: the number of examples.
+
+    Returns:
+        The operator for a batch.
+    """
     mask = torch.rand(count, 1, *SHAPE[1:], generator=case.generator("mask"), dtype=torch.float64)
     return operator.at(dict.fromkeys(operator.conditions, mask))
 
@@ -244,7 +253,15 @@ def states(case: Case) -> Iterator[tuple[Level, Tensor]]:
 
 
 def compare_posterior(case: Case, result: LawResult, given: Problem, title: str, **options: Any) -> None:
-    """Compare x0 of a method with E[x0 | x, y], and alpha x0 + sigma eps with x."""
+    """Compare x0 of a method with E[x0 | x, y], and alpha x0 + sigma eps with x.
+
+    Args:
+        case: the method.
+        result: receives the errors.
+        given: the data and the measurement.
+        title: the name of the problem, for messages.
+        **options: options of the method.
+    """
     for level, x in states(case):
         got = given.solved(case.component, **options)(x, level)
         result.compare(got.x0, given.posterior(x, level).x0, f"{title}: x0 at {level}")
@@ -352,7 +369,17 @@ MASK = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
 
 
 def held(case: Case, levels: list[Level], seed: int = 0, mask: Tensor = MASK) -> Tensor:
-    """Return samples of a Gaussian whose first pixel is known."""
+    """Return samples of a Gaussian whose first pixel is known.
+
+    Args:
+        case: the sampler.
+        levels: the levels to visit, noisiest first.
+        seed: the seed of the noise.
+        mask: 1 for known pixels: (1, 2).
+
+    Returns:
+        64 samples: (64, 2) float64.
+    """
 
     def denoise(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
         return fixtures.gaussian()(x, level).with_aux(known=KNOWN, mask=mask)

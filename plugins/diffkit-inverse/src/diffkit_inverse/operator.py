@@ -161,7 +161,10 @@ class Blur(Operator):
 
 @dataclass(frozen=True)
 class Grey(Operator):
-    """Measure the luminance of red, green and blue: y = .299 R + .587 G + .114 B. A A^T = the sum of squares."""
+    """Measure the luminance of red, green and blue: y = .299 R + .587 G + .114 B. A A^T = the sum of squares.
+
+    Source: ITU-R BT.601, the weights.
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[1] != len(WEIGHTS):

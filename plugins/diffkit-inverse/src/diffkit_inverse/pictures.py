@@ -106,6 +106,9 @@ def write_results(folder: Path, done: Restored, mask: Tensor | None, reference: 
         done: The restored pictures.
         mask: (1, 1, H, W), 1 for known pixels, or None.
         reference: The clean picture (1, C, H, W), or None.
+
+    Returns:
+        The lines: the place, the error of the measurement, and the PSNR if there is a reference.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mean = done.x.mean(0, keepdim=True)
