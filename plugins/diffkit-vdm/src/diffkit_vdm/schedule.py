@@ -87,7 +87,8 @@ def variance_loss(schedule: LearnedVP, t: Tensor, loss: Tensor) -> Tensor:
         loss: The losses at these times: (B,).
 
     Returns:
-        The mean of -log(share) over the times, weighted by loss^2: ().
+        The mean of -log(share) over the times, weighted by loss^2: (). The weights sum to 1 over these rows, also if
+        they are a part of a batch.
     """
     inner_times = schedule.curve()[0][1:-1].contiguous()
     log_share = torch.log_softmax(SPEED * schedule.shares.double(), 0)[torch.searchsorted(inner_times, t)]
