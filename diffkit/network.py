@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -66,6 +66,13 @@ class Network(nn.Module):
         Override it if this network concatenates inputs: `replace(shape, in_channels=2 * shape.in_channels)`.
         """
         return shape
+
+    def block_modules(self) -> Iterable[nn.Module]:
+        """Return the blocks by which weights are sharded and activations recomputed.
+
+        A block is called as a module, and contains no other one. Default: the modules in each `nn.ModuleList`.
+        """
+        return [block for module in self.modules() if isinstance(module, nn.ModuleList) for block in module]
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:

@@ -25,6 +25,13 @@ class Strategy(ABC):
     def size(self) -> int:
         """The number of processes."""
 
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Prepare a network, or a copy of it that holds an average, before an optimizer is built; return it.
+
+        A strategy that shards weights replaces the parameters of the network here. Default: the network is unchanged.
+        """
+        return network
+
     @abstractmethod
     def wrap(self, module: nn.Module) -> nn.Module:
         """Return the module to call instead of `module`, whose parameters are those that are trained."""
@@ -43,6 +50,26 @@ class Strategy(ABC):
     def shard(self, count: int) -> range:
         """Return the rows of this process of `count` rows: consecutive, sizes differ by at most 1."""
         return range(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds, in the same memory: all of it, unless it is sharded."""
+    return tensor.detach().to_local() if is_sharded(tensor) else tensor.detach()  # type: ignore[attr-defined, no-any-return]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether each process holds a part of the tensor, as a DTensor of torch."""
+    return hasattr(tensor, "to_local")
+
+
+def local_rows(tensor: Tensor) -> range | None:
+    """Return the rows (indices of the first dimension) of a sharded tensor that this process holds; else None."""
+    if not is_sharded(tensor):
+        return None
+    mesh, count = tensor.device_mesh, len(tensor)  # type: ignore[attr-defined]
+    share = -(-count // mesh.size())  # as torch.chunk: the last parts may be shorter, or empty
+    first = min(mesh.get_local_rank() * share, count)
+    return range(first, min(first + share, count))
 
 
 class SingleProcess(Strategy):

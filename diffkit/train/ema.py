@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from ..storage.checkpoint import Expected, read_checkpoint
 from ..storage.manifest import candidates
+from ..strategy import local
 from .config import EmaConfig
 from .state import TrainerState
 
@@ -30,16 +31,17 @@ class Average:
         ema: the configuration of the average.
         network: the network that is trained; its parameters that require a gradient are averaged.
         batch_size: examples of one update, which `half_life` counts in.
+        copied: a copy of the network for the average, sharded in the same way. Default: a new copy.
     """
 
-    def __init__(self, ema: EmaConfig, network: nn.Module, batch_size: int) -> None:
+    def __init__(self, ema: EmaConfig, network: nn.Module, batch_size: int, copied: nn.Module | None = None) -> None:
         self.ema = ema
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+        self.network = (copy.deepcopy(network) if copied is None else copied).requires_grad_(False).eval()
         self._beta = profile(ema, batch_size)
         mine = dict(self.network.named_parameters())
         trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-        self._weights: list[Tensor] = list(trained.values())
-        self._averages: list[Tensor] = [mine[name] for name in trained]
+        self._weights: list[Tensor] = [local(parameter) for parameter in trained.values()]
+        self._averages: list[Tensor] = [local(mine[name]) for name in trained]
         copies = dict(self.network.named_modules())
         # A module may replace a buffer instead of writing into it, so buffers are looked up by name at each update.
         self._buffers = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,12 +17,12 @@ from ..noise import RandomStreams, key
 from ..objective import Loss, Objective
 from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
-from ..strategy import Strategy
+from ..strategy import Strategy, is_sharded, local, local_rows
 from .config import TrainConfig
 from .data_loading import BatchSource, ShuffledOrder, batch_source, divide
 from .ema import Average
 from .optimizer import Update
-from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last
+from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last, recompute_activations
 from .preprocessing import Preprocessing, TrainingProblem
 from .state import digest_of
 from .validation import GROUP, MAX_EXAMPLES, held_out_loss
@@ -63,7 +64,8 @@ class Engine:
         self.preprocessing = Preprocessing(problem)
         self.network = problem.model.network.to(device).train()
         self.components = problem.learned().to(device)
-        self.trained = self._prepare_parameters()
+        copies = self._prepare_network()
+        self.trained = self._trained_parameters()
         self.precision = choose(config.precision, device, problem.model.parameterization, self.network)
         self.update = Update(
             optimizer,
@@ -73,7 +75,12 @@ class Engine:
             scaling=self.precision.scaling,
             deferred=defers(device),
         )
-        self.averages = [Average(ema, self.network, config.batch_size) for ema in config.ema]
+        self.averages = [
+            Average(ema, self.network, config.batch_size, copied)
+            for ema, copied in zip(config.ema, copies, strict=True)
+        ]
+        if config.checkpointing:
+            recompute_activations(self.network)
         if compiles(config, device):
             self.network.compile()
         self.model = replace(problem.model, network=PrecisionWrapper(self.network, self.precision, device))
@@ -179,7 +186,7 @@ class Engine:
             self.average_model if average and self.average_model is not None else self.model,
             self.preprocessing,
             self.device,
-            batch_size=len(self.parts[0]),
+            batch_size=self.config.batch_size // (self.strategy.size * self.config.accumulate),  # on each process
             average=self.average_model,
             max_examples=min(MAX_EXAMPLES, max(GROUP, seen // 10)),
             rounds=rounds,
@@ -202,7 +209,7 @@ class Engine:
         if self.ranks.size == 1:
             return ""
         modules = (self.network, self.components, *(average.network for average in self.averages))
-        return digest_of(parameter for module in modules for parameter in module.parameters())
+        return digest_of(p for module in modules for p in module.parameters() if not is_sharded(p))
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, float]) -> None:
         """Take over the `tensors()` of another engine of the same problem, and the numbers of its optimizer.
@@ -214,29 +221,55 @@ class Engine:
         for group, mine in self.tensors().items():
             if group != "optimizer":
                 for name, value in mine.items():
-                    value.copy_(tensors[group][name])
+                    local(value).copy_(tensors[group][name])
+
+    def rows(self, group: str, name: str, shape: Sequence[int]) -> range | None:
+        """Return the rows of a tensor of a checkpoint that this process holds; None is all of them.
+
+        Args:
+            group: its group, as in `tensors`.
+            name: its name.
+            shape: its whole shape.
+
+        Returns:
+            The rows.
+        """
+        named = self.trained if group == "optimizer" else self.tensors()[group]
+        like = named.get(name.rpartition(".")[0] if group == "optimizer" else name)
+        return local_rows(like) if like is not None and like.shape == tuple(shape) else None
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take other initial weights, by the names of the network's `state_dict`; averages start from them."""
-        self.network.load_state_dict(dict(weights))
+        for name, mine in self.network.state_dict().items():
+            rows, given = local_rows(mine), weights[name]
+            local(mine).copy_(local(given) if rows is None or is_sharded(given) else given[rows.start : rows.stop])
         for average in self.averages:
             average.restart()
 
     def stored_tensors(self) -> Iterator[Tensor]:
         """Yield every tensor that stays in memory: weights, optimizer state, averages, data."""
         for named in self.tensors().values():
-            yield from named.values()
+            yield from map(local, named.values())
         if isinstance(self._split, InMemorySplit):
             yield from (self._split.x, *self._split.cond.values())
 
-    def _prepare_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the trained parameters by name, in float32 at least and in the memory format of the configuration."""
+    def _prepare_network(self) -> list[nn.Module]:
+        """Set the type and the memory format of the weights, shard them if the strategy does; return copies for the
+        averages.
+        """
         for parameter in self.network.parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
                 parameter.data = parameter.data.float()
-        own = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
-        if keeps_channels_last(self.config, self.device, own.values()):
+        own = [p for p in self.network.parameters() if p.requires_grad]
+        if keeps_channels_last(self.config, self.device, own):
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copies = [self.strategy.prepare(copy.deepcopy(self.network)) for _ in self.config.ema]
+        self.network = self.strategy.prepare(self.network)
+        return copies
+
+    def _trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the trained parameters by name."""
+        own = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         others = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
         return own | others
 

@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import CheckpointError, DivergedError
 from ..optimizer import LRSchedule, Optimizer
+from ..strategy import is_sharded, local
 
 INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
 """Loss scale of fp16: a gradient that overflows halves it, `GROWTH_INTERVAL` good ones in a row double it."""
@@ -51,6 +52,8 @@ class Update:
     ) -> None:
         self.parameters, self.lr_schedule, self.clip, self.scaling = dict(parameters), lr_schedule, clip, scaling
         self._all = list(self.parameters.values())
+        kinds = [[p for p in self._all if is_sharded(p) is kind] for kind in (True, False)]
+        self._kinds = [kind for kind in kinds if kind]  # torch computes with one kind of tensors at a time
         device = self._all[0].device if self._all else torch.device("cpu")
         self.optimizer = optimizer(list(self.parameters.items())) if self._all else None
         self._groups: list[dict[str, Any]] = self.optimizer.param_groups if self.optimizer else []
@@ -111,7 +114,7 @@ class Update:
         if not math.isfinite(value):
             raise diverged(step + 1)
         if self.clip is not None and value > self.clip:  # scaling by 1 would cost a pass over the gradients
-            clip_grads_with_norm_(self._all, self.clip, norm)
+            self._clip(norm)
         self.optimizer.step()
         return norm
 
@@ -120,7 +123,7 @@ class Update:
         scaler.unscale_(self.optimizer)
         norm = self._norm()
         if self.clip is not None:
-            clip_grads_with_norm_(self._all, self.clip, norm)
+            self._clip(norm)
         scaler.step(self.optimizer)
         scaler.update()
         if not self.scaling:
@@ -129,7 +132,17 @@ class Update:
         return norm
 
     def _norm(self) -> Tensor:
-        return get_total_norm([p.grad for p in self._all if p.grad is not None])
+        """Return the norm of the whole gradient, over all shards."""
+        norms = []
+        for parameters in self._kinds:
+            norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norms.append(norm.full_tensor() if is_sharded(norm) else norm)  # type: ignore[attr-defined]
+        return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+
+    def _clip(self, norm: Tensor) -> None:
+        assert self.clip is not None
+        for parameters in self._kinds:
+            clip_grads_with_norm_(parameters, self.clip, norm)
 
     def check(self, step: int) -> None:
         """Raise DivergedError if a gradient of the first `step` updates was not finite; waits for the device."""
@@ -167,9 +180,12 @@ class Update:
         """
         for name, value in tensors.items():
             parameter, key = self._owner(name)
-            if value.shape == parameter.shape:  # fused kernels need the memory format of the parameter
-                value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-            self._state_of(parameter)[key] = value.to(parameter.device, copy=True)
+            if value.shape == local(parameter).shape:  # fused kernels need the memory format of the parameter
+                own = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+                local(own).copy_(value)
+                self._state_of(parameter)[key] = own
+            else:
+                self._state_of(parameter)[key] = value.to(parameter.device, copy=True)
         for name, number in numbers.items():
             head, _, key = name.rpartition(".")
             if name in ("/scale", "/growth"):

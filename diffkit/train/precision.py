@@ -6,9 +6,11 @@ import importlib.util
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..network import Network
@@ -128,6 +130,15 @@ def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: I
     if config.channels_last != "auto":
         return config.channels_last
     return device.type == "cuda" and any(parameter.ndim == 4 for parameter in parameters)
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Keep only the inputs of each block of the network for the backward pass, which computes the block once more.
+
+    Less memory for about a third more time; the gradient is the same.
+    """
+    for block in network.block_modules() if isinstance(network, Network) else ():
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def _can_compile() -> bool:
