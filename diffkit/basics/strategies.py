@@ -83,11 +83,10 @@ class FSDP(DDP):
         if self.size == 1 or not parameters:
             return network
         _start_equal(network)
-        half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32, "output_dtype": torch.float32}
         options: dict[str, Any] = {
             "mesh": init_device_mesh(parameters[0].device.type, (self.size,)),
             "reshard_after_forward": True,  # so that the parameters of the network are the shares between steps
-            "mp_policy": MixedPrecisionPolicy(**half) if self.weights == "bf16" else MixedPrecisionPolicy(),
+            "mp_policy": HALF if self.weights == "bf16" else MixedPrecisionPolicy(),
             "offload_policy": CPUOffloadPolicy() if self.offload else OffloadPolicy(),
             "ignored_params": {p for p in network.parameters() if p.ndim == 0},
         }
@@ -112,6 +111,9 @@ class FSDP(DDP):
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 dist.all_reduce(gradient)
                 parameter.grad = gradient / self.size
+
+
+HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
 
 
 def _start_equal(module: nn.Module) -> None:

@@ -14,13 +14,24 @@ from .console import as_json, say, say_error, say_json, table
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every byte and compare hashes.")
+@click.option("--consolidate", is_flag=True, help="Write the shards of the newest checkpoint as one file a group.")
 @as_json
-def checkpoints(run: Path, verify: bool, as_json: bool) -> None:
+def checkpoints(run: Path, verify: bool, consolidate: bool, as_json: bool) -> None:
     """List the checkpoints of RUN, newest first. Exits with 8 if one is damaged."""
     from ..storage.manifest import inspect
     from ..storage.run_directory import RunDirectory
 
-    found = inspect(RunDirectory.open(run).checkpoints, contents=verify)
+    directory = RunDirectory.open(run)
+    if consolidate:
+        from ..storage.checkpoint import CheckpointStore
+        from ..storage.lock import RunLock
+
+        lock = RunLock(directory.path)
+        try:
+            CheckpointStore(directory.checkpoints).consolidate()
+        finally:
+            lock.release()
+    found = inspect(directory.checkpoints, contents=verify)
     rows: list[dict[str, Any]] = [
         {"step": s.step, "bytes": s.bytes, "state": "damaged" if s.damage else "whole" if verify else "complete"}
         | ({"damage": s.damage} if s.damage else {})

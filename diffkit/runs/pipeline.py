@@ -32,6 +32,7 @@ from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
+from ..strategy import is_sharded
 from ..train.precision import choose
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
@@ -104,8 +105,10 @@ def run(
                 step = train(
                     opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock
                 )
+                sharded = any(map(is_sharded, assembly.network.parameters()))
+                trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied
                 with world.together():
-                    _finish(Run(opened.directory, chosen, assembly), step, events, signals, quiet)
+                    _finish(trained, step, events, signals, quiet)
         return Run(opened.directory, chosen)
 
 

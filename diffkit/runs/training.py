@@ -104,14 +104,17 @@ def train(
         if events is not None:
             store.clean()
     _continue(trainer, store, events, ranks)
-    if events is None:
-        result = trainer.run(stop=stop)
-    else:
-        writer = _Writer(directory, assembly, trainer, store, events, stop, lock)
-        if trainer.step < config.steps:
+    save = _Saver(directory, trainer, store, events, stop, lock, recipe_hash(assembly.recipe))
+    preview = _Preview(directory, assembly, trainer, events, stop)
+    with ranks.together():
+        if events is not None and trainer.step < config.steps:
             store.preflight(trainer.largest_tensors())
+    if events is None:
+        result = trainer.run(stop=stop, save=save, preview=preview)
+    else:
+        writer = _Writer(directory, assembly, trainer, events, stop)
         with stopwatch() as spent:
-            result = trainer.run((writer,), directory=directory.path, stop=stop, progress=progress)
+            result = trainer.run((writer,), directory=directory.path, stop=stop, save=save, preview=preview, progress=progress)
         StageStatus(directory).write("train", _record(result, spent[0]))
     if result.stopped:
         message = f"stopped at step {result.step} of {config.steps}; a checkpoint is saved"
@@ -150,12 +153,14 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
     found = None
     with ranks.together():
         if ranks.is_main:
-            found = store.load(trainer.expected_tensors(), trainer.device, state=trainer.expected_state())
+            expected, state = trainer.expected_tensors(), trainer.expected_state()
+            found = store.load(expected, trainer.device, state=state, rows=trainer.engine.held_rows)
     choice = ranks.exchange("" if found is None else f"{found.step} {found.digest}")[0]
     with ranks.together():
         if choice and not ranks.is_main:
             step, digest = choice.split()
-            found = store.load_chosen(int(step), digest, trainer.expected_tensors(), trainer.device)
+            expected, rows = trainer.expected_tensors(), trainer.engine.held_rows
+            found = store.load_chosen(int(step), digest, expected, trainer.device, rows)
         if found is not None:
             differences = trainer.load(found.tensors, TrainerState.from_json(found.state))
     if found is not None:
@@ -176,8 +181,8 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
     trainer.require_equal_weights()
 
 
-class _Writer(Callback):
-    """Writes a training to its run directory: numbers, checkpoints, previews; then calls the callbacks of the recipe.
+class _Saver:
+    """Saves checkpoints: the first process alone, or all of them if they hold shards.
 
     A checkpoint that cannot be saved does not stop training; three in a row do, two if the directory has vanished, and
     the last one of all.
@@ -186,18 +191,106 @@ class _Writer(Callback):
     def __init__(
         self,
         directory: RunDirectory,
-        assembly: Assembly,
         trainer: Trainer,
         store: CheckpointStore,
-        events: EventLog,
+        events: EventLog | None,
         stop: Callable[[], bool],
         lock: RunLock | None,
+        recipe: str,
     ) -> None:
-        self.directory, self.assembly, self.trainer = directory, assembly, trainer
-        self.store, self.events, self.stop, self.lock = store, events, stop, lock
+        self.directory, self.trainer, self.store, self.events = directory, trainer, store, events
+        self.stop, self.lock, self.failures = stop, lock, 0
+        self.meta = {"recipe": recipe, "diffkit": __version__, "torch": torch.__version__}
+
+    def __call__(self, step: int) -> bool:
+        """Save the checkpoint of `step`; returns whether it is saved, which counts on the first process only."""
+        ranks, trainer = self.trainer.ranks, self.trainer
+        sharded = ranks.size > 1 and trainer.engine.sharded
+        failure: ResourceError | None = None
+        with ranks.together():
+            if self.events is not None:
+                self.events.sync()
+            if self.lock is not None:
+                self.lock.require_held()
+        try:
+            if sharded or ranks.is_main:
+                peers = ranks if sharded else None
+                self.store.save(step, trainer.tensors(), trainer.state().to_json(), self.meta, peers=peers)
+        except ResourceError as error:
+            failure = error
+        with ranks.together():
+            if self.events is not None and failure is not None:
+                self._failed(step, failure)
+        self.failures = self.failures + 1 if failure is not None else 0
+        return failure is None
+
+    def _failed(self, step: int, failure: ResourceError) -> None:
+        """Log a failed save; raise it if it ends the training."""
+        assert self.events is not None
+        self.events.event("save-failed", {"step": step, "reason": failure.message})
+        allowed = MAX_SAVE_FAILURES if self.directory.path.is_dir() else MAX_SAVE_FAILURES_VANISHED
+        if self.failures + 1 >= allowed or step >= self.trainer.config.steps or self.stop():
+            raise failure
+
+
+class _Preview:
+    """Draws a few samples in training. Processes that hold shards of the weights draw the same ones together."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        assembly: Assembly,
+        trainer: Trainer,
+        events: EventLog | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.directory, self.assembly, self.trainer, self.events, self.stop = directory, assembly, trainer, events, stop
+
+    def __call__(self, step: int, model: Model) -> None:
+        """Draw a small grid of samples, from streams that training does not use; no sample is drawn if a stop is
+        requested.
+        """
+        assembly = self.assembly
+        levels = assembly.evaluation_levels()
+        plan = plan_sampling(
+            assembly, count=PREVIEW_COUNT, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
+        )
+        target = self.directory.samples
+        try:
+            drawn = draw_samples(
+                model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
+            )
+            if self.events is None:
+                return
+            target.mkdir(exist_ok=True)
+            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
+            if is_image(assembly.data):
+                save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
+            suffix = "png" if is_image(assembly.data) else "npz"
+            self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
+        except (OSError, ResourceError, StoppedError) as error:
+            if self.events is not None:
+                self.events.event("preview-failed", {"step": step, "reason": str(error)})
+
+    def _raise_if_stopped(self, step: StepInfo) -> None:
+        stopped = self.stop()
+        if self.trainer.ranks.any(stopped) if self.trainer.engine.sharded else stopped:
+            raise StoppedError("stopped while drawing a preview")
+
+
+class _Writer(Callback):
+    """Writes a training to its run directory: numbers and previews; then calls the callbacks of the recipe."""
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        assembly: Assembly,
+        trainer: Trainer,
+        events: EventLog,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.directory, self.assembly, self.trainer, self.events, self.stop = directory, assembly, trainer, events, stop
         self.callbacks: tuple[Callback, ...] = (*assembly.callbacks, *assembly.trackers)
-        self.failures = 0
-        self.meta = {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__}
 
     def on_start(self, directory: Path) -> None:
         examples, batch_size = self.trainer.engine.examples, self.trainer.config.batch_size
@@ -212,51 +305,13 @@ class _Writer(Callback):
             self._call(lambda callback: callback.on_step(info))
 
     def on_save(self, step: int) -> None:
-        self.events.sync()
-        try:
-            if self.lock is not None:
-                self.lock.require_held()
-            self.store.save(step, self.trainer.tensors(), self.trainer.state().to_json(), self.meta)
-        except ResourceError as error:
-            self.failures += 1
-            self.events.event("save-failed", {"step": step, "reason": error.message})
-            allowed = MAX_SAVE_FAILURES if self.directory.path.is_dir() else MAX_SAVE_FAILURES_VANISHED
-            if self.failures >= allowed or step >= self.trainer.config.steps or self.stop():
-                raise
-        else:
-            self.failures = 0
-            self._call(lambda callback: callback.on_save(step))
+        self._call(lambda callback: callback.on_save(step))
 
     def on_preview(self, step: int, model: Model) -> None:
-        """Draw a small grid of samples, from streams that training does not use; no sample is drawn if a stop is
-        requested.
-        """
-        assembly = self.assembly
-        levels = assembly.evaluation_levels()
-        plan = plan_sampling(
-            assembly, count=PREVIEW_COUNT, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
-        )
-        target = self.directory.samples
-        try:
-            drawn = draw_samples(
-                model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
-            )
-            target.mkdir(exist_ok=True)
-            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
-            if is_image(assembly.data):
-                save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
-            suffix = "png" if is_image(assembly.data) else "npz"
-            self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
-        except (OSError, ResourceError, StoppedError) as error:
-            self.events.event("preview-failed", {"step": step, "reason": str(error)})
         self._call(lambda callback: callback.on_preview(step, model))
 
     def on_end(self, result: TrainResult | None) -> None:
         self._call(lambda callback: callback.on_end(result))
-
-    def _raise_if_stopped(self, step: StepInfo) -> None:
-        if self.stop():
-            raise StoppedError("stopped while drawing a preview")
 
     def _call(self, method: Callable[[Callback], None]) -> None:
         """Call each callback of the recipe; an error of the disk does not stop the training."""

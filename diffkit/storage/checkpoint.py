@@ -9,22 +9,22 @@ checkpoint is executed.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from pydantic import TypeAdapter
 from torch import Tensor
 
-from ..errors import CheckpointError, ResourceError
+from ..errors import CheckpointError, PeerError, ResourceError
 from . import atomic
 from .atomic import damaged_file
 from .manifest import (
@@ -35,26 +35,55 @@ from .manifest import (
     Candidate,
     FileDigest,
     Manifest,
-    TensorInfo,
     candidates,
     directory_name,
     group_file,
-    read_header,
     read_manifest,
     removable_steps,
+    shard_file,
     verify,
     verify_file,
 )
+from .tensor_files import Shapes, Tensors, read_group, split_shards, write_tensors
 
-Tensors = Mapping[str, Tensor]
-Shapes = Mapping[str, Tensor | tuple[int, ...]]
 Expected = Mapping[str, Shapes | None]
 OnEvent = Callable[[str, Mapping[str, Any]], None]
+RowsOf = Callable[[str, str, Sequence[int]], range | None]
 
+_DIGESTS = TypeAdapter(dict[str, FileDigest])
 _STALE = re.compile(r"\.(tmp|old)-(step-\d{8,18})-[0-9a-f]{32}")
-_FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_INTEGERS = {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"}
-_TYPES = {**_FLOATS, **_INTEGERS, torch.bool: "BOOL"}
+
+
+class Peers(Protocol):
+    """The processes that save one checkpoint together; `diffkit.runtime.distributed.Ranks` are some."""
+
+    @property
+    def rank(self) -> int:
+        """The number of this process."""
+
+    @property
+    def size(self) -> int:
+        """The number of processes."""
+
+    def exchange(self, text: str = "") -> list[str]:
+        """Return the texts of all processes, in order."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context that raises an error of one process on all of them."""
+
+
+class Alone:
+    """One process."""
+
+    rank, size = 0, 1
+
+    def exchange(self, text: str = "") -> list[str]:
+        """Return the text itself."""
+        return [text]
+
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing."""
+        return nullcontext()
 
 
 class SaveFailed(ResourceError):  # noqa: N818 - the name of an outcome
@@ -122,8 +151,12 @@ class CheckpointStore:
         state: Mapping[str, Any],
         meta: Mapping[str, Any],
         protect: Collection[int] = (),
+        peers: Peers | None = None,
     ) -> Path:
         """Write and verify the checkpoint of `step`, then remove old checkpoints.
+
+        Several processes that hold shards of the tensors call it together. Each writes its shards, the first one
+        publishes, verifies and removes; all of them fail if one does.
 
         Args:
             step: the step; an existing checkpoint of this step is replaced.
@@ -132,6 +165,7 @@ class CheckpointStore:
             state: a JSON object.
             meta: a JSON object for the manifest (recipe hash, versions).
             protect: steps whose checkpoints are not removed. Default: none.
+            peers: the processes that hold shards. Default: this process has all tensors.
 
         Returns:
             The directory of the checkpoint.
@@ -140,22 +174,34 @@ class CheckpointStore:
             SaveFailed: the disk is full or failed. No older checkpoint was changed.
             ValueError: a type of a tensor or a value of `state` or `meta` cannot be stored.
         """
-        final = self.directory / directory_name(step)
-        temporary = self.directory / f".tmp-{final.name}-{uuid.uuid4().hex}"
+        final, peers = self.directory / directory_name(step), peers or Alone()
+        temporary = self.directory / f".tmp-{final.name}-{peers.exchange(uuid.uuid4().hex)[0]}"
+        first = peers.rank == 0
         try:
-            if not self.directory.is_dir():
-                self.directory.mkdir(parents=True)
-                atomic.sync_directory(self.directory.parent)
-            manifest = _write(temporary, step, tensors, state, meta)
-            self._publish(temporary, final, manifest)
-        except (OSError, CheckpointError) as error:
+            with peers.together():
+                if first and not self.directory.is_dir():
+                    self.directory.mkdir(parents=True)
+                    atomic.sync_directory(self.directory.parent)
+                if first:
+                    temporary.mkdir()
+            with peers.together():
+                files = _write(temporary, tensors, peers)
+            shards = [_DIGESTS.validate_json(text) for text in peers.exchange(_DIGESTS.dump_json(files).decode())]
+            with peers.together():
+                if first:
+                    files = {name: digest for part in shards for name, digest in part.items()}
+                    manifest = _write_manifest(temporary, step, files, state, meta)
+                    self._publish(temporary, final, manifest)
+        except (OSError, CheckpointError, PeerError) as error:
             fix = "free some space; every older checkpoint is intact"
             raise SaveFailed(f"the checkpoint of step {step} was not saved: {error}", fix=fix) from error
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._undamaged[step] = True
-        self._on_event("save", {"step": step, "bytes": manifest.size})
-        self._rotate({step, *protect})
+            if first:
+                shutil.rmtree(temporary, ignore_errors=True)
+        if first:
+            self._undamaged[step] = True
+            self._on_event("save", {"step": step, "bytes": manifest.size})
+            self._rotate({step, *protect})
         return final
 
     def load(
@@ -165,6 +211,7 @@ class CheckpointStore:
         *,
         state: Mapping[str, Any] | None = None,
         must: bool = False,
+        rows: RowsOf | None = None,
     ) -> Checkpoint | None:
         """Return the newest undamaged checkpoint; each damaged one is reported as a `damaged-checkpoint` event.
 
@@ -174,6 +221,7 @@ class CheckpointStore:
             device: the device of the tensors. Default: "cpu".
             state: an example of the state; see `validate_state`. Default: any state.
             must: raise if there is no checkpoint at all. Default: False.
+            rows: the rows of each tensor to keep, see `read_checkpoint`. Default: all.
 
         Returns:
             The checkpoint; None if there is none at all and `must` is False.
@@ -185,7 +233,7 @@ class CheckpointStore:
         reasons = []
         for candidate in found:
             try:
-                checkpoint = read_checkpoint(candidate, expected, device)
+                checkpoint = read_checkpoint(candidate, expected, device, rows)
                 validate_state(checkpoint.state, state or {}, candidate.step)
             except CheckpointError as error:
                 self._undamaged[candidate.step] = False
@@ -203,7 +251,12 @@ class CheckpointStore:
         )
 
     def load_chosen(
-        self, step: int, digest: str, expected: Expected | None = None, device: torch.device | str = "cpu"
+        self,
+        step: int,
+        digest: str,
+        expected: Expected | None = None,
+        device: torch.device | str = "cpu",
+        rows: RowsOf | None = None,
     ) -> Checkpoint:
         """Return the checkpoint that another process has chosen, and no other.
 
@@ -212,6 +265,7 @@ class CheckpointStore:
             digest: the SHA-256 of its manifest.
             expected: as for `load`.
             device: the device of the tensors. Default: "cpu".
+            rows: as for `load`.
 
         Returns:
             The checkpoint.
@@ -221,7 +275,7 @@ class CheckpointStore:
         """
         path = self.directory / directory_name(step)
         try:
-            checkpoint = read_checkpoint(Candidate(path, step), expected, device)
+            checkpoint = read_checkpoint(Candidate(path, step), expected, device, rows)
             if checkpoint.digest != digest:
                 raise damaged_file(f"{path.name} has another manifest")
         except CheckpointError as error:
@@ -232,6 +286,19 @@ class CheckpointStore:
                 notes=[f"the directory is {self.directory} on {platform.node()}"],
             ) from error
         return checkpoint
+
+    def consolidate(self) -> Path:
+        """Replace the shards of the newest undamaged checkpoint by one file for each group; returns its directory.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or none can be loaded.
+            SaveFailed: the disk is full or failed. The checkpoint is as it was.
+        """
+        found = self.load(must=True)
+        assert found is not None
+        self._undamaged.clear()
+        kept = {candidate.step for candidate in candidates(self.directory)}
+        return self.save(found.step, found.tensors, found.state, found.meta, protect=kept)
 
     def preflight(self, tensors: Mapping[str, Tensors]) -> None:
         """Raise ResourceError unless the disk has space for two checkpoints of `tensors`, or for one more."""
@@ -291,7 +358,10 @@ def _verified(candidate: Candidate) -> Manifest | None:
 
 
 def read_checkpoint(
-    candidate: Candidate, expected: Expected | None = None, device: torch.device | str = "cpu"
+    candidate: Candidate,
+    expected: Expected | None = None,
+    device: torch.device | str = "cpu",
+    rows: RowsOf | None = None,
 ) -> Checkpoint:
     """Read one checkpoint and verify every byte of it.
 
@@ -299,6 +369,7 @@ def read_checkpoint(
         candidate: the checkpoint.
         expected: the groups to read, see `CheckpointStore.load`; other groups are only verified.
         device: the device of the tensors. Default: "cpu".
+        rows: returns the rows of a tensor to keep, by group, name and whole shape; None is all. Default: all.
 
     Returns:
         The checkpoint, with the tensors of the groups in `expected`.
@@ -315,106 +386,44 @@ def read_checkpoint(
         state = atomic.read_bounded(candidate.path / STATE, MAX_STATE_BYTES)
         manifest.files[STATE].require_content(hashlib.sha256(state).hexdigest(), STATE)
         tensors = {}
-        for group in manifest.groups:
-            path, digest = candidate.path / group_file(group), manifest.files[group_file(group)]
+        for group, names in manifest.groups.items():
+            files = {candidate.path / name: manifest.files[name] for name in names}
             if group in wanted:
-                named = _read_tensors(path, digest, wanted[group])
+                named = read_group(files, wanted[group], partial(rows, group) if rows is not None else None)
                 tensors[group] = {name: tensor.to(device) for name, tensor in named.items()}
             else:
-                verify_file(path, digest)
+                for path, digest in files.items():
+                    verify_file(path, digest)
     except OSError as error:
         raise damaged_file(f"{candidate.path.name} cannot be read ({error.strerror})") from error
     sha256 = hashlib.sha256(manifest.encode()).hexdigest()
     return Checkpoint(candidate.step, candidate.path, tensors, atomic.parse_object(state, STATE), manifest.meta, sha256)
 
 
-def _read_tensors(path: Path, digest: FileDigest, expected: Shapes | None) -> dict[str, Tensor]:
-    """Read a group of tensors. The tensors are built from the bytes that were hashed, which needs memory for one extra
-    copy.
-
-    Shapes and types are compared with `expected` before the data is read, which bounds the memory.
-    """
-    with atomic.open_regular(path) as stream:
-        digest.require_size(stream, path.name)
-        found = read_header(stream, path)[1]
-        _compare(path.name, found, expected)
-        stream.seek(0)
-        try:
-            data = stream.read(digest.bytes)
-            digest.require_content(hashlib.sha256(data).hexdigest(), path.name)
-            tensors: dict[str, Tensor] = load(data)
-        except (MemoryError, SafetensorError) as error:
-            raise damaged_file(f"{path.name} cannot be loaded ({type(error).__name__})") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-            raise damaged_file(f"{path.name}: boolean tensor {name[:80]!r} contains bytes other than 0 and 1")
-    return tensors
+def _write(directory: Path, tensors: Mapping[str, Tensors], peers: Peers) -> dict[str, FileDigest]:
+    """Write and sync the files of tensors of this process; returns their digests by name."""
+    files = {}
+    for group, named in tensors.items():
+        parts = split_shards(named)
+        sharded = peers.size > 1 and parts.sharded
+        name = shard_file(group, peers.rank, peers.size) if sharded else group_file(group)
+        own = parts.sharded | (parts.whole if peers.rank == 0 else {})
+        if sharded or peers.rank == 0:
+            files[name] = write_tensors(directory / name, own)
+    return files
 
 
-def _compare(file: str, found: Mapping[str, TensorInfo], expected: Shapes | None) -> None:
-    """Raise CheckpointError unless all types are known, and names, shapes and types are the expected ones."""
-    for name, info in found.items():
-        if info.dtype not in _TYPES.values():
-            raise damaged_file(f"{file}: tensor {name[:80]!r} has the unsupported type {info.dtype}")
-    if expected is None:
-        return
-    if missing := expected.keys() - found.keys():
-        raise damaged_file(f"{file} has no tensor {min(missing)!r}, which the recipe requires")
-    if extra := found.keys() - expected.keys():
-        raise damaged_file(f"{file} has the tensor {min(extra)[:80]!r}, which the recipe does not have")
-    for name, want in expected.items():
-        info = found[name]
-        shape = tuple(want.shape) if isinstance(want, Tensor) else tuple(want)
-        if info.shape != shape:
-            raise damaged_file(f"{file}: tensor {name!r} has shape {info.shape}, but the recipe has {shape}")
-        if isinstance(want, Tensor) and info.dtype != _TYPES.get(want.dtype):
-            raise damaged_file(f"{file}: tensor {name!r} has type {info.dtype}, but the recipe has {want.dtype}")
-
-
-def _write(
-    directory: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], meta: Mapping[str, Any]
+def _write_manifest(
+    directory: Path, step: int, files: Mapping[str, FileDigest], state: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> Manifest:
-    """Write and sync every file of a checkpoint, the manifest last."""
-    directory.mkdir()
-    files = {group_file(group): _write_tensors(directory / group_file(group), one) for group, one in tensors.items()}
+    """Write and sync the state, and the manifest of all files last."""
     text = atomic.dump_json(dict(state))
     atomic.write_synced(directory / STATE, text)
-    files[STATE] = FileDigest(len(text), hashlib.sha256(text).hexdigest())
-    manifest = Manifest(step, files, meta)
+    digest = FileDigest(len(text), hashlib.sha256(text).hexdigest())
+    manifest = Manifest(step, {**files, STATE: digest}, meta)
     atomic.write_synced(directory / MANIFEST, manifest.encode())
     atomic.sync_directory(directory)
     return manifest
-
-
-def _write_tensors(path: Path, tensors: Tensors) -> FileDigest:
-    """Write and sync a safetensors file. The digest is computed from the tensors in memory, not from the file."""
-    separate = _without_shared_memory(tensors)
-    try:
-        save_file(separate, path)
-    except SafetensorError as error:  # such as a full disk
-        raise OSError(str(error)) from error
-    with atomic.open_regular(path) as stream:
-        os.fchmod(stream.fileno(), path.parent.stat().st_mode & 0o666)  # the library ignores the umask
-        atomic.sync(stream)
-        header, found = read_header(stream, path)
-    sha256 = hashlib.sha256(header)
-    for name in sorted(found, key=lambda name: found[name].begin):
-        sha256.update(separate[name].reshape(-1).view(torch.uint8).numpy().data)
-    return FileDigest(len(header) + sum(tensor.nbytes for tensor in separate.values()), sha256.hexdigest())
-
-
-def _without_shared_memory(tensors: Tensors) -> dict[str, Tensor]:
-    """Return contiguous CPU tensors; one that shares memory with another is copied, as safetensors requires."""
-    seen: set[int] = set()
-    separate = {}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES:
-            raise ValueError(f"tensor {name!r} has type {tensor.dtype}, which a checkpoint does not support")
-        plain = tensor.detach().cpu().contiguous()
-        memory = plain.untyped_storage().data_ptr()
-        separate[name] = plain.clone() if memory in seen else plain
-        seen.add(memory)
-    return separate
 
 
 def validate_state(state: Mapping[str, Any], example: Mapping[str, Any], step: int) -> None:

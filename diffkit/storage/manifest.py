@@ -27,13 +27,14 @@ from .atomic import damaged_file, first_fault, parse_object, size_of
 FORMAT = 1
 MANIFEST, STATE, SUFFIX = "manifest.json", "state.json", ".safetensors"
 MAX_MANIFEST_BYTES, MAX_STATE_BYTES, MAX_HEADER_BYTES = 1 << 20, 8 << 20, 8 << 20
-MAX_FILES = 64
+MAX_FILES = 4096
 MIN_KEPT = 2
 """Checkpoints that are never removed: the newest one may be damaged."""
 
 _DIRECTORY = re.compile(r"step-(\d{8,18})")
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_FILE = re.compile(rf"{re.escape(STATE)}|{_GROUP.pattern}{re.escape(SUFFIX)}")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+_FILE = re.compile(rf"{re.escape(STATE)}|{_GROUP.pattern}(-\d{{5}}-of-\d{{5}})?{re.escape(SUFFIX)}")
 _MAX_RANK = 16
 
 
@@ -64,9 +65,21 @@ class Manifest:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups of tensors."""
-        return tuple(sorted(name.removesuffix(SUFFIX) for name in self.files if name.endswith(SUFFIX)))
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The files of each group of tensors: one, or its shards in order.
+
+        Raises CheckpointError if the list of shards has gaps.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for name in sorted(name.removesuffix(SUFFIX) for name in self.files if name.endswith(SUFFIX)):
+            shard = _SHARD.fullmatch(name)
+            group = shard[1] if shard else name
+            found[group] = (*found.get(group, ()), name + SUFFIX)
+        for group, names in found.items():
+            count = len(names)
+            if names != (group + SUFFIX,) and names != tuple(shard_file(group, rank, count) for rank in range(count)):
+                raise damaged_file(f"{MANIFEST} does not list all shards of {group}")
+        return found
 
     @property
     def size(self) -> int:
@@ -145,6 +158,11 @@ def group_file(group: str) -> str:
     if not _GROUP.fullmatch(group):
         raise ValueError(f"invalid name for a group of tensors: {group!r}")
     return group + SUFFIX
+
+
+def shard_file(group: str, rank: int, size: int) -> str:
+    """Return the file name of the shard of a group that process `rank` of `size` writes."""
+    return f"{group_file(group).removesuffix(SUFFIX)}-{rank + 1:05d}-of-{size:05d}{SUFFIX}"
 
 
 def candidates(directory: Path) -> list[Candidate]:

@@ -34,10 +34,10 @@ class TrainConfig(Config):
     configuration. `clip` bounds the global norm of the gradient; `accumulate` splits a batch into that many parts,
     computed one after the other; `workers` are the processes that load data (null: the number that the data set
     prefers). `init` starts from the weights of another run, as far as they fit; `strict_init` refuses weights that do
-    not fit as a whole. `checkpointing` stores the inputs of the blocks of the network only, and computes each block once
-    more in the backward pass. `timeout` is the time in seconds that one exchange between processes may take. With `auto`,
-    `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps and more,
-    `channels_last` to images, both on a CUDA device.
+    not fit as a whole. `checkpointing` stores the inputs of the blocks of the network only, and computes each block
+    once more in the backward pass. `timeout` is the time in seconds that one exchange between processes may take. With
+    `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps and
+    more, `channels_last` to images, both on a CUDA device.
     """
 
     steps: Interval

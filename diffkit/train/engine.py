@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -204,6 +205,11 @@ class Engine:
             groups["components"] = dict(components)
         return groups
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights."""
+        return any(map(is_sharded, self.trained.values()))
+
     def digest(self) -> str:
         """Return a digest of the weights and averages that every process holds as a whole, computed on the device."""
         if self.ranks.size == 1:
@@ -223,7 +229,7 @@ class Engine:
                 for name, value in mine.items():
                     local(value).copy_(tensors[group][name])
 
-    def rows(self, group: str, name: str, shape: Sequence[int]) -> range | None:
+    def held_rows(self, group: str, name: str, shape: Sequence[int]) -> range | None:
         """Return the rows of a tensor of a checkpoint that this process holds; None is all of them.
 
         Args:
@@ -238,11 +244,16 @@ class Engine:
         like = named.get(name.rpartition(".")[0] if group == "optimizer" else name)
         return local_rows(like) if like is not None and like.shape == tuple(shape) else None
 
+    def whole_weights(self) -> dict[str, Tensor]:
+        """Return the weights of the network by name. Processes that hold shards gather them together."""
+        named: dict[str, Any] = self.network.state_dict()
+        return {name: value.full_tensor() if is_sharded(value) else value for name, value in named.items()}
+
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take other initial weights, by the names of the network's `state_dict`; averages start from them."""
         for name, mine in self.network.state_dict().items():
-            rows, given = local_rows(mine), weights[name]
-            local(mine).copy_(local(given) if rows is None or is_sharded(given) else given[rows.start : rows.stop])
+            rows = local_rows(mine)
+            local(mine).copy_(weights[name] if rows is None else weights[name][rows.start : rows.stop])
         for average in self.averages:
             average.restart()
 

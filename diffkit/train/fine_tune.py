@@ -50,9 +50,9 @@ def load_initial(trainer: Trainer, run: str | Path, *, strict: bool = False) -> 
         UsageError: there is no such run.
         CheckpointError: its weights do not fit this network; the notes list the differences.
     """
+    own = trainer.engine.whole_weights()
     directory = _directory(run)
     found, step = _weights(directory / "checkpoints")
-    own = trainer.engine.network.state_dict()
     if strict:
         refuse_misfit(found, own, str(run))
     classes = _class_names(directory), _names(trainer.problem.data.spec.classes, trainer.problem.data.spec.class_names)

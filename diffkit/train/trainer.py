@@ -34,6 +34,11 @@ def never() -> bool:
     return False
 
 
+def always(*_: object) -> bool:
+    """Return True."""
+    return True
+
+
 class Trainer:
     """Trains the network of a problem, from step 0 or from a loaded state.
 
@@ -76,6 +81,8 @@ class Trainer:
             ranks=ranks,
         )
         self.step, self._saved = 0, -1
+        self._write: Callable[[int], bool] = always
+        self._draw: Callable[[int, Model], object] = always
         self._window = MetricAccumulator(self.device)
 
     def run(
@@ -84,15 +91,20 @@ class Trainer:
         *,
         directory: Path = Path(),
         stop: Callable[[], bool] = never,
+        save: Callable[[int], bool] = always,
+        preview: Callable[[int, Model], object] = always,
         progress: Progress | None = None,
     ) -> TrainResult:
         """Train to the last step, or until `stop()` returns True.
 
         Args:
-            callbacks: called in this order, on the main process only. `on_save` is called at intervals, if stopped and
-                at the end.
+            callbacks: called in this order, on the main process only.
             directory: passed to `on_start`.
             stop: called between steps.
+            save: called with the step, on each process, at intervals, if stopped and at the end. If it returns True,
+                `on_save` of the callbacks follows.
+            preview: called with the step and a model at intervals, on the main process, and on all if weights are
+                sharded, which then compute together. `on_preview` of the callbacks follows.
             progress: displays the progress; None displays nothing.
 
         Returns:
@@ -103,6 +115,7 @@ class Trainer:
             ResourceError: memory is exhausted or a worker was killed.
         """
         callbacks = callbacks if self.ranks.is_main else ()
+        self._write, self._draw = save, preview
         progress = progress or Progress()
         progress.start(self.step, self.config.steps)
         result = None
@@ -295,6 +308,8 @@ class Trainer:
         mode = model.network.training
         model.network.eval()
         with torch.no_grad():
+            if self.ranks.is_main or self.engine.sharded:
+                self._draw(self.step, model)
             for callback in callbacks:
                 callback.on_preview(self.step, model)
         model.network.train(mode)
@@ -303,7 +318,8 @@ class Trainer:
     def _save(self, callbacks: Sequence[Callback]) -> None:
         self.engine.check(self.step)
         self.require_equal_weights()
-        for callback in callbacks:
+        saved = self._write(self.step)
+        for callback in callbacks if saved else ():
             callback.on_save(self.step)
         self.ranks.barrier()
         self._saved = self.step

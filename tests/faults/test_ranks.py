@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from diffkit.storage.checkpoint import read_checkpoint
+from diffkit.storage.manifest import candidates
 
 from .conftest import Ended, Server, events, fault, finished, ranks, steps
 
@@ -93,3 +97,89 @@ def test_a_recipe_that_does_not_fit_is_one_error(diffkit: Server, recipe: Path) 
     ended = ranks(diffkit, recipe, 3, None, "--set", "train.batch_size=2", "--set", "train.accumulate=1")
     assert codes(ended) == [2, 2, 2]
     assert shown(ended).count("error[") == 1
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the newest checkpoint, whole."""
+    found = read_checkpoint(candidates(run / "checkpoints")[0])
+    return {f"{group}/{name}": t for group, named in found.tensors.items() for name, t in named.items()}
+
+
+def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Equal to within `tolerance` of the largest weight."""
+    assert one.keys() == other.keys()
+    largest = max(float(t.abs().max()) for name, t in one.items() if name.startswith("network/"))
+    for name, tensor in one.items():
+        if not name.startswith("optimizer/"):
+            assert float((tensor - other[name]).abs().max()) <= tolerance * largest, name
+
+
+PATHS = [
+    (("fsdp", 2), ("ddp", 1), ("fsdp", 3), ("ddp", 2)),
+    (("ddp", 2), ("fsdp", 2), ("fsdp", 1), ("fsdp", 4)),
+]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [PATHS[0], pytest.param(PATHS[1], marks=pytest.mark.slow)],
+    ids=lambda path: "-".join(f"{name}{size}" for name, size in path),
+)
+def test_processes_and_strategy_may_change_at_each_start(
+    diffkit: Server, recipe: Path, path: tuple[tuple[str, int], ...]
+) -> None:
+    """Saved on N processes, resumed on M, with each strategy: the weights of one process, within rounding."""
+    text = recipe.read_text().replace("dropout: 0.1", "dropout: 0.0").replace("sample_every: 10", "sample_every: 0")
+    recipe.write_text(text)
+    for number, (name, size) in enumerate(path):
+        steps_now = f"train.steps={5 * (number + 1)}"
+        ended = ranks(diffkit, recipe, size, None, "--set", steps_now, "--set", f"train.strategy={name}")
+        assert codes(ended) == [0] * size, ended
+    ours = recipe.parent / "run"
+    assert len(events(ours, "resume")) == len(path) - 1
+    alone = recipe.parent / "alone"
+    assert codes(ranks(diffkit, recipe, 1, out=(alone,))) == [0]
+    assert_close(weights(alone), weights(ours), 3e-5)
+
+
+FSDP = ("--set", "train.strategy=fsdp")
+
+
+def test_shards_have_the_guarantees_of_checkpoints(diffkit: Server, recipe: Path) -> None:
+    """A missing shard is found and the checkpoint before is taken; the shards become one file on request."""
+    assert codes(ranks(diffkit, recipe, 2, None, *FSDP)) == [0, 0]
+    run = recipe.parent / "run"
+    newest = run / "checkpoints" / "step-00000020"
+    names = {path.name for path in newest.iterdir()}
+    assert {"network-00001-of-00002.safetensors", "network-00002-of-00002.safetensors"} <= names
+    sharded = weights(run)
+    assert diffkit("checkpoints", run, "--consolidate", "--verify").code == 0
+    assert "network.safetensors" in {path.name for path in newest.iterdir()}
+    assert all(torch.equal(tensor, sharded[name]) for name, tensor in weights(run).items())
+
+    (run / "checkpoints" / "step-00000015" / "network-00002-of-00002.safetensors").unlink()
+    shutil.rmtree(newest)
+    (run / "stages.json").unlink()
+    assert codes(ranks(diffkit, recipe, 2, None, *FSDP)) == [0, 0]
+    assert events(run, "damaged-checkpoint")[-1]["reason"] == "network-00002-of-00002.safetensors is missing"
+    assert events(run, "resume")[-1]["step"] == 10
+    assert_close(weights(run), sharded, 0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_is_killed_as_it_saves_shards(diffkit: Server, recipe: Path, rank: int) -> None:
+    ended = ranks(diffkit, recipe, 2, {rank: [fault(SAVE, 2, "kill")]}, *FSDP)
+    assert sorted(codes(ended), key=str) == [-9, 11]
+    assert steps(recipe.parent / "run") == [5]
+    assert codes(ranks(diffkit, recipe, 2, None, *FSDP)) == [0, 0]
+    assert events(recipe.parent / "run", "resume")[-1]["step"] == 5
+
+
+@pytest.mark.slow
+def test_a_full_disk_of_one_process_fails_the_save_of_all(diffkit: Server, recipe: Path) -> None:
+    full = [fault(SAVE, 2, "limit 100"), fault(SAVE, 3, "unlimit")]
+    ended = ranks(diffkit, recipe, 2, {1: full}, *FSDP)
+    assert codes(ended) == [0, 0]
+    assert [event["step"] for event in events(recipe.parent / "run", "save-failed")] == [10]
+    assert steps(recipe.parent / "run") == [5, 15, 20]

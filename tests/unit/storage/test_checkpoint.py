@@ -16,7 +16,7 @@ from hypothesis import given, strategies as st
 from safetensors.torch import load_file, save_file
 
 from diffkit.errors import CheckpointError, ResourceError
-from diffkit.storage import atomic, checkpoint as module
+from diffkit.storage import atomic, checkpoint as module, tensor_files
 from diffkit.storage.checkpoint import CheckpointStore, SaveFailed, read_checkpoint
 from diffkit.storage.manifest import FileDigest, Manifest, candidates
 
@@ -246,7 +246,7 @@ def test_never_afresh_silently(tmp_path: Path, must: bool) -> None:
 
 def test_expected_shapes_are_compared_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, [1])
-    monkeypatch.setattr(module, "load", lambda data: pytest.fail("the data was loaded before the check"))
+    monkeypatch.setattr(tensor_files, "load", lambda data: pytest.fail("the data was loaded before the check"))
     for wrong, message in [
         ({"weight": (4, 3), "bias": (4,)}, r"shape \(3,\), but the recipe has \(4,\)"),
         ({"weight": (4, 3)}, "'bias', which the recipe does not have"),

@@ -46,7 +46,7 @@ def test_a_whole_checkpoint_verifies(tmp_path: Path) -> None:
     candidate = make(tmp_path, 12, recipe="abc")
     manifest = verify(candidate)
     assert manifest.step == 12
-    assert manifest.groups == ("network",)
+    assert manifest.groups == {"network": ("network.safetensors",)}
     assert manifest.meta == {"recipe": "abc"}
     assert manifest.size == sum(path.stat().st_size for path in candidate.path.iterdir()) - len(manifest.encode())
     assert read_manifest(candidate) == manifest

@@ -1,6 +1,6 @@
 """Run by the tests of strategies: train in forked processes and write down what came out.
 
-usage: equality.py SIZE OUT STRATEGY:TYPE[:OPTION...]...
+usage: equality.py SIZE[,SIZE...] OUT STRATEGY:TYPE[:OPTION...]...
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def trainer(case: str, ranks: Ranks) -> Trainer:
     name, kind, *options = case.split(":")
     torch.manual_seed(0)
     network = Deep(width=int(next((o[5:] for o in options if o.startswith("width")), 24)))
-    objective = toys.Simple(times=toys.Importance()) if "importance" in options else toys.Simple()
+    objective = toys.Simple(times=toys.Importance(50)) if "importance" in options else toys.Simple()
     problem = toys.task(toys.Whole(), objective, dropout=0.0)
     network = network.double() if kind == "float64" else network
     problem = replace(problem, model=replace(problem.model, network=network), label_dropout=0.3)
@@ -103,6 +104,9 @@ def main(size: int, out: Path, cases: list[str]) -> int:
             try:
                 child(rank, size, port, out, cases)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
+                raise
             finally:
                 sys.stderr.flush()
                 os._exit(code)
@@ -111,4 +115,4 @@ def main(size: int, out: Path, cases: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    sys.exit(max(main(int(size), Path(sys.argv[2]), sys.argv[3:]) for size in sys.argv[1].split(",")))
