@@ -55,7 +55,7 @@ def test_two_processes_train_as_one(trained: Trained, case: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("case", (*CASES, *MORE))
+@pytest.mark.parametrize("case", [*CASES, *MORE])
 def test_several_processes_train_as_one(trained: Trained, case: str, size: int) -> None:
     check(trained, case, size)
 
