@@ -1,7 +1,7 @@
 """Groups of tensors in safetensors files: one file, or one shard for each process that held a part of the tensors.
 
 A tensor in each shard of a group is divided by its rows (the first dimension), in the order of the shards. A tensor in
-the first shard only is whole. So a group can be read by any number of processes, each of which keeps the rows it needs.
+the first shard only is whole. So any number of processes can read a group, and each keeps the rows it needs.
 """
 
 from __future__ import annotations
