@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from ..train.precision import choose
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
-from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
+from .stage_status import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .trained import DataRecord, Run
 from .training import train
 
@@ -83,9 +83,8 @@ def run(
             with world.together():
                 pass  # the first process opens the run directory
             with StopSignals(handle_signals) as signals:
-                train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
-            with world.together():
-                pass  # the first process does the stages after training
+                step = train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
+                _finish(Run(RunDirectory(path), chosen), step, None, signals, True, world)
             return Run(RunDirectory(path), chosen)
         with world.together():
             opened = open_directory(path, assembly, chosen, resume)
@@ -107,8 +106,7 @@ def run(
                 )
                 sharded = any(map(is_sharded, assembly.network.parameters()))
                 trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied
-                with world.together():
-                    _finish(trained, step, events, signals, quiet)
+                _finish(trained, step, events, signals, quiet, world)
         return Run(opened.directory, chosen)
 
 
@@ -225,9 +223,11 @@ def _failure_logged(directory: RunDirectory, events: EventLog, signals: StopSign
         raise
 
 
-def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: bool) -> None:
-    """Do each stage after training that is not done with the weights of `step`."""
-    directory, assembly, stages = run.directory, run.assembly, StageStatus(run.directory)
+def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, quiet: bool, world: Ranks) -> None:
+    """Do each stage after training that is not done with the weights of `step`. All processes draw the samples; the
+    first one, which has `events`, decides and writes.
+    """
+    directory, stages = run.directory, StageStatus(run.directory)
     inputs = stage_inputs(run.recipe)
 
     def raise_if_stopped() -> None:
@@ -235,33 +235,51 @@ def _finish(run: Run, step: int, events: EventLog, signals: StopSignals, quiet: 
             fix = "run the same command again to continue"
             raise StoppedError("stopped after training; the trained weights are saved", fix=fix)
 
-    changed = False
-    with enough_memory(lambda: _sampling_needs(assembly), "sampling", MEMORY_HINT):
-        if not stages.done("sample", step, inputs["sample"]):
-            raise_if_stopped()
-            with stopwatch() as spent, console_progress("sampling", not quiet) as shown:
+    todo: list[str] = []
+    with world.together():
+        if world.is_main:
+            wanted: tuple[Stage, ...] = ("sample", "evaluate") if run.assembly.metrics else ("sample",)
+            todo = [stage for stage in wanted if not stages.done(stage, step, inputs[stage])]
+    todo = world.exchange(" ".join(todo))[0].split()
+    with enough_memory(lambda: _sampling_needs(run.assembly), "sampling", MEMORY_HINT):
+        if "sample" in todo:
+            with world.together():
+                raise_if_stopped()
                 trained = run.trained()
+            with stopwatch() as spent, console_progress("sampling", not quiet) as shown:
                 written = draw_and_save(
                     trained,
                     trained.model,
                     directory.samples,
                     run.device,
+                    step,
                     progress=shown,
                     on_step=lambda info: raise_if_stopped(),
+                    ranks=world,
                 )
-            if not quiet:
-                _print(f"samples: {written}")
-            stages.write("sample", StageRecord(step=step, seconds=spent[0], inputs=inputs["sample"]))
-            changed = True
-        if assembly.metrics and not stages.done("evaluate", step, inputs["evaluate"]):
-            raise_if_stopped()
-            run.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped)
-            changed = True
-    if changed or not stages.done("report", step, inputs["report"]) or not directory.report.is_file():
+            if world.is_main:
+                if not quiet:
+                    _print(f"samples: {written}")
+                stages.write("sample", StageRecord(step=step, seconds=spent[0], inputs=inputs["sample"]))
+        if "evaluate" in todo:
+            with world.together():
+                raise_if_stopped()
+            run.evaluate(progress=not quiet, raise_if_stopped=raise_if_stopped, ranks=world)
+    with world.together():
+        if events is not None:
+            _report(run, step, events, quiet, bool(todo), inputs["report"], raise_if_stopped)
+
+
+def _report(
+    run: Run, step: int, events: EventLog, quiet: bool, changed: bool, inputs: str, raise_if_stopped: Callable[[], None]
+) -> None:
+    """Write the report unless it is up to date."""
+    directory, stages = run.directory, StageStatus(run.directory)
+    if changed or not stages.done("report", step, inputs) or not directory.report.is_file():
         with stopwatch() as spent:
             events.event("report")
-            write_report(directory, assembly, raise_if_stopped)
-        stages.write("report", StageRecord(step=step, seconds=spent[0], inputs=inputs["report"]))
+            write_report(directory, run.assembly, raise_if_stopped)
+        stages.write("report", StageRecord(step=step, seconds=spent[0], inputs=inputs))
     elif not quiet:
         _print(f"{directory.path} is finished. To start over pass another --out or `--resume never`.")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,15 +23,110 @@ from ..conditioner import shown_conditions
 from ..data import LABEL, Data
 from ..denoiser import Denoiser
 from ..recipe.assembly import Assembly
+from ..recipe.spec import Recipe
 from ..report import pictures
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples, plan_sampling
+from .sampling import (
+    MAX_FRAMES,
+    OnStep,
+    SampleBatch,
+    SampleTrajectory,
+    SamplingPlan,
+    draw_samples,
+    plan_sampling,
+)
+from .stage_status import stage_inputs
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SharedDraw:
+    """Batches of samples that one or several processes draw, each a share of them, with a file in `folder` for each.
+
+    The batches are those of one process, so the samples are the same bytes. A batch whose file exists is not drawn
+    again, so a drawing that was stopped continues.
+    """
+
+    folder: Path
+    ranks: Ranks = SINGLE_PROCESS
+
+    def path(self, index: int) -> Path:
+        """Return the file of a batch."""
+        return self.folder / f"{index:08d}.npz"
+
+    def wants(self, index: int) -> bool:
+        """Return whether this process draws the batch. The first one is always drawn: it has the trajectory."""
+        own = index % self.ranks.size == self.ranks.rank
+        return own and (index == 0 or not self.path(index).exists())
+
+    def write(self, index: int, x: Tensor, nfe: int) -> None:
+        """Write the samples of a batch."""
+        save_npz(self.path(index), {"x": x.numpy(), "nfe": np.array(nfe)})
+
+    def draw(self, denoise: Denoiser, plan: SamplingPlan, *rest: Any, **options: Any) -> SampleBatch | None:
+        """Draw the samples of a plan together; the files are removed.
+
+        Args:
+            denoise: The denoiser.
+            plan: The plan of the samples.
+            rest: Further arguments of `draw_samples`.
+            options: Further arguments of `draw_samples`.
+
+        Returns:
+            All samples on the first process, None on the others.
+
+        Raises:
+            PeerError: Another process ended first.
+            ResourceError: The files cannot be written.
+        """
+        with self.ranks.together(), atomic.writing(self.folder, FIX):
+            self._remove_others()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            drawn = draw_samples(denoise, plan, *rest, batches=self, **options)
+        with self.ranks.together():
+            if not self.ranks.is_main:
+                return None
+            found = [load_npz(self.path(index)) for index in range(-(-plan.count // plan.batch_size))]
+            shutil.rmtree(self.folder, ignore_errors=True)
+            x, nfe = torch.cat([torch.from_numpy(one["x"]) for one in found]), int(found[-1]["nfe"])
+        return replace(drawn, x=x, nfe=nfe)
+
+    def _remove_others(self) -> None:
+        """Remove the files of an earlier drawing with other weights or settings."""
+        for path in self.folder.parent.glob(f"{PARTS}*") if self.ranks.is_main else ():
+            if path != self.folder:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def shared_draw(
+    directory: Path, plan: SamplingPlan, recipe: Recipe, weights: str, ranks: Ranks = SINGLE_PROCESS
+) -> SharedDraw:
+    """Return the drawing of a plan, whose files lie in `directory`, the folder of samples.
+
+    Args:
+        directory: The folder of samples.
+        plan: The plan of the samples.
+        recipe: The recipe, whose sections of sampling the samples depend on.
+        weights: The name and the training step of the weights.
+        ranks: The processes that draw together.
+
+    Returns:
+        The drawing. Its folder has a name that depends on all of that.
+    """
+    levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
+    facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]
+    digest = hashlib.sha256("\n".join(map(str, [*facts, repr(plan.sampler), repr(plan.guidance)])).encode()).hexdigest()[:16]
+    return SharedDraw(directory / f"{PARTS}{ranks.exchange(digest)[0]}", ranks)
+
+
+PARTS = ".parts-"
+FIX = "free some space and run the same command again; training is done and saved"
 
 
 def draw_and_save(
@@ -36,9 +134,11 @@ def draw_and_save(
     denoise: Denoiser,
     directory: Path,
     device: torch.device,
+    step: int,
     *,
     progress: Progress | None = None,
     on_step: OnStep | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Path:
     """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
 
@@ -47,8 +147,10 @@ def draw_and_save(
         denoise: The denoiser, without guidance.
         directory: The folder of the files.
         device: Device to compute on.
+        step: Training step of the weights.
         progress: Displays the progress.
         on_step: Called after each step.
+        ranks: The processes that draw together. The first one writes the files.
 
     Returns:
         The file to look at: grid.png of images, else samples.npz.
@@ -57,19 +159,22 @@ def draw_and_save(
         ResourceError: The files cannot be written.
     """
     plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
-    drawn = draw_samples(
+    target = directory / (GRID if is_image(assembly.data) else SAMPLES)
+    drawn = shared_draw(directory, plan, assembly.recipe, f"sample {step}", ranks).draw(
         denoise, plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
     )
+    if drawn is None:
+        return target
     data = assembly.data
     arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x), **condition_arrays(drawn)}
-    with atomic.writing(directory, "free some space and run the same command again; training is done and saved"):
+    with atomic.writing(directory, FIX):
         directory.mkdir(exist_ok=True)
         save_npz(directory / SAMPLES, arrays)
         if is_image(data):
             save_png(directory / GRID, data, drawn.x, shown(assembly, drawn))
         if drawn.trajectory is not None:
             save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
-    return directory / (GRID if is_image(data) else SAMPLES)
+    return target
 
 
 def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:

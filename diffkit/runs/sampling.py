@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -345,6 +345,16 @@ def evaluations_of_a_step(assembly: Assembly, level: Level) -> int:
     return counted.rows
 
 
+class Batches(Protocol):
+    """A choice of the batches of a plan, whose samples are written to files."""
+
+    def wants(self, index: int) -> bool:
+        """Return whether batch number `index` is to be drawn."""
+
+    def write(self, index: int, x: Tensor, nfe: int) -> None:
+        """Write the samples of a batch, and the number of network calls for each."""
+
+
 def draw_samples(
     denoise: Denoiser,
     plan: SamplingPlan,
@@ -355,6 +365,7 @@ def draw_samples(
     frames: int = 0,
     progress: Progress | None = None,
     on_step: OnStep | None = None,
+    batches: Batches | None = None,
 ) -> SampleBatch:
     """Draw the samples of a plan. An exception that `on_step` raises ends it.
 
@@ -367,9 +378,10 @@ def draw_samples(
         frames: Number of steps of the first batch to keep, the first and the last included.
         progress: Displays the progress, in samples; a step of a batch counts as its share of them.
         on_step: Called after each step.
+        batches: Draw these batches only, and write each of them instead of keeping it.
 
     Returns:
-        The samples.
+        The samples that are kept.
     """
     began = time.monotonic()
     counted = CountedDenoiser(denoise)
@@ -385,12 +397,14 @@ def draw_samples(
         nfe = counted.rows // (rows.stop - rows.start)
         step = replace(step, nfe=nfe)
         shown.advance(rows.start + (rows.stop - rows.start) * step.index // step.count)
-        if frames and not parts:
+        if frames and rows.start == 0:
             recorder(step)
         if on_step is not None:
             on_step(step)
 
-    for start in range(0, plan.count, plan.batch_size):
+    for index, start in enumerate(range(0, plan.count, plan.batch_size)):
+        if batches is not None and not batches.wants(index):
+            continue
         rows = slice(start, min(start + plan.batch_size, plan.count))
         noise = SampleNoise(plan.seed, range(plan.first + rows.start, plan.first + rows.stop))
         counted.rows = 0
@@ -404,8 +418,13 @@ def draw_samples(
         cond = plan.conditions.complete(given, len(z), device)
         z = sample(partial(guided, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
-            parts.append(codec.decode(z.float()).cpu())
-    return SampleBatch(torch.cat(parts), plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec))
+            drawn = codec.decode(z.float()).cpu()
+        if batches is not None:
+            batches.write(index, drawn, nfe)
+        else:
+            parts.append(drawn)
+    x_kept = torch.cat(parts) if parts else torch.empty(0, *plan.shape)
+    return SampleBatch(x_kept, plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec))
 
 
 @dataclass

@@ -25,7 +25,7 @@ from ..recipe.assembly import Assembly, assemble, build
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
-from ..runtime.distributed import resolve_device
+from ..runtime.distributed import SINGLE_PROCESS, Ranks, resolve_device
 from ..runtime.memory import enough_memory
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
@@ -34,6 +34,7 @@ from .evaluation import RunStore, labelled, measure, result_names
 from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult
+from .sample_files import shared_draw
 from .sampling import (
     MAX_SEED,
     Component,
@@ -209,6 +210,7 @@ class Run:
         weights: str = "ema",
         progress: bool = False,
         raise_if_stopped: Callable[[], None] = lambda: None,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> EvaluationResult:
         """Measure samples of the run, or its model, and add the results to results.json.
 
@@ -225,6 +227,7 @@ class Run:
             progress: Show progress on standard error.
             raise_if_stopped: Called after each sampling step and before each metric; an exception that it raises ends
                 the evaluation.
+            ranks: The processes that draw the samples together. The first one measures them.
 
         Returns:
             All results of the run.
@@ -267,13 +270,17 @@ class Run:
         with stopwatch() as spent:
             for needs in ("model", "samples"):  # an interrupted run draws no samples twice for metrics of the model
                 part = [(name, metric) for name, metric in named if metric.needs == needs]
-                if not part:
+                if not part or (needs == "model" and not ranks.is_main):
                     continue
-                draw = partial(self._drawn, trained.assembly, count, steps, seed, progress, raise_if_stopped)
+                drawn = None
+                if needs == "samples":
+                    drawn = self._drawn(trained, count, steps, seed, weights, progress, raise_if_stopped, ranks)
+                    if not ranks.is_main:
+                        continue
                 measured |= measure(
                     part,
                     trained.assembly.data,
-                    draw() if needs == "samples" else None,
+                    drawn,
                     settings=settings,
                     seed=seed,
                     model=self._model(trained),
@@ -281,6 +288,8 @@ class Run:
                     raise_if_stopped=raise_if_stopped,
                 )
                 self.results.updated(measured).write(self.directory)
+        if not ranks.is_main:
+            return self.results
         # After an evaluation of another kind, `run` still does that of the recipe.
         if own and settings["own"] and set(own) <= measured.keys():
             inputs = stage_inputs(recipe)["evaluate"]
@@ -310,14 +319,17 @@ class Run:
 
     def _drawn(
         self,
-        assembly: Assembly,
+        trained: TrainedWeights,
         count: int,
         steps: int,
         seed: int,
+        weights: str,
         progress: bool,
         raise_if_stopped: Callable[[], None],
-    ) -> SampleBatch:
-        """Draw the samples of an evaluation."""
+        ranks: Ranks,
+    ) -> SampleBatch | None:
+        """Draw the samples of an evaluation; None on all processes but the first."""
+        assembly = trained.assembly
         plan = plan_sampling(
             assembly,
             count=count,
@@ -326,8 +338,9 @@ class Run:
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=assembly.recipe.evaluate.batch_size,
         )
+        drawing = shared_draw(self.directory.samples, plan, assembly.recipe, f"{weights} {trained.step}", ranks)
         with console_progress("sampling for metrics", progress) as shown:
-            return draw_samples(
+            return drawing.draw(
                 assembly.model,
                 plan,
                 assembly.codec,

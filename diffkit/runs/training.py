@@ -210,10 +210,13 @@ class _Saver:
         with ranks.together():
             if self.events is not None:
                 self.events.sync()
-            if self.lock is not None:
-                self.lock.require_held()
+            try:
+                if self.lock is not None:
+                    self.lock.require_held()
+            except ResourceError as error:  # the directory has vanished, and may come back
+                failure = error
         try:
-            if sharded or ranks.is_main:
+            if not ranks.any(failure is not None) and (sharded or ranks.is_main):
                 peers = ranks if sharded else None
                 self.store.save(step, trainer.tensors(), trainer.state().to_json(), self.meta, peers=peers)
         except ResourceError as error:

@@ -183,3 +183,18 @@ def test_a_full_disk_of_one_process_fails_the_save_of_all(diffkit: Server, recip
     assert codes(ended) == [0, 0]
     assert [event["step"] for event in events(recipe.parent / "run", "save-failed")] == [10]
     assert steps(recipe.parent / "run") == [5, 15, 20]
+
+
+def test_samples_of_several_processes_are_those_of_one(diffkit: Server, recipe: Path) -> None:
+    """The bytes of the samples, and the results of the metrics; a drawing that was stopped continues."""
+    assert codes(ranks(diffkit, recipe, 1)) == [0]
+    run, other = recipe.parent / "run", recipe.parent / "other" / "run"
+    shutil.copytree(run, other)
+    stages = json.loads((other / "stages.json").read_text())
+    (other / "stages.json").write_text(json.dumps({"train": stages["train"]}))
+    for path in (other / "samples" / "samples.npz", other / "results.json"):
+        path.unlink()
+    killed = ranks(diffkit, recipe, 2, {0: [fault("runs.trained:measure", 1, "kill")]}, out=[other] * 2)
+    assert codes(killed) == [-9, 11]
+    assert codes(ranks(diffkit, recipe, 3, out=[other] * 3)) == [0, 0, 0]
+    assert finished(other) == finished(run)
