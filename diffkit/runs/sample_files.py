@@ -121,7 +121,9 @@ def shared_draw(
     """
     levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
     facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]
-    digest = hashlib.sha256("\n".join(map(str, [*facts, repr(plan.sampler), repr(plan.guidance)])).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        "\n".join(map(str, [*facts, repr(plan.sampler), repr(plan.guidance)])).encode()
+    ).hexdigest()[:16]
     return SharedDraw(directory / f"{PARTS}{ranks.exchange(digest)[0]}", ranks)
 
 

@@ -114,7 +114,9 @@ def train(
     else:
         writer = _Writer(directory, assembly, trainer, events, stop)
         with stopwatch() as spent:
-            result = trainer.run((writer,), directory=directory.path, stop=stop, save=save, preview=preview, progress=progress)
+            result = trainer.run(
+                (writer,), directory=directory.path, stop=stop, save=save, preview=preview, progress=progress
+            )
         StageStatus(directory).write("train", _record(result, spent[0]))
     if result.stopped:
         message = f"stopped at step {result.step} of {config.steps}; a checkpoint is saved"
@@ -260,9 +262,7 @@ class _Preview:
         )
         target = self.directory.samples
         try:
-            drawn = draw_samples(
-                model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped
-            )
+            drawn = draw_samples(model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped)
             if self.events is None:
                 return
             target.mkdir(exist_ok=True)
