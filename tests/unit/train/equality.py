@@ -62,7 +62,7 @@ def trainer(case: str, ranks: Ranks) -> Trainer:
     objective = toys.Simple(times=toys.Importance(50)) if "importance" in options else toys.Simple()
     problem = toys.task(toys.Whole(), objective, dropout=0.0)
     network = network.double() if kind == "float64" else network
-    problem = replace(problem, model=replace(problem.model, network=network), label_dropout=0.3)
+    problem = replace(problem, model=replace(problem.model, network=network))
     config = CONFIG.model_copy(update={"checkpointing": "checkpointing" in options})
     strategy = SingleProcess() if ranks.size == 1 and name == "ddp" else STRATEGIES[name]
     return Trainer(problem, config, AdamW(lr=3e-3), Constant(warmup=3), strategy, ranks=ranks)
