@@ -35,7 +35,7 @@ LATER = [
     ("runs.pipeline:draw_and_save", 1),
     ("runs.sampling:_Recorder.__call__", 3),
     ("runs.sample_files:_trajectory_arrays", 1),
-    ("runs.trained:draw_samples", 1),
+    ("runs.sample_files:draw_samples", 1),
     ("runs.trained:measure", 1),
     ("runs.reporting:collect", 1),
     ("runs.reporting:build_report", 1),
