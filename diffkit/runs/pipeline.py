@@ -131,6 +131,8 @@ def _joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]
     except Exception as error:
         if world.size == 1:
             raise
+        if not isinstance(error, PeerError):
+            world.fail(error)
         if isinstance(error, StoppedError):
             error.reported = error.reported or not world.is_main
         broken = broken_collective(error)

@@ -28,7 +28,7 @@ from ..errors import DiffkitError, PeerError, UsageError
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
 """How often each process counts up its number in the store, and after which time without it a process is lost."""
-WAIT = timedelta(seconds=5)
+WAIT = timedelta(seconds=2)
 """Length of one wait for the store. Between two waits, Python handles signals."""
 
 
@@ -119,13 +119,19 @@ class Ranks:
         return value
 
     def exchange(self, text: str = "") -> list[str]:
-        """Return the texts of all ranks, in order. Waits for every rank, however long it takes."""
+        """Return the texts of all ranks, in order. Waits for every rank, however long it takes.
+
+        Raises PeerError if another rank has failed meanwhile.
+        """
         if self.store is None:
             return [text]
         number = next(self._count)
         self.store.set(f"{number}/{self.rank}", text)
         keys = [f"{number}/{rank}" for rank in range(self.size)]
         while not self.store.check(keys):
+            if self.store.check([FAILED]):
+                rank, _, facts = self.store.get(FAILED).decode().partition(" ")
+                raise ended_first(f"process {rank}", json.loads(facts))
             with contextlib.suppress(dist.DistStoreError):  # the time of one wait is over
                 self.store.wait(keys, WAIT)
         texts = [self.store.get(key).decode() for key in keys]
@@ -154,6 +160,12 @@ class Ranks:
             rank = min(causes)
             raise ended_first(f"process {rank} on {causes[rank]['host']}", causes[rank])
 
+    def fail(self, error: BaseException) -> None:
+        """Let the exchanges of the other ranks end, because this rank ends with an error."""
+        if self.store is not None:
+            with contextlib.suppress(RuntimeError):  # the store is gone with the launcher
+                self.store.set(FAILED, f"{self.rank} {json.dumps(facts_of(error))}")
+
     def _failures(self, error: Exception | None) -> dict[int, dict[str, Any]]:
         """Exchange an error with the other ranks; returns the errors of all ranks that have one."""
         texts = self.exchange("" if error is None else json.dumps(facts_of(error)))
@@ -161,6 +173,8 @@ class Ranks:
 
 
 SINGLE_PROCESS = Ranks()
+FAILED = "failed"
+"""The name in the store of the failure of a process that has ended."""
 
 
 def facts_of(error: BaseException) -> dict[str, Any]:
