@@ -446,7 +446,7 @@ CONDITIONS = [
     fault("adaLN without its 1", DIT + "dit.py", "* (1 + scale[:, None])", "* scale[:, None]", "network/dit:scale-shift"),
     fault("one gate for both branches", DIT + "dit.py", "x + gate1[:, None] * self.attention", "x + gate2[:, None] * self.attention", "network/dit:parts"),
     fault("height and width of the patches exchanged", DIT + "transformer.py", '"b (h w) (p q c) -> b c (h p) (w q)"', '"b (w h) (p q c) -> b c (h p) (w q)"', "network/dit:places"),
-    fault("another depth than that of the size", DIT + "dit.py", "Size(1024, 24, 16)", "Size(1024, 28, 16)", "network/dit:reference"),
+    fault("another depth than that of the size", DIT + "dit.py", "Size(384, 12, 6)", "Size(384, 13, 6)", "network/dit:reference"),
     fault("U-ViT reads what fills up a text", DIT + "uvit.py", "mask[:, len(first) : self.extra] = text_mask", "mask[:, len(first) : self.extra] = True", "network/u-vit:masked-tokens"),
     fault("unet reads what fills up a text", DDPM + "attention.py", "attn_mask=None if mask is None else mask[:, None, None]", "attn_mask=None", "network/unet:masked-tokens"),
     fault("vectors are ignored", DDPM + "embedding.py", "h = h + self.vectors[name]", "h = h + 0.0 * self.vectors[name]", "network/unet:every-input"),

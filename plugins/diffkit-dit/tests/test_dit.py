@@ -22,7 +22,9 @@ MILLIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "patch"), MILLIONS)
+@pytest.mark.parametrize(
+    ("size", "patch"), [pytest.param(*one, marks=[pytest.mark.slow] if one[1] > 2 else []) for one in MILLIONS]
+)
 def test_parameters_are_those_of_the_paper(size: Any, patch: int) -> None:
     """Peebles & Xie 2023, table 4."""
     with torch.device("meta"):

@@ -31,7 +31,6 @@ Positive = Annotated[int, Field(ge=1)]
 SIZES = {"S": Size(384, 12, 6), "B": Size(768, 12, 12), "L": Size(1024, 24, 16), "XL": Size(1152, 28, 16)}
 FREQUENCIES = 256
 """Length of the sinusoid of the noise level, for every width."""
-LATENTS = Shape(4, 8, (32, 32), 1000)
 
 
 class DiT(Network):
@@ -61,12 +60,7 @@ class DiT(Network):
     """
 
     law_base = {"width": 48, "depth": 2}  # noqa: RUF012 - never changed
-    law_reference = (
-        {"shape": LATENTS, "size": "S", "parameters": 32_865_056},
-        {"shape": LATENTS, "size": "B", "parameters": 130_315_808},
-        {"shape": LATENTS, "size": "L", "parameters": 457_840_672},
-        {"shape": LATENTS, "size": "XL", "parameters": 674_834_720},
-    )
+    law_reference = ({"shape": Shape(4, 8, (32, 32), 1000), "size": "S", "parameters": 32_865_056},)
     law_options = ({"patch": 4, "embedding": "ho"},)
 
     def __init__(

@@ -42,12 +42,7 @@ class UViT(Network):
     """
 
     law_base = {"width": 48, "depth": 3}  # noqa: RUF012 - never changed
-    law_reference = (
-        {"shape": Shape(3, 3, (32, 32)), "size": "S", "parameters": 44_255_328},
-        {"shape": Shape(3, 3, (64, 64), 1000), "size": "M", "patch": 4, "parameters": 130_941_060},
-        {"shape": Shape(4, 4, (32, 32), 1000), "size": "L", "parameters": 286_763_172},
-        {"shape": Shape(4, 4, (32, 32), 1000), "size": "H", "parameters": 500_832_164},
-    )
+    law_reference = ({"shape": Shape(3, 3, (32, 32)), "size": "S", "parameters": 44_255_328},)
     law_options = ({"patch": 4},)
 
     def __init__(
