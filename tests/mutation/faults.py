@@ -48,11 +48,8 @@ FLOW = "plugins/diffkit-flow/src/diffkit_flow/"
 ZERO = "plugins/diffkit-zero-snr/src/diffkit_zero_snr/"
 DIT, GUIDANCE = "plugins/diffkit-dit/src/diffkit_dit/", "plugins/diffkit-guidance/src/diffkit_guidance/"
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
-<<<<<<< HEAD
 VDM = "plugins/diffkit-vdm/src/diffkit_vdm/"
-=======
 INVERSE = "plugins/diffkit-inverse/src/diffkit_inverse/"
->>>>>>> 2659b4f (Document inverse problems and image to image, with the table, the mutants and the page of the error)
 
 ALGEBRA = [
     fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr:snr-formula"),
