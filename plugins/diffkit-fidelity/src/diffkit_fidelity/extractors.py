@@ -87,8 +87,11 @@ class InceptionV3(NetworkExtractor):
     @classmethod
     def law_example(cls, folder: Path) -> InceptionV3:
         """Return the extractor with random weights, which tests use."""
-        model = Inception()
-        save_file({name: value.half() for name, value in model.state_dict().items()}, folder / "random.safetensors")
+        with torch.device("meta"):
+            shapes = {name: value.shape for name, value in Inception().state_dict().items() if value.ndim}
+        weights = {name: torch.rand(shape) if len(shape) == 1 else torch.randn(shape) for name, shape in shapes.items()}
+        weights = {name: value / max(1, value[0].numel()) ** 0.5 for name, value in weights.items()}
+        save_file(weights, folder / "random.safetensors")
         return cls(str(folder / "random.safetensors"))
 
     @property
