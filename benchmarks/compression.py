@@ -114,7 +114,8 @@ def lossy(run: Run, count: int, shown: int, picture: Path | None) -> Iterator[tu
         yield f"JPEG, quality {quality}", f"{8 * len(data) / count:.0f}", f"{difference:.2f}"
     if picture is not None:
         every = torch.cat([*rows, values[:shown]])
-        image = Image.fromarray(grey[sheet(every, shown)].astype(np.uint8))
+        framed = np.pad(grey[every], ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=90)
+        image = Image.fromarray(sheet(torch.from_numpy(framed), shown))
         image.resize((image.width * 6, image.height * 6), Image.Resampling.NEAREST).save(picture, optimize=True)
     yield "time to compress, CPU s", f"{made:.0f}", ""
 
