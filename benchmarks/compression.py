@@ -64,7 +64,7 @@ def lossless(run: Run, count: int, draws: int) -> Iterator[tuple[str, str]]:
     header, _, words = unpack(content)
     yield "values equal after decoding", f"{int((back == values).flatten(1).all(1).sum())} of {count}"
     yield "archive", f"{len(content):,} bytes"
-    yield "of which header and names", f"{len(content) - 4 * len(words):,} bytes"
+    yield "header and names of it", f"{len(content) - 4 * len(words):,} bytes"
     packed = lzma.compress(values.byte().numpy().tobytes(), preset=9 | lzma.PRESET_EXTREME)
     yield "`xz -9e` of the raw array", f"{len(packed):,} bytes"
     palette = Image.fromarray(sheet(values)).convert("P")
