@@ -12,11 +12,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit import (
     Augmentation,
     Codec,
+    Conditioner,
+    ConditionSpec,
     Data,
     DataSpec,
     Discrete,
@@ -305,6 +307,49 @@ class KernelDistance(Metric):
             return float((((a[rows] * b[columns]).mean(1) + 1) ** self.degree).mean())
 
         return mean(samples, samples, True) + mean(train, train, True) - 2 * mean(samples, train, False)
+
+
+class Angles(Conditioner):
+    """Numbers as points on the unit circle; the null is its centre."""
+
+    def __init__(self, condition: ConditionSpec) -> None:
+        super().__init__()
+        if condition.dtype != "float":
+            raise ValueError("numbers are required")
+        self.count = math.prod(condition.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (2 * self.count,)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        angle = raw.float().flatten(1)
+        return torch.cat([angle.cos(), angle.sin()], 1)
+
+    def null(self) -> Tensor:
+        return torch.zeros(self.shape)
+
+
+class Letters(Conditioner):
+    """A learned vector for each byte of a text, with a learned null."""
+
+    def __init__(self, condition: ConditionSpec, width: Annotated[int, Field(ge=1)] = 4) -> None:
+        super().__init__()
+        if condition.dtype != "text":
+            raise ValueError("a text is required")
+        self.length = condition.shape[0]
+        self.table = nn.Embedding(256, width)
+        self.nothing = nn.Parameter(torch.randn(width))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length, self.table.embedding_dim)
+
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        return self.table(raw.long()), raw.new_ones(len(raw), self.length, dtype=torch.bool)
+
+    def null(self) -> tuple[Tensor, Tensor]:
+        return self.nothing.expand(self.shape), torch.ones(self.length, dtype=torch.bool)
 
 
 class Standardised(Codec):

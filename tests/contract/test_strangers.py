@@ -21,6 +21,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "times": ("LaplaceTimes", "ModeTimes", "SharedOffset", "PowerTimes"),
     "metric": ("PrecisionRecall", "DensityCoverage", "KernelDistance"),
     "codec": ("Standardised", "Whitened", "BlockDCT"),
+    "conditioner": ("Angles", "Letters"),
     "grid": ("CosineGrid",),
     "lr-schedule": ("PolynomialRate",),
     "optimizer": ("Lion",),
@@ -106,6 +107,12 @@ MISTAKES: tuple[tuple[str, str, str], ...] = (
     ("BlockDCT", "cosines[0] /= math.sqrt(2.0)", "cosines[0] /= 2.0"),
     ("BlockDCT", "bchiwj,lj->bcklhw", "bchiwj,lj->bclkhw"),
     ("BlockDCT", "data.channels * n * n", "data.channels * n"),
+    ("Angles", "torch.cat([angle.cos(), angle.sin()], 1)", "torch.cat([angle.cos(), angle.cos()], 1) * 0"),
+    ("Angles", "raw.float().flatten(1)", "raw.float().flatten(1) - raw.float().flatten(1).mean(0)"),
+    ("Angles", "torch.zeros(self.shape)", "torch.zeros(2 * self.shape[0])"),
+    ("Letters", "self.nothing.expand", "self.nothing.detach().expand"),
+    ("Letters", "raw.new_ones(len(raw), self.length, dtype=torch.bool)", "raw != 0"),
+    ("Letters", "self.table(raw.long())", "self.table(raw.long()).mean(0, keepdim=True).expand(len(raw), -1, -1)"),
     ("CosineGrid", "math.pi / 2 * j / n)", "math.pi / 2 * j / (n + 1))"),
     ("CosineGrid", "schedule.t_clean + span *", "schedule.t_noise *"),
     ("CosineGrid", "** self.power for", "for"),
@@ -119,7 +126,7 @@ MISTAKES: tuple[tuple[str, str, str], ...] = (
 )
 """One-line mistakes: the class, a text of one of its lines, and the wrong text."""
 KIND = {name: kind for kind, names in KINDS.items() for name in names}
-QUICK = ("weighting", "codec", "grid", "augmentation")
+QUICK = ("weighting", "codec", "conditioner", "grid", "augmentation")
 """The kinds that are tried in every run of the tests, with one mistake of each component; all are tried at night."""
 FIRST = {name: (name, old, new) for name, old, new in reversed(MISTAKES) if KIND[name] in QUICK}
 _NUMBER = itertools.count()

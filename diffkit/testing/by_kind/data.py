@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from diffkit.data import Augmentation, Cond, Data, Part, Split, stack
+from diffkit.data import Augmentation, Cond, ConditionSpec, Data, Part, Split, stack
 from diffkit.level import Level
 
 from ..case import Case
@@ -16,6 +17,8 @@ from ..law_registry import LawResult, NotApplicable, law
 from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 PARTS: tuple[Part, ...] = get_args(Part)
+TYPES = {"long": torch.long, "uint8": torch.uint8, "text": torch.uint8}
+"""Types of the raw conditions that are whole numbers, by the dtype in their `ConditionSpec`."""
 
 
 def _some(split: Split, count: int = 32) -> list[int]:
@@ -56,6 +59,27 @@ def spec(case: Case, result: LawResult) -> None:
             )
     if wanted.class_names:
         result.holds(len(wanted.class_names) == wanted.classes, f"{len(wanted.class_names)} names", f"{wanted.classes}")
+
+
+@law(
+    "data",
+    statement="examples have each condition of spec, in its shape and type",
+    source="the definition of ConditionSpec",
+    tolerance=0.0,
+)
+def conditions(case: Case, result: LawResult) -> None:
+    """Conditioners and networks are built for what spec describes."""
+    wanted: Mapping[str, ConditionSpec] = case.component.spec.conditions
+    for part in PARTS:
+        split = case.component.split(part)
+        cond = stack(split, _some(split))[1]
+        told = f"{part}: conditions {', '.join(sorted(cond)) or 'none'}"
+        result.holds(cond.keys() >= wanted.keys(), told, ", ".join(sorted(wanted)) or "none")
+        for name in cond.keys() & wanted.keys():
+            shape, dtype = tuple(cond[name].shape[1:]), cond[name].dtype
+            result.holds(shape == wanted[name].shape, f"{part}: {name} {shape}", f"{wanted[name].shape}")
+            fits = dtype.is_floating_point if wanted[name].dtype == "float" else dtype == TYPES[wanted[name].dtype]
+            result.holds(fits, f"{part}: {name} of {dtype}", wanted[name].dtype)
 
 
 @law(

@@ -23,12 +23,13 @@ THEN = """\
 
 @pytest.fixture(params=["constant", "cosine"])
 def earlier(request: pytest.FixtureRequest, real_runs: dict[str, Run], tmp_path: Path) -> Path:
-    """A run as 42ed4cf left it: the learning rate in two keys, results without intervals."""
+    """A run as 42ed4cf left it: the learning rate in two keys, dropout of labels, results without intervals."""
     copy = shutil.copytree(real_runs["points"].directory.path, tmp_path / "earlier")
     text = (copy / "effective.yaml").read_text()
     old = NOW.sub(THEN.format(name=request.param), text)
     assert old != text
-    (copy / "effective.yaml").write_text(re.sub(r"(?m)^(callbacks|trackers): .*\n", "", old) + "trackers: []\n")
+    old = re.sub(r"(?m)^(callbacks|trackers|conditions): .*\n", "", old).replace("condition_dropout", "label_dropout")
+    (copy / "effective.yaml").write_text(old + "trackers: []\n")
     results = json.loads((copy / "results.json").read_text())
     kept = ("definition", "headline", "held_out", "lower_is_better", "nfe", "reference", "sampler", "samples", "values")
     for name, one in results["metrics"].items():
