@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -127,6 +127,7 @@ class RePaint(_Holding):
     """
 
     resamples: Annotated[int, Field(ge=1)] = 10
+    law_base: ClassVar[dict[str, int]] = {"resamples": 3}
 
     @property
     def stochastic(self) -> bool:
