@@ -113,6 +113,10 @@ def test_attention_of_the_unet_is_perturbed() -> None:
 def test_what_cannot_guide_is_refused() -> None:
     with pytest.raises(ValueError, match="low < high"):
         Interval(build("guidance", "clip"), low=1.0, high=-1.0)
+
+
+def test_cfg_pp_without_guidance_is_ddim() -> None:
     levels = [fixtures.TRIG.level(t) for t in (0.9, 0.5, 0.0)]
-    with pytest.warns(UserWarning, match="cfg-pp without guidance by cfg is DDIM"):
-        sample(GaussianOracle(torch.zeros(1), 1.0), CFGPlusPlus(), levels, torch.zeros(2, 1))
+    oracle, start = GaussianOracle(torch.zeros(1), 1.0), torch.ones(2, 1)
+    got = sample(oracle, CFGPlusPlus(), levels, start)
+    assert torch.equal(got, sample(oracle, build("sampler", "ddim"), levels, start))

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-
 from torch import Tensor
 
 from diffkit import Denoiser, Estimate, Level, Noise, Sampler
 
 
-class CFGPlusPlus(Sampler[bool]):
+class CFGPlusPlus(Sampler[None]):
     """First-order step x_s = alpha_s x0 + sigma_s eps_null: x0 is guided by cfg, the noise is that without conditions.
 
     Use it with guidance cfg of a scale between 0 and 1, the paper's lambda: the guided x0 lies between both estimates.
-    Without guidance it is DDIM, and warns. It is not a guidance, since alpha x0 + sigma eps is not x, and samplers that
+    Without guidance it is DDIM. It is not a guidance, since alpha x0 + sigma eps is not x, and samplers that
     use x, x0 or eps in another way would sample three different distributions.
 
     Source: Chung et al. 2025 (arXiv:2406.08070), Algorithm 2.
     """
 
-    def step(
-        self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: bool | None, noise: Noise
-    ) -> tuple[Tensor, bool]:
+    def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
         estimate = denoise(x, t)
         if "null" not in estimate.aux:
-            if state is None:
-                fix = "set sample.guidance: [{name: cfg, scale: 0.6}]"
-                warnings.warn(f"cfg-pp without guidance by cfg is DDIM; {fix}", stacklevel=2)
-            return estimate.step_to(s), True
+            return estimate.step_to(s), None
         null = Estimate.from_x0(x, t, estimate.aux["null"])
-        return Estimate(t, estimate.x0, null.eps).step_to(s), True
+        return Estimate(t, estimate.x0, null.eps).step_to(s), None
