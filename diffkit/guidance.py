@@ -20,7 +20,7 @@ class Guidance(ABC):
     """Base of guidance. Implement `__call__`. An option `scale` of a comparison means no guidance if it is 1.
 
     A guidance that evaluates the estimate under all conditions and returns another one adds its x0 to `Estimate.aux` as
-    `unguided`, so that a guidance around it, such as `rescale`, needs no further evaluation.
+    `unguided`, so that a guidance around it, such as one that scales its result, needs no further evaluation.
     """
 
     @attribute

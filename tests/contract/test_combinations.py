@@ -25,7 +25,9 @@ F64 = torch.float64
 OPTIONS: dict[tuple[str, str], str] = {
     ("parameterization", "learned-range"): "inner: eps",
     ("schedule", "zero-snr"): "inner: linear",
+    ("sampler", "blend"): "inner: ddim",
     ("sampler", "diffusers"): "scheduler: DDIMScheduler",
+    ("sampler", "repaint"): "inner: ddim",
 }
 """What a component must be told; all others are built from their defaults."""
 MORE = {
