@@ -122,10 +122,22 @@ def _field(parameter: Parameter) -> Schema:
     if parameter.role == "sections":
         return _list_or_one(_with_shorthand(parameter.target))
     made: Schema = TypeAdapter(parameter.annotation).json_schema(schema_generator=_Draft7)
+    made = _inlined(made, made.pop("$defs", {}))
     made = {LIMITS.get(keyword, keyword): value for keyword, value in made.items()}
     if parameter.default is not REQUIRED and isinstance(parameter.default, bool | int | float | str):
         made = made | {"default": parameter.default}
     return made
+
+
+def _inlined(schema: Any, definitions: Schema) -> Any:
+    """Return the schema with its references replaced: `#/$defs` is a place of the whole document, not of one field."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return definitions[schema["$ref"].rpartition("/")[2]]
+    return {key: _inlined(value, definitions) for key, value in schema.items()}
 
 
 def _named_default(parameter: Parameter) -> bool:

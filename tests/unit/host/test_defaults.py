@@ -22,10 +22,10 @@ codec identity affine
 conditioner unchanged label text concat
 augmentation flip
 data digits gaussian mixture arrays images mnist fashion-mnist cifar10
-metric frechet sliced-wasserstein mmd nearest-neighbour classifier
+metric frechet sliced-wasserstein mmd nearest-neighbour classifier bits-per-dim
 optimizer adam adamw
 lr-schedule constant linear cosine wsd inverse-sqrt
-strategy single auto ddp
+strategy single auto ddp fsdp
 callback weight-norms
 tracker tensorboard wandb mlflow
 """

@@ -91,7 +91,7 @@ def test_each_component_is_built_once(base: str, monkeypatch: pytest.MonkeyPatch
 
 def test_assemblies_share_no_state(base: str) -> None:
     """Modules, what holds one, and trackers belong to one assembly."""
-    sets = ["schedule=drifting", "parameterization=relative", "trackers=[tensorboard]"]
+    sets = ["schedule=drifting", "parameterization=relative", "objective=vlb", "trackers=[tensorboard]"]
     recipe = load_recipe(base, sets)
     one, other = assemble(recipe), assemble(recipe)
     assert one.network is not other.network
