@@ -33,25 +33,26 @@ types: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
+# The tests of an `xdist_group` share a fixture that takes long, so they run in one process.
 # Coverage is that of the unit tests: measuring it slows every test by a third. `make nightly` measures all tests.
 test: setup
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint types docs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/unit --cov
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --ignore=tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup tests/unit --cov
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --ignore=tests/unit
 
 # Under a minute: lint, types, and the tests of what changed against main, as far as the time allows.
 fast: setup
 	@$(MAKE) --no-print-directory -j 3 lint types fast-tests
 
 fast-tests: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --seconds 25 $$($(BIN)/python .ci/fast_tests.py)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --seconds 25 $$($(BIN)/python .ci/fast_tests.py)
 
 # The deep form of the fault tests: every crash point, kill, signal and flipped bit.
 faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 tests/faults --slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup tests/faults --slow
 
 nightly: setup
-	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --slow --cov
+	HYPOTHESIS_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --slow --cov
 
 bench: setup
 	$(BIN)/python benchmarks/sampler_overhead.py

@@ -13,7 +13,7 @@ from diffkit.runs.results import MetricResult
 
 from ..hostile_texts import ATTACKS, pages
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 
 VIEWS = [(1400, "light"), (375, "light"), (1400, "dark"), (375, "dark")]
 PICTURES = """[...document.querySelectorAll('img')].map((one) => {

@@ -14,6 +14,8 @@ import pytest
 
 from diffkit.testing import check_class
 
+pytestmark = pytest.mark.xdist_group("strangers")
+
 SOURCE = (Path(__file__).parent / "strangers.py").read_text(encoding="utf-8")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "schedule": ("SigmoidSchedule", "LaplaceSchedule", "ShiftedCosine"),

@@ -19,6 +19,8 @@ sys.path.insert(0, str(HERE))
 
 from faults import FAULTS, Fault  # noqa: E402
 
+pytestmark = pytest.mark.xdist_group("mutations")
+
 
 @pytest.mark.parametrize("one", FAULTS, ids=lambda one: one.name)
 def test_the_edit_is_one(one: Fault) -> None:

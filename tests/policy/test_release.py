@@ -13,6 +13,8 @@ import pytest
 
 from .sources import ROOT, load
 
+pytestmark = pytest.mark.xdist_group("release")
+
 TODAY = datetime.date(2030, 1, 2)
 
 

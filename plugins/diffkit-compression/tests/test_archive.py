@@ -21,7 +21,10 @@ from PIL import Image
 
 from diffkit import DataError, DataSpec, Run, UsageError, assemble, load_recipe, open_run, run_from_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:the archive of")  # an untrained network
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:the archive of"),
+    pytest.mark.xdist_group("archive"),
+]  # an untrained network
 RECIPE = """\
 name: small
 data: {name: digits, labels: false}

@@ -26,6 +26,8 @@ from torch import Tensor
 from diffkit import DataError, DataSpec, Evaluation
 from diffkit.errors import PluginError
 
+pytestmark = pytest.mark.xdist_group("fidelity")
+
 PICTURES = DataSpec(1, (8, 8), bounded=True, bins=256)
 GOLDEN = {414: 2.433258, 821: 1.284293, 289: 1.036939, 607: 0.876923, 1889: 0.744311}
 """Some features of `network`, which were those of torch-fidelity 0.4.0 bit for bit."""

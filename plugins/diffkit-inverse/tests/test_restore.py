@@ -18,6 +18,8 @@ from PIL import Image
 import diffkit
 from diffkit import Run, UsageError
 
+pytestmark = pytest.mark.xdist_group("restore")
+
 SIZE = 16
 
 

@@ -18,6 +18,8 @@ from diffkit.recipe.effective import effective
 from diffkit.recipe.schema import DRAFT, json_schema
 from diffkit.recipe.yaml import parse
 
+pytestmark = pytest.mark.xdist_group("schema")
+
 KEYWORDS = {
     *("$schema", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf", "items", "properties"),
     *("required", "additionalProperties", "definitions", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),

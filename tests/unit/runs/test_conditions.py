@@ -22,6 +22,8 @@ from diffkit.runs.sample_files import load_npz, save_png
 from diffkit.runs.training import make_trainer
 from diffkit.train.trainer import Trainer
 
+pytestmark = pytest.mark.xdist_group("conditions")
+
 PLUGIN = Path(__file__).with_name("words_plugin.py")
 RECIPE = """
 name: words

@@ -24,6 +24,8 @@ from diffkit.storage.checkpoint import read_checkpoint
 from diffkit.storage.manifest import candidates
 from diffkit.train.ema import Profile, power_of, reconstruct, stored_profiles
 
+pytestmark = pytest.mark.xdist_group("trained")
+
 RECIPE: dict[str, Any] = {
     "name": "ring",
     "data": {"name": "mixture", "layout": "ring", "count": 256, "held_out": 64, "labels": True},

@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from diffkit.errors import UsageError
 from diffkit.runtime.distributed import SINGLE_PROCESS, join_ranks, resolve_device
 
+pytestmark = pytest.mark.xdist_group("distributed")
+
 SCRIPT = Path(__file__).with_name("ranks.py")
 Ranks = Callable[[str], list[tuple[dict[str, Any], dict[str, torch.Tensor]]]]
 

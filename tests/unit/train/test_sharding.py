@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.xdist_group("sharding")
+
 SCRIPT = Path(__file__).with_name("equality.py")
 TOLERANCE = {"ddp:float64": 1e-10, "fsdp:float64": 1e-10, "ddp:float32": 1e-5, "fsdp:float32": 3e-5}
 """Of the largest weight."""
