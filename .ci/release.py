@@ -41,12 +41,16 @@ def packages(root: Path) -> list[Path]:
     return [root, *sorted(path.parent for path in (root / "plugins").glob("*/pyproject.toml"))]
 
 
+OURS = r'(?<=")(diffkit(?:-[a-z-]+)?)>=[^"]*(?=")'
+"""A requirement of a package of this repository, of which a package may have several."""
+
+
 def set_version(root: Path, version: str, today: datetime.date) -> None:
     """Write `version` wherever the repository states its version; change nothing if one place is missing."""
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise ReleaseError(f"a version is three numbers such as 0.2.0, got {version!r}")
     major, minor, _ = (int(part) for part in version.split("."))
-    allowed = f"diffkit>={major}.{minor},<{major + 1 if major else f'0.{minor + 1}'}"
+    allowed = f">={major}.{minor},<{major + 1 if major else f'0.{minor + 1}'}"
     changes = {
         root / "diffkit" / "__init__.py": [(r'^__version__ = ".*"$', f'__version__ = "{version}"')],
         root / "CITATION.cff": [(r"^version: .*$", f"version: {version}")],
@@ -55,13 +59,13 @@ def set_version(root: Path, version: str, today: datetime.date) -> None:
     for folder in packages(root):
         changes[folder / "pyproject.toml"] = [(r'^version = ".*"$', f'version = "{version}"')]
         if folder != root:
-            changes[folder / "pyproject.toml"].append((r'(?<=")diffkit>=[^"]*(?=")', allowed))
+            changes[folder / "pyproject.toml"].append((OURS, rf"\1{allowed}"))
     texts = {}
     for path, replacements in changes.items():
         text = path.read_text(encoding="utf-8")
         for pattern, new in replacements:
             text, count = re.subn(pattern, new, text, flags=re.MULTILINE)
-            if count != 1:
+            if count != 1 and (pattern != OURS or not count):
                 raise ReleaseError(f"{path.relative_to(root)} must have one place like {pattern}, found {count}")
         texts[path] = text
     for path, text in texts.items():
