@@ -66,7 +66,13 @@ class SharedDraw:
         return own and (index == 0 or not self.path(index).exists())
 
     def write(self, index: int, x: Tensor, nfe: int) -> None:
-        """Write the samples of a batch."""
+        """Write the samples of a batch.
+
+        Args:
+            index: Number of the batch.
+            x: Its samples: (B, C, *S).
+            nfe: Number of network calls for each sample.
+        """
         save_npz(self.path(index), {"x": x.numpy(), "nfe": np.array(nfe)})
 
     def draw(self, denoise: Denoiser, plan: SamplingPlan, *rest: Any, **options: Any) -> SampleBatch | None:

@@ -352,7 +352,13 @@ class Batches(Protocol):
         """Return whether batch number `index` is to be drawn."""
 
     def write(self, index: int, x: Tensor, nfe: int) -> None:
-        """Write the samples of a batch, and the number of network calls for each."""
+        """Write the samples of a batch.
+
+        Args:
+            index: Number of the batch.
+            x: Its samples: (B, C, *S).
+            nfe: Number of network calls for each sample.
+        """
 
 
 def draw_samples(

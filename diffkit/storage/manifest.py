@@ -161,7 +161,16 @@ def group_file(group: str) -> str:
 
 
 def shard_file(group: str, rank: int, size: int) -> str:
-    """Return the file name of the shard of a group that process `rank` of `size` writes."""
+    """Return the file name of the shard of a group that one process writes.
+
+    Args:
+        group: name of the group.
+        rank: number of the process, from 0.
+        size: number of processes.
+
+    Returns:
+        The name, such as network-00001-of-00002.safetensors.
+    """
     return f"{group_file(group).removesuffix(SUFFIX)}-{rank + 1:05d}-of-{size:05d}{SUFFIX}"
 
 

@@ -31,7 +31,7 @@ SMALL = {
     "train.validate_every": 5,
 }
 NETWORKS: dict[str, Mapping[str, Any]] = {
-    "unet": {"network.channels": 8, "network.multipliers": [1, 1], "network.blocks": 1},
+    "unet": {"network.channels": 8, "network.multipliers": [1, 1, 1], "network.blocks": 1},
     "mlp": {"network.width": 8, "network.depth": 1},
     "diffusers": {"network.config.block_out_channels": [8, 16], "network.config.layers_per_block": 1},
 }
