@@ -19,7 +19,7 @@ def crash(directory: Path, scenario: str, count: int) -> dict[str, object]:
     return found
 
 
-@pytest.mark.parametrize(("scenario", "count"), [("save", 20), ("replace", 10), ("clean", 8)])
+@pytest.mark.parametrize(("scenario", "count"), [("save", 10), ("replace", 5), ("clean", 4)])
 def test_sampled_crash_points(tmp_path: Path, scenario: str, count: int) -> None:
     found = crash(tmp_path, scenario, count)
     assert found["failures"] == []

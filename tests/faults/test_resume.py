@@ -105,7 +105,13 @@ def train(diffkit: Server, sets: Path, name: str, out: Path, *faults: dict[str, 
     assert ended.code == -9, ended.err
 
 
-@pytest.mark.parametrize("name", distinct())
+QUICK = ("digits", "digits-min-snr", "digits-vdm")
+"""A plain recipe, one of another package, and one that trains its schedule: the others are resumed nightly."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in distinct()]
+)
 def test_every_kind_of_recipe_resumes_bit_for_bit(diffkit: Server, sets: Path, tmp_path: Path, name: str) -> None:
     """Pains 6: network, averages, optimizer, times and metrics; data from memory and from two workers.
 

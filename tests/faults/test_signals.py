@@ -62,7 +62,7 @@ def goes_on(diffkit: Server, recipe: Path, undisturbed: Path) -> None:
     assert left | {"samples": None} == whole | {"samples": None}
 
 
-@pytest.mark.parametrize(("kind", "signal"), [("recipe", "term"), ("streamed", "term group"), ("recipe", "int")])
+@pytest.mark.parametrize(("kind", "signal"), [("streamed", "term group"), ("recipe", "int")])
 def test_one_run_that_is_stopped_everywhere(
     diffkit: Server, request: pytest.FixtureRequest, kind: str, signal: str
 ) -> None:

@@ -2,11 +2,13 @@
 
 One parent imports torch and the other large libraries once; each child imports diffkit afresh, with one file read as
 if it were edited. Prints one JSON line for each fault: its name and the law or the test that caught it, or null.
-`--tests` chooses the faults whose targets are tests, in place of those whose targets are laws.
+`--tests` chooses the faults whose targets are tests, in place of those whose targets are laws, and `--slow` includes
+the slow ones.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -106,8 +108,9 @@ def child(fault: object, out: int) -> None:
 
 
 def main() -> None:
-    words = [word for word in sys.argv[1:] if word != "--tests"]
+    words, slow = [word for word in sys.argv[1:] if not word.startswith("--")], "--slow" in sys.argv
     faults = [fault for fault in load_faults().FAULTS if fault.by_tests == ("--tests" in sys.argv)]
+    faults = [fault for fault in faults if words or slow or fault.by_tests or not fault.slow]
     if words:
         faults = [fault for fault in faults if any(word in fault.name or word in fault.file for word in words)]
     sys.path[:0] = [str(ROOT), *map(str, ROOT.glob("plugins/*/src"))]  # the edited files, wherever diffkit is installed
@@ -115,6 +118,7 @@ def main() -> None:
         importlib.import_module(library)
     entry_points(group="diffkit")  # what was read of installed packages is kept for the children
     assert not any(name.partition(".")[0] == "diffkit" for name in sys.modules)
+    gc.freeze()  # a collection in a child would write to, and so copy, every object of the libraries
     waiting, running = list(faults), {}
     silent = os.open(os.devnull, os.O_WRONLY)
     jobs = max(1, len(os.sched_getaffinity(0)))

@@ -31,7 +31,7 @@ def test_the_edit_is_one(one: Fault) -> None:
 
 def test_there_are_enough() -> None:
     assert len(FAULTS) >= 250
-    assert sum(not one.by_tests for one in FAULTS) >= 190
+    assert sum(not one.by_tests and not one.slow for one in FAULTS) >= 190
     assert len({one.name for one in FAULTS}) == len(FAULTS)
 
 
@@ -50,8 +50,10 @@ def verdicts(room: Path, *switches: str) -> Mapping[str, Mapping[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def by_laws(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, object]]:
-    return verdicts(tmp_path_factory.mktemp("laws"))
+def by_laws(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Mapping[str, Mapping[str, object]]:
+    return verdicts(tmp_path_factory.mktemp("laws"), *(["--slow"] if request.config.getoption("--slow") else []))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,11 @@ def by_tests(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[s
     return verdicts(tmp_path_factory.mktemp("tests"), "--tests")
 
 
-@pytest.mark.parametrize("one", [one for one in FAULTS if not one.by_tests], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "one",
+    [pytest.param(one, marks=[pytest.mark.slow] * one.slow) for one in FAULTS if not one.by_tests],
+    ids=lambda one: one.name,
+)
 def test_caught_by_a_law(one: Fault, by_laws: Mapping[str, Mapping[str, object]]) -> None:
     verdict = by_laws[one.name]
     known = {law.name for law in laws()}
