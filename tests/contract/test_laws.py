@@ -8,6 +8,15 @@ from diffkit.host import Registered
 from diffkit.testing.engine import Row, check_ema, check_entry, select
 
 ENTRIES = [one for one in select() if one is not None]
+LONG = {
+    "network/diffusers/diffusers",
+    "sampler/diffusers/diffusers",
+    "metric/basics/classifier",
+    "extractor/fidelity/inception-v3",
+    "sampler/score-sde/probability-flow",
+}
+"""Components whose laws take 3 to 8 seconds each and that have tests of their own: nightly, with the deep form."""
+QUICK = [one for one in ENTRIES if f"{one.kind}/{one.qualified}" not in LONG]
 
 
 def told(rows: list[Row]) -> str:
@@ -17,7 +26,7 @@ def told(rows: list[Row]) -> str:
     )
 
 
-@pytest.mark.parametrize("one", ENTRIES, ids=lambda one: f"{one.kind}/{one.qualified}")
+@pytest.mark.parametrize("one", QUICK, ids=lambda one: f"{one.kind}/{one.qualified}")
 def test_laws(one: Registered) -> None:
     rows = check_entry(one)
     broken = [row for row in rows if row.verdict == "fail"]
@@ -29,6 +38,10 @@ def test_laws(one: Registered) -> None:
 def test_laws_deep(one: Registered) -> None:
     broken = [row for row in check_entry(one, deep=True, seed=1) if row.verdict == "fail"]
     assert not broken, told(broken)
+
+
+def test_long_laws_are_of_what_is_registered() -> None:
+    assert len(ENTRIES) - len(QUICK) == len(LONG)
 
 
 def test_averages() -> None:

@@ -390,6 +390,7 @@ def test_whole_network_in_bf16() -> None:
     assert _net().bfloat16()(_x().bfloat16(), T).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break() -> None:
     """No control flow depends on data, which would also stall a GPU (pains 7)."""
     net = _net(Shape(2, 3, (8, 8), classes=2))

@@ -13,12 +13,11 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C
 
 PROGRAM = """
 import resource
-import torch
 from diffkit.runtime.memory import keep_freed_memory
 
 {call}
 def fault() -> None:
-    parts = [torch.zeros(1 << 20) for _ in range(8)] + [torch.zeros(12 << 20)]  # 4 MB each, and 48 MB
+    parts = [bytearray(4 << 20) for _ in range(8)] + [bytearray(48 << 20)]  # malloc, as the tensors of torch
 
 for _ in range(4):
     fault()
