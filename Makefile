@@ -34,7 +34,7 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 # The tests of an `xdist_group` share a fixture that takes long, so they run in one process.
-# Python 3.12 and later measure coverage at little cost; Python 3.11 takes a third longer, so there only `make nightly` does.
+# Python 3.12 and later measure coverage at little cost; on 3.11 it takes a third longer, so only `make nightly` does.
 COVERAGE = $$($(BIN)/python -c 'import sys; print("--cov" if sys.version_info >= (3, 12) else "")')
 test: setup
 	@$(MAKE) --no-print-directory -j 2 --output-sync=target lint types docs
