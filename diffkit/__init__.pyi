@@ -8,7 +8,7 @@ from .callback import (
     TrainResult as TrainResult,
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
-from .codec import Codec as Codec, Identity as Identity
+from .codec import Codec as Codec, Identity as Identity, Posterior as Posterior
 from .conditioner import (
     Conditioner as Conditioner,
     Conditions as Conditions,

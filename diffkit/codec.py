@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -23,6 +24,18 @@ class Codec(ABC):
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z, given the spec of the data; the same by default."""
         return data
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The Gaussian of the codes of examples: mean and std, (B, C', *S') each; std None if the encoder is a function."""
+
+    mean: Tensor
+    std: Tensor | None = None
+
+    def sample(self, noise: Tensor | None) -> Tensor:
+        """Return the codes for standard normal `noise`, shaped like the mean; the mean without noise."""
+        return self.mean if noise is None or self.std is None else self.mean + self.std * noise
 
 
 class Identity(Codec):

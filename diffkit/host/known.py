@@ -12,6 +12,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "network": ("diffusers", "diffusers-unet", "scaled-time"),
         "sampler": ("diffusers",),
         "grid": ("diffusers",),
+        "codec": ("diffusers-vae",),
         "data": ("shape-only",),
     },
     "diffkit-dit": {"network": ("dit", "u-vit")},

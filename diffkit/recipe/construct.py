@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..codec import Codec
 from ..conditioner import Conditioner, Conditions
 from ..data import ConditionSpec, Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
@@ -250,6 +251,8 @@ class Trial:
             if component.path == "data" and self._spec is not None and found is not None:
                 made = self.built["data"] = RecordedData(self._spec, found)
                 self.data_error = None
+            if component.path == "codec" and made is not None and not self._takes_data(component, made):
+                made = None
             if component.path in INJECTED:
                 if made is None:
                     self._failed.add(component.spec.kind)
@@ -274,6 +277,18 @@ class Trial:
         if texts:
             self._failed.add("shape")
             self._report(no_conditioner(texts[0]), data.entries["name"].mark)
+
+    def _takes_data(self, component: Resolved, codec: Codec) -> bool:
+        """Report a fault if the codec does not take the data."""
+        specs = self._specs()
+        try:
+            if specs is not None:
+                codec.spec(self.scope["data"].spec)
+        except (DiffkitError, ValueError) as error:
+            fault = error if isinstance(error, DiffkitError) else refused_options(component.spec, error)
+            self._report(fault, locate(str(error), component.entries))
+            return False
+        return True
 
     def _add_conditioner(self, name: str, component: Resolved) -> None:
         """Build the conditioner of a condition; report a fault if the data does not have the condition."""

@@ -15,7 +15,7 @@ from diffkit import testing
 from .sources import ROOT, Import, Source, core, plugins, public_names, shipped
 
 LAYERS = (
-    {"errors", "scalar", "config", "interface"},
+    {"errors", "scalar", "config", "interface", "tiles"},
     {"level"},
     {"estimate"},
     {"schedule", "parameterization", "transition", "chart", "network", "noise", "data"},

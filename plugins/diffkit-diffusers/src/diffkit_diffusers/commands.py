@@ -64,6 +64,17 @@ def export_diffusers(run: Path, out: Path, weights: str) -> None:
     click.echo(str(export_run(run, out, weights=weights)))
 
 
+@click.command("export-vae")
+@click.argument("run", type=PLACE)
+@click.argument("folder", type=PLACE)
+@click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Weights to export.")
+def export_vae(run: Path, folder: Path, weights: str) -> None:
+    """Export the autoencoder of RUN, a codec of diffusers, to a FOLDER that diffusers loads."""
+    from .vae import export_vae as export
+
+    click.echo(str(export(run, folder, weights=weights)))
+
+
 @click.command("import-openai")
 @click.argument("checkpoint", type=PLACE)
 @click.argument("out", type=PLACE)

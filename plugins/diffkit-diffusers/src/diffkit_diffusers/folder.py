@@ -45,13 +45,25 @@ class Folder:
         """Read the scheduler's configuration; empty without a scheduler."""
         return read_json(self.scheduler / SCHEDULER) if self.scheduler else {}
 
-    def weights(self, variant: str | None = None) -> dict[str, Tensor]:
+    def weights(self, variant: str | None = None, *, pickles: bool = True) -> dict[str, Tensor]:
         """Read the tensors under their present names.
 
-        `variant` is part of the file's name, such as "fp16"; None takes the weights without a variant, or the only
-        variant. Raises UsageError DK080 if they are missing or damaged, DK082 for a pickle that holds other things.
+        Args:
+            variant: part of the file's name, such as "fp16"; None takes the weights without a variant, or the only
+                variant.
+            pickles: whether a .bin is read if there are no safetensors.
+
+        Returns:
+            The tensors by name.
+
+        Raises:
+            UsageError: DK080, they are missing, damaged or a pickle that is not wanted; DK082, a pickle holds other
+                things.
         """
         path = self._weights_path(variant)
+        if not pickles and ".bin" in path.suffixes:
+            fix = "convert it once: load the model in diffusers and call its save_pretrained"
+            raise not_a_model(f"{path} is a pickle, and only safetensors are read", fix=fix)
         found = _read_shards(path) if path.suffix == ".json" else _read_tensors(path)
         return {OLD_ATTENTION.sub(_new_name, name): tensor for name, tensor in found.items()}
 
@@ -116,14 +128,14 @@ def _new_name(old: re.Match[str]) -> str:
     return f"{old[1]}.{NEW_ATTENTION[old[2]]}.{old[3]}"
 
 
-def open_folder(path: Path | str) -> Folder:
-    """Find the model in a folder, or in a pipeline with `unet` and `scheduler`. Raises UsageError DK080."""
+def open_folder(path: Path | str, part: str = "unet") -> Folder:
+    """Find the model in a folder, or in a pipeline with the folders `part` and `scheduler`. Raises UsageError DK080."""
     root = Path(path)
     if (root / CONFIG).is_file():
         return Folder(root, root if (root / SCHEDULER).is_file() else None)
-    if (root / INDEX).is_file() and (root / "unet" / CONFIG).is_file():
+    if (root / INDEX).is_file() and (root / part / CONFIG).is_file():
         beside = root / "scheduler"
-        return Folder(root / "unet", beside if (beside / SCHEDULER).is_file() else None)
+        return Folder(root / part, beside if (beside / SCHEDULER).is_file() else None)
     raise not_a_model(f"{root} does not hold a diffusers model", fix=f"name a folder that holds {CONFIG} or {INDEX}")
 
 

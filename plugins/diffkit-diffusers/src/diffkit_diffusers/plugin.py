@@ -32,6 +32,7 @@ def diffkit_components() -> Iterator[Entry]:
         "platen2022diffusers",
     )
     yield Entry("grid", "diffusers", f"{here}.grid:DiffusersTimes", "Take the times of a scheduler of diffusers")
+    yield Entry("codec", "diffusers-vae", f"{here}.vae:DiffusersVAE", "Encode by an autoencoder of diffusers")
     yield Entry("data", "shape-only", f"{here}.data:ShapeOnly", "Give the shape of data without examples")
 
 
@@ -42,7 +43,7 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
-    from .commands import export_diffusers, import_diffusers, import_openai
+    from .commands import export_diffusers, export_vae, import_diffusers, import_openai
 
-    for command in (import_diffusers, export_diffusers, import_openai):
+    for command in (import_diffusers, export_diffusers, export_vae, import_openai):
         group.add_command(command)
