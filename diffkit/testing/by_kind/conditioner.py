@@ -18,8 +18,12 @@ TEXTS = ("a red dress", "", "hat", "über-long " * 10)
 
 
 def raw_conditions(case: Case, count: int = 4) -> Tensor:
-    """Return different raw conditions of the kind that the conditioner of a case was built for: (count, ...)."""
-    spec: ConditionSpec = case.context.get("condition", ConditionSpec((3,)))
+    """Return different raw conditions of the kind that the conditioner of a case was built for: (count, ...).
+
+    An instance of `law_example` has the kind as its attribute `condition`.
+    """
+    own = getattr(case.component, "condition", ConditionSpec((3,)))
+    spec: ConditionSpec = case.context.get("condition", own)
     if spec.dtype == "text":
         return as_bytes(TEXTS[:count], spec.shape[0])
     if spec.dtype == "long":

@@ -11,11 +11,51 @@ import click
 
 from diffkit import UsageError
 
+from .formats import FORMATS, import_source
+
 PLACE = click.Path(path_type=Path)
 overrides = click.option(
     "--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Change a value of the recipe."
 )
 data = click.option("--data", metavar="NAME,option=value", help="The data of the training; default: shape-only.")
+
+
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+"""Names of predictions in recipes, which `--prediction` takes as well as those of diffusers."""
+
+
+@click.command("import")
+@click.argument("source", type=PLACE)
+@click.argument("out", type=PLACE)
+@click.option("--format", "name", type=click.Choice(list(FORMATS)), help="Format of SOURCE; default: recognised.")
+@click.option(
+    "--prediction", type=click.Choice([*PREDICTIONS, *PREDICTIONS.values()]), help="What the network predicts."
+)
+@click.option("--size", metavar="H[xW]", help="Size of the images.")
+@click.option("--variant", metavar="NAME", help="Weights to read, such as fp16, if a folder has several.")
+@click.option("--tokenizer", type=PLACE, help="Folder of the tokenizer of a single file.")
+@click.option("--sha256", metavar="HASH", help="Refuse a single file with another hash.")
+@click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
+@click.option("--ignore", metavar="OPTION", multiple=True, help="Import without an option of a configuration.")
+@click.option("--heads", type=click.IntRange(min=1), help="Number of heads of attention; the weights do not show it.")
+@click.option("--head-channels", type=click.IntRange(min=1), help="Channels of a head, instead of --heads.")
+@click.option("--new-attention-order", is_flag=True, default=None, help="OpenAI: use_new_attention_order.")
+@click.option("--steps", type=click.IntRange(min=1), help="OpenAI: diffusion_steps; default 1000.")
+@click.option("--schedule", type=click.Choice(["linear", "cosine"]), help="OpenAI: noise_schedule; default linear.")
+@click.option("--rescale-timesteps/--no-rescale-timesteps", default=None, help="OpenAI; default: rescaled.")
+@data
+@overrides
+def import_any(source: Path, out: Path, name: str | None, **given: Any) -> None:
+    """Import the model in SOURCE, a folder or a file, as the run OUT, for `diffkit sample OUT`.
+
+    Formats: a folder of diffusers with a Stable Diffusion pipeline or a UNet2DModel; a .safetensors file of Stable
+    Diffusion; a checkpoint (.pt) of improved- or guided-diffusion, which a separate process opens.
+    """
+    given["size"], given["data"] = _size(given["size"]), _data(given["data"])
+    given["prediction"] = PREDICTIONS.get(given["prediction"], given["prediction"])
+    stated = {option: value for option, value in given.items() if value not in (None, ())}
+    import_source(source, out, stated, name)
+    click.echo(f"{out}   diffkit sample {out}")
 
 
 @click.command("import-diffusers")

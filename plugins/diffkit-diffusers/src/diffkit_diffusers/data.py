@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from diffkit import Data, DataError, DataSpec, Part, Split
+from diffkit import ConditionSpec, Data, DataError, DataSpec, Part, Split
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -16,18 +16,31 @@ Positive = Annotated[int, Field(ge=1)]
 class ShapeOnly(Data):
     """Images x (channels, *size) in [-1, 1] with `bins` values and `classes` classes, without examples.
 
+    `conditions` are further conditions by name, each with the fields of `ConditionSpec`: `{dtype: text, shape: [256]}`.
     This is enough to sample from imported weights; training and metrics raise DataError DK311.
+    Raises ValueError for fields that a condition does not have.
     """
 
     channels: Positive
     size: Annotated[tuple[Positive, ...], Field(max_length=3)] = ()
     classes: Positive | None = None
     bins: Annotated[int, Field(ge=2)] | None = 256
+    conditions: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     law_options = ({"channels": 3, "size": (8, 8)},)
+
+    def __post_init__(self) -> None:
+        try:
+            self.spec  # noqa: B018 - refuses wrong conditions
+        except TypeError as error:
+            raise ValueError(f"conditions: {error}") from error
 
     @property
     def spec(self) -> DataSpec:
-        return DataSpec(self.channels, self.size, self.classes, bounded=True, bins=self.bins)
+        conditions = {}
+        for name, fields in self.conditions.items():
+            given = cast(dict[str, Any], fields)
+            conditions[name] = ConditionSpec(**{**given, "shape": tuple(given.get("shape", ()))})
+        return DataSpec(self.channels, self.size, self.classes, bounded=True, bins=self.bins, conditions=conditions)
 
     def split(self, part: Part) -> Split:
         raise DataError(
@@ -37,4 +50,4 @@ class ShapeOnly(Data):
         )
 
     def fingerprint(self) -> str:
-        return f"shape-only:{self.channels}:{self.size}:{self.classes}:{self.bins}"
+        return f"shape-only:{self.channels}:{self.size}:{self.classes}:{self.bins}:{self.conditions}"

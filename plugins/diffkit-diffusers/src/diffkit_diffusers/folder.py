@@ -32,10 +32,11 @@ MAX_JSON_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a model, and that of its scheduler in a pipeline."""
+    """The folder of a model, and that of its scheduler in a pipeline; `stem` begins the names of the weights."""
 
     model: Path
     scheduler: Path | None = None
+    stem: str = STEM
 
     def config(self) -> dict[str, Any]:
         """Read the model's configuration."""
@@ -68,28 +69,28 @@ class Folder:
         return {OLD_ATTENTION.sub(_new_name, name): tensor for name, tensor in found.items()}
 
     def _weights_path(self, variant: str | None) -> Path:
-        found = _weights_by_variant(self.model)
+        found = _weights_by_variant(self.model, self.stem)
         if variant is None and "" not in found and len(found) == 1:
             (variant,) = found
         if (variant or "") not in found:
-            missing = f"{STEM}.{variant}.safetensors" if variant else WEIGHTS
+            missing = f"{self.stem}.{variant}.safetensors" if variant else f"{self.stem}.safetensors"
             fixes = [f"--variant {name} (`variant: {name}` in a recipe)" if name else "no variant" for name in found]
             raise not_a_model(
                 f"{self.model} holds no {missing}",
                 fix=f"choose {' or '.join(sorted(fixes))}"
                 if fixes
-                else f"load the model in diffusers and call its save_pretrained({str(self.model)!r})",
+                else f"load the model in its library and call its save_pretrained({str(self.model)!r})",
             )
         return found[variant or ""]
 
 
-def _weights_by_variant(folder: Path) -> dict[str, Path]:
+def _weights_by_variant(folder: Path, stem: str) -> dict[str, Path]:
     """Find the weights of each variant; the name of a variant stands before or after any other part of a file's name.
 
     Shards of an index have a number in their names, and are skipped.
     """
     found: dict[str, tuple[int, Path]] = {}
-    for path in sorted(folder.glob(f"{STEM}.*")):
+    for path in sorted(folder.glob(f"{stem}.*")):
         parts = path.name.split(".")[1:]
         variants = [part for part in parts if part not in ("safetensors", "bin", "index", "json")]
         form = ".".join(part for part in parts if part not in variants)

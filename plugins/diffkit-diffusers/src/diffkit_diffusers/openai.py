@@ -119,6 +119,54 @@ def import_checkpoint(
     return run_from_weights(load_recipe(text, overrides), out, weights, f"OpenAI {Path(checkpoint).name}")
 
 
+def import_by_flags(
+    checkpoint: Path,
+    out: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    heads: int = 4,
+    head_channels: int | None = None,
+    new_attention_order: bool = False,
+    steps: int = 1000,
+    schedule: Literal["linear", "cosine"] = "linear",
+    prediction: str = "epsilon",
+    rescale_timesteps: bool = True,
+    data: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> Run:
+    """Import a checkpoint by the flags of the authors' scripts, see `import_checkpoint`.
+
+    Args:
+        checkpoint: the .pt file.
+        out: the run directory to create.
+        size: height and width of the images, which must be equal.
+        heads: num_heads.
+        head_channels: num_head_channels, in place of `heads`.
+        new_attention_order: use_new_attention_order.
+        steps: diffusion_steps.
+        schedule: noise_schedule.
+        prediction: epsilon, or sample for predict_xstart.
+        rescale_timesteps: whether timesteps are scaled to 1000.
+        data: the `data` section of the recipe.
+        overrides: changes to the recipe.
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: DK080, the size is missing or not that of a square; further errors of `import_checkpoint`.
+    """
+    if size is None or size[0] != size[1]:
+        raise not_a_model("a checkpoint of OpenAI does not show the size of its square images", fix="give --size 64")
+    if prediction not in ("epsilon", "sample"):
+        raise not_a_model(f"OpenAI's models do not predict {prediction}", fix="choose --prediction eps or x0")
+    training = Training(steps, schedule, "eps" if prediction == "epsilon" else "x0", rescale_timesteps)
+    attention = Heads(heads, head_channels, new_attention_order)
+    return import_checkpoint(
+        checkpoint, out, size=size[0], heads=attention, training=training, data=data, overrides=overrides
+    )
+
+
 def _sections(training: Training, channels: tuple[int, int]) -> dict[str, Any]:
     inside, outside = channels
     if outside not in (inside, 2 * inside):

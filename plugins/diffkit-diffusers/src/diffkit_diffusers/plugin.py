@@ -43,7 +43,7 @@ def diffkit_recipes() -> Iterator[Path]:
 
 @hookimpl
 def diffkit_commands(group: click.Group) -> None:
-    from .commands import export_diffusers, export_vae, import_diffusers, import_openai
+    from .commands import export_diffusers, export_vae, import_any, import_diffusers, import_openai
 
-    for command in (import_diffusers, export_diffusers, export_vae, import_openai):
+    for command in (import_any, import_diffusers, export_diffusers, export_vae, import_openai):
         group.add_command(command)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
-from diffkit import Codec, DataSpec, FilePath, Posterior, UsageError, open_run
+from diffkit import Codec, DataSpec, FilePath, Posterior, RecipeError, UsageError, open_run
 from diffkit.tiles import Stage, in_tiles
 
 from .errors import inexpressible, not_a_model
@@ -37,6 +37,7 @@ class DiffusersVAE(nn.Module, Codec):
     """An AutoencoderKL or AutoencoderTiny in a folder of diffusers; its config shifts and scales z.
 
     folder    the folder of the model, or of a pipeline with the folder vae; only safetensors are read
+    config    what config.json holds, in place of a folder: the weights come from the checkpoint of the run
     variant   weights to read, such as fp16; None takes those without a variant, or the only ones
     dtype     type in which the network computes; float16 and bfloat16 may return NaN, which is an error
     tile      side of the tiles in pixels of x, for images larger than that; None computes the whole image
@@ -53,29 +54,35 @@ class DiffusersVAE(nn.Module, Codec):
 
     def __init__(
         self,
-        folder: FilePath,
+        folder: FilePath | None = None,
+        config: dict[str, JsonValue] | None = None,
         variant: str | None = None,
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         tile: Positive | None = None,
         overlap: Annotated[int, Field(ge=0)] = 64,
     ) -> None:
         super().__init__()
-        found = open_folder(folder, "vae")
-        self.model = _built(found.config(), folder)
-        _load(self.model, found.weights(variant, pickles=False), folder)
+        if (folder is None) == (config is None):
+            raise RecipeError("give either folder or config", code="DK140", fix="folder: the folder of an autoencoder")
+        if folder is not None:
+            found = open_folder(folder, "vae")
+            self.model = _built(found.config(), folder)
+            _load(self.model, found.weights(variant, pickles=False), folder)
+        else:
+            self.model = _built(config or {}, "the recipe")
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.to(self.dtype).eval().requires_grad_(False)
-        config = self.model.config
+        options = self.model.config
         self.deterministic = type(self.model).__name__ == "AutoencoderTiny"
-        widths = config.encoder_block_out_channels if self.deterministic else config.block_out_channels
+        widths = options.encoder_block_out_channels if self.deterministic else options.block_out_channels
         self.factor = 2 ** (len(widths) - 1)
         if tile is not None and (tile % self.factor or overlap % self.factor or 2 * overlap > tile):
             raise ValueError(
                 f"tile and overlap must be multiples of {self.factor}, and overlap at most tile / 2: {tile}, {overlap}"
             )
         self.tile, self.overlap = tile, overlap
-        scale, mean, std = (config.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
-        self.shift = mean or (float(config.get("shift_factor") or 0.0),)
+        scale, mean, std = (options.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
+        self.shift = mean or (float(options.get("shift_factor") or 0.0),)
         self.scale = [float(scale) / one for one in std or (1.0,)]
 
     @staticmethod

@@ -1,0 +1,106 @@
+"""Import a Stable Diffusion model as a run directory: weights of all parts in one checkpoint, and a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from diffkit_diffusers.errors import not_a_model
+from diffkit_diffusers.recipe import name_of, recipe_text
+from torch import Tensor
+
+from diffkit import Run, load_recipe, run_from_weights
+
+from .pipeline import Model, read_pipeline
+from .scheduler import sections
+
+TEXT_BYTES = 2048
+"""Bytes of a text that a run takes; 77 tokens are about 300."""
+INPAINTING = "inpainting"
+"""The condition of models with channels for a mask and masked latents."""
+
+
+def import_model(
+    source: Path | str,
+    out: Path | str,
+    *,
+    prediction: str | None = None,
+    size: tuple[int, int] | None = None,
+    variant: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Run:
+    """Import a folder of diffusers with a StableDiffusionPipeline as the new run directory `out`.
+
+    The run holds the weights of U-Net, autoencoder and text encoder, and the tokenizer, so it needs no other file.
+    Numbers of the weights are unchanged, in float32.
+
+    Args:
+        source: the folder.
+        out: the run directory to create.
+        prediction: epsilon, sample or v_prediction, in place of that of the scheduler.
+        size: (H, W) of the images; default: that of the training.
+        variant: the weights to read, such as "fp16"; default: those without a variant, or the only ones.
+        overrides: changes to the recipe, each "path=value".
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: DK080, a part is missing, damaged or a pickle; DK081, the model is of a kind that is not supported.
+        RecipeError: an override is invalid.
+        CheckpointError: DK603, weights do not fit their config.
+    """
+    model = read_pipeline(Path(source), variant)
+    text = recipe_text(
+        f"Stable Diffusion, read from {Path(source).name}", recipe(model, name_of(Path(out)), prediction, size)
+    )
+    components: dict[str, Mapping[str, Tensor]] = {
+        "codec": {f"model.{name}": one for name, one in model.vae_weights.items()},
+        "conditions/text": model.text_weights,
+    }
+    weights = {f"model.{name}": tensor for name, tensor in model.unet_weights.items()}
+    return run_from_weights(load_recipe(text, overrides), out, weights, model.source, components)
+
+
+def recipe(model: Model, name: str, prediction: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the sections of the recipe of a model.
+
+    Args:
+        model: the model.
+        name: name of the recipe.
+        prediction: see `import_model`.
+        size: see `import_model`.
+
+    Returns:
+        The sections.
+
+    Raises:
+        UsageError: DK080, the channels of U-Net and autoencoder do not fit each other; DK081, see `sections`.
+    """
+    inside, outside = model.channels
+    latent, colours = int(model.vae.get("latent_channels", 4)), int(model.vae.get("in_channels", 3))
+    factor = 2 ** (len(model.vae.get("block_out_channels", (64,))) - 1)
+    if outside != latent or inside not in (latent, 2 * latent + 1):
+        raise not_a_model(
+            f"the U-Net has {inside} input and {outside} output channels, but the autoencoder has {latent}",
+            fix="import a text-to-image model, or an inpainting model with channels for mask and masked latents",
+        )
+    height, width = size or (factor * model.size[0], factor * model.size[1])
+    conditions: dict[str, Any] = {"text": {"dtype": "text", "shape": [TEXT_BYTES]}}
+    conditioners: dict[str, Any] = {"text": {"name": "clip-text", "config": dict(model.text)}}
+    if inside != latent:
+        conditions[INPAINTING] = {"dtype": "uint8", "shape": [colours + 1, height, width]}
+        conditioners[INPAINTING] = "inpainting"
+    made = sections(model.scheduler, prediction)
+    return {
+        "name": name,
+        "data": {"name": "shape-only", "channels": colours, "size": [height, width], "conditions": conditions},
+        "conditions": conditioners,
+        "codec": {"name": "diffusers-vae", "config": dict(model.vae)},
+        "schedule": made["schedule"],
+        "parameterization": made["parameterization"],
+        "network": {"name": "stable-diffusion", "config": dict(model.unet)},
+        "train": {"steps": 0, "ema": []},
+        "sample": made["sample"],
+    }

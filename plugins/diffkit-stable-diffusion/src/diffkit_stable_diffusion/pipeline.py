@@ -1,0 +1,123 @@
+"""The parts of a Stable Diffusion model, read from a folder of diffusers; nothing in the folder is executed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffkit_diffusers.errors import inexpressible, not_a_model
+from diffkit_diffusers.folder import INDEX, SCHEDULER, Folder, read_json
+from torch import Tensor
+
+from diffkit import UsageError
+
+from .network import FROM_SHAPE, NEED_INPUTS
+from .text import ClipText
+
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInpaintPipelineLegacy",
+)
+PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+"""The class of each part with weights."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A text-to-image model: configurations and state dicts of its parts, and the configuration of the scheduler.
+
+    unet, vae, text             options and weights of network, codec and conditioner of a recipe
+    scheduler                   configuration of a scheduler of diffusers
+    size                        (H, W) of the latents
+    source                      description of the origin
+    """
+
+    unet: Mapping[str, Any]
+    unet_weights: Mapping[str, Tensor]
+    channels: tuple[int, int]
+    vae: Mapping[str, Any]
+    vae_weights: Mapping[str, Tensor]
+    text: Mapping[str, Any]
+    text_weights: Mapping[str, Tensor]
+    scheduler: Mapping[str, Any]
+    size: tuple[int, int]
+    source: str
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Return whether a folder holds a pipeline of diffusers whose denoiser attends to a text."""
+    return (folder / INDEX).is_file() and (folder / "text_encoder").is_dir()
+
+
+def read_pipeline(folder: Path, variant: str | None = None) -> Model:
+    """Read a pipeline of diffusers.
+
+    The safety checker and the feature extractor are left out.
+
+    Args:
+        folder: the pipeline.
+        variant: part of the names of the weights, such as "fp16"; default: those without, or the only ones.
+
+    Returns:
+        The model.
+
+    Raises:
+        UsageError: DK080, a part is missing, damaged or a pickle; DK081, the pipeline is of a class that is not
+            supported.
+    """
+    index = read_json(folder / INDEX)
+    name = str(index.get("_class_name"))[:64]
+    if name not in PIPELINES:
+        raise inexpressible(
+            f"{folder} holds a {name}, which is not supported",
+            fix=f"import a {PIPELINES[0]} or {PIPELINES[2]}: Stable Diffusion 1 or 2",
+        )
+    for part, wanted in PARTS.items():
+        entry = index.get(part)
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if found != wanted:
+            raise inexpressible(f"{folder}: {part} is a {str(found)[:64]}, not a {wanted}")
+    unet, vae = Folder(folder / "unet"), Folder(folder / "vae")
+    config = unet.config()
+    inside, outside = (int(config.get(name, 4)) for name in FROM_SHAPE[:2])
+    size = config.get("sample_size") or 64
+    text, text_weights = ClipText.read(folder, variant)
+    return Model(
+        unet=unet_options(config),
+        unet_weights=unet.weights(variant, pickles=False),
+        channels=(inside, outside),
+        vae=vae.config(),
+        vae_weights=vae.weights(variant, pickles=False),
+        text=text,
+        text_weights=text_weights,
+        scheduler=read_json(folder / "scheduler" / SCHEDULER),
+        size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        source=f"diffusers {folder.name}",
+    )
+
+
+def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the option `config` of the network for a config.json of UNet2DConditionModel.
+
+    Raises UsageError DK081 for a model with further inputs.
+    """
+    needed = [name for name in NEED_INPUTS if config.get(name) is not None]
+    if needed:
+        raise inexpressible(f"the UNet2DConditionModel has {needed[0]}, an input that no condition supplies")
+    return {
+        name: value
+        for name, value in config.items()
+        if not name.startswith("_") and name not in FROM_SHAPE and name not in NEED_INPUTS
+    }
+
+
+def refuse_pickle(source: Path) -> UsageError:
+    """Build the error for a file that is not safetensors."""
+    return not_a_model(
+        f"{source} is not a safetensors file, and a pickle is not opened",
+        fix="take the .safetensors file of the model, or convert the pickle where you trust it",
+    )

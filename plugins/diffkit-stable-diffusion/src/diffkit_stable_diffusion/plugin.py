@@ -1,0 +1,24 @@
+"""The components of this package; this file imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from diffkit import Entry, hookimpl
+
+DIFFKIT_API = 1
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "network": [
+        ("stable-diffusion", "network:TextUNet", "Use the U-Net of Stable Diffusion", "rombach2022high"),
+    ],
+    "conditioner": [
+        ("clip-text", "text:ClipText", "Encode a text by CLIP, which stays as it is", "radford2021learning"),
+        ("t5", "text:T5", "Encode a text by T5, which stays as it is", "raffel2020exploring"),
+        ("inpainting", "inpainting:Inpainting", "Give mask and masked latents as channels", "rombach2022high"),
+    ],
+}
+
+
+@hookimpl
+def diffkit_components() -> Iterator[Entry]:
+    yield from Entry.table("diffkit_stable_diffusion", COMPONENTS)
