@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffkit_diffusers.data import ShapeOnly
 from torch import Tensor
 from torch.nn import functional
 
@@ -43,10 +44,7 @@ class Inpainting(Conditioner):
     @staticmethod
     def law_example(folder: Path) -> Inpainting:
         """Return an instance on which the laws are tested, without a codec."""
-        from diffkit.testing import fixtures
-
-        data = fixtures.Pictures()
-        return Inpainting(ConditionSpec((data.spec.channels + 1, *data.spec.size), "uint8"), data)
+        return Inpainting(ConditionSpec((4, 8, 8), "uint8"), ShapeOnly(3, (8, 8)))
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -136,7 +136,7 @@ class FrozenText(Conditioner):
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Return the values of B texts, (B, *shape), and which tokens belong to a text, (B, L) bool."""
         device = next(self.encoder.parameters()).device
-        if self.tokens is None:  # weights follow, and only shapes are asked for
+        if self.tokens is None:  # before weights are loaded, only shapes are of use
             ids = torch.zeros(len(texts), self.chunks, self.length, dtype=torch.long)
             mask = torch.ones_like(ids, dtype=torch.bool)
         else:
@@ -166,14 +166,14 @@ class FrozenText(Conditioner):
 class ClipText(FrozenText):
     """The last hidden state of the text model of CLIP, (77 chunks, D), as in Stable Diffusion 1 and 2; frozen.
 
-    A text of more than 77 tokens is cut with a warning; with several `chunks` it goes on in further windows of 77
+    A text of more than 77 tokens is cut with a warning; with several `chunks` it continues in further windows of 77
     tokens, whose values stand one after the other. The null is the value of the empty text. There is no mask: padded
     tokens are attended to, as in the training of these models.
 
     folder   text encoder and tokenizer, or a pipeline of diffusers; `config` in place of it, see `FrozenText`
     chunks   number of windows; Stable Diffusion is trained with 1
 
-    Raises UsageError DK080 for a folder that is no such encoder, and ValueError for another condition.
+    Raises UsageError DK080 for a folder without this encoder, and ValueError for another condition.
     Source: Radford et al. 2021 (arXiv:2103.00020), sec. 2.4; Rombach et al. 2022 (arXiv:2112.10752), code.
     """
 
@@ -236,7 +236,7 @@ class T5(FrozenText):
     folder   encoder (or a whole T5) and tokenizer.json, or a pipeline; `config` in place of it, see `FrozenText`
     length   number of tokens
 
-    Raises UsageError DK080 for a folder that is no such encoder, and ValueError for another condition.
+    Raises UsageError DK080 for a folder without this encoder, and ValueError for another condition.
     Source: Raffel et al. 2020 (arXiv:1910.10683); Saharia et al. 2022 (arXiv:2205.11487), sec. 2.1.
     """
 

@@ -55,7 +55,19 @@ def read_tokenizer(folder: Path, kind: str, longest: int) -> Tokenizer:
 
 
 def limited(tokenizer: Tokenizer, padding: str, length: int) -> Tokenizer:
-    """Return a tokenizer that cuts texts to `length` tokens, and fills them up with the token `padding`."""
+    """Return a tokenizer that cuts texts to a length and fills them up.
+
+    Args:
+        tokenizer: the tokenizer, which is changed.
+        padding: the token that fills up.
+        length: number of tokens of every text.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        UsageError: DK080, the tokenizer does not have the token.
+    """
     number = tokenizer.token_to_id(padding)
     if number is None:
         raise UsageError(f"the tokenizer has no token {padding!r}", code="DK080", fix="copy the folder again")
