@@ -8,7 +8,13 @@ from .callback import (
     TrainResult as TrainResult,
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
-from .codec import Codec as Codec, Identity as Identity, Posterior as Posterior
+from .codec import (
+    Codec as Codec,
+    CodecRecord as CodecRecord,
+    Identity as Identity,
+    Posterior as Posterior,
+    weights_hash as weights_hash,
+)
 from .conditioner import (
     Conditioner as Conditioner,
     Conditions as Conditions,

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .data import DataSpec
+from .data import Data, DataSpec
+from .interface import attribute
 
 
 class Codec(ABC):
     """Base of codecs: x is encoded before training and decoded after sampling. A learned codec is an `nn.Module`."""
+
+    @attribute
+    def cache(self) -> bool:
+        """Whether the posteriors of the training examples are kept on disk; default False."""
+        return False
 
     @abstractmethod
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -24,6 +34,42 @@ class Codec(ABC):
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z, given the spec of the data; the same by default."""
         return data
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """Return the distribution of the codes of x: (B, C, *S), from which `encode` draws; one point by default."""
+        return Posterior(self.encode(x))
+
+    def fit(self, data: Data) -> str:
+        """Learn from the training examples before a run starts; return what a user wants to read of it, in one line.
+
+        The codec lies on the device of the training. A resumed run takes over what was learned.
+        """
+        return ""
+
+    def record(self) -> CodecRecord | None:
+        """Return what a run stores, so that it no longer needs the source of the codec; None without one."""
+        return None
+
+
+@dataclass(frozen=True)
+class CodecRecord:
+    """The source of the weights of a codec: their hash, and the options, plain values, that build the same modules.
+
+    A constructor with a parameter `record: CodecRecord | None = None` receives the record of the run that is opened,
+    and builds the modules from it. Their weights are those of the run.
+    """
+
+    sha256: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of the weights and buffers of a module: 64 hex digits."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from ..sampler import Sampler
 from ..schedule import Schedule, default_steps, sampled
 from ..strategy import Strategy
 from ..times import Times
-from .construct import CONDITIONS, INJECTED, Trial, add_shape, condition_of, construct, follows_shape, seeded
+from .construct import CONDITIONS, INJECTED, RECORD, Trial, add_shape, condition_of, construct, follows_shape, seeded
 from .load import as_text
 from .resolve import Resolver
 from .signature import REQUIRED, Parameter, base_class, component_parameters
@@ -124,7 +124,7 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
     """
     if not isinstance(recipe, Recipe):
         raise ArgumentError.of("assemble: argument 1 (`recipe`)", "a Recipe", recipe, "call load_recipe first")
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {RECORD: recipe.objects[RECORD]} if RECORD in recipe.objects else {}
     built: dict[str, Any] = {}
     conditioners: dict[str, Conditioner] | None = None if recipe.conditions is None else {}
     for component in recipe.components:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from ..codec import Codec
+from ..codec import Codec, CodecRecord
 from ..conditioner import Conditioner, Conditions
 from ..data import ConditionSpec, Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
@@ -41,6 +41,9 @@ INJECTED = ("data", "codec", "schedule", "parameterization", "network", "objecti
 """Paths of the components that later components may require."""
 CONDITIONS = "conditions"
 """The path above those of conditioners, and the name of all of them in a scope."""
+
+RECORD = "record"
+"""The name of the record of the codec of a run in a scope, and among the objects of its recipe."""
 
 OWN_STATE = {"network", "strategy", "callback", "tracker"}
 """Kinds that every assembly builds for itself, like modules and objects that contain modules; all others are built
@@ -217,12 +220,14 @@ class Trial:
 
     `built` holds all objects by path, `scope` the objects that other components may require, by kind; `faults` and
     `data_error` report the components that failed. A component that depends on a failed one is skipped without a fault.
-    `spec` is the recorded spec of the data of a run, see `RecordedData`.
+    `spec` is the recorded spec of the data of a run, see `RecordedData`; `record` that of its codec.
     """
 
-    def __init__(self, failed: Iterable[str] = (), spec: DataSpec | None = None) -> None:
+    def __init__(
+        self, failed: Iterable[str] = (), spec: DataSpec | None = None, record: CodecRecord | None = None
+    ) -> None:
         self._spec = spec
-        self.scope: dict[str, Any] = {}
+        self.scope: dict[str, Any] = {} if record is None else {RECORD: record}
         self.built: dict[str, Any] = {}
         self.faults: list[DiffkitError] = []
         self.data_error: DataError | None = None
@@ -374,7 +379,8 @@ class Trial:
 
     def reusable(self) -> dict[str, Any]:
         """Return the objects without state by path; every assembly may share them."""
-        return {path: made for path, made in self.built.items() if id(made) not in self._fresh}
+        kept = {path: made for path, made in self.built.items() if id(made) not in self._fresh}
+        return kept | {RECORD: self.scope[RECORD]} if RECORD in self.scope else kept
 
     def _add_shape(self) -> None:
         try:

@@ -25,6 +25,7 @@ from .yaml import Node
 
 Role = Literal["option", "injected", "component", "components", "named components", "section", "sections"]
 SHARED = {
+    "diffkit.codec:CodecRecord": "record",
     "diffkit.network:Shape": "shape",
     "diffkit.data:ConditionSpec": "condition",
     "diffkit.conditioner:Conditions": "conditions",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
+from ..codec import CodecRecord
 from ..data import DataSpec
 from ..errors import DiffkitError, PluginError, RecipeError
 from ..host import Plugin, registry
@@ -19,7 +20,9 @@ from .resolve import Resolver
 from .spec import Recipe
 
 
-def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec | None = None) -> Recipe:
+def load_recipe(
+    source: Source, overrides: Iterable[str] = (), *, spec: DataSpec | None = None, record: CodecRecord | None = None
+) -> Recipe:
     """Read and validate a recipe.
 
     Every component that it names is imported and built once, networks without memory; data files need not be there.
@@ -29,6 +32,7 @@ def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec
         overrides: texts `path=value`, applied in turn.
         spec: the recorded spec of the data, so that the data is read only if its examples are; default: that of the
             data itself.
+        record: the record of the codec of a run, so that its source need not be there; default: none.
 
     Returns:
         The recipe, from which `assemble` makes the objects.
@@ -44,7 +48,7 @@ def load_recipe(source: Source, overrides: Iterable[str] = (), *, spec: DataSpec
     chosen = root.at(CONDITIONS)
     every = chosen is None or chosen.value is None
     failed = set() if every or CONDITIONS in resolver.values else {"shape"}
-    trial = Trial(failed | set(INJECTED) - {one.path for one in components}, spec)
+    trial = Trial(failed | set(INJECTED) - {one.path for one in components}, spec, record)
     trial.build_all(components, resolver.values.get("seed", 0), all_conditions=every)
     shared = trial.scope.get("shape"), trial.scope.get(CONDITIONS)
     entries = {one.path: one.entries for one in components}

@@ -38,7 +38,7 @@ from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
 from .stage_status import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
-from .trained import DataRecord, Run
+from .trained import DataRecord, Run, SourceRecord
 from .training import train
 
 RUNS = Path("runs")
@@ -166,7 +166,7 @@ def _end_process(path: Path, rank: int, message: str) -> None:
 
 
 def open_directory(path: Path, assembly: Assembly, device: torch.device, resume: Resume = "auto") -> OpenRun:
-    """Create or open the run directory of a recipe, locked. Record what sampling needs of the data.
+    """Create or open the run directory of a recipe, locked. Record what sampling needs of the data and the codec.
 
     Args:
         path: The run directory.
@@ -179,6 +179,7 @@ def open_directory(path: Path, assembly: Assembly, device: torch.device, resume:
 
     Raises:
         DataError: The data of an existing run was of another shape, range or classes.
+        CheckpointError: The codec of an existing run had other weights.
         DiffkitError: As `begin` raises.
     """
     recipe, spec = assembly.recipe, assembly.data.spec
@@ -194,6 +195,10 @@ def open_directory(path: Path, assembly: Assembly, device: torch.device, resume:
             DataRecord(spec=spec).write(opened.directory)
         else:
             require_same(recorded, spec)
+        source, present = SourceRecord.read(opened.directory), assembly.codec.record()
+        source.require_same(present)
+        if source.record is None:
+            SourceRecord(record=present).write(opened.directory)
     except BaseException:
         opened.lock.release()
         raise
@@ -311,6 +316,8 @@ def _print_event(name: str, fields: Mapping[str, Any]) -> None:
         _print(f"the run continues with {fields['change']}")
     elif name == "resume":
         _print(f"resumed at step {fields['step']:,}")
+    elif name == "codec":
+        _print(f"codec: {fields['found']}")
     elif name == "preview":
         _print(f"samples after step {fields['step']:,}: {fields['file']}")
     elif name == "damaged-checkpoint" or name.endswith("-failed"):

@@ -12,11 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from ..codec import Identity
+from ..codec import CodecRecord, Identity
 from ..config import ComponentSpec
 from ..data import DataSpec, as_examples
 from ..denoiser import Denoiser
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
@@ -49,7 +49,7 @@ from .sampling import (
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import TrainedWeights, digest_of, group_of, load_weights
 
-FILE = "data.json"
+FILE, CODEC_FILE = "data.json", "codec.json"
 MAX_LENGTH = 1 << 20
 
 
@@ -393,21 +393,21 @@ def _effective_recipe(directory: RunDirectory) -> Recipe:
     tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
     require_files(directory)
-    spec = DataRecord.read(directory).spec
+    known: dict[str, Any] = {"spec": DataRecord.read(directory).spec, "record": SourceRecord.read(directory).record}
     if not isinstance(tree, dict) or not isinstance(train, dict) or not isinstance(data, dict):
-        return load_recipe(directory.effective, spec=spec)
+        return load_recipe(directory.effective, **known)
     earlier = {"schedule", "warmup"} & train.keys(), "label_dropout" in data
     if not any(earlier):
-        return load_recipe(directory.effective, spec=spec)
+        return load_recipe(directory.effective, **known)
     if "label_dropout" in data:
         data["condition_dropout"] = data.pop("label_dropout")
     if not earlier[0]:
-        return load_recipe(tree, spec=spec)
+        return load_recipe(tree, **known)
     options = train.pop("schedule", {"name": "constant"})
     if options["name"] == "constant":
         options = {"name": "constant"}
     train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
-    return load_recipe(tree, spec=spec)
+    return load_recipe(tree, **known)
 
 
 class DataRecord(BaseModel):
@@ -432,6 +432,37 @@ class DataRecord(BaseModel):
     def write(self, directory: RunDirectory) -> None:
         """Write data.json. Raises ResourceError if it cannot be written."""
         directory.write_json(FILE, self.model_dump(mode="json"))
+
+
+class SourceRecord(BaseModel):
+    """The content of codec.json: the source of the weights of the codec; `record` is None for a codec without one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record: CodecRecord | None = None
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> SourceRecord:
+        """Return the record of a run. Raises CheckpointError if the file is damaged."""
+        return directory.read_record(CODEC_FILE, cls, "restore the file")
+
+    def require_same(self, present: CodecRecord | None) -> None:
+        """Raise CheckpointError DK607 if the codec was another one when the run started."""
+        if self.record is None or present is None or self.record == present:
+            return
+        then, now = ({"sha256": one.sha256, **one.options} for one in (self.record, present))
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        raise CheckpointError(
+            "the source of the codec has changed since the run was started",
+            code="DK607",
+            fix="restore the source of the codec; to train on the new latents, pass another --out",
+            notes=[f"{key}: {then.get(key)!s:.200} then, {now.get(key)!s:.200} now" for key in changed],
+        )
+
+    def write(self, directory: RunDirectory) -> None:
+        """Write codec.json. Raises ResourceError if it cannot be written."""
+        if self.record is not None:
+            directory.write_json(CODEC_FILE, self.model_dump(mode="json"))
 
 
 def open_run(path: str | Path, *, device: str = "auto") -> Run:

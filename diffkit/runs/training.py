@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -104,7 +104,7 @@ def train(
         if events is not None:
             store.clean()
     _continue(trainer, store, events, ranks)
-    save = _Saver(directory, trainer, store, events, stop, lock, recipe_hash(assembly.recipe))
+    save = _Saver(directory, trainer, store, events, stop, lock, _meta(assembly))
     preview = _Preview(directory, assembly, trainer, events, stop)
     with ranks.together():
         if events is not None and trainer.step < config.steps:
@@ -174,6 +174,9 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
     if events is not None:
         events.rewind(0)
         events.event("start", {"steps": trainer.config.steps})
+    found_by_codec = trainer.problem.codec.fit(trainer.problem.data)
+    if events is not None and found_by_codec:
+        events.event("codec", {"found": found_by_codec})
     source = trainer.config.init
     if source is not None:
         with ranks.together():
@@ -181,6 +184,13 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
         if events is not None:
             events.event("init", {"from": source, "step": taken.step, "differences": list(taken.differences)})
     trainer.require_equal_weights()
+
+
+def _meta(assembly: Assembly) -> dict[str, str]:
+    """Return what the manifest of a checkpoint states: hashes of the recipe and of the source of the codec, versions."""
+    source = assembly.codec.record()
+    codec = {} if source is None else {"codec": source.sha256}
+    return {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__, **codec}
 
 
 class _Saver:
@@ -198,11 +208,11 @@ class _Saver:
         events: EventLog | None,
         stop: Callable[[], bool],
         lock: RunLock | None,
-        recipe: str,
+        meta: Mapping[str, str],
     ) -> None:
         self.directory, self.trainer, self.store, self.events = directory, trainer, store, events
         self.stop, self.lock, self.failures = stop, lock, 0
-        self.meta = {"recipe": recipe, "diffkit": __version__, "torch": torch.__version__}
+        self.meta = meta
 
     def __call__(self, step: int) -> bool:
         """Save the checkpoint of `step`; returns whether it is saved, which counts on the first process only."""

@@ -11,7 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ..codec import Codec, Identity
+from ..codec import Codec, Identity, Posterior
 from ..conditioner import JOINT, Conditioner, Conditions, Encoded
 from ..data import Augmentation, Data
 from ..denoiser import Model
@@ -111,8 +111,19 @@ class Preprocessing:
             return x
         shape = codec.spec(self.problem.data.spec).shape
         like = torch.empty((), dtype=x.dtype, device=x.device).expand(len(x), *shape)
+        noise = streams.normal("codec", like)
+        if isinstance(codec, nn.Module) and type(codec).posterior is not Codec.posterior and not _learns(codec):
+            return posterior_of_each(codec, x).sample(noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(codec)):
-            return codec.encode(x, streams.normal("codec", like))
+            return codec.encode(x, noise)
+
+
+@torch.no_grad()
+def posterior_of_each(codec: Codec, x: Tensor) -> Posterior:
+    """Return the posterior of x: (B, C, *S); each row is encoded alone, so that it does not depend on the batch."""
+    found = [codec.posterior(row) for row in x.split(1)]
+    std = [one.std for one in found if one.std is not None]
+    return Posterior(torch.cat([one.mean for one in found]), torch.cat(std) if std else None)
 
 
 def _learns(part: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from diffkit_diffusers.folder import STEM
 from diffkit_diffusers.vae import DiffusersVAE
 from torch import Tensor
 
-from diffkit import DataSpec, RecipeError, UsageError, build, load_recipe, open_run, run
+from diffkit import CheckpointError, DataSpec, RecipeError, UsageError, build, load_recipe, open_run, run
 from diffkit.cli.main import main
 
 KL: dict[str, Any] = {
@@ -201,4 +202,24 @@ sample: {{sampler: ddim, steps: 2, count: 2}}
         assert torch.equal(again.state_dict()[name], weight)
     assert again.config.scaling_factor == 0.5
     assert (tmp_path / "out" / f"{STEM}.safetensors").is_file()
-    assert open_run(tmp_path / "run").assembly.spec.shape == (4, 2, 2)
+    shutil.rmtree(tmp_path / "vae")  # the run holds the weights and the configuration
+    alone = open_run(tmp_path / "run")
+    assert alone.assembly.spec.shape == (4, 2, 2)
+    assert torch.equal(alone.sample(2, steps=2), finished.sample(2, steps=2))
+    stored = json.loads((tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").read_text())
+    record = alone.assembly.codec.record()
+    assert record is not None
+    assert stored["meta"]["codec"] == record.sha256
+    model("AutoencoderTiny", in_channels=1, out_channels=1).save_pretrained(tmp_path / "vae")
+    run(load_recipe(text), tmp_path / "run")  # the same again
+    model("AutoencoderTiny", in_channels=1, out_channels=1, scaling_factor=1.0).save_pretrained(tmp_path / "vae")
+    with pytest.raises(CheckpointError, match="source of the codec has changed") as scaled:
+        run(load_recipe(text), tmp_path / "run")
+    assert scaled.value.notes == ("scaling_factor: 0.5 then, 1.0 now",)
+    other = model("AutoencoderTiny", in_channels=1, out_channels=1)
+    other.encoder.layers[0].bias.add_(1.0)
+    other.save_pretrained(tmp_path / "vae")
+    with pytest.raises(CheckpointError, match="source of the codec has changed") as changed:
+        run(load_recipe(text), tmp_path / "run")
+    assert changed.value.code == "DK607"
+    assert record.sha256 in changed.value.notes[0]

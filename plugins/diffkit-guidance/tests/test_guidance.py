@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from diffkit_guidance.attention import PerturbedAttention
-from diffkit_guidance.autoguidance import Autoguidance, weights_hash
+from diffkit_guidance.autoguidance import Autoguidance
 from diffkit_guidance.cfgpp import CFGPlusPlus
 from diffkit_guidance.classifier import ClassifierGuidance
 from diffkit_guidance.interval import Interval
 
-from diffkit import CheckpointError, Level, Model, Shape, build, run, sample
+from diffkit import CheckpointError, Level, Model, Shape, build, run, sample, weights_hash
 from diffkit.ddpm.unet import UNet
 from diffkit.oracles import GaussianOracle, MixtureOracle
 from diffkit.testing import check_class, fixtures
@@ -82,7 +82,7 @@ def test_the_weights_of_another_run(tmp_path_factory: pytest.TempPathFactory) ->
     trained = run(RECIPE, out=folder)
     model = trained.denoiser()
     guidance = Autoguidance(str(folder), 3.0)
-    assert guidance.hash() == weights_hash(model)
+    assert guidance.hash() == weights_hash(model.network)
     assert guidance.hash() != Autoguidance(str(folder), weights="raw").hash()
     level = build("schedule", "linear").level(400.0)
     good = GaussianOracle(0.0, 0.2)

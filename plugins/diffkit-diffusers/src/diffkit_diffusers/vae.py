@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,17 @@ import torch
 from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
-from diffkit import Codec, DataSpec, FilePath, Posterior, RecipeError, UsageError, open_run
+from diffkit import (
+    Codec,
+    CodecRecord,
+    DataSpec,
+    FilePath,
+    Posterior,
+    RecipeError,
+    UsageError,
+    open_run,
+    weights_hash,
+)
 from diffkit.tiles import Stage, in_tiles
 
 from .errors import inexpressible, not_a_model
@@ -42,11 +53,13 @@ class DiffusersVAE(nn.Module, Codec):
     dtype     type in which the network computes; float16 and bfloat16 may return NaN, which is an error
     tile      side of the tiles in pixels of x, for images larger than that; None computes the whole image
     overlap   pixels that two tiles share; from 8 latents on the result is that of the whole image
+    cache     whether the posteriors of the training examples are kept on disk
 
     Tiles save memory of the device: the maps between two stages of the network lie in the memory of the CPU, and group
     normalizations use the mean and variance of the whole map, for which each tile is computed about 1.5 times. The
     middle of the network, with its attention, is computed whole on maps of the size of the latents.
 
+    A run stores the weights and the configuration: it needs the folder no longer.
     Raises UsageError DK080 if the folder holds no such model, DK083 for other sizes and for NaN.
     """
 
@@ -60,16 +73,20 @@ class DiffusersVAE(nn.Module, Codec):
         dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         tile: Positive | None = None,
         overlap: Annotated[int, Field(ge=0)] = 64,
+        cache: bool = False,
+        record: CodecRecord | None = None,
     ) -> None:
         super().__init__()
         if (folder is None) == (config is None):
             raise RecipeError("give either folder or config", code="DK140", fix="folder: the folder of an autoencoder")
-        if folder is not None:
+        self.cache, self._record = cache, record
+        self._has_source = folder is not None
+        if folder is not None and record is None:
             found = open_folder(folder, "vae")
             self.model = _built(found.config(), folder)
             _load(self.model, found.weights(variant, pickles=False), folder)
         else:
-            self.model = _built(config or {}, "the recipe")
+            self.model = _built(config or (record.options if record else {}), "the recipe")
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.to(self.dtype).eval().requires_grad_(False)
         options = self.model.config
@@ -101,6 +118,13 @@ class DiffusersVAE(nn.Module, Codec):
         mean, log_variance = out.chunk(2, dim=1)
         std = (0.5 * log_variance.clamp(*LOG_VARIANCE)).exp()
         return Posterior(self._scaled(mean), std * _column(self.scale, std))
+
+    def record(self) -> CodecRecord | None:
+        """Return the hash of the weights in the folder, and the configuration of the model; None for `config`."""
+        if self._record is None and self._has_source:
+            options = json.loads(json.dumps({"_class_name": type(self.model).__name__, **_config(self.model)}))
+            self._record = CodecRecord(weights_hash(self.model), options)
+        return self._record
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.posterior(x).sample(noise)

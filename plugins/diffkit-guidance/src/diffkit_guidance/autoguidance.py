@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffkit import CheckpointError, Denoiser, Estimate, FilePath, Guidance, Level, Model, open_run
+from diffkit import CheckpointError, Denoiser, Estimate, FilePath, Guidance, Level, Model, open_run, weights_hash
 from diffkit.oracles import GaussianOracle
 
 
@@ -54,8 +53,8 @@ class Autoguidance(Guidance):
         """The worse model, loaded at the first use."""
         if self._given is not None:
             return self._given
-        model = open_run(self.run).denoiser(self.weights, guidance=False)
-        found = weights_hash(model)
+        model = open_run(self.run).trained(self.weights).model
+        found = weights_hash(model.network)
         if self.sha256 is not None and found != self.sha256:
             raise CheckpointError(
                 f"the weights {self.weights} of {self.run} have the hash {found[:12]}..., not {self.sha256[:12]}...",
@@ -65,7 +64,7 @@ class Autoguidance(Guidance):
 
     def hash(self) -> str:
         """Return the hash of the weights of the worse model, for the option `sha256`."""
-        return weights_hash(self.worse)
+        return weights_hash(self.worse.network) if isinstance(self.worse, Model) else ""
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
         if self.scale == 1.0:
@@ -78,13 +77,3 @@ class Autoguidance(Guidance):
             return self.worse(x, level, **cond).interpolate(good, self.scale).with_aux(unguided=good.x0)
 
         return guided
-
-
-def weights_hash(denoise: Denoiser) -> str:
-    """Return the SHA-256 of the names and values of the weights of a model."""
-    found = hashlib.sha256()
-    if isinstance(denoise, Model):
-        for name, value in sorted(denoise.network.state_dict().items()):
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().view(-1).numpy().tobytes())
-    return found.hexdigest()
