@@ -121,7 +121,7 @@ class Preprocessing:
 @torch.no_grad()
 def posterior_of_each(codec: Codec, x: Tensor) -> Posterior:
     """Return the posterior of x: (B, C, *S); each row is encoded alone, so that it does not depend on the batch."""
-    found = [codec.posterior(row) for row in x.split(1)]
+    found = [codec.posterior(row) for row in torch.split(x, 1)]
     std = [one.std for one in found if one.std is not None]
     return Posterior(torch.cat([one.mean for one in found]), torch.cat(std) if std else None)
 

@@ -63,6 +63,7 @@ class DiffusersVAE(nn.Module, Codec):
     Raises UsageError DK080 if the folder holds no such model, DK083 for other sizes and for NaN.
     """
 
+    cache: bool = False
     law_exemptions = {"round-trip": "an autoencoder loses information"}  # noqa: RUF012 - read only
 
     def __init__(
