@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data import LABEL, Cond, ConditionSpec, as_bytes, as_texts
+from .data import LABEL, Cond, ConditionSpec, DataSpec, as_bytes, as_texts
 from .errors import ArgumentError
 from .interface import attribute
 from .network import CONCAT, MASK, Shape
@@ -247,6 +247,14 @@ class Conditions:
                     before, own, after = value[:, : channels.start], value[:, channels], value[:, channels.stop :]
                     changed[argument] = torch.cat([before, _replaced(own, null, rows), after], 1)
         return changed
+
+    def aligned(self, data: DataSpec) -> tuple[str, ...]:
+        """Return the conditions whose places are those of x: channels beside x, and pictures beside pictures."""
+        return tuple(
+            name
+            for name, one in self.conditioners.items()
+            if len(self.specs[name].shape) == len(data.shape) > 1 and (one.concat or len(data.size) > 1)
+        )
 
     def shape(self, shape: Shape) -> Shape:
         """Return the shape of a network that receives these conditions: `classes`, `conditions`, `extra_channels`."""

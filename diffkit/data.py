@@ -215,6 +215,13 @@ class Augmentation(ABC):
         """Number of uniform numbers per example; default 1."""
         return 1
 
+    @attribute
+    def moves(self) -> bool | None:
+        """Whether places of x are moved, so that conditions with the same places, such as masks, change too:
+        the augmentation is called for each of them with the same numbers. None, the default: not stated.
+        """
+        return None
+
 
 def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""

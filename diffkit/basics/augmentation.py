@@ -20,6 +20,7 @@ class Flip(Augmentation):
     """
 
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    moves = True
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
         if x.ndim < 3:

@@ -83,6 +83,20 @@ def _fits(view: View, network: nn.Module, shapes: Mapping[str, tuple[int, ...]])
         network.train(mode)
 
 
+def moved_conditions(view: View) -> Iterator[RecipeError]:
+    """An augmentation must state whether it moves pixels, if the data has a condition at the places of x."""
+    data = view.built("data")
+    if view.conditions is None or data is None or view.shape is None:
+        return
+    aligned = view.conditions.aligned(data.spec)
+    for path in view.items("data.augment") if aligned else ():
+        augmentation = view.built(path)
+        if augmentation is not None and augmentation.moves is None:
+            name = f"augmentation {view.name(path)}"
+            message = f"{name} does not state whether it moves pixels, but the condition {aligned[0]} must move with x"
+            yield view.fault("DK115", message, (path, "name"), "set the class attribute moves to True or False")
+
+
 def sampled_conditions(view: View) -> Iterator[RecipeError]:
     """`sample.labels` and `sample.conditions` must be values of conditions that the network receives."""
     if view.conditions is None:
@@ -148,4 +162,10 @@ def nulls_of_guidance(view: View) -> Iterator[RecipeError]:
             yield view.fault("DK115", message, (path, "name"), "data.condition_dropout: 0.1")
 
 
-CONDITION_CHECKS: tuple[Check, ...] = (dropped_conditions, condition_arguments, sampled_conditions, nulls_of_guidance)
+CONDITION_CHECKS: tuple[Check, ...] = (
+    dropped_conditions,
+    condition_arguments,
+    moved_conditions,
+    sampled_conditions,
+    nulls_of_guidance,
+)

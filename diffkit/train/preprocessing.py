@@ -51,6 +51,10 @@ class Preprocessing:
         kept = {name: Kept(one) if one.cacheable else one for name, one in own.conditioners.items()}
         return Conditions(kept, own.specs)
 
+    @cached_property
+    def _aligned(self) -> tuple[str, ...]:
+        return self.problem.conditioning.aligned(self.problem.data.spec)
+
     def train(
         self, raw: Tensor, cond: Mapping[str, Tensor], streams: RandomStreams
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,6 +74,8 @@ class Preprocessing:
             uniform = streams.uniform(f"augment-{index}", x, augmentation.draws)
             x, changed = augmentation(x, uniform, cond)
             cond = dict(changed)
+            if augmentation.moves:
+                cond |= {name: _moved(augmentation, cond[name], uniform) for name in self._aligned if name in cond}
         ready = {**self._added(cond), **self.conditions(cond)}
         for names, share in self._dropout():
             rows = streams.uniform(f"{names[0]}-dropout", x) < share
@@ -124,6 +130,14 @@ def posterior_of_each(codec: Codec, x: Tensor) -> Posterior:
     found = [codec.posterior(row) for row in torch.split(x, 1)]
     std = [one.std for one in found if one.std is not None]
     return Posterior(torch.cat([one.mean for one in found]), torch.cat(std) if std else None)
+
+
+def _moved(augmentation: Augmentation, value: Tensor, uniform: Tensor) -> Tensor:
+    """Change a raw condition as x is changed; uint8 values stay uint8."""
+    if value.is_floating_point():
+        return augmentation(value, uniform, {})[0]
+    moved = augmentation(value.float() / 127.5 - 1.0, uniform, {})[0]
+    return moved.add(1.0).mul(127.5).round().clamp(0, 255).to(value.dtype)
 
 
 def _learns(part: object) -> bool:

@@ -22,8 +22,10 @@ MAX_RESIDENT_BYTES = 1 << 30
 MAX_HASHED_BYTES = 256 << 20
 """Total size up to which a fingerprint covers every byte of the files."""
 MAX_SAMPLED_FILES, PIECES, PIECE_BYTES = 256, 16, 64 << 10
-NEUTRAL_OPTIONS = frozenset({"path", "workers", "resident"})
-"""Options that change no example."""
+NEUTRAL_OPTIONS = frozenset(
+    {"path", "workers", "resident", "captions", "classes", "numbers", "pictures", "conditions", "table"}
+)
+"""Options that change no example, and those of conditions, whose values enter a fingerprint themselves."""
 
 Resident = Literal["auto", "always", "never"]
 

@@ -4,50 +4,52 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import warnings
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Cond, DataError, DataSpec, FilePath, Part, Split
+from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split
 
+from .columns import (
+    CAPTION,
+    JSON_LINES,
+    Column,
+    Table,
+    as_captions,
+    as_classes,
+    as_numbers,
+    caption_files,
+    digest,
+    find_table,
+)
 from .files import FileData, Resident, archive_note, fingerprint, fits_in_memory, locate, require
-from .splits import HeldOut, check_held_out, divide, in_memory
+from .paired import Given, Paired, check_given, pair
+from .pictures import (
+    SUFFIXES,
+    Color,
+    Found,
+    PictureError,
+    find_pictures,
+    picture_size,
+    read_picture,
+    without_warnings,
+)
+from .splits import HeldOut, check_held_out, divide
 
-Color = Literal["rgb", "grey"]
 Errors = Literal["error", "skip"]
 Result = TypeVar("Result")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-SIDECARS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".db", ".ini", ".log")
-"""Files that usually lie beside pictures: leaving them out causes no warning."""
-MAX_PIXELS = 64_000_000
-"""Pixels of one picture; a small file may declare any number."""
 MAX_LISTED = 200
 """Unusable files that an error names."""
-EXIF_ORIENTATION = 0x0112
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,34 @@ class Images(FileData):
     Links to files and folders are followed, each folder once. A warning counts the files that are left out, by suffix.
 
     `size` scales the shorter side to this length (Lanczos) and crops the centre to a square; without `size` all
-    pictures must have equal sizes. `labels: true` uses the names of the sub-folders as classes. A hash of its name
-    decides whether a picture is held out (`held_out`: a number, or a fraction). All files are examined before
-    training, and every unusable one is reported; `errors: skip` replaces up to `max_skipped` of them, each by the next
-    usable picture, so that other pictures keep their positions; if a part has no usable picture, the usable ones are
-    divided instead. `resident: auto` keeps up to 1 GiB of decoded pictures
-    in memory; above, `workers` processes decode them during training. Raises DataError: DK301 missing, DK304 too few,
-    DK305 labels, DK306 unequal sizes, DK309 unusable files.
+    pictures must have equal sizes. A hash of its name decides whether a picture is held out (`held_out`: a number, or
+    a fraction). All files are examined before training, and every unusable one is reported; `errors: skip` replaces
+    up to `max_skipped` of them, each by the next usable picture, so that other pictures keep their positions; if a
+    part has no usable picture, the usable ones are divided instead. `resident: auto` keeps up to 1 GiB of decoded
+    pictures in memory; above, `workers` processes decode them during training.
+
+    labels      condition `label`: true for the names of the sub-folders, or the name of a column
+    captions    condition `text`: true for a .txt file beside each picture, or the name of a column
+    classes     further classes: names of conditions, and their columns
+    numbers     names of conditions, and the column, or the columns of a vector
+    pictures    conditions that are pictures: the name of a folder beside `path` with the same file names; or a mapping
+                of `folder` or `column` (of file names) and `size`, `color`, `smooth: false` for the nearest pixel
+    table       a CSV, TSV or JSONL file whose column `file_name` names each picture below `path` once; by default
+                metadata.jsonl or metadata.csv in `path`
+
+    Raises DataError: DK301 missing, DK304 too few, DK305 labels, DK306 unequal sizes, DK309 unusable files, DK312 a
+    table, caption or partner that does not fit.
     """
 
     path: FilePath
     size: Annotated[int, Field(ge=1)] | None = None
     color: Color = "rgb"
-    labels: bool = False
+    labels: bool | str = False
+    captions: bool | str = False
+    classes: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    pictures: dict[str, Given] = field(default_factory=dict)
+    table: FilePath | None = None
     held_out: HeldOut = 0.1
     errors: Errors = "error"
     max_skipped: Annotated[int, Field(ge=1)] = 100
@@ -80,16 +97,88 @@ class Images(FileData):
         check_held_out(self.held_out)
         if self.errors == "error" and self.max_skipped != type(self).max_skipped:
             raise ValueError("max_skipped has no effect without errors: skip")
+        if self.table is not None and not self._columns:
+            raise ValueError("table has no effect without a column in labels, captions, classes, numbers or pictures")
+        for name, given in self.pictures.items():
+            check_given(name, given)
+        names = ["label"] * bool(self.labels) + ["text"] * bool(self.captions)
+        names += [*self.classes, *self.numbers, *self.pictures]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two options state the condition {twice[0]}")
 
     @cached_property
     def spec(self) -> DataSpec:
-        names = self._classes
         size = self._headers[0] if self.size is None else (self.size, self.size)
         channels = 3 if self.color == "rgb" else 1
-        return DataSpec(channels, size, len(names) or None, bounded=True, bins=256, class_names=names)
+        described = {name: column.spec for name, column in self._conditions.items()}
+        for name, paired in self._paired.items():
+            described[name] = ConditionSpec(paired.shape(self._sizes[0]), "uint8")
+        return DataSpec(channels, size, bounded=True, bins=256, conditions=described)
 
     def fingerprint(self) -> str:
-        return fingerprint(self, self._root, self._names)
+        own = fingerprint(self, self._root, self._names)
+        added = digest(self._conditions)
+        for paired in self._paired.values():
+            added += fingerprint(self, paired.root, list(paired.files.values())) + repr(paired)
+        return f"{own}:{sha256(added.encode()).hexdigest()[:32]}" if added else own
+
+    @property
+    def _columns(self) -> bool:
+        """Whether an option names a column of a table."""
+        named = isinstance(self.labels, str), isinstance(self.captions, str)
+        return any(named) or bool(self.classes or self.numbers or self._file_columns)
+
+    @property
+    def _file_columns(self) -> list[str]:
+        """The columns that name pictures."""
+        return [
+            str(given["column"]) for given in self.pictures.values() if isinstance(given, dict) and "column" in given
+        ]
+
+    @cached_property
+    def _table(self) -> Table | None:
+        return find_table(None if self.table is None else locate(self.table), self._root) if self._columns else None
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """The row of each picture in the table."""
+        return [] if self._table is None else self._table.rows_of(self._names, self._root)
+
+    @cached_property
+    def _conditions(self) -> dict[str, Column]:
+        """Every condition but pictures, in the order of the pictures."""
+        found: dict[str, Column] = {}
+        if self.labels is True:
+            number = {name: index for index, name in enumerate(self._classes)}
+            rows = torch.tensor([number[name.split("/")[0]] for name in self._names])
+            found["label"] = Column(ConditionSpec((), "long", len(self._classes), self._classes), rows)
+        if self.captions is True:
+            found["text"] = caption_files(self._names, self._root, self._found.texts)
+        table, order = self._table, self._order
+        if table is None:
+            return found
+
+        def fault(row: int, problem: str, fix: str) -> DataError:
+            return table.fault(order[row], problem, fix)
+
+        texts = table.file.suffix.lower() not in JSON_LINES
+        classes = ({"label": self.labels} if isinstance(self.labels, str) else {}) | self.classes
+        for name, column in classes.items():
+            found[name] = as_classes(table.column(column, order), fault, f"column {column!r}")
+        if isinstance(self.captions, str):
+            found["text"] = as_captions(table.column(self.captions, order), fault, f"column {self.captions!r}")
+        for name, given in self.numbers.items():
+            columns = (given,) if isinstance(given, str) else given
+            found[name] = as_numbers([table.column(one, order) for one in columns], fault, columns, texts)
+        return found
+
+    @cached_property
+    def _paired(self) -> dict[str, Paired]:
+        usual = {"size": self.size, "color": self.color}
+        return {
+            name: pair(name, given, self._names, self._root, self._table, self._order, usual)
+            for name, given in self.pictures.items()
+        }
 
     @cached_property
     def _root(self) -> Path:
@@ -109,23 +198,29 @@ class Images(FileData):
             )
         return found
 
-    @property
+    @cached_property
     def _names(self) -> list[str]:
-        return self._found.names
+        """The pictures, without those that a column of the table names as conditions."""
+        columns = [self._table.files(name, self._root) for name in self._file_columns] if self._table else []
+        named = {name for column in columns for name in column}
+        return [name for name in self._found.names if name not in named]
 
     @property
     def _unused(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         ignored = {**self._found.ignored, **({"unusable": len(self._reasons)} if self._reasons else {})}
-        if not self.labels:
-            return self._found.left_out, ignored
-        empty = {f"folder {name!r} without a picture": 1 for name in self._found.folders if name not in self._classes}
-        return {**self._found.left_out, **empty}, ignored
+        if self.captions is True:
+            ignored.pop(CAPTION, None)
+        empty = {
+            f"folder {name!r} without a picture": 1
+            for name in self._found.folders
+            if self.labels is True and name not in self._classes
+        }
+        extra = {f"{one.name} without a picture": one.extra for one in self._paired.values() if one.extra}
+        return {**self._found.left_out, **empty, **extra}, ignored
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        """Names of the sub-folders, sorted; empty without labels."""
-        if not self.labels:
-            return ()
+        """Names of the sub-folders, sorted."""
         loose = [name for name in self._names if "/" not in name]
         if loose:
             raise DataError(
@@ -136,9 +231,14 @@ class Images(FileData):
         return tuple(sorted({name.split("/")[0] for name in self._names}))
 
     @cached_property
+    def _sizes(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+        """(H, W) of each picture, and the reason for each file that is unusable, according to its header."""
+        return self._each(self._names, lambda name: picture_size(self._root / name))
+
+    @cached_property
     def _headers(self) -> tuple[tuple[int, int], dict[str, str]]:
         """The common (H, W), and the reason for each file that is unusable according to its header."""
-        sizes, reasons = self._each(self._names, lambda name: picture_size(self._root / name))
+        sizes, reasons = self._sizes
         counts = Counter(sizes.values())
         if not counts:
             raise unusable(reasons, len(self._names))
@@ -172,14 +272,16 @@ class Images(FileData):
         return results, reasons
 
     @cached_property
-    def _pictures(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _pictures(self) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, str]]:
         """The decoded pictures if they fit in memory, and the reason for each unusable file that is known so far."""
-        if fits_in_memory(self.resident, len(self._names) * math.prod(self.spec.shape)):
-            return self._each(self._names, self._read)
+        shapes = [self.spec.shape, *(self.spec.conditions[name].shape for name in self._paired)]
+        if fits_in_memory(self.resident, len(self._names) * sum(map(math.prod, shapes))):
+            return self._each(self._names, self._reader)
         return {}, dict(self._headers[1])
 
-    def _read(self, name: str) -> Tensor:
-        return read_picture(self._root / name, self.size, self.color)
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self._root, self.size, self.color, tuple(self._paired.values()))
 
     @property
     def _reasons(self) -> dict[str, str]:
@@ -191,7 +293,7 @@ class Images(FileData):
         rows = divide(self._names, self.held_out)
         if not pictures and self.errors == "skip":  # only decoding shows whether a small part has a usable picture
             few = [self._names[row] for part in rows if len(part) <= self.max_skipped for row in part]
-            reasons.update(self._each([name for name in few if name not in reasons], self._read)[1])
+            reasons.update(self._each([name for name in few if name not in reasons], self._reader)[1])
         self._report(reasons)
         good = [name not in reasons for name in self._names]
         if not all(any(good[row] for row in part) for part in rows):
@@ -212,47 +314,71 @@ class Images(FileData):
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         warnings.warn(f"skipped {len(reasons)} of {len(self._names)} images: {listed}", stacklevel=2)
 
-    def _part(self, rows: list[int], pictures: Mapping[str, Tensor]) -> Split:
+    def _part(self, rows: list[int], pictures: Mapping[str, tuple[Tensor, ...]]) -> Split:
         names = tuple(self._names[row] for row in rows)
-        labels = torch.tensor([self._classes.index(name.split("/")[0]) for name in names]) if self.labels else None
+        cond = {name: column.rows[rows] for name, column in self._conditions.items()}
         if pictures:
-            return in_memory(torch.stack([pictures[name] for name in names]), labels)
-        shape = self.spec.shape
-        return PictureFiles(self._root, names, labels, self.size, self.color, shape, self.errors, self.max_skipped)
+            x, *pairs = (torch.stack(each) for each in zip(*(pictures[name] for name in names), strict=True))
+            return InMemorySplit(x, cond | dict(zip(self._paired, pairs, strict=True)))
+        shapes = self.spec.shape, *(self.spec.conditions[name].shape for name in self._paired)
+        return PictureFiles(self._reader, names, cond, shapes, self.errors, self.max_skipped)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decodes a picture below `root`, and its partners."""
+
+    root: Path
+    size: int | None
+    color: Color
+    paired: tuple[Paired, ...] = ()
+
+    def __call__(self, name: str) -> tuple[Tensor, ...]:
+        """Return x: (C, H, W), and the pictures that are its conditions, uint8. Raises PictureError."""
+        x = read_picture(self.root / name, self.size, self.color)
+        return x, *(paired.read(name) for paired in self.paired)
 
 
 @dataclass(frozen=True)
 class PictureFiles(Split):
-    """The pictures `names` below `root`, each decoded when it is read; a worker process receives only their names."""
+    """The pictures `names`, each decoded when it is read; `shapes` are those of x and of the pictures beside it.
 
-    root: Path
+    A worker process receives only names, and the conditions other than pictures.
+    """
+
+    reader: Reader
     names: tuple[str, ...]
-    labels: Tensor | None
-    size: int | None
-    color: Color
-    shape: tuple[int, ...]
+    cond: Cond
+    shapes: tuple[tuple[int, ...], ...]
     errors: Errors
     max_skipped: int
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each picture, None without classes."""
+        return self.cond.get("label")
+
     def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
         index = range(len(self.names))[index]
         reasons: dict[str, str] = {}
         for place in range(index, index + len(self.names)):
-            name = self.names[place % len(self.names)]
+            row = place % len(self.names)
             try:
                 with without_warnings():
-                    x = read_picture(self.root / name, self.size, self.color)
-                if tuple(x.shape) != self.shape:
-                    raise PictureError(f"its shape {tuple(x.shape)} is not {self.shape}")
+                    read = self.reader(self.names[row])
+                for picture, shape in zip(read, self.shapes, strict=True):
+                    if tuple(picture.shape) != shape:
+                        raise PictureError(f"its shape {tuple(picture.shape)} is not {shape}")
             except PictureError as error:
-                reasons[name] = str(error)
+                reasons[self.names[row]] = str(error)
                 if self.errors == "error" or len(reasons) > self.max_skipped:
                     break
             else:
-                return x, {} if self.labels is None else {"label": self.labels[place % len(self.names)]}
+                pairs = dict(zip((one.name for one in self.reader.paired), read[1:], strict=True))
+                return read[0], {name: value[row] for name, value in self.cond.items()} | pairs
         limit = None if self.errors == "error" else self.max_skipped
         raise unusable(reasons, len(self.names), limit=limit)
 
@@ -292,137 +418,3 @@ def replace_unusable(good: Sequence[bool], rows: Sequence[int]) -> list[int]:
             following = rows[place]
         sources[place] = following
     return sources
-
-
-class PictureError(Exception):
-    """Raised for a file that cannot be used; the message is the reason."""
-
-
-@dataclass
-class Found:
-    """The files below a folder: pictures by relative path with slashes, sorted, and the numbers of all other files.
-
-    `folders` are the names of the sub-folders; `left_out` and `ignored` count unexpected and expected files by reason.
-    """
-
-    names: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    ignored: Counter[str] = field(default_factory=Counter)
-
-
-def find_pictures(root: Path) -> Found:
-    """Find the pictures below `root`, hidden ones excepted. Each folder is read once, links after all others."""
-    found = Found()
-    folders, links, seen = [""], list[str](), set[tuple[int, int]]()
-    while folders or links:
-        inner = folders.pop() if folders else links.pop()
-        try:
-            status = os.stat(root / inner)
-            if (place := (status.st_dev, status.st_ino)) in seen:
-                found.left_out["links to a folder that is read already"] += 1
-                continue
-            seen.add(place)
-            entries = sorted(os.scandir(root / inner), key=lambda entry: entry.name, reverse=True)
-        except OSError as error:
-            if not inner:
-                raise DataError(
-                    f"{root} cannot be read: {error.strerror}", code="DK301", fix="allow reading it"
-                ) from error
-            found.left_out["folders that cannot be read"] += 1
-            continue
-        for entry in entries:
-            name = f"{inner}/{entry.name}" if inner else entry.name
-            suffix = Path(entry.name).suffix.lower()
-            if entry.name.startswith("."):
-                found.ignored["hidden"] += 1
-            elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
-                (links if entry.is_symlink() else folders).append(name)
-                if not inner:
-                    found.folders.append(name)
-            elif not (os.path.isfile(entry) if entry.is_symlink() else entry.is_file()):
-                found.left_out["broken links" if entry.is_symlink() else "pipes, sockets or devices"] += 1
-            elif suffix in SUFFIXES:
-                found.names.append(name)
-            else:
-                (found.ignored if suffix in SIDECARS else found.left_out)[suffix or "without a suffix"] += 1
-    found.names.sort()
-    return found
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Read (H, W) of the decoded picture from the header alone. Raises PictureError."""
-    with _opened(path) as image:
-        return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
-
-
-def read_picture(path: Path, size: int | None, color: Color) -> Tensor:
-    """Decode a picture, upright by its EXIF data, 16-bit grey as 8 bits, transparent parts white.
-
-    Args:
-        path: the file.
-        size: length to which the shorter side is scaled (Lanczos) before the centre is cropped to a square; None
-            keeps the picture as it is.
-        color: "rgb" or "grey".
-
-    Returns:
-        uint8 (C, H, W).
-
-    Raises:
-        PictureError: the file cannot be used.
-    """
-    with _opened(path) as image:
-        turn = UPRIGHT.get(_orientation(image))
-        picture = _eight_bits(image).convert("RGB" if color == "rgb" else "L")
-        picture = picture if turn is None else picture.transpose(turn)
-        if size is not None and picture.size != (size, size):
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.array(picture))
-    return pixels[None] if color == "grey" else pixels.permute(2, 0, 1).contiguous()
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return EXIF orientation, 1 to 8; 5 and more swap the sides. Call it before the pixels are decoded."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # a PNG may store it behind the pixels, so that reading it would decode them
-    return int(image.getexif().get(EXIF_ORIENTATION, 1))
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return the same picture in a mode that `convert` can turn into RGB or L without loss."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise PictureError(f"grey values from {values.min()} to {values.max()} are not 16-bit")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise PictureError("floating-point pixels; store it as 8 or 16 bits")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture)
-    return image
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Suppress Pillow's warnings about odd metadata and many pixels; to be entered in one thread only."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture and check its size before any pixel is decoded; turn every failure inside into PictureError."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise PictureError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
-            yield image
-    except Image.DecompressionBombError as error:
-        raise PictureError("too many pixels for a photograph") from error
-    except UnidentifiedImageError as error:
-        raise PictureError("empty file" if path.stat().st_size == 0 else "not a PNG, JPEG, WEBP or BMP") from error
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
-        raise PictureError(f"damaged: {error or type(error).__name__}") from error

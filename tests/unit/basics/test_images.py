@@ -18,12 +18,10 @@ from diffkit.basics.data.images import (
     Images,
     PictureError,
     PictureFiles,
-    find_pictures,
-    picture_size,
-    read_picture,
+    Reader,
     replace_unusable,
-    without_warnings,
 )
+from diffkit.basics.data.pictures import find_pictures, picture_size, read_picture, without_warnings
 from diffkit.data import DataSpec, InMemorySplit
 from diffkit.errors import DataError
 
@@ -220,7 +218,8 @@ def test_damage_found_while_streaming(folder):
     (folder / "05.png").write_bytes(raw[:60] + b"\0\0\0\0" + raw[64:])
     with pytest.raises(DataError, match="1 of 19 images"):
         Images(str(folder), held_out=1, resident="never").split("train")  # the summary reads it
-    split = PictureFiles(folder, tuple(f"{i:02}.png" for i in range(19)), None, None, "rgb", (3, 6, 5), "error", 1)
+    reader = Reader(folder, None, "rgb")
+    split = PictureFiles(reader, tuple(f"{i:02}.png" for i in range(19)), {}, ((3, 6, 5),), "error", 1)
     place = split.names.index("05.png")
     with pytest.raises(DataError, match="1 of 19 images") as raised:
         split[place]
@@ -229,7 +228,7 @@ def test_damage_found_while_streaming(folder):
     assert torch.equal(skipping[place][0], skipping[place + 1][0])
     assert torch.equal(skipping[place][0], skipping[place][0])
     (folder / "06.png").unlink()
-    strict = PictureFiles(folder, ("05.png", "06.png", "07.png"), None, None, "rgb", (3, 6, 5), "skip", 1)
+    strict = PictureFiles(reader, ("05.png", "06.png", "07.png"), {}, ((3, 6, 5),), "skip", 1)
     with pytest.raises(DataError, match="max_skipped = 1"):
         strict[0]
 

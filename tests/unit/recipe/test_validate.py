@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from diffkit import Recipe, load_recipe
 from diffkit.errors import DiffkitError, RecipeError
@@ -193,3 +196,25 @@ def test_a_schedule_that_ends_far_from_noise_is_a_warning(base: str) -> None:
         "digits", ["schedule={name: linear, steps: 100, beta_start: 1.0e-3, beta_end: 0.2}"]
     ).warnings
     assert not load_recipe("digits").warnings
+
+
+def test_an_augmentation_that_does_not_state_whether_it_moves_pixels(tmp_path: Path) -> None:
+    """A picture among the conditions would stay where it is, or change its colours."""
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("L", (4, 4), i).save(tmp_path / name / f"{i}.png")
+    text = f"""
+name: pairs
+data: {{name: images, path: {tmp_path / "x"}, color: grey, pictures: {{mask: y}}, augment: [flip, shift]}}
+conditions: {{mask: concat}}
+schedule: {{name: linear, steps: 10, beta_start: 0.1, beta_end: 0.6}}
+parameterization: eps
+network: {{name: unet, channels: 8, multipliers: [1], blocks: 1, attention: []}}
+train: {{steps: 100, batch_size: 4}}
+sample: {{sampler: ancestral, count: 4}}
+"""
+    found = fault(text, "DK115", "data.augment.1")
+    assert "augmentation shift does not state whether it moves pixels, but the condition mask" in found.message
+    assert valid(text, "conditions={}")
+    assert valid(text, "data.augment=[flip]")

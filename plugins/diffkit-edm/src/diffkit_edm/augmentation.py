@@ -44,6 +44,7 @@ class EDM(Augmentation):
     translate: Strength = 0.125
     labels: bool = True
     draws = 13
+    moves = True
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
         if x.ndim != 4:
