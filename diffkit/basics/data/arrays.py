@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,11 +18,12 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit import Cond, DataError, DataSpec, FilePath, Part, Split
+from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split
 
 from . import files
+from .array_conditions import ConditionRows, check_condition, condition_rows
 from .files import FileData, Resident, archive_note, damaged, fingerprint, fits_in_memory, locate, require
-from .splits import HeldOut, check_held_out, check_label_type, check_labels, divide, in_memory
+from .splits import HeldOut, check_held_out, check_label_type, check_labels, divide
 
 Array = NDArray[Any]
 Layout = Literal["auto", "channels-last", "channels-first"]
@@ -48,16 +49,19 @@ class Arrays(FileData):
     without labels. Shapes: images (N, H, W, C), (N, C, H, W) or (N, H, W), vectors (N, D); `layout: auto` takes the
     one axis of at most 4 for the channels, and (N, H, W) for grey images. With a `layout`, arrays of three axes are
     series: (N, L, C) or (N, C, L). The model reads uint8 scaled to [-1, 1], and floats unchanged; `bounded: true`
-    declares that they lie in [-1, 1]. Labels are 0..K-1. `held_out`: a number of examples, or a fraction.
-    `resident: auto` streams a .npy file above 1 GiB through `workers` processes, and refuses an .npz file that unpacks
-    to more; `always` reads both into memory.
-    Raises DataError: DK301 missing, DK302 damaged, DK303 pickled, DK304 too few, DK305 labels, DK307 a value that is
+    declares that they lie in [-1, 1]. Labels are 0..K-1. `conditions` maps names of further conditions to arrays:
+    integers (N,) are classes, floats numbers, texts (N,) texts, and arrays with the axes of the examples, or all but
+    that of the channels, are pictures, series or volumes in the layout of the examples. `held_out`: a number of
+    examples, or a fraction. `resident: auto` streams .npy files above 1 GiB through `workers` processes, and refuses an
+    .npz file that unpacks to more; `always` reads both into memory.
+    Raises DataError: DK301 missing, DK302 damaged, DK303 pickled, DK304 too few, DK305 conditions, DK307 a value that is
     not finite or not bounded, DK308 shape or type.
     """
 
     path: FilePath
     images: str = "images"
     labels: str | None = None
+    conditions: dict[str, str] = field(default_factory=dict)
     layout: Layout = "auto"
     bounded: bool = False
     held_out: HeldOut = 0.1
@@ -66,8 +70,11 @@ class Arrays(FileData):
 
     def __post_init__(self) -> None:
         check_held_out(self.held_out)
-        if self.path.endswith(".npy") and self.labels is not None:
-            raise ValueError("one .npy file holds no labels; give the folder that holds both files, or an .npz")
+        if self.path.endswith(".npy") and (self.labels is not None or self.conditions):
+            option = "labels" if self.labels is not None else "conditions"
+            raise ValueError(f"one .npy file holds no {option}; give the folder that holds both files, or an .npz")
+        if self.labels is not None and "label" in self.conditions:
+            raise ValueError("two options state the condition label: labels and conditions")
         if self.path.endswith(".npz") and self.resident == "never":
             raise ValueError("an .npz file cannot be streamed; save .npy files, or leave resident at auto")
 
@@ -75,18 +82,25 @@ class Arrays(FileData):
     def spec(self) -> DataSpec:
         channels, *size = to_channels_first(self._images[:1], self._layout, source=self._source).shape[1:]
         discrete = self._images.dtype == np.uint8
-        classes = None if self._labels is None else int(self._labels.max()) + 1
-        return DataSpec(channels, tuple(size), classes, self.bounded or discrete, bins=256 if discrete else None)
+        described = {name: rows.spec for name, rows in self._conditions.items()}
+        bins = 256 if discrete else None
+        return DataSpec(channels, tuple(size), bounded=self.bounded or discrete, bins=bins, conditions=described)
 
     def fingerprint(self) -> str:
         if self._root.is_file():
-            return fingerprint(self, self._root.parent, [self._root.name])
-        return fingerprint(self, self._root, [f"{key}.npy" for key in (self.images, self.labels) if key])
+            own = fingerprint(self, self._root.parent, [self._root.name])
+            return f"{own}:{self.conditions}" if self.conditions else own
+        return fingerprint(self, self._root, [f"{key}.npy" for key in self._keys])
 
     @cached_property
     def _root(self) -> Path:
         fix = "name an .npz file, a .npy file or a folder of .npy files: data.path"
         return require(locate(self.path), "the array data", fix)
+
+    @property
+    def _keys(self) -> list[str]:
+        """Names of the arrays that are read."""
+        return list(dict.fromkeys([self.images, *([self.labels] if self.labels else []), *self.conditions.values()]))
 
     @property
     def _source(self) -> str:
@@ -97,7 +111,7 @@ class Arrays(FileData):
         if self._root.is_file() and self._root.suffix != ".npz":
             return {}, {}
         names = npz_names(self._root) if self._root.is_file() else [file.stem for file in self._root.glob("*.npy")]
-        return {}, {f"array {name!r}": 1 for name in names if name not in (self.images, self.labels)}
+        return {}, {f"array {name!r}": 1 for name in names if name not in self._keys}
 
     def _open(self, key: str, check: Check) -> Array:
         if self._root.is_file():
@@ -109,7 +123,7 @@ class Arrays(FileData):
                 f"{self._root} holds no {key}.npy" + (" that is a regular file" if path.exists() else ""),
                 code="DK301",
                 choices=sorted(file.stem for file in self._root.glob("*.npy")) or "none: the folder has no .npy file",
-                fix="name the arrays: data.images and data.labels, without .npy",
+                fix="name the arrays: data.images, data.labels and data.conditions, without .npy",
                 notes=archive_note(self._root),
             )
         return open_npy(path, check)
@@ -132,18 +146,26 @@ class Arrays(FileData):
         return resolve_layout(self.layout, self._images.shape, self._source)
 
     @cached_property
-    def _labels(self) -> Tensor | None:
-        if self.labels is None:
-            return None
-        count, source = len(self._images), f"{self._root}: {self.labels}"
-        labels = self._open(self.labels, partial(check_label_type, count=count, source=source))
-        return check_labels(labels, count, None, source)
+    def _conditions(self) -> dict[str, ConditionRows]:
+        """The conditions of all examples."""
+        count, found = len(self._images), dict[str, ConditionRows]()
+        if self.labels is not None:
+            source = f"{self._root}: {self.labels}"
+            labels = self._open(self.labels, partial(check_label_type, count=count, source=source))
+            classes = check_labels(labels, count, None, source)
+            found["label"] = ConditionRows(ConditionSpec((), "long", int(classes.max()) + 1), classes)
+        for name, key in self.conditions.items():
+            source = f"{self._root}: {key}"
+            array = self._open(key, partial(check_condition, count=count, source=source))
+            layout = self._layout if array.ndim == self._images.ndim else "auto"
+            found[name] = condition_rows(array, self._images.ndim, partial(to_pictures, layout, source), source)
+        return found
 
     @cached_property
     def _parts(self) -> Mapping[Part, Split]:
         train, held_out = divide([str(i) for i in range(len(self._images))], self.held_out)
-        resident = self._packed or fits_in_memory(self.resident, self._images.nbytes)
-        make = self._in_memory if resident else self._stream
+        size = self._images.nbytes + sum(rows.nbytes for rows in self._conditions.values())
+        make = self._in_memory if self._packed or fits_in_memory(self.resident, size) else self._stream
         return {"train": make(torch.as_tensor(train)), "held-out": make(torch.as_tensor(held_out))}
 
     def _in_memory(self, rows: Tensor) -> Split:
@@ -159,11 +181,11 @@ class Arrays(FileData):
             x = piece.new_empty((len(at), *piece.shape[1:])) if x is None else x
             x[start : start + size] = piece
         assert x is not None
-        return in_memory(x, None if self._labels is None else self._labels[rows])
+        return InMemorySplit(x, {name: condition(at) for name, condition in self._conditions.items()})
 
     def _stream(self, rows: Tensor) -> Split:
         path = self._root if self._root.is_file() else self._root / f"{self.images}.npy"
-        return ArrayRows(path, rows, None if self._labels is None else self._labels[rows], self._layout, self.bounded)
+        return ArrayRows(path, rows, self._conditions, self._layout, self.bounded)
 
 
 @dataclass(frozen=True)
@@ -172,9 +194,14 @@ class ArrayRows(Split):
 
     path: Path
     rows: Tensor
-    labels: Tensor | None
+    conditions: Mapping[str, ConditionRows]
     layout: Layout
     bounded: bool
+
+    @property
+    def labels(self) -> Tensor | None:
+        """The class of each example, None without classes."""
+        return self.conditions["label"](self.rows.numpy()) if "label" in self.conditions else None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -183,7 +210,7 @@ class ArrayRows(Split):
         row = int(self.rows[index])
         part = self._array[row : row + 1]
         x = to_channels_first(part, self.layout, source=self.path, bounded=self.bounded, numbers=[row])[0]
-        return x, {} if self.labels is None else {"label": self.labels[index]}
+        return x, {name: condition([row])[0] for name, condition in self.conditions.items()}
 
     @cached_property
     def _array(self) -> Array:
@@ -223,6 +250,21 @@ def resolve_layout(layout: Layout, shape: tuple[int, ...], source: object) -> La
             fix="set data.layout",
         )
     return "channels-last" if last else "channels-first"
+
+
+def to_pictures(layout: Layout, source: str, rows: Array, numbers: Sequence[int] | Array) -> Tensor:
+    """Convert rows of a condition as those of the examples; without an axis of channels they have one channel.
+
+    Args:
+        layout: the resolved layout; `auto` for rows without an axis of channels.
+        source: the array, named in messages.
+        rows: uint8 or floats, examples first.
+        numbers: the number of each row.
+
+    Returns:
+        (N, C, *S).
+    """
+    return to_channels_first(rows[:, None] if layout == "auto" else rows, layout, source=source, numbers=numbers)
 
 
 def to_channels_first(
@@ -339,7 +381,7 @@ def read_npz(path: Path, key: str, check: Check, limit: int | None) -> Array:
     with _opened(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if key not in members:
-            fix = "name the arrays: data.images and data.labels"
+            fix = "name the arrays: data.images, data.labels and data.conditions"
             names = ", ".join(map(repr, sorted(members)[:MAX_LISTED])) or "none: the file is empty"
             raise DataError(f"{path} holds no array {key!r}", code="DK301", choices=names, fix=fix)
         member = members[key]

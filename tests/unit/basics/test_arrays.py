@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from diffkit.basics.data import arrays, files
 from diffkit.basics.data.arrays import ArrayRows, Arrays
-from diffkit.data import DataSpec, InMemorySplit
+from diffkit.data import ConditionSpec, DataSpec, InMemorySplit, as_texts, stack
 from diffkit.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_values_outside_of_declared_bounds(tmp_path):
 
 def test_streamed_values_are_checked_when_read(tmp_path):
     path = save(tmp_path, images=np.full((20, 2), np.nan))
-    split = ArrayRows(tmp_path / "images.npy", torch.arange(20), None, "auto", False)
+    split = ArrayRows(tmp_path / "images.npy", torch.arange(20), {}, "auto", False)
     with pytest.raises(DataError, match="example 7") as raised:
         split[7]
     assert raised.value.code == "DK307"
@@ -354,3 +354,80 @@ def test_packed_arrays_have_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_RESIDENT_BYTES", 1000)
     assert "unpacks to" in failure(Arrays(str(tmp_path / "x.npz"))).message
     assert len(Arrays(str(tmp_path / "x.npz"), resident="always").split("train")) > 20
+
+
+FURTHER = {
+    "kind": (np.arange(30) % 4, ConditionSpec((), "long", 4)),
+    "angle": (np.linspace(0, 1, 30), ConditionSpec()),
+    "pose": (RNG.standard_normal((30, 3)).astype(np.float16), ConditionSpec((3,))),
+    "text": (np.array([f"a hat {i}" for i in range(30)]), ConditionSpec((8,), "text")),
+    "tokens": (RNG.standard_normal((30, 77, 8, 2, 1)), ConditionSpec((77, 8, 2, 1))),
+    "mask": (BYTES[..., 0], ConditionSpec((1, 6, 5), "uint8")),
+    "low": (BYTES[:, ::2, ::2], ConditionSpec((3, 3, 3), "uint8")),
+    "depth": (np.asfortranarray(RNG.standard_normal((30, 6, 5, 1))), ConditionSpec((1, 6, 5))),
+    "code": (BYTES[:, 0, 0], ConditionSpec((3,), "uint8")),
+}
+
+
+def test_any_array_is_a_condition_in_memory_and_streamed(tmp_path):
+    path = save(tmp_path, images=BYTES, labels=LABELS, **{name: array for name, (array, _) in FURTHER.items()})
+    named = {name: name for name in FURTHER}
+    kept, read = (Arrays(path, labels="labels", conditions=named, resident=one) for one in ("always", "never"))
+    assert kept.spec.conditions == {name: spec for name, (_, spec) in FURTHER.items()} | {
+        "label": ConditionSpec((), "long", 3)
+    }
+    split = read.split("train")
+    assert isinstance(split, ArrayRows)
+    shipped = pickle.loads(pickle.dumps(split))  # noqa: S301 - as a spawned worker does
+    assert len(pickle.dumps(split)) < 20_000
+    x, cond = stack(kept.split("train"), range(27))
+    same, other = (stack(part, range(27))[1] for part in (split, shipped))
+    assert cond.keys() == same.keys() == other.keys() == kept.spec.conditions.keys()
+    assert all(torch.equal(cond[name], same[name]) and torch.equal(cond[name], other[name]) for name in cond)
+    for i, one in enumerate(x):
+        row = next(k for k in range(30) if (BYTES[k].transpose(2, 0, 1) == one.numpy()).all())
+        assert cond["mask"][i, 0].tolist() == BYTES[row, ..., 0].tolist()
+        assert cond["depth"][i, 0].tolist() == FURTHER["depth"][0][row, ..., 0].astype(np.float32).tolist()
+        assert cond["kind"][i] == row % 4
+        assert as_texts(cond["text"][i : i + 1]) == [f"a hat {row}"]
+
+
+def test_conditions_enter_the_fingerprint(tmp_path):
+    path = save(tmp_path, images=BYTES, kind=LABELS)
+    plain, whole = Arrays(path), Arrays(path, conditions={"kind": "kind"})
+    before, after = plain.fingerprint(), whole.fingerprint()
+    save(tmp_path, kind=LABELS[::-1].copy())
+    assert Arrays(path).fingerprint() == before
+    assert Arrays(path, conditions={"kind": "kind"}).fingerprint() != after
+    np.savez(tmp_path / "x.npz", images=BYTES, a=LABELS, b=LABELS)
+    packed = [Arrays(str(tmp_path / "x.npz"), conditions={"kind": key}).fingerprint() for key in "ab"]
+    assert packed[0] != packed[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros(29), "(29,) rows for 30 examples"),
+        (np.zeros((30, 0)), "(30, 0) rows for 30 examples"),
+        (np.zeros((30, 3), np.int64), "cannot be int64"),
+        (np.zeros(30, bool), "cannot be bool"),
+        (np.zeros(30, complex), "cannot be complex128"),
+        (np.array(["a"] * 30).reshape(30, 1), "cannot be <U1"),
+        (np.full(30, -1), "label -1 of example 0"),
+        (np.where(np.arange(30) == 7, np.nan, 0.0), "a value of example 7 is not finite"),
+        (np.where(np.arange(30) == 7, 1e300, 0.0), "a value of example 7 is not finite"),
+    ],
+)
+def test_arrays_that_are_not_conditions(tmp_path, array, told):
+    error = failure(Arrays(save(tmp_path, images=BYTES, extra=array), conditions={"pose": "extra"}))
+    assert told in error.message
+    assert error.code == "DK305"
+    assert "extra" in error.message
+
+
+def test_conditions_need_a_file_of_their_own(tmp_path):
+    with pytest.raises(ValueError, match=r"one \.npy file holds no conditions"):
+        Arrays("x.npy", conditions={"pose": "pose"})
+    with pytest.raises(ValueError, match="two options state the condition label"):
+        Arrays("x.npz", labels="labels", conditions={"label": "kind"})
+    assert failure(Arrays(save(tmp_path, images=BYTES), conditions={"pose": "pose"})).code == "DK301"
