@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from diffkit import Assembly, Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe.effective import effective
-from diffkit.runs.sampling import SampleBatch, draw_samples, plan_sampling
+from diffkit.runs.planning import plan_sampling
+from diffkit.runs.sampling import SampleBatch, draw_samples
 from diffkit.runs.training import make_trainer
 
 METRICS = {

@@ -23,7 +23,8 @@ import torch
 from digits_quality import contest, held_out, ours, scores
 
 from diffkit import Assembly, Model, assemble, build, load_recipe
-from diffkit.runs.sampling import draw_samples, plan_sampling
+from diffkit.runs.planning import plan_sampling
+from diffkit.runs.sampling import draw_samples
 
 ROOT = Path(__file__).parents[1]
 COUNT, SEED = 512, 0

@@ -49,7 +49,7 @@ from .errors import (
     UsageError as UsageError,
 )
 from .estimate import Estimate as Estimate
-from .grid import Grid as Grid
+from .grid import Grid as Grid, Rounding as Rounding
 from .guidance import Guidance as Guidance, evaluate as evaluate, guide as guide
 from .host import Entry as Entry, Kind as Kind, hookimpl as hookimpl
 from .interface import attribute as attribute

@@ -20,9 +20,8 @@ from .parameterization import Parameterization
 from .scalar import Scalar
 from .schedule import Schedule
 
-SLACK = 1e-5
-"""Relative tolerance in the angle of a level at the ends of the schedule: SLACK at the clean end, SLACK^2 at the
-noisy end."""
+SLACK_CLEAN, SLACK_NOISY = 1e-5, 1e-6
+"""Relative tolerance in the angle of a level at the ends of the schedule: levels from tables in float32 lie within."""
 
 
 class Denoiser(Protocol):
@@ -39,11 +38,15 @@ class Model:
     The levels of a sampler need not lie on `schedule`: x is rescaled to the level of `schedule` with the same
     signal-to-noise ratio, which changes neither x0 nor eps, and the level is never rounded. The network computes in
     the type of its weights (or under autocast); its output is decoded in the type of x.
+
+    `rounds_time`: pass the index of a schedule to the network rounded to a whole number, halves to even; the level of x
+    and the decoding stay exact.
     """
 
     network: nn.Module
     parameterization: Parameterization
     schedule: Schedule
+    rounds_time: bool = False
 
     def __post_init__(self) -> None:
         kinds = {"network": nn.Module, "parameterization": Parameterization, "schedule": Schedule}
@@ -128,17 +131,17 @@ class Model:
         if c_noise is not None:
             return c_noise
         index = self.schedule.index(self.schedule.time(level) if t is None else t)
-        if not getattr(self.network, "integer_time", False):
+        if not self.rounds_time and not getattr(self.network, "integer_time", False):
             return index
         return index.round() if isinstance(index, Tensor) else float(round(index))
 
     def _check_inside(self, level: Level) -> None:
         """Raise LevelError if a level of floats lies outside the schedule."""
         clean, noise = self.schedule.level(self.schedule.t_clean), self.schedule.noise
-        if not float(clean.angle) * (1 - SLACK) <= float(level.angle) <= float(noise.angle) * (1 + SLACK**2):
+        if not float(clean.angle) * (1 - SLACK_CLEAN) <= float(level.angle) <= float(noise.angle) * (1 + SLACK_NOISY):
             raise LevelError(
-                f"a level with sigma/alpha = {float(level.ratio):.6g} is outside the levels the model was trained on, "
-                f"[{float(clean.ratio):.6g}, {float(noise.ratio):.6g}]",
+                f"a level with sigma/alpha = {float(level.ratio):.9g} is outside the levels the model was trained on, "
+                f"[{float(clean.ratio):.9g}, {float(noise.ratio):.9g}]",
                 code="DK506",
                 fix="start and end the grid inside (sample.grid, sample.start), or use a sampler that adds less noise",
             )

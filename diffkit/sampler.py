@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -70,6 +70,13 @@ class Sampler(ABC, Generic[State]):
     def dtype(self) -> torch.dtype | None:
         """Type of the state; None (default) for that of x."""
         return None
+
+    @attribute
+    def presets(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """How other libraries run this sampler: the name of a library and keys of the section `sample` of a recipe, an
+        item for each of its grids, the usual one first; default none.
+        """
+        return ()
 
     def init(self, levels: Sequence[Level]) -> State | None:
         """Return the state before the first step; coefficients can be computed once for all `levels` here."""

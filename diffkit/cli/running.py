@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -171,6 +172,9 @@ def _interval(found: Interval | None) -> str:
 @click.option(
     "--negative", metavar="TEXT", help="Short for --guidance cfg.negative=TEXT: what samples are not to show."
 )
+@click.option(
+    "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
@@ -190,6 +194,7 @@ def sample(
     guidances: tuple[str, ...],
     scale: float | None,
     negative: str | None,
+    changes: tuple[str, ...],
     seed: int,
     form: str | None,
     out: Path | None,
@@ -197,17 +202,20 @@ def sample(
     quiet: bool,
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
+    from ..runs.planning import SampleRequest
     from ..runs.sample_files import condition_arrays, is_image, save_npz, save_png, shown
-    from ..runs.sampling import SampleRequest
     from ..runs.trained import open_run
 
-    opened = open_run(run, device=device)
+    if changes:  # in one place, so that a preset follows the sampler
+        given = ("sampler", sampler), ("grid", grid)
+        changes += tuple(f"sample.{name}={_flow(value)}" for name, value in given if value is not None)
+    opened = open_run(run, device=device, overrides=changes)
     data = opened.assembly.data
     form = _form(form, out, is_image(data))
     request = SampleRequest(
         count=count,
-        sampler=_component(sampler),
-        grid=_component(grid),
+        sampler=None if changes else _component(sampler),
+        grid=None if changes else _component(grid),
         steps=steps,
         weights=weights,
         seed=seed,
@@ -222,6 +230,7 @@ def sample(
         *guidances,
         f"scale{scale}" if scale is not None else None,
         negative and f"no-{negative}",
+        *changes,
     ]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     if len(name) > MAX_NAME_CHARACTERS:
@@ -256,6 +265,11 @@ def _component(text: str | None) -> str | dict[str, Any] | None:
         return text
     name, *options = re.split(r",(?![^\[]*\])", text)  # no comma within a list
     return {"name": name, **_options(options, f"--sampler {text}")}
+
+
+def _flow(text: str) -> str:
+    """Write a component of the command line as a value of `--set`."""
+    return json.dumps(found) if isinstance(found := _component(text), dict) else str(found)
 
 
 def _options(texts: Iterable[str], place: str) -> dict[str, Any]:

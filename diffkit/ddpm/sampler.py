@@ -24,7 +24,7 @@ class Ancestral(Sampler[None]):
     variance: Variance = "small"
     order = 1
     stochastic = True
-
+    presets = (("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),)
     law_options = ({"variance": "large"}, {"variance": "learned"})
 
     @property

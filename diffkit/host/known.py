@@ -7,7 +7,7 @@ from __future__ import annotations
 
 FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     "diffkit-compression": {},
-    "diffkit-ddim": {"sampler": ("ddim",)},
+    "diffkit-ddim": {"sampler": ("ddim", "plms")},
     "diffkit-diffusers": {
         "network": ("diffusers", "diffusers-unet", "scaled-time"),
         "sampler": ("diffusers",),

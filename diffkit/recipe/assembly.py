@@ -26,7 +26,7 @@ from ..objective import Objective, Weighting
 from ..optimizer import LRSchedule, Optimizer
 from ..parameterization import Parameterization
 from ..sampler import Sampler
-from ..schedule import Schedule, default_steps, sampled
+from ..schedule import Schedule, sampled
 from ..strategy import Strategy
 from ..times import Times
 from .construct import CONDITIONS, INJECTED, RECORD, Trial, add_shape, condition_of, construct, follows_shape, seeded
@@ -73,7 +73,7 @@ class Assembly:
     @property
     def steps(self) -> int:
         """The number of sampling steps."""
-        return self.recipe.sample.steps or default_steps(sampled(self.schedule, self.recipe.sample.start))
+        return self.recipe.sample.steps or self.grid.all_steps(sampled(self.schedule, self.recipe.sample.start))
 
     def levels(self, steps: int | None = None) -> list[Level]:
         """Return the levels that sampling visits, noisiest first; if `steps` is None, the recipe gives their number."""

@@ -21,7 +21,7 @@ from ..errors import DiffkitError, LevelError, Mark, RecipeError, UsageError
 from ..level import Level
 from ..metric import ModelSetting
 from ..network import Shape
-from ..schedule import Schedule, default_steps, sampled
+from ..schedule import Schedule, sampled
 from .construct import locate
 from .signature import section_parameters
 from .spec import Spec
@@ -245,12 +245,15 @@ def sampling_start(view: View) -> Iterator[RecipeError]:
         yield view.fault("DK116", f"sample.{error}", "sample.start", None)
         return
     for sampler, grid, steps in _drawings(view):
-        yield from _start(view, part, sampler, grid, view.value(steps) or default_steps(part))
+        yield from _start(view, part, sampler, grid, view.value(steps))
 
 
-def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, steps: int) -> Iterator[RecipeError]:
+def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, given: int | None) -> Iterator[RecipeError]:
     schedule, sampler, grid = view.built("schedule"), view.built(sampler_at), view.built(grid_at)
-    if grid is None or (part.steps is None and grid.discrete_only) or (part.steps is not None and steps > part.steps):
+    if grid is None:
+        return
+    steps = given or grid.all_steps(part)
+    if (part.steps is None and grid.discrete_only) or (part.steps is not None and steps > part.steps):
         return
     if part.noise.is_noise and not grid.reaches_noise:
         yield _cannot_start(view, grid_at, schedule.t_noise)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -52,12 +52,21 @@ class Sample(Config):
     from, for a sampler that cannot start at the end of the schedule. `labels`, by number or name, and `conditions`, by
     the name of the condition, are repeated until `count`. If some are given, the other conditions are null; if none is,
     every class has its turn, and further conditions are those of held-out examples.
+
+    `start_scale`: sampling starts from `sigma` times normal noise z, sigma that of the first level, or at `unit` scale:
+    from z itself (times the scale of the level if it is not 1), so that the first state has too much noise by the share
+    alpha^2 of its variance. `network_time`: the network receives the `exact` time of a level, or the nearest whole one
+    (`rounded`); the level stays exact. `preset: diffusers`: the grid and these two are those of diffusers for the
+    sampler, as far as the recipe does not state them.
     """
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
     grid: Annotated[ComponentSpec, ComponentField("grid", "trailing")]
     steps: Steps | None = None
     start: Annotated[float, Field(gt=0)] | None = None
+    start_scale: Literal["sigma", "unit"] = "sigma"
+    network_time: Literal["exact", "rounded"] = "exact"
+    preset: Name | None = None
     count: Count = 64
     labels: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
     conditions: dict[str, Given] = Field(default_factory=dict)

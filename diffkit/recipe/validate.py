@@ -16,6 +16,7 @@ from .condition_checks import CONDITION_CHECKS
 from .construct import CONDITIONS, INJECTED, Trial, in_order
 from .errors import did_you_mean, nearest, quote
 from .load import Source, raise_all, read
+from .presets import with_preset
 from .resolve import Resolver
 from .spec import Recipe
 
@@ -42,6 +43,7 @@ def load_recipe(
             plugins are at fault.
     """
     text, root = read(source, overrides)
+    root = with_preset(root)
     resolver = Resolver(root)
     recipe = resolver.read(Recipe)
     components = in_order(resolver.components)

@@ -29,15 +29,8 @@ from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .sampling import (
-    MAX_FRAMES,
-    OnStep,
-    SampleBatch,
-    SampleTrajectory,
-    SamplingPlan,
-    draw_samples,
-    plan_sampling,
-)
+from .planning import SamplingPlan, plan_sampling
+from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples
 from .stage_status import stage_inputs
 
 MAX_NPZ_BYTES = 4 << 30
@@ -127,6 +120,7 @@ def shared_draw(
     """
     levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
     facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]
+    facts += [plan.start_scale, plan.network_time]
     digest = hashlib.sha256(
         "\n".join(map(str, [*facts, repr(plan.sampler), repr(plan.guidance)])).encode()
     ).hexdigest()[:16]

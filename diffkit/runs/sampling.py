@@ -1,138 +1,34 @@
-"""Sampling: requests, plans, the drawing of samples, and the files that they are written to."""
+"""Sampling: the drawing of the samples of a plan, in batches."""
 
 from __future__ import annotations
 
-import operator
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..codec import Codec
-from ..conditioner import Conditions
-from ..data import LABEL, stack
-from ..denoiser import Denoiser
-from ..errors import ArgumentError, DataError
+from ..data import LABEL
+from ..denoiser import Denoiser, Model
 from ..estimate import Estimate
-from ..grid import Grid
-from ..guidance import Guidance, guide
+from ..guidance import guide
 from ..level import Level
 from ..noise import SampleNoise
-from ..recipe.assembly import Assembly, build
+from ..recipe.assembly import Assembly
 from ..runtime.progress import Progress
-from ..sampler import Sampler, StepInfo, sample
-from ..schedule import default_steps, sampled
+from ..sampler import StepInfo, sample
+from .planning import SamplingPlan
 
 MAX_FRAMES = 12
 """Steps of the first batch that trajectory.npz holds."""
 FRAME_ROWS = 8
 """Samples that each of these steps shows."""
-MAX_SEED = 2**63 - 1
 
-Component = str | Mapping[str, Any]
 OnStep = Callable[[StepInfo], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleRequest:
-    """A request for samples. An argument that is None is taken from the recipe.
-
-    Args:
-        count: Number of samples, at least 1.
-        sampler: A sampler, its name, or a mapping of its name and options.
-        grid: A grid, its name, or a mapping of its name and options.
-        steps: Number of sampling steps.
-        seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
-        weights: "raw", "ema", the name of an average, or "width:W".
-        labels: Classes by number or name, repeated until there are `count`; short for `conditions={"label": ...}`.
-        conditions: Conditions by name, as `read_condition` takes them, repeated until there are `count`. If some are
-            given, the others are null.
-        guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`.
-        x: Examples (count, C, *S) to start from instead of noise (image to image), as `as_examples` takes them.
-        start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
-        levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
-
-    Raises:
-        ArgumentError: A value is of the wrong type or out of range.
-    """
-
-    count: int
-    sampler: Sampler[Any] | Component | None = None
-    grid: Grid | Component | None = None
-    steps: int | None = None
-    seed: int = 0
-    weights: str = "ema"
-    labels: Sequence[int | str] | None = None
-    conditions: Mapping[str, Any] | None = None
-    guidance: Mapping[str, Any] | None = None
-    x: Tensor | None = None
-    start: float | None = None
-    levels: Sequence[Level] | None = None
-
-    def __post_init__(self) -> None:
-        require_whole("count", self.count, 1)
-        require_whole("seed", self.seed, 0, MAX_SEED)
-        if self.steps is not None:
-            require_whole("steps", self.steps, 1)
-        if not isinstance(self.weights, str):
-            raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
-        if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
-            raise _wrong(f"start must be a time of the schedule, got {self.start!r}", "pass a number")
-        for name in ("conditions", "guidance"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Mapping):
-                fix = f"pass {name}={{NAME: ...}}"
-                raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
-        if self.labels is not None and "label" in (self.conditions or {}):
-            raise _wrong("labels and the condition label are both given", "leave one of them out")
-        if self.levels is not None:
-            self._require_levels(self.levels)
-        elif self.x is not None and self.start is None:
-            raise _wrong("x requires start, the time whose noise is added to it", "pass start=")
-
-    def _require_levels(self, levels: object) -> None:
-        """Raise ArgumentError unless there are at least two levels, and nothing else chooses them."""
-        others = [name for name in ("grid", "steps", "start") if getattr(self, name) is not None]
-        if others:
-            raise _wrong(f"levels are given in place of {', '.join(others)}", f"leave {others[0]} out")
-        listed = list(levels) if isinstance(levels, list | tuple) else []
-        if len(listed) < 2 or not all(isinstance(level, Level) for level in listed):
-            fix = "pass two or more, such as run.assembly.levels(20)"
-            raise _wrong(f"levels must be a list of Level, noisiest first, got {type(levels).__name__}", fix)
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """A complete plan of samples: a request whose open choices were taken from the recipe.
-
-    Args:
-        sampler: The sampler.
-        levels: The levels that the sampler visits, noisiest first.
-        shape: (C, *S) of one sample before the codec.
-        count: Number of samples.
-        seed: Seed of the noise.
-        batch_size: Samples drawn at a time; the samples do not depend on it.
-        conditions: The conditioners of the model.
-        given: Raw conditions by name, (count, ...) each; conditions that are absent are null.
-        guidance: The guidance.
-        first: Number of the first sample among those of the seed.
-    """
-
-    sampler: Sampler[Any]
-    levels: Sequence[Level]
-    shape: tuple[int, ...]
-    count: int
-    seed: int = 0
-    batch_size: int = 64
-    conditions: Conditions = Conditions()
-    given: Mapping[str, Tensor] = field(default_factory=dict)
-    guidance: tuple[Guidance, ...] = ()
-    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -161,166 +57,6 @@ class SampleBatch:
     def labels(self) -> Tensor | None:
         """The classes of the samples: (N,) long, or None without classes."""
         return self.conditions.get(LABEL)
-
-
-def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
-    """Resolve a request with the objects of a recipe.
-
-    Raises:
-        ArgumentError: The request does not fit the recipe: conditions, `start`, or the type of a component.
-        RecipeError: The name or an option of a component is unknown.
-    """
-    given = dict(request.conditions or {}) | ({} if request.labels is None else {LABEL: request.labels})
-    sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
-    grid = _component("grid", Grid, request.grid) or assembly.grid
-    return plan_sampling(
-        assembly,
-        count=request.count,
-        seed=request.seed,
-        sampler=sampler,
-        levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
-        given=given,
-        guidance=changed_guidance(assembly, request.guidance or {}),
-    )
-
-
-def plan_sampling(
-    assembly: Assembly,
-    *,
-    count: int,
-    seed: int,
-    sampler: Sampler[Any] | None = None,
-    levels: Sequence[Level] | None = None,
-    given: Mapping[str, Any] | None = None,
-    guidance: tuple[Guidance, ...] | None = None,
-    batch_size: int | None = None,
-) -> SamplingPlan:
-    """Return the plan for samples. Each argument that is left out is taken from the recipe.
-
-    Args:
-        assembly: The objects of the recipe.
-        count: Number of samples.
-        seed: Seed of the noise.
-        sampler: The sampler.
-        levels: The levels that the sampler visits, noisiest first.
-        given: Conditions by name, as `read_condition` takes them.
-        guidance: The guidance.
-        batch_size: Samples drawn at a time.
-
-    Returns:
-        The plan.
-
-    Raises:
-        ArgumentError: `given` holds a condition or a value that the run does not have.
-    """
-    return SamplingPlan(
-        sampler or assembly.sampler,
-        levels or assembly.levels(),
-        assembly.spec.shape,
-        count,
-        seed,
-        batch_size or assembly.recipe.sample.batch_size,
-        assembly.conditions,
-        conditions_for(assembly, count, given or {}),
-        assembly.guidance if guidance is None else guidance,
-    )
-
-
-def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float | None = None) -> list[Level]:
-    """Return the levels of a grid on the schedule of a recipe.
-
-    Args:
-        assembly: The objects of the recipe.
-        grid: The grid.
-        steps: Number of steps; None takes the number of the recipe.
-        start: The time to start from; default that of the recipe.
-
-    Returns:
-        The levels, noisiest first.
-
-    Raises:
-        ArgumentError: `start` is not a time of the schedule.
-    """
-    try:
-        part = sampled(assembly.schedule, start if start is not None else assembly.recipe.sample.start)
-    except ValueError as error:
-        schedule = assembly.schedule
-        kind = "whole step" if schedule.steps else "time"
-        fix = f"choose a {kind} above {schedule.t_clean:g}, up to {schedule.t_noise:g}"
-        raise _wrong(str(error), fix) from error
-    wanted = steps or assembly.recipe.sample.steps or default_steps(part)
-    return grid.levels(part, min(wanted, part.steps) if part.steps and steps is None else wanted)
-
-
-def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the raw conditions of samples: those that are given, else those of the recipe, else the usual ones.
-
-    If some conditions are given, the others are null. The usual ones are every class in turn, or, for a model with
-    further conditions, the conditions of held-out examples in their order.
-
-    Args:
-        assembly: The objects of the recipe.
-        count: Number of samples.
-        given: Conditions by name, as `read_condition` takes them.
-
-    Returns:
-        (count, ...) by name; conditions that are absent are null.
-
-    Raises:
-        ArgumentError: The run does not have a condition or a value, or conditions must be given because there are no
-            examples.
-    """
-    own, section = assembly.conditions, assembly.recipe.sample
-    if LABEL in given and LABEL not in own.conditioners:
-        if isinstance(given[LABEL], Sized) and not len(given[LABEL]):
-            return {}
-        raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
-    stated = dict(given) or dict(section.conditions) | ({} if section.labels is None else {LABEL: section.labels})
-    if not stated and own.conditioners.keys() == {LABEL}:
-        stated = {LABEL: range(own.specs[LABEL].classes or 0)}
-    if stated or not own.conditioners:
-        return {name: own.read(name, value, count) for name, value in stated.items()}
-    try:
-        split = assembly.data.split("held-out") if len(assembly.data.split("held-out")) else assembly.data.split("train")
-        raw = stack(split, [i % len(split) for i in range(count)])[1]
-    except DataError as error:
-        names = ", ".join(own.conditioners)
-        fix = "pass the conditions, such as --condition NAME=VALUE; " + (error.fix or "")
-        raise _wrong(f"the conditions {names} are taken from examples, but {error.message}", fix) from error
-    return {name: raw[name] for name in own.conditioners if name in raw}
-
-
-def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Guidance, ...]:
-    """Return the guidance of a recipe with other options; a guidance that it does not have is applied first.
-
-    Args:
-        assembly: The objects of the recipe.
-        changes: By name of a guidance its options, or only its `scale`.
-
-    Returns:
-        The guidance in the order of its application.
-
-    Raises:
-        RecipeError: A name or an option is unknown.
-        ArgumentError: The guidance compares with a null that was not trained.
-    """
-    specs = [(spec.name, dict(spec.options), built) for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)]
-    names = [name for name, _, _ in specs]
-    for name, change in changes.items():
-        options = dict(change) if isinstance(change, Mapping) else {"scale": change}
-        at = names.index(name) if name in names else None
-        made = assembly.build("guidance", name, **({} if at is None else specs[at][1]) | options)
-        dropout = assembly.recipe.data.condition_dropout
-        if made.needs_null and not dropout and assembly.recipe.train.steps:
-            fix = "train with data.condition_dropout: 0.1"
-            raise _wrong(f"guidance {name} compares with no condition, which condition_dropout 0 never trained", fix)
-        if getattr(made, "negative", None) and getattr(made, "scale", None) == 1.0:
-            warnings.warn(f"the negative condition of {name} has no effect at scale 1", stacklevel=3)
-        if at is None:
-            specs, names = [(name, options, made), *specs], [name, *names]
-        else:
-            specs[at] = (name, options, made)
-    return tuple(built for _, _, built in specs)
 
 
 @dataclass
@@ -390,6 +126,8 @@ def draw_samples(
         The samples that are kept.
     """
     began = time.monotonic()
+    if isinstance(denoise, Model) and plan.network_time == "rounded":
+        denoise = replace(denoise, rounds_time=True)
     counted = CountedDenoiser(denoise)
     guided = guide(counted, plan.guidance)
     noisiest = plan.levels[0]
@@ -416,7 +154,7 @@ def draw_samples(
         counted.rows = 0
         z = noise.initial(plan.shape, device)
         if x is None:
-            z = float(noisiest.sigma) * z
+            z = plan.start(z)
         else:
             with torch.no_grad():
                 z = noisiest.add_noise(codec.encode(x[rows].to(device)), z)
@@ -454,39 +192,3 @@ class _Recorder:
             return None
         x, x0 = (torch.stack([codec.decode(z) for z in kept]) for kept in (self.x, self.x0))
         return SampleTrajectory(x, x0, tuple(self.levels))
-
-
-def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:
-    """Build the component that a name or mapping describes; a component or None is returned unchanged."""
-    if given is None or isinstance(given, base):
-        return given
-    options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
-    if not isinstance(name := options.pop("name", None), str):
-        raise _wrong(
-            f"{kind} must be a name, a mapping with a name, or a {base.__name__}, got {type(given).__name__}",
-            f'pass {kind}="NAME" or {{"name": "NAME", ...}}',
-        )
-    return build(kind, name, **options)
-
-
-def require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raise ArgumentError unless a value is a whole number in range.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: The value.
-        least: Smallest value.
-        most: Largest value; default unbounded.
-    """
-    limits = f"{least} or more" if most is None else f"between {least} and {most}"
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least or (most is not None and number > most):
-        raise _wrong(f"{name} must be a whole number, {limits}, got {value!r}", f"pass {name} in this range")
-
-
-def _wrong(message: str, fix: str) -> ArgumentError:
-    """Return the error for an argument of sampling that is of the wrong type or out of range."""
-    return ArgumentError(message, code="DK019", fix=fix)

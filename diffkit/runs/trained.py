@@ -22,6 +22,7 @@ from ..guidance import guide
 from ..level import Level
 from ..metric import Metric, ModelSetting, TrainedModel
 from ..recipe.assembly import Assembly, assemble, build
+from ..recipe.presets import of_preset
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
@@ -35,17 +36,8 @@ from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult
 from .sample_files import shared_draw
-from .sampling import (
-    MAX_SEED,
-    Component,
-    SampleBatch,
-    SampleRequest,
-    draw_samples,
-    grid_levels,
-    plan_request,
-    plan_sampling,
-    require_whole,
-)
+from .planning import Component, MAX_SEED, SampleRequest, grid_levels, plan_request, plan_sampling, require_whole
+from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import TrainedWeights, digest_of, group_of, load_weights
 
@@ -60,11 +52,18 @@ class Run:
         directory: The run directory.
         device: Device to compute on.
         assembly: The objects of its recipe, if they are built already.
+        overrides: Changes of the section `sample` of its recipe, see `open_run`.
     """
 
-    def __init__(self, directory: RunDirectory, device: torch.device, assembly: Assembly | None = None) -> None:
+    def __init__(
+        self,
+        directory: RunDirectory,
+        device: torch.device,
+        assembly: Assembly | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
         self.directory, self.device = directory, device
-        self._given = assembly
+        self._given, self._overrides = assembly, overrides
         self._lock = threading.RLock()
         self._loaded: dict[str, TrainedWeights] = {}
 
@@ -79,7 +78,7 @@ class Run:
             RecipeError: It is no longer valid.
             PluginError: The run was made with a plugin in a file that is not loaded.
         """
-        return self._given.recipe if self._given is not None else _effective_recipe(self.directory)
+        return self._given.recipe if self._given is not None else _effective_recipe(self.directory, self._overrides)
 
     @cached_property
     def assembly(self) -> Assembly:
@@ -386,28 +385,32 @@ def model_setting(assembly: Assembly) -> ModelSetting:
     )
 
 
-def _effective_recipe(directory: RunDirectory) -> Recipe:
+def _effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`,
     and `data.label_dropout` becomes `data.condition_dropout`.
     """
+    if other := [text for text in overrides if not text.strip().startswith("sample.")]:
+        fix = "set a key of `sample`, such as --set sample.steps=20, or run a recipe with the other value"
+        raise UsageError(f"{other[0]!r} cannot be set: the run is trained", code="DK017", fix=fix)
     tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
     require_files(directory)
     known: dict[str, Any] = {"spec": DataRecord.read(directory).spec, "record": SourceRecord.read(directory).record}
     if not isinstance(tree, dict) or not isinstance(train, dict) or not isinstance(data, dict):
-        return load_recipe(directory.effective, **known)
+        return load_recipe(directory.effective, overrides, **known)
+    overrides = of_preset(tree, overrides)
     earlier = {"schedule", "warmup"} & train.keys(), "label_dropout" in data
     if not any(earlier):
-        return load_recipe(directory.effective, **known)
+        return load_recipe(directory.effective, overrides, **known)
     if "label_dropout" in data:
         data["condition_dropout"] = data.pop("label_dropout")
     if not earlier[0]:
-        return load_recipe(tree, **known)
+        return load_recipe(tree, overrides, **known)
     options = train.pop("schedule", {"name": "constant"})
     if options["name"] == "constant":
         options = {"name": "constant"}
     train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
-    return load_recipe(tree, **known)
+    return load_recipe(tree, overrides, **known)
 
 
 class DataRecord(BaseModel):
@@ -465,10 +468,19 @@ class SourceRecord(BaseModel):
             directory.write_json(CODEC_FILE, self.model_dump(mode="json"))
 
 
-def open_run(path: str | Path, *, device: str = "auto") -> Run:
-    """Open the run in the directory `path`.
+def open_run(path: str | Path, *, device: str = "auto", overrides: Sequence[str] = ()) -> Run:
+    """Open the run in a directory.
+
+    Args:
+        path: The directory.
+        device: "auto", "cpu", "cuda" or "cuda:I".
+        overrides: Texts "sample.KEY=VALUE" that change the section `sample` of its recipe, such as
+            "sample.preset=diffusers"; the directory is not changed.
+
+    Returns:
+        The run.
 
     Raises:
-        UsageError: There is no run, or no such device.
+        UsageError: There is no run, no such device, or another section is changed.
     """
-    return Run(RunDirectory.open(path), resolve_device(device))
+    return Run(RunDirectory.open(path), resolve_device(device), overrides=tuple(overrides))

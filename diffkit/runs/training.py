@@ -28,7 +28,8 @@ from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
 from ..train.trainer import Trainer
 from .sample_files import is_image, save_npz, save_png, viewable
-from .sampling import draw_samples, plan_sampling
+from .planning import plan_sampling
+from .sampling import draw_samples
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
 PREVIEW_COUNT = 16

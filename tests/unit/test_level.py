@@ -70,6 +70,36 @@ def test_a_level_outside_of_the_training_is_refused_with_both_ends(ratio: float)
     assert caught.value.code == "DK506"
 
 
+def test_levels_of_a_table_in_float32_are_taken() -> None:
+    """Tables of other libraries are products in float32, with errors of 1e-6 and more at the noisy end."""
+    schedule = build("schedule", "scaled-linear", beta_start=0.00085, beta_end=0.012)
+    model = Model(Zero(), build("parameterization", "x0"), schedule)
+    kept = float((1.0 - schedule.betas.float()).cumprod(0)[-1])
+    model(torch.ones(1, 2), Level(1.0, math.sqrt((1.0 - kept) / kept)))
+    ratio = float(schedule.noise.ratio)
+    model(torch.ones(1, 2), Level(1.0, ratio * (1.0 + 1e-6)))
+    with pytest.raises(LevelError, match=rf"sigma/alpha = {1.001 * ratio:.9g} "):
+        model(torch.ones(1, 2), Level(1.0, 1.001 * ratio))
+
+
+def test_the_time_of_the_network_can_be_rounded_alone() -> None:
+    """The network receives a whole index, while x is decoded at the exact level."""
+    told: list[float] = []
+
+    class Telling(nn.Module):
+        def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+            told.append(float(c_noise[0]))
+            return torch.ones_like(x)
+
+    schedule = build("schedule", "linear")
+    level, x = schedule.level(500.7), torch.ones(1, 2)
+    exact, rounded = (
+        Model(Telling(), build("parameterization", "eps"), schedule, one)(x, level) for one in (False, True)
+    )
+    assert told == pytest.approx([499.7, 500.0], abs=1e-3)
+    torch.testing.assert_close(exact.x0, rounded.x0)
+
+
 @pytest.mark.parametrize("next_one", [Level(0.6, 0.8), Level(0.3, 0.9)])
 def test_levels_must_become_cleaner(next_one: Level) -> None:
     levels = [Level(0.1, 0.9), Level(0.6, 0.8), next_one, Level(1.0, 0.0)]

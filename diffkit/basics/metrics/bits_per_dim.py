@@ -33,7 +33,6 @@ from diffkit.likelihood.bound import LOG_2
 from diffkit.likelihood.chain import Noise
 from diffkit.likelihood.ode import RK4
 from diffkit.metric import Evaluation, Metric, ModelSetting, TrainedModel
-from diffkit.schedule import default_steps
 
 from .terms import PARTS, Draw, Terms, conditions, digest, measure
 
@@ -220,7 +219,7 @@ class BitsPerDim(Metric):
 
     def _chain_levels(self, setting: ModelSetting) -> list[Level]:
         grid, schedule = self.layers or setting.grid, setting.schedule
-        levels = grid.levels(schedule, self.steps or default_steps(schedule))
+        levels = grid.levels(schedule, self.steps or grid.all_steps(schedule))
         if self.clean is not None:
             cleanest, _ = self._ends(setting)
             levels = [*(level for level in levels[:-1] if level.angle >= cleanest.angle), levels[-1]]
@@ -231,7 +230,7 @@ class BitsPerDim(Metric):
         schedule = setting.schedule
         clean = schedule.level(schedule.t_clean if self.clean is None else self.clean)
         if self.clean is None and float(clean.sigma) == 0.0:
-            clean = setting.grid.levels(schedule, default_steps(schedule))[-2]
+            clean = setting.grid.levels(schedule, setting.grid.all_steps(schedule))[-2]
         if not 0.0 < float(clean.angle) < float(schedule.noise.angle):
             fix = f"choose a time above {schedule.t_clean:g} and below {schedule.t_noise:g}"
             raise UsageError(f"clean: {self.clean} is not a level with noise", code="DK520", fix=fix)

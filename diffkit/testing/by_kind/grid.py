@@ -19,7 +19,7 @@ COUNTS = (1, 2, 3, 4, 5, 7, 10, 13, 20, 31, 50, 61, 100, 103, 201, 333, 500, 501
 
 def schedules(grid: Grid) -> Iterator[tuple[str, Schedule]]:
     """Yield discrete schedules of several lengths, and continuous ones if the grid supports them, with titles."""
-    for steps in (1, 2, 12, 1000):
+    for steps in (1, 2, 12, 1000) if grid.ends_clean else (2, 12, 1000):
         yield f"{steps} steps", fixtures.discrete(steps)
     if not grid.discrete_only:
         yield "edm", fixtures.EXPLODING
@@ -31,7 +31,7 @@ def schedules(grid: Grid) -> Iterator[tuple[str, Schedule]]:
 def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
     """Yield every schedule with numbers of steps, smallest first: all numbers for short schedules or if deep."""
     for title, schedule in schedules(case.component):
-        top = schedule.steps or 64
+        top = 64 if schedule.steps is None else schedule.steps - (not case.component.ends_clean)
         counts = range(1, top + 1) if top <= 64 or case.deep else [n for n in COUNTS if n <= top]
         for n in counts:
             yield title, schedule, n
@@ -42,7 +42,7 @@ def settings(case: Case) -> Iterator[tuple[str, Schedule, int]]:
 def reference(case: Case, result: LawResult) -> None:
     """A function of schedule and n, the times without the clean one, noisiest first; or a table {n: times}, T = 1000.
 
-    On a discrete schedule the stated times are rounded, halves upwards, and made distinct.
+    On a discrete schedule the stated times are rounded, halves upwards, and made distinct, unless `rounding` is none.
     """
     stated = reference_of(case)
     if callable(stated):
@@ -51,7 +51,7 @@ def reference(case: Case, result: LawResult) -> None:
         cases = [("1000 steps", fixtures.discrete(), n, times) for n, times in stated.items()]
     for title, schedule, n, want in cases:
         got, times = case.component.times(schedule, n), [float(t) for t in want]
-        if schedule.steps is not None:
+        if schedule.steps is not None and case.component.rounding != "none":
             times = [float(t) for t in push_apart([round_half_up(t) for t in times], schedule.steps)]
         result.holds(len(times) == n, f"n = {n} on {title}: law_reference has {len(times)} times", f"{n}")
         span = schedule.t_noise - schedule.t_clean
@@ -114,15 +114,16 @@ def rises(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="the last level is the clean one of the schedule, no earlier level is, and all times are on it",
+    statement="the last level is clean, or t = 1 if `ends_clean` is unset; no earlier level is clean",
     source="design.md, glossary of grids",
     tolerance=0.0,
 )
 def clean_end(case: Case, result: LawResult) -> None:
-    """Sampling ends on clean data, not one step before it (identities K, final alpha)."""
+    """Sampling ends on clean data, not one step before it (identities K, final alpha), and all times are on it."""
     for title, schedule, n in settings(case):
         levels = case.component.levels(schedule, n)
-        result.holds(levels[-1] == schedule.clean, f"n = {n} on {title}: ends at {levels[-1]}", f"{schedule.clean}")
+        end = schedule.clean if case.component.ends_clean else schedule.level(1.0)
+        result.holds(levels[-1] == end, f"n = {n} on {title}: ends at {levels[-1]}", f"{end}")
         times = case.component.times(schedule, n)
         inside = schedule.t_clean <= min(times) and max(times) <= schedule.t_noise
         result.holds(inside, f"n = {n} on {title}: times {min(times)!r}..{max(times)!r}", "within the schedule")
@@ -159,6 +160,8 @@ def noise_end(case: Case, result: LawResult) -> None:
 )
 def whole_times(case: Case, result: LawResult) -> None:
     """Networks are not trained between whole times."""
+    if case.component.rounding == "none":
+        raise NotApplicable("the grid declares times between the steps of a schedule")
     for title, schedule, n in settings(case):
         if schedule.steps is None:
             continue
@@ -168,8 +171,8 @@ def whole_times(case: Case, result: LawResult) -> None:
         levels = case.component.levels(schedule, n)
         same = fine and levels[:-1] == [schedule.level(t) for t in times]
         result.holds(same, f"n = {n} on {title}: levels are not those of the times", "schedule.level(t)")
-        if n == schedule.steps:
-            every = [float(t) for t in range(n, 0, -1)]
+        if n == schedule.steps - (not case.component.ends_clean):
+            every = [float(t) for t in range(schedule.steps, schedule.steps - n, -1)]
             result.holds(times == every, f"n = T = {n}: {times[:4]}...", "T, T - 1, ..., 1")
 
 
@@ -183,7 +186,7 @@ def refuses(case: Case, result: LawResult) -> None:
     """The error has a message of the library; an IndexError or a wrong list of levels breaks the law."""
     grid: Grid = case.component
     schedule = fixtures.discrete(12)
-    tries: list[tuple[Schedule, int]] = [(schedule, 0), (schedule, -1), (schedule, 13)]
+    tries: list[tuple[Schedule, int]] = [(schedule, 0), (schedule, -1), (schedule, 13 - (not grid.ends_clean))]
     if grid.discrete_only:
         tries.append((fixtures.EXPLODING, 4))
     for place, n in tries:
@@ -204,7 +207,7 @@ def refuses(case: Case, result: LawResult) -> None:
 def pure(case: Case, result: LawResult) -> None:
     """A shift is not applied a second time."""
     for title, schedule in schedules(case.component):
-        n = min(7, schedule.steps or 7)
+        n = min(6, schedule.steps or 6) - (schedule.steps == 2 and not case.component.ends_clean)
         first, again = (case.component.levels(schedule, n) for _ in range(2))
         result.holds(first == again, f"n = {n} on {title}: other levels the second time", "the same")
 

@@ -25,53 +25,68 @@ from diffkit.testing.by_kind.times import SCHEDULES, evenly_spread, fresh
 
 
 def compare_whole_times(case: Case, result: LawResult, point: Callable[[int, int, int], Fraction]) -> None:
-    """Compare a grid on 1000 steps with a formula in exact fractions, rounded and made distinct.
+    """Compare a grid on 10 and 1000 steps with a formula in exact fractions, rounded and made distinct by its options.
 
     Args:
         case: the grid.
         result: receives the errors.
         point: (T, n, j) -> the time of point j of n.
     """
-    schedule = fixtures.discrete()
-    T = 1000
-    for n in COUNTS:
-        exact = [point(T, n, j) for j in range(n)]
-        want = distinct_times([math.floor(t + Fraction(1, 2)) for t in exact], T)
-        got = case.component.times(schedule, n)
+    rounding, least, half = case.component.rounding, 1 if case.component.ends_clean else 2, Fraction(1, 2)
+    for T, n in ((T, n) for T in (10, 1000) for n in COUNTS if n <= T + 1 - least):
+        want: list[float] = [float(point(T, n, j)) for j in range(n)]
+        if rounding != "none":
+            exact = [point(T, n, j) for j in range(n)]
+            down = [rounding == "half-even" and (t + half) % 2 == 0 for t in exact]  # t - 1 is an even number and 1/2
+            whole = [math.ceil(t - half) if one else math.floor(t + half) for t, one in zip(exact, down, strict=True)]
+            want = [float(t) for t in distinct_times(whole, T, least)]
+        got = case.component.times(fixtures.discrete(T), n)
         bad = [j for j in range(n) if j >= len(got) or abs(got[j] - want[j]) > 1e-9]
         at = bad[0] if bad else 0
-        result.note(float(len(bad)), f"n = {n}: t_{at} = {got[at] if at < len(got) else None}", f"{want[at]}")
+        result.note(float(len(bad)), f"n = {n} of {T}: t_{at} = {got[at] if at < len(got) else None}", f"{want[at]}")
 
 
-def distinct_times(times: list[int], steps: int) -> list[int]:
-    """Return strictly falling whole times: lowered from the noisy end, then raised from the clean end."""
+def distinct_times(times: list[int], steps: int, least: int) -> list[int]:
+    """Return strictly falling whole times from `least` on: lowered from the noisy end, then raised from the clean end.
+
+    Args:
+        times: whole times, the noisiest first.
+        steps: the largest time.
+        least: the smallest time.
+
+    Returns:
+        As many times.
+    """
     lowered: list[int] = []
     for t in times:
         lowered.append(min(t, steps if not lowered else lowered[-1] - 1))
     raised: list[int] = []
     for t in reversed(lowered):
-        raised.append(max(t, 1 if not raised else raised[-1] + 1))
+        raised.append(max(t, least if not raised else raised[-1] + 1))
     return raised[::-1]
 
 
 @law(
     "grid",
-    statement="t_j = T - (T - 1) j / (n - 1), from T to 1",
+    statement="t_j = T - (T - 1) j / (n - 1), from T to 1; with intervals n+1, T - (T - 1) j / n",
     source="Ho et al. 2020 (arXiv:2006.11239)",
     tolerance=0.0,
     only=("linspace",),
 )
 def linspace_points(case: Case, result: LawResult) -> None:
     """Both ends are included; on a continuous schedule the times are equally spaced."""
-    compare_whole_times(case, result, lambda T, n, j: T - Fraction((T - 1) * j, max(1, n - 1)))
+    more = case.component.intervals == "n+1"
+    compare_whole_times(case, result, lambda T, n, j: T - Fraction((T - 1) * j, max(1, n if more else n - 1)))
+    if case.component.discrete_only:
+        return
     times = case.component.times(fixtures.TRIG, 4)
     result.holds(
         all(abs(a - b) < 1e-12 for a, b in zip(times, (1.0, 0.75, 0.5, 0.25), strict=True)),
         f"4 steps on t in [0, 1]: {times}",
         "1, 0.75, 0.5, 0.25",
     )
-    last = case.component.times(fixtures.EXPLODING, 4)[-1]
-    result.holds(abs(last - 0.002) < 1e-9, f"4 steps on [0.002, 80] end at {last}", "0.002, which still holds noise")
+    last, end = case.component.times(fixtures.EXPLODING, 4)[-1], 0.002 + 79.998 / 4 if more else 0.002
+    result.holds(abs(last - end) < 1e-9, f"4 steps on [0.002, 80] end at {last}", f"{end}, which still holds noise")
 
 
 @law(
@@ -88,14 +103,15 @@ def trailing_points(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="t_j = (n - 1 - j) floor(T / n) + 1",
+    statement="t_j = (m - 1 - j) floor(T / m) + 1 + offset, with m = n or n + 1",
     source="Song et al. 2021 (arXiv:2010.02502), code",
     tolerance=0.0,
     only=("leading",),
 )
 def leading_points(case: Case, result: LawResult) -> None:
-    """The times are multiples of a whole stride, plus 1; the noisy end is not included."""
-    compare_whole_times(case, result, lambda T, n, j: Fraction((n - 1 - j) * (T // n) + 1))
+    """The times are multiples of a whole stride, plus 1 and the offset; the noisy end is not included."""
+    more, first = case.component.intervals == "n+1", 1 + case.component.offset
+    compare_whole_times(case, result, lambda T, n, j: Fraction((n + more - 1 - j) * (T // (n + more)) + first))
 
 
 @law(

@@ -19,6 +19,13 @@ def diffkit_components() -> Iterator[Entry]:
         "Sample with DDIM; eta from 0 (deterministic) to 1 (ancestral)",
         "song2021denoising",
     )
+    yield Entry(
+        "sampler",
+        "plms",
+        "diffkit_ddim.plms:PLMS",
+        "Sample with PLMS: Adams steps of order 2 on eps (PNDM)",
+        "liu2022pseudo",
+    )
 
 
 @hookimpl

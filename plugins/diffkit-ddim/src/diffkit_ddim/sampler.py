@@ -24,6 +24,10 @@ class DDIM(Sampler[None]):
     eta: Annotated[float, Field(ge=0)] = 0.0
     order = 1
     law_options = ({"eta": 0.5}, {"eta": 1.0})
+    presets = (
+        ("diffusers", {"grid": {"name": "leading", "offset": 1, "end": "first"}, "start_scale": "unit"}),
+        ("diffusers", {"grid": {"name": "trailing", "end": "first"}, "start_scale": "unit"}),
+    )
 
     @property
     def stochastic(self) -> bool:

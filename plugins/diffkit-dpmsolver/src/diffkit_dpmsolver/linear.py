@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from diffkit import Denoiser, Estimate, Level, Noise, Sampler, attribute
+
+OF_DIFFUSERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("diffusers", {"grid": {"name": "linspace", "intervals": "n+1", "rounding": "half-even"}, "start_scale": "unit"}),
+    ("diffusers", {"grid": {"name": "leading", "intervals": "n+1", "offset": 1}, "start_scale": "unit"}),
+    ("diffusers", {"grid": {"name": "trailing"}, "start_scale": "unit"}),
+    ("diffusers", {"grid": {"name": "karras", "rounding": "none"}, "start_scale": "unit", "network_time": "rounded"}),
+)
+"""How diffusers runs its multistep solvers, by grid."""
 
 
 class Step(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import Field
 from diffkit import Level
 
 from .coefficients import moments, noisy_step, output_factors
-from .linear import Multistep, Step
+from .linear import OF_DIFFUSERS, Multistep, Step
 
 Eta = Annotated[float, Field(ge=0)]
 
@@ -51,6 +51,7 @@ class DPMpp2M(_Exponential):
     order = 2
     remembers = 2
     law_options = ({"variant": "heun"}, {"eta": 0.5}, {"variant": "heun", "eta": 1.0})
+    presets = OF_DIFFUSERS
 
     def integrals(self, length: float) -> list[float]:
         """Compute the integrals of 1 and tau over a step, tau in [0, 1]."""

@@ -9,7 +9,7 @@ from typing import Literal
 from diffkit import Level, transition
 
 from .coefficients import moments, output_factors
-from .linear import Multistep, Step
+from .linear import OF_DIFFUSERS, Multistep, Step
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class UniPC(Multistep):
     variant: Literal["bh1", "bh2", "exact"] = "bh2"
     corrector: bool = True
     law_options = ({"order": 1}, {"order": 2}, {"variant": "exact", "corrector": False})
+    presets = tuple((library, {**keys, "sampler": {"order": 2}}) for library, keys in OF_DIFFUSERS)
 
     @property
     def remembers(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,13 +27,15 @@ class Karras(Grid):
     sigma means sigma / alpha, so that the grid applies to any schedule. By default the ends are those of the schedule;
     if the schedule ends at clean data, sigma_min is 0.002. Raises LevelError if the schedule starts at alpha = 0 and
     sigma_max is not given, or if an end lies outside the schedule.
+    rounding   of times of a discrete schedule: halves up, or none, so that the levels are those of the formula
     Source: Karras et al. 2022 (arXiv:2206.00364), eq. 5; p is called rho there.
     """
 
     power: Positive = 7.0
     sigma_min: Positive | None = None
     sigma_max: Positive | None = None
-    law_options = ({"power": 3.0},)
+    rounding: Literal["half-up", "none"] = "half-up"
+    law_options = ({"power": 3.0}, {"rounding": "none"})
 
     @property
     def reaches_noise(self) -> bool:

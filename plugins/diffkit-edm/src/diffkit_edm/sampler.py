@@ -28,6 +28,12 @@ class _InChart(Sampler[Plan]):
     s_noise: NonNegative = 1.0
     dtype = torch.float64
     law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
+    presets = (
+        ("diffusers", {"grid": {"name": "linspace", "rounding": "none"}}),
+        ("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),
+        ("diffusers", {"grid": {"name": "trailing"}}),
+        ("diffusers", {"grid": {"name": "karras", "rounding": "none"}}),
+    )
 
     @property
     def law_exemptions(self) -> dict[str, str]:

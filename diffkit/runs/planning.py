@@ -1,0 +1,361 @@
+"""Requests for samples, and the plans that they become with the objects of a recipe."""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..conditioner import Conditions
+from ..data import LABEL, stack
+from ..errors import ArgumentError, DataError
+from ..grid import Grid
+from ..guidance import Guidance
+from ..level import Level
+from ..recipe.assembly import Assembly, build
+from ..recipe.presets import preset_of
+from ..sampler import Sampler
+from ..schedule import sampled
+
+MAX_SEED = 2**63 - 1
+
+Component = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """A request for samples. An argument that is None is taken from the recipe.
+
+    Args:
+        count: Number of samples, at least 1.
+        sampler: A sampler, its name, or a mapping of its name and options.
+        grid: A grid, its name, or a mapping of its name and options.
+        steps: Number of sampling steps.
+        seed: 0 to 2^63 - 1. Sample i of a seed is the same in every batch.
+        weights: "raw", "ema", the name of an average, or "width:W".
+        labels: Classes by number or name, repeated until there are `count`; short for `conditions={"label": ...}`.
+        conditions: Conditions by name, as `read_condition` takes them, repeated until there are `count`. If some are
+            given, the others are null.
+        guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`.
+        x: Examples (count, C, *S) to start from instead of noise (image to image), as `as_examples` takes them.
+        start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
+        levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
+
+    Raises:
+        ArgumentError: A value is of the wrong type or out of range.
+    """
+
+    count: int
+    sampler: Sampler[Any] | Component | None = None
+    grid: Grid | Component | None = None
+    steps: int | None = None
+    seed: int = 0
+    weights: str = "ema"
+    labels: Sequence[int | str] | None = None
+    conditions: Mapping[str, Any] | None = None
+    guidance: Mapping[str, Any] | None = None
+    x: Tensor | None = None
+    start: float | None = None
+    levels: Sequence[Level] | None = None
+
+    def __post_init__(self) -> None:
+        require_whole("count", self.count, 1)
+        require_whole("seed", self.seed, 0, MAX_SEED)
+        if self.steps is not None:
+            require_whole("steps", self.steps, 1)
+        if not isinstance(self.weights, str):
+            raise _wrong(f"weights must be a name, got {type(self.weights).__name__}", 'pass weights="ema" or "raw"')
+        if self.start is not None and (isinstance(self.start, bool) or not isinstance(self.start, int | float)):
+            raise _wrong(f"start must be a time of the schedule, got {self.start!r}", "pass a number")
+        for name in ("conditions", "guidance"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Mapping):
+                fix = f"pass {name}={{NAME: ...}}"
+                raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
+        if self.labels is not None and "label" in (self.conditions or {}):
+            raise _wrong("labels and the condition label are both given", "leave one of them out")
+        if self.levels is not None:
+            self._require_levels(self.levels)
+        elif self.x is not None and self.start is None:
+            raise _wrong("x requires start, the time whose noise is added to it", "pass start=")
+
+    def _require_levels(self, levels: object) -> None:
+        """Raise ArgumentError unless there are at least two levels, and nothing else chooses them."""
+        others = [name for name in ("grid", "steps", "start") if getattr(self, name) is not None]
+        if others:
+            raise _wrong(f"levels are given in place of {', '.join(others)}", f"leave {others[0]} out")
+        listed = list(levels) if isinstance(levels, list | tuple) else []
+        if len(listed) < 2 or not all(isinstance(level, Level) for level in listed):
+            fix = "pass two or more, such as run.assembly.levels(20)"
+            raise _wrong(f"levels must be a list of Level, noisiest first, got {type(levels).__name__}", fix)
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """A complete plan of samples: a request whose open choices were taken from the recipe.
+
+    Args:
+        sampler: The sampler.
+        levels: The levels that the sampler visits, noisiest first.
+        shape: (C, *S) of one sample before the codec.
+        count: Number of samples.
+        seed: Seed of the noise.
+        batch_size: Samples drawn at a time; the samples do not depend on it.
+        conditions: The conditioners of the model.
+        given: Raw conditions by name, (count, ...) each; conditions that are absent are null.
+        guidance: The guidance.
+        first: Number of the first sample among those of the seed.
+        start_scale: Scale of the noise to start from, see `sample.start_scale` of a recipe.
+        network_time: Whether the network receives whole times, see `sample.network_time`.
+    """
+
+    sampler: Sampler[Any]
+    levels: Sequence[Level]
+    shape: tuple[int, ...]
+    count: int
+    seed: int = 0
+    batch_size: int = 64
+    conditions: Conditions = Conditions()
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance: tuple[Guidance, ...] = ()
+    first: int = 0
+    start_scale: str = "sigma"
+    network_time: str = "exact"
+
+    def start(self, z: Tensor) -> Tensor:
+        """Return the state to start from, given standard normal noise."""
+        first = self.levels[0]
+        return float(first.sigma if self.start_scale == "sigma" else first.scale) * z
+
+
+def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
+    """Resolve a request with the objects of a recipe.
+
+    Raises:
+        ArgumentError: The request does not fit the recipe: conditions, `start`, or the type of a component.
+        RecipeError: The name or an option of a component is unknown.
+    """
+    given = dict(request.conditions or {}) | ({} if request.labels is None else {LABEL: request.labels})
+    sampler, grid, start_scale, network_time = _drawing(assembly, request)
+    return plan_sampling(
+        assembly,
+        count=request.count,
+        seed=request.seed,
+        sampler=sampler,
+        levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
+        given=given,
+        guidance=changed_guidance(assembly, request.guidance or {}),
+        start_scale=start_scale,
+        network_time=network_time,
+    )
+
+
+def _drawing(assembly: Assembly, request: SampleRequest) -> tuple[Sampler[Any], Grid, str, str]:
+    """Return sampler, grid, start_scale and network_time of a request.
+
+    For another sampler than that of the recipe, the preset of the recipe chooses the others as far as the request does
+    not; a sampler without this preset has the defaults of a recipe.
+    """
+    section = assembly.recipe.sample
+    sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
+    if request.sampler is None or section.preset is None:
+        grid = _component("grid", Grid, request.grid) or assembly.grid
+        return sampler, grid, section.start_scale, section.network_time
+    given = {"name": request.grid} if isinstance(request.grid, str) else request.grid
+    name = given.get("name") if isinstance(given, Mapping) else None
+    filled = preset_of(type(sampler), section.preset, name) or {"grid": {"name": name or "trailing"}}
+    if not isinstance(given, Grid):
+        given = {**filled["grid"], **(given or {})}
+    if not isinstance(request.sampler, Sampler) and "sampler" in filled:
+        stated = {"name": request.sampler} if isinstance(request.sampler, str) else request.sampler
+        sampler = _component("sampler", Sampler, {**filled["sampler"], **stated})
+    grid = _component("grid", Grid, given)
+    return sampler, grid, filled.get("start_scale", "sigma"), filled.get("network_time", "exact")
+
+
+def plan_sampling(
+    assembly: Assembly,
+    *,
+    count: int,
+    seed: int,
+    sampler: Sampler[Any] | None = None,
+    levels: Sequence[Level] | None = None,
+    given: Mapping[str, Any] | None = None,
+    guidance: tuple[Guidance, ...] | None = None,
+    batch_size: int | None = None,
+    start_scale: str | None = None,
+    network_time: str | None = None,
+) -> SamplingPlan:
+    """Return the plan for samples. Each argument that is left out is taken from the recipe.
+
+    Args:
+        assembly: The objects of the recipe.
+        count: Number of samples.
+        seed: Seed of the noise.
+        sampler: The sampler.
+        levels: The levels that the sampler visits, noisiest first.
+        given: Conditions by name, as `read_condition` takes them.
+        guidance: The guidance.
+        batch_size: Samples drawn at a time.
+        start_scale: Scale of the noise to start from.
+        network_time: Whether the network receives whole times.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ArgumentError: `given` holds a condition or a value that the run does not have.
+    """
+    section = assembly.recipe.sample
+    return SamplingPlan(
+        sampler or assembly.sampler,
+        levels or assembly.levels(),
+        assembly.spec.shape,
+        count,
+        seed,
+        batch_size or section.batch_size,
+        assembly.conditions,
+        conditions_for(assembly, count, given or {}),
+        assembly.guidance if guidance is None else guidance,
+        start_scale=start_scale or section.start_scale,
+        network_time=network_time or section.network_time,
+    )
+
+
+def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float | None = None) -> list[Level]:
+    """Return the levels of a grid on the schedule of a recipe.
+
+    Args:
+        assembly: The objects of the recipe.
+        grid: The grid.
+        steps: Number of steps; None takes the number of the recipe.
+        start: The time to start from; default that of the recipe.
+
+    Returns:
+        The levels, noisiest first.
+
+    Raises:
+        ArgumentError: `start` is not a time of the schedule.
+    """
+    try:
+        part = sampled(assembly.schedule, start if start is not None else assembly.recipe.sample.start)
+    except ValueError as error:
+        schedule = assembly.schedule
+        kind = "whole step" if schedule.steps else "time"
+        fix = f"choose a {kind} above {schedule.t_clean:g}, up to {schedule.t_noise:g}"
+        raise _wrong(str(error), fix) from error
+    most = grid.all_steps(part)
+    wanted = steps or assembly.recipe.sample.steps or most
+    return grid.levels(part, min(wanted, most) if part.steps and steps is None else wanted)
+
+
+def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the raw conditions of samples: those that are given, else those of the recipe, else the usual ones.
+
+    If some conditions are given, the others are null. The usual ones are every class in turn, or, for a model with
+    further conditions, the conditions of held-out examples in their order.
+
+    Args:
+        assembly: The objects of the recipe.
+        count: Number of samples.
+        given: Conditions by name, as `read_condition` takes them.
+
+    Returns:
+        (count, ...) by name; conditions that are absent are null.
+
+    Raises:
+        ArgumentError: The run does not have a condition or a value, or conditions must be given because there are no
+            examples.
+    """
+    own, section = assembly.conditions, assembly.recipe.sample
+    if LABEL in given and LABEL not in own.conditioners:
+        if isinstance(given[LABEL], Sized) and not len(given[LABEL]):
+            return {}
+        raise _wrong("this run has no classes, so labels cannot be chosen", "leave labels out")
+    stated = dict(given) or dict(section.conditions) | ({} if section.labels is None else {LABEL: section.labels})
+    if not stated and own.conditioners.keys() == {LABEL}:
+        stated = {LABEL: range(own.specs[LABEL].classes or 0)}
+    if stated or not own.conditioners:
+        return {name: own.read(name, value, count) for name, value in stated.items()}
+    try:
+        split = assembly.data.split("held-out") if len(assembly.data.split("held-out")) else assembly.data.split("train")
+        raw = stack(split, [i % len(split) for i in range(count)])[1]
+    except DataError as error:
+        names = ", ".join(own.conditioners)
+        fix = "pass the conditions, such as --condition NAME=VALUE; " + (error.fix or "")
+        raise _wrong(f"the conditions {names} are taken from examples, but {error.message}", fix) from error
+    return {name: raw[name] for name in own.conditioners if name in raw}
+
+
+def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Guidance, ...]:
+    """Return the guidance of a recipe with other options; a guidance that it does not have is applied first.
+
+    Args:
+        assembly: The objects of the recipe.
+        changes: By name of a guidance its options, or only its `scale`.
+
+    Returns:
+        The guidance in the order of its application.
+
+    Raises:
+        RecipeError: A name or an option is unknown.
+        ArgumentError: The guidance compares with a null that was not trained.
+    """
+    specs = [(spec.name, dict(spec.options), built) for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)]
+    names = [name for name, _, _ in specs]
+    for name, change in changes.items():
+        options = dict(change) if isinstance(change, Mapping) else {"scale": change}
+        at = names.index(name) if name in names else None
+        made = assembly.build("guidance", name, **({} if at is None else specs[at][1]) | options)
+        dropout = assembly.recipe.data.condition_dropout
+        if made.needs_null and not dropout and assembly.recipe.train.steps:
+            fix = "train with data.condition_dropout: 0.1"
+            raise _wrong(f"guidance {name} compares with no condition, which condition_dropout 0 never trained", fix)
+        if getattr(made, "negative", None) and getattr(made, "scale", None) == 1.0:
+            warnings.warn(f"the negative condition of {name} has no effect at scale 1", stacklevel=3)
+        if at is None:
+            specs, names = [(name, options, made), *specs], [name, *names]
+        else:
+            specs[at] = (name, options, made)
+    return tuple(built for _, _, built in specs)
+
+
+def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:
+    """Build the component that a name or mapping describes; a component or None is returned unchanged."""
+    if given is None or isinstance(given, base):
+        return given
+    options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}
+    if not isinstance(name := options.pop("name", None), str):
+        raise _wrong(
+            f"{kind} must be a name, a mapping with a name, or a {base.__name__}, got {type(given).__name__}",
+            f'pass {kind}="NAME" or {{"name": "NAME", ...}}',
+        )
+    return build(kind, name, **options)
+
+
+def require_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ArgumentError unless a value is a whole number in range.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The value.
+        least: Smallest value.
+        most: Largest value; default unbounded.
+    """
+    limits = f"{least} or more" if most is None else f"between {least} and {most}"
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
+        raise _wrong(f"{name} must be a whole number, {limits}, got {value!r}", f"pass {name} in this range")
+
+
+def _wrong(message: str, fix: str) -> ArgumentError:
+    """Return the error for an argument of sampling that is of the wrong type or out of range."""
+    return ArgumentError(message, code="DK019", fix=fix)
