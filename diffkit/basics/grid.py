@@ -15,7 +15,7 @@ Intervals = Literal["n", "n+1"]
 
 @dataclass(frozen=True, kw_only=True)
 class _Equal(Grid):
-    """The common part of equally spaced grids: where they end."""
+    """The common part of equally spaced grids: the option `end`."""
 
     end: Literal["clean", "first"] = "clean"
 

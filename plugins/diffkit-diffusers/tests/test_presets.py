@@ -54,7 +54,7 @@ def recipe(*sets: str) -> Recipe:
 
 
 def theirs(name: str, options: dict[str, Any], n: int) -> tuple[list[float], Tensor]:
-    """The times that a scheduler tells the network, and its sample from X, with the exact eps of the mixture."""
+    """The times that a network receives from a scheduler, and its sample from X, with the exact eps of the mixture."""
     scheduler = getattr(diffusers, name)(**BETAS, **options)
     scheduler.set_timesteps(n)
     exploding, x = name.startswith(("Euler", "Heun")), X * float(scheduler.init_noise_sigma)
