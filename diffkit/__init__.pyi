@@ -13,6 +13,8 @@ from .codec import (
     CodecRecord as CodecRecord,
     Identity as Identity,
     Posterior as Posterior,
+    Reconstruction as Reconstruction,
+    TrainableCodec as TrainableCodec,
     weights_hash as weights_hash,
 )
 from .conditioner import (
@@ -70,6 +72,7 @@ from .recipe.assembly import Assembly as Assembly, assemble as assemble, build a
 from .recipe.contents import entries as entries
 from .recipe.spec import Recipe as Recipe
 from .recipe.validate import load_recipe as load_recipe
+from .reconstruction import ReconstructionLoss as ReconstructionLoss
 from .runs.import_weights import run_from_weights as run_from_weights
 from .runs.pipeline import run as run
 from .runs.trained import Run as Run, open_run as open_run

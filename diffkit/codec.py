@@ -92,3 +92,55 @@ class Identity(Codec):
 
     def decode(self, z: Tensor) -> Tensor:
         return z
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a codec makes of a batch of examples in its training.
+
+    x           the decoded codes: (B, C, *S)
+    z           the codes that were decoded: (B, C', *S')
+    posterior   the distribution of the codes
+    terms       losses of the codec itself, already weighted, by name: (B,) each, such as a commitment loss
+    last_layer  the parameter by whose gradient a loss may be balanced; None without one
+    """
+
+    x: Tensor
+    z: Tensor
+    posterior: Posterior
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    last_layer: nn.Parameter | None = None
+
+
+class TrainableCodec(Codec, nn.Module):
+    """Base of codecs that a recipe with `task: codec` trains. Implement `posterior`, `decode` and `spec`.
+
+    A constructor that needs the channels and the size of the examples takes a parameter `data: Data`. Override
+    `forward` for a codec with losses of its own, and `encode` if the codes are not those of the posterior.
+    """
+
+    @attribute
+    def last_layer(self) -> nn.Parameter | None:
+        """The last weight of the decoder, for losses that are balanced by their gradients; default None."""
+        return None
+
+    @abstractmethod
+    def posterior(self, x: Tensor) -> Posterior:
+        """Return the distribution of the codes of x: (B, C, *S)."""
+
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.posterior(x).sample(noise)
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Reconstruction:
+        """Encode and decode a batch.
+
+        Args:
+            x: Examples: (B, C, *S).
+            noise: Standard normal numbers, shaped like the codes; without noise the mean is decoded.
+
+        Returns:
+            The reconstruction, with the losses of the codec itself.
+        """
+        posterior = self.posterior(x)
+        z = posterior.sample(noise)
+        return Reconstruction(self.decode(z), z, posterior, last_layer=self.last_layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +27,7 @@ SUMMARIES = {
     "weighting": "min(snr, ceiling)",
     "guidance": "x0 clamped",
     "codec": "z = factor x",
+    "reconstruction-loss": "log cosh of the error",
     "conditioner": "classes from the last to the first",
     "augmentation": "half of the images upside down",
     "data": "points on a circle",
@@ -38,6 +39,8 @@ SUMMARIES = {
     "tracker": "numbers as CSV",
 }
 """The kinds with an example component, and the summary of each example."""
+LOSS, AUTOENCODER = "reconstruction-loss", "autoencoder"
+"""The kind whose package also gets a codec that it trains, and the module of this codec."""
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -101,7 +104,7 @@ class Package:
             "api": str(API),
             "recipe": self.name,
             "Class": self.class_name,
-            "entries": "\n".join(map(self._entry, self.kinds)) + "\n",
+            "entries": "\n".join(self._entries()) + "\n",
             "table": "\n".join(rows),
             "sections": "\n".join(f"## {kind} `{self.name}`\n\n{SUMMARIES[kind]}.\n" for kind in self.kinds),
         }
@@ -112,17 +115,24 @@ class Package:
             f"{source}/__init__.py": f'"""{self.distribution}: a plugin of diffkit."""\n',
             f"{source}/py.typed": "",
             f"{source}/plugin.py": _fill("plugin", values),
-            f"{source}/recipes/{self.name}.yaml": self._recipe(values),
             "tests/test_laws.py": _fill("test", values),
         }
+        recipes = {self.name: self._recipe(values)} if self.kinds != (LOSS,) else {}
+        if LOSS in self.kinds:
+            name = f"{self.name}-codec" if recipes else self.name
+            recipes[name] = _fill("codec_recipe", {**values, "codec_recipe": name})
+            files[f"{source}/{AUTOENCODER}.py"] = _fill(AUTOENCODER, values)
+        files |= {f"{source}/recipes/{name}.yaml": text for name, text in recipes.items()}
         return files | {f"{source}/{_module(kind)}.py": _fill(_module(kind), values) for kind in self.kinds}
 
-    def _entry(self, kind: str) -> str:
-        target = f"{self.module}.{_module(kind)}:{self.class_name}"
-        line = f'    yield Entry("{kind}", "{self.name}", "{target}", "{SUMMARIES[kind]}")'
-        if len(line) <= 120:
-            return line
-        return f'    yield Entry(\n        "{kind}", "{self.name}", "{target}", "{SUMMARIES[kind]}"\n    )'
+    def _entries(self) -> Iterator[str]:
+        rows = [(kind, self.name, _module(kind), SUMMARIES[kind]) for kind in self.kinds]
+        if LOSS in self.kinds:
+            rows.append(("codec", f"{self.name}-autoencoder", AUTOENCODER, "linear maps of the channels"))
+        for kind, name, module, summary in rows:
+            arguments = f'"{kind}", "{name}", "{self.module}.{module}:{self.class_name}", "{summary}"'
+            line = f"    yield Entry({arguments})"
+            yield line if len(line) <= 120 else f"    yield Entry(\n        {arguments}\n    )"
 
     def _recipe(self, values: Mapping[str, str]) -> str:
         """Return a recipe that names every component of the package, on images if one of them requires images."""

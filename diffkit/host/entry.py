@@ -106,6 +106,7 @@ KINDS = (
     Kind("weighting", "diffkit.objective:Weighting", "the weight of the x0 error at each level"),
     Kind("guidance", "diffkit.guidance:Guidance", "a denoiser made from a denoiser"),
     Kind("codec", "diffkit.codec:Codec", "a map from data to the space of the diffusion, and back"),
+    Kind("reconstruction-loss", "diffkit.reconstruction:ReconstructionLoss", "a term of the loss that trains a codec"),
     Kind("conditioner", "diffkit.conditioner:Conditioner", "a function from a condition to what the network receives"),
     Kind("augmentation", "diffkit.data:Augmentation", "a random change of training examples"),
     Kind("data", "diffkit.data:Data", "the source of clean examples"),

@@ -25,6 +25,7 @@ from ..network import Network, Shape
 from ..objective import Objective, Weighting
 from ..optimizer import LRSchedule, Optimizer
 from ..parameterization import Parameterization
+from ..reconstruction import ReconstructionLoss
 from ..sampler import Sampler
 from ..schedule import Schedule, sampled
 from ..strategy import Strategy
@@ -179,6 +180,8 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
 def build(kind: Literal["data"], name: str, **options: Any) -> Data: ...
 @overload
 def build(kind: Literal["codec"], name: str, **options: Any) -> Codec: ...
+@overload
+def build(kind: Literal["reconstruction-loss"], name: str, **options: Any) -> ReconstructionLoss: ...
 @overload
 def build(kind: Literal["conditioner"], name: str, **options: Any) -> Conditioner: ...
 @overload

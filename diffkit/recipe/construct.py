@@ -29,7 +29,7 @@ from .yaml import Node
 
 ORDER = (
     *("data", "codec", "schedule", "parameterization", "conditioner", "shape", "augmentation", "network"),
-    *("weighting", "times", "objective", "sampler", "grid", "guidance", "metric"),
+    *("weighting", "times", "objective", "reconstruction-loss", "sampler", "grid", "guidance", "metric"),
     *("optimizer", "lr-schedule", "strategy", "callback", "tracker"),
 )
 """The kinds in the order in which a recipe builds them; kinds that plugins add are built last.

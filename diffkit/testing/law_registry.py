@@ -37,6 +37,7 @@ MODULES = (
     "network",
     "network_structure",
     "codec",
+    "reconstruction_loss",
     "conditioner",
     "data",
     "metric",

@@ -20,7 +20,7 @@ LAYERS = (
     {"estimate"},
     {"schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
     {"denoiser", "codec", "conditioner", "metric", "optimizer", "strategy"},
-    {"sampler", "grid", "times", "objective", "guidance", "callback"},
+    {"sampler", "grid", "times", "objective", "guidance", "callback", "reconstruction"},
 )
 ALGEBRA = set().union(*LAYERS)
 PUBLIC = ALGEBRA | {"host", "testing", "oracles", "likelihood"}

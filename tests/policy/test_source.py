@@ -179,6 +179,7 @@ INTERFACES = {
     "weighting": {"__call__": "level", "on_output": "level parameterization"},
     "guidance": {"__call__": "denoise"},
     "codec": {"encode": "x noise", "decode": "z", "spec": "data"},
+    "reconstruction-loss": {"__call__": "out x step", "critic_loss": "out x step"},
     "conditioner": {"forward": "raw", "null": ""},
     "augmentation": {"__call__": "x uniform cond"},
     "data": {"split": "part", "to_model_range": "raw", "to_storage": "x"},

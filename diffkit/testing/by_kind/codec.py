@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffkit.codec import Codec
+from diffkit.codec import Codec, TrainableCodec
 from diffkit.data import Data, DataSpec, stack
 from diffkit.errors import DiffkitError
 
@@ -30,8 +31,10 @@ def data_spec(case: Case) -> DataSpec:
 
 
 def learns(case: Case) -> bool:
-    """Return whether the codec takes the data."""
-    return "data" in getattr(type(case.component).__init__, "__annotations__", {})
+    """Return whether the codec learns from the data when it is built."""
+    return not isinstance(case.component, TrainableCodec) and "data" in getattr(
+        type(case.component).__init__, "__annotations__", {}
+    )
 
 
 def training_examples(data: Data) -> Tensor:
@@ -44,6 +47,8 @@ def training_examples(data: Data) -> Tensor:
 def round_trip(case: Case, result: LawResult) -> None:
     """The codes describe the same data. A lossy codec declares an exemption."""
     codec: Codec = case.component
+    if isinstance(codec, TrainableCodec):
+        raise NotApplicable("the codec is trained, so it is lossy")
     x = images(case)
     z = codec.encode(x)
     result.compare(codec.decode(z), x, "images 3 x 8 x 8")
@@ -101,7 +106,7 @@ MOMENTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 )
 def shapes(case: Case, result: LawResult) -> None:
     """Networks are built for the shape in spec(data)."""
-    codec: Codec = case.component
+    codec = _in_use(case)
     x = images(case)
     z = codec.encode(x)
     spec = codec.spec(data_spec(case))
@@ -124,7 +129,7 @@ def shapes(case: Case, result: LawResult) -> None:
 )
 def each_alone(case: Case, result: LawResult) -> None:
     """A codec uses no statistics of the batch."""
-    codec: Codec = case.component
+    codec = _in_use(case)
     x = images(case)
     kept, z = x.clone(), codec.encode(x)
     size = max(1.0, float(z.abs().max()))
@@ -180,3 +185,66 @@ def constant_channel(case: Case, result: LawResult) -> None:
     z = codec.encode(x)
     result.holds(bool(torch.isfinite(z).all()), "codes that are not finite", "finite")
     result.compare(codec.decode(z), x, "decode(encode(x)) of training examples")
+
+
+def _in_use(case: Case) -> Codec:
+    """Return the codec as it encodes and decodes for a diffusion: a module in evaluation mode."""
+    codec: Codec = case.component
+    return copy.deepcopy(codec).eval() if isinstance(codec, nn.Module) else codec
+
+
+def _trainable(case: Case) -> TrainableCodec:
+    """Return the codec in training mode."""
+    if not isinstance(case.component, TrainableCodec):
+        raise NotApplicable("the codec is not trained by a recipe")
+    return copy.deepcopy(case.component).train()
+
+
+@law(
+    "codec",
+    statement="encode is a sample of the posterior, the mean without noise; forward decodes it, its terms are (B,)",
+    source="Kingma & Welling 2014 (arXiv:1312.6114), sec. 2.4",
+    tolerance=1e-5,
+)
+def posterior(case: Case, result: LawResult) -> None:
+    """Training, latents on disk and sampling use the same codes."""
+    codec = _trainable(case).eval()
+    x = images(case)
+    found = codec.posterior(x)
+    noise = case.normal(*found.mean.shape, stream="noise", dtype=torch.float32)
+    result.compare(codec.encode(x), found.mean, "encode(x)")
+    std = torch.zeros_like(found.mean) if found.std is None else found.std
+    result.holds(bool((std >= 0).all()), "a negative std", ">= 0")
+    result.compare(codec.encode(x, noise), found.mean + std * noise, "encode(x, noise)")
+    for given, title in ((None, "without noise"), (noise, "with noise")):
+        out = codec(x, given)
+        result.compare(out.z, codec.encode(x, given), f"forward {title}: z")
+        result.compare(out.x, codec.decode(out.z), f"forward {title}: x")
+        for name, term in out.terms.items():
+            result.holds(tuple(term.shape) == (len(x),), f"the term {name} is {tuple(term.shape)}", f"({len(x)},)")
+
+
+@law(
+    "codec",
+    statement="the gradient of a reconstruction, its posterior and its terms reaches every parameter",
+    source="the definition of training",
+    tolerance=0.0,
+)
+def gradients(case: Case, result: LawResult) -> None:
+    """A parameter without gradient is not connected."""
+    codec = _trainable(case)
+    trained = {name: p for name, p in codec.named_parameters() if p.requires_grad}
+    result.holds(bool(trained), "no parameter is trained", "a trained parameter")
+    x = images(case)
+    found = codec.posterior(x)
+    noise = case.normal(*found.mean.shape, stream="noise", dtype=torch.float32)
+    out = codec(x, noise)
+    parts = [out.x, out.posterior.mean, *([] if out.posterior.std is None else [out.posterior.std])]
+    weighted = [(one * case.normal(*one.shape, stream="target", dtype=torch.float32)).sum() for one in parts]
+    torch.autograd.backward(sum([*weighted, *(term.sum() for term in out.terms.values())], torch.zeros(())))
+    for name, parameter in trained.items():
+        reached = parameter.grad is not None and bool((parameter.grad != 0).any())
+        result.holds(reached, f"{name} {tuple(parameter.shape)} gets no gradient", "one")
+    last = codec.last_layer
+    inside = last is None or any(last is one for one in trained.values())
+    result.holds(inside, "last_layer is not a trained parameter of the codec", "one, or None")

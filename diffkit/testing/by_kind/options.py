@@ -19,7 +19,7 @@ from diffkit.times import at_fraction
 from ..case import Case, build_cases
 from ..law_registry import LawResult, NotApplicable, law
 from ..variants import others, with_option
-from . import codec, conditioner, data, grid, metric, optimizer, times, weighting
+from . import codec, conditioner, data, grid, metric, optimizer, reconstruction_loss, times, weighting
 
 Numbers = Sequence[float | Tensor]
 Behaviour = Callable[[Case], Numbers]
@@ -58,7 +58,18 @@ def _of_grid(case: Case) -> Numbers:
 
 
 def _of_codec(case: Case) -> Numbers:
-    return [case.component.encode(codec.images(case))]
+    x = codec.images(case)
+    z = case.component.encode(x)
+    noise = case.normal(*z.shape, stream="noise", dtype=torch.float32)
+    return [z, case.component.encode(x, noise), case.component.decode(z)]
+
+
+def _of_reconstruction_loss(case: Case) -> Numbers:
+    x = reconstruction_loss.examples(case)
+    out = reconstruction_loss.reconstruction(case, x)
+    found = [case.component(out, x, step) for step in reconstruction_loss.STEPS]
+    given = reconstruction_loss.detached(out)
+    return found if case.component.critic is None else [*found, case.component.critic_loss(given, x, 0)]
 
 
 def _of_conditioner(case: Case) -> Numbers:
@@ -88,6 +99,7 @@ BEHAVIOURS: Mapping[str, Behaviour] = {
     "schedule": _of_schedule,
     "grid": _of_grid,
     "codec": _of_codec,
+    "reconstruction-loss": _of_reconstruction_loss,
     "conditioner": _of_conditioner,
     "metric": _of_metric,
     "optimizer": _of_optimizer,

@@ -19,6 +19,7 @@ grid linspace leading trailing quadratic
 times uniform stratified
 guidance clip threshold cfg
 codec identity affine
+reconstruction-loss
 conditioner unchanged label text concat
 augmentation flip
 data digits gaussian mixture arrays images mnist fashion-mnist cifar10
