@@ -24,7 +24,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 @dataclass(frozen=True)
 class PathMark:
     """Annotation of an option that is a path: a relative path starts at the folder of the recipe file, or, if nothing
-    is there, at the working directory. Elsewhere than in a file it starts at the working directory.
+    is there, at the working directory. Elsewhere than in a file it starts at the working directory. URLs stay as they
+    are.
     """
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diffkit.host import Entry, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 DIFFKIT_API = 1
 OF_THE_CORE: Mapping[str, Sequence[tuple[str, ...]]] = {
@@ -21,6 +25,7 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("mixture", "data.mixture:Mixture", "Draw from a mixture of normals; the denoiser is exact"),
         ("arrays", "data.arrays:Arrays", "Load .npy or .npz files"),
         ("images", "data.images:Images", "Load a folder of images"),
+        ("shards", "data.shards:Shards", "Stream pictures from tar shards, local or remote"),
         ("mnist", "data.published:MNIST", "Load 60000 digits of 28x28", "lecun1998gradient"),
         ("fashion-mnist", "data.published:FashionMNIST", "Load 60000 garments of 28x28", "xiao2017fashion"),
         ("cifar10", "data.published:CIFAR10", "Load 50000 photographs of 32x32", "krizhevsky2009learning"),
@@ -120,3 +125,10 @@ def diffkit_components() -> Iterator[Entry]:
 @hookimpl
 def diffkit_laws() -> Iterator[str]:
     yield "diffkit.testing.defaults.basics"
+
+
+@hookimpl
+def diffkit_commands(group: click.Group) -> None:
+    from .commands import shards
+
+    group.add_command(shards)

@@ -252,7 +252,9 @@ class Resolver:
 
 
 def _absolute(path: str, file: str) -> str:
-    """Return an absolute path; a relative one starts at the folder of `file`, or at the working directory."""
+    """Return an absolute path; a relative one starts at the folder of `file`, or at the working directory. URLs stay."""
+    if "://" in path:
+        return path
     found = os.path.expanduser(path)
     beside = os.path.join(os.path.dirname(file), found) if os.path.isfile(file) else found
     return os.path.abspath(beside if os.path.lexists(beside) or not os.path.lexists(found) else found)

@@ -162,6 +162,7 @@ def test_only_declared_distributions_are_imported() -> None:
     project = tomllib.loads(text)["project"]
     extras = project["optional-dependencies"]
     declared = {*_names(project["dependencies"]), *_names(extras["quickstart"]), *_names(extras["tensorboard"])}
+    declared |= set(_names(extras["streams"]))
     names = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
     allowed = {names.get(d, d) for d in declared} | {"diffkit", "pydantic_core"}
     wrong = {
@@ -192,6 +193,8 @@ MAX_FILES = 71
 and `runs/planning.py`, what is to be sampled, apart from the loop that samples."""
 LOCAL_IMPORTS = {
     "diffkit.cli": "listing commands start without torch",
+    "diffkit.basics.commands": "a command, imported at each start as those of diffkit.cli",
+    "diffkit.basics.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_diffusers.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_compression.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_flow.command": "commands of a plugin, imported at each start as those of diffkit.cli",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import torch
@@ -100,17 +100,17 @@ def find_pictures(root: Path) -> Found:
     return found
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def picture_size(path: Path | IO[bytes]) -> tuple[int, int]:
     """Read (H, W) of the decoded picture from the header alone. Raises PictureError."""
     with _opened(path) as image:
         return (image.width, image.height) if _orientation(image) >= 5 else (image.height, image.width)
 
 
-def read_picture(path: Path, size: int | None, color: Color, *, smooth: bool = True) -> Tensor:
+def read_picture(path: Path | IO[bytes], size: int | None, color: Color, *, smooth: bool = True) -> Tensor:
     """Decode a picture, upright by its EXIF data, 16-bit grey as 8 bits, transparent parts white.
 
     Args:
-        path: the file.
+        path: the file, or its content.
         size: length to which the shorter side is scaled before the centre is cropped to a square; None keeps the
             picture as it is.
         color: "rgb" or "grey".
@@ -165,7 +165,7 @@ def without_warnings() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path | IO[bytes]) -> Iterator[Image.Image]:
     """Open a picture and check its size before any pixel is decoded; turn every failure inside into PictureError."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -175,6 +175,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError as error:
         raise PictureError("too many pixels for a photograph") from error
     except UnidentifiedImageError as error:
-        raise PictureError("empty file" if path.stat().st_size == 0 else "not a PNG, JPEG, WEBP or BMP") from error
+        size = path.stat().st_size if isinstance(path, Path) else path.seek(0, os.SEEK_END)
+        raise PictureError("empty file" if size == 0 else "not a PNG, JPEG, WEBP or BMP") from error
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, MemoryError) as error:
         raise PictureError(f"damaged: {error or type(error).__name__}") from error

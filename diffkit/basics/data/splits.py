@@ -47,15 +47,38 @@ def divide(keys: Sequence[str], held_out: int | float, groups: Sequence[int] | N
     ranks = [_rank(key) for key in keys]
     amount = held_out if isinstance(held_out, int) else sum(rank < held_out * 2.0**64 for rank in ranks) or 1
     if amount >= len(keys):
-        raise DataError(
-            f"{len(keys)} examples are too few to hold out {held_out}",
-            code="DK304",
-            fix="give more data, or a smaller data.held_out",
-        )
+        raise _too_few(len(keys), held_out)
     chosen: set[int] = set()
     for members, quota in _quotas(len(keys), amount, groups):
         chosen.update(sorted(members, key=lambda i: (ranks[i], i))[:quota])
     return [i for i in range(len(keys)) if i not in chosen], sorted(chosen)
+
+
+def divide_ranks(ranks: Tensor, held_out: int | float) -> tuple[Tensor, Tensor]:
+    """Divide any number of examples as `divide` does, in tensors.
+
+    Args:
+        ranks: (N,) long, ordered as the hash of each example: the hash less 2^63.
+        held_out: an int holds out exactly this number; a float each example with this probability, and at least one.
+
+    Returns:
+        Indices of the training examples and of the held-out ones, both ascending: long.
+
+    Raises:
+        DataError: DK304, no example is left to train on.
+    """
+    count = len(ranks)
+    share = held_out if isinstance(held_out, int) else int((ranks < int(held_out * 2.0**64) - (1 << 63)).sum()) or 1
+    if share >= count:
+        raise _too_few(count, held_out)
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[ranks.argsort(stable=True)[:share]] = True
+    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+
+
+def _too_few(count: int, held_out: int | float) -> DataError:
+    fix = "give more data, or a smaller data.held_out"
+    return DataError(f"{count} examples are too few to hold out {held_out}", code="DK304", fix=fix)
 
 
 def _rank(key: str) -> int:
