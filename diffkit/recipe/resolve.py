@@ -252,7 +252,7 @@ class Resolver:
 
 
 def _absolute(path: str, file: str) -> str:
-    """Return an absolute path; a relative one starts at the folder of `file`, or at the working directory. URLs stay."""
+    """Return a URL, or an absolute path: a relative one starts at the folder of `file`, or at the working directory."""
     if "://" in path:
         return path
     found = os.path.expanduser(path)

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffkit.storage.checkpoint import read_checkpoint
 from diffkit.storage.manifest import candidates
 
-from .conftest import Ended, Server, events, fault, finished, ranks, steps
+from .conftest import DATA, Ended, Server, events, fault, finished, ranks, steps
 
 STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
 QUICK = ("--set", "train.timeout=4")
@@ -199,3 +201,44 @@ def test_samples_of_several_processes_are_those_of_one(diffkit: Server, recipe: 
     assert codes(killed) == [-9, 11]
     assert codes(ranks(diffkit, recipe, 3, out=[other] * 3)) == [0, 0, 0]
     assert finished(other) == finished(run)
+
+
+def write_shards(diffkit: Server, recipe: Path) -> Path:
+    """Forty pictures in tar shards, 32 of them to train on, and a recipe that reads them by two workers."""
+    pictures, out = recipe.parent / "pictures", recipe.parent / "shards"
+    pictures.mkdir()
+    for i in range(40):
+        pixels = np.random.default_rng(i).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{i}.png")
+    assert diffkit("shards", pictures, out).code == 0
+    text = recipe.read_text().replace(DATA, "{name: shards, path: shards, held_out: 8, workers: 2}")
+    network = "network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: [], dropout: 0.0}"
+    lines = [network if line.startswith("network") else line for line in text.splitlines()]
+    recipe.write_text("\n".join(lines).replace("batch_size: 16", "batch_size: 12"))
+    return out
+
+
+@pytest.mark.slow
+def test_shards_are_read_on_after_a_kill_within_an_epoch(diffkit: Server, recipe: Path) -> None:
+    """Two processes are killed within an epoch, and one continues: the weights and samples of one process."""
+    write_shards(diffkit, recipe)
+    killed = ranks(diffkit, recipe, 2, {1: [fault(STEP, 8, "kill")]})
+    assert codes(killed) == [11, -9]
+    assert codes(ranks(diffkit, recipe, 1)) == [0]
+    run, alone = recipe.parent / "run", recipe.parent / "alone"
+    assert events(run, "resume")[-1]["step"] == 5
+    assert codes(ranks(diffkit, recipe, 1, out=[alone])) == [0]
+    assert_close(weights(run), weights(alone), 1e-5)
+
+
+@pytest.mark.slow
+def test_a_changed_shard_is_one_error_of_all_processes(diffkit: Server, recipe: Path) -> None:
+    (shard,) = write_shards(diffkit, recipe).glob("*.tar")
+    content = bytearray(shard.read_bytes())
+    for start in range(0, len(content) - 1536, 1024):  # headers and pictures take 512 bytes each
+        content[start + 530] ^= 1
+    shard.write_bytes(content)
+    ended = ranks(diffkit, recipe, 2)
+    assert codes(ended) == [5, 5]
+    assert shown(ended).count("error[") == 1
+    assert "error[DK315]" in shown(ended)
