@@ -48,6 +48,7 @@ def test_every_part_computes_the_same(run: Any, pipeline: Any) -> None:
     assert ours == pytest.approx(pipeline.scheduler.alphas_cumprod[[0, 499, 999]].tolist(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_run_needs_no_folder(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     before = import_model(copied, tmp_path / "run").sample(1, conditions={"text": "cat"}, steps=2)
@@ -57,6 +58,7 @@ def test_the_run_needs_no_folder(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_old_layouts_shards_and_variants(
     run: Any, pipeline: Any, folder: Path, tmp_path: Path, to_old_layout: Any
 ) -> None:
@@ -92,6 +94,7 @@ def test_long_texts(folder: Path, run: Any) -> None:
     torch.testing.assert_close(value[1, 16:32], wide.null()[:16], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "prediction", "schedule"),
     [
@@ -113,6 +116,7 @@ def test_levels_and_predictions(
         assert float(level.alpha) ** 2 == pytest.approx(float(theirs.alphas_cumprod[step - 1]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_inpainting_with_nine_channels(make: Any, tmp_path: Path) -> None:
     theirs = make(channels=9)
     theirs.save_pretrained(tmp_path / "nine")
@@ -134,6 +138,7 @@ def test_inpainting_with_nine_channels(make: Any, tmp_path: Path) -> None:
     assert made.sample(1, conditions={"text": "cat", "inpainting": picture}, steps=2).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     def refused(match: str, change: Any, kind: type[Exception] = UsageError) -> None:
         copied = shutil.copytree(folder, tmp_path / f"case{len(list(tmp_path.iterdir()))}")
@@ -178,6 +183,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     refused("trained_betas", edit("scheduler/scheduler_config.json", trained_betas=[0.1, 0.2]))
 
 
+@pytest.mark.slow
 def test_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main(["import", str(folder), str(out), "--set", "sample.steps=2"]) == 0

@@ -10,10 +10,11 @@ from diffkit_diffusers.errors import not_a_model
 from diffkit_diffusers.recipe import name_of, recipe_text
 from torch import Tensor
 
-from diffkit import Run, load_recipe, run_from_weights
+from diffkit import Run, UsageError, load_recipe, run_from_weights
 
 from .pipeline import Model, read_pipeline
 from .scheduler import sections
+from .single_file import read_file
 
 TEXT_BYTES = 2048
 """Bytes of a text that a run takes; 77 tokens are about 300."""
@@ -28,33 +29,56 @@ def import_model(
     prediction: str | None = None,
     size: tuple[int, int] | None = None,
     variant: str | None = None,
+    tokenizer: Path | str | None = None,
+    sha256: str | None = None,
+    heads: int | None = None,
+    head_channels: int | None = None,
     overrides: Iterable[str] = (),
 ) -> Run:
-    """Import a folder of diffusers with a StableDiffusionPipeline as the new run directory `out`.
+    """Import Stable Diffusion, a folder of diffusers or a single file, as the new run directory `out`.
 
     The run holds the weights of U-Net, autoencoder and text encoder, and the tokenizer, so it needs no other file.
     Numbers of the weights are unchanged, in float32.
 
     Args:
-        source: the folder.
+        source: the folder, or the .safetensors file.
         out: the run directory to create.
-        prediction: epsilon, sample or v_prediction, in place of that of the scheduler.
+        prediction: epsilon, sample or v_prediction, in place of that of the scheduler; required for a single file of
+            Stable Diffusion 2.
         size: (H, W) of the images; default: that of the training.
-        variant: the weights to read, such as "fp16"; default: those without a variant, or the only ones.
+        variant: the weights of a folder to read, such as "fp16"; default: those without, or the only ones.
+        tokenizer: folder of the tokenizer of a single file; default: beside the file.
+        sha256: expected hash of a single file.
+        heads: number of heads of the U-Net in a single file; default 8, as in Stable Diffusion 1.
+        head_channels: channels of a head of the U-Net in a single file; default 64 in Stable Diffusion 2.
         overrides: changes to the recipe, each "path=value".
 
     Returns:
         The run.
 
     Raises:
-        UsageError: DK080, a part is missing, damaged or a pickle; DK081, the model is of a kind that is not supported.
+        UsageError: DK080, a part is missing, damaged or a pickle, or an option is missing; DK081, the model is of a
+            kind that is not supported; DK017, an option has no effect on a folder or on a file.
         RecipeError: an override is invalid.
-        CheckpointError: DK603, weights do not fit their config.
+        CheckpointError: DK603, weights do not fit their config, or the hash of a file is another one.
     """
-    model = read_pipeline(Path(source), variant)
-    text = recipe_text(
-        f"Stable Diffusion, read from {Path(source).name}", recipe(model, name_of(Path(out)), prediction, size)
-    )
+    path = Path(source)
+    of_file = {"tokenizer": tokenizer, "sha256": sha256, "heads": heads, "head_channels": head_channels}
+    without_effect = {"variant": variant} if path.is_file() else of_file
+    for option, value in without_effect.items():
+        if value is not None:
+            kind = "a single file" if path.is_file() else "a folder"
+            message = f"--{option.replace('_', '-')} has no effect on {kind}"
+            raise UsageError(message, code="DK017", fix="leave it out")
+    if path.is_file():
+        beside = None if tokenizer is None else Path(tokenizer)
+        model = read_file(
+            path, prediction=prediction, tokenizer=beside, sha256=sha256, heads=heads, head_channels=head_channels
+        )
+    else:
+        model = read_pipeline(path, variant)
+    made = recipe(model, name_of(Path(out)), prediction, size)
+    text = recipe_text(f"Stable Diffusion, read from {path.name}", made)
     components: dict[str, Mapping[str, Tensor]] = {
         "codec": {f"model.{name}": one for name, one in model.vae_weights.items()},
         "conditions/text": model.text_weights,

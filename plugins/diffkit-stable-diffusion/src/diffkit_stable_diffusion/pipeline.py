@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffkit_diffusers.errors import inexpressible, not_a_model
+from diffkit_diffusers.errors import inexpressible
 from diffkit_diffusers.folder import INDEX, SCHEDULER, Folder, read_json
 from torch import Tensor
-
-from diffkit import UsageError
 
 from .network import FROM_SHAPE, NEED_INPUTS
 from .text import ClipText
@@ -113,11 +111,3 @@ def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in config.items()
         if not name.startswith("_") and name not in FROM_SHAPE and name not in NEED_INPUTS
     }
-
-
-def refuse_pickle(source: Path) -> UsageError:
-    """Build the error for a file that is not safetensors."""
-    return not_a_model(
-        f"{source} is not a safetensors file, and a pickle is not opened",
-        fix="take the .safetensors file of the model, or convert the pickle where you trust it",
-    )

@@ -38,6 +38,8 @@ class FrozenText(Conditioner):
 
     models: ClassVar[tuple[str, ...]]
     tokenizer_class: ClassVar[str]
+    longer: ClassVar[str]
+    """The option that takes longer texts."""
 
     def __init__(
         self, condition: ConditionSpec, folder: str | None, config: Mapping[str, JsonValue] | None, chunks: int = 1
@@ -140,7 +142,7 @@ class FrozenText(Conditioner):
             ids = torch.zeros(len(texts), self.chunks, self.length, dtype=torch.long)
             mask = torch.ones_like(ids, dtype=torch.bool)
         else:
-            ids, mask = windows(self.tokens, texts, self.chunks)
+            ids, mask = windows(self.tokens, texts, self.chunks, self.longer)
         with torch.no_grad():
             value: Tensor = self._values(ids.flatten(0, 1).to(device), mask.flatten(0, 1).to(device))
         return value.reshape(len(texts), *self.shape), mask.flatten(1).to(device)
@@ -178,6 +180,7 @@ class ClipText(FrozenText):
     """
 
     models, tokenizer_class = ("CLIPTextModel",), "CLIPTokenizer"
+    longer = "chunks"
 
     def __init__(
         self,
@@ -241,6 +244,7 @@ class T5(FrozenText):
     """
 
     models, tokenizer_class = ("T5EncoderModel", "T5ForConditionalGeneration"), "T5Tokenizer"
+    longer = "length"
 
     def __init__(
         self,

@@ -87,7 +87,7 @@ def from_buffer(data: Tensor) -> Tokenizer:
     return Tokenizer.from_str(bytes(data.cpu().numpy()).decode())
 
 
-def windows(tokenizer: Tokenizer, texts: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
+def windows(tokenizer: Tokenizer, texts: Sequence[str], count: int, option: str) -> tuple[Tensor, Tensor]:
     """Return the tokens of texts in windows of the tokenizer's length; warns of texts that need more windows.
 
     Each window has tokens of start and end; windows without text are those of an empty text.
@@ -96,6 +96,7 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str], count: int) -> tuple[Ten
         tokenizer: cuts and fills up.
         texts: B texts.
         count: number of windows of each text.
+        option: the option that takes longer texts, for the warning.
 
     Returns:
         The tokens (B, count, L) long, and a mask (B, count, L) bool, which is False for tokens that fill up.
@@ -105,17 +106,17 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str], count: int) -> tuple[Ten
     for text, first in zip(texts, tokenizer.encode_batch(list(texts)), strict=True):
         found = [first, *first.overflowing]
         if len(found) > count:
-            _warn(text, found[count], count, len(first.ids))
+            _warn(text, found[count], count * len(first.ids), option)
         rows.append((found + [empty] * count)[:count])
     ids = torch.tensor([[window.ids for window in row] for row in rows])
     mask = torch.tensor([[window.attention_mask for window in row] for row in rows], dtype=torch.bool)
     return ids, mask
 
 
-def _warn(text: str, window: Encoding, count: int, length: int) -> None:
+def _warn(text: str, window: Encoding, most: int, option: str) -> None:
     """Warn of the part of a text from `window` on, which no token holds."""
     begin = next(start for (start, end), special in zip(window.offsets, window.special_tokens_mask) if not special)
-    lost, most = text[begin:], count * length
+    lost = text[begin:]
     shown = lost if len(lost) <= MAX_SHOWN else f"{lost[:MAX_SHOWN]}..."
-    message = f"a text has more than {most} tokens and is cut: {shown!r} is lost; option `chunks` takes longer texts"
+    message = f"a text has more than {most} tokens and is cut: {shown!r} is lost; option `{option}` takes longer texts"
     warnings.warn(message, stacklevel=4)
