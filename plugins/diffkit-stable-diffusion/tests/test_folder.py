@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from diffkit_stable_diffusion.importing import import_model
 from safetensors.torch import load_file, save_file
 
-from diffkit import CheckpointError, UsageError, open_run
+from diffkit import CheckpointError, UsageError, guide, open_run, sample
 from diffkit.cli.main import main
+from diffkit.runs.planning import SampleRequest, plan_request
 
 TEXTS = ["the red cat", ""]
 LONG = "a cat and a red cat and the red cat and the cat"
@@ -194,3 +196,40 @@ def test_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     pickle.touch()
     assert main(["import", str(pickle), str(out)]) == 2
     assert "is a pickle, which is not opened" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("DDIMScheduler", {"clip_sample": False, "steps_offset": 1, "set_alpha_to_one": False}, 1e-4),
+        ("DDIMScheduler", {"clip_sample": False}, 1e-4),
+        ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}, 1e-4),
+        ("DPMSolverMultistepScheduler", {}, 1e-4),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "leading", "steps_offset": 1}, 1e-4),
+        ("EulerDiscreteScheduler", {}, 1e-4),
+        ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}, 1e-4),
+    ],
+)
+def test_text_to_image_is_that_of_diffusers(
+    folder: Path, pipeline: Any, tmp_path: Path, scheduler: Any, kind: str, options: dict[str, Any], tolerance: float
+) -> None:
+    theirs = scheduler(getattr(diffusers, kind), **options)
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    theirs.save_pretrained(copied / "scheduler")
+    made = import_model(copied, tmp_path / "run", overrides=["sample.steps=8"])
+    z = torch.randn(1, 4, 8, 8)
+    before, pipeline.scheduler = pipeline.scheduler, theirs
+    try:
+        want = pipeline("a red cat", negative_prompt="the", num_inference_steps=8, latents=z, output_type="pt").images
+    finally:
+        pipeline.scheduler = before
+    request = SampleRequest(count=1, conditions={"text": "a red cat"}, guidance={"cfg": {"negative": {"text": "the"}}})
+    trained = made.trained()
+    plan = plan_request(trained, request)
+    cond = trained.conditions.stated({"text": "a red cat"}, 1)
+    denoise = partial(guide(trained.model, plan.guidance), **cond)
+    with torch.no_grad():
+        x = sample(denoise, plan.sampler, plan.levels, plan.start(z))
+        image = trained.codec.decode(x.float()) / 2 + 0.5
+    torch.testing.assert_close(image.clamp(0, 1), want, rtol=0, atol=tolerance)

@@ -13,6 +13,19 @@ from diffkit_diffusers.errors import inexpressible
 
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+SAMPLERS = {
+    "DDIMScheduler": ("ddim", "leading"),
+    "DDPMScheduler": ("ancestral", "leading"),
+    "PNDMScheduler": ("plms", "leading"),
+    "EulerDiscreteScheduler": ("euler", "linspace"),
+    "EulerAncestralDiscreteScheduler": ("ancestral", "linspace"),
+    "HeunDiscreteScheduler": ("heun", "linspace"),
+    "DPMSolverMultistepScheduler": ("dpmpp-2m", "linspace"),
+    "UniPCMultistepScheduler": ("unipc", "linspace"),
+}
+"""By scheduler the sampler and the usual times; other schedulers become DDIM."""
+ENDS = {"ddim": True, "plms": False}
+"""Samplers of schedulers with the option set_alpha_to_one, and its default."""
 STEPS, SCALE = 50, 7.5
 """Sampling steps and the scale of guidance, the defaults of StableDiffusionPipeline."""
 
@@ -50,16 +63,23 @@ def sections(config: Mapping[str, Any], prediction: str | None = None) -> dict[s
 
 
 def _sample(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the section `sample`: DDIM at the times of the scheduler."""
-    spacing, offset = config.get("timestep_spacing", "leading"), int(config.get("steps_offset", 0))
-    grid: dict[str, Any] = {"name": "diffusers", "spacing": spacing, "offset": offset}
+    """Return the section `sample`: sampler and times of the scheduler, by the preset `diffusers` of the sampler."""
+    name = config.get("_class_name")
+    sampler, usual = SAMPLERS.get(str(name), ("ddim", "leading"))
+    spacing = "karras" if config.get("use_karras_sigmas") else config.get("timestep_spacing", usual)
+    grid: dict[str, Any] = {"name": spacing}
+    if spacing == "leading":
+        grid["offset"] = int(config.get("steps_offset", 0))
+    if sampler in ENDS and spacing != "karras":
+        grid["end"] = "clean" if config.get("set_alpha_to_one", ENDS[sampler]) else "first"
+    sample = {"preset": "diffusers", "sampler": sampler, "grid": grid}
+    if sampler == "ancestral" and spacing != "leading":
+        sample["start_scale"] = "sigma"
     return {
-        "sampler": "ddim",
-        "grid": "trailing" if spacing == "trailing" else grid,
+        **sample,
         "steps": STEPS,
         "guidance": [{"name": "cfg", "scale": SCALE, "names": ["text"]}],
         "conditions": {"text": ""},
         "count": 1,
         "batch_size": 4,
-        "allow_mismatch": True,
     }
