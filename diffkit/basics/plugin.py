@@ -26,6 +26,7 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("arrays", "data.arrays:Arrays", "Load .npy or .npz files"),
         ("images", "data.images:Images", "Load a folder of images"),
         ("shards", "data.shards:Shards", "Stream pictures from tar shards, local or remote"),
+        ("huggingface", "data.hugging_face:HuggingFace", "Read Arrow files that Hugging Face datasets saved"),
         ("mnist", "data.published:MNIST", "Load 60000 digits of 28x28", "lecun1998gradient"),
         ("fashion-mnist", "data.published:FashionMNIST", "Load 60000 garments of 28x28", "xiao2017fashion"),
         ("cifar10", "data.published:CIFAR10", "Load 50000 photographs of 32x32", "krizhevsky2009learning"),

@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -80,6 +80,7 @@ class Index:
         rank: a hash of the name of each example, which decides whether it is held out: (N,) int64.
         digest: SHA-256 of the index.
         plan: a hash of the files that were packed, or empty.
+        local: the path of the folder if it is a local one.
     """
 
     place: str
@@ -94,6 +95,7 @@ class Index:
     rank: Tensor
     digest: str = ""
     plan: str = ""
+    local: str = ""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -114,9 +116,13 @@ class Index:
         at = self.members.index(member)
         start, length = int(self.offset[row, at]), int(self.length[row, at])
         name = self.shards[int(self.shard[row])][0]
-        system, root = open_place(self.place)
         try:
-            content: bytes = system.cat_file(f"{root}/{name}", start=start, end=start + length)
+            if self.local:
+                with open(f"{self.local}/{name}", "rb", buffering=0) as file:
+                    content = os.pread(file.fileno(), length, start)
+            else:
+                system, root = open_place(self.place)
+                content = system.cat_file(f"{root}/{name}", start=start, end=start + length)
         except Exception as error:
             message = f"{self.place}/{name} cannot be read: {error or type(error).__name__}"
             raise DataError(message, code="DK302", fix="get the shard again") from error
@@ -170,7 +176,8 @@ def load_index(place: str) -> Index:
             if not isinstance(system, LocalFileSystem):
                 system.get_file(file, f"{folder}/{INDEX}")  # the mapping stays after the file is removed
                 file = f"{folder}/{INDEX}"
-            index = _parse(place, Path(file))
+            local = root if isinstance(system, LocalFileSystem) else ""
+            index = replace(_parse(place, Path(file)), local=local)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         message = f"{place}/{INDEX} is damaged: {error}"
         raise DataError(message, code="DK302", fix=f"write it again: diffkit shards {place}") from error
