@@ -39,7 +39,8 @@ class ConditionRows:
             return ConditionRows, (self.spec, self.values, self.convert)
         array: Any = self.values
         order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-        return _mapped, (self.spec, self.convert, (array.filename, array.dtype, "r", array.offset, array.shape, order))
+        mapping = {"dtype": array.dtype, "offset": array.offset, "shape": array.shape, "order": order}
+        return _mapped, (self.spec, self.convert, array.filename, mapping)
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +59,8 @@ class ConditionRows:
             return torch.from_numpy(np.array(part, dtype=wanted, order="C"))
 
 
-def _mapped(spec: ConditionSpec, convert: Convert | None, mapping: tuple[Any, ...]) -> ConditionRows:
-    return ConditionRows(spec, np.memmap(*mapping[:4], shape=mapping[4], order=mapping[5]), convert)
+def _mapped(spec: ConditionSpec, convert: Convert | None, file: str, mapping: dict[str, Any]) -> ConditionRows:
+    return ConditionRows(spec, np.memmap(file, mode="r", **mapping), convert)
 
 
 def check_condition(shape: tuple[int, ...], dtype: np.dtype[Any], count: int, source: str) -> None:

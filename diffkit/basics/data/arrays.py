@@ -54,8 +54,8 @@ class Arrays(FileData):
     that of the channels, are pictures, series or volumes in the layout of the examples. `held_out`: a number of
     examples, or a fraction. `resident: auto` streams .npy files above 1 GiB through `workers` processes, and refuses an
     .npz file that unpacks to more; `always` reads both into memory.
-    Raises DataError: DK301 missing, DK302 damaged, DK303 pickled, DK304 too few, DK305 conditions, DK307 a value that is
-    not finite or not bounded, DK308 shape or type.
+    Raises DataError: DK301 missing, DK302 damaged, DK303 pickled, DK304 too few, DK305 conditions, DK307 a value that
+    is not finite or not bounded, DK308 shape or type.
     """
 
     path: FilePath
