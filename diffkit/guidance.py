@@ -23,10 +23,19 @@ class Guidance(ABC):
     `unguided`, so that a guidance around it, such as one that scales its result, needs no further evaluation.
     """
 
-    @attribute
+    @property
     def needs_null(self) -> bool:
-        """Whether the guidance evaluates the network without a label, which requires label dropout in training."""
-        return False
+        """Whether the network is evaluated without conditions, which requires `condition_dropout` in training; by
+        default as `inner`, or False.
+        """
+        inner = getattr(self, "inner", None)
+        return isinstance(inner, Guidance) and inner.needs_null
+
+    @property
+    def null_conditions(self) -> tuple[str, ...] | None:
+        """Names of the conditions whose null is evaluated if `needs_null`, None for all; by default as `inner`."""
+        inner = getattr(self, "inner", None)
+        return inner.null_conditions if isinstance(inner, Guidance) else None
 
     @attribute
     def limits_range(self) -> bool:

@@ -47,11 +47,18 @@ class Shape:
 
 
 def conditions_of(network: nn.Module) -> frozenset[str] | None:
-    """Return the names of the conditions that a network takes beside x and c_noise; None if it takes every name."""
+    """Return the names of the conditions that a network takes beside x and c_noise; None if it takes every name.
+
+    A network with the attribute `inner` passes further ones to that.
+    """
     parameters = list(inspect.signature(network.forward).parameters.values())[2:]
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return None
-    return frozenset(one.name for one in parameters if one.kind is not one.VAR_POSITIONAL)
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    own = frozenset(one.name for one in parameters if one.kind not in variable)
+    if all(one.kind is not one.VAR_KEYWORD for one in parameters):
+        return own
+    inner = getattr(network, "inner", None)
+    passed = conditions_of(inner) if isinstance(inner, nn.Module) else None
+    return None if passed is None else own | passed
 
 
 class Network(nn.Module):

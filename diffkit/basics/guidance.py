@@ -134,7 +134,11 @@ class ClassifierFree(Guidance):
 
     @property
     def needs_null(self) -> bool:
-        return not (self.negative and set(self._guided) <= self.negative.keys())
+        return bool(self.null_conditions)
+
+    @property
+    def null_conditions(self) -> tuple[str, ...]:
+        return tuple(name for name in self._guided if name not in (self.negative or {}))
 
     @property
     def _nulls(self) -> Conditions | None:

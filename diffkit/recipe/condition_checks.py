@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from ..conditioner import JOINT
 from ..data import InMemorySplit
 from ..errors import DiffkitError, RecipeError
-from ..network import MASK, conditions_of
+from ..guidance import Guidance
+from ..network import MASK, Shape, conditions_of
 from .checks import Check, View
 
 
@@ -59,28 +61,53 @@ def condition_arguments(view: View) -> Iterator[RecipeError]:
 
 
 def _fits(view: View, network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[RecipeError]:
-    """Call the network without numbers, for conditions that it takes in another shape."""
+    """Call the network, without numbers or else with zeros, for conditions that it takes in another shape."""
     assert view.shape is not None
-    weight = next(network.parameters(), torch.zeros(()))
-    if weight.device.type != "meta":
-        return
-    mode = network.training
-    try:
-        with torch.no_grad(), torch.device("meta"):
-            x = torch.zeros(2, view.shape.in_channels, *view.shape.size)
-            types = {"label": torch.long} if view.shape.classes is not None else {}
-            masks = {name: torch.bool for name in shapes if name.endswith(MASK)}
-            cond = {n: torch.zeros(2, *s, dtype=(types | masks).get(n, torch.float32)) for n, s in shapes.items()}
-            network.eval()(x, torch.zeros(2), **cond)
-    except NotImplementedError:
-        return
-    except Exception as error:  # noqa: BLE001 - a network may refuse a shape by any error
-        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    error = _refusal(network, view.shape, shapes)
+    if _lacks_numbers(error):
+        size = sum(weight.numel() for weight in network.parameters())
+        error = _refusal(_zeros_of(network), view.shape, shapes) if size <= MAX_ZEROS else error
+    told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    if _lacks_numbers(error):
+        message = f"network {view.name('network')} runs only with its weights, so the shapes of its conditions"
+        fix = "measure a few steps first: diffkit run --dry-run"
+        view.warnings.append(view.fault("DK115", f"{message}, {told}, are not checked", ("conditions",), fix))
+    elif error is not None:
         message = f"network {view.name('network')} does not take its conditions in their shapes, {told}: {error}"
         fix = "choose another conditioner or network: (L, D) with a mask for text, (D,) for other names"
         yield view.fault("DK115", message.splitlines()[0], ("conditions",), fix)
+
+
+def _refusal(network: nn.Module, shape: Shape, shapes: Mapping[str, tuple[int, ...]]) -> Exception | None:
+    """Return the error of a call with conditions of these shapes, on the device of the weights; None without one."""
+    device, mode = next(network.parameters(), torch.zeros(())).device, network.training
+    try:
+        with torch.no_grad(), torch.device(device):
+            x = torch.zeros(2, shape.in_channels, *shape.size)
+            types = {"label": torch.long} if shape.classes is not None else {}
+            masks = {name: torch.bool for name in shapes if name.endswith(MASK)}
+            cond = {n: torch.zeros(2, *s, dtype=(types | masks).get(n, torch.float32)) for n, s in shapes.items()}
+            network.eval()(x, torch.zeros(2), **cond)
+    except Exception as error:  # noqa: BLE001 - a network may refuse a shape by any error
+        return error
     finally:
         network.train(mode)
+    return None
+
+
+def _zeros_of(network: nn.Module) -> nn.Module:
+    """Return a copy on the CPU whose weights are 0."""
+    made = copy.deepcopy(network).to_empty(device="cpu")
+    for value in (*made.parameters(), *made.buffers()):
+        value.detach().zero_()
+    return made
+
+
+def _lacks_numbers(error: Exception | None) -> bool:
+    """Return whether a call failed because the meta device holds no numbers."""
+    return isinstance(error, NotImplementedError | RuntimeError) and (
+        isinstance(error, NotImplementedError) or "meta" in str(error)
+    )
 
 
 def moved_conditions(view: View) -> Iterator[RecipeError]:
@@ -142,6 +169,22 @@ def _without_examples(view: View, path: str, name: str, raw: Tensor) -> Iterator
         yield view.fault("DK115", message, path, "remove it, or add examples")
 
 
+def without_dropout(guidance: Guidance, names: Sequence[str], dropout: float | Mapping[str, float]) -> list[str]:
+    """Return the conditions whose null a guidance evaluates, and training never sees.
+
+    Args:
+        guidance: The guidance.
+        names: The conditions of the model.
+        dropout: The value of `data.condition_dropout`.
+
+    Returns:
+        Names of conditions.
+    """
+    used = names if guidance.null_conditions is None else guidance.null_conditions
+    dropped = dropout if isinstance(dropout, Mapping) else dict.fromkeys(used, dropout)
+    return [one for one in used if not (dropped.get(one) or dropped.get(JOINT))]
+
+
 def nulls_of_guidance(view: View) -> Iterator[RecipeError]:
     """Guidance by a null needs `condition_dropout` in training, and a negative condition a scale other than 1."""
     if view.conditions is None or view.shape is None:
@@ -152,16 +195,15 @@ def nulls_of_guidance(view: View) -> Iterator[RecipeError]:
         if getattr(guidance, "negative", None) and getattr(guidance, "scale", None) == 1.0:
             message = f"{name} has a negative condition, which has no effect at scale 1"
             view.warnings.append(view.fault("DK123", message, (path, "negative"), "scale: 3.0, or remove negative"))
-        if not getattr(guidance, "needs_null", False) or view.value("train.steps", 0) == 0:
+        if guidance is None or not guidance.needs_null or view.value("train.steps", 0) == 0:
             continue
-        used = getattr(guidance, "names", None) or tuple(view.conditions.conditioners)
-        dropped = dropout if isinstance(dropout, dict) else dict.fromkeys(used, dropout)
-        lacking = [one for one in used if not (dropped.get(one) or dropped.get(JOINT))]
-        if lacking:
+        if lacking := without_dropout(guidance, tuple(view.conditions.conditioners), dropout):
             message = f"{name} calls the network without {', '.join(lacking)}, which condition_dropout 0 never trains"
             yield view.fault("DK115", message, (path, "name"), "data.condition_dropout: 0.1")
 
 
+MAX_ZEROS = 50_000_000
+"""Weights up to which a network is called with zeros, if it cannot be called without numbers."""
 CONDITION_CHECKS: tuple[Check, ...] = (
     dropped_conditions,
     condition_arguments,

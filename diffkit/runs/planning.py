@@ -18,6 +18,7 @@ from ..grid import Grid
 from ..guidance import Guidance
 from ..level import Level
 from ..recipe.assembly import Assembly, build
+from ..recipe.condition_checks import without_dropout
 from ..recipe.presets import preset_of
 from ..sampler import Sampler
 from ..schedule import sampled
@@ -312,10 +313,11 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
         options = dict(change) if isinstance(change, Mapping) else {"scale": change}
         at = names.index(name) if name in names else None
         made = assembly.build("guidance", name, **({} if at is None else specs[at][1]) | options)
-        dropout = assembly.recipe.data.condition_dropout
-        if made.needs_null and not dropout and assembly.recipe.train.steps:
-            fix = "train with data.condition_dropout: 0.1"
-            raise _wrong(f"guidance {name} compares with no condition, which condition_dropout 0 never trained", fix)
+        dropout, known = assembly.recipe.data.condition_dropout, tuple(assembly.conditions.conditioners)
+        lacking = without_dropout(made, known, dropout) if made.needs_null and assembly.recipe.train.steps else []
+        if lacking:
+            told = f"guidance {name} calls the network without {', '.join(lacking)}"
+            raise _wrong(f"{told}, which condition_dropout 0 never trained", "train with data.condition_dropout: 0.1")
         if getattr(made, "negative", None) and getattr(made, "scale", None) == 1.0:
             warnings.warn(f"the negative condition of {name} has no effect at scale 1", stacklevel=3)
         if at is None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffkit_diffusers.network import TINY, Diffusers, DiffusersUNet, ScaledTime
 
-from diffkit import RecipeError, Shape, UsageError, build, load_recipe
+from diffkit import RecipeError, Shape, UsageError, build, conditions_of, load_recipe
 from diffkit.ddpm.unet import UNet
 
 PLAIN, LABELLED = Shape(1, 1, (8, 8)), Shape(1, 2, (8, 8), 4)
@@ -130,6 +130,15 @@ def test_scaled_time_passes_another_number() -> None:
     labelled = build("network", "mlp", shape=Shape(2, 2, (), 3), width=16)
     label = torch.tensor([0, 1, 2])
     torch.testing.assert_close(ScaledTime(labelled, 2.0)(x, T, label), labelled(x, 2.0 * T, label=label))
+    shape = Shape(1, 1, (8, 8), conditions={"size": (2,)}, extra_channels=1)
+    wide = ScaledTime(build("network", "unet", shape=shape, channels=8, multipliers=(1,), blocks=1, attention=()), 2.0)
+    assert conditions_of(wide) == conditions_of(wide.inner)
+    y, more = torch.randn(3, 1, 8, 8), {"size": torch.randn(3, 2), "concat": torch.randn(3, 1, 8, 8)}
+    with torch.no_grad():
+        for parameter in wide.parameters():
+            parameter.add_(0.05)
+        torch.testing.assert_close(wide(y, T, **more), wide.inner(y, 2.0 * T, **more), rtol=0, atol=0)
+        assert not torch.equal(wide(y, T, **more), wide(y, T))
 
 
 def test_the_recipe_is_valid_and_both_worlds_meet_in_one() -> None:

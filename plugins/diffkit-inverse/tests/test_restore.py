@@ -16,7 +16,7 @@ from diffkit_inverse.operator import Blur, Downsample
 from PIL import Image
 
 import diffkit
-from diffkit import Run, UsageError
+from diffkit import ArgumentError, Run, UsageError
 
 pytestmark = pytest.mark.xdist_group("restore")
 
@@ -151,6 +151,49 @@ def test_super_resolution_of_a_small_picture_by_the_command(run: Run, picture: t
     assert not any(part in text for part in ("PSNR", "restoring"))
     with Image.open(out / "restored-1.png") as got:
         assert got.size == (SIZE, SIZE)
+
+
+def test_a_picture_is_restored_under_its_conditions(tmp_path: Path, picture: torch.Tensor) -> None:
+    """The network reads a class and a caption; without them both are null."""
+    rows = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "x.npz",
+        images=rows.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8),
+        labels=np.arange(24) % 3,
+        captions=np.array([f"picture {i % 3}" for i in range(24)]),
+    )
+    recipe = {
+        "name": "captioned",
+        "data": {
+            "name": "arrays",
+            "path": str(tmp_path / "x.npz"),
+            "labels": "labels",
+            "conditions": {"text": "captions"},
+        },
+        "conditions": {"label": "label", "text": {"name": "text", "width": 8, "depth": 1, "heads": 1}},
+        "schedule": {"name": "linear", "steps": 50},
+        "parameterization": "x0",
+        "network": {"name": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": [8]},
+        "train": {"steps": 5, "batch_size": 8, "optimizer": {"name": "adam", "lr": 0.05}},
+        "sample": {"sampler": "ancestral", "grid": "trailing", "steps": 3, "count": 1},
+    }
+    made = diffkit.run(recipe, tmp_path / "run", device="cpu", quiet=True)
+    y = Downsample(2)(picture[..., :8, :8])
+    stated = {"label": 1, "text": "picture 1"}
+    free, whole, other = (
+        restore(made, y, Downsample(2), count=1, conditions=one).x for one in ({}, stated, {"label": 2})
+    )
+    assert len({one.numpy().tobytes() for one in (free, whole, other)}) == 3
+    with pytest.raises(ArgumentError, match="there is no condition txt"):
+        restore(made, y, Downsample(2), conditions={"txt": "a"})
+    image = save(tmp_path / "small.png", y[0])
+    arguments = "--operator", "super-resolution", "--count", 1, "-q", "--device", "cpu", "-o", tmp_path / "out"
+    call(made.directory.path, "--image", image, *arguments, "--condition", "text=picture 1", "--label", "1")
+    with Image.open(tmp_path / "out" / "restored-1.png") as got:
+        pixels = torch.from_numpy(np.array(got)).permute(2, 0, 1).float() / 127.5 - 1
+    assert (pixels - whole[0].clamp(-1, 1)).abs().max() < 0.02
+    with pytest.raises(UsageError, match="no condition kind"):
+        call(made.directory.path, "--image", image, *arguments, "--condition", "kind=1")
 
 
 def test_mistakes_in_files_are_named(run: Run, picture: torch.Tensor, mask: torch.Tensor, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffkit_vdm.network import Fourier
 from diffkit_vdm.schedule import LearnedVP
 
 import diffkit
+from diffkit import Shape
 from diffkit.errors import RecipeError
 from diffkit.runs.training import make_trainer
 from diffkit.train.trainer import Trainer
@@ -50,6 +52,22 @@ def test_ends_and_shares_are_trained_and_resume_bit_for_bit() -> None:
     for group, tensors in whole.tensors().items():
         for name, value in tensors.items():
             assert torch.equal(value, second.tensors()[group][name]), f"{group}/{name}"
+
+
+def test_every_condition_reaches_the_network_with_features() -> None:
+    shape = Shape(1, 1, (8, 8), conditions={"size": (2,)}, extra_channels=1)
+    options = {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()}
+    network = Fourier(diffkit.build("network", "unet", shape=Fourier.inner_shape(shape), **options), 0)
+    assert diffkit.conditions_of(network) == diffkit.conditions_of(network.inner)
+    x, c_noise = torch.randn(3, 1, 8, 8), torch.rand(3)
+    more = {"size": torch.randn(3, 2), "concat": torch.randn(3, 1, 8, 8)}
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05)
+        whole = network(x, c_noise, **more)
+        for name in more:
+            left = {key: value for key, value in more.items() if key != name}
+            assert not torch.equal(network(x, c_noise, **left), whole)
 
 
 def test_the_network_keeps_the_meaning_of_a_level_while_the_schedule_changes() -> None:

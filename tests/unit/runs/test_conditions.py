@@ -18,6 +18,7 @@ from diffkit.data import as_texts
 from diffkit.errors import ArgumentError, RecipeError
 from diffkit.host import configure, load_file, registry
 from diffkit.noise import RandomStreams
+from diffkit.runs.planning import changed_guidance
 from diffkit.runs.sample_files import load_npz, save_png
 from diffkit.runs.training import make_trainer
 from diffkit.train.trainer import Trainer
@@ -104,6 +105,7 @@ FAULTS = (
         "network mlp does not take the condition text: its forward has no argument text",
     ),
     ("network=blind", "conditions", "network blind does not take its conditions in their shapes, text (9, 16)"),
+    ("network=stubborn", "conditions", "network stubborn does not take its conditions in their shapes, text (9, 16)"),
     ("network=demanding", "conditions.text", "does not take the condition text"),
     ("data.condition_dropout={txt: 0.1}", "data.condition_dropout.txt", "not a condition of the network"),
     (
@@ -145,6 +147,18 @@ def test_a_label_without_example_and_guidance_without_null_are_refused(words: Mo
         load_recipe(RECIPE, [*labelled, "sample.labels=[up]"])
     with pytest.raises(RecipeError, match="cfg calls the network without text, which condition_dropout 0 never trains"):
         load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", "sample.guidance=[cfg]"])
+    for option in ("names: [label]", "scales: {label: 3.0}", "negative: {text: up}"):
+        guided = f"sample.guidance=[{{name: cfg, {option}}}]"
+        assert load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", guided])
+    with pytest.raises(RecipeError, match="calls the network without text, which"):
+        load_recipe(
+            RECIPE,
+            [
+                *labelled,
+                "data.condition_dropout={label: 0.1}",
+                "sample.guidance=[{name: cfg, scales: {text: 3, label: 2}}]",
+            ],
+        )
 
 
 def test_channels_of_concat_reach_the_network(words: ModuleType) -> None:
@@ -184,6 +198,14 @@ def test_a_resumed_run_has_the_same_bits(words: ModuleType, conditioner: str) ->
     assert ours.keys() == theirs.keys()
     assert {"components"} <= ours.keys()
     assert all(torch.equal(value, theirs[group][name]) for group in ours for name, value in ours[group].items())
+
+
+def test_a_condition_that_was_never_dropped_is_not_guided_afterwards(words: ModuleType, tmp_path: Path) -> None:
+    sets = ["data.labels=true", "conditions={text: text, label: label}", "data.condition_dropout={label: 0.1}"]
+    assembly = assemble(load_recipe(RECIPE, [*sets, "train.steps=1"]))
+    with pytest.raises(ArgumentError, match="cfg calls the network without text, which condition_dropout 0"):
+        changed_guidance(assembly, {"cfg": 3.0})
+    assert changed_guidance(assembly, {"cfg": {"scales": {"label": 3.0}}})
 
 
 def test_joint_dropout_drops_every_condition_of_an_example(words: ModuleType) -> None:

@@ -31,6 +31,7 @@ def diffkit_components() -> Iterator[Entry]:
     yield Entry("data", "captioned", f"{__name__}:Captioned", "points by caption")
     yield Entry("network", "reader", f"{__name__}:Reader", "reads a text")
     yield Entry("network", "blind", f"{__name__}:Blind", "reads a text of another width")
+    yield Entry("network", "stubborn", f"{__name__}:Stubborn", "reads numbers, and a text of another width")
     yield Entry("network", "demanding", f"{__name__}:Demanding", "requires what nobody supplies")
     yield Entry("conditioner", "frozen", f"{__name__}:Frozen", "random features that do not train")
 
@@ -104,6 +105,18 @@ class Blind(Reader):
     def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.read = nn.Linear(5, 32)
+
+
+class Stubborn(Blind):
+    """Reads a number first, which no tensor on the meta device has."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.enter.register_forward_pre_hook(_read)
+
+
+def _read(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    float(given[0].sum())
 
 
 class Demanding(Network):

@@ -203,8 +203,18 @@ class ScaledTime(Network):
         super().__init__()
         self.inner, self.factor = inner, factor
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply `inner` with c_noise multiplied by `factor`."""
-        scaled = self.factor * c_noise
-        out: Tensor = self.inner(x, scaled) if label is None else self.inner(x, scaled, label=label)
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Tensor) -> Tensor:
+        """Apply `inner` with c_noise multiplied by `factor`.
+
+        Args:
+            x: Scaled noisy data: (B, C, *S).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; none by default.
+            **cond: Further conditions of `inner`.
+
+        Returns:
+            The output: (B, C', *S).
+        """
+        given = cond if label is None else {**cond, "label": label}
+        out: Tensor = self.inner(x, self.factor * c_noise, **given)
         return out

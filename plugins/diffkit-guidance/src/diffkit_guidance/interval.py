@@ -34,10 +34,6 @@ class Interval(Guidance):
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"interval requires low < high in half_logsnr, got {self.low} and {self.high}")
 
-    @property
-    def needs_null(self) -> bool:
-        return self.inner.needs_null
-
     @staticmethod
     def law_example(folder: Path) -> Interval:
         """Return an instance on which the laws are tested."""

@@ -87,6 +87,30 @@ def apg_formula(case: Case, result: LawResult) -> None:
 
 @law(
     "guidance",
+    statement="with momentum m the k-th change of a trajectory is c_k + m c_(k-1) + m^2 c_(k-2) + ...",
+    source="Sadat et al. 2025 (arXiv:2410.02416), Algorithm 1",
+    tolerance=1e-9,
+    only=("apg",),
+)
+def apg_momentum(case: Case, result: LawResult) -> None:
+    """With eta 1 and no radius nothing else changes the sum; the first level of a trajectory starts a new one."""
+    source = fixtures.classes()
+    levels = [Level(alpha, (1.0 - alpha**2) ** 0.5) for alpha in (0.2, 0.5, 0.8, 0.95)]
+    x = inputs(case)[0][1]
+    for momentum in (-0.5, 0.75):
+        guided = replace(case.component, inner=CFG, eta=1.0, radius=None, momentum=momentum)(source)
+        for run in range(2):
+            changes = []
+            for k, level in enumerate(levels):
+                plain, null = source(x + k, level, label=LABEL).x0, source(x + k, level).x0
+                changes.append(2.0 * (plain - null))
+                total = torch.stack([momentum ** (k - j) * one for j, one in enumerate(changes)]).sum(0)
+                got = guided(x + k, level, label=LABEL).x0
+                result.compare(got, plain + total, f"x0 of level {k} in trajectory {run}, momentum {momentum}")
+
+
+@law(
+    "guidance",
     statement="the guided x0 is perturbed + scale (x0 - perturbed), perturbed by attention that returns its values",
     source="Ahn et al. 2024 (arXiv:2403.17377), sec. 4.2",
     tolerance=1e-5,

@@ -39,7 +39,8 @@ OPERATORS = {
 @click.option("--sampler", metavar="NAME", help="Sampler.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.  [default: as the recipe]")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME")
-@click.option("--label", type=click.IntRange(min=0), metavar="K", help="Class of the picture, of a run with classes.")
+@click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE|@FILE", help="As of diffkit sample.")
+@click.option("--label", metavar="K", help="Class by number or name, short for --condition label=K.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--out", type=PLACE, help="Folder to write.  [default: RUN/samples/restored-IMAGE-OPERATOR]")
 @click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]")
@@ -56,7 +57,8 @@ def restore(
     sampler: str | None,
     steps: int | None,
     weights: str,
-    label: int | None,
+    conditions: tuple[str, ...],
+    label: str | None,
     seed: int,
     out: Path | None,
     device: str,
@@ -67,7 +69,7 @@ def restore(
     OUT holds restored-1.png, ..., their mean and comparison.png: before, after (the mean, then each sample) and, with
     --degrade, the reference.
     """
-    from diffkit import StepInfo, open_run
+    from diffkit import StepInfo, open_run, stated_conditions
 
     from .pictures import degraded, read_mask, read_picture, write_results
     from .restoring import restore as restore_run
@@ -75,6 +77,8 @@ def restore(
     forward, name = _operator(operator)
     opened = open_run(run, device=device)
     spec = opened.assembly.spec
+    texts = [*conditions, *([] if label is None else [f"label={label}"])]
+    stated = stated_conditions(texts, None, opened.assembly.conditions.specs)
     kept = None if mask is None else read_mask(mask, spec)
     given = read_picture(image, spec, forward, clean=degrade)
     y = degraded(given, forward, kept, noise, seed) if degrade else given
@@ -99,7 +103,7 @@ def restore(
             steps=steps,
             seed=seed,
             weights=weights,
-            label=label,
+            conditions=stated,
             on_step=advance,
         )
     stem = re.sub(r"[^\w.-]+", "-", image.stem)

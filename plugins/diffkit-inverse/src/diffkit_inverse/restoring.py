@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -60,7 +60,7 @@ def restore(
     steps: int | None = None,
     seed: int = 0,
     weights: str = "ema",
-    label: int | None = None,
+    conditions: Mapping[str, Any] | None = None,
     on_step: Callable[[StepInfo], None] | None = None,
 ) -> Restored:
     """Draw pictures from the model of a run that fit the measurement of one picture.
@@ -77,7 +77,7 @@ def restore(
         steps: Number of steps; by default that of the recipe.
         seed: Seed of the noise.
         weights: "raw", "ema" (the first average), or the name of an average.
-        label: Class of the picture, for runs with classes; default: any class.
+        conditions: Conditions of the picture by name, as `Run.sample` takes them; those that are not given are null.
         on_step: Called after each step; an exception that it raises ends the work.
 
     Returns:
@@ -85,6 +85,7 @@ def restore(
 
     Raises:
         UsageError: The measurement, the mask or the method does not fit the run or the operator (DK030).
+        ArgumentError: A condition does not fit the run.
         CheckpointError: No checkpoint can be loaded.
     """
     began = time.monotonic()
@@ -98,8 +99,7 @@ def restore(
     assembly = run.trained(weights)
     given = {MEASUREMENT: y, **({} if mask is None else {"mask": mask})}
     given = {name: value.to(run.device) for name, value in given.items()}
-    if assembly.shape.classes is not None:
-        given["label"] = torch.full((1,), assembly.shape.classes if label is None else label, device=run.device)
+    given |= assembly.conditions.stated(conditions or {}, 1, run.device)
     denoise = guide(guidance(assembly.model), assembly.guidance)
     levels, size = assembly.levels(steps), assembly.recipe.sample.batch_size
     calls = 0
@@ -135,6 +135,9 @@ def _checked(assembly: Assembly, y: Tensor, made: Operator, mask: Tensor | None)
         raise _refused(f"the run has the codec {name}, and only pictures can be measured", "use a run without a codec")
     if len(spec.size) != 2:
         raise _refused(f"the run makes no pictures: its examples have the shape {spec.shape}", "use a run of pictures")
+    if taken := assembly.conditions.arguments().keys() & {MEASUREMENT, "mask"}:
+        fix = "rename the condition, or sample with it: diffkit sample RUN --condition"
+        raise _refused(f"the network of the run takes the condition {min(taken)}, which is of the operator", fix)
     if (mask is None) != ("mask" not in made.conditions):
         fix = "pass mask=, 1 for known pixels" if mask is None else "leave it out"
         raise _refused(f"{type(made).__name__.lower()}: a mask is {'missing' if mask is None else 'given'}", fix)

@@ -30,9 +30,20 @@ class Fourier(Network):
         """Return `shape` with five channels for each channel of x: x itself, and two sines and cosines."""
         return replace(shape, in_channels=5 * shape.in_channels)
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Apply `inner` to x and its features: x (B, C, *S), c_noise (B,), label (B,) long or None -> (B, C', *S)."""
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Tensor) -> Tensor:
+        """Apply `inner` to x and its features.
+
+        Args:
+            x: Scaled noisy data: (B, C, *S).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; none by default.
+            **cond: Further conditions of `inner`.
+
+        Returns:
+            The output: (B, C', *S).
+        """
+        given = cond if label is None else {**cond, "label": label}
         waves = [wave(w * x) for w in self.frequencies for wave in (torch.sin, torch.cos)]
         features = torch.cat([x, *waves], 1)
-        out: Tensor = self.inner(features, c_noise) if label is None else self.inner(features, c_noise, label=label)
+        out: Tensor = self.inner(features, c_noise, **given)
         return out

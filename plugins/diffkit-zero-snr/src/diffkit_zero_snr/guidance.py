@@ -37,10 +37,6 @@ class Rescale(Guidance):
         if self.of == "output" and self.parameterization is None:
             raise ValueError("rescale of the output requires the parameterization, which defines the output")
 
-    @property
-    def needs_null(self) -> bool:
-        return self.inner.needs_null
-
     @staticmethod
     def law_example(folder: Path) -> Rescale:
         """Return an instance on which the laws are tested."""
