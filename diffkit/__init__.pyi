@@ -1,6 +1,7 @@
 """The public names of diffkit, each with the module that defines it; `__init__.py` loads a name on first use."""
 
 from . import errors as errors, likelihood as likelihood, scalar as scalar, testing as testing, transition as transition
+from .blending import Around as Around
 from .callback import (
     Callback as Callback,
     Tracker as Tracker,

@@ -67,6 +67,13 @@ class Conditioner(nn.Module):
         """Whether the network receives the values as channels of `concat`, beside those of x; default False."""
         return False
 
+    @attribute
+    def inpaints(self) -> bool:
+        """Whether a raw value is a picture and a mask, (C + 1, H, W) uint8 with 255 for what is painted anew in the last
+        channel, which sampling with a mask supplies; default False.
+        """
+        return False
+
     @property
     def cacheable(self) -> bool:
         """Whether the value of a row is computed once and kept: by default if there are weights and none is trained."""

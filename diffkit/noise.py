@@ -122,10 +122,19 @@ class SampleNoise:
         self.samples = tuple(samples)
         self._streams: dict[tuple[int, torch.device, torch.Size], _Stream] = {}
 
-    def initial(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-        """Draw the standard normal noise to start from: (B, *shape) float32, one stream per sample."""
+    def initial(self, shape: Sequence[int], device: torch.device | str = "cpu", stream: str = "start") -> Tensor:
+        """Draw the standard normal noise to start from, one stream per sample.
+
+        Args:
+            shape: Shape of one sample.
+            device: Device of the noise.
+            stream: Name of the stream; default that of the start.
+
+        Returns:
+            (B, *shape) float32.
+        """
         rows = [
-            torch.randn(tuple(shape), generator=generator(device, self.seed, "start", i), device=device)
+            torch.randn(tuple(shape), generator=generator(device, self.seed, stream, i), device=device)
             for i in self.samples
         ]
         return torch.stack(rows)

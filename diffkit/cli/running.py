@@ -16,7 +16,7 @@ from ..errors import DiffkitError, UsageError
 from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
-from .stated import stated_conditions, stated_guidance
+from .stated import pointing_to, stated_conditions, stated_guidance, stated_latents, stated_size
 
 if TYPE_CHECKING:
     from ..runs.results import EvaluationResult, Interval
@@ -28,6 +28,8 @@ device = click.option(
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
 verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print tracebacks of errors.")
 WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
+USUAL_COUNT = 64
+"""Samples that are drawn without --count."""
 MAX_NAME_CHARACTERS = 150
 """Largest length of the part of a file name that describes how samples were drawn."""
 COLUMNS = {"samples": ("samples", "real held-out data"), "model": ("held-out data", "training data")}
@@ -147,7 +149,7 @@ def _interval(found: Interval | None) -> str:
 
 @click.command()
 @run_argument
-@click.option("--count", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--count", type=click.IntRange(min=1), help="[default: 64; with a prompt or a picture, as the recipe]")
 @click.option("--sampler", metavar="NAME", help="Sampler, with options as NAME,option=value.  [default: as the recipe]")
 @click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
@@ -172,6 +174,11 @@ def _interval(found: Interval | None) -> str:
 @click.option(
     "--negative", metavar="TEXT", help="Short for --guidance cfg.negative=TEXT: what samples are not to show."
 )
+@click.option("--size", metavar="HxW", help="Size of the samples.  [default: as the data]")
+@click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
+@click.option("--strength", type=float, help="Share of the steps made from --image.  [default: 0.8, with --mask 1]")
+@click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is painted anew.")
+@click.option("--latents", type=click.Path(path_type=Path), help="Start noise: .safetensors, .npz or .npy.")
 @click.option(
     "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."
 )
@@ -183,7 +190,7 @@ def _interval(found: Interval | None) -> str:
 @verbose
 def sample(
     run: Path,
-    count: int,
+    count: int | None,
     sampler: str | None,
     grid: str | None,
     steps: int | None,
@@ -194,6 +201,11 @@ def sample(
     guidances: tuple[str, ...],
     scale: float | None,
     negative: str | None,
+    size: str | None,
+    image: Path | None,
+    strength: float | None,
+    mask: Path | None,
+    latents: Path | None,
     changes: tuple[str, ...],
     seed: int,
     form: str | None,
@@ -212,6 +224,10 @@ def sample(
     opened = open_run(run, device=device, overrides=changes)
     data = opened.assembly.data
     form = _form(form, out, is_image(data))
+    start = None if latents is None else stated_latents(latents)
+    if count is None:
+        recipe = opened.recipe.sample.count
+        count = len(start) if start is not None else recipe if prompt or image else USUAL_COUNT
     request = SampleRequest(
         count=count,
         sampler=None if changes else _component(sampler),
@@ -222,7 +238,15 @@ def sample(
         labels=_labels(labels),
         conditions=stated_conditions(conditions, prompt, opened.assembly.conditions.specs),
         guidance=stated_guidance(guidances, scale, negative),
+        size=stated_size(size),
+        image=image,
+        strength=strength,
+        mask=mask,
+        latents=start,
     )
+    scales = [f"--{name} {value}" for name, value in (("scale", scale), ("negative", negative)) if value is not None]
+    texts = {"sampler": [f"--sampler {sampler}"], "grid": [f"--grid {grid}"]}
+    texts["guidance"] = [*(f"--guidance {text}" for text in guidances), *scales]
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
     choices += [
         *conditions,
@@ -230,6 +254,9 @@ def sample(
         *guidances,
         f"scale{scale}" if scale is not None else None,
         negative and f"no-{negative}",
+        size,
+        *(one.stem for one in (image, mask, latents) if one),
+        f"strength{strength}" if strength is not None else None,
         *changes,
     ]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
@@ -238,7 +265,8 @@ def sample(
     target = out or opened.directory.samples / f"{name}.{form}"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    drawn = opened.draw(request, progress=not quiet)
+    with pointing_to(texts):
+        drawn = opened.draw(request, progress=not quiet)
     with writing(target):
         if form == "png":
             save_png(target, data, drawn.x, shown(opened.assembly, drawn))
@@ -321,15 +349,17 @@ def evaluate(
     from ..runs.trained import open_run
 
     opened = open_run(run, device=device)
-    results = opened.evaluate(
-        metrics or None,
-        options=_options(options, "--set"),
-        count=count,
-        steps=steps,
-        seed=seed,
-        weights=weights,
-        progress=not quiet,
-    )
+    texts = {"metric": [*(f"--set {text}" for text in options), *(f"--metric {name}" for name in metrics)]}
+    with pointing_to(texts):
+        results = opened.evaluate(
+            metrics or None,
+            options=_options(options, "--set"),
+            count=count,
+            steps=steps,
+            seed=seed,
+            weights=weights,
+            progress=not quiet,
+        )
     _print_results(results, opened.directory.report, as_json)
 
 

@@ -6,15 +6,19 @@ suffix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import DiffkitError, Mark, UsageError
 
 if TYPE_CHECKING:
     from ..data import ConditionSpec
 
+PLACE = re.compile(r"build\('([a-z-]+)', ")
+"""The place of errors in components that a command builds."""
 TEXT, CFG = "text", "cfg"
 """The condition of `--prompt`, and the guidance of `--scale` and `--negative`."""
 ARRAYS, PICTURES, LINES = (".npy",), (".png", ".jpg", ".jpeg", ".webp", ".bmp"), (".txt",)
@@ -85,6 +89,64 @@ def _file(path: Path, spec: ConditionSpec) -> Any:
         raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix="check the file") from error
     allowed = "a text file with a value on each line (.txt), an array (.npy), or a picture of a condition (C, H, W)"
     raise UsageError(f"{path} does not fit this condition", code="DK019", choices=allowed)
+
+
+def stated_size(text: str | None) -> tuple[int, ...] | None:
+    """Return HxW as (H, W). Raises UsageError DK017 for another text."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{text!r} is not a size", code="DK017", fix="write HEIGHTxWIDTH, such as 512x768")
+    return tuple(int(part) for part in parts)
+
+
+def stated_latents(path: Path) -> Any:
+    """Return the start noise in a file, (N, C, *S): the array `latents`, or the only one.
+
+    Raises UsageError DK019 if the file cannot be read, or holds several arrays.
+    """
+    import numpy as np
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.numpy import load_file
+
+            found: Mapping[str, Any] = load_file(path)
+        else:
+            read = np.load(path, allow_pickle=False)
+            found = {"latents": read} if isinstance(read, np.ndarray) else dict(read)
+    except Exception as error:  # noqa: BLE001 - a damaged file may raise any error
+        fix = "write it by numpy.save, numpy.savez or safetensors"
+        raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix=fix) from error
+    if "latents" not in found and len(found) != 1:
+        message = f"{path} holds {len(found)} arrays: {', '.join(sorted(found))[:200]}"
+        raise UsageError(message, code="DK019", fix="name the start noise latents")
+    return found["latents"] if "latents" in found else next(iter(found.values()))
+
+
+@contextmanager
+def pointing_to(texts: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Let errors in components that a command builds point to the option of the command line that states them.
+
+    Args:
+        texts: by kind of component, the options and their values, such as "--sampler ddim,eta=2".
+    """
+    try:
+        yield
+    except DiffkitError as error:
+        for one in {id(e): e for e in (error, *getattr(error, "errors", ()))}.values():
+            kind = PLACE.match(one.where.file) if one.where is not None else None
+            stated = texts.get(kind[1], ()) if kind is not None else ()
+            if one.where is None or not stated:
+                continue
+            path = one.where.path
+            key = path.rpartition(".")[2]
+            text = next((text for text in stated if key in text), stated[0])
+            option, column = text.partition(" ")[0], text.find(key) + 1 or text.find(" ") + 2
+            one.where = Mark(option, 1, column, path, text, len(key) if key in text else len(text) - column + 1)
+            one.fix = one.fix or f"leave {option} out, or change it"
+        raise
 
 
 def stated_guidance(texts: Iterable[str], scale: float | None, negative: str | None) -> dict[str, Any] | None:

@@ -24,7 +24,10 @@ class Ancestral(Sampler[None]):
     variance: Variance = "small"
     order = 1
     stochastic = True
-    presets = (("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),)
+    presets = (
+        ("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),
+        ("diffusers", {"grid": {"name": "linspace", "rounding": "none"}}),
+    )
     law_options = ({"variance": "large"}, {"variance": "learned"})
 
     @property

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,8 +21,11 @@ from ..recipe.condition_checks import without_dropout
 from ..recipe.presets import preset_of
 from ..sampler import Sampler
 from ..schedule import sampled
+from .editing import Edit, edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
 
 MAX_SEED = 2**63 - 1
+TEXT, CFG = "text", "cfg"
+"""The condition of `prompt`, and the guidance of `scale` and `negative`."""
 
 Component = str | Mapping[str, Any]
 
@@ -46,6 +48,15 @@ class SampleRequest:
         x: Examples (count, C, *S) to start from instead of noise (image to image), as `as_examples` takes them.
         start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
         levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
+        prompt: Short for `conditions={"text": prompt}`.
+        negative: Short for `guidance={"cfg": {"negative": {"text": negative}}}`: what samples are not to show.
+        scale: Short for `guidance={"cfg": scale}`.
+        size: The size of the samples, such as (height, width), if network and codec take another than that of the data.
+        image: A picture to start from: a file or a picture of Pillow in the mode of the data, or an array (C, H, W) or
+            (count, C, H, W), uint8 or floats in the model's range.
+        strength: Share of the steps that image to image makes, the last ones: 0.8, and 1 with a mask, by default.
+        mask: What of `image` is painted anew: white pixels of a file or picture, or True in (H, W). The rest stays.
+        latents: Start noise before the codec: (C, *S) or (count, C, *S).
 
     Raises:
         ArgumentError: A value is of the wrong type or out of range.
@@ -63,6 +74,14 @@ class SampleRequest:
     x: Tensor | None = None
     start: float | None = None
     levels: Sequence[Level] | None = None
+    prompt: str | Sequence[str] | None = None
+    negative: str | None = None
+    scale: float | None = None
+    size: tuple[int, ...] | None = None
+    image: Any = None
+    strength: float | None = None
+    mask: Any = None
+    latents: Any = None
 
     def __post_init__(self) -> None:
         require_whole("count", self.count, 1)
@@ -80,10 +99,33 @@ class SampleRequest:
                 raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
         if self.labels is not None and "label" in (self.conditions or {}):
             raise _wrong("labels and the condition label are both given", "leave one of them out")
+        if self.image is None:
+            for name in ("mask", "strength"):
+                if getattr(self, name) is not None:
+                    raise _wrong(f"{name} is given without an image", "pass the picture to change as well: --image FILE, image=...")
+        elif self.x is not None or self.start is not None:
+            raise _wrong("image and x or start are both given", "leave x and start out")
         if self.levels is not None:
             self._require_levels(self.levels)
         elif self.x is not None and self.start is None:
             raise _wrong("x requires start, the time whose noise is added to it", "pass start=")
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The conditions, with those of the shorthands."""
+        given = dict(self.conditions or {}) | ({} if self.labels is None else {LABEL: self.labels})
+        return given | ({} if self.prompt is None else {TEXT: self.prompt})
+
+    @property
+    def guided(self) -> dict[str, Any]:
+        """The changes of guidance, with those of the shorthands."""
+        own: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
+        own |= {} if self.negative is None else {"negative": {TEXT: self.negative}}
+        given = dict(self.guidance or {})
+        if not own:
+            return given
+        before = given.get(CFG, {})
+        return given | {CFG: {**(before if isinstance(before, Mapping) else {"scale": before}), **own}}
 
     def _require_levels(self, levels: object) -> None:
         """Raise ArgumentError unless there are at least two levels, and nothing else chooses them."""
@@ -113,6 +155,8 @@ class SamplingPlan:
         first: Number of the first sample among those of the seed.
         start_scale: Scale of the noise to start from, see `sample.start_scale` of a recipe.
         network_time: Whether the network receives whole times, see `sample.network_time`.
+        edit: The picture to start from.
+        latents: Start noise (count, *shape) in place of that of the seed.
     """
 
     sampler: Sampler[Any]
@@ -127,6 +171,8 @@ class SamplingPlan:
     first: int = 0
     start_scale: str = "sigma"
     network_time: str = "exact"
+    edit: Edit | None = None
+    latents: Tensor | None = None
 
     def start(self, z: Tensor) -> Tensor:
         """Return the state to start from, given standard normal noise."""
@@ -134,26 +180,51 @@ class SamplingPlan:
         return float(first.sigma if self.start_scale == "sigma" else first.scale) * z
 
 
-def plan_request(assembly: Assembly, request: SampleRequest) -> SamplingPlan:
+def plan_request(assembly: Assembly, request: SampleRequest, given: Mapping[str, Tensor] | None = None) -> SamplingPlan:
     """Resolve a request with the objects of a recipe.
+
+    Args:
+        assembly: The objects of the recipe.
+        request: The request.
+        given: Raw conditions that were read before; default: those of the request.
+
+    Returns:
+        The plan.
 
     Raises:
         ArgumentError: The request does not fit the recipe: conditions, `start`, or the type of a component.
         RecipeError: The name or an option of a component is unknown.
     """
-    given = dict(request.conditions or {}) | ({} if request.labels is None else {LABEL: request.labels})
     sampler, grid, start_scale, network_time = _drawing(assembly, request)
-    return plan_sampling(
+    plan = plan_sampling(
         assembly,
         count=request.count,
         seed=request.seed,
         sampler=sampler,
         levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
-        given=given,
-        guidance=changed_guidance(assembly, request.guidance or {}),
+        given=request.stated,
+        raw=given,
+        guidance=changed_guidance(assembly, request.guided),
         start_scale=start_scale,
         network_time=network_time,
     )
+    return _edited(assembly, plan, request)
+
+
+def _edited(assembly: Assembly, plan: SamplingPlan, request: SampleRequest) -> SamplingPlan:
+    """Return the plan with the size, the picture and the start noise of a request."""
+    shape, held = shape_of(assembly, request.size), inpainting_condition(assembly)
+    size, edit, levels, given = request.size or assembly.data.spec.size, None, plan.levels, dict(plan.given)
+    if request.image is not None:
+        taken = strength_of(request.strength, request.mask, len(levels) - 1)
+        levels = levels[len(levels) - 1 - taken :]
+        edit = edit_of(assembly, size, plan.count, request.image, request.mask, request.strength)
+    if held is not None and edit is not None and edit.unknown is not None:
+        given[held] = inpainting_values(edit, plan.count)
+    elif held is not None and held not in given and shape != plan.shape:
+        given[held] = torch.full((plan.count, assembly.data.spec.channels + 1, *size), 255, dtype=torch.uint8)
+    latents = None if request.latents is None else latents_of(request.latents, shape, plan.count)
+    return replace(plan, shape=shape, levels=levels, given=given, edit=edit, latents=latents)
 
 
 def _drawing(assembly: Assembly, request: SampleRequest) -> tuple[Sampler[Any], Grid, str, str]:
@@ -187,6 +258,7 @@ def plan_sampling(
     sampler: Sampler[Any] | None = None,
     levels: Sequence[Level] | None = None,
     given: Mapping[str, Any] | None = None,
+    raw: Mapping[str, Tensor] | None = None,
     guidance: tuple[Guidance, ...] | None = None,
     batch_size: int | None = None,
     start_scale: str | None = None,
@@ -201,6 +273,7 @@ def plan_sampling(
         sampler: The sampler.
         levels: The levels that the sampler visits, noisiest first.
         given: Conditions by name, as `read_condition` takes them.
+        raw: Raw conditions that were read before, in place of `given`.
         guidance: The guidance.
         batch_size: Samples drawn at a time.
         start_scale: Scale of the noise to start from.
@@ -221,7 +294,7 @@ def plan_sampling(
         seed,
         batch_size or section.batch_size,
         assembly.conditions,
-        conditions_for(assembly, count, given or {}),
+        conditions_for(assembly, count, given or {}) if raw is None else raw,
         assembly.guidance if guidance is None else guidance,
         start_scale=start_scale or section.start_scale,
         network_time=network_time or section.network_time,
@@ -318,8 +391,6 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
         if lacking:
             told = f"guidance {name} calls the network without {', '.join(lacking)}"
             raise _wrong(f"{told}, which condition_dropout 0 never trained", "train with data.condition_dropout: 0.1")
-        if getattr(made, "negative", None) and getattr(made, "scale", None) == 1.0:
-            warnings.warn(f"the negative condition of {name} has no effect at scale 1", stacklevel=3)
         if at is None:
             specs, names = [(name, options, made), *specs], [name, *names]
         else:

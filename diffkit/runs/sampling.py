@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly
 from ..runtime.progress import Progress
-from ..sampler import StepInfo, sample
+from ..sampler import Sampler, StepInfo, sample
 from .planning import SamplingPlan
 
 MAX_FRAMES = 12
@@ -130,7 +130,6 @@ def draw_samples(
         denoise = replace(denoise, rounds_time=True)
     counted = CountedDenoiser(denoise)
     guided = guide(counted, plan.guidance)
-    noisiest = plan.levels[0]
     recorder = _Recorder(frames)
     parts: list[Tensor] = []
     nfe, shown = 0, progress or Progress()
@@ -152,23 +151,38 @@ def draw_samples(
         rows = slice(start, min(start + plan.batch_size, plan.count))
         noise = SampleNoise(plan.seed, range(plan.first + rows.start, plan.first + rows.stop))
         counted.rows = 0
-        z = noise.initial(plan.shape, device)
-        if x is None:
-            z = plan.start(z)
-        else:
-            with torch.no_grad():
-                z = noisiest.add_noise(codec.encode(x[rows].to(device)), z)
+        z, sampler = _start(plan, codec, rows, noise, device, x)
         given = plan.conditions.fixed({name: raw[rows].to(device) for name, raw in plan.given.items()})
         cond = plan.conditions.complete(given, len(z), device)
-        z = sample(partial(guided, **cond), plan.sampler, plan.levels, z, noise=noise, on_step=watch)
+        z = sample(partial(guided, **cond), sampler, plan.levels, z, noise=noise, on_step=watch)
         with torch.no_grad():
             drawn = codec.decode(z.float()).cpu()
+        if plan.edit is not None:
+            drawn = plan.edit.paste(drawn, rows)
         if batches is not None:
             batches.write(index, drawn, nfe)
         else:
             parts.append(drawn)
     x_kept = torch.cat(parts) if parts else torch.empty(0, *plan.shape)
     return SampleBatch(x_kept, plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec))
+
+
+def _start(
+    plan: SamplingPlan, codec: Codec, rows: slice, noise: SampleNoise, device: torch.device | str, x: Tensor | None
+) -> tuple[Tensor, Sampler[Any]]:
+    """Return the state at the first level, and the sampler of a batch, which may hold a part of a picture."""
+    eps = noise.initial(plan.shape, device) if plan.latents is None else plan.latents[rows].to(device)
+    first = plan.levels[0]
+    with torch.no_grad():
+        if x is not None:
+            return first.add_noise(codec.encode(x[rows].to(device)), eps), plan.sampler
+        if plan.edit is None:
+            return plan.start(eps), plan.sampler
+        z0 = plan.edit.encode(codec, rows, noise.initial(plan.shape, device, "encode"))
+        return (
+            plan.start(eps) if plan.edit.anew else first.add_noise(z0, eps),
+            plan.edit.hold(plan.sampler, z0, eps),
+        )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -32,11 +33,11 @@ from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
 from .evaluation import RunStore, labelled, measure, result_names
+from .planning import MAX_SEED, Component, SampleRequest, grid_levels, plan_request, plan_sampling, require_whole
 from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult
 from .sample_files import shared_draw
-from .planning import Component, MAX_SEED, SampleRequest, grid_levels, plan_request, plan_sampling, require_whole
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import TrainedWeights, digest_of, group_of, load_weights
@@ -137,6 +138,14 @@ class Run:
         x: Tensor | None = None,
         start: float | None = None,
         levels: Sequence[Level] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        negative: str | None = None,
+        scale: float | None = None,
+        size: tuple[int, ...] | None = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        latents: Any = None,
     ) -> Tensor:
         """Draw samples. Each argument that is left out is taken from the recipe.
 
@@ -158,6 +167,14 @@ class Run:
                 examples, interpolation. Floats are in the model's range, uint8 are raw values; see `as_examples`.
             start: The time whose noise is added to `x`.
             levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
+            prompt: Short for `conditions={"text": prompt}`.
+            negative: Short for `guidance={"cfg": {"negative": {"text": negative}}}`.
+            scale: Short for `guidance={"cfg": scale}`.
+            size: The size of the samples, such as (height, width).
+            image: A picture to start from; `strength`: the share of the steps that are made of it.
+            strength: 0 to 1; default 0.8, and 1 with a mask.
+            mask: What of `image` is painted anew (white); the other pixels are those of `image`.
+            latents: Start noise before the codec. See `SampleRequest` for the forms of these.
 
         Returns:
             (count, C, *S) float32 on the CPU, in the model's range.
@@ -179,6 +196,14 @@ class Run:
             x=x,
             start=start,
             levels=levels,
+            prompt=prompt,
+            negative=negative,
+            scale=scale,
+            size=size,
+            image=image,
+            strength=strength,
+            mask=mask,
+            latents=latents,
         )
         return self.draw(request).x
 
@@ -189,10 +214,12 @@ class Run:
             UsageError, RecipeError: The request does not fit the run.
             CheckpointError: No checkpoint can be loaded.
         """
-        plan_request(self.assembly, request)  # refuse a request before weights are loaded
+        given = plan_request(self.assembly, request).given  # refuse a request before weights are loaded
         x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
         assembly = self.trained(request.weights)
-        plan = plan_request(assembly, request)
+        plan = plan_request(assembly, request, given)
+        if any(getattr(one, "negative", None) and getattr(one, "scale", None) == 1.0 for one in plan.guidance):
+            warnings.warn("the negative condition of the guidance has no effect at scale 1", stacklevel=2)
         needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
         fix = "lower sample.batch_size in the recipe, or choose another --device"
         with console_progress("sampling", progress) as shown, enough_memory(lambda: needs, "sampling", fix):

@@ -27,8 +27,8 @@ from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
 from ..train.trainer import Trainer
-from .sample_files import is_image, save_npz, save_png, viewable
 from .planning import plan_sampling
+from .sample_files import is_image, save_npz, save_png, viewable
 from .sampling import draw_samples
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 

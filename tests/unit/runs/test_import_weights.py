@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffkit import assemble, load_recipe, open_run, run
+from diffkit import Recipe, assemble, load_recipe, open_run, run, run_from_weights
 from diffkit.errors import CheckpointError, UsageError
-from diffkit import Recipe
-from diffkit import run_from_weights
 
 TEXT = """
 name: elsewhere

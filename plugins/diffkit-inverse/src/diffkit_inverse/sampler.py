@@ -6,7 +6,6 @@ Without them, or with a mask of zeros, only the inner sampler acts.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -15,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Level, Noise, Sampler, transition
+from diffkit import Around, Denoiser, Estimate, Level, Noise, transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +44,8 @@ class _Watched:
         return self.aux["known"].to(like.dtype).expand_as(like), (self.aux["mask"] > 0.5).expand_as(like)
 
 
-@dataclass(frozen=True)
-class _Holding(Sampler[State]):
-    """The common part of both samplers: everything that the inner sampler declares."""
-
-    inner: Sampler[Any]
-
-    @property
-    def order(self) -> int:
-        return self.inner.order
-
-    @property
-    def stochastic(self) -> bool:
-        return self.inner.stochastic
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.inner.needs
-
-    @property
-    def discrete_only(self) -> bool:
-        return self.inner.discrete_only
-
-    @property
-    def reaches_noise(self) -> bool:
-        return self.inner.reaches_noise
-
-    @property
-    def consistency(self) -> bool:
-        return self.inner.consistency
-
-    @property
-    def syncs(self) -> bool:
-        return self.inner.syncs
-
-    @property
-    def dtype(self) -> torch.dtype | None:
-        return self.inner.dtype
-
-    @abstractmethod
-    def nfe(self, n: int) -> int | None: ...
+class _Holding(Around[State]):
+    """The common part of both samplers: the state."""
 
     def init(self, levels: Sequence[Level]) -> State:
         return State(self.inner.init(levels))
@@ -112,9 +73,6 @@ class Blend(_Holding):
         if eps is None:
             eps = (x.to(y.dtype) - t.alpha * known) / t.sigma
         return torch.where(mask, s.add_noise(known, eps), y), State(inner, eps)
-
-    def nfe(self, n: int) -> int | None:
-        return self.inner.nfe(n)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Inpainting(Conditioner):
     from the posterior of the codec.
     """
 
-    concat = True
+    concat = inpaints = True
 
     def __init__(self, condition: ConditionSpec, data: Data, codec: Codec | None = None) -> None:
         super().__init__()
