@@ -93,15 +93,8 @@ def test_the_known_part_follows_its_own_noise_and_ends_as_it_is() -> None:
 def test_start_noise_of_a_file_is_that_of_the_seed(trained: Run, files: Path, capsys: Any) -> None:
     noise = np.load(files / "noise.npy")
     made = trained.sample(2, latents=noise)
-    levels = trained.assembly.levels()
-    model = guide(trained.denoiser(), ())
-    cond = {"label": torch.tensor([0, 1])}
-    want = sample(
-        lambda z, t, **_: model(z, t, **cond),
-        trained.assembly.sampler,
-        levels,
-        levels[0].sigma * torch.from_numpy(noise),
-    )
+    levels, model = trained.assembly.levels(), partial(trained.denoiser(), label=torch.tensor([0, 1]))
+    want = sample(model, trained.assembly.sampler, levels, levels[0].sigma * torch.from_numpy(noise))
     torch.testing.assert_close(made, want)
     torch.testing.assert_close(made, trained.sample(2, latents=torch.from_numpy(noise)))
     out = files / "drawn.npz"
