@@ -69,7 +69,7 @@ class Conditioner(nn.Module):
 
     @attribute
     def inpaints(self) -> bool:
-        """Whether a raw value is a picture and a mask, (C + 1, H, W) uint8 with 255 for what is painted anew in the last
+        """Whether a raw value is a picture and a mask, (C + 1, H, W) uint8 with 255 for what is repainted in the last
         channel, which sampling with a mask supplies; default False.
         """
         return False

@@ -177,7 +177,7 @@ def _interval(found: Interval | None) -> str:
 @click.option("--size", metavar="HxW", help="Size of the samples.  [default: as the data]")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
 @click.option("--strength", type=float, help="Share of the steps made from --image.  [default: 0.8, with --mask 1]")
-@click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is painted anew.")
+@click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is repainted.")
 @click.option("--latents", type=click.Path(path_type=Path), help="Start noise: .safetensors, .npz or .npy.")
 @click.option(
     "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."

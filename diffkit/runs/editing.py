@@ -34,14 +34,14 @@ MAX_FACTOR = 256
 class Edit:
     """The picture that samples start from, x0: (1 or N, C, *S) in the model's range.
 
-    `unknown`, (1, 1, *S) of zeros and ones, is 1 for what is painted anew; None: the whole picture. `blends`: the rest
-    is put back after each step, as the network has no condition that holds it. `anew`: start from noise alone.
+    `unknown`, (1, 1, *S) of zeros and ones, is 1 for what is repainted; None: the whole picture. `blends`: the rest
+    is put back after each step, as the network has no condition that holds it. `from_noise`: start from noise alone.
     """
 
     x0: Tensor
     unknown: Tensor | None = None
     blends: bool = False
-    anew: bool = False
+    from_noise: bool = False
 
     def encode(self, codec: Codec, rows: slice, noise: Tensor) -> Tensor:
         """Return a draw from the posterior of the codec for some of the samples.
@@ -90,7 +90,7 @@ def edit_of(
         size: The size of the samples.
         count: Number of samples.
         image: A file, a picture of Pillow, or (C, *S) or (N, C, *S): uint8, or floats in the model's range.
-        mask: A file, a picture, or (H, W): white (uint8 from 128, float from 0.5, True) is painted anew; or None.
+        mask: A file, a picture, or (H, W): white (uint8 from 128, float from 0.5, True) is repainted; or None.
         strength: Share of the steps; see `strength_of`.
 
     Returns:
@@ -104,7 +104,7 @@ def edit_of(
     if mask is None:
         return Edit(x0)
     unknown = _as_mask(size, mask)
-    return Edit(x0, unknown, blends=inpainting_condition(assembly) is None, anew=strength in (None, 1.0))
+    return Edit(x0, unknown, blends=inpainting_condition(assembly) is None, from_noise=strength in (None, 1.0))
 
 
 def strength_of(strength: float | None, mask: Any, steps: int) -> int:
@@ -229,7 +229,7 @@ def latents_of(latents: Any, shape: tuple[int, ...], count: int) -> Tensor:
 def _as_images(data: Data, size: tuple[int, ...], count: int, image: Any) -> Tensor:
     channels = data.spec.channels
     if len(size) != 2:
-        raise _wrong(f"examples of the shape {data.spec.shape} are no pictures", "leave image out")
+        raise _wrong(f"examples of the shape {data.spec.shape} cannot be edited as pictures", "leave image out")
     x = torch.from_numpy(np.array(image)) if isinstance(image, np.ndarray) else image
     if isinstance(image, str | Path | Image.Image):
         x = torch.from_numpy(_read(image, "image", MODES.get(channels))).float().div(127.5).sub(1.0)
@@ -260,7 +260,7 @@ def _as_mask(size: tuple[int, ...], mask: Any) -> Tensor:
         raise _wrong(f"mask has {got} pixels, but the image has {fixed}", f"scale it to {fixed}")
     unknown = (found >= (0.5 if found.is_floating_point() or found.dtype == torch.bool else 128)).reshape(1, 1, *size)
     if not bool(unknown.any()):
-        raise _wrong("mask is black, so nothing is painted anew", "make white what is to be painted")
+        raise _wrong("mask is black, so nothing is repainted", "make white what is to be painted")
     return unknown.float()
 
 

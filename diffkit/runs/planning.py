@@ -55,7 +55,7 @@ class SampleRequest:
         image: A picture to start from: a file or a picture of Pillow in the mode of the data, or an array (C, H, W) or
             (count, C, H, W), uint8 or floats in the model's range.
         strength: Share of the steps that image to image makes, the last ones: 0.8, and 1 with a mask, by default.
-        mask: What of `image` is painted anew: white pixels of a file or picture, or True in (H, W). The rest stays.
+        mask: What of `image` is repainted: white pixels of a file or picture, or True in (H, W). The rest stays.
         latents: Start noise before the codec: (C, *S) or (count, C, *S).
 
     Raises:

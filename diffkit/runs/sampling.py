@@ -180,7 +180,7 @@ def _start(
             return plan.start(eps), plan.sampler
         z0 = plan.edit.encode(codec, rows, noise.initial(plan.shape, device, "encode"))
         return (
-            plan.start(eps) if plan.edit.anew else first.add_noise(z0, eps),
+            plan.start(eps) if plan.edit.from_noise else first.add_noise(z0, eps),
             plan.edit.hold(plan.sampler, z0, eps),
         )
 

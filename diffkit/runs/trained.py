@@ -173,7 +173,7 @@ class Run:
             size: The size of the samples, such as (height, width).
             image: A picture to start from; `strength`: the share of the steps that are made of it.
             strength: 0 to 1; default 0.8, and 1 with a mask.
-            mask: What of `image` is painted anew (white); the other pixels are those of `image`.
+            mask: What of `image` is repainted (white); the other pixels are those of `image`.
             latents: Start noise before the codec. See `SampleRequest` for the forms of these.
 
         Returns:

@@ -21,6 +21,7 @@ LAYERS = (
     {"schedule", "parameterization", "transition", "chart", "network", "noise", "data"},
     {"denoiser", "codec", "conditioner", "metric", "optimizer", "strategy"},
     {"sampler", "grid", "times", "objective", "guidance", "callback", "reconstruction"},
+    {"blending"},
 )
 ALGEBRA = set().union(*LAYERS)
 PUBLIC = ALGEBRA | {"host", "testing", "oracles", "likelihood"}
