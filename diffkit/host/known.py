@@ -57,6 +57,10 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "guidance": ("dps", "pgdm", "ddnm", "known"),
         "sampler": ("blend", "repaint"),
     },
+    "diffkit-latent": {
+        "codec": ("kl-vae", "vq-vae"),
+        "reconstruction-loss": ("l1", "l2", "kl", "perceptual", "adversarial"),
+    },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
     "diffkit-score-sde": {
         "schedule": ("vp", "sub-vp", "ve"),

@@ -131,6 +131,8 @@ def _contexts(kind: str, injected: Collection[str]) -> Sequence[Mapping[str, Any
         return [{**base, "shape": shape} for shape in shapes]
     if kind == "codec":
         return [{**base, "data": fixtures.Pictures(), "shape": IMAGES}, base]
+    if kind == "reconstruction-loss":
+        base["data"] = fixtures.Pictures()
     if kind == "conditioner":
         return [{**base, "data": fixtures.Pictures(), "condition": one} for one in CONDITIONS]
     if kind == "guidance":

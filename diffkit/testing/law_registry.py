@@ -102,7 +102,7 @@ class LawResult:
         same = torch.eq(g, w)
         gap = torch.where(same, torch.zeros_like(g - w), (g - w).abs())
         size = max(scale, float(w[torch.isfinite(w)].abs().max()) if bool(torch.isfinite(w).any()) else 0.0)
-        error = float(gap.max()) / size if gap.numel() else 0.0
+        error = float(gap.max()) / (size or 1.0) if gap.numel() else 0.0
         if not error <= self.tolerance:
             at = int(torch.where(torch.isnan(gap), torch.inf, gap).argmax())
             got_at, want_at = (float(v.expand(gap.shape).reshape(-1)[at]) for v in (g, w))

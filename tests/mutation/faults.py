@@ -31,8 +31,8 @@ class Fault:
 
     @property
     def slow(self) -> bool:
-        """Whether `make nightly` alone tries it: laws of three young packages, so that `make test` stays quick."""
-        return self.file.startswith((GUIDANCE, INVERSE, VDM))
+        """Whether `make nightly` alone tries it: laws of four young packages, so that `make test` stays quick."""
+        return self.file.startswith((GUIDANCE, INVERSE, LATENT, VDM))
 
 
 def fault(name: str, file: str, old: str, new: str, *targets: str) -> Fault:
@@ -55,6 +55,7 @@ DIT, GUIDANCE = "plugins/diffkit-dit/src/diffkit_dit/", "plugins/diffkit-guidanc
 IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
 VDM = "plugins/diffkit-vdm/src/diffkit_vdm/"
 INVERSE = "plugins/diffkit-inverse/src/diffkit_inverse/"
+LATENT = "plugins/diffkit-latent/src/diffkit_latent/"
 
 ALGEBRA = [
     fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr:snr-formula"),
@@ -473,4 +474,31 @@ CONDITIONS = [
     fault("channels beside x are ignored", DDPM + "conditions.py", "torch.cat([x, concat.to(x.dtype)], 1)", "torch.cat([x, 0.0 * concat.to(x.dtype)], 1)", "network/unet:every-input"),
 ]  # fmt: skip
 
-FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *CODE)
+LATENTS = [
+    fault("the mean of the posterior is drawn", LATENT + "codecs.py", "mean, log_variance = self.encoder_output(x)", "log_variance, mean = self.encoder_output(x)", "codec/kl-vae:posterior-formula"),
+    fault("the variance for its root", LATENT + "codecs.py", "(0.5 * (log_variance + START", "(1.0 * (log_variance + START", "codec/kl-vae:posterior-formula"),
+    fault("the decoder receives the mean in training", LATENT + "codecs.py", "z = posterior.sample(noise)", "z = posterior.mean", "codec/kl-vae:posterior"),
+    fault("no gradient through the codes", LATENT + "codecs.py", "passed = z + (quantized - z).detach()", "passed = quantized", "codec/vq-vae:straight-through"),
+    fault("the commitment pulls nothing", LATENT + "codecs.py", "distance = (z - quantized.detach())", "distance = (z.detach() - quantized)", "codec/vq-vae:straight-through"),
+    fault("codes are decoded without the codebook", LATENT + "codecs.py", "return self.halves.decode(self._quantized(z, self.quantizer.nearest(_rows(z))))", "return self.halves.decode(z)", "codec/vq-vae:straight-through"),
+    fault("the codebook learns in evaluation", LATENT + "codecs.py", "if self.training and noise is not None:", "if noise is not None:", "codec/vq-vae:codebook"),
+    fault("the farthest code", LATENT + "quantizer.py", ".argmin(1)", ".argmax(1)", "codec/vq-vae:straight-through"),
+    fault("decay of the codebook the wrong way", LATENT + "quantizer.py", "1.0 - self.decay)", "self.decay * 0.5)", "codec/vq-vae:codebook"),
+    fault("dead codes stay dead", LATENT + "quantizer.py", "if len(dead):", "if False:", "codec/vq-vae:codebook"),
+    fault("perplexity in bits", LATENT + "quantizer.py", "entr(p).sum().exp()", "entr(p).sum().exp2()", "codec/vq-vae:codebook"),
+    fault("the last principal components", LATENT + "patches.py", "vectors.flip(1)[:, :count]", "vectors[:, :count]", "codec/kl-vae:starts-as-principal-components"),
+    fault("principal components without their scale", LATENT + "patches.py", "(axes / std).T[:, :, None, None]", "axes.T[:, :, None, None]", "codec/kl-vae:starts-as-principal-components"),
+    fault("constant pixels are divided by 0", LATENT + "patches.py", ".clamp_min(LEAST_STD**2).sqrt()", ".clamp_min(0).sqrt()", "codec/kl-vae:starts-as-principal-components"),
+    fault("KL without the logarithm", LATENT + "losses.py", "variance - 1.0 - variance.log())", "variance - 1.0)", "reconstruction-loss/kl:kl-formula"),
+    fault("KL for each dimension of z", LATENT + "losses.py", ".flatten(1).sum(1) / x[0].numel()", ".flatten(1).mean(1)", "reconstruction-loss/kl:kl-formula"),
+    fault("l2 is l1", LATENT + "losses.py", "(out.x - x).square()", "(out.x - x).abs()", "reconstruction-loss/l2:pixel-errors"),
+    fault("features are not normalised", LATENT + "perceptual.py", "found.append(inside / (inside.square().sum(1, keepdim=True).sqrt() + TINY))", "found.append(inside)", "reconstruction-loss/perceptual:perceptual-formula"),
+    fault("the network gets pixels in [-1, 1]", LATENT + "perceptual.py", "(x.expand(-1, 3, -1, -1) + 1) / 2 - self.mean", "x.expand(-1, 3, -1, -1) - self.mean", "reconstruction-loss/perceptual:perceptual-formula"),
+    fault("the codec trains the discriminator to be fooled", LATENT + "adversarial.py", "loss = -functional_call(self.critic, fixed, out.x)", "loss = -functional_call(self.critic, {}, out.x)", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the codec pleases the wrong way", LATENT + "adversarial.py", "loss = -functional_call", "loss = functional_call", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the discriminator trains the codec", LATENT + "adversarial.py", "out.x.detach()]", "out.x]", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the discriminator learns before its start", LATENT + "adversarial.py", "return loss * float(step >= self.start)", "return loss", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the balance is upside down", LATENT + "adversarial.py", "(of_error / (own + TINY))", "(own / (of_error + TINY))", "reconstruction-loss/adversarial:adversarial-formula"),
+]  # fmt: skip
+
+FAULTS = (*ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *LATENTS, *CODE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from diffkit.codec import TrainableCodec
 from diffkit.grid import Grid
 from diffkit.recipe.signature import Parameter, component_parameters
 from diffkit.schedule import Schedule
@@ -61,7 +63,12 @@ def _of_codec(case: Case) -> Numbers:
     x = codec.images(case)
     z = case.component.encode(x)
     noise = case.normal(*z.shape, stream="noise", dtype=torch.float32)
-    return [z, case.component.encode(x, noise), case.component.decode(z)]
+    found = [z, case.component.encode(x, noise), case.component.decode(z)]
+    if isinstance(case.component, TrainableCodec):
+        trained = copy.deepcopy(case.component).train()
+        for out in (trained(x, noise), trained(x, noise)):  # what the first step learns changes the second
+            found += [out.x, *out.terms.values()]
+    return found
 
 
 def _of_reconstruction_loss(case: Case) -> Numbers:

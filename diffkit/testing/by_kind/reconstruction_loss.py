@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit.codec import Posterior, Reconstruction
 from diffkit.reconstruction import ReconstructionLoss
@@ -40,7 +40,8 @@ def reconstruction(case: Case, x: Tensor, *, noise: float = 0.3, spread: float =
         for name, size in (("error", x.shape), ("mean", shape), ("std", shape), ("noise", shape))
     )
     posterior = Posterior((spread * mean).requires_grad_(), (spread * log_std).exp().requires_grad_())
-    return Reconstruction((x + noise * error).requires_grad_(), posterior.sample(draws), posterior)
+    last = nn.Parameter(torch.ones(()))
+    return Reconstruction(last * (x + noise * error), posterior.sample(draws), posterior, last_layer=last)
 
 
 def rows(out: Reconstruction, at: slice) -> Reconstruction:

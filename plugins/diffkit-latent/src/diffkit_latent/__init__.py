@@ -1,0 +1,1 @@
+"""Autoencoders for latent diffusion: codecs, the losses that train them, and metrics of reconstructions."""

@@ -1,0 +1,100 @@
+"""The adversarial loss: a discriminator of patches that is trained beside the codec."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from diffkit import Data, Reconstruction, ReconstructionLoss
+
+from .convolutional import norm
+from .losses import Weight
+
+MOST_BALANCE = 1e4
+"""The largest factor that balances the gradients."""
+TINY = 1e-4
+
+
+class Critic(nn.Sequential):
+    """A discriminator that judges overlapping patches: (B, C, H, W) to one number for each patch, (B, 1, h, w).
+
+    Source: Isola et al. 2017 (arXiv:1611.07004), appendix 6.1.2. Differs: group normalization in place of batch
+    normalization, so that the judgement of an image does not depend on the batch.
+
+    Args:
+        channels: Channels of x.
+        width: Channels of the first layer; they double up to 8 times as many.
+        layers: Layers of stride 2; 3 judges patches of 70 x 70 pixels.
+    """
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        found: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        before = width
+        for layer in range(1, layers + 1):
+            after = width * min(2**layer, 8)
+            stride = 2 if layer < layers else 1
+            found += [nn.Conv2d(before, after, 4, stride, 1, bias=False), norm(after), nn.LeakyReLU(0.2)]
+            before = after
+        super().__init__(*found, nn.Conv2d(before, 1, 4, 1, 1))
+
+
+class Adversarial(nn.Module, ReconstructionLoss):
+    """How surely a discriminator takes a reconstruction for one: minus its mean judgement, times `weight`.
+
+    The discriminator of `layers` and `width` learns by the hinge loss, by an optimizer of its own. Both begin after
+    `start` steps, when reconstructions are good. With `adaptive: true` the loss is also multiplied by the norm of the
+    gradient of the mean absolute error divided by that of this loss, both to the last layer of the decoder.
+    Source: Esser et al. 2021 (arXiv:2012.09841), eq. 6 and 7; hinge: Lim & Ye 2017 (arXiv:1705.02894).
+    Differs: the gradient of the perceptual loss is not part of the balance.
+    """
+
+    law_base = {"layers": 1, "width": 8}  # noqa: RUF012 - read only
+    law_options = ({"start": 2},)
+
+    def __init__(
+        self,
+        data: Data,
+        weight: Weight = 0.5,
+        start: Annotated[int, Field(ge=0)] = 0,
+        adaptive: bool = False,
+        layers: Annotated[int, Field(ge=1)] = 3,
+        width: Annotated[int, Field(ge=1)] = 64,
+    ) -> None:
+        super().__init__()
+        self.weight, self.start, self.adaptive = weight, start, adaptive
+        self.critic = Critic(data.spec.channels, width, layers)
+
+    def __call__(self, out: Reconstruction, x: Tensor, step: int) -> Tensor:
+        if step < self.start:
+            return x.new_zeros(len(x))
+        fixed = {name: one.detach() for name, one in self.critic.named_parameters()}
+        loss = -functional_call(self.critic, fixed, out.x).flatten(1).mean(1)
+        return self.weight * self._balance(out, x, loss) * loss
+
+    def _balance(self, out: Reconstruction, x: Tensor, loss: Tensor) -> Tensor | float:
+        """Return the ratio of the gradients of the mean absolute error and of this loss; 1 without a last layer."""
+        if not self.adaptive or out.last_layer is None or not out.x.requires_grad:
+            return 1.0
+        errors = (out.x - x).abs().mean(), loss.mean()
+        of_error, own = (torch.autograd.grad(one, out.last_layer, retain_graph=True)[0].norm() for one in errors)
+        return (of_error / (own + TINY)).clamp(max=MOST_BALANCE).detach()
+
+    def critic_loss(self, out: Reconstruction, x: Tensor, step: int) -> Tensor:
+        """Compute the hinge loss of the judgements, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0 before `start`.
+
+        Args:
+            out: What the codec made of x; its gradient is not used.
+            x: Examples: (B, C, H, W).
+            step: The number of steps before this one.
+
+        Returns:
+            The losses: (B,).
+        """
+        real, made = self.critic(torch.cat([x, out.x.detach()])).flatten(1).chunk(2)
+        loss = 0.5 * (functional.relu(1 - real).mean(1) + functional.relu(1 + made).mean(1))
+        return loss * float(step >= self.start)

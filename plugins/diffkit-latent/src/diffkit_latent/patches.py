@@ -1,0 +1,105 @@
+"""The halves of an autoencoder of patches: all work is done at the size of the latents, beside a linear path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .convolutional import norm
+
+GROUPS = 8
+"""Groups of a normalization."""
+START = 1e-2
+"""The factor of the usual initial weights of layers that start near 0."""
+LEAST_STD = 1e-3
+"""Smallest standard deviation by which a principal component is divided, so that constant pixels stay finite."""
+
+
+class Residual(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); the second convolution starts near 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm(width, GROUPS), norm(width, GROUPS)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = near_zero(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.first(functional.silu(self.norm1(x)))
+        found: Tensor = x + self.second(functional.silu(self.norm2(inside)))
+        return found
+
+
+class Patches(nn.Module):
+    """An encoder and a decoder, each a linear map of patches plus a residual network.
+
+    Each square of `factor` x `factor` pixels becomes the channels of one position, so no convolution works on a map
+    that is larger than that of the latents. The networks start near 0, so the autoencoder starts as its linear path.
+
+    Args:
+        channels: Channels of x.
+        outputs: Channels of what the encoder returns; the first `codes` are the codes.
+        codes: Channels of what the decoder takes.
+        factor: Pixels of x, along each side, for one position.
+        width: Channels inside the networks.
+        blocks: Residual blocks of each network.
+    """
+
+    def __init__(self, channels: int, outputs: int, codes: int, factor: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.factor, self.codes, values = factor, codes, channels * factor**2
+        self.down, self.up = nn.Conv2d(values, outputs, 1), nn.Conv2d(codes, values, 1)
+        self.encoder = _network(values, outputs, width, blocks)
+        self.decoder = _network(codes, values, width, blocks)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight of the last convolution of the decoder."""
+        weight = self.decoder[-1].weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Map x: (B, C, H, W) to (B, outputs, H / factor, W / factor)."""
+        patches = functional.pixel_unshuffle(x, self.factor)
+        found: Tensor = self.down(patches) + self.encoder(patches)
+        return found
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Map z: (B, codes, h, w) to (B, C, h * factor, w * factor)."""
+        return functional.pixel_shuffle(self.up(z) + self.decoder(z), self.factor)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> str:
+        """Set the linear path to the first principal components of the patches of x: (N, C, H, W), scaled to std 1.
+
+        Without the networks the reconstruction is then the best linear one of the given number of codes. Returns a
+        line about it.
+        """
+        patches = functional.pixel_unshuffle(x, self.factor).double().movedim(1, -1).flatten(0, -2)
+        mean, covariance = patches.mean(0), torch.cov(patches.T)
+        values, vectors = torch.linalg.eigh(covariance)
+        count = min(self.codes, len(values))
+        std = values.flip(0)[:count].clamp_min(LEAST_STD**2).sqrt()
+        axes = vectors.flip(1)[:, :count]
+        self.down.weight[:count] = (axes / std).T[:, :, None, None].to(self.down.weight)
+        self.down.bias[:count] = -((axes / std).T @ mean).to(self.down.bias)  # type: ignore[index]
+        self.up.weight[:, :count] = (axes * std)[:, :, None, None].to(self.up.weight)
+        self.up.bias.copy_(mean)  # type: ignore[union-attr]
+        kept = float(values.flip(0)[:count].sum() / values.sum().clamp_min(LEAST_STD))
+        return f"{count} principal components of {len(values)} values hold {kept:.4f} of the variance"
+
+
+def _network(inputs: int, outputs: int, width: int, blocks: int) -> nn.Sequential:
+    last = near_zero(nn.Conv2d(width, outputs, 3, padding=1))
+    inside = [Residual(width) for _ in range(blocks)]
+    return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), *inside, nn.SiLU(), last)
+
+
+def near_zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Make the initial weights and biases of a layer small, and return the layer."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(START)
+    return layer

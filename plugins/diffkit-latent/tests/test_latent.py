@@ -1,0 +1,199 @@
+"""Codecs, losses and metrics of latent diffusion, as far as no law states them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffkit_latent.adversarial import Adversarial, Critic
+from diffkit_latent.codecs import KLVAE, VQVAE, Autoencoder
+from diffkit_latent.convolutional import Convolutional
+from diffkit_latent.losses import KL, L1, L2
+from diffkit_latent.metrics import psnr, rounded, ssim
+from diffkit_latent.perceptual import LINEAR, Perceptual, law_tensors
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from diffkit import DataSpec, Posterior, Reconstruction
+from diffkit.errors import DataError, UsageError
+from diffkit.testing import fixtures
+
+PICTURES = fixtures.Pictures()
+
+
+def pictures(count: int, side: int = 8, seed: int = 0) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def train(codec: Autoencoder, x: Tensor, steps: int) -> list[float]:
+    optimizer = torch.optim.Adam(codec.parameters(), 3e-3)
+    source, values = torch.Generator().manual_seed(1), []
+    for step in range(steps):
+        noise = torch.randn(len(x), *codec.spec(PICTURES.spec).shape, generator=source)
+        out = codec(x, noise)
+        loss = (L2()(out, x, step) + 0.1 * L1()(out, x, step) + sum(out.terms.values())).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    return values
+
+
+@pytest.mark.parametrize("codec", [KLVAE, VQVAE])
+def test_training_improves_on_the_linear_start(codec: type[Autoencoder]) -> None:
+    torch.manual_seed(0)
+    x = PICTURES.split("train").x[:64]
+    made = codec(PICTURES, width=16, **({"codes": 32} if codec is VQVAE else {}))
+    made.fit(PICTURES)
+    values = train(made, x, 30)
+    assert sum(values[-3:]) < 0.7 * sum(values[:3])
+    assert all(bool(p.isfinite().all()) for p in made.parameters())
+
+
+@pytest.mark.parametrize("size", [(10, 8), (8, 3)])
+@pytest.mark.parametrize("codec", [KLVAE(PICTURES, width=8), VQVAE(PICTURES, width=8)])
+def test_sides_that_the_factor_does_not_divide_are_refused(codec: Autoencoder, size: tuple[int, int]) -> None:
+    wrong, near = next((side, near) for side, near in zip(size, ("8 or 12", "4"), strict=True) if side % 4)
+    with pytest.raises(UsageError, match=r"multiples of 4") as encoded:
+        codec.encode(torch.zeros(1, 3, *size))
+    with pytest.raises(UsageError) as described:
+        codec.spec(DataSpec(3, size))
+    for error in (encoded.value, described.value):
+        assert error.code == "DK083"
+        assert error.fix == f"crop or resize {wrong} to {near}"
+
+
+def test_other_channels_vectors_and_factors_are_refused() -> None:
+    with pytest.raises(UsageError, match="images of 3 channels"):
+        KLVAE(PICTURES, width=8).spec(DataSpec(1, (8, 8)))
+    with pytest.raises(ValueError, match="takes images"):
+        KLVAE(fixtures.GaussianData())
+    with pytest.raises(ValueError, match="2 multipliers give the factor 2, but factor is 4"):
+        KLVAE(PICTURES, multipliers=(1, 2))
+
+
+def test_nan_of_a_decoder_is_an_error_and_never_an_image() -> None:
+    codec = KLVAE(PICTURES, width=8).half()
+    with torch.no_grad():
+        codec.halves.up.weight.fill_(6e4)
+    z = torch.full((1, 4, 2, 2), 9.0, dtype=torch.float16)
+    with pytest.raises(UsageError, match="NaN or infinite values in float16"):
+        codec.decode(z)
+    assert bool(codec.decode(torch.full_like(z, math.nan)).isnan().all())  # what was no number before is not hidden
+
+
+def test_the_convolutional_halves_are_those_of_latent_diffusion() -> None:
+    """The autoencoder of Stable Diffusion, with f = 8 and 4 channels of z, has 83,653,863 parameters."""
+    with torch.device("meta"):
+        halves = Convolutional(3, 8, 4, 128, (1, 2, 4, 4), 2, ())
+    assert sum(p.numel() for p in halves.parameters()) == 83_653_863
+    small = Convolutional(3, 8, 4, 8, (1, 2, 2), 1, (1,))
+    assert small.encode(torch.zeros(2, 3, 16, 8)).shape == (2, 8, 4, 2)
+    assert small.decode(torch.zeros(2, 4, 4, 2)).shape == (2, 3, 16, 8)
+
+
+def test_kl_needs_a_posterior() -> None:
+    x = pictures(1)
+    with pytest.raises(UsageError, match="standard deviation") as refused:
+        KL()(Reconstruction(x, x, Posterior(x)), x, 0)
+    assert refused.value.code == "DK083"
+
+
+def test_codes_that_are_all_dead_are_replaced_by_different_vectors() -> None:
+    torch.manual_seed(0)
+    codec = VQVAE(PICTURES, width=8, codes=64, decay=0.0).train()
+    with torch.no_grad():
+        codec.quantizer.codes.fill_(100.0)
+    codec(pictures(32), torch.randn(32, 3, 2, 2))
+    assert len(codec.quantizer.codes.unique(dim=0)) > 60
+    assert 1.0 <= float(codec.quantizer.perplexity()) <= 64.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("features.2.bias"), "features.2 does not follow"),
+        (lambda t: t.update({"features.9.weight": t.pop("features.5.weight")}), "features.9 does not follow"),
+        (lambda t: t.clear() or t.update(x=torch.zeros(1)), "no convolutions"),
+    ],
+)
+def test_files_without_a_network_are_refused(tmp_path: Path, change: object, message: str) -> None:
+    tensors = dict(law_tensors())
+    change(tensors)  # type: ignore[operator]
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(DataError, match=message) as refused:
+        Perceptual(str(tmp_path / "x.safetensors"))
+    assert refused.value.code == "DK302"
+    (tmp_path / "x.safetensors").write_bytes(b"\x80\x04pickle")
+    with pytest.raises(DataError, match="cannot be read as safetensors"):
+        Perceptual(str(tmp_path / "x.safetensors"))
+
+
+def test_without_weights_of_lpips_all_channels_count_equally(tmp_path: Path) -> None:
+    tensors = {name: one for name, one in law_tensors().items() if not name.startswith("lin")}
+    ones = {LINEAR.format(index): torch.ones(1, width, 1, 1) for index, width in enumerate((5, 4))}
+    found = []
+    for number, content in enumerate((tensors, {**tensors, **ones})):
+        save_file(content, tmp_path / f"{number}.safetensors")
+        x, y = pictures(2), pictures(2, seed=1)
+        found.append(Perceptual(str(tmp_path / f"{number}.safetensors"))(Reconstruction(y, y, Posterior(y)), x, 0))
+    assert torch.equal(*found)
+
+
+def test_a_critic_learns_to_separate_and_the_codec_to_please_it() -> None:
+    torch.manual_seed(0)
+    loss = Adversarial(PICTURES, layers=1, width=8)
+    optimizer = torch.optim.Adam(loss.critic.parameters(), 1e-2)
+    smooth, x = torch.zeros(8, 3, 16, 16), pictures(8, 16)
+    out = Reconstruction(smooth, smooth, Posterior(smooth))
+    for _ in range(15):
+        each = loss.critic_loss(out, x, 0)
+        optimizer.zero_grad()
+        each.mean().backward()
+        optimizer.step()
+    assert float(each.detach().mean()) < 0.3
+    alike = Reconstruction(x, x, Posterior(x))
+    assert float(loss(alike, x, 0).mean()) < float(loss(out, x, 0).mean())
+
+
+def test_the_critic_judges_patches_of_70_pixels() -> None:
+    critic = Critic(1, 4, 3).double()
+    x = torch.zeros(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    for layer in critic:  # without statistics of the whole map
+        if isinstance(layer, torch.nn.GroupNorm):
+            layer.forward = lambda h: h  # type: ignore[method-assign, assignment]
+    judged = critic(x)
+    (gradient,) = torch.autograd.grad(judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2], x)
+    rows = gradient[0, 0].abs().sum(1).nonzero()[:, 0]
+    assert int(rows.max() - rows.min()) + 1 == 70
+
+
+def test_psnr_of_a_constant_error_and_of_equal_images() -> None:
+    x = rounded(pictures(2, 16))
+    assert psnr(x, x + 0.1).tolist() == pytest.approx([20.0, 20.0])
+    assert psnr(x, x).tolist() == [100.0, 100.0]
+    assert rounded(torch.tensor([-1.2, -1.0, 0.0, 1.0])).tolist() == pytest.approx([0.0, 0.0, 128 / 255, 1.0])
+
+
+def test_ssim_of_constant_images_is_the_term_of_brightness() -> None:
+    x, y = torch.full((1, 1, 16, 16), 0.3, dtype=torch.float64), torch.full((1, 1, 16, 16), 0.5, dtype=torch.float64)
+    assert float(ssim(x, y)) == pytest.approx((2 * 0.15 + 1e-4) / (0.09 + 0.25 + 1e-4), abs=1e-9)
+
+
+def test_ssim_equals_its_formula_with_the_windows_of_scipy() -> None:
+    x, y = (rounded(pictures(1, 24, seed))[0] for seed in (3, 4))
+    y = 0.6 * x + 0.4 * y
+
+    def blurred(values: Tensor) -> Tensor:
+        each = [gaussian_filter(one.numpy(), 1.5, truncate=5 / 1.5) for one in values]
+        return torch.stack([torch.from_numpy(one)[5:-5, 5:-5] for one in each])
+
+    mx, my = blurred(x), blurred(y)
+    vx, vy, cov = blurred(x * x) - mx**2, blurred(y * y) - my**2, blurred(x * y) - mx * my
+    each = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    assert float(ssim(x[None], y[None])) == pytest.approx(float(each.mean()), abs=1e-9)
+    assert float(ssim(x[None], x[None])) == pytest.approx(1.0)
+    assert 0 < float(ssim(x[None, :, :8, :7], y[None, :, :8, :7])) < 1
