@@ -58,7 +58,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("blend", "repaint"),
     },
     "diffkit-latent": {
-        "codec": ("kl-vae", "vq-vae"),
+        "codec": ("trained", "kl-vae", "vq-vae"),
         "reconstruction-loss": ("l1", "l2", "kl", "perceptual", "adversarial"),
     },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},

@@ -1,0 +1,210 @@
+"""The codec of another run: its scale, what the run stores of it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffkit_latent.trained import Trained
+from torch import Tensor
+
+from diffkit import CheckpointError, RecipeError, Run, UsageError, build, load_recipe, open_run, run
+from diffkit.cli.main import main
+from diffkit.data import stack
+from diffkit.host import configure, load_file
+
+PLUGIN = '''
+import torch
+from torch import Tensor, nn
+from dataclasses import replace
+from diffkit import Codec, Entry, Posterior, hookimpl
+
+class Halves(nn.Module, Codec):
+    """Halve each side by a linear map with a constant std."""
+
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, width, 2, 2), nn.ConvTranspose2d(width, 1, 2, 2)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        mean = self.down(x) * 2 + 0.5
+        return Posterior(mean, torch.full_like(mean, 0.05))
+
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.posterior(x).sample(noise)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.up(z)
+
+    def spec(self, data):
+        return replace(data, channels=self.down.out_channels, size=tuple(n // 2 for n in data.size), bounded=False)
+
+@hookimpl
+def diffkit_components():
+    yield Entry("codec", "halves", f"{__name__}:Halves", "Halve each side")
+'''
+COMMON = """
+data: digits
+schedule: linear
+parameterization: eps
+network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: [], groups: 4}
+objective: simple
+sample: {sampler: ddim, steps: 2, count: 2}
+"""
+NOISE = torch.randn(1285, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    path = tmp_path_factory.mktemp("plugin") / "halving.py"
+    path.write_text(PLUGIN)
+    load_file(path)
+    yield
+    configure()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose codec has weights."""
+    path = tmp_path_factory.mktemp("source") / "vae"
+    run(f"name: vae\ncodec: {{name: halves, width: 3}}\ntrain: {{steps: 2, batch_size: 4, ema: []}}{COMMON}", path)
+    return path
+
+
+def latent(source: Path, **options: Any) -> str:
+    codec = json.dumps({"name": "trained", "run": str(source), **options})
+    return f"name: latent\ncodec: {codec}\ntrain: {{steps: 3, batch_size: 4, ema: []}}{COMMON}"
+
+
+def digits(part: Any = "train") -> Tensor:
+    data = build("data", "digits")
+    split = data.split(part)
+    return data.to_model_range(stack(split, range(len(split)))[0])
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run(latent(source), tmp_path_factory.mktemp("latent") / "run")
+
+
+def codec_of(one: Run) -> Trained:
+    found = one.trained().codec
+    assert isinstance(found, Trained)
+    return found
+
+
+@pytest.mark.parametrize("scale", ["auto", "per-channel", 0.25])
+def test_scaled_codes_have_std_1(source: Path, scale: Any) -> None:
+    data = build("data", "digits")
+    codec = build("codec", "trained", data=data, run=str(source), scale=scale)
+    assert isinstance(codec, Trained)
+    line = codec.fit(data)
+    with torch.no_grad():
+        plain = open_run(source).trained().codec.encode(digits(), NOISE)
+        z, held_out = codec.encode(digits(), NOISE), codec.encode(digits("held-out"), NOISE[: len(digits("held-out"))])
+        torch.testing.assert_close(codec.decode(z), codec.inner.decode(plain))
+    assert "1,285 training examples" in line
+    if scale == 0.25:
+        torch.testing.assert_close(z, 0.25 * plain)
+    elif scale == "auto":
+        assert abs(float(z.std()) - 1) < 1e-3
+        assert abs(float(held_out.std()) - 1) < 0.05
+        torch.testing.assert_close(z / plain, (z / plain)[:1, :1, :1, :1].expand_as(z), rtol=1e-4, atol=1e-4)
+    else:
+        assert z.std(dim=(0, 2, 3)).sub(1).abs().max() < 5e-3
+        assert z.mean(dim=(0, 2, 3)).abs().max() < 5e-3
+        assert held_out.std(dim=(0, 2, 3)).sub(1).abs().max() < 0.05
+
+
+def test_the_run_needs_no_other(
+    source: Path, finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everything works after the source is gone, and the results are the same."""
+    before = finished.sample(2, steps=2)
+    shutil.copytree(source, tmp_path / "kept")
+    shutil.rmtree(source)
+    try:
+        alone = open_run(finished.directory.path)
+        assert torch.equal(alone.sample(2, steps=2), before)
+        place = str(finished.directory.path)
+        assert main(["sample", place, "--count", "2", "--out", str(tmp_path / "samples")]) == 0
+        assert main(["report", place]) == 0
+        assert main(["evaluate", place, "--metric", "frechet", "--count", "8"]) == 0
+        assert main(["evaluate", place, "--metric", "bits-per-dim", "--set", "steps=4", "--set", "count=8"]) == 0
+        printed = capsys.readouterr()
+        assert "density" in printed.out + printed.err
+        with pytest.raises(RecipeError, match="is not a run directory"):
+            load_recipe(latent(source))
+    finally:
+        shutil.copytree(tmp_path / "kept", source)
+
+
+def test_the_run_stores_weights_scale_and_hash(source: Path, finished: Run) -> None:
+    step = finished.directory.checkpoints / "step-00000003"
+    record = codec_of(finished).record()
+    assert json.loads((step / "manifest.json").read_text())["meta"]["codec"] == record.sha256
+    assert json.loads((finished.directory.path / "codec.json").read_text())["record"]["sha256"] == record.sha256
+    weights = open_run(source).trained().codec
+    assert isinstance(weights, torch.nn.Module)
+    for name, value in weights.state_dict().items():
+        assert torch.equal(codec_of(finished).inner.state_dict()[name], value)
+    event = [line for line in (finished.directory.path / "events.jsonl").read_text().splitlines() if '"codec"' in line]
+    assert len(event) == 1
+    assert "from 1,285 training examples" in event[0]
+
+
+def test_a_resume_with_another_source_names_both_hashes(source: Path, finished: Run, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    shutil.copytree(finished.directory.path, place)
+    run(latent(source), place)
+    shutil.copytree(source, tmp_path / "vae")
+    text = f"name: vae\ncodec: {{name: halves, width: 3}}\ntrain: {{steps: 4, batch_size: 4, ema: []}}{COMMON}"
+    run(text, tmp_path / "vae")
+    shutil.move(source, tmp_path / "first")
+    shutil.move(tmp_path / "vae", source)
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            run(latent(source), place)
+        old, new = codec_of(finished).record().sha256, weights_now(source)
+        assert caught.value.notes == (f"sha256: {old} then, {new} now",)
+        assert caught.value.code == "DK607"
+    finally:
+        shutil.rmtree(source)
+        shutil.move(tmp_path / "first", source)
+
+
+def weights_now(source: Path) -> str:
+    data = build("data", "digits")
+    record = build("codec", "trained", data=data, run=str(source)).record()
+    assert record is not None
+    return record.sha256
+
+
+def test_codecs_without_weights_are_refused(tmp_path: Path) -> None:
+    run(f"name: plain\ntrain: {{steps: 0, ema: []}}{COMMON}", tmp_path / "plain")
+    with pytest.raises(UsageError, match=r"the codec identity of .* has no weights") as caught:
+        Trained(build("data", "digits"), str(tmp_path / "plain"))
+    assert caught.value.code == "DK041"
+
+
+def test_a_trained_codec_of_a_trained_codec(source: Path, finished: Run, tmp_path: Path) -> None:
+    again = run(latent(finished.directory.path, scale=2.0), tmp_path / "again")
+    shutil.copytree(finished.directory.path, tmp_path / "kept")
+    before = again.sample(2, steps=2)
+    assert torch.equal(open_run(tmp_path / "again").sample(2, steps=2), before)
+    with torch.no_grad():
+        once, twice = codec_of(finished).encode(digits()[:4]), codec_of(again).encode(digits()[:4])
+    torch.testing.assert_close(twice, 2 * once)
+
+
+def test_a_scale_is_required_before_codes_are_used(source: Path) -> None:
+    codec = Trained(build("data", "digits"), str(source))
+    with pytest.raises(UsageError, match="not measured yet"):
+        codec.encode(digits()[:1])
+    with pytest.raises(UsageError, match="not measured yet"):
+        codec.decode(torch.zeros(1, 3, 4, 4))
