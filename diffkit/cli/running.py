@@ -182,6 +182,7 @@ def _interval(found: Interval | None) -> str:
 @click.option(
     "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."
 )
+@click.option("--adapter", "adapters", multiple=True, metavar="FILE[:WEIGHT]", help="LoRA to use; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
@@ -207,6 +208,7 @@ def sample(
     mask: Path | None,
     latents: Path | None,
     changes: tuple[str, ...],
+    adapters: tuple[str, ...],
     seed: int,
     form: str | None,
     out: Path | None,
@@ -243,6 +245,7 @@ def sample(
         strength=strength,
         mask=mask,
         latents=start,
+        adapters=adapters,
     )
     scales = [f"--{name} {value}" for name, value in (("scale", scale), ("negative", negative)) if value is not None]
     texts = {"sampler": [f"--sampler {sampler}"], "grid": [f"--grid {grid}"]}
@@ -258,6 +261,7 @@ def sample(
         *(one.stem for one in (image, mask, latents) if one),
         f"strength{strength}" if strength is not None else None,
         *changes,
+        *adapters,
     ]
     name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
     if len(name) > MAX_NAME_CHARACTERS:

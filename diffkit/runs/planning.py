@@ -57,6 +57,7 @@ class SampleRequest:
         strength: Share of the steps that image to image makes, the last ones: 0.8, and 1 with a mask, by default.
         mask: What of `image` is repainted: white pixels of a file or picture, or True in (H, W). The rest stays.
         latents: Start noise before the codec: (C, *S) or (count, C, *S).
+        adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 
     Raises:
         ArgumentError: A value is of the wrong type or out of range.
@@ -82,6 +83,7 @@ class SampleRequest:
     strength: float | None = None
     mask: Any = None
     latents: Any = None
+    adapters: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require_whole("count", self.count, 1)

@@ -40,7 +40,7 @@ from .results import EvaluationResult, MetricResult
 from .sample_files import shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import TrainedWeights, digest_of, group_of, load_weights
+from .weights import TrainedWeights, digest_of, group_of, load_weights, with_adapters
 
 FILE, CODEC_FILE = "data.json", "codec.json"
 MAX_LENGTH = 1 << 20
@@ -98,16 +98,24 @@ class Run:
         """
         return EvaluationResult.read(self.directory).in_order(result_names(self.recipe.evaluate.metrics))
 
-    def trained(self, weights: str = "ema") -> Assembly:
+    def trained(self, weights: str = "ema", adapters: Sequence[str] = ()) -> Assembly:
         """Return the objects of the recipe with trained weights, which later calls and other threads do not change.
 
-        Calls that select the same weights return the same objects.
+        Calls that select the same weights without adapters return the same objects.
+
+        Args:
+            weights: "raw", "ema" (the first average), the name of an average, or "width:W".
+            adapters: Files of adapters, such as LoRA, to merge into a copy of the weights, each FILE or FILE:WEIGHT.
+
+        Returns:
+            The objects.
 
         Raises:
-            CheckpointError: No checkpoint can be loaded.
-            UsageError: The run does not have these weights.
+            CheckpointError: No checkpoint can be loaded, or an adapter does not fit the run.
+            UsageError: The run does not have these weights, or an adapter cannot be read.
         """
-        return self._trained(weights).assembly
+        found = self._trained(weights)
+        return with_adapters(found, adapters).assembly if adapters else found.assembly
 
     def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
         """Return the trained model: (x, level, **cond) -> Estimate. It owns its weights.
@@ -146,6 +154,7 @@ class Run:
         strength: float | None = None,
         mask: Any = None,
         latents: Any = None,
+        adapters: Sequence[str] = (),
     ) -> Tensor:
         """Draw samples. Each argument that is left out is taken from the recipe.
 
@@ -175,6 +184,7 @@ class Run:
             strength: 0 to 1; default 0.8, and 1 with a mask.
             mask: What of `image` is repainted (white); the other pixels are those of `image`.
             latents: Start noise before the codec. See `SampleRequest` for the forms of these.
+            adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 
         Returns:
             (count, C, *S) float32 on the CPU, in the model's range.
@@ -204,6 +214,7 @@ class Run:
             strength=strength,
             mask=mask,
             latents=latents,
+            adapters=adapters,
         )
         return self.draw(request).x
 
@@ -216,7 +227,7 @@ class Run:
         """
         given = plan_request(self.assembly, request).given  # refuse a request before weights are loaded
         x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
-        assembly = self.trained(request.weights)
+        assembly = self.trained(request.weights, request.adapters)
         plan = plan_request(assembly, request, given)
         if any(getattr(one, "negative", None) and getattr(one, "scale", None) == 1.0 for one in plan.guidance):
             warnings.warn("the negative condition of the guidance has no effect at scale 1", stacklevel=2)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import CheckpointError, UsageError
 from ..recipe.assembly import Assembly
 from ..storage.checkpoint import CheckpointStore
 from ..storage.run_directory import RunDirectory
@@ -90,6 +93,60 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
     for module in (network, components):
         module.eval()
     return TrainedWeights(copied, found.step)
+
+
+class Adaptable(Protocol):
+    """A network or a conditioner whose weights adapters change, such as low-rank updates."""
+
+    def adapt(self, weights: Mapping[str, Tensor], factor: float) -> Collection[str]:
+        """Merge the tensors of a file that belong to this object, times `factor`, and return their names."""
+
+
+def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWeights:
+    """Copy trained weights and merge adapters into the copy.
+
+    Args:
+        trained: The weights; they are not changed.
+        adapters: Files of tensors (.safetensors), each with a weight after a colon if it is not 1: "a.safetensors:0.8".
+
+    Returns:
+        The copy.
+
+    Raises:
+        UsageError: DK018, a file is missing or is not safetensors, or nothing in this run takes adapters.
+        CheckpointError: DK603, a tensor belongs to no part of the run, or does not fit it.
+    """
+    copied = _copy(trained.assembly)
+    parts = [copied.network, *copied.conditions.conditioners.values()]
+    takers: list[Adaptable] = [part for part in parts if hasattr(part, "adapt")]
+    if not takers:
+        name = copied.recipe.network.name
+        raise _no_weights(f"network {name} takes no adapters", "leave --adapter out, or choose another run")
+    for text in adapters:
+        path, factor = _adapter(text)
+        try:
+            weights = load_file(path)
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            fix = "name a .safetensors file; a pickle is not opened"
+            raise _no_weights(f"the adapter {path} cannot be read: {error}", fix) from error
+        used = {name for part in takers for name in part.adapt(weights, factor)}
+        if unknown := sorted(weights.keys() - used):
+            raise CheckpointError(
+                f"the adapter {path} has {len(unknown)} tensors that belong to no part of this run",
+                code="DK603",
+                fix="use it with the model that it was trained on",
+                notes=[name[:120] for name in unknown[:8]],
+            )
+    return TrainedWeights(copied, trained.step)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """Return the file and the weight of FILE[:WEIGHT]."""
+    path, colon, factor = text.rpartition(":")
+    try:
+        return (path, float(factor)) if colon and path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def digest_of(assembly: Assembly) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -13,6 +13,8 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from diffkit import Network, RecipeError, Shape, UsageError
+
+from .lora import merge
 
 TEXT = "text"
 FROM_SHAPE = ("in_channels", "out_channels", "cross_attention_dim", "sample_size")
@@ -39,7 +41,7 @@ class TextUNet(Network):
     Source: Rombach et al. 2022 (arXiv:2112.10752), sec. 3.3.
     """
 
-    law_exemptions: ClassVar[Mapping[str, str]] = {"scale_shift": "the law calls a network without a text"}
+    law_exemptions: ClassVar[Mapping[str, str]] = {"scale-shift": "the law calls a network without a text"}
     law_base: ClassVar[Mapping[str, JsonValue]] = {
         "config": {
             "block_out_channels": [8, 16],
@@ -72,6 +74,10 @@ class TextUNet(Network):
     def block_modules(self) -> Iterable[nn.Module]:
         """Return the blocks of each level."""
         return [*self.model.down_blocks, self.model.mid_block, *self.model.up_blocks]
+
+    def adapt(self, weights: Mapping[str, Tensor], factor: float) -> Collection[str]:
+        """Merge the updates of the U-Net in a LoRA file; see `lora.merge`."""
+        return merge(self.model, "unet", weights, factor)
 
     def forward(
         self,

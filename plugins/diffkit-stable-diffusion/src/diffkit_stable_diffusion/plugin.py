@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from diffkit import Entry, hookimpl
+
+if TYPE_CHECKING:
+    import click
 
 DIFFKIT_API = 1
 COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "network": [
         ("stable-diffusion", "network:TextUNet", "Use the U-Net of Stable Diffusion", "rombach2022high"),
+        ("lora", "of_run:LoRA", "Train a low-rank update of the network of a run", "hu2022lora"),
     ],
+    "codec": [("of-run", "of_run:RunCodec", "Use the codec of another run")],
     "conditioner": [
+        ("of-run", "of_run:RunConditioner", "Use a conditioner of another run"),
         ("clip-text", "text:ClipText", "Encode a text by CLIP, which stays as it is", "radford2021learning"),
         ("t5", "text:T5", "Encode a text by T5, which stays as it is", "raffel2020exploring"),
         ("inpainting", "inpainting:Inpainting", "Give mask and masked latents as channels", "rombach2022high"),
     ],
 }
+
+
+@hookimpl
+def diffkit_commands(group: click.Group) -> None:
+    from .commands import export_lora
+
+    group.add_command(export_lora)
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from diffkit import CheckpointError, Conditioner, ConditionSpec, FilePath, RecipeError, as_texts
 
+from .lora import merge
 from .tokens import as_buffer, from_buffer, limited, read_tokenizer, windows
 
 TOKENIZER_BYTES = "tokenizer_bytes"
@@ -209,6 +210,10 @@ class ClipText(FrozenText):
     def present_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
         return {f"encoder.{name}": tensor for name, tensor in plain.items() if not name.endswith("position_ids")}
+
+    def adapt(self, weights: Mapping[str, Tensor], factor: float) -> Collection[str]:
+        """Merge the updates of the text encoder in a LoRA file; see `lora.merge`."""
+        return merge(self.encoder, "text_encoder", weights, factor)
 
     def _build(self) -> nn.Module:
         model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**self._arguments()))

@@ -1,0 +1,141 @@
+"""LoRA: read and merged as diffusers applies it, trained on a run, exported and loaded by diffusers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffkit_stable_diffusion.importing import import_model
+from diffkit_stable_diffusion.of_run import export_lora
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from diffkit import CheckpointError, UsageError, load_recipe, open_run, run
+from diffkit.cli.main import main
+
+pytestmark = pytest.mark.slow
+TEXT = "a red cat"
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+RECIPE = """
+name: lora
+data: {{name: images, path: {path}, size: 16, captions: true, held_out: 2, condition_dropout: 0.1}}
+conditions: {{text: {{name: of-run, run: {base}}}}}
+codec: {{name: of-run, run: {base}}}
+schedule: {{name: scaled-linear, steps: 1000}}
+parameterization: eps
+network: {{name: lora, run: {base}, rank: 2, alpha: 4.0}}
+train: {{steps: 3, batch_size: 2, ema: [], optimizer: {{name: adam, lr: 0.01}}}}
+sample: {{sampler: ddim, grid: leading, steps: 2, count: 2, conditions: {{text: cat}}, allow_mismatch: true}}
+"""
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return import_model(folder, tmp_path_factory.mktemp("runs") / "sd")
+
+
+def adapters(pipeline: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The same updates with the names of diffusers and of kohya: attention, a convolution, and the text encoder."""
+    torch.manual_seed(1)
+    unet = {n: m for n, m in pipeline.unet.named_modules() if n.endswith(ATTENTION) or n.endswith("resnets.0.conv1")}
+    text = {n: m for n, m in pipeline.text_encoder.named_modules() if n.endswith(("q_proj", "v_proj"))}
+    theirs: dict[str, Tensor] = {}
+    kohya: dict[str, Tensor] = {}
+    for rank, (part, begin, layers) in ((2, ("unet", "lora_unet_", unet)), (3, ("text_encoder", "lora_te_", text))):
+        for name, layer in layers.items():
+            down = 0.3 * torch.randn(rank, *layer.weight.shape[1:])
+            up = 0.3 * torch.randn(layer.weight.shape[0], rank, *(1,) * (down.ndim - 2))
+            name = name if part == "unet" else f"text_model.{name.removeprefix('text_model.')}"
+            theirs[f"{part}.{name}.lora_A.weight"], theirs[f"{part}.{name}.lora_B.weight"] = down, up
+            there = begin + name.replace(".", "_")
+            kohya |= {f"{there}.lora_down.weight": down, f"{there}.lora_up.weight": up * 4 / rank}
+            kohya[f"{there}.alpha"] = torch.tensor(rank * rank / 4)
+    return theirs, kohya
+
+
+def test_merged_is_what_diffusers_computes(base: Any, make: Any, tmp_path: Path) -> None:
+    pipeline = make()
+    theirs, kohya = adapters(pipeline)
+    save_file(theirs, tmp_path / "theirs.safetensors")
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    pipeline.load_lora_weights(str(tmp_path), weight_name="theirs.safetensors", adapter_name="one")
+    pipeline.set_adapters(["one"], 0.6)
+    z, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
+    with torch.no_grad():
+        want_text = pipeline.encode_prompt([TEXT], "cpu", 1, False)[0]
+        want = pipeline.unet(z, t, encoder_hidden_states=want_text).sample
+        plain = base.trained()
+        before = plain.conditions.stated({"text": TEXT}, 1)["text"]
+        for file in ("theirs", "kohya"):
+            merged = base.trained(adapters=[f"{tmp_path / file}.safetensors:0.6"])
+            text = merged.conditions.stated({"text": TEXT}, 1)["text"]
+            torch.testing.assert_close(text, want_text, rtol=0, atol=1e-5)
+            torch.testing.assert_close(merged.network(z, t, text=text), want, rtol=0, atol=1e-5)
+        assert torch.equal(plain.conditions.stated({"text": TEXT}, 1)["text"], before)
+    assert float((before - want_text).abs().max()) > 1e-2
+
+
+def test_files_that_do_not_fit_are_refused(base: Any, pipeline: Any, tmp_path: Path) -> None:
+    theirs, kohya = adapters(pipeline)
+    file = tmp_path / "lora.safetensors"
+    name = next(iter(theirs))
+    for changed, match in (
+        ({**theirs, "unet.strange.lora_A.weight": torch.zeros(2, 2)}, "unexpected: unet.strange.lora_A.weight"),
+        ({**theirs, "vae.more": torch.zeros(2)}, "vae.more"),
+        ({one: tensor for one, tensor in theirs.items() if one != name}, "missing: the other half"),
+        ({**kohya, "lora_unet_strange.alpha": torch.tensor(1.0)}, "lora_unet_strange.alpha"),
+        ({**theirs, name: torch.zeros(2, 7)}, "does not update"),
+    ):
+        save_file(changed, file)
+        with pytest.raises(CheckpointError) as caught:
+            base.trained(adapters=[str(file)])
+        assert match in "\n".join([caught.value.message, *caught.value.notes])
+    file.write_bytes(b"\x80\x04pickle")
+    with pytest.raises(UsageError, match="cannot be read"):
+        base.trained(adapters=[str(file)])
+
+
+def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(8):
+        Image.new("RGB", (16, 16), (30 * number, 100, 50)).save(tmp_path / "pictures" / f"{number}.png")
+        (tmp_path / "pictures" / f"{number}.txt").write_text(f"a red cat {number}")
+    where = base.directory.path
+    recipe = load_recipe(RECIPE.format(path=tmp_path / "pictures", base=where))
+    trained = run(recipe, tmp_path / "run", device="cpu")
+    (checkpoint,) = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1:]
+    stored = load_file(checkpoint / "network.safetensors")
+    assert all(".lora_" in name or name == "sha256" for name in stored)
+    assert sum(path.stat().st_size for path in checkpoint.glob("*.safetensors")) < 200_000
+    network = trained.trained().network
+    assert any(float(update.up.abs().max()) > 1e-3 for update in network.updates().values())
+
+    z, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
+    text = trained.trained().conditions.stated({"text": TEXT}, 1)["text"]
+    with torch.no_grad():
+        want = network(z, t, text=text)
+        pipeline = make()
+        file = export_lora(tmp_path / "run", tmp_path / "out.safetensors")
+        pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+        torch.testing.assert_close(pipeline.unet(z, t, encoder_hidden_states=text).sample, want, rtol=0, atol=1e-5)
+        assert (
+            main(["export-lora", str(tmp_path / "run"), str(tmp_path / "kohya.safetensors"), "--names", "kohya"]) == 0
+        )
+        for name in ("out", "kohya"):
+            merged = base.trained(adapters=[str(tmp_path / f"{name}.safetensors")]).network
+            torch.testing.assert_close(merged(z, t, text=text), want, rtol=0, atol=1e-5)
+    drawn = ["sample", str(where), "--prompt", "cat", "--count", "1", "--steps", "2", "--out", str(tmp_path / "a.png")]
+    assert main([*drawn, "--adapter", f"{file}:0.5"]) == 0
+    with pytest.raises(UsageError, match="has no low-rank adapter"):
+        export_lora(where, tmp_path / "no.safetensors")
+
+    moved = where.with_name("moved")
+    where.rename(moved)
+    try:
+        with pytest.raises(Exception, match="is not a run"):
+            open_run(tmp_path / "run", device="cpu").trained()
+    finally:
+        moved.rename(where)
