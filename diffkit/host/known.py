@@ -68,7 +68,11 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "weighting": ("likelihood",),
         "sampler": ("euler-maruyama", "reverse-diffusion", "predictor-corrector", "probability-flow"),
     },
-    "diffkit-stable-diffusion": {"network": ("stable-diffusion",), "conditioner": ("clip-text", "t5", "inpainting")},
+    "diffkit-stable-diffusion": {
+        "network": ("stable-diffusion", "lora"),
+        "codec": ("of-run",),
+        "conditioner": ("of-run", "clip-text", "t5", "inpainting"),
+    },
     "diffkit-vdm": {"schedule": ("learned-vp",), "objective": ("continuous-vlb",), "network": ("fourier",)},
     "diffkit-zero-snr": {"schedule": ("zero-snr",), "guidance": ("rescale",)},
 }

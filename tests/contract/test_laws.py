@@ -10,6 +10,9 @@ from diffkit.testing.engine import Row, check_ema, check_entry, select
 ENTRIES = [one for one in select() if one is not None]
 LONG = {
     "network/diffusers/diffusers",
+    "network/stable-diffusion/stable-diffusion",
+    "network/stable-diffusion/lora",
+    "codec/stable-diffusion/of-run",
     "sampler/diffusers/diffusers",
     "metric/basics/classifier",
     "extractor/fidelity/inception-v3",

@@ -200,6 +200,8 @@ LOCAL_IMPORTS = {
     "diffkit_compression.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_flow.command": "commands of a plugin, imported at each start as those of diffkit.cli",
     "diffkit_inverse.command": "commands of a plugin, imported at each start as those of diffkit.cli",
+    "diffkit_stable_diffusion.commands": "commands of a plugin, imported at each start as those of diffkit.cli",
+    "diffkit_stable_diffusion.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_diffusers.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_compression.plugin": "the hook of commands, so that a library does not import click",
     "diffkit_flow.plugin": "the hook of commands, so that a library does not import click",

@@ -227,6 +227,7 @@ def test_kinds_of_the_core_have_an_interface_here() -> None:
 
 UNSOURCED = {
     "conditioner/unchanged": "its definition",
+    "conditioner/of-run": "that of another run",
     "lr-schedule/constant": "its definition",
     "lr-schedule/linear": "its definition",
     "grid/angle": "ours; its docstring says why",

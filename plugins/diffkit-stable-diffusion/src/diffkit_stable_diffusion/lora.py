@@ -121,6 +121,9 @@ def named(updates: Mapping[str, Update], part: Part, names: Names) -> Iterator[t
         updates: updates by the names of layers.
         part: the part of the model that they belong to.
         names: `diffusers`, whose factor alpha / rank is in `lora_B`, or `kohya`, with alpha.
+
+    Returns:
+        Names and tensors.
     """
     for layer, update in updates.items():
         assert update.down is not None
@@ -128,8 +131,8 @@ def named(updates: Mapping[str, Update], part: Part, names: Names) -> Iterator[t
         rank = update.down.shape[0]
         alpha = float(rank) if update.alpha is None else update.alpha
         if names == "diffusers":
-            yield f"unet.{layer}.lora_A.weight", update.down
-            yield f"unet.{layer}.lora_B.weight", update.up * (alpha / rank)
+            yield f"{BEGINNINGS[part][0]}{layer}.lora_A.weight", update.down
+            yield f"{BEGINNINGS[part][0]}{layer}.lora_B.weight", update.up * (alpha / rank)
         else:
             begin = BEGINNINGS[part][1] + layer.replace(".", "_")
             yield f"{begin}.lora_down.weight", update.down
