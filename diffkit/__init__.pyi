@@ -34,6 +34,7 @@ from .data import (
     Data as Data,
     DataSpec as DataSpec,
     InMemorySplit as InMemorySplit,
+    MapDataset as MapDataset,
     Part as Part,
     Split as Split,
     as_bytes as as_bytes,

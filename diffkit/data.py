@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -39,6 +39,15 @@ BOUND = 1.01
 Cond = Mapping[str, Tensor]
 LABEL = "label"
 """The condition that `DataSpec.classes` states."""
+
+
+@runtime_checkable
+class MapDataset(Protocol):
+    """A data set of another library: an index gives an example, such as of torch.utils.data or Hugging Face."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True)

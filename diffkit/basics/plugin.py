@@ -25,6 +25,7 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("mixture", "data.mixture:Mixture", "Draw from a mixture of normals; the denoiser is exact"),
         ("arrays", "data.arrays:Arrays", "Load .npy or .npz files"),
         ("images", "data.images:Images", "Load a folder of images"),
+        ("dataset", "data.dataset:DatasetData", "Take a data set of torch, Hugging Face or your own"),
         ("shards", "data.shards:Shards", "Stream pictures from tar shards, local or remote"),
         ("huggingface", "data.hugging_face:HuggingFace", "Read Arrow files that Hugging Face datasets saved"),
         ("mnist", "data.published:MNIST", "Load 60000 digits of 28x28", "lecun1998gradient"),

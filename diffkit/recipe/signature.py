@@ -1,8 +1,8 @@
 """The parameters that a recipe can set, derived from the signature of a constructor or the fields of a section.
 
-A parameter is injected if its name is a kind, `shape`, `condition` or `conditions`, and its annotation is the class of
-that. A parameter with the class of a kind and any other name, alone, optional or in a tuple, is a nested component.
-Every other parameter is an option, which pydantic validates strictly.
+A parameter is injected if its name is a kind, `shape`, `condition`, `conditions` or `dataset`, and its annotation is
+the class of that. A parameter with the class of a kind and any other name, alone, optional or in a tuple, is a nested
+component. Every other parameter is an option, which pydantic validates strictly.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from ..host import registry
 from .yaml import Node
 
 Role = Literal["option", "injected", "component", "components", "named components", "section", "sections"]
+DATASET = "dataset"
 SHARED = {
     "diffkit.codec:CodecRecord": "record",
     "diffkit.network:Shape": "shape",
     "diffkit.data:ConditionSpec": "condition",
+    "diffkit.data:MapDataset": DATASET,
     "diffkit.conditioner:Conditions": "conditions",
 }
 """Classes, besides those of kinds, whose objects a recipe passes to constructors: the names of the parameters."""

@@ -8,8 +8,8 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
 
 from ..codec import CodecRecord
-from ..data import DataSpec
-from ..errors import DiffkitError, PluginError, RecipeError
+from ..data import DataSpec, MapDataset
+from ..errors import ArgumentError, DiffkitError, PluginError, RecipeError
 from ..host import Plugin, registry
 from .checks import CHECKS, View, check
 from .condition_checks import CONDITION_CHECKS
@@ -18,11 +18,17 @@ from .errors import did_you_mean, nearest, quote
 from .load import Source, raise_all, read
 from .presets import with_preset
 from .resolve import Resolver
+from .signature import DATASET, Resolved
 from .spec import Recipe
 
 
 def load_recipe(
-    source: Source, overrides: Iterable[str] = (), *, spec: DataSpec | None = None, record: CodecRecord | None = None
+    source: Source,
+    overrides: Iterable[str] = (),
+    *,
+    dataset: MapDataset | None = None,
+    spec: DataSpec | None = None,
+    record: CodecRecord | None = None,
 ) -> Recipe:
     """Read and validate a recipe.
 
@@ -31,6 +37,7 @@ def load_recipe(
     Args:
         source: a file, the name of a built-in recipe, a YAML text of several lines, or a mapping.
         overrides: texts `path=value`, applied in turn.
+        dataset: the examples, for a recipe whose `data.name` is `dataset`; default: none.
         spec: the recorded spec of the data, so that the data is read only if its examples are; default: that of the
             data itself.
         record: the record of the codec of a run, so that its source need not be there; default: none.
@@ -41,7 +48,11 @@ def load_recipe(
     Raises:
         RecipeError: its `errors` are all faults that were found, each with its place; its `exit_code` is 4 if only
             plugins are at fault.
+        ArgumentError: `dataset` has no length or no index.
     """
+    if dataset is not None and not isinstance(dataset, MapDataset):
+        fix = "pass an object with __len__ and __getitem__; a stream has no length"
+        raise ArgumentError.of("argument `dataset`", "a data set", dataset, fix)
     text, root = read(source, overrides)
     root = with_preset(root)
     resolver = Resolver(root)
@@ -51,18 +62,31 @@ def load_recipe(
     every = chosen is None or chosen.value is None
     failed = set() if every or CONDITIONS in resolver.values else {"shape"}
     trial = Trial(failed | set(INJECTED) - {one.path for one in components}, spec, record)
+    if dataset is not None:
+        trial.scope[DATASET] = dataset
     trial.build_all(components, resolver.values.get("seed", 0), all_conditions=every)
     shared = trial.scope.get("shape"), trial.scope.get(CONDITIONS)
     entries = {one.path: one.entries for one in components}
     view = View(root, resolver.values, resolver.names, trial.built, *shared, entries)
     found, warnings = check(view, (*CHECKS, *CONDITION_CHECKS))
-    required = _missing_plugins(resolver)
+    required = [*_missing_plugins(resolver), *_unused_dataset(dataset, components)]
     raise_all([*resolver.faults, *trial.faults, *required, *found], f"{root.mark.file} is not a valid recipe")
     assert recipe is not None
     recipe._text, recipe._root = text, root
     recipe._warnings, recipe._data_error = tuple(warnings), trial.data_error
     recipe._components, recipe._objects = components, trial.reusable()
     return recipe
+
+
+def _unused_dataset(dataset: MapDataset | None, components: Iterable[Resolved]) -> Iterator[DiffkitError]:
+    """Return an error if a data set is given that the data of the recipe does not take."""
+    data = next((one for one in components if one.path == "data"), None)
+    if dataset is None or data is None:
+        return
+    if all(parameter.target != DATASET for parameter in data.parameters):
+        message = f"data {data.spec.name} does not take the data set that is given"
+        fix = "name: dataset, and its options x and conditions"
+        yield RecipeError(message, code="DK115", where=data.entries["name"].mark, fix=fix)
 
 
 def _missing_plugins(resolver: Resolver) -> Iterator[DiffkitError]:

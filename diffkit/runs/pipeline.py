@@ -16,6 +16,7 @@ import torch
 
 from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, plain, system_error
 from ..host import registry
+from ..data import MapDataset
 from ..recipe.assembly import Assembly, assemble
 from ..recipe.construct import require_same
 from ..recipe.effective import effective_yaml
@@ -49,6 +50,7 @@ def run(
     recipe: Recipe | Source,
     out: str | Path | None = None,
     *,
+    dataset: MapDataset | None = None,
     device: str = "auto",
     resume: Resume = "auto",
     quiet: bool = True,
@@ -59,6 +61,8 @@ def run(
     Args:
         recipe: A recipe, or an argument of `load_recipe`: a path, a built-in name, YAML text or a mapping.
         out: The run directory; by default runs/NAME.
+        dataset: The examples, for a recipe whose `data.name` is `dataset`: an object of torch, Hugging Face or your own
+            with a length and an index. The call that continues a run gives the same examples.
         device: "auto", "cpu", "cuda" or "cuda:I".
         resume: "auto" continues a run of the same recipe; "never" renames it and starts again; "must" refuses to start.
         quiet: Print nothing to standard error.
@@ -74,7 +78,7 @@ def run(
         DataError, ResourceError, DivergedError: Data, memory or disk, or the training itself failed.
         CheckpointError, LockedError: The directory has no usable checkpoint, or another process writes to it.
     """
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, dataset=dataset)
     chosen, path = resolve_device(device), run_path(loaded, out)
     with _joined(chosen, loaded.train.timeout, path) as world:
         with world.together():
@@ -107,7 +111,7 @@ def run(
                 sharded = any(map(is_sharded, assembly.network.parameters()))
                 trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied
                 _finish(trained, step, events, signals, quiet, world)
-        return Run(opened.directory, chosen)
+        return Run(opened.directory, chosen, None if dataset is None else assembly)
 
 
 def run_path(recipe: Recipe, out: str | Path | None) -> Path:

@@ -22,7 +22,7 @@ codec identity affine
 reconstruction-loss
 conditioner unchanged label text concat
 augmentation flip
-data digits gaussian mixture arrays images shards huggingface mnist fashion-mnist cifar10
+data digits gaussian mixture arrays images dataset shards huggingface mnist fashion-mnist cifar10
 metric frechet sliced-wasserstein mmd nearest-neighbour classifier bits-per-dim
 optimizer adam adamw
 lr-schedule constant linear cosine wsd inverse-sqrt
