@@ -18,6 +18,10 @@ from .spec import Sample
 from .yaml import Node
 
 
+USUAL: Mapping[str, Any] = {"allow_mismatch": True, "start_scale": "sigma", "network_time": "exact"}
+"""Keys of `sample` under every preset, so that those of another sampler do not stay."""
+
+
 def preset_of(sampler: type[Sampler[Any]], preset: str, grid: str | None = None) -> Mapping[str, Any] | None:
     """Return the keys of `sample` that a preset sets for a sampler.
 
@@ -34,7 +38,7 @@ def preset_of(sampler: type[Sampler[Any]], preset: str, grid: str | None = None)
     if not found:
         return None
     other = {**found[0], "grid": {"name": grid}}
-    return {"allow_mismatch": True, **next((one for one in found if grid in (None, one["grid"]["name"])), other)}
+    return {**USUAL, **next((one for one in found if grid in (None, one["grid"]["name"])), other)}
 
 
 def _presets(sampler: type[Sampler[Any]]) -> tuple[tuple[str, Mapping[str, Any]], ...]:

@@ -233,3 +233,17 @@ def test_text_to_image_is_that_of_diffusers(
         x = sample(denoise, plan.sampler, plan.levels, plan.start(z))
         image = trained.codec.decode(x.float()) / 2 + 0.5
     torch.testing.assert_close(image.clamp(0, 1), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+def test_the_preset_of_another_sampler(run: Any, pipeline: Any, scheduler: Any) -> None:
+    """The run starts at unit scale, Euler at that of the first level."""
+    opened = open_run(run.directory.path, device="cpu", overrides=["sample.preset=diffusers", "sample.sampler=euler"])
+    z = torch.randn(1, 4, 8, 8)
+    before, pipeline.scheduler = pipeline.scheduler, scheduler(diffusers.EulerDiscreteScheduler, steps_offset=1)
+    try:
+        want = pipeline(TEXTS[0], num_inference_steps=5, latents=z, output_type="pt").images
+    finally:
+        pipeline.scheduler = before
+    ours = opened.sample(1, prompt=TEXTS[0], latents=z, steps=5)
+    torch.testing.assert_close(ours.clamp(-1, 1) / 2 + 0.5, want, rtol=0, atol=1e-4)
