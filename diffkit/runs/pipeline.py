@@ -311,8 +311,8 @@ def _opening_line(assembly: Assembly, device: torch.device, path: Path) -> str:
 
 
 def _print_event(name: str, fields: Mapping[str, Any]) -> None:
-    """Print the events that concern the user: a resume, samples during training, and failures that do not end the
-    run.
+    """Print the events that concern the user: a resume, samples and traces of training, and failures that do not end
+    the run.
     """
     for line in fields.get("differences", ()):
         _print(f"warning: {name}: {line}")
@@ -324,6 +324,8 @@ def _print_event(name: str, fields: Mapping[str, Any]) -> None:
         _print(f"codec: {fields['found']}")
     elif name == "preview":
         _print(f"samples after step {fields['step']:,}: {fields['file']}")
+    elif name == "profile":
+        _print(f"trace of the steps after step {fields['step']:,}: {fields['file']}")
     elif name == "damaged-checkpoint" or name.endswith("-failed"):
         at = f" (step {fields['step']})" if "step" in fields else ""
         _print(f"warning: {name}{at}: {fields.get('reason')}")

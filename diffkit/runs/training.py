@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from .. import __version__
 from ..callback import Callback, TrainingStepInfo, TrainResult
@@ -23,6 +24,7 @@ from ..storage.jsonl import EventLog
 from ..storage.lock import RunLock
 from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
+from ..train.config import ProfileConfig
 from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
@@ -114,9 +116,10 @@ def train(
         result = trainer.run(stop=stop, save=save, preview=preview)
     else:
         writer = _Writer(directory, assembly, trainer, events, stop)
+        profiled = () if config.profile is None else (_Profiled(config.profile, trainer, events),)
         with stopwatch() as spent:
             result = trainer.run(
-                (writer,), directory=directory.path, stop=stop, save=save, preview=preview, progress=progress
+                (writer, *profiled), directory=directory.path, stop=stop, save=save, preview=preview, progress=progress
             )
         StageStatus(directory).write("train", _record(result, spent[0]))
     if result.stopped:
@@ -335,6 +338,48 @@ class _Writer(Callback):
             except OSError as error:
                 name = type(callback).__name__
                 self.events.event("callback-failed", {"callback": name, "reason": str(error)})
+
+
+class _Profiled(Callback):
+    """Records a window of steps with torch.profiler, as a Chrome trace in the run directory.
+
+    A window that a stop cuts is written as far as it came; a resume after its first step writes none.
+    """
+
+    def __init__(self, window: ProfileConfig, trainer: Trainer, events: EventLog) -> None:
+        self.window, self.trainer, self.events = window, trainer, events
+        self.directory = Path()
+        self.profiler: profile | None = None
+
+    def on_start(self, directory: Path) -> None:
+        self.directory = directory
+        self._begin(self.trainer.step)
+
+    def on_step(self, info: TrainingStepInfo) -> None:
+        if info.step == self.window.start + self.window.steps:
+            self._end()
+        self._begin(info.step)
+
+    def on_end(self, result: TrainResult | None) -> None:
+        self._end()
+
+    def _begin(self, step: int) -> None:
+        if step == self.window.start and step < self.trainer.config.steps:
+            cuda = [ProfilerActivity.CUDA] * (self.trainer.device.type == "cuda")
+            self.profiler = profile(activities=[ProfilerActivity.CPU, *cuda], record_shapes=True)
+            self.profiler.start()
+
+    def _end(self) -> None:
+        if self.profiler is None:
+            return
+        self.profiler.stop()
+        file = f"profile-{self.window.start:08d}.json"
+        try:
+            self.profiler.export_chrome_trace(str(self.directory / file))
+            self.events.event("profile", {"step": self.window.start, "file": file})
+        except (OSError, RuntimeError) as error:
+            self.events.event("profile-failed", {"step": self.window.start, "reason": str(error)})
+        self.profiler = None
 
 
 def _record(result: TrainResult, seconds: float) -> StageRecord:

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from ..config import ComponentField, ComponentSpec, Config, Count, Interval, Name
 
-PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 class EmaConfig(Config):
@@ -26,6 +27,14 @@ class EmaConfig(Config):
     warmup: bool = False
 
 
+class ProfileConfig(Config):
+    """A window of steps that torch.profiler records: `steps` steps after the first `start` steps of the training."""
+
+    shorthand: ClassVar[str | None] = "steps"
+    start: Interval = 10
+    steps: Count = 3
+
+
 class TrainConfig(Config):
     """Training, counted in optimizer steps of `batch_size` examples over all devices. An interval of 0 turns the action
     off.
@@ -37,7 +46,9 @@ class TrainConfig(Config):
     not fit as a whole. `checkpointing` stores the inputs of the blocks of the network only, and computes each block
     once more in the backward pass. `timeout` is the time in seconds that one exchange between processes may take. With
     `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps and
-    more, `channels_last` to images, both on a CUDA device.
+    more, `channels_last` to images, both on a CUDA device. `compile` may also be a mode of torch.compile; true is the
+    mode `default`. `precision: tf32` computes float32 products on a CUDA device in TF32. Each worker reads `prefetch`
+    batches ahead. `profile` writes a Chrome trace of a few steps, profile-STEP.json, to the run directory.
     """
 
     steps: Interval
@@ -57,7 +68,9 @@ class TrainConfig(Config):
     sample_every: Interval = 0
     keep: Annotated[int, Field(ge=2, le=10000)] = 3
     checkpointing: bool = False
-    compile: bool | Literal["auto"] = "auto"
+    compile: bool | CompileMode = "auto"
     channels_last: bool | Literal["auto"] = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    prefetch: Annotated[int, Field(ge=1, le=1024)] = 2
+    profile: ProfileConfig | None = None
     timeout: Annotated[float, Field(ge=1)] = 600.0

@@ -35,7 +35,7 @@ class BatchSource(Protocol):
 
 
 def batch_source(
-    split: Split, order: ShuffledOrder, own: range, steps: int, device: torch.device, workers: int, first: int = 0
+    split: Split, order: ShuffledOrder, own: range, steps: range, device: torch.device, workers: int, prefetch: int = 2
 ) -> BatchSource:
     """Open a split: held on the device, read in this process, or streamed by worker processes.
 
@@ -43,10 +43,10 @@ def batch_source(
         split: the examples.
         order: the order of the examples.
         own: rows of the global batch that this process trains on.
-        steps: number of steps of the training.
+        steps: the steps that are read.
         device: the device of the batches.
         workers: number of worker processes; 0 reads in this process. A split in memory needs none.
-        first: the first step that is read.
+        prefetch: batches that each worker reads ahead.
 
     Returns:
         The source; close it after the last step.
@@ -55,7 +55,7 @@ def batch_source(
         return InMemoryBatches(split.to(device), ShuffledOrder(order.count, order.batch_size, order.seed, device))
     if workers == 0:
         return DirectBatches(split, order, device)
-    return WorkerBatches(split, order, own, range(first, steps), device, workers)
+    return WorkerBatches(split, order, own, steps, device, workers, prefetch)
 
 
 class InMemoryBatches:
@@ -93,7 +93,14 @@ class WorkerBatches:
     """
 
     def __init__(
-        self, split: Split, order: ShuffledOrder, own: range, steps: range, device: torch.device, workers: int
+        self,
+        split: Split,
+        order: ShuffledOrder,
+        own: range,
+        steps: range,
+        device: torch.device,
+        workers: int,
+        prefetch: int,
     ) -> None:
         self.own, self.device = own, device
         self._step = steps.start - 1
@@ -102,6 +109,7 @@ class WorkerBatches:
             _Examples(split),
             batch_sampler=_Batches(order, own, steps),
             num_workers=workers,
+            prefetch_factor=prefetch,
             collate_fn=_collate,
             pin_memory=device.type == "cuda",
             worker_init_fn=_start_worker,

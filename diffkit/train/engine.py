@@ -23,7 +23,7 @@ from .config import TrainConfig
 from .data_loading import BatchSource, ShuffledOrder, batch_source, divide
 from .ema import Average
 from .optimizer import Update
-from .precision import PrecisionWrapper, choose, compiles, keeps_channels_last, recompute_activations
+from .precision import PrecisionWrapper, choose, compile_mode, keeps_channels_last, recompute_activations
 from .preprocessing import Preprocessing, TrainingProblem
 from .state import digest_of
 from .validation import GROUP, MAX_EXAMPLES, held_out_loss
@@ -82,8 +82,8 @@ class Engine:
         ]
         if config.checkpointing:
             recompute_activations(self.network)
-        if compiles(config, device):
-            self.network.compile()
+        if (mode := compile_mode(config, device)) is not None:
+            self.network.compile(mode=mode)
         self.model = replace(problem.model, network=PrecisionWrapper(self.network, self.precision, device))
         self.average_model = self._average_model()
         self._loss = strategy.wrap(_LossModule(problem.objective, self.network, self.components))
@@ -104,7 +104,8 @@ class Engine:
         """
         if workers is None:
             workers = self.problem.data.workers if self.config.workers is None else self.config.workers
-        return batch_source(self._split, self._order, self.rows, self.config.steps, self.device, workers, first)
+        steps, ahead = range(first, self.config.steps), self.config.prefetch
+        return batch_source(self._split, self._order, self.rows, steps, self.device, workers, ahead)
 
     def advance(self, step: int, source: BatchSource) -> dict[str, Tensor]:
         """Do one step: the gradient of the global batch, then one update.

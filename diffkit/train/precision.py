@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ fewer, and for vectors, the casts cost more than the products save."""
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of the network: `name` is fp32, bf16 or fp16; `dtype` is the type under autocast, None in fp32."""
+    """The precision of the network; `dtype` is the type under autocast, None in fp32 and tf32."""
 
     name: str
     dtype: torch.dtype | None
@@ -36,6 +38,7 @@ class Precision:
 
 
 FULL = Precision("fp32", None)
+TF32 = Precision("tf32", None)
 BF16 = Precision("bf16", torch.bfloat16)
 FP16 = Precision("fp16", torch.float16)
 
@@ -52,12 +55,12 @@ def choose(
         network: its size decides whether bf16 is faster on a CPU.
 
     Returns:
-        fp32, bf16 or fp16.
+        fp32, tf32, bf16 or fp16.
 
     Raises:
         UsageError: the parameterization or the device does not allow half precision.
     """
-    if parameterization.full_precision and wanted in ("bf16", "fp16"):
+    if parameterization.full_precision and wanted in ("tf32", "bf16", "fp16"):
         raise UsageError(
             f"{type(parameterization).__name__.lower()} cannot be decoded from a network in {wanted}: "
             "the division amplifies rounding errors",
@@ -75,6 +78,8 @@ def choose(
         return FP16
     if wanted == "bf16":
         return BF16
+    if wanted == "tf32":
+        return TF32
     if wanted == "fp32" or parameterization.full_precision:
         return FULL
     return BF16 if _pays(device, network) else FULL
@@ -88,6 +93,24 @@ def _pays(device: torch.device, network: nn.Module) -> bool:
     has = torch.cpu.get_capabilities()
     weights = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim >= 3)
     return weights >= MIN_WEIGHTS_BF16 and bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Compute the float32 products of a CUDA device in TF32 inside, if that is the precision.
+
+    The settings are those of the whole process, and are restored.
+    """
+    backends: Any = torch.backends
+    settings = (backends.cuda.matmul, backends.cudnn.conv) if precision is TF32 else ()
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "tf32"
+        yield
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.fp32_precision = value
 
 
 class PrecisionWrapper(Network):
@@ -109,11 +132,17 @@ MIN_STEPS_COMPILED = 5_000
 """Number of steps from which the minute that compilation takes is regained."""
 
 
-def compiles(config: TrainConfig, device: torch.device) -> bool:
-    """Return whether the network is compiled; auto: in long runs on a CUDA device, if this machine can compile."""
-    if config.compile != "auto":
-        return config.compile
-    return device.type == "cuda" and config.steps >= MIN_STEPS_COMPILED and _can_compile()
+def compile_mode(config: TrainConfig, device: torch.device) -> str | None:
+    """Return the mode of torch.compile, None without.
+
+    auto: the mode "default" in long runs on a CUDA device, if this machine can compile.
+    """
+    wanted = config.compile
+    if wanted == "auto":
+        wanted = device.type == "cuda" and config.steps >= MIN_STEPS_COMPILED and _can_compile()
+    if isinstance(wanted, bool):
+        return "default" if wanted else None
+    return wanted
 
 
 def keeps_channels_last(config: TrainConfig, device: torch.device, parameters: Iterable[Tensor]) -> bool:

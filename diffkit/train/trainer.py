@@ -22,6 +22,7 @@ from ..strategy import SingleProcess, Strategy
 from .config import TrainConfig
 from .data_loading import BatchSource
 from .engine import Engine
+from .precision import float32_products
 from .preprocessing import TrainingProblem
 from .state import MetricAccumulator, TrainerState
 
@@ -122,7 +123,7 @@ class Trainer:
         try:
             for callback in callbacks:
                 callback.on_start(directory)
-            with self._own_generators(), enough_memory(self._needs):
+            with self._own_generators(), float32_products(self.engine.precision), enough_memory(self._needs):
                 source = self.engine.batch_source(self.step)
                 try:
                     stopped = self._loop(source, callbacks, stop, progress)

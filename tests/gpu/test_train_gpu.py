@@ -136,11 +136,22 @@ def test_auto_is_bf16_and_its_loss_is_that_of_fp32() -> None:
     assert records["fp16"][0]["loss"] == pytest.approx(records["fp32"][0]["loss"], rel=0.05)
 
 
-def test_compiled_training_is_the_same_within_rounding() -> None:
-    plain, compiled = trainer(precision="fp32"), trainer(precision="fp32", compile=True)
+@pytest.mark.parametrize("mode", [True, "reduce-overhead", "max-autotune-no-cudagraphs"])
+def test_compiled_training_is_the_same_within_rounding(mode: bool | str) -> None:
+    plain, compiled = trainer(precision="fp32"), trainer(precision="fp32", compile=mode)
     losses: list[list[float]] = [[], []]
     for made, seen in zip((plain, compiled), losses, strict=True):
         source = made.engine.batch_source(0)
         made.engine.network.eval()  # dropout draws in another order when compiled
         seen += [float(made.engine.advance(step, source)["loss"]) for step in range(4)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_tf32_changes_products_in_training_only() -> None:
+    before = torch.backends.cuda.matmul.fp32_precision
+    records: dict[str, list[Any]] = {"fp32": [], "tf32": []}
+    for precision, seen in records.items():
+        trainer(precision=precision, steps=8, log_every=8).run((Records(seen),))
+    assert torch.backends.cuda.matmul.fp32_precision == before
+    assert records["tf32"][0]["loss"] != records["fp32"][0]["loss"]
+    assert records["tf32"][0]["loss"] == pytest.approx(records["fp32"][0]["loss"], rel=0.02)

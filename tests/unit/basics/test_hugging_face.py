@@ -83,7 +83,7 @@ def test_batches_depend_on_seed_and_step_alone(tmp_path) -> None:
     order, cpu = ShuffledOrder(len(split), 8, seed=3), torch.device("cpu")
 
     def batches(own: range, first: int, workers: int) -> list[torch.Tensor]:
-        source = batch_source(split, order, own, 5, cpu, workers, first)
+        source = batch_source(split, order, own, range(first, 5), cpu, workers)
         found = [source.rows(step, own)[0] for step in range(first, 5)]
         source.close()
         return found

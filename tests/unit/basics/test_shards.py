@@ -169,7 +169,7 @@ def test_batches_depend_on_seed_and_step_alone(packed, workers) -> None:
     order, cpu = ShuffledOrder(len(split), 8, seed=3), torch.device("cpu")
 
     def batches(own: range, first: int, of_workers: int) -> list[bytes]:
-        source = batch_source(split, order, own, 6, cpu, of_workers, first)
+        source = batch_source(split, order, own, range(first, 6), cpu, of_workers)
         found = [source.rows(step, own) for step in range(first, 6)]
         source.close()
         return [x.numpy().tobytes() + cond["text"].numpy().tobytes() for x, cond in found]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -68,9 +70,9 @@ def test_all_feeds_give_the_same(toys: ModuleType, first: int) -> None:
     whole, single = toys.Whole().split("train"), toys.OneByOne().split("train")
     own = range(2, 8)
     feeds = [
-        batch_source(whole, order, own, 6, CPU, 2, first),
-        batch_source(single, order, own, 6, CPU, 0, first),
-        batch_source(single, order, own, 6, CPU, 2, first),
+        batch_source(whole, order, own, range(first, 6), CPU, 2),
+        batch_source(single, order, own, range(first, 6), CPU, 0),
+        batch_source(single, order, own, range(first, 6), CPU, 2),
     ]
     assert [type(f) for f in feeds] == [InMemoryBatches, DirectBatches, WorkerBatches]
     for step in range(first, 6):
@@ -82,6 +84,33 @@ def test_all_feeds_give_the_same(toys: ModuleType, first: int) -> None:
                 assert torch.equal(cond["label"], named["label"])
     for f in feeds:
         f.close()
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_each_worker_reads_batches_ahead(tmp_path: Path, prefetch: int) -> None:
+    """With one batch taken, two workers have read `prefetch` each, and one replaces the batch that was taken."""
+    source = batch_source(Noted(tmp_path), ShuffledOrder(100, 10, 0), range(10), range(10), CPU, 2, prefetch)
+    source.rows(0, range(10))
+    wanted, deadline = 10 * (2 * prefetch + 1), time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < wanted and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(list(tmp_path.iterdir())) == wanted
+    source.close()
+
+
+class Noted(Split):
+    """Leaves a file for each example that is read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Cond]:
+        (self.folder / str(index)).touch()
+        return torch.zeros(2), {}
 
 
 class Broken(Split):
@@ -103,7 +132,7 @@ class Broken(Split):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
-    source = batch_source(Broken(die=False), ShuffledOrder(10, 10, 0), range(10), 3, CPU, workers)
+    source = batch_source(Broken(die=False), ShuffledOrder(10, 10, 0), range(10), range(3), CPU, workers)
     with pytest.raises(DataError) as caught:
         source.rows(0, range(10))
     assert (caught.value.code, caught.value.fix, caught.value.message) == ("DK303", "remove it", "picture 5 is torn")
@@ -112,7 +141,7 @@ def test_errors_of_the_data_arrive_as_they_were_raised(workers: int) -> None:
 
 def test_a_killed_worker_is_named() -> None:
     """reliability 13: the kernel ended a worker for its memory."""
-    source = batch_source(Broken(die=True), ShuffledOrder(10, 10, 0), range(10), 3, CPU, 1)
+    source = batch_source(Broken(die=True), ShuffledOrder(10, 10, 0), range(10), range(3), CPU, 1)
     with pytest.raises(ResourceError, match="killed"):
         source.rows(0, range(10))
     source.close()
@@ -120,7 +149,7 @@ def test_a_killed_worker_is_named() -> None:
 
 def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
     """reliability 4: a scheduler signals every process; the step at hand can still end."""
-    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 50, CPU, 2)
+    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), range(50), CPU, 2)
     assert isinstance(source, WorkerBatches)
     source.rows(0, range(10))
     workers = source._batches._workers  # type: ignore[union-attr]
@@ -133,7 +162,7 @@ def test_workers_outlive_a_signal_to_the_group(toys: ModuleType) -> None:
 
 def test_workers_do_not_draw_from_the_global_generator(toys: ModuleType) -> None:
     before = torch.get_rng_state()
-    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), 2, CPU, 1)
+    source = batch_source(toys.OneByOne().split("train"), ShuffledOrder(23, 10, 0), range(10), range(2), CPU, 1)
     source.rows(0, range(10))
     source.close()
     assert torch.equal(torch.get_rng_state(), before)
