@@ -20,6 +20,12 @@ from .yaml import Node
 
 USUAL: Mapping[str, Any] = {"allow_mismatch": True, "start_scale": "sigma", "network_time": "exact"}
 """Keys of `sample` under every preset, so that those of another sampler do not stay."""
+OURS = ("sample.grid=trailing", "sample.start_scale=sigma", "sample.network_time=exact")
+"""What a recipe without preset has by default."""
+
+
+OURS = ("sample.grid=trailing", "sample.start_scale=sigma", "sample.network_time=exact")
+"""What a recipe without preset has by default."""
 
 
 def preset_of(sampler: type[Sampler[Any]], preset: str, grid: str | None = None) -> Mapping[str, Any] | None:
@@ -76,7 +82,8 @@ def with_preset(root: Node) -> Node:
 
 
 def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return overrides of a whole recipe, in which every key is stated, such that its preset follows another sampler.
+    """Return overrides of a whole recipe, in which every key is stated, such that its preset follows another sampler,
+    and `sample.preset=null` gives the defaults of a recipe.
 
     Args:
         recipe: The whole recipe as plain values.
@@ -88,6 +95,8 @@ def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str,
     section = recipe.get("sample")
     own = section.get("preset") if isinstance(section, Mapping) else None
     changed = {path.strip(): value.strip() for path, _, value in (text.partition("=") for text in overrides)}
+    if own is not None and changed.get("sample.preset") == "null":
+        return (*OURS, *overrides)
     if own is None or changed.get("sample.preset", own) != own:
         return tuple(overrides)
     kept = [text for text in overrides if text.partition("=")[0].strip() != "sample.preset"]

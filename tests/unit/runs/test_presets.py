@@ -8,6 +8,7 @@ import torch
 from diffkit import Recipe, RecipeError, assemble, build, load_recipe
 from diffkit.errors import UsageError
 from diffkit.recipe.effective import effective_yaml
+from diffkit.recipe.presets import of_preset
 from diffkit.runs.planning import SampleRequest, plan_request
 
 RECIPE = """
@@ -45,6 +46,22 @@ def test_what_is_stated_wins_and_a_flag_wins_over_a_file() -> None:
     with pytest.raises(RecipeError, match="sampler dpmpp-3m has no preset diffusers") as caught:
         recipe("sample.sampler=dpmpp-3m")
     assert caught.value.code == "DK129"
+
+
+def test_a_run_with_a_preset_takes_that_of_another_sampler_or_none() -> None:
+    """In the recipe of a run every key is stated."""
+    text = effective_yaml(recipe("sample.sampler=ddim", "sample.steps=20"))
+    whole = {"sample": {"preset": "diffusers", "sampler": {"name": "ddim"}}}
+
+    def changed(*overrides: str) -> Recipe:
+        return load_recipe(text, of_preset(whole, overrides))
+
+    assert changed("sample.preset=diffusers").sample.grid.name == "leading"
+    euler = changed("sample.sampler=euler").sample
+    assert (euler.grid.name, euler.grid.options, euler.start_scale) == ("linspace", {"rounding": "none"}, "sigma")
+    none = changed("sample.preset=null", "sample.grid=quadratic").sample
+    assert (none.grid.name, none.start_scale, none.preset) == ("quadratic", "sigma", None)
+    assert changed("sample.preset=null").sample.grid.name == "trailing"
 
 
 def test_another_sampler_of_a_request_has_its_own_grid() -> None:
