@@ -17,13 +17,8 @@ from .signature import section_parameters
 from .spec import Sample
 from .yaml import Node
 
-
 USUAL: Mapping[str, Any] = {"allow_mismatch": True, "start_scale": "sigma", "network_time": "exact"}
 """Keys of `sample` under every preset, so that those of another sampler do not stay."""
-OURS = ("sample.grid=trailing", "sample.start_scale=sigma", "sample.network_time=exact")
-"""What a recipe without preset has by default."""
-
-
 OURS = ("sample.grid=trailing", "sample.start_scale=sigma", "sample.network_time=exact")
 """What a recipe without preset has by default."""
 
