@@ -16,6 +16,7 @@ from diffkit import Level, Run, SampleNoise, build, load_recipe, run, sample
 from diffkit.blending import Held
 from diffkit.cli.main import main
 from diffkit.errors import ArgumentError
+from diffkit.runs.editing import Edit
 from diffkit.testing import GaussianOracle
 
 pytestmark = pytest.mark.xdist_group("editing")
@@ -88,6 +89,15 @@ def test_the_known_part_follows_its_own_noise_and_ends_as_it_is() -> None:
     assert float(end[0, 1]) == float(x0[0, 1])
     alone = sample(oracle, build("sampler", "ddim"), levels, levels[0].add_noise(x0, eps))
     assert float(end[0, 0]) == pytest.approx(float(alone[0, 0]))
+
+
+def test_pixels_outside_the_mask_are_put_back_after_decoding() -> None:
+    """A codec changes them: the latents hold them, the decoded picture does not."""
+    x0, unknown = torch.randn(1, 3, 4, 4), (torch.arange(16).reshape(1, 1, 4, 4) % 2).float()
+    drawn = torch.randn(2, 3, 4, 4)
+    pasted = Edit(x0, unknown).paste(drawn, slice(0, 2))
+    assert torch.equal(pasted, torch.where(unknown > 0.5, drawn, x0))
+    assert torch.equal(Edit(x0).paste(drawn, slice(0, 2)), drawn)
 
 
 def test_start_noise_of_a_file_is_that_of_the_seed(trained: Run, files: Path, capsys: Any) -> None:
