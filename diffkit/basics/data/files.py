@@ -145,13 +145,13 @@ def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ())
 
 
 def _file_chunks(root: Path, names: Sequence[str]) -> Iterator[bytes]:
-    sizes = [(root / name).stat().st_size for name in names]
+    sizes = [os.stat(os.path.join(root, name)).st_size for name in names]
     for name, size in zip(names, sizes):
         yield name.encode("utf-8", "surrogateescape") + f"\0{size}\0".encode()
     whole = sum(sizes) <= MAX_HASHED_BYTES
     stride = 1 if whole else max(1, len(names) // MAX_SAMPLED_FILES)
     for name, size in list(zip(names, sizes))[::stride]:
-        with (root / name).open("rb") as file:
+        with open(os.path.join(root, name), "rb", buffering=0) as file:
             if whole or size <= PIECES * PIECE_BYTES:
                 while chunk := file.read(1 << 20):
                     yield chunk

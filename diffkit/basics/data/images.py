@@ -39,6 +39,7 @@ from .pictures import (
     Color,
     Found,
     PictureError,
+    SizeCache,
     find_pictures,
     picture_size,
     read_picture,
@@ -233,7 +234,9 @@ class Images(FileData):
     @cached_property
     def _sizes(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
         """(H, W) of each picture, and the reason for each file that is unusable, according to its header."""
-        return self._each(self._names, lambda name: picture_size(self._root / name))
+        cache = SizeCache(self._root, self._names)
+        new, reasons = self._each(cache.missing, lambda name: picture_size(self._root / name))
+        return cache.complete(new), reasons
 
     @cached_property
     def _headers(self) -> tuple[tuple[int, int], dict[str, str]]:

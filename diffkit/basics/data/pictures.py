@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
+import time
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Literal
 
@@ -29,6 +32,8 @@ SIDECARS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", "
 """Files that usually lie beside pictures: leaving them out causes no warning."""
 MAX_PIXELS = 64_000_000
 """Pixels of one picture; a small file may declare any number."""
+MIN_CACHED = 1000
+"""Pictures of a folder from which their sizes are kept between processes."""
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,7 +87,7 @@ def find_pictures(root: Path) -> Found:
             continue
         for entry in entries:
             name = f"{inner}/{entry.name}" if inner else entry.name
-            suffix = Path(entry.name).suffix.lower()
+            suffix = os.path.splitext(entry.name)[1].lower().rstrip(".")
             if entry.name.startswith("."):
                 found.ignored["hidden"] += 1
             elif os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
@@ -98,6 +103,60 @@ def find_pictures(root: Path) -> Found:
                 (found.ignored if suffix in SIDECARS else found.left_out)[suffix or "without a suffix"] += 1
     found.names.sort()
     return found
+
+
+class SizeCache:
+    """The sizes of the pictures below a folder, kept between processes by name, bytes and time of each file.
+
+    The file lies in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit. Folders of fewer than `MIN_CACHED` pictures
+    have none, and a file that was written in the last two seconds is not kept, as it may change again within the
+    resolution of its time. A cache that cannot be read or written is not an error.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str]) -> None:
+        self.root, self.names = root, names
+        self.known: dict[str, list[int]] = {}
+        self.stamps: dict[str, list[int]] = {}
+        if len(names) >= MIN_CACHED:
+            top = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+            key = sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+            self.file = top / "diffkit" / f"pictures-{key}.json"
+            self.stamps = {name: _stamp(os.path.join(root, name)) for name in names}
+            with suppress(OSError, ValueError, TypeError):
+                found = json.loads(self.file.read_bytes())
+                self.known = {
+                    name: found[name]
+                    for name, stamp in self.stamps.items()
+                    if name in found and found[name][:2] == stamp and len(found[name]) == 4
+                }
+
+    @property
+    def missing(self) -> list[str]:
+        """The pictures whose headers are to be read."""
+        return [name for name in self.names if name not in self.known]
+
+    def complete(self, new: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+        """Return (H, W) of each picture that is known or among `new`, in the order of names; keep what is new."""
+        recent = time.time_ns() - 2_000_000_000
+        kept = {name: [*self.stamps[name], *size] for name, size in new.items() if name in self.stamps}
+        kept = {name: entry for name, entry in kept.items() if entry[1] < recent}
+        if kept:
+            with suppress(OSError):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
+                temporary.write_text(json.dumps(self.known | kept))
+                os.replace(temporary, self.file)
+        sizes = {name: (entry[2], entry[3]) for name, entry in self.known.items()} | dict(new)
+        return {name: sizes[name] for name in self.names if name in sizes}
+
+
+def _stamp(path: str) -> list[int]:
+    """Return bytes and time of a file; [-1, -1] if it is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
 
 
 def picture_size(path: Path | IO[bytes]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from diffkit.basics.data import files, images
+from diffkit.basics.data import files, images, pictures
 from diffkit.basics.data.images import (
     Images,
     PictureError,
@@ -371,3 +371,33 @@ def test_photographs_of_clothes():
     assert len(data.split("train")) + len(data.split("held-out")) == 2700
     assert data.split("train").x.shape[1:] == (3, 32, 32)
     assert torch.bincount(data.split("train").cond["label"]).min() > 50
+
+
+def test_sizes_are_kept_between_processes(tmp_path, monkeypatch) -> None:
+    """The second start reads the headers of changed files only; a damaged cache is written again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(pictures, "MIN_CACHED", 5)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(12):
+        picture(i).save(folder / f"{i:02}.png")
+        os.utime(folder / f"{i:02}.png", (10**9, 10**9))
+    read: list[str] = []
+    header = images.picture_size
+    monkeypatch.setattr(images, "picture_size", lambda path: read.append(path.name) or header(path))
+
+    def start() -> tuple[int, ...]:
+        read.clear()
+        return Images(str(folder), resident="never").spec.shape
+
+    assert (start(), len(read)) == ((3, 6, 5), 12)
+    assert (start(), read) == ((3, 6, 5), [])
+    picture(3).save(folder / "03.png")
+    assert (start(), read) == ((3, 6, 5), ["03.png"])
+    assert (start(), read) == ((3, 6, 5), ["03.png"])  # written a moment ago: it may change again
+    (cache,) = (tmp_path / "cache" / "diffkit").iterdir()
+    for damage in (b"{", b"[1]", b'{"00.png": 3}'):
+        cache.write_bytes(damage)
+        assert start() == (3, 6, 5)
+    (folder / "04.png").unlink()
+    assert (start(), "04.png" in read) == ((3, 6, 5), False)
