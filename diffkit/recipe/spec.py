@@ -57,7 +57,8 @@ class Sample(Config):
     from z itself (times the scale of the level if it is not 1), so that the first state has too much noise by the share
     alpha^2 of its variance. `network_time`: the network receives the `exact` time of a level, or the nearest whole one
     (`rounded`); the level stays exact. `preset: diffusers`: the grid and these two are those of diffusers for the
-    sampler, as far as the recipe does not state them.
+    sampler, as far as the recipe does not state them. `precision`: type in which the network computes and holds its
+    weights; the state of the sampler and the codec keep theirs.
     """
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
@@ -67,6 +68,7 @@ class Sample(Config):
     start_scale: Literal["sigma", "unit"] = "sigma"
     network_time: Literal["exact", "rounded"] = "exact"
     preset: Name | None = None
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
     count: Count = 64
     labels: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
     conditions: dict[str, Given] = Field(default_factory=dict)

@@ -406,7 +406,9 @@ class Run:
         group = group_of(self.assembly, weights)
         with self._lock:
             if group not in self._loaded:
-                self._loaded[group] = load_weights(self.directory, self.assembly, weights)
+                found = self._loaded[group] = load_weights(self.directory, self.assembly, weights)
+                if self.recipe.sample.precision != "float32":
+                    found.assembly.network.to(getattr(torch, self.recipe.sample.precision))
             return self._loaded[group]
 
 

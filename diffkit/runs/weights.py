@@ -7,7 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError
@@ -95,6 +95,7 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
     return TrainedWeights(copied, found.step)
 
 
+@runtime_checkable
 class Adaptable(Protocol):
     """A network or a conditioner whose weights adapters change, such as low-rank updates."""
 
@@ -117,8 +118,8 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
         CheckpointError: DK603, a tensor belongs to no part of the run, or does not fit it.
     """
     copied = _copy(trained.assembly)
-    parts = [copied.network, *copied.conditions.conditioners.values()]
-    takers: list[Adaptable] = [part for part in parts if hasattr(part, "adapt")]
+    parts: list[object] = [copied.network, *copied.conditions.conditioners.values()]
+    takers = [part for part in parts if isinstance(part, Adaptable)]
     if not takers:
         name = copied.recipe.network.name
         raise _no_weights(f"network {name} takes no adapters", "leave --adapter out, or choose another run")

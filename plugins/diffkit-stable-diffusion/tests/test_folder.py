@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from diffkit import CheckpointError, UsageError, guide, open_run, sample
 from diffkit.cli.main import main
 from diffkit.runs.planning import SampleRequest, plan_request
+from diffkit.train.precision import recompute_activations
 
 TEXTS = ["the red cat", ""]
 LONG = "a cat and a red cat and the red cat and the cat"
@@ -247,3 +249,21 @@ def test_the_preset_of_another_sampler(run: Any, pipeline: Any, scheduler: Any) 
         pipeline.scheduler = before
     ours = opened.sample(1, prompt=TEXTS[0], latents=z, steps=5)
     torch.testing.assert_close(ours.clamp(-1, 1) / 2 + 0.5, want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_half_precision_and_checkpointing(run: Any) -> None:
+    want = run.sample(1, prompt=TEXTS[0], steps=4)
+    half = open_run(run.directory.path, device="cpu", overrides=["sample.precision=float16"])
+    ours = half.sample(1, prompt=TEXTS[0], steps=4)
+    assert half.trained().network.model.conv_in.weight.dtype == torch.float16
+    assert ours.dtype == torch.float32
+    assert 0.0 < float((ours - want).abs().mean()) < 1e-3
+    network = copy.deepcopy(run.trained().network).train().requires_grad_(True)
+    again = copy.deepcopy(network)
+    recompute_activations(again)
+    z, t, text = torch.randn(1, 4, 8, 8), torch.tensor([500.0]), torch.randn(1, 16, 32)
+    for one in (network, again):
+        one(z, t, text=text).square().sum().backward()
+    for a, b in zip(network.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=0)

@@ -82,8 +82,9 @@ class OfRun(nn.Module):
         self.inner = module
         self.register_buffer(HASH, hash_of(module))
         self.expected: bytes | None = bytes(self.get_buffer(HASH).numpy())
-        self.register_state_dict_post_hook(_leave_out)
-        self.register_load_state_dict_pre_hook(_fill_in)
+        own: Any = self
+        own.register_state_dict_post_hook(_leave_out)
+        own.register_load_state_dict_pre_hook(_fill_in)
 
     def verify(self) -> None:
         """Raise CheckpointError DK603 if the state was saved with another base."""
@@ -241,8 +242,8 @@ class LoRA(OfRun, Network):
         self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
         with torch.device("cpu"):
             self.refer(copy.deepcopy(base.network).requires_grad_(False), run)
-            config = peft.LoraConfig(r=rank, lora_alpha=self.alpha, target_modules=list(targets))
-            peft.inject_adapter_in_model(config, self.inner)
+            options: dict[str, Any] = {"r": rank, "lora_alpha": self.alpha, "target_modules": list(targets)}
+            peft.inject_adapter_in_model(peft.LoraConfig(**options), self.inner)
 
     @staticmethod
     def law_example(folder: Path) -> LoRA:

@@ -39,6 +39,7 @@ class FrozenText(Conditioner):
 
     models: ClassVar[tuple[str, ...]]
     tokenizer_class: ClassVar[str]
+    encoder: Any
     longer: ClassVar[str]
     """The option that takes longer texts."""
 
@@ -119,7 +120,8 @@ class FrozenText(Conditioner):
             if not bool(data.any()):
                 return None
             found = from_buffer(data)
-            self._tokens = (key, limited(found, found.padding["pad_token"], self.length))
+            padding: Any = found.padding
+            self._tokens = (key, limited(found, padding["pad_token"], self.length))
         return self._tokens[1]
 
     @property
@@ -197,7 +199,12 @@ class ClipText(FrozenText):
         """Return an instance on which the laws are tested: random weights, and a token for each byte."""
         small = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 8}
         tokenizer = as_buffer(byte_tokenizer(("<|startoftext|>", "<|endoftext|>"), 12))
-        config = {**small, "vocab_size": 514, "max_position_embeddings": 12, TOKENIZER_BYTES: len(tokenizer)}
+        config: dict[str, JsonValue] = {
+            **small,
+            "vocab_size": 514,
+            "max_position_embeddings": 12,
+            TOKENIZER_BYTES: len(tokenizer),
+        }
         made = ClipText(CONDITION, config=config)
         made.get_buffer("tokenizer").copy_(tokenizer)
         return made
@@ -332,12 +339,13 @@ def byte_tokenizer(special: tuple[str, str], length: int) -> Tokenizer:
 @contextmanager
 def without_initialisation() -> Iterator[None]:
     """Build models of transformers with the weights that torch gives to layers; theirs follow from a file."""
-    kept = transformers.PreTrainedModel.init_weights
-    transformers.PreTrainedModel.init_weights = lambda model: None
+    base: Any = transformers.PreTrainedModel
+    kept = base.init_weights
+    base.init_weights = lambda model: None
     try:
         yield
     finally:
-        transformers.PreTrainedModel.init_weights = kept
+        base.init_weights = kept
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -45,7 +45,7 @@ def read_tokenizer(folder: Path, kind: str, longest: int) -> Tokenizer:
         files = "tokenizer.json, or vocab.json and merges.txt" if clip else "tokenizer.json"
         fix = "name a folder that the tokenizer's save_pretrained of transformers has written"
         raise UsageError(f"{folder} holds no {files}", code="DK080", fix=fix)
-    reader: Any = transformers.CLIPTokenizerFast if clip else transformers.PreTrainedTokenizerFast
+    reader: Any = getattr(transformers, "CLIPTokenizerFast" if clip else "PreTrainedTokenizerFast")
     try:
         found = reader.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
