@@ -33,6 +33,7 @@ from .data import (
     ConditionSpec as ConditionSpec,
     Data as Data,
     DataSpec as DataSpec,
+    FiniteAugmentation as FiniteAugmentation,
     InMemorySplit as InMemorySplit,
     MapDataset as MapDataset,
     Part as Part,

@@ -232,6 +232,29 @@ class Augmentation(ABC):
         return None
 
 
+class FiniteAugmentation(Augmentation):
+    """Base of augmentations that give each example one of a few results and keep its conditions.
+
+    The latents of all results can be kept on disk.
+    """
+
+    @attribute
+    def variants(self) -> int:
+        """Number of results of an example; default 2."""
+        return 2
+
+    @abstractmethod
+    def variant(self, uniform: Tensor) -> Tensor:
+        """Return the results that random numbers in [0, 1): (B, draws) choose, 0 to variants - 1: (B,) long."""
+
+    @abstractmethod
+    def changed(self, x: Tensor, variant: Tensor) -> Tensor:
+        """Return the results `variant`: (B,) long of x: (B, C, *S)."""
+
+    def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+        return self.changed(x, self.variant(uniform)), cond
+
+
 def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return raw x: (B, C, *S) and cond of the examples at `indices`, from any kind of part."""
     if isinstance(split, InMemorySplit):

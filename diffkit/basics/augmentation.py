@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Augmentation, Cond, DataError
+from diffkit import DataError, FiniteAugmentation
 
 
 @dataclass(frozen=True)
-class Flip(Augmentation):
+class Flip(FiniteAugmentation):
     """Mirror each image, x: (B, C, *S), along its last axis with `probability`.
 
     Raises DataError DK310 for vectors. Source: Ho et al. 2020 (arXiv:2006.11239), app. B.
@@ -22,8 +22,10 @@ class Flip(Augmentation):
     probability: Annotated[float, Field(ge=0, le=1)] = 0.5
     moves = True
 
-    def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+    def variant(self, uniform: Tensor) -> Tensor:
+        return (uniform[:, 0] < self.probability).long()
+
+    def changed(self, x: Tensor, variant: Tensor) -> Tensor:
         if x.ndim < 3:
             raise DataError("augmentation `flip` requires images, got vectors", code="DK310", fix="leave it out")
-        mirrored = (uniform[:, 0] < self.probability).view(-1, *[1] * (x.ndim - 1))
-        return torch.where(mirrored, x.flip(-1), x), cond
+        return torch.where(variant.bool().view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)

@@ -116,7 +116,7 @@ def stated_latents(path: Path) -> Any:
         else:
             read = np.load(path, allow_pickle=False)
             found = {"latents": read} if isinstance(read, np.ndarray) else dict(read)
-    except Exception as error:  # noqa: BLE001 - a damaged file may raise any error
+    except Exception as error:
         fix = "write it by numpy.save, numpy.savez or safetensors"
         raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix=fix) from error
     if "latents" not in found and len(found) != 1:

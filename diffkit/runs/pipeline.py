@@ -106,7 +106,7 @@ def run(
                     _print(f"data: {assembly.data.summary}")
                 stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                 step = train(
-                    opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock
+                    opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock, quiet=quiet
                 )
                 sharded = any(map(is_sharded, assembly.network.parameters()))
                 trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from .. import __version__
 from ..callback import Callback, TrainingStepInfo, TrainResult
+from ..codec import weights_hash
 from ..denoiser import Model
 from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe.assembly import Assembly
-from ..recipe.effective import recipe_hash
+from ..recipe.effective import effective, recipe_hash
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, console_progress
 from ..sampler import StepInfo
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
@@ -25,6 +29,7 @@ from ..storage.lock import RunLock
 from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
 from ..train.config import ProfileConfig
+from ..train.data_loading import LatentCache
 from ..train.fine_tune import load_initial
 from ..train.preprocessing import TrainingProblem
 from ..train.state import TrainerState
@@ -74,6 +79,7 @@ def train(
     ranks: Ranks = SINGLE_PROCESS,
     progress: Progress | None = None,
     lock: RunLock | None = None,
+    quiet: bool = True,
 ) -> int:
     """Train to the last step of the recipe, from the newest whole checkpoint if there is one.
 
@@ -86,6 +92,7 @@ def train(
         ranks: the processes of the run.
         progress: displays the progress.
         lock: must be held at each save.
+        quiet: display no progress of encoding.
 
     Returns:
         The last step.
@@ -107,6 +114,8 @@ def train(
         if events is not None:
             store.clean()
     _continue(trainer, store, events, ranks)
+    if assembly.codec.cache and trainer.step < config.steps:
+        _keep_latents(trainer, assembly, events, ranks, quiet=quiet)
     save = _Saver(directory, trainer, store, events, stop, lock, _meta(assembly))
     preview = _Preview(directory, assembly, trainer, events, stop)
     with ranks.together():
@@ -188,6 +197,38 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
         if events is not None:
             events.event("init", {"from": source, "step": taken.step, "differences": list(taken.differences)})
     trainer.require_equal_weights()
+
+
+def latents_folder() -> Path:
+    """Return the folder of kept latents: $XDG_CACHE_HOME/diffkit/latents, else ~/.cache/diffkit/latents."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffkit" / "latents"
+
+
+def _keep_latents(
+    trainer: Trainer, assembly: Assembly, events: EventLog | None, ranks: Ranks, *, quiet: bool
+) -> None:
+    """Let the trainer read the posteriors of its examples from the disk; the first process encodes them if need be."""
+    codec, recipe, source = assembly.codec, effective(assembly.recipe), assembly.codec.record()
+    meaning = {
+        "data": assembly.data.fingerprint(),
+        "codec": recipe["codec"],
+        "weights": weights_hash(codec) if isinstance(codec, nn.Module) else "",
+        "source": dict(source.options) if source else {},
+        "augment": recipe["data"].get("augment", []),
+        "device": trainer.device.type,
+    }
+    text = json.dumps(meaning, sort_keys=True)
+    latents = LatentCache(latents_folder() / hashlib.sha256(text.encode()).hexdigest()[:32], json.loads(text))
+    with ranks.together():
+        fault = latents.fault() if ranks.is_main else None
+        if fault is not None:
+            if events is not None and latents.folder.exists():
+                events.event("latents-failed", {"reason": f"{latents.folder}: {fault}; encoding again"})
+            shown = console_progress("encoding", not quiet)
+            latents.write(assembly.data, codec, assembly.augment, trainer.device, shown)
+    trainer.engine.use_latents(latents)
+    if events is not None:
+        events.event("latents", {"folder": str(latents.folder), "encoded": fault is not None})
 
 
 def _meta(assembly: Assembly) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..strategy import Strategy, is_sharded, local, local_rows
 from .config import TrainConfig
-from .data_loading import BatchSource, ShuffledOrder, batch_source, divide
+from .data_loading import BatchSource, LatentCache, ShuffledOrder, batch_source, divide
 from .ema import Average
 from .optimizer import Update
 from .precision import PrecisionWrapper, choose, compile_mode, keeps_channels_last, recompute_activations
@@ -91,6 +91,11 @@ class Engine:
         self.parts = divide(self.rows.start, self.rows.stop, config.accumulate)
         self._split = problem.data.split("train")
         self._order = ShuffledOrder(len(self._split), config.batch_size, problem.seed)
+
+    def use_latents(self, latents: LatentCache) -> None:
+        """Train on posteriors that are kept on disk, in place of the examples: the numbers are the same."""
+        self.preprocessing = replace(self.preprocessing, latents=latents)
+        self._split = latents.split("train")
 
     @property
     def examples(self) -> int:

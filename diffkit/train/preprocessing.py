@@ -11,24 +11,28 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from ..codec import Codec, Identity, Posterior
+from ..codec import Codec, Identity
 from ..conditioner import JOINT, Conditioner, Conditions, Encoded
-from ..data import Augmentation, Data
+from ..data import Augmentation, Data, FiniteAugmentation, Part, Split
 from ..denoiser import Model
 from ..errors import UsageError
 from ..noise import RandomStreams
 from ..objective import Objective
+from .data_loading import LatentCache, chosen_variant, posterior_of_each, stored_posterior
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Scale to the model's range, augment, drop conditions, encode; held-out examples are only scaled and encoded.
 
+    With `latents` the raw examples are posteriors from its splits, and nothing is encoded; all numbers are the same.
+
     Raises:
         UsageError: `condition_dropout` names a condition that the problem does not have.
     """
 
     problem: TrainingProblem
+    latents: LatentCache | None = None
 
     def __post_init__(self) -> None:
         names = self.problem.conditioning.conditioners
@@ -69,11 +73,14 @@ class Preprocessing:
             x0 and cond.
         """
         problem = self.problem
-        x, cond = problem.data.to_model_range(raw), dict(cond)
+        x, cond = raw if self.latents else problem.data.to_model_range(raw), dict(cond)
         for index, augmentation in enumerate(problem.augment):
             uniform = streams.uniform(f"augment-{index}", x, augmentation.draws)
-            x, changed = augmentation(x, uniform, cond)
-            cond = dict(changed)
+            if isinstance(augmentation, FiniteAugmentation) and self.latents:
+                x = chosen_variant(x, augmentation.variant(uniform), augmentation.variants)
+            else:
+                x, changed = augmentation(x, uniform, cond)
+                cond = dict(changed)
             if augmentation.moves:
                 cond |= {name: _moved(augmentation, cond[name], uniform) for name in self._aligned if name in cond}
         ready = {**self._added(cond), **self.conditions(cond)}
@@ -96,7 +103,11 @@ class Preprocessing:
             Encoded examples, and the conditions.
         """
         ready = {**self._added(cond), **self.conditions.fixed(cond)}
-        return self._encode(self.problem.data.to_model_range(raw), streams), ready
+        return self._encode(raw if self.latents else self.problem.data.to_model_range(raw), streams), ready
+
+    def split(self, part: Part) -> Split:
+        """Return the examples of a part: posteriors if `latents` keeps them."""
+        return self.latents.split(part) if self.latents else self.problem.data.split(part)
 
     def _added(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what the data does not describe: the parameters that augmentations pass to the network."""
@@ -118,18 +129,12 @@ class Preprocessing:
         shape = codec.spec(self.problem.data.spec).shape
         like = torch.empty((), dtype=x.dtype, device=x.device).expand(len(x), *shape)
         noise = streams.normal("codec", like)
+        if self.latents:
+            return stored_posterior(x).sample(noise)
         if isinstance(codec, nn.Module) and type(codec).posterior is not Codec.posterior and not _learns(codec):
             return posterior_of_each(codec, x).sample(noise)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _learns(codec)):
             return codec.encode(x, noise)
-
-
-@torch.no_grad()
-def posterior_of_each(codec: Codec, x: Tensor) -> Posterior:
-    """Return the posterior of x: (B, C, *S); each row is encoded alone, so that it does not depend on the batch."""
-    found = [codec.posterior(row) for row in torch.split(x, 1)]
-    std = [one.std for one in found if one.std is not None]
-    return Posterior(torch.cat([one.mean for one in found]), torch.cat(std) if std else None)
 
 
 def _moved(augmentation: Augmentation, value: Tensor, uniform: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def held_out_loss(
         The mean loss and the loss by time; None if there are no held-out examples.
     """
     problem = preprocessing.problem
-    split = problem.data.split("held-out")
+    split = preprocessing.split("held-out")
     total = min(len(split), max_examples)
     if total == 0:
         return None

@@ -1,4 +1,4 @@
-"""The codec of another run: its scale, what the run stores of it, and what is refused."""
+"""The codec of another run: its scale, what the run stores of it, latents on disk, and what is refused."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from diffkit import CheckpointError, RecipeError, Run, UsageError, build, load_r
 from diffkit.cli.main import main
 from diffkit.data import stack
 from diffkit.host import configure, load_file
+from diffkit.runs.stage_status import StageStatus
+from diffkit.runs.training import latents_folder
 
 PLUGIN = '''
 import torch
@@ -208,3 +210,78 @@ def test_a_scale_is_required_before_codes_are_used(source: Path) -> None:
         codec.encode(digits()[:1])
     with pytest.raises(UsageError, match="not measured yet"):
         codec.decode(torch.zeros(1, 3, 4, 4))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def cached_run(source: Path, out: Path, *, cache: bool, steps: int = 5, augment: str = "[flip]") -> Run:
+    common = COMMON.replace("data: digits", f"data: {{name: digits, condition_dropout: 0.5, augment: {augment}}}")
+    codec = json.dumps({"name": "trained", "run": str(source), "cache": cache})
+    text = f"name: latent\ncodec: {codec}\ntrain: {{steps: {steps}, batch_size: 6, accumulate: 2, ema: [0.9]}}{common}"
+    return run(text, out)
+
+
+def events(one: Run, name: str) -> list[dict[str, object]]:
+    lines = (one.directory.path / "events.jsonl").read_text().splitlines()
+    return [found for found in map(json.loads, lines) if found["event"] == name]
+
+
+def assert_same(a: Run, b: Run) -> None:
+    for weights in ("raw", "ema"):
+        one, two = (found.trained(weights).network.state_dict() for found in (a, b))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    first, second = (StageStatus(found.directory).read()["train"].held_out_loss for found in (a, b))
+    assert first == second
+
+
+@pytest.mark.usefixtures("cache")
+def test_training_from_the_cache_is_equal_bit_for_bit(source: Path, tmp_path: Path) -> None:
+    plain = cached_run(source, tmp_path / "plain", cache=False)
+    first = cached_run(source, tmp_path / "first", cache=True)
+    again = cached_run(source, tmp_path / "again", cache=True)
+    assert_same(plain, first)
+    assert_same(plain, again)
+    assert [events(one, "latents")[0]["encoded"] for one in (first, again)] == [True, False]
+    assert not events(plain, "latents")
+    assert len(list(latents_folder().iterdir())) == 1
+    half = cached_run(source, tmp_path / "half", cache=True, steps=3)
+    assert StageStatus(half.directory).read()["train"].step == 3
+    assert_same(plain, cached_run(source, tmp_path / "half", cache=True))
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    "damage", ["byte", *(pytest.param(one, marks=pytest.mark.slow) for one in ("file", "manifest"))]
+)
+def test_damage_is_found_and_encoded_again(source: Path, tmp_path: Path, damage: str) -> None:
+    plain = cached_run(source, tmp_path / "plain", cache=True, steps=2)
+    (folder,) = latents_folder().iterdir()
+    file, manifest = folder / "train.x.npy", folder / "latents.json"
+    if damage == "byte":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif damage == "file":
+        file.unlink()
+    else:
+        changed = json.loads(manifest.read_text())
+        changed["meaning"]["data"] = "other"
+        manifest.write_text(json.dumps(changed))
+    found = cached_run(source, tmp_path / "found", cache=True, steps=2)
+    reasons = {"byte": "train.x.npy is damaged", "file": "train.x.npy", "manifest": "it holds other latents"}
+    (event,) = events(found, "latents-failed")
+    assert reasons[damage] in str(event["reason"])
+    assert_same(plain, found)
+    assert [one.name for one in latents_folder().iterdir()] == [folder.name]
+    assert events(cached_run(source, tmp_path / "more", cache=True, steps=2), "latents")[0]["encoded"] is False
+
+
+@pytest.mark.usefixtures("cache")
+def test_augmentations_without_end_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="changes an example in endless ways") as caught:
+        cached_run(source, tmp_path / "run", cache=True, augment="[edm]")
+    assert caught.value.code == "DK058"
+    assert not latents_folder().exists() or not list(latents_folder().iterdir())
