@@ -115,14 +115,11 @@ class Package:
             f"{source}/__init__.py": f'"""{self.distribution}: a plugin of diffkit."""\n',
             f"{source}/py.typed": "",
             f"{source}/plugin.py": _fill("plugin", values),
+            f"{source}/recipes/{self.name}.yaml": self._recipe(values),
             "tests/test_laws.py": _fill("test", values),
         }
-        recipes = {self.name: self._recipe(values)} if self.kinds != (LOSS,) else {}
         if LOSS in self.kinds:
-            name = f"{self.name}-codec" if recipes else self.name
-            recipes[name] = _fill("codec_recipe", {**values, "codec_recipe": name})
             files[f"{source}/{AUTOENCODER}.py"] = _fill(AUTOENCODER, values)
-        files |= {f"{source}/recipes/{name}.yaml": text for name, text in recipes.items()}
         return files | {f"{source}/{_module(kind)}.py": _fill(_module(kind), values) for kind in self.kinds}
 
     def _entries(self) -> Iterator[str]:
