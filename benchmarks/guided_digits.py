@@ -2,8 +2,8 @@
 
     python benchmarks/guided_digits.py RUN [--count 500] [--steps 20] [--scales 1 2] [--seconds 120]
 
-RUN is a run of the recipe `mnist-guided`. The classifier, a small convolutional network, is trained on the training
-part for `seconds` of CPU time, and judges held-out digits and the samples of each scale.
+RUN is a run of `benchmarks/mnist-guided.yaml`. The classifier, a small convolutional network, is trained on the
+training part for `seconds` of CPU time, and judges held-out digits and the samples of each scale.
 """
 
 from __future__ import annotations

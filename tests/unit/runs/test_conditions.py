@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -260,3 +261,33 @@ def test_a_picture_of_samples_has_their_conditions(tmp_path: Path) -> None:
     save_png(tmp_path / "x.png", data, torch.zeros(2, 1, 8, 8), {"text": ["left", "grün"]})
     with Image.open(tmp_path / "x.png") as picture:
         assert json.loads(picture.info["conditions"]) == {"text": ["left", "grün"]}
+
+
+@pytest.mark.slow
+def test_a_conditioner_of_a_stranger_in_a_file_works_in_a_whole_run(tmp_path: Path) -> None:
+    """Pictures are bright in summer: trained, sampled and guided by the command line, with 30 lines of a plugin."""
+    plugin = Path(__file__).with_name("months_plugin.py")
+    assert len([line for line in plugin.read_text(encoding="utf-8").splitlines() if line.strip()]) <= 30
+    month = np.arange(240) % 12 + 1.0
+    level = -np.cos(month * 2 * np.pi / 12)[:, None, None, None]
+    noise = np.random.default_rng(0).standard_normal((240, 4, 4, 1))
+    np.savez(tmp_path / "year.npz", images=(0.8 * level + 0.1 * noise).astype(np.float32), months=month)
+    recipe = tmp_path / "year.yaml"
+    recipe.write_text("""
+name: year
+data: {name: arrays, path: year.npz, layout: channels-last, conditions: {month: months}, condition_dropout: 0.1}
+conditions: {month: month}
+schedule: {name: linear, steps: 50, beta_start: 0.002, beta_end: 0.3}
+parameterization: x0
+network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: []}
+train: {steps: 120, batch_size: 16, optimizer: {name: adam, lr: 1.0e-2}, ema: {decay: 0.95, warmup: true}}
+sample: {sampler: ancestral, steps: 10, count: 4, guidance: [{name: cfg, scale: 1.5}]}
+""")
+    run_, out = tmp_path / "run", tmp_path / "x.npz"
+    arguments = ["--count", "8", "--out", str(out), "--condition", "month=6,12"]
+    for command in (["run", str(recipe), "--out", str(run_)], ["sample", str(run_), *arguments]):
+        assert main(["-P", str(plugin), *command, "-q", "--device", "cpu"]) == 0
+        configure()
+    summer, winter = (load_npz(out)["x"][first::2].mean() for first in (0, 1))
+    assert summer > 0.3
+    assert winter < -0.3
