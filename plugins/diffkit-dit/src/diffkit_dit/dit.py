@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from diffkit import Network, Shape
-from diffkit.ddpm.conditions import check_text, text_width, vector_widths, with_concat
+from diffkit.ddpm.conditions import check_text, text_width, vector_widths
 from diffkit.ddpm.embedding import Embedding, Order
 from diffkit.ddpm.fit import check_choices, misfit
 from diffkit.ddpm.initialisation import Initialisation
@@ -23,6 +22,7 @@ from .transformer import (
     check_input,
     chosen,
     patch_grid,
+    patches_of,
     positions,
     unpatch,
 )
@@ -123,8 +123,7 @@ class DiT(Network):
         check_input("dit", x, c_noise, self.shape.in_channels, self.patch)
         check_text(text, text_mask, text_width(self.shape), len(x))
         emb = self.embedding(c_noise, label, vectors=vectors)
-        x = with_concat(x, concat, self.shape.extra_channels)
-        h = self.enter(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch))
+        h = self.enter(patches_of(x, self.shape, self.patch, concat))
         grid = x.shape[2] // self.patch, x.shape[3] // self.patch
         h = h + (self.positions if grid == self.grid else positions(grid, h.shape[2], self.grid).to(h))
         tokens = None if self.read is None or text is None else self.read(text.to(h.dtype))

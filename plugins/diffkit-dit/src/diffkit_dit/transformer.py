@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from diffkit import Shape, UsageError
+from diffkit.ddpm.conditions import with_concat
 from diffkit.ddpm.embedding import sinusoid
 from diffkit.ddpm.fit import misfit
 
@@ -73,6 +74,22 @@ def patch_grid(name: str, shape: Shape, patch: int) -> tuple[int, int]:
         fitting = [k for k in range(1, min(shape.size) + 1) if height % k == 0 and width % k == 0]
         raise misfit(f"patches of {patch} pixels do not tile images of size {shape.size}", choices=tuple(fitting))
     return height // patch, width // patch
+
+
+def patches_of(x: Tensor, shape: Shape, patch: int, concat: Tensor | None) -> Tensor:
+    """Divide images, and the channels beside them, into patches.
+
+    Args:
+        x: Images: (B, C, H, W), H and W divisible by `patch`.
+        shape: The shape that the network was built for.
+        patch: Side of a patch in pixels.
+        concat: Channels beside x: (B, C', H, W); None for zeros.
+
+    Returns:
+        Patches: (B, N, (C + C') patch^2), row by row.
+    """
+    x = with_concat(x, concat, shape.extra_channels)
+    return rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=patch, q=patch)
 
 
 def check_input(

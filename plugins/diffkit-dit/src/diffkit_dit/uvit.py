@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit import Network, Shape, UsageError
-from diffkit.ddpm.conditions import check_text, check_vectors, text_width, vector_widths, with_concat
+from diffkit.ddpm.conditions import check_text, check_vectors, text_width, vector_widths
 from diffkit.ddpm.embedding import label_vectors, sinusoid
 from diffkit.ddpm.fit import misfit
 
-from .transformer import Attention, FeedForward, Size, check_input, chosen, patch_grid, unpatch
+from .transformer import Attention, FeedForward, Size, check_input, chosen, patch_grid, patches_of, unpatch
 
 Positive = Annotated[int, Field(ge=1)]
 SIZES = {"S": Size(512, 13, 8), "M": Size(768, 17, 12), "L": Size(1024, 21, 16), "H": Size(1152, 29, 16)}
@@ -111,8 +110,7 @@ class UViT(Network):
         check_input("u-vit", x, c_noise, self.shape.in_channels, self.patch, size=self.shape.size)
         check_text(text, text_mask, text_width(self.shape), len(x))
         check_vectors(vectors, self.widths, len(x))
-        x = with_concat(x, concat, self.shape.extra_channels)
-        h = self.enter(rearrange(x, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch, q=self.patch))
+        h = self.enter(patches_of(x, self.shape, self.patch, concat))
         first = [sinusoid(c_noise, self.width, "openai").to(h.dtype)]
         row = label_vectors(self.table, label, c_noise.shape)
         if row is not None:
