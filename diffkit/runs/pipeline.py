@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from ..data import MapDataset
 from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, plain, system_error
 from ..host import registry
-from ..data import MapDataset
 from ..recipe.assembly import Assembly, assemble
 from ..recipe.construct import require_same
 from ..recipe.effective import effective_yaml
@@ -39,8 +39,9 @@ from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
 from .stage_status import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
-from .trained import DataRecord, Run, SourceRecord
+from .trained import Run
 from .training import train
+from .weights import DataRecord, SourceRecord
 
 RUNS = Path("runs")
 MEMORY_HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
@@ -106,7 +107,15 @@ def run(
                     _print(f"data: {assembly.data.summary}")
                 stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                 step = train(
-                    opened.directory, assembly, chosen, events, stop, ranks=world, progress=shown, lock=opened.lock, quiet=quiet
+                    opened.directory,
+                    assembly,
+                    chosen,
+                    events,
+                    stop,
+                    ranks=world,
+                    progress=shown,
+                    lock=opened.lock,
+                    quiet=quiet,
                 )
                 sharded = any(map(is_sharded, assembly.network.parameters()))
                 trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied

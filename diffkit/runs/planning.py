@@ -104,7 +104,10 @@ class SampleRequest:
         if self.image is None:
             for name in ("mask", "strength"):
                 if getattr(self, name) is not None:
-                    raise _wrong(f"{name} is given without an image", "pass the picture to change as well: --image FILE, image=...")
+                    raise _wrong(
+                        f"{name} is given without an image",
+                        "pass the picture to change as well: --image FILE, image=...",
+                    )
         elif self.x is not None or self.start is not None:
             raise _wrong("image and x or start are both given", "leave x and start out")
         if self.levels is not None:
@@ -359,7 +362,9 @@ def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> 
     if stated or not own.conditioners:
         return {name: own.read(name, value, count) for name, value in stated.items()}
     try:
-        split = assembly.data.split("held-out") if len(assembly.data.split("held-out")) else assembly.data.split("train")
+        split = (
+            assembly.data.split("held-out") if len(assembly.data.split("held-out")) else assembly.data.split("train")
+        )
         raw = stack(split, [i % len(split) for i in range(count)])[1]
     except DataError as error:
         names = ", ".join(own.conditioners)
@@ -382,7 +387,10 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
         RecipeError: A name or an option is unknown.
         ArgumentError: The guidance compares with a null that was not trained.
     """
-    specs = [(spec.name, dict(spec.options), built) for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)]
+    specs = [
+        (spec.name, dict(spec.options), built)
+        for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)
+    ]
     names = [name for name, _, _ in specs]
     for name, change in changes.items():
         options = dict(change) if isinstance(change, Mapping) else {"scale": change}

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
 from torch import Tensor
 
-from ..codec import CodecRecord, Identity
+from ..codec import Identity
 from ..config import ComponentSpec
-from ..data import DataSpec, as_examples
+from ..data import as_examples
 from ..denoiser import Denoiser
-from ..errors import CheckpointError, UsageError
+from ..errors import UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
@@ -40,10 +39,7 @@ from .results import EvaluationResult, MetricResult
 from .sample_files import shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import TrainedWeights, digest_of, group_of, load_weights, with_adapters
-
-FILE, CODEC_FILE = "data.json", "codec.json"
-MAX_LENGTH = 1 << 20
+from .weights import DataRecord, SourceRecord, TrainedWeights, digest_of, group_of, load_weights, with_adapters
 
 
 class Run:
@@ -451,61 +447,6 @@ def _effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) ->
         options = {"name": "constant"}
     train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
     return load_recipe(tree, overrides, **known)
-
-
-class DataRecord(BaseModel):
-    """The content of data.json: what sampling depends on of the data. `spec` is None in runs of earlier versions."""
-
-    model_config = ConfigDict(frozen=True)
-
-    spec: DataSpec | None = None
-
-    @field_validator("spec")
-    @classmethod
-    def _require_possible(cls, spec: DataSpec | None) -> DataSpec | None:
-        if spec is not None and not all(1 <= length <= MAX_LENGTH for length in (*spec.shape, spec.classes or 1)):
-            raise ValueError(f"channels, sizes and classes must be 1 to {MAX_LENGTH}")
-        return spec
-
-    @classmethod
-    def read(cls, directory: RunDirectory) -> DataRecord:
-        """Return the record of a run. Raises CheckpointError if the file is damaged."""
-        return directory.read_record(FILE, cls, "restore the file, or delete it if the data is in its place")
-
-    def write(self, directory: RunDirectory) -> None:
-        """Write data.json. Raises ResourceError if it cannot be written."""
-        directory.write_json(FILE, self.model_dump(mode="json"))
-
-
-class SourceRecord(BaseModel):
-    """The content of codec.json: the source of the weights of the codec; `record` is None for a codec without one."""
-
-    model_config = ConfigDict(frozen=True)
-
-    record: CodecRecord | None = None
-
-    @classmethod
-    def read(cls, directory: RunDirectory) -> SourceRecord:
-        """Return the record of a run. Raises CheckpointError if the file is damaged."""
-        return directory.read_record(CODEC_FILE, cls, "restore the file")
-
-    def require_same(self, present: CodecRecord | None) -> None:
-        """Raise CheckpointError DK607 if the codec was another one when the run started."""
-        if self.record is None or present is None or self.record == present:
-            return
-        then, now = ({"sha256": one.sha256, **one.options} for one in (self.record, present))
-        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
-        raise CheckpointError(
-            "the source of the codec has changed since the run was started",
-            code="DK607",
-            fix="restore the source of the codec; to train on the new latents, pass another --out",
-            notes=[f"{key}: {then.get(key)!s:.200} then, {now.get(key)!s:.200} now" for key in changed],
-        )
-
-    def write(self, directory: RunDirectory) -> None:
-        """Write codec.json. Raises ResourceError if it cannot be written."""
-        if self.record is not None:
-            directory.write_json(CODEC_FILE, self.model_dump(mode="json"))
 
 
 def open_run(path: str | Path, *, device: str = "auto", overrides: Sequence[str] = ()) -> Run:

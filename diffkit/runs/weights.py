@@ -10,16 +10,22 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from pydantic import BaseModel, ConfigDict, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..codec import CodecRecord
+from ..data import DataSpec
 from ..errors import CheckpointError, UsageError
 from ..recipe.assembly import Assembly
 from ..storage.checkpoint import CheckpointStore
 from ..storage.run_directory import RunDirectory
 from ..train.ema import Profile, power_of, reconstruct, stored_profiles
 from .training import training_problem
+
+FILE, CODEC_FILE = "data.json", "codec.json"
+MAX_LENGTH = 1 << 20
 
 WIDTH = "width:"
 
@@ -191,3 +197,58 @@ def _no_weights(message: str, fix: str, choices: Sequence[str] = ()) -> UsageErr
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:
     warnings.warn(f"the checkpoint of step {fields['step']} is skipped: {fields['reason']}", stacklevel=2)
+
+
+class DataRecord(BaseModel):
+    """The content of data.json: what sampling depends on of the data. `spec` is None in runs of earlier versions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    spec: DataSpec | None = None
+
+    @field_validator("spec")
+    @classmethod
+    def _require_possible(cls, spec: DataSpec | None) -> DataSpec | None:
+        if spec is not None and not all(1 <= length <= MAX_LENGTH for length in (*spec.shape, spec.classes or 1)):
+            raise ValueError(f"channels, sizes and classes must be 1 to {MAX_LENGTH}")
+        return spec
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> DataRecord:
+        """Return the record of a run. Raises CheckpointError if the file is damaged."""
+        return directory.read_record(FILE, cls, "restore the file, or delete it if the data is in its place")
+
+    def write(self, directory: RunDirectory) -> None:
+        """Write data.json. Raises ResourceError if it cannot be written."""
+        directory.write_json(FILE, self.model_dump(mode="json"))
+
+
+class SourceRecord(BaseModel):
+    """The content of codec.json: the source of the weights of the codec; `record` is None for a codec without one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record: CodecRecord | None = None
+
+    @classmethod
+    def read(cls, directory: RunDirectory) -> SourceRecord:
+        """Return the record of a run. Raises CheckpointError if the file is damaged."""
+        return directory.read_record(CODEC_FILE, cls, "restore the file")
+
+    def require_same(self, present: CodecRecord | None) -> None:
+        """Raise CheckpointError DK607 if the codec was another one when the run started."""
+        if self.record is None or present is None or self.record == present:
+            return
+        then, now = ({"sha256": one.sha256, **one.options} for one in (self.record, present))
+        changed = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+        raise CheckpointError(
+            "the source of the codec has changed since the run was started",
+            code="DK607",
+            fix="restore the source of the codec; to train on the new latents, pass another --out",
+            notes=[f"{key}: {then.get(key)!s:.200} then, {now.get(key)!s:.200} now" for key in changed],
+        )
+
+    def write(self, directory: RunDirectory) -> None:
+        """Write codec.json. Raises ResourceError if it cannot be written."""
+        if self.record is not None:
+            directory.write_json(CODEC_FILE, self.model_dump(mode="json"))

@@ -65,5 +65,15 @@ def mean_of_step(values: list[Tensor]) -> Tensor:
 
 
 def moved(x: Tensor, t: Level, s: Level, eps: Tensor) -> Tensor:
-    """Return x at level s, if x at level t holds the noise eps."""
+    """Return x at another level, for constant noise.
+
+    Args:
+        x: the state: (B, D).
+        t: the level of x.
+        s: the other level.
+        eps: the noise of x.
+
+    Returns:
+        The state at s.
+    """
     return s.add_noise((x - t.sigma * eps) / t.alpha, eps)
