@@ -242,3 +242,23 @@ def test_a_changed_shard_is_one_error_of_all_processes(diffkit: Server, recipe: 
     assert codes(ended) == [5, 5]
     assert shown(ended).count("error[") == 1
     assert "error[DK315]" in shown(ended)
+
+
+PLACES = {"step": STEP, "save": SAVE, "evaluation": "runs.trained:measure"}
+ENDS = {"kill": (-9, 11), "error data": (5, 5)}
+"""The codes of the process at fault and of the other one."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("do", sorted(ENDS))
+@pytest.mark.parametrize("place", sorted(PLACES))
+def test_faults_by_place_and_process(diffkit: Server, recipe: Path, place: str, do: str, rank: int) -> None:
+    """A fault that is reached ends both processes with its code, and one process then finishes the run."""
+    ended = ranks(diffkit, recipe, 2, {rank: [fault(PLACES[place], 1, do)]})
+    if rank == 1 and place in ("save", "evaluation"):  # the first process alone saves whole weights, and measures
+        assert codes(ended) == [0, 0]
+        return
+    assert (codes(ended)[rank], codes(ended)[1 - rank]) == ENDS[do]
+    assert codes(ranks(diffkit, recipe, 1)) == [0]
+    finished(recipe.parent / "run")
