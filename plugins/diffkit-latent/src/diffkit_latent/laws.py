@@ -259,3 +259,29 @@ def adversarial_formula(case: Case, result: LawResult) -> None:
     (own,) = torch.autograd.grad(loss.critic(last * y).mean(), last)
     want = loss.weight * float(errors.abs()) * math.copysign(1.0, -float(own)) * float(own.abs() / (own.abs() + 1e-4))
     result.compare(ours, want, "the gradient with adaptive: true", 1e-3)
+
+
+@law(
+    "codec",
+    statement="codes of training examples have std 1, and decode undoes the scale before the decoder of the other run",
+    source="Rombach et al. 2022 (arXiv:2112.10752), app. G",
+    tolerance=1e-4,
+    only=("trained",),
+)
+def trained_scale(case: Case, result: LawResult) -> None:
+    """Of one factor and of one for each channel; the variance is that of means, and the mean of the variances."""
+    data = fixtures.Pictures()
+    x = training_examples(data)
+    for rule in ("auto", "per-channel"):
+        codec = copy.deepcopy(case.component)
+        codec.rule = rule
+        codec.fit(data)
+        found, inner = codec.posterior(x), codec.inner.posterior(x)
+        dims = (0, 2, 3) if rule == "per-channel" else (0, 1, 2, 3)
+        assert found.std is not None
+        variance = found.mean.double().var(dims, correction=0) + found.std.double().square().mean(dims)
+        result.compare(variance, torch.ones_like(variance), f"variance of the codes, {rule}")
+        result.compare(
+            found.mean / codec.scale + codec.shift, inner.mean, f"means, {rule}", float(inner.mean.abs().max())
+        )
+        result.compare(codec.decode(found.mean), codec.inner.decode(inner.mean), f"decoded means, {rule}")
