@@ -508,11 +508,41 @@ LATENTS = [
 
 TRAINED = "plugins/diffkit-latent/src/diffkit_latent/trained.py"
 LATENT_CODECS = [
-    fault("the codec of a run decoded with the wrong scale", TRAINED, "self._inner.decode(z / self.scale + self.shift)", "self._inner.decode(z * self.scale + self.shift)", "codec/trained:trained-scale"),
-    fault("the scale of a codec is a variance", TRAINED, "(1 / std).view_as", "(1 / std.square()).view_as", "codec/trained:trained-scale"),
-    fault("the scale of a codec without the spread of its posterior", TRAINED, "(mean.square() + spread).sum(1)", "mean.square().sum(1)", "codec/trained:trained-scale"),
-    fault("the std of a posterior left unscaled", TRAINED, "found.std * self.scale)", "found.std)", "codec/trained:trained-scale"),
-    fault("codes of another run are not shifted", TRAINED, "(found.mean - self.shift) * self.scale", "found.mean * self.scale", "codec/trained:trained-scale"),
+    fault(
+        "the codec of a run decoded with the wrong scale",
+        TRAINED,
+        "self._inner.decode(z / self.scale + self.shift)",
+        "self._inner.decode(z * self.scale + self.shift)",
+        "codec/trained:trained-scale",
+    ),
+    fault(
+        "the scale of a codec is a variance",
+        TRAINED,
+        "(1 / std).view_as",
+        "(1 / std.square()).view_as",
+        "codec/trained:trained-scale",
+    ),
+    fault(
+        "the scale of a codec without the spread of its posterior",
+        TRAINED,
+        "(mean.square() + spread).sum(1)",
+        "mean.square().sum(1)",
+        "codec/trained:trained-scale",
+    ),
+    fault(
+        "the std of a posterior left unscaled",
+        TRAINED,
+        "found.std * self.scale)",
+        "found.std)",
+        "codec/trained:trained-scale",
+    ),
+    fault(
+        "codes of another run are not shifted",
+        TRAINED,
+        "(found.mean - self.shift) * self.scale",
+        "found.mean * self.scale",
+        "codec/trained:trained-scale",
+    ),
 ]
 
 FAULTS = (*LATENT_CODECS, *ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *LATENTS, *CODE)

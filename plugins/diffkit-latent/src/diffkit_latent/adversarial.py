@@ -53,6 +53,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
     Differs: the gradient of the perceptual loss is not part of the balance.
     """
 
+    critic: Critic
+    weight: float
     law_base = {"layers": 1, "width": 8}  # noqa: RUF012 - read only
     law_options = ({"start": 2},)
 
@@ -73,7 +75,7 @@ class Adversarial(nn.Module, ReconstructionLoss):
         if step < self.start:
             return x.new_zeros(len(x))
         fixed = {name: one.detach() for name, one in self.critic.named_parameters()}
-        loss = -functional_call(self.critic, fixed, out.x).flatten(1).mean(1)
+        loss: Tensor = -functional_call(self.critic, fixed, out.x).flatten(1).mean(1)
         return self.weight * self._balance(out, x, loss) * loss
 
     def _balance(self, out: Reconstruction, x: Tensor, loss: Tensor) -> Tensor | float:
@@ -82,7 +84,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
             return 1.0
         errors = (out.x - x).abs().mean(), loss.mean()
         of_error, own = (torch.autograd.grad(one, out.last_layer, retain_graph=True)[0].norm() for one in errors)
-        return (of_error / (own + TINY)).clamp(max=MOST_BALANCE).detach()
+        balance: Tensor = of_error / (own + TINY)
+        return balance.clamp(max=MOST_BALANCE).detach()
 
     def critic_loss(self, out: Reconstruction, x: Tensor, step: int) -> Tensor:
         """Compute the hinge loss of the judgements, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0 before `start`.

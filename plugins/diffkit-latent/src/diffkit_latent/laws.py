@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ def fitted(case: Case) -> tuple[Autoencoder, Tensor]:
 def without_networks(codec: Autoencoder) -> Autoencoder:
     """Set the last layers of both networks of patches to 0, so that the linear path remains."""
     for network in (codec.halves.encoder, codec.halves.decoder):
-        for parameter in cast(nn.Sequential, network)[-1].parameters():
+        for parameter in network[-1].parameters():
             nn.init.zeros_(parameter)
     return codec
 
@@ -211,7 +210,7 @@ def perceptual_formula(case: Case, result: LawResult) -> None:
         h = torch.stack([((x[:, i] + 1) / 2 - m) / s for i, (m, s) in enumerate(zip(loss.mean, loss.std))], 1)
         first = functional.relu(functional.conv2d(h, t["features.0.weight"], t["features.0.bias"], padding=1))
         first = functional.relu(functional.conv2d(first, t["features.2.weight"], t["features.2.bias"], padding=1))
-        half = first.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax((3, 5))
+        half = functional.max_pool2d(first, 2)
         return [
             first,
             functional.relu(functional.conv2d(half, t["features.5.weight"], t["features.5.bias"], padding=1)),

@@ -40,7 +40,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     def local_mean(values: Tensor) -> Tensor:
         each = values.flatten(0, 1)[:, None]
         rows = functional.conv2d(each, line[None, None, :, None])
-        return functional.conv2d(rows, line[None, None, None, :]).unflatten(0, x.shape[:2])
+        return functional.conv2d(rows, line[None, None, None, :]).view(*x.shape[:2], *rows.shape[2:-1], -1)
 
     mean_x, mean_y = local_mean(x), local_mean(y)
     var_x, var_y = local_mean(x * x) - mean_x**2, local_mean(y * y) - mean_y**2

@@ -35,6 +35,9 @@ class Perceptual(nn.Module, ReconstructionLoss):
     Raises DataError DK302 for a file that holds no such network.
     """
 
+    weight: float
+    mean: Tensor
+    std: Tensor
     law_minimum = 0.0
 
     def __init__(self, file: FilePath, weight: Weight = 1.0) -> None:
@@ -43,7 +46,7 @@ class Perceptual(nn.Module, ReconstructionLoss):
         tensors = _read(file)
         self.stages = nn.ModuleList(_stages(tensors, file))
         for index, stage in enumerate(self.stages):
-            width = cast(nn.Conv2d, stage[-2]).out_channels
+            width = cast(nn.Conv2d, cast(nn.Sequential, stage)[-2]).out_channels
             share = tensors.get(LINEAR.format(index), torch.ones(1, width, 1, 1))
             self.register_buffer(f"share{index}", share.float(), persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
@@ -75,7 +78,7 @@ class Perceptual(nn.Module, ReconstructionLoss):
         return self.weight * total
 
 
-def law_tensors() -> Mapping[str, Tensor]:
+def law_tensors() -> dict[str, Tensor]:
     """Return the weights of a small network of two sizes, with weights of its channels as in LPIPS."""
     source = torch.Generator().manual_seed(3)
     tensors = {}

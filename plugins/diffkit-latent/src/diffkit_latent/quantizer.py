@@ -70,7 +70,8 @@ class Quantizer(nn.Module):
     def perplexity(self) -> Tensor:
         """Return exp of the entropy of the shares: the number of codes if all are used equally."""
         p = self.shares / self.shares.sum()
-        return torch.special.entr(p).sum().exp()
+        entropy: Tensor = torch.special.entr(p).sum()
+        return entropy.exp()
 
     def usage(self) -> Tensor:
         """Return the share of codes that receive at least a tenth of the mean share."""
