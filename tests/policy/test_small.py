@@ -17,8 +17,9 @@ from diffkit.host.known import FIRST_PARTY
 from .sources import Source, core
 
 ALSO_OURS = {"cosine", "flow", "angle", "diffusers", "pairs", "likelihood", "mask", "downsample", "grey", "interval"}
+ALSO_OURS |= {"kl", "trained"}
 """Names with a second meaning in the core: a decay of the learning rate, two charts, a library, a word, a folder, a
-condition, an option of the U-Net, pictures of one channel, a confidence interval."""
+condition, an option of the U-Net, pictures of one channel, a confidence interval; a term of the bound, a method."""
 REFEREES = ("diffkit.testing", "diffkit.host.known")
 """The laws hold published components against their published form; `known` says which package has what."""
 LIMITS = {"schedule": 30, "weighting": 30, "parameterization": 30, "sampler": 60}

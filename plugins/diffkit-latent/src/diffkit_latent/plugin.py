@@ -21,7 +21,7 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
             "perceptual",
             "perceptual:Perceptual",
             "Distance of features of a network from a file",
-            "zhang2018unreasonable",
+            "zhang2018perceptual",
         ),
         (
             "adversarial",
