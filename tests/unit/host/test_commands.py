@@ -39,7 +39,7 @@ def group() -> click.Group:
 def test_a_command_is_added(group: click.Group, site) -> None:
     site.install("good", GOOD)
     registry().commands(group)
-    assert sorted(group.commands) == ["hello", "run"]
+    assert sorted(group.commands) == ["hello", "run", "shards"]
     assert CliRunner().invoke(group, ["hello"]).output == "hello\n"
 
 
@@ -52,7 +52,7 @@ def test_a_plugin_that_fails_is_undone_and_unregistered_whole(case: str, group: 
     assert registry().has("grid", "odd")
     run = group.commands["run"]
     registry().commands(group)
-    assert sorted(group.commands) == ["hello", "run"]
+    assert sorted(group.commands) == ["hello", "run", "shards"]
     assert group.commands["run"] is run
     status = {plugin.name: plugin.status for plugin in registry().plugins}
     assert status == {"ddpm": "ok", "basics": "ok", "bad": "broken", "good": "ok"}

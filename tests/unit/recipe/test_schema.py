@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("schema")
 KEYWORDS = {
     *("$schema", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf", "items", "properties"),
     *("required", "additionalProperties", "definitions", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-    *("multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "format"),
+    *("not", "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "format"),
 }
 TYPES: dict[str, Any] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 SHAPE_CODES = {"DK101", "DK102", "DK104", "DK105", "DK106"}
