@@ -20,6 +20,8 @@ from diffkit.host import configure, load_file
 from diffkit.runs.stage_status import StageStatus
 from diffkit.runs.training import latents_folder
 
+pytestmark = pytest.mark.xdist_group("latent")
+
 PLUGIN = '''
 import torch
 from torch import Tensor, nn
@@ -160,6 +162,7 @@ def test_the_run_stores_weights_scale_and_hash(source: Path, finished: Run) -> N
     assert "from 1,285 training examples" in event[0]
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_source_names_both_hashes(source: Path, finished: Run, tmp_path: Path) -> None:
     place = tmp_path / "run"
     shutil.copytree(finished.directory.path, place)
@@ -194,6 +197,7 @@ def test_codecs_without_weights_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "DK041"
 
 
+@pytest.mark.slow
 def test_a_trained_codec_of_a_trained_codec(source: Path, finished: Run, tmp_path: Path) -> None:
     again = run(latent(finished.directory.path, scale=2.0), tmp_path / "again")
     shutil.copytree(finished.directory.path, tmp_path / "kept")
@@ -237,6 +241,7 @@ def assert_same(a: Run, b: Run) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 def test_training_from_the_cache_is_equal_bit_for_bit(source: Path, tmp_path: Path) -> None:
     plain = cached_run(source, tmp_path / "plain", cache=False)
@@ -252,10 +257,9 @@ def test_training_from_the_cache_is_equal_bit_for_bit(source: Path, tmp_path: Pa
     assert_same(plain, cached_run(source, tmp_path / "half", cache=True))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize(
-    "damage", ["byte", *(pytest.param(one, marks=pytest.mark.slow) for one in ("file", "manifest"))]
-)
+@pytest.mark.parametrize("damage", ["byte", "file", "manifest"])
 def test_damage_is_found_and_encoded_again(source: Path, tmp_path: Path, damage: str) -> None:
     plain = cached_run(source, tmp_path / "plain", cache=True, steps=2)
     (folder,) = latents_folder().iterdir()

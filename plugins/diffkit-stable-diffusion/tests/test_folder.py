@@ -21,6 +21,8 @@ from diffkit.cli.main import main
 from diffkit.runs.planning import SampleRequest, plan_request
 from diffkit.train.precision import recompute_activations
 
+pytestmark = pytest.mark.xdist_group("stable-diffusion")
+
 TEXTS = ["the red cat", ""]
 LONG = "a cat and a red cat and the red cat and the cat"
 

@@ -20,6 +20,8 @@ from diffkit.cli.main import main
 from diffkit.runs.planning import SampleRequest, plan_request
 from diffkit.runs.sampling import draw_samples
 
+pytestmark = pytest.mark.xdist_group("stable-diffusion")
+
 STEPS, SCALE, PROMPT, NEGATIVE = 8, 4.0, "the red cat", "cat"
 NOISE = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(7))
 PIXELS = (np.random.default_rng(0).random((16, 16, 3)) * 255).astype("uint8")
@@ -115,11 +117,11 @@ def compare(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], toleran
 OF_DDIM = FIRST | {"set_alpha_to_one": False, "clip_sample": False}
 CASES = [
     ("ddim", diffusers.DDIMScheduler, OF_DDIM),
-    ("dpmpp-2m", diffusers.DPMSolverMultistepScheduler, SD),
-    ("euler", diffusers.EulerDiscreteScheduler, FIRST),
     *(
         pytest.param(*one, marks=pytest.mark.slow)
         for one in (
+            ("dpmpp-2m", diffusers.DPMSolverMultistepScheduler, SD),
+            ("euler", diffusers.EulerDiscreteScheduler, FIRST),
             ("plms", diffusers.PNDMScheduler, FIRST | {"skip_prk_steps": True}),
             ("unipc", diffusers.UniPCMultistepScheduler, SD),
             ("heun", diffusers.HeunDiscreteScheduler, FIRST),
