@@ -490,7 +490,7 @@ LATENTS = [
     fault("the farthest code", LATENT + "quantizer.py", ".argmin(1)", ".argmax(1)", "codec/vq-vae:straight-through"),
     fault("decay of the codebook the wrong way", LATENT + "quantizer.py", "1.0 - self.decay)", "self.decay * 0.5)", "codec/vq-vae:codebook"),
     fault("dead codes stay dead", LATENT + "quantizer.py", "if len(dead):", "if False:", "codec/vq-vae:codebook"),
-    fault("perplexity in bits", LATENT + "quantizer.py", "entr(p).sum().exp()", "entr(p).sum().exp2()", "codec/vq-vae:codebook"),
+    fault("perplexity in bits", LATENT + "quantizer.py", "return entropy.exp()", "return entropy.exp2()", "codec/vq-vae:codebook"),
     fault("the last principal components", LATENT + "patches.py", "vectors.flip(1)[:, :count]", "vectors[:, :count]", "codec/kl-vae:starts-as-principal-components"),
     fault("principal components without their scale", LATENT + "patches.py", "(axes / std).T[:, :, None, None]", "axes.T[:, :, None, None]", "codec/kl-vae:starts-as-principal-components"),
     fault("constant pixels are divided by 0", LATENT + "patches.py", ".clamp_min(LEAST_STD**2).sqrt()", ".clamp_min(0).sqrt()", "codec/kl-vae:starts-as-principal-components"),
@@ -499,11 +499,11 @@ LATENTS = [
     fault("l2 is l1", LATENT + "losses.py", "(out.x - x).square()", "(out.x - x).abs()", "reconstruction-loss/l2:pixel-errors"),
     fault("features are not normalised", LATENT + "perceptual.py", "found.append(inside / (inside.square().sum(1, keepdim=True).sqrt() + TINY))", "found.append(inside)", "reconstruction-loss/perceptual:perceptual-formula"),
     fault("the network gets pixels in [-1, 1]", LATENT + "perceptual.py", "(x.expand(-1, 3, -1, -1) + 1) / 2 - self.mean", "x.expand(-1, 3, -1, -1) - self.mean", "reconstruction-loss/perceptual:perceptual-formula"),
-    fault("the codec trains the discriminator to be fooled", LATENT + "adversarial.py", "loss = -functional_call(self.critic, fixed, out.x)", "loss = -functional_call(self.critic, {}, out.x)", "reconstruction-loss/adversarial:adversarial-formula"),
-    fault("the codec pleases the wrong way", LATENT + "adversarial.py", "loss = -functional_call", "loss = functional_call", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the codec trains the discriminator to be fooled", LATENT + "adversarial.py", "-functional_call(self.critic, fixed, out.x)", "-functional_call(self.critic, {}, out.x)", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the codec pleases the wrong way", LATENT + "adversarial.py", "Tensor = -functional_call", "Tensor = functional_call", "reconstruction-loss/adversarial:adversarial-formula"),
     fault("the discriminator trains the codec", LATENT + "adversarial.py", "out.x.detach()]", "out.x]", "reconstruction-loss/adversarial:adversarial-formula"),
     fault("the discriminator learns before its start", LATENT + "adversarial.py", "return loss * float(step >= self.start)", "return loss", "reconstruction-loss/adversarial:adversarial-formula"),
-    fault("the balance is upside down", LATENT + "adversarial.py", "(of_error / (own + TINY))", "(own / (of_error + TINY))", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the balance is upside down", LATENT + "adversarial.py", "= of_error / (own + TINY)", "= own / (of_error + TINY)", "reconstruction-loss/adversarial:adversarial-formula"),
 ]  # fmt: skip
 
 TRAINED = "plugins/diffkit-latent/src/diffkit_latent/trained.py"
