@@ -107,6 +107,8 @@ def _identity(distribution: Distribution) -> tuple[str, str | None]:
 
 
 _current: dict[str, ModuleType] = {}
+_released: dict[str, ModuleType] = {}
+"""Modules of one-file plugins of this process, by name: those of the present registry, and those of earlier ones."""
 
 
 def candidate(path: str | Path) -> Candidate:
@@ -142,15 +144,17 @@ def import_file(path: Path) -> ModuleType:
 
 
 def forget() -> None:
-    """Remove the modules of all one-file plugins from `sys.modules`, so that other files can have their names."""
-    while _current:
-        name, module = _current.popitem()
-        if sys.modules.get(name) is module:
-            del sys.modules[name]
+    """Release the names of all one-file plugins for other files.
+
+    The modules stay in `sys.modules` until then: classes of them need it for annotations and pickle, and a registry that
+    is still held loads its components from there.
+    """
+    _released.update(_current)
+    _current.clear()
 
 
 def _is_taken(name: str, file: Path) -> bool:
     if name in sys.modules:
-        return True
+        return sys.modules[name] is not _released.get(name)
     spec = importlib.util.find_spec(name)
     return spec is not None and Path(spec.origin or "").resolve() != file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_another_file_of_that_name(tmp_path: Path) -> None:
     changed = SOURCE.replace('"mine"', '"other"')
     load_file(write(tmp_path / "b", "odd_file.py", changed))
     assert [one.name for one in registry().entries("odd")] == ["other"]
+
+
+def test_a_registry_that_is_held_keeps_its_files(tmp_path: Path) -> None:
+    """`configure` releases the name of the file, but what was loaded from it must go on working."""
+    load_file(write(tmp_path, "held_file.py", SOURCE + "    yield Entry('odd', 'base', f'{__name__}:Base', 'base')\n"))
+    held = registry().entries("odd")
+    made = held[0].load()()
+    configure()
+    assert [type(pickle.loads(pickle.dumps(made))).__name__, held[1].load().__name__] == ["Mine", "Base"]
 
 
 @pytest.mark.parametrize(
