@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..host import Plugin
-from .console import as_json, say, say_json, table
+from .console import as_json, list_all_commands, say, say_json, table
 
 
 @click.command()
@@ -78,10 +78,12 @@ def show(kind: str, name: str, as_json: bool) -> None:
 @click.command()
 @click.option("--why", "why", metavar="NAME", help="Show the traceback or the switch that disables one plugin.")
 @as_json
-def plugins(why: str | None, as_json: bool) -> None:
+@click.pass_context
+def plugins(ctx: click.Context, why: str | None, as_json: bool) -> None:
     """List plugins, their components, and which plugins are broken."""
     from ..host import registry
 
+    list_all_commands(ctx)
     host = registry()
     if why is not None:
         say(host.why(why))

@@ -22,6 +22,12 @@ from ..errors import plain
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def list_all_commands(ctx: click.Context) -> list[str]:
+    """Return the names of all commands. A plugin with commands that cannot be imported is marked as broken."""
+    program = ctx.find_root()
+    return program.command.list_commands(program) if isinstance(program.command, click.Group) else []
+
+
 def colors() -> bool:
     """Return whether to print colors: on a terminal, unless NO_COLOR is set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

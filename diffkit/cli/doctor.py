@@ -14,7 +14,7 @@ import click
 
 from ..host import registry
 from ..runtime.environment import hardware, threads, versions
-from .console import as_json, say_json, table
+from .console import as_json, list_all_commands, say_json, table
 
 MIN_TORCH_VERSION = (2, 10)
 MIN_FREE_BYTES = 1e9
@@ -73,8 +73,10 @@ def _surroundings() -> Iterator[Finding]:
 
 @click.command()
 @as_json
-def doctor(as_json: bool) -> None:
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
     """Report versions, hardware, plugins and disk, and problems with them."""
+    list_all_commands(ctx)
     findings = examine()
     if as_json:
         say_json([asdict(finding) for finding in findings])

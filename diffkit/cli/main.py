@@ -11,14 +11,14 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 import click
 
 from .. import __version__
-from ..errors import DiffkitError, UsageError, system_error
+from ..errors import DiffkitError, UsageError, plain, system_error
 from ..host.process_state import is_kept_alive
 from ..runtime.memory import enough_memory, keep_freed_memory
 from ..runtime.signals import SecondSignalError
@@ -52,6 +52,9 @@ CRASH = "crash.txt"
 class Commands(click.Group):
     """Commands that are imported when they are called, and the commands of plugins."""
 
+    _plugins: Sequence[object] | None = None
+    _plugin_commands: Mapping[str, click.Command]
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(self._added())]
 
@@ -71,25 +74,40 @@ class Commands(click.Group):
         except click.UsageError as error:
             near = get_close_matches(args[0], self.list_commands(ctx), n=1)
             message = error.format_message()
-            if not near or "did you mean" in message.lower():
-                raise
-            raise click.UsageError(f'{message} Did you mean "{near[0]}"?', ctx) from error
+            if near and "did you mean" not in message.lower():
+                message += f' Did you mean "{near[0]}"?'
+            raise click.UsageError("\n".join([message, *_missing_commands()]), ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in COMMANDS.items()]
         rows += [(name, command.get_short_help_str()) for name, command in sorted(self._added().items())]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+        for line in _missing_commands():
+            formatter.write(f"\n{plain(line)}\n")
 
-    def _added(self) -> dict[str, click.Command]:
+    def _added(self) -> Mapping[str, click.Command]:
         """Add the commands of plugins to the group; they cannot replace commands of diffkit."""
-        if not hasattr(self, "_plugin_commands"):
-            from ..host import registry
+        from ..host import registry
 
+        if self._plugins is not registry().plugins:
             group = click.Group(commands={name: click.Command(name) for name in COMMANDS})
             registry().commands(group)
+            self._plugins = registry().plugins
             self._plugin_commands = {name: c for name, c in group.commands.items() if name not in COMMANDS}
         return self._plugin_commands
+
+
+def _missing_commands() -> list[str]:
+    """Describe each broken plugin, since its commands are missing."""
+    from ..host import registry
+
+    return [
+        f'The plugin "{one.name}" ({one.label}) is broken, so its commands are missing: {one.reason}; see '
+        f"diffkit plugins --why {one.name}"
+        for one in registry().plugins
+        if one.status == "broken"
+    ]
 
 
 @click.group(

@@ -112,3 +112,26 @@ def site_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("told_plugin", None)
     monkeypatch.undo()
     configure()
+
+
+COMMANDS = """
+from diffkit import hookimpl
+
+@hookimpl
+def diffkit_commands(group):
+    from no_such_module import polish
+    group.add_command(polish)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["polish"], 2), (["--help"], 0), (["plugins"], 0), (["doctor"], 0), (["ls", "grid"], 0)]
+)
+def test_a_plugin_with_commands_that_cannot_be_imported_is_named(arguments: list[str], code: int, called) -> None:
+    """Its commands are missing, which is stated once by each command that could show them."""
+    found, text = called(COMMANDS, *arguments)
+    text = " ".join(text.split())
+    assert found == code
+    assert text.count("ModuleNotFoundError: no_such_module") == (arguments[0] != "ls")
+    assert ("diffkit plugins --why told-a" in text) == (arguments[0] in ("polish", "--help", "doctor"))
+    assert "Traceback" not in text
