@@ -146,8 +146,8 @@ def import_file(path: Path) -> ModuleType:
 def forget() -> None:
     """Release the names of all one-file plugins for other files.
 
-    The modules stay in `sys.modules` until then: classes of them need it for annotations and pickle, and a registry that
-    is still held loads its components from there.
+    The modules stay in `sys.modules` until then: their classes need that for annotations and pickle, and a registry
+    that is still held loads its components from there.
     """
     _released.update(_current)
     _current.clear()

@@ -188,7 +188,7 @@ class Registered:
             notes.append(f"raised at {theirs[-1].filename}:{theirs[-1].lineno}")
         error = LoadError(
             f'plugin "{self.plugin.name}" ({self.plugin.label}): {message}',
-            fix=f"diffkit check {self.plugin.name} tries every component of it",
+            fix=f"try every component of it: diffkit check {self.plugin.name}",
             notes=notes,
         )
         error.traceback = "".join(traceback.format_exception(cause)) if cause else None

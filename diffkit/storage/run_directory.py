@@ -98,7 +98,7 @@ class RunDirectory:
         """Return the run directory at `path`. Raises UsageError if there is none, ArgumentError for a wrong type."""
         run = cls(as_path(path, "argument 1 (`path`)"))
         if not run.exists:
-            raise UsageError(f"{path} is not a run directory", code="DK612", fix="diffkit ls runs lists the runs")
+            raise UsageError(f"{path} is not a run directory", code="DK612", fix="list the runs: diffkit ls runs")
         return run
 
     @property

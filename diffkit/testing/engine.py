@@ -300,7 +300,7 @@ def _no_target(target: str, entries: Sequence[Registered]) -> DiffkitError:
         code="DK710",
         hint=f'did you mean "{near[0]}"?' if near else None,
         choices="kind/name, a kind, or a plugin: " + ", ".join(names),
-        fix="diffkit ls shows all components",
+        fix="list all components: diffkit ls",
     )
 
 
