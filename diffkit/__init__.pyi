@@ -53,6 +53,7 @@ from .errors import (
     LevelError as LevelError,
     RecipeError as RecipeError,
     UsageError as UsageError,
+    plain as plain,
 )
 from .estimate import Estimate as Estimate
 from .grid import Grid as Grid, Rounding as Rounding

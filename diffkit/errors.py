@@ -104,11 +104,11 @@ class DiffkitError(Exception):
         if self.fix:
             parts.append(f"  fix: {self.fix}")
         parts += [f"  note: {note}" for note in self.notes]
-        return "\n".join(parts)
+        return plain("\n".join(parts))
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # printed by Python and by other programs, which do not escape it
         hint = "" if self.hint is None else f"; {self.hint}"
-        return f"{self.message}{hint}" if self.fix is None else f"{self.message}{hint}; fix: {self.fix}"
+        return plain(f"{self.message}{hint}" if self.fix is None else f"{self.message}{hint}; fix: {self.fix}")
 
 
 class UsageError(DiffkitError):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from diffkit import plain
+
 
 @click.command()
 @click.argument("source", metavar="FOLDER")
@@ -33,4 +35,4 @@ def shards(source: str, out: Path | None, labels: bool, shard_size: int) -> None
         else:
             count = pack(Path(source), out, labels=labels, shard_bytes=shard_size << 20, report=report)
     place = source if out is None else out
-    click.echo(f"{place}: {count} examples   data: {{name: shards, path: {place}}}")
+    click.echo(plain(f"{place}: {count} examples   data: {{name: shards, path: {place}}}"))

@@ -24,7 +24,7 @@ from typing import Literal, TypeVar
 
 import pluggy
 
-from ..errors import DiffkitError, PluginError
+from ..errors import DiffkitError, PluginError, plain
 from . import entry as hooks
 from .discovery import Candidate
 from .entry import Entry, Kind
@@ -176,7 +176,7 @@ class Registered:
         finally:
             for change in changes:
                 message = f'plugin "{self.plugin.name}" ({self.plugin.label}): the import of {target}: {change}'
-                warnings.warn(message, SideEffectWarning, stacklevel=2)
+                warnings.warn(plain(message), SideEffectWarning, stacklevel=2)
 
     def _error(self, message: str, cause: BaseException | None = None, wanted: str = "") -> LoadError:
         notes = []

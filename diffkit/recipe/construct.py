@@ -19,7 +19,7 @@ from ..codec import Codec, CodecRecord
 from ..conditioner import Conditioner, Conditions
 from ..data import ConditionSpec, Data, DataSpec, Part, Split
 from ..denoiser import Denoiser
-from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memory
+from ..errors import DataError, DiffkitError, Mark, PluginError, is_out_of_memory, plain
 from ..host.process_state import Change, SideEffectWarning, kept_state
 from ..network import Network, Shape
 from ..noise import key
@@ -117,7 +117,7 @@ def warn_of(component: Resolved, changes: Iterable[Change]) -> None:
     for change in changes:
         spec = component.spec
         message = f'plugin "{spec.plugin}": the constructor of {spec.kind} {spec.name}: {change}'
-        warnings.warn(message, SideEffectWarning, stacklevel=3)
+        warnings.warn(plain(message), SideEffectWarning, stacklevel=3)
 
 
 def condition_of(path: str) -> str | None:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import CheckpointError, PluginError
+from ..errors import CheckpointError, PluginError, plain
 from ..host import registry
 from ..recipe.signature import Resolved
 from ..recipe.spec import Recipe
@@ -62,7 +62,8 @@ def require_files(directory: RunDirectory) -> None:
                 notes=[f"the run keeps a copy: {copy}; read it first, because it is code"],
             )
         if loaded.is_file and digests({name: read_bounded(Path(loaded.origin), MAX_BYTES)})[name] != digest:
-            warnings.warn(f"{loaded.origin} has changed since {directory.path} was made; see {copy}", stacklevel=2)
+            message = f"{loaded.origin} has changed since {directory.path} was made; see {copy}"
+            warnings.warn(plain(message), stacklevel=2)
 
 
 def _plugins(component: Resolved) -> Iterator[str]:

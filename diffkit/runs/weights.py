@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..codec import CodecRecord
 from ..data import DataSpec
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, UsageError, plain
 from ..recipe.assembly import Assembly
 from ..storage.checkpoint import CheckpointStore
 from ..storage.run_directory import RunDirectory
@@ -196,7 +196,7 @@ def _no_weights(message: str, fix: str, choices: Sequence[str] = ()) -> UsageErr
 
 
 def _warn(name: str, fields: Mapping[str, object]) -> None:
-    warnings.warn(f"the checkpoint of step {fields['step']} is skipped: {fields['reason']}", stacklevel=2)
+    warnings.warn(plain(f"the checkpoint of step {fields['step']} is skipped: {fields['reason']}"), stacklevel=2)
 
 
 class DataRecord(BaseModel):

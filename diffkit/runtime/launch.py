@@ -26,7 +26,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from ..errors import PeerError, UsageError
+from ..errors import PeerError, UsageError, plain
 from .distributed import facts_of
 
 FAILURES = "failures"
@@ -116,7 +116,8 @@ def launch(
             return
         if attempt == restarts or failure.exit_code in OWN_CODES:
             raise failure
-        print(f"{failure.message}; start {attempt + 2} of at most {restarts + 1}", file=sys.stderr, flush=True)
+        start = f"start {attempt + 2} of at most {restarts + 1}"
+        print(plain(f"{failure.message}; {start}"), file=sys.stderr, flush=True)
         time.sleep(PAUSE_SECONDS)
 
 

@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split
+from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split, plain
 
 from . import files
 from .array_conditions import ConditionRows, check_condition, condition_rows
@@ -240,7 +240,7 @@ def resolve_layout(layout: Layout, shape: tuple[int, ...], source: object) -> La
     if len(shape) == 3:
         if last != first:
             message = f"{source}: shape {shape} is read as grey images of {shape[1]}x{shape[2]} pixels; set data.layout"
-            warnings.warn(f"{message} for series, or store grey images as (N, H, W, 1)", stacklevel=2)
+            warnings.warn(plain(f"{message} for series, or store grey images as (N, H, W, 1)"), stacklevel=2)
         return layout
     if len(shape) > 4 or last == first:
         raise DataError(

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split
+from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, InMemorySplit, Part, Split, plain
 
 from .columns import (
     CAPTION,
@@ -315,7 +315,7 @@ class Images(FileData):
         if len(reasons) > self.max_skipped:
             raise unusable(reasons, len(self._names), limit=self.max_skipped)
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        warnings.warn(f"skipped {len(reasons)} of {len(self._names)} images: {listed}", stacklevel=2)
+        warnings.warn(plain(f"skipped {len(reasons)} of {len(self._names)} images: {listed}"), stacklevel=2)
 
     def _part(self, rows: list[int], pictures: Mapping[str, tuple[Tensor, ...]]) -> Split:
         names = tuple(self._names[row] for row in rows)

@@ -10,7 +10,7 @@ from typing import Literal
 
 import click
 
-from diffkit import UsageError
+from diffkit import UsageError, plain
 
 PLACE = click.Path(path_type=Path)
 device = click.option(
@@ -73,7 +73,7 @@ def compress(
     os.replace(work, out)
     header, _, _ = unpack(content)
     rate = f"{8 * len(content) / values.numel():.3f} bits per value"
-    click.echo(f"{out}   {header.mode}, {len(values)} examples, {len(content)} bytes, {rate}")
+    click.echo(plain(f"{out}   {header.mode}, {len(values)} examples, {len(content)} bytes, {rate}"))
 
 
 @click.command("decompress")
@@ -101,7 +101,7 @@ def decompress(run: Path, archive: Path, folder: Path, bits: float | None, devic
 
         entries, values = restore(opened, content, bits=bits, on_progress=shown)
     write_files(folder, entries, values, opened.assembly.data.spec)
-    click.echo(f"{folder}   {len(entries)} files, {len(values)} examples")
+    click.echo(plain(f"{folder}   {len(entries)} files, {len(values)} examples"))
 
 
 @click.command("inspect")
@@ -114,9 +114,9 @@ def inspect(archive: Path, as_json: bool) -> None:
 
     found = describe(read_file(archive))
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        click.echo(plain(json.dumps(found, indent=1)))
         return
     for name, value in found.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         shown = f"{len(value)}: {', '.join(value[:5])}{', ...' if len(value) > 5 else ''}" if name == "files" else shown
-        click.echo(f"{name:<19}{shown}")
+        click.echo(plain(f"{name:<19}{shown}"))

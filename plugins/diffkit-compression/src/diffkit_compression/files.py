@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffkit import Data, DataSpec, Part, UsageError
+from diffkit import Data, DataSpec, Part, UsageError, plain
 from diffkit.data import stack
 
 from .archive import MAX_NUMBERS, Entry
@@ -120,7 +120,7 @@ def _listed(path: Path) -> list[tuple[str, Path]]:
     files = sorted((one.relative_to(path).as_posix(), one) for one in path.rglob("*") if one.is_file())
     chosen = [(name, one) for name, one in files if one.suffix.lower() in SUFFIXES]
     if left := len(files) - len(chosen):
-        warnings.warn(f"{left} files in {path} are neither .png nor .npy, and are left out", stacklevel=2)
+        warnings.warn(plain(f"{left} files in {path} are neither .png nor .npy, and are left out"), stacklevel=2)
     return chosen
 
 

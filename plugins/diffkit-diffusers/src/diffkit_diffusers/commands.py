@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from diffkit import UsageError
+from diffkit import UsageError, plain
 
 from .formats import FORMATS, import_source
 
@@ -55,7 +55,7 @@ def import_any(source: Path, out: Path, name: str | None, **given: Any) -> None:
     given["prediction"] = PREDICTIONS.get(given["prediction"], given["prediction"])
     stated = {option: value for option, value in given.items() if value not in (None, ())}
     import_source(source, out, stated, name)
-    click.echo(f"{out}   diffkit sample {out}")
+    click.echo(plain(f"{out}   diffkit sample {out}"))
 
 
 @click.command("import-diffusers")
@@ -90,7 +90,7 @@ def import_diffusers(
         data=_data(data),
         overrides=overrides,
     )
-    click.echo(f"{out}   diffkit sample {out}")
+    click.echo(plain(f"{out}   diffkit sample {out}"))
 
 
 @click.command("export-diffusers")
@@ -101,7 +101,7 @@ def export_diffusers(run: Path, out: Path, weights: str) -> None:
     """Export the network of RUN to a folder OUT that diffusers loads."""
     from .importing import export_run
 
-    click.echo(str(export_run(run, out, weights=weights)))
+    click.echo(plain(str(export_run(run, out, weights=weights))))
 
 
 @click.command("export-vae")
@@ -112,7 +112,7 @@ def export_vae(run: Path, folder: Path, weights: str) -> None:
     """Export the autoencoder of RUN, a codec of diffusers, to a FOLDER that diffusers loads."""
     from .vae import export_vae as export
 
-    click.echo(str(export(run, folder, weights=weights)))
+    click.echo(plain(str(export(run, folder, weights=weights))))
 
 
 @click.command("import-openai")
@@ -157,7 +157,7 @@ def import_openai(
         data=_data(data),
         overrides=overrides,
     )
-    click.echo(f"{out}   diffkit sample {out}")
+    click.echo(plain(f"{out}   diffkit sample {out}"))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit import DataSpec
+from diffkit import DataSpec, plain
 
 from .extractor import Extractor
 
@@ -135,7 +135,8 @@ def _write(path: Path, rows: Rows) -> None:
             file.write(digest.digest())
         os.replace(file.name, path)
     except OSError as error:
-        warnings.warn(f"features of the training examples are not kept in {path.parent}: {error}", stacklevel=2)
+        message = f"features of the training examples are not kept in {path.parent}: {error}"
+        warnings.warn(plain(message), stacklevel=2)
 
 
 def _read(path: Path, count: int) -> Rows | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from diffkit import plain
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -44,4 +46,4 @@ def reflow(
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     save_pairs(pairs, file)
-    click.echo(f"{count} pairs in {file}; train on them with data: {{name: pairs, path: {file}}}")
+    click.echo(plain(f"{count} pairs in {file}; train on them with data: {{name: pairs, path: {file}}}"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from diffkit import UsageError
+from diffkit import UsageError, plain
 
 PLACE = click.Path(path_type=Path)
 OPERATORS = {
@@ -109,7 +109,7 @@ def restore(
     stem = re.sub(r"[^\w.-]+", "-", image.stem)
     folder = out or opened.directory.samples / f"restored-{stem}-{name}"
     for line in write_results(folder, done, kept, given if degrade else None):
-        click.echo(line)
+        click.echo(plain(line))
 
 
 def _operator(text: str) -> tuple[Any, str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from diffkit import plain
+
 PLACE = click.Path(path_type=Path)
 
 
@@ -19,4 +21,4 @@ def export_lora(run: Path, file: Path, names: Any, weights: str) -> None:
     """Write the low-rank adapter of RUN, trained with network `lora`, to the safetensors file FILE."""
     from .of_run import export_lora as export
 
-    click.echo(str(export(run, file, names, weights)))
+    click.echo(plain(str(export(run, file, names, weights))))
