@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import LABEL, Cond, ConditionSpec, DataSpec, as_bytes, as_texts
-from .errors import ArgumentError
+from .errors import ArgumentError, plain
 from .interface import attribute
 from .network import CONCAT, MASK, Shape
 
@@ -330,7 +330,7 @@ def _texts(name: str, spec: ConditionSpec, items: Any, given: object) -> Tensor:
     most = spec.shape[0]
     if long := [text for text in items if len(text.encode()) > most]:
         message = f"{name}: {long[0][:40]!r} has {len(long[0].encode())} bytes and is cut to the {most} of the data"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(plain(message), stacklevel=4)
     return as_bytes(items, most)
 
 

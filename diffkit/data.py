@@ -338,7 +338,7 @@ def as_examples(x: object, data: Data, *, count: int | None = None, argument: st
         raise refuse(f"the range of the model is [-1, 1], got [{least:.4g}, {most:.4g}]", fix)
     if spec.bounded and spec.size and 0 <= least < most <= 1:
         message = f"{argument} lies in [{least:.4g}, {most:.4g}], but black is -1: scale pixels of 0 to 1 by 2 x - 1"
-        warnings.warn(message, stacklevel=2)
+        warnings.warn(plain(message), stacklevel=2)
     return x
 
 

@@ -25,6 +25,7 @@ from diffkit import (
     Shape,
     Unchanged,
     evaluate,
+    plain,
 )
 
 
@@ -173,7 +174,7 @@ class ClassifierFree(Guidance):
                 names = self._guided
                 fix = f"pass {names[0]}=, such as sample(partial(denoise, {names[0]}={names[0]}), ...)"
                 message = f"cfg guides nothing, because the denoiser is called without {' or '.join(names)}; {fix}"
-                warnings.warn(message, stacklevel=2)
+                warnings.warn(plain(message), stacklevel=2)
                 return denoise(x, level, **cond)
             estimates = evaluate(denoise, x, level, sets)
             total = estimates[0]

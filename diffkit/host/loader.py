@@ -261,7 +261,7 @@ def call(manager: pluggy.PluginManager, plugin: str, hook: str, **arguments: obj
     finally:
         if os.environ.get("DIFFKIT_TRACE_PLUGINS"):
             spent = 1000 * (time.perf_counter() - started)
-            print(f"diffkit: {plugin}: {hook}({', '.join(arguments)}) {spent:.1f} ms", file=sys.stderr)
+            print(plain(f"diffkit: {plugin}: {hook}({', '.join(arguments)}) {spent:.1f} ms"), file=sys.stderr)
 
 
 def implements(manager: pluggy.PluginManager, hook: str) -> bool:

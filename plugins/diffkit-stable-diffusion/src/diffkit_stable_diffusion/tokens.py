@@ -16,7 +16,7 @@ import torch
 from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 
-from diffkit import UsageError
+from diffkit import UsageError, plain
 
 MAX_SHOWN = 60
 """Characters of a text that a warning shows."""
@@ -119,4 +119,4 @@ def _warn(text: str, window: Encoding, most: int, option: str) -> None:
     lost = text[begin:]
     shown = lost if len(lost) <= MAX_SHOWN else f"{lost[:MAX_SHOWN]}..."
     message = f"a text has more than {most} tokens and is cut: {shown!r} is lost; option `{option}` takes longer texts"
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(plain(message), stacklevel=4)
