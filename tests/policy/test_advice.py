@@ -36,7 +36,7 @@ PLACEHOLDER = re.compile(r"[A-Z]+|\{\}|edm")
 
 @functools.cache
 def advice() -> tuple[tuple[str, str], ...]:
-    """Return (place, text): every text of the source that is no docstring, and the code on each page of an error."""
+    """Return (place, text): every text of the source except docstrings, and the code on each page of an error."""
     pages = {
         page.name: page.read_text("utf-8").replace("```", "")
         for page in sorted((ROOT / "docs" / "errors").glob("*.md"))

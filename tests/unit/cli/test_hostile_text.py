@@ -171,7 +171,7 @@ DATA: dict[str, tuple[str, dict[str, bytes], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", DATA)
 def test_names_in_data(diffkit: Diffkit, tmp_path: Path, case: str) -> None:
-    """Messages, warnings and the summary contain no control character, whoever prints them."""
+    """Messages, warnings and the summary contain no control character, also if Python prints them."""
     component, files, options = DATA[case]
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
