@@ -191,8 +191,10 @@ def laws_page() -> str:
     every = laws()
     parts = [
         f"# Laws\n\n{len(every)} statements that components must satisfy, by kind. `diffkit check` tests every"
-        " component and shows the largest error beside the tolerance. If a law cannot hold for a component, its"
-        " `law_exemptions` gives the reason. How to add a law: [a plugin](../first-plugin.md#laws).\n"
+        " component and shows the largest error beside the tolerance. An error is |found - expected| / max(1, largest"
+        " |expected|), if the law states no other measure. Components that compute in float32, such as networks and"
+        " codecs, are compared in this type, all others in float64 on the CPU. If a law cannot hold for a component,"
+        " its `law_exemptions` gives the reason. How to add a law: [a plugin](../first-plugin.md#laws).\n"
     ]
     for kind in dict.fromkeys(one.kind for one in every):
         parts.append(f"\n## {kind}\n")
@@ -204,7 +206,7 @@ def _law(one: Law) -> str:
     lines = [f"### {one.name} {{ #{_law_id(one)} }}\n", f"{markdown(one.statement)}.\n"]
     if one.derivation:
         lines.append(f"Why: {markdown(one.derivation)}\n")
-    facts = [f"source: {_sourced(one.source)}", f"tolerance: {one.tolerance:g}"]
+    facts = [f"source: {_sourced(one.source)}", _tolerance(one)]
     if one.identities:
         ids = [f"[{i}](identities.md#{i.lower()})" for i in one.identities.split()]
         facts.append(f"identities: {', '.join(ids)}")
@@ -213,6 +215,11 @@ def _law(one: Law) -> str:
         links = [f"[{name}](../reference/components/{one.kind}.md#{name})" for name in names]
         facts.append(f"only for: {', '.join(links) or ', '.join(one.only)}")
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
+
+
+def _tolerance(one: Law) -> str:
+    """The largest error that passes, and the type of the numbers; a law without tolerance is exact."""
+    return f"tolerance: {one.tolerance:g} in {one.dtype}" if one.tolerance else "tolerance: 0, each case is exact"
 
 
 def _sourced(source: str) -> str:

@@ -10,7 +10,7 @@ import importlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ MODULES = (
     "guidance",
     "network",
     "network_structure",
+    "network_paths",
     "codec",
     "reconstruction_loss",
     "conditioner",
@@ -48,6 +49,12 @@ MODULES = (
     "options",
 )
 """The modules of `by_kind`, in the order in which their laws are listed."""
+
+
+SINGLE_PRECISION = frozenset(
+    {"augmentation", "codec", "conditioner", "data", "extractor", "network", "reconstruction-loss", "strategy"}
+)
+"""Kinds whose laws compare numbers in float32, in which these components compute; those of the others use float64."""
 
 
 class NotApplicable(Exception):  # noqa: N818 - a verdict, not an error
@@ -131,7 +138,8 @@ class Law:
     `plugin` is the plugin whose package contains the law, "" for the laws of all components of a kind. Names are
     unique within one plugin and kind. `only` lists the components that a law about one method applies to: a name
     means a component of the law's own plugin, `plugin/name` a component of another. Empty: all components of the kind,
-    or, for a law of a plugin on a kind that another has added, those of this plugin.
+    or, for a law of a plugin on a kind that another has added, those of this plugin. `dtype` is the narrowest type of
+    the numbers that it compares.
     """
 
     kind: str
@@ -143,6 +151,7 @@ class Law:
     check: Check
     only: tuple[str, ...] = ()
     plugin: str = ""
+    dtype: str = "float64"
 
     @property
     def derivation(self) -> str:
@@ -175,6 +184,7 @@ def law(
     identities: str = "",
     only: tuple[str, ...] = (),
     name: str | None = None,
+    dtype: Literal["float32", "float64"] | None = None,
 ) -> Callable[[Check], Check]:
     """Register the decorated function as a law.
 
@@ -186,6 +196,7 @@ def law(
         identities: names of the identities in docs/theory/identities.md, separated by spaces.
         only: the components that the law applies to; empty means all of the kind.
         name: the name of the law; the name of the function with dashes by default.
+        dtype: the narrowest type of the numbers that it compares; default that of the kind, see `SINGLE_PRECISION`.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -193,7 +204,8 @@ def law(
 
     def register(check: Check) -> Check:
         called = name or check.__name__.replace("_", "-")
-        one = Law(kind, called, statement, source, tolerance, identities, check, only)
+        numbers = dtype or ("float32" if kind in SINGLE_PRECISION else "float64")
+        one = Law(kind, called, statement, source, tolerance, identities, check, only, dtype=numbers)
         _LAWS[check.__module__, kind, called] = one
         return check
 

@@ -1,10 +1,14 @@
-"""Every law of its kind holds for every registered component."""
+"""Every law of its kind holds for every registered component, in the type that it states."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 
 from diffkit.host import Registered
+from diffkit.testing import LawResult, engine
 from diffkit.testing.engine import Row, check_ema, check_entry, select
 
 ENTRIES = [one for one in select() if one is not None]
@@ -29,11 +33,34 @@ def told(rows: list[Row]) -> str:
     )
 
 
+class Watched(LawResult):
+    """Records the types of the numbers that are compared with a tolerance."""
+
+    dtypes: set[torch.dtype]
+
+    def compare(self, got: Any, want: Any, example: str, scale: float = 1.0) -> None:
+        self.dtypes.update(one.dtype for one in (got, want) if isinstance(one, torch.Tensor))
+        super().compare(got, want, example, scale)
+
+
 @pytest.mark.parametrize("one", QUICK, ids=lambda one: f"{one.kind}/{one.qualified}")
-def test_laws(one: Registered) -> None:
+def test_laws(one: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watched, "dtypes", set())
+    monkeypatch.setattr(engine, "LawResult", Watched)
+    other, apply = set(), engine.apply
+
+    def watched(law: Any, *arguments: Any) -> Row:
+        Watched.dtypes.clear()
+        row = apply(law, *arguments)
+        if law.tolerance and torch.float32 in Watched.dtypes and law.dtype == "float64":
+            other.add(law.name)
+        return row
+
+    monkeypatch.setattr(engine, "apply", watched)
     rows = check_entry(one)
     broken = [row for row in rows if row.verdict == "fail"]
     assert not broken, told(broken)
+    assert not other, "these laws compare float32 numbers: state dtype"
 
 
 @pytest.mark.slow

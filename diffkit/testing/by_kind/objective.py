@@ -156,6 +156,7 @@ def form(case: Case, result: LawResult) -> None:
     statement="the same random streams give the same loss; micro-batches give the losses of the whole batch",
     source="design.md, randomness",
     tolerance=1e-5,
+    dtype="float32",
 )
 def counted(case: Case, result: LawResult) -> None:
     """All random numbers depend on (seed, step, stream, row); torch's own generator is not used."""

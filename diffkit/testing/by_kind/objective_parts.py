@@ -85,6 +85,7 @@ class Scaled(Weighting):
     statement="times, their correction of the mean, and their learning are those of the Times that it is given",
     source="the definitions of Times and Loss",
     tolerance=1e-6,
+    dtype="float32",
 )
 def given_times(case: Case, result: LawResult) -> None:
     """`each` has no correction; the mean has: mean = (each correction).mean(), plus terms without a time."""

@@ -114,6 +114,7 @@ def apg_momentum(case: Case, result: LawResult) -> None:
     statement="the guided x0 is perturbed + scale (x0 - perturbed), perturbed by attention that returns its values",
     source="Ahn et al. 2024 (arXiv:2403.17377), sec. 4.2",
     tolerance=1e-5,
+    dtype="float32",
     only=("perturbed-attention",),
 )
 def perturbed_attention_formula(case: Case, result: LawResult) -> None:

@@ -125,6 +125,7 @@ def closed_form(low: Tensor, high: Tensor) -> Tensor:
     statement="the mean of the loss, and its gradient to the ends, are closed forms of the ends, whatever is between",
     source=f"{KINGMA}, sec. 5.1",
     tolerance=1e-5,
+    dtype="float32",
     identities="D13 D14",
     only=("continuous-vlb",),
 )

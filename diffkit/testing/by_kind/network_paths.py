@@ -1,0 +1,197 @@
+"""Laws of the paths through networks: around their blocks, and from places and levels that must stay distinct."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from diffkit.network import Network
+
+from ..case import Case
+from ..law_registry import LawResult, NotApplicable, law
+from .network import inputs_of, shape_of, with_random_weights
+from .network_structure import LAYERS, equal_rows, layer_inputs, reads_x, twin
+
+START = 1e-4
+"""A layer whose weights are smaller when the network is made is one that starts at 0."""
+PERIODS = (1.0, 10.0, 50.0, 64.0, 100.0, 128.0, 200.0, 250.0, 256.0, 360.0, 400.0, 500.0, 512.0)
+BASES = (3.0, 222.0, 487.0)
+"""Values of c_noise that are compared with those one period later."""
+
+
+@law(
+    "network",
+    statement="x passes around a layer that starts at 0, and around each layer of a block if it passes around some",
+    source="He et al. 2016 (arXiv:1603.05027), eq. 1; Peebles & Xie 2023 (arXiv:2212.09748), sec. 3.2",
+    tolerance=0.0,
+)
+def residual(case: Case, result: LawResult) -> None:
+    """A block adds to its input, so it can be 0. If one line replaces the input, nothing of x is left behind it.
+
+    Layers with weights near 0 in a new network are set to 0 together: each later layer must still read x. In blocks
+    that repeat, one layer at a time is set to 0: if the output then depends on x for one layer and not for another, a
+    part of the block has lost the path around it.
+    """
+    network, inputs = with_random_weights(case), twin(case)
+    usual = reads_x(layer_inputs(network, *inputs)[0])
+    first = [n for n, m in case.component.named_modules() if isinstance(m, LAYERS) and m.weight.abs().max() < START]
+    with _without(network, first):
+        lost = sorted(usual - reads_x(layer_inputs(network, *inputs)[0]))
+    result.holds(not lost, f"with the layers that start at 0 at 0, {lost[:1]} does not read x", "x + the block")
+    blocks: dict[str, dict[bool, str]] = defaultdict(dict)
+    for name in _repeated(network, usual):
+        with _without(network, [name]), torch.no_grad():
+            y = network(*inputs[:2], **inputs[2])
+        blocks[re.split(r"\d+", name)[0]][equal_rows(y)] = name
+    for found in blocks.values():
+        result.holds(len(found) == 1, f"x does not pass around {found.get(True)}, as it does around others", "x + ...")
+
+
+@contextmanager
+def _without(network: Network, names: Iterable[str]) -> Iterator[None]:
+    """Set the parameters of some modules to 0."""
+    kept = [(p, p.data) for name in names for p in network.get_submodule(name).parameters()]
+    for parameter, value in kept:
+        parameter.data = torch.zeros_like(value)
+    try:
+        yield
+    finally:
+        for parameter, value in kept:
+            parameter.data = value
+
+
+def _repeated(network: Network, usual: set[str]) -> list[str]:
+    """Return one of each group of layers that read x: names that differ in numbers only, with weights of one shape."""
+    groups: dict[str, dict[torch.Size, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, module in network.named_modules():
+        if name in usual and isinstance(module, (*LAYERS, nn.MultiheadAttention)):
+            weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
+            groups[re.sub(r"\d+", "*", name)][weight.shape].append(name)
+    return [n for group in groups.values() for names in group.values() if len(names) > 1 for n in names[:1]]
+
+
+@law(
+    "network",
+    statement="two parts of an image cannot be exchanged: places that read each other are distinguished",
+    source="Dosovitskiy et al. 2021 (arXiv:2010.11929), sec. 3.1",
+    tolerance=0.0,
+)
+def positions(case: Case, result: LawResult) -> None:
+    """If two patches have one position embedding, exchanging them in x exchanges them in the output, and no more."""
+    shape = shape_of(case)
+    if len(shape.size) != 2:
+        raise NotApplicable("the data are not images")
+    network = with_random_weights(case)
+    x, c_noise, cond = inputs_of(case, 1)
+    x.requires_grad_()
+    (slope,) = torch.autograd.grad(network(x, c_noise, **cond)[..., 0, 0].sum(), x)
+    if not bool(slope[..., -1, -1].any()) and not bool(slope[..., 0, -1].any()):
+        raise NotApplicable("places far apart do not read each other")
+    pairs = list(_pairs(*shape.size))
+    many = {name: v.expand(len(pairs) + 1, *v.shape[1:]) for name, v in cond.items()}
+    x = x.detach()
+    moved = torch.cat([x, *(_exchanged(x, *pair) for pair in pairs)])
+    with torch.no_grad():
+        y, *others = network(moved, c_noise.expand(len(moved)), **many).split(1)
+    for pair, other in zip(pairs, others, strict=True):
+        want = _exchanged(y, *pair)
+        gap = float((other - want).norm() / (want - y).norm().clamp(min=1e-30))
+        patch, a, b = pair
+        result.holds(gap > 1e-4, f"patches {a} and {b} of {patch} x {patch} pixels can be exchanged", "two positions")
+
+
+def _pairs(height: int, width: int) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """Yield (side of a patch, patch, other patch): one in a corner and its neighbour, and those that may equal them."""
+    for patch in (side for side in (1, 2, 4) if height % side == width % side == 0):
+        rows, columns = height // patch, width // patch
+        every = [(i, j) for i in range(rows) for j in range(columns) if patch > 1 or i == 0 or j == 0]
+        for anchor in ((0, 0), (0, 1)):
+            yield from ((patch, anchor, other) for other in every if other > anchor)
+
+
+def _exchanged(x: Tensor, side: int, a: tuple[int, int], b: tuple[int, int]) -> Tensor:
+    """Return x with two square patches exchanged."""
+    y = x.clone()
+    for (i, j), (k, m) in ((a, b), (b, a)):
+        y[..., i * side : (i + 1) * side, j * side : (j + 1) * side] = x[
+            ..., k * side : (k + 1) * side, m * side : (m + 1) * side
+        ]
+    return y
+
+
+@law(
+    "network",
+    statement="levels far apart give different outputs: c_noise has no period and is not saturated",
+    source="Ho et al. 2020 (arXiv:2006.11239), appendix B",
+    tolerance=0.0,
+)
+def distinct_levels(case: Case, result: LawResult) -> None:
+    """A network cannot distinguish two levels with one embedding. Differences are compared with the usual one.
+
+    Besides usual periods those are tried at which the input of the first layer that reads the level alone recurs.
+    """
+    network = with_random_weights(case)
+    x, _, cond = inputs_of(case, 1)
+    fraction = 0.0 if getattr(network, "integer_time", False) else 0.13
+    periods = (*PERIODS, *_periods(network, x, cond))
+    values = [(41.0 + fraction) * i for i in range(12)]
+    for base in BASES:
+        values += [base, *(base + period for period in periods)]
+    many = {name: v.expand(len(values), *v.shape[1:]) for name, v in cond.items()}
+    with torch.no_grad():
+        y = network(x.expand(len(values), *x.shape[1:]), torch.tensor(values), **many).flatten(1)
+    usual = float((y[:11] - y[1:12]).norm(dim=1).median())
+    result.holds(usual > 0, "the outputs at 12 levels are equal", "12 outputs")
+    gaps = torch.stack([(rows[1:] - rows[:1]).norm(dim=1) for rows in y[12:].chunk(3)]).amax(0)
+    for period, gap in zip(periods, gaps.tolist(), strict=True):
+        floor = 1e-3 * usual * min(1.0, period / 41.0)
+        result.holds(gap > floor, f"c_noise and c_noise + {period:g} give one output", "two outputs")
+
+
+class _Embedded(Exception):  # noqa: N818 - it ends a forward pass that is no longer needed
+    """Carries the input of a layer."""
+
+
+def _periods(network: Network, x: Tensor, cond: dict[str, Tensor]) -> list[float]:
+    """Return the shifts of c_noise after which the input of the first layer that reads the level alone recurs."""
+
+    def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].ndim == 2 and args[0].shape[1] > 1:
+            raise _Embedded(args[0])
+
+    def embedded(values: Tensor) -> Tensor:
+        many = {name: v.expand(len(values), *v.shape[1:]) for name, v in cond.items()}
+        try:
+            network(x.expand(len(values), *x.shape[1:]), values, **many)
+        except _Embedded as found:
+            inputs: Tensor = found.args[0]
+            return inputs.double()
+        return torch.zeros(len(values), 0)
+
+    def apart(shifts: Tensor) -> Tensor:
+        starts = torch.tensor(BASES)
+        rows = embedded(torch.cat([starts[:, None], starts[:, None] + shifts], 1).flatten()).unflatten(0, (3, -1))
+        return (rows[:, 1:] - rows[:, :1]).norm(dim=2).amax(0)
+
+    handles = [m.register_forward_pre_hook(record) for m in network.modules() if isinstance(m, nn.Linear)]
+    step = 1.0 if getattr(network, "integer_time", False) else 0.25
+    shifts = torch.arange(1.0, 520.0, step)
+    try:
+        with torch.no_grad():
+            if not embedded(torch.tensor(BASES)).numel():
+                return []
+            gaps = apart(shifts)
+            inner = (gaps[1:-1] < gaps[:-2]) & (gaps[1:-1] < gaps[2:]) & (gaps[1:-1] < 0.5 * gaps[0])
+            found = shifts[1:-1][inner][gaps[1:-1][inner].argsort()[:4]].tolist()
+            for width in (step, step / 50.0, step / 2500.0) if step < 1.0 else ():
+                fine = [one + torch.linspace(-width, width, 101) for one in found]
+                found = [float(one[apart(one).argmin()]) for one in fine]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
