@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def told(rows: list[Row]) -> str:
 class Watched(LawResult):
     """Records the types of the numbers that are compared with a tolerance."""
 
-    dtypes: set[torch.dtype]
+    dtypes: ClassVar[set[torch.dtype]] = set()
 
     def compare(self, got: Any, want: Any, example: str, scale: float = 1.0) -> None:
         self.dtypes.update(one.dtype for one in (got, want) if isinstance(one, torch.Tensor))
@@ -45,7 +45,6 @@ class Watched(LawResult):
 
 @pytest.mark.parametrize("one", QUICK, ids=lambda one: f"{one.kind}/{one.qualified}")
 def test_laws(one: Registered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Watched, "dtypes", set())
     monkeypatch.setattr(engine, "LawResult", Watched)
     other, apply = set(), engine.apply
 

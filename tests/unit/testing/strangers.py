@@ -188,6 +188,45 @@ class Transformer(Network):
         return y.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, height, width)
 
 
+class _Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm1(x)).unflatten(2, (4, -1)).transpose(1, 2).chunk(3, 3)
+        x = x + self.out(fn.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.narrow(fn.gelu(self.wide(self.norm2(x))))
+
+
+class TokenTransformer(Network):
+    """A transformer without gates: the level is a token before those of the patches. Positions are a sum."""
+
+    def __init__(self, shape: Shape, width: int = 32, depth: int = 2) -> None:
+        super().__init__()
+        if len(shape.size) != 2:
+            raise ValueError("images only")
+        self.shape, self.grid = shape, tuple(n // 2 for n in shape.size)
+        self.enter = nn.Conv2d(shape.in_channels, width, 2, 2)
+        self.rows = nn.Parameter(0.2 * torch.randn(self.grid[0], 1, width))
+        self.columns = nn.Parameter(0.2 * torch.randn(1, self.grid[1], width))
+        self.time = nn.Linear(width, width)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, 4 * shape.out_channels)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        level = self.time(sinusoid(c_noise, self.time.in_features).to(x.dtype))[:, None]
+        tokens = self.enter(x).flatten(2).transpose(1, 2) + (self.rows + self.columns).flatten(0, 1)
+        h = torch.cat([level, tokens], 1)
+        for layer in self.layers:
+            h = layer(h)
+        y = self.leave(self.norm(h[:, 1:])).unflatten(1, self.grid).unflatten(3, (2, 2, -1))
+        return y.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *self.shape.size)
+
+
 @dataclass(frozen=True)
 class Velocity(Objective):
     """The loss of the decoded velocity eps - x0, or a weighted loss of x0."""

@@ -14,7 +14,7 @@ from diffkit.testing import check_class
 SOURCE = (Path(__file__).parent / "strangers.py").read_text(encoding="utf-8")
 KINDS = {
     "guidance": ("Projected", "PlusPlus", "Classifier", "Softened"),
-    "network": ("Transformer",),
+    "network": ("Transformer", "TokenTransformer"),
     "objective": ("Velocity",),
     "sampler": ("Restart", "Multistep", "SelfConditioned"),
 }
@@ -45,6 +45,12 @@ WRONG = [
     ("Transformer", "permute(0, 5, 1, 3, 2, 4)", "permute(0, 5, 3, 1, 4, 2)", "places"),
     ("Transformer", "else before))", "else 0.0 * before))", "every-input"),
     ("Transformer", "block(self.dropout(h), emb)", "block(h, emb)", "dropout"),
+    ("Transformer", "return x + gate *", "return gate *", "residual"),
+    ("Transformer", "torch.exp(-math.log(1e4) * torch", "(0.1 * (width // 2 - 1) * torch", "distinct-levels"),
+    ("TokenTransformer", "x = x + self.out(", "x = self.out(", "residual"),
+    ("TokenTransformer", "return x + self.narrow(", "return self.narrow(", "residual"),
+    ("TokenTransformer", "self.rows + self.columns", "self.rows + self.rows.transpose(0, 1)", "positions"),
+    ("TokenTransformer", "self.columns).flatten(0, 1)", "0 * self.columns).flatten(0, 1)", "positions"),
     ("Velocity", "guess.eps - guess.x0 - (eps - x0)", "guess.eps - guess.x0 - eps", "minimum"),
     ("Velocity", "self.times.correction(t, model.schedule))\n\n", "None)\n\n", "given-times"),
     ("Velocity", "        self.times.update(t, each)", "        pass", "given-times"),
@@ -68,7 +74,7 @@ KIND = {name: kind for kind, names in KINDS.items() for name in names}
 
 def load(name: str, old: str = "", new: str = "") -> Any:
     """The class `name` of strangers.py, with an edit."""
-    start = SOURCE.index(f"class {name}(") if name != "Transformer" else SOURCE.index("def sinusoid")
+    start = SOURCE.index(f"class {name}(") if "Transformer" not in name else SOURCE.index("def sinusoid")
     assert old in SOURCE[start:]
     module = ModuleType("edited_strangers")
     sys.modules[module.__name__] = module
