@@ -187,6 +187,15 @@ def test_checks_are_told_beside_other_faults(base: str) -> None:
     ]
 
 
+def test_an_average_without_warm_up_in_a_short_training_is_a_warning(base: str) -> None:
+    """Fault A5: decay 0.9999 keeps 99 % of the initial weights after 100 steps. The default has a warm-up."""
+    for sets in ((), ("train.ema={decay: 0.9999, warmup: true}",), ("train.ema=0.95",), ("train.ema={power: 3}",)):
+        assert valid(base, *sets).warnings == ()
+    (warning,) = valid(base, "train.ema=0.951").warnings
+    assert warning.code == "DK121"
+    assert "5 / (1 - decay) is 102 steps, and the training has 100" in warning.message
+
+
 def test_a_schedule_that_ends_far_from_noise_is_a_warning(base: str) -> None:
     """pains 11: betas made for 1000 steps are not rescaled, so 100 of them leave 60 % of the data."""
     few = load_recipe("digits", ["schedule.steps=100", "sample.steps=50"])
