@@ -31,8 +31,8 @@ class Fault:
 
     @property
     def slow(self) -> bool:
-        """Whether `make nightly` alone tries it: laws of four young packages, so that `make test` stays quick."""
-        return self.file.startswith((GUIDANCE, INVERSE, LATENT, VDM))
+        """Whether `make nightly` alone tries it: laws of five young packages, so that `make test` stays quick."""
+        return self.file.startswith((DIT, GUIDANCE, INVERSE, LATENT, VDM))
 
 
 def fault(name: str, file: str, old: str, new: str, *targets: str) -> Fault:
