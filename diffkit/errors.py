@@ -89,6 +89,8 @@ class DiffkitError(Exception):
         self.choices = choices
         self.fix = fix
         self.notes = tuple(notes)
+        for note in self.notes:
+            self.add_note(plain(f"note: {note}"))  # Python prints it below the message
         self.reported = False  # whether another process of the run reports this error, so that it is not printed twice
 
     def render(self) -> str:

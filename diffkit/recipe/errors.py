@@ -50,6 +50,8 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
     place = mark.path.rpartition(".")[0]
     message = f"unknown key {quote(key)}" + (f" in {place}" if place else "")
     hint, fix = did_you_mean(guess), None if guess else "remove it"
+    if guess == key:
+        hint = f"{quote(key)} is a key of the recipe itself, at its left edge"
     fault = RecipeError(message, code="DK104", where=mark, hint=hint, choices=sorted(here), fix=fix)
     return fault, f"{place}.{guess}".lstrip(".") if guess in here else guess
 

@@ -86,6 +86,7 @@ MISTAKES = (
     edit("key-elsewhere-ema", "evaluate:", "ema: 0.99\nevaluate:", '"train.ema"'),
     edit("key-elsewhere-batch", "evaluate:", "batch_size: 8\nevaluate:", '"train.batch_size"'),
     edit("key-elsewhere-guidance", "evaluate:", "guidance: [clip]\nevaluate:", '"sample.guidance"'),
+    edit("key-of-the-recipe", "  ema: 0.99", "  ema: 0.99\n  seed: 3", "at its left edge"),
     edit("key-elsewhere-metrics", "evaluate: [frechet]", "metrics: [frechet]", '"evaluate"'),
     edit("key-british", "optimizer:", "optimiser:", '"optimizer"'),
     edit("key-nonsense", "seed: 0", "seed: 0\nfrobnicate: 1"),
