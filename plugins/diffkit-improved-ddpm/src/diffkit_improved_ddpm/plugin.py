@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffkit import Entry, hookimpl
 
 DIFFKIT_API = 1
+NICHOL = "nichol2021improved"
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "schedule": [("cosine", "schedule:Cosine", "Let alpha_bar fall like a squared cosine", NICHOL)],
+    "parameterization": [
+        (
+            "learned-range",
+            "parameterization:LearnedRange",
+            "Predict the variance of a step beside another prediction",
+            NICHOL,
+        ),
+    ],
+    "objective": [("hybrid", "objective:Hybrid", "Train the mean by L_simple, the variance by the bound", NICHOL)],
+    "times": [("importance", "times:Importance", "Draw times with a large loss more often", NICHOL)],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    here, nichol = "diffkit_improved_ddpm", "nichol2021improved"
-    yield Entry("schedule", "cosine", f"{here}.schedule:Cosine", "Let alpha_bar fall like a squared cosine", nichol)
-    yield Entry(
-        "parameterization",
-        "learned-range",
-        f"{here}.parameterization:LearnedRange",
-        "Predict the variance of a step beside another prediction",
-        nichol,
-    )
-    yield Entry(
-        "objective",
-        "hybrid",
-        f"{here}.objective:Hybrid",
-        "Train the mean by L_simple, the variance by the bound",
-        nichol,
-    )
-    yield Entry("times", "importance", f"{here}.times:Importance", "Draw times with a large loss more often", nichol)
+    yield from Entry.table("diffkit_improved_ddpm", COMPONENTS)
 
 
 @hookimpl

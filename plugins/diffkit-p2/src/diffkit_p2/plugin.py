@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffkit import Entry, hookimpl
 
 DIFFKIT_API = 1
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "weighting": [
+        ("p2", "weighting:P2", "Weight the x0 error by snr / (k + snr)^gamma", "choi2022perception"),
+        ("min-snr", "weighting:MinSNR", "Weight the x0 error by min(snr, gamma)", "hang2023efficient"),
+        (
+            "soft-min-snr",
+            "weighting:SoftMinSNR",
+            "Weight the x0 error by snr gamma / (snr + gamma)",
+            "crowson2024scalable",
+        ),
+    ],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    yield Entry(
-        "weighting",
-        "p2",
-        "diffkit_p2.weighting:P2",
-        "Weight the x0 error by snr / (k + snr)^gamma",
-        "choi2022perception",
-    )
-    yield Entry(
-        "weighting",
-        "min-snr",
-        "diffkit_p2.weighting:MinSNR",
-        "Weight the x0 error by min(snr, gamma)",
-        "hang2023efficient",
-    )
-    yield Entry(
-        "weighting",
-        "soft-min-snr",
-        "diffkit_p2.weighting:SoftMinSNR",
-        "Weight the x0 error by snr gamma / (snr + gamma)",
-        "crowson2024scalable",
-    )
+    yield from Entry.table("diffkit_p2", COMPONENTS)
 
 
 @hookimpl

@@ -2,52 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffkit import Entry, hookimpl
 
 DIFFKIT_API = 1
+SONG = "song2021score"
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "schedule": [
+        ("vp", "schedule:VP", "Preserve variance, beta linear in continuous t", SONG),
+        ("sub-vp", "schedule:SubVP", "Keep the signal of vp with less noise", SONG),
+        ("ve", "schedule:VE", "Explode variance: alpha = 1, sigma geometric in t", SONG),
+    ],
+    "parameterization": [("score", "parameterization:Score", "Predict the score -eps / sigma", SONG)],
+    "weighting": [
+        ("likelihood", "weighting:Likelihood", "Weight the score by g^2: a likelihood bound", "song2021maximum"),
+    ],
+    "sampler": [
+        ("euler-maruyama", "sampler:EulerMaruyama", "Sample the reverse SDE by Euler-Maruyama", SONG),
+        ("reverse-diffusion", "sampler:ReverseDiffusion", "Sample the reverse SDE by inverted forward steps", SONG),
+        ("predictor-corrector", "corrector:PredictorCorrector", "Correct each sampling step by Langevin steps", SONG),
+        ("probability-flow", "flow:ProbabilityFlow", "Solve the probability-flow ODE to a tolerance", SONG),
+    ],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    here, song = "diffkit_score_sde", "song2021score"
-    yield Entry("schedule", "vp", f"{here}.schedule:VP", "Preserve variance, beta linear in continuous t", song)
-    yield Entry("schedule", "sub-vp", f"{here}.schedule:SubVP", "Keep the signal of vp with less noise", song)
-    yield Entry("schedule", "ve", f"{here}.schedule:VE", "Explode variance: alpha = 1, sigma geometric in t", song)
-    yield Entry("parameterization", "score", f"{here}.parameterization:Score", "Predict the score -eps / sigma", song)
-    yield Entry(
-        "weighting",
-        "likelihood",
-        f"{here}.weighting:Likelihood",
-        "Weight the score by g^2: a likelihood bound",
-        "song2021maximum",
-    )
-    yield Entry(
-        "sampler", "euler-maruyama", f"{here}.sampler:EulerMaruyama", "Sample the reverse SDE by Euler-Maruyama", song
-    )
-    yield Entry(
-        "sampler",
-        "reverse-diffusion",
-        f"{here}.sampler:ReverseDiffusion",
-        "Sample the reverse SDE by inverted forward steps",
-        song,
-    )
-    yield Entry(
-        "sampler",
-        "predictor-corrector",
-        f"{here}.corrector:PredictorCorrector",
-        "Correct each sampling step by Langevin steps",
-        song,
-    )
-    yield Entry(
-        "sampler",
-        "probability-flow",
-        f"{here}.flow:ProbabilityFlow",
-        "Solve the probability-flow ODE to a tolerance",
-        song,
-    )
+    yield from Entry.table("diffkit_score_sde", COMPONENTS)
 
 
 @hookimpl

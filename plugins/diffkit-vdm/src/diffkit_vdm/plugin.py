@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from diffkit import Entry, hookimpl
 
 DIFFKIT_API = 1
+KINGMA = "kingma2021variational"
+COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "schedule": [("learned-vp", "schedule:LearnedVP", "Learn the schedule with the bound", KINGMA)],
+    "objective": [
+        ("continuous-vlb", "objective:ContinuousVLB", "Train on the variational bound in continuous time", KINGMA),
+    ],
+    "network": [("fourier", "network:Fourier", "Add Fourier features of x to the input", KINGMA)],
+}
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
-    here, kingma = "diffkit_vdm", "kingma2021variational"
-    yield Entry("schedule", "learned-vp", f"{here}.schedule:LearnedVP", "Learn the schedule with the bound", kingma)
-    yield Entry(
-        "objective",
-        "continuous-vlb",
-        f"{here}.objective:ContinuousVLB",
-        "Train on the variational bound in continuous time",
-        kingma,
-    )
-    yield Entry("network", "fourier", f"{here}.network:Fourier", "Add Fourier features of x to the input", kingma)
+    yield from Entry.table("diffkit_vdm", COMPONENTS)
 
 
 @hookimpl
