@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .data import Data, DataSpec
+from .errors import UsageError
 from .interface import attribute
 
 
@@ -63,12 +64,50 @@ class CodecRecord:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
+def code_spec(images: DataSpec, taken: int, channels: int, factor: int) -> DataSpec:
+    """Return the spec of the codes of an autoencoder of images: unbounded, each side divided by a factor.
+
+    Args:
+        images: The spec of the data.
+        taken: The channels of the images that the autoencoder takes.
+        channels: The channels of the codes.
+        factor: Pixels along each side for one position of the codes.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UsageError: DK083, the autoencoder does not take such data.
+    """
+    if images.channels != taken or len(images.size) != 2:
+        raise UsageError(
+            f"the codec takes images of {taken} channels, but the data has shape {images.shape}",
+            code="DK083",
+            fix="choose data and a codec that fit each other",
+        )
+    require_multiples(images.size, factor)
+    size = tuple(length // factor for length in images.size)
+    return replace(images, channels=channels, size=size, bounded=False, bins=None)
+
+
+def require_multiples(size: Sequence[int], factor: int) -> None:
+    """Raise UsageError DK083 if a side is no multiple of the factor of an autoencoder."""
+    if wrong := [length for length in size if length % factor]:
+        below = wrong[0] // factor * factor
+        near = " or ".join(str(one) for one in (below, below + factor) if one)
+        raise UsageError(
+            f"the codec takes sides that are multiples of {factor}, got {' x '.join(map(str, size))}",
+            code="DK083",
+            fix=f"crop or resize {wrong[0]} to {near}",
+        )
+
+
 def weights_hash(module: nn.Module) -> str:
     """Return the SHA-256 of the names and values of the weights and buffers of a module: 64 hex digits."""
     found = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

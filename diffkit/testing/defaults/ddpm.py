@@ -10,7 +10,7 @@ from torch import Tensor
 from diffkit.denoiser import Model
 from diffkit.level import Level
 from diffkit.oracles import GaussianOracle, OracleNetwork
-from diffkit.schedule import Discrete
+from diffkit.schedule import Discrete, Schedule
 from diffkit.testing import Affine, Case, LawResult, NotApplicable, fixtures, law, probe
 from diffkit.testing.affine import compare_steps, first_order, forward_variance, posterior_variance
 from diffkit.testing.by_kind.objective import FixedRandomStreams, design, settings, uniforms
@@ -205,22 +205,19 @@ def vlb_terms(case: Case, result: LawResult) -> None:
     x0, eps = design()
     s = fixtures.gaussian().variances
     for schedule, p in settings(case):
-        T = schedule.steps
-        assert T is not None
-        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
         for uniform in uniforms(schedule):
             model = Model(OracleNetwork(fixtures.GaussianData(), schedule, p), p, schedule)
             loss = objective(model, x0, FixedRandomStreams(eps, uniform))
             t = int(loss.t[0])
-            want = T * float(bound_term(abar, t, s, objective.variance).mean())
+            want = float(bound_term(schedule, t, s, objective.variance).mean())
             result.compare(float(loss.mean), want, f"T L at t = {t}, variance {objective.variance}", 1.0)
 
 
-def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
-    """Return the term t of the variational bound at the exact denoiser of Gaussian data.
+def bound_term(schedule: Schedule, t: int, s: Tensor, variance: str) -> Tensor:
+    """Return T times the term t of the variational bound at the exact denoiser of Gaussian data.
 
     Args:
-        abar: alpha_bar of the times 0, 1, ..., T.
+        schedule: a discrete schedule of T steps.
         t: the time, 1..T.
         s: (D,), the variances of the data.
         variance: the variance of the sampler: "small", "large", or "learned" for the geometric mean of both.
@@ -228,6 +225,9 @@ def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
     Returns:
         (D,), in nats.
     """
+    T = schedule.steps
+    assert T is not None
+    abar = [1.0, *(float(schedule.level(float(k)).alpha) ** 2 for k in range(1, max(t, 2) + 1))]
     beta = 1.0 - abar[t] / abar[t - 1]
 
     def tilde(k: int) -> float:
@@ -239,8 +239,8 @@ def bound_term(abar: list[float], t: int, s: Tensor, variance: str) -> Tensor:
     before, now = abar[t - 1] * s + 1.0 - abar[t - 1], abar[t] * s + 1.0 - abar[t]
     v: Tensor = before * beta / now
     if t == 1:
-        return 0.5 * (math.log(2.0 * math.pi * std2) + v / std2)
-    return 0.5 * (math.log(std2 / tilde(t)) + v / std2 - 1.0)
+        return 0.5 * T * (math.log(2.0 * math.pi * std2) + v / std2)
+    return 0.5 * T * (math.log(std2 / tilde(t)) + v / std2 - 1.0)
 
 
 @law("weighting", statement="w = 1", source="the definition", tolerance=1e-12, only=("uniform",))

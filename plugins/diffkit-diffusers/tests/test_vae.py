@@ -139,6 +139,13 @@ def test_sides_that_are_no_multiple_are_refused_with_the_two_nearest(pair: tuple
         codec(pair[1], tile=64, overlap=48)
 
 
+def test_an_autoencoder_whose_output_has_other_channels_is_refused(tmp_path: Path) -> None:
+    model(out_channels=1).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="takes images of 3 channels and returns images of 1") as caught:
+        DiffusersVAE(str(tmp_path))
+    assert caught.value.code == "DK080"
+
+
 def test_nan_in_half_precision_is_an_error_and_never_black(tmp_path: Path) -> None:
     theirs = model()
     theirs.decoder.conv_in.weight.mul_(1e7)

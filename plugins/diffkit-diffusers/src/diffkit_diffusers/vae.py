@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +25,7 @@ from diffkit import (
     open_run,
     weights_hash,
 )
+from diffkit.codec import code_spec, require_multiples
 from diffkit.tiles import Stage, in_tiles
 
 from .errors import inexpressible, not_a_model
@@ -112,7 +112,7 @@ class DiffusersVAE(nn.Module, Codec):
 
     def posterior(self, x: Tensor) -> Posterior:
         """Return the distribution of the codes of x: (B, C, H, W), shifted and scaled."""
-        self._require_divisible(x.shape[-2:])
+        require_multiples(x.shape[-2:], self.factor)
         out = self._through(_encoder(self.model), x, x.shape[-1] // self.factor)
         if self.deterministic:
             return Posterior(self._scaled(out))
@@ -136,26 +136,7 @@ class DiffusersVAE(nn.Module, Codec):
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z: unbounded, with `latent_channels` channels, each side divided by the factor."""
         config = self.model.config
-        channels = {config.in_channels, config.out_channels}
-        if channels != {data.channels} or len(data.size) != 2:
-            raise not_a_model(
-                f"the autoencoder takes images of {config.in_channels} channels, but the data has shape {data.shape}",
-                fix="choose data and an autoencoder that fit each other",
-            )
-        self._require_divisible(data.size)
-        size = tuple(length // self.factor for length in data.size)
-        return replace(data, channels=config.latent_channels, size=size, bounded=False, bins=None)
-
-    def _require_divisible(self, size: tuple[int, ...]) -> None:
-        wrong = [length for length in size if length % self.factor]
-        if wrong:
-            below = wrong[0] // self.factor * self.factor
-            near = " or ".join(str(one) for one in (below, below + self.factor) if one)
-            raise UsageError(
-                f"the autoencoder takes sides that are multiples of {self.factor}, got {' x '.join(map(str, size))}",
-                code="DK083",
-                fix=f"crop or resize {wrong[0]} to {near}",
-            )
+        return code_spec(data, config.in_channels, config.latent_channels, self.factor)
 
     def _through(self, stages: list[Stage], x: Tensor, coarse: int) -> Tensor:
         """Apply a half of the network to x in its own type, in tiles if x is larger than one; returns the type of x."""
@@ -217,10 +198,15 @@ def _built(config: Mapping[str, Any], folder: str) -> Any:
     if name == "AutoencoderTiny":  # its constructor stores the channels of the decoder under this name too
         given.pop("block_out_channels", None)
     try:
-        return model_class(**given)
+        made = model_class(**given)
     except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError, IndexError) as error:
         message = f"{name} does not accept the config in {folder}: {error}"
         raise not_a_model(message, fix="copy config.json of the model again") from error
+    taken, returned = made.config.in_channels, made.config.out_channels
+    if taken != returned:
+        message = f"the autoencoder in {folder} takes images of {taken} channels and returns images of {returned}"
+        raise not_a_model(message, fix="name the folder of an autoencoder whose output is like its input")
+    return made
 
 
 def _load(model: Any, weights: Mapping[str, Tensor], folder: str) -> None:

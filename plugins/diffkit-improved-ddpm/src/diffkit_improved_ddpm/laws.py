@@ -52,15 +52,12 @@ def hybrid_parts(case: Case, result: LawResult) -> None:
     x0, eps = design()
     s = fixtures.gaussian().variances
     for schedule, p in settings(case):
-        T = schedule.steps
-        assert T is not None
-        abar = [1.0, *(float(schedule.level(float(t)).alpha) ** 2 for t in range(1, T + 1))]
         for uniform in uniforms(schedule):
             network = CorrectedNetwork(OracleNetwork(fixtures.GaussianData(), schedule, p))
             model = Model(network, p, schedule)
             loss = objective(model, x0, FixedRandomStreams(eps, uniform))
             t = int(loss.t[0])
-            bits = objective.scale * T * float(bound_term(abar, t, s, "learned").mean()) / math.log(2.0)
+            bits = objective.scale * float(bound_term(schedule, t, s, "learned").mean()) / math.log(2.0)
             want = fixtures.gaussian().minimum_loss(p, schedule.level(float(t))) / 2 + bits
             result.compare(float(loss.mean), want, f"loss at t = {t}", 1e-3)
             with torch.no_grad():

@@ -265,9 +265,19 @@ def compare_posterior(case: Case, result: LawResult, given: Problem, title: str,
     for level, x in states(case):
         got = given.solved(case.component, **options)(x, level)
         result.compare(got.x0, given.posterior(x, level).x0, f"{title}: x0 at {level}")
-        result.compare(
-            level.add_noise(got.x0, got.eps), x, f"{title}: alpha x0 + sigma eps at {level}", float(x.abs().max())
-        )
+        compare_state(result, got, x, level)
+
+
+def compare_state(result: LawResult, got: Estimate, x: Tensor, level: Level) -> None:
+    """Compare alpha x0 + sigma eps of an estimate with the x that the method received.
+
+    Args:
+        result: receives the error.
+        got: the estimate.
+        x: the noisy examples.
+        level: their level.
+    """
+    result.compare(level.add_noise(got.x0, got.eps), x, f"alpha x0 + sigma eps at {level}", float(x.abs().max()))
 
 
 @law(
@@ -304,9 +314,7 @@ def dps_formula(case: Case, result: LawResult) -> None:
             want = prior.x0 + scale * (residual / variance) @ given.matrix @ C
             got = given.solved(case.component, scale=scale)(x, level)
             result.compare(got.x0, want, f"scale {scale}, noise {noise}: x0 at {level}")
-            result.compare(
-                level.add_noise(got.x0, got.eps), x, f"alpha x0 + sigma eps at {level}", float(x.abs().max())
-            )
+            compare_state(result, got, x, level)
 
 
 @law(
@@ -323,13 +331,11 @@ def ddnm_formula(case: Case, result: LawResult) -> None:
         null = torch.linalg.svd(given.matrix).Vh[2]
         for level, x in states(case):
             trust = min(1.0, float(level.ratio) / noise) if noise else 1.0
-            found, before = given.solved(case.component)(x, level), given.prior(x, level).x0
-            got = found.x0
+            got, before = given.solved(case.component)(x, level), given.prior(x, level).x0
             want = (1.0 - trust) * (given.y - before @ given.matrix.T)
-            result.compare(given.y - got @ given.matrix.T, want, f"y - A x0 at {level}")
-            result.compare(got @ null, before @ null, f"the rest of x0 at {level}")
-            back = level.add_noise(got, found.eps)
-            result.compare(back, x, f"alpha x0 + sigma eps at {level}", float(x.abs().max()))
+            result.compare(given.y - got.x0 @ given.matrix.T, want, f"y - A x0 at {level}")
+            result.compare(got.x0 @ null, before @ null, f"the rest of x0 at {level}")
+            compare_state(result, got, x, level)
 
 
 @law(

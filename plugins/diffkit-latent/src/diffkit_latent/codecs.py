@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -10,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit import Data, DataSpec, Posterior, Reconstruction, TrainableCodec, UsageError
+from diffkit.codec import code_spec, require_multiples
 from diffkit.data import stack
 
 from .convolutional import Convolutional
@@ -76,15 +76,7 @@ class Autoencoder(TrainableCodec):
 
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z: unbounded, with `channels` channels, each side divided by the factor."""
-        if data.channels != self.data_channels or len(data.size) != 2:
-            raise UsageError(
-                f"the codec takes images of {self.data_channels} channels, but the data has shape {data.shape}",
-                code="DK083",
-                fix="choose data and a codec that fit each other",
-            )
-        self._require_divisible(data.size)
-        size = tuple(length // self.factor for length in data.size)
-        return replace(data, channels=self.channels, size=size, bounded=False, bins=None)
+        return code_spec(data, self.data_channels, self.channels, self.factor)
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode z: (B, C', H, W) to images. Raises UsageError DK083 if finite codes give NaN or infinite values."""
@@ -103,19 +95,8 @@ class Autoencoder(TrainableCodec):
 
     def encoder_output(self, x: Tensor) -> Tensor:
         """Apply the encoder to x: (B, C, H, W). Raises UsageError DK083 for sides that the factor does not divide."""
-        self._require_divisible(tuple(x.shape[-2:]))
+        require_multiples(x.shape[-2:], self.factor)
         return self.halves.encode(x)
-
-    def _require_divisible(self, size: tuple[int, ...]) -> None:
-        wrong = [length for length in size if length % self.factor]
-        if wrong:
-            below = wrong[0] // self.factor * self.factor
-            near = " or ".join(str(one) for one in (below, below + self.factor) if one)
-            raise UsageError(
-                f"the codec takes sides that are multiples of {self.factor}, got {' x '.join(map(str, size))}",
-                code="DK083",
-                fix=f"crop or resize {wrong[0]} to {near}",
-            )
 
 
 class KLVAE(Autoencoder):

@@ -6,7 +6,6 @@ Their weights stay in that run. A checkpoint holds the SHA-256 of them, and the 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +34,7 @@ from diffkit import (
     load_recipe,
     open_run,
     run_from_weights,
+    weights_hash,
 )
 from diffkit.conditioner import Encoded
 
@@ -62,15 +62,6 @@ def base_of(run: str) -> Assembly:
     return _trained(str(run), folder.stat().st_mtime if folder.is_dir() else 0.0)
 
 
-def hash_of(module: nn.Module) -> Tensor:
-    """Return the SHA-256 of the names and values of the weights of a module: (32,) uint8."""
-    found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)
-
-
 class OfRun(nn.Module):
     """The common part: a module whose weights are those of a run, and whose state is their hash and the adapter."""
 
@@ -80,7 +71,7 @@ class OfRun(nn.Module):
         """Take a module of a run as `inner`, with its hash."""
         self.run = run
         self.inner = module
-        self.register_buffer(HASH, hash_of(module))
+        self.register_buffer(HASH, torch.frombuffer(bytearray.fromhex(weights_hash(module)), dtype=torch.uint8))
         self.expected: bytes | None = bytes(self.get_buffer(HASH).numpy())
         own: Any = self
         own.register_state_dict_post_hook(_leave_out)
@@ -115,7 +106,10 @@ def other_base(run: str) -> CheckpointError:
 
 
 class RunCodec(OfRun, Codec):
-    """The codec of another run, with its weights.
+    """The codec of another run as it is; its weights stay there, and checkpoints hold their hash alone.
+
+    Use it beside `network: {name: lora}`, which needs that run too. `trained` of diffkit-latent copies the weights into
+    the run instead, and scales the codes.
 
     run   folder of the run
 

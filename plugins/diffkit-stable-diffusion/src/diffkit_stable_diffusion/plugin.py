@@ -16,9 +16,9 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("stable-diffusion", "network:TextUNet", "Use the U-Net of Stable Diffusion", "rombach2022high"),
         ("lora", "of_run:LoRA", "Train a low-rank update of the network of a run", "hu2022lora"),
     ],
-    "codec": [("of-run", "of_run:RunCodec", "Use the codec of another run")],
+    "codec": [("of-run", "of_run:RunCodec", "Refer to the codec of another run, as lora does")],
     "conditioner": [
-        ("of-run", "of_run:RunConditioner", "Use a conditioner of another run"),
+        ("of-run", "of_run:RunConditioner", "Refer to a conditioner of another run, as lora does"),
         ("clip-text", "text:ClipText", "Encode a text by CLIP, which stays as it is", "radford2021learning"),
         ("t5", "text:T5", "Encode a text by T5, which stays as it is", "raffel2020exploring"),
         ("inpainting", "inpainting:Inpainting", "Give mask and masked latents as channels", "rombach2022high"),
