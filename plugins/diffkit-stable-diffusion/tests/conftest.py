@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,10 @@ def tiny_pipeline(
         eos_token_id=end,
         pad_token_id=end,
     )
-    tokenizer = transformers.CLIPTokenizer(vocab=numbers, merges=MERGES, model_max_length=LENGTH)
+    with tempfile.TemporaryDirectory() as folder:  # the constructors of transformers 4 and 5 differ
+        Path(folder, "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
+        Path(folder, "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, MERGES)]), encoding="utf-8")
+        tokenizer = transformers.CLIPTokenizerFast.from_pretrained(folder, model_max_length=LENGTH)
     model = diffusers.UNet2DConditionModel(
         **{
             "sample_size": 8,

@@ -178,7 +178,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
         "pytorch_model.bin is a pickle",
         lambda root: (root / text).rename(root / "text_encoder" / "pytorch_model.bin"),
     )
-    refused("holds no tokenizer.json, or vocab.json", lambda root: (root / "tokenizer/tokenizer.json").unlink())
+    refused("holds no tokenizer.json, or vocab.json", lambda root: shutil.move(root / "tokenizer", root / "words"))
     refused("do not fit", weights(unet, lambda found: found.update(more=torch.zeros(1))), CheckpointError)
     refused("do not fit", weights(text, lambda found: found.popitem()), CheckpointError)
     refused(
