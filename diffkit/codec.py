@@ -91,7 +91,7 @@ def code_spec(images: DataSpec, taken: int, channels: int, factor: int) -> DataS
 
 
 def require_multiples(size: Sequence[int], factor: int) -> None:
-    """Raise UsageError DK083 if a side is no multiple of the factor of an autoencoder."""
+    """Raise UsageError DK083 if a side is not a multiple of the factor of an autoencoder."""
     if wrong := [length for length in size if length % factor]:
         below = wrong[0] // factor * factor
         near = " or ".join(str(one) for one in (below, below + factor) if one)
