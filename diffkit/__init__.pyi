@@ -65,6 +65,7 @@ from .metric import (
     Evaluation as Evaluation,
     Metric as Metric,
     ModelSetting as ModelSetting,
+    Peers as Peers,
     Store as Store,
     TrainedModel as TrainedModel,
 )

@@ -8,7 +8,7 @@ that needs the model is applied to held-out data, and to some training examples 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +50,28 @@ class ModelSetting:
     provides: Collection[str] = ()
     conditions: Conditions | None = None
     encoded: bool = False
+
+
+class Peers:
+    """The processes that measure together. This base class is a single process."""
+
+    is_main = True
+    """Whether this process writes what is kept."""
+
+    def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
+        """Yield compute(0), ..., compute(count - 1), which are tensors.
+
+        Of several processes each computes a share of them, and every process gets all of them, so `compute` must not
+        depend on the process. Every process reads the iterator to the same place.
+        """
+        return map(compute, range(count))
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any process."""
+        return flag
+
+
+Tensors = tuple[Tensor, ...]
 
 
 class Store:
@@ -109,6 +131,9 @@ class Evaluation:
     held_out   real examples that were not trained on
     seed       seed of random projections and splits; see `generator`
     model      the trained model, for a metric that needs it; then there are no samples
+    peers      the processes that measure together, each with the same evaluation
+
+    The examples may be too many for the memory. They lie in files then, so a metric reads them in batches.
     """
 
     spec: DataSpec
@@ -120,6 +145,7 @@ class Evaluation:
     held_out_labels: Tensor | None = None
     seed: int = 0
     model: TrainedModel | None = None
+    peers: Peers = field(default_factory=Peers)
 
     def generator(self, stream: str) -> torch.Generator:
         """Return a CPU generator for the random numbers of a metric; `stream` names what they are used for."""

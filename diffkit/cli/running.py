@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 device = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:i]", help="Device to compute on."
+)
+processes = click.option(
+    "--nproc", type=click.IntRange(1, 1024), help="Number of processes on this host, one for each GPU."
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print only the result.")
 verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help="Print tracebacks of errors.")
@@ -43,7 +47,7 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory.  [default: runs/NAME]")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random streams.")
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
-@click.option("--nproc", type=click.IntRange(1, 1024), help="Number of processes on this host, one for each GPU.")
+@processes
 @click.option("--restarts", type=click.IntRange(min=0), default=0, help="Starts after a process was killed or hangs.")
 @click.option("--hosts", type=click.IntRange(min=1), default=1, help="Number of hosts that run this command.")
 @click.option("--meet", metavar="HOST:PORT", help="Where the hosts meet: one of them, and a free port.")
@@ -74,11 +78,8 @@ def run(
     from ..recipe.validate import load_recipe
 
     changed = overrides if seed is None else (*overrides, f"seed={seed}")
-    try:
+    with _reported_once():
         loaded = load_recipe(recipe, changed)
-    except DiffkitError as error:
-        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"  # the first process of this host reports it
-        raise
     first = os.environ.get("RANK", "0") == "0"
     for warning in loaded.warnings if first and not (nproc and is_launched()) else ():
         say_error(warning.render().replace("error[", "warning[", 1))
@@ -96,6 +97,16 @@ def run(
     finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet, handle_signals=True)
     if first:
         _print_results(finished.results, finished.directory.report, as_json)
+
+
+@contextlib.contextmanager
+def _reported_once() -> Iterator[None]:
+    """Let the first process of this host report an error that each of them has before they join."""
+    try:
+        yield
+    except DiffkitError as error:
+        error.reported = os.environ.get("LOCAL_RANK", "0") != "0"
+        raise
 
 
 def is_launched() -> bool:
@@ -186,6 +197,7 @@ def _interval(found: Interval | None) -> str:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
+@processes
 @device
 @quiet
 @verbose
@@ -212,19 +224,28 @@ def sample(
     seed: int,
     form: str | None,
     out: Path | None,
+    nproc: int | None,
     device: str,
     quiet: bool,
 ) -> None:
-    """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch."""
+    """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch.
+
+    The same command continues a drawing that was stopped.
+    """
+    from ..runs.pipeline import joined
     from ..runs.planning import SampleRequest
-    from ..runs.sample_files import condition_arrays, is_image, save_npz, save_png, shown
+    from ..runs.sample_files import condition_arrays, is_image, save_npz, save_png, shown, stored
     from ..runs.trained import open_run
 
     if changes:  # in one place, so that a preset follows the sampler
         given = ("sampler", sampler), ("grid", grid)
         changes += tuple(f"sample.{name}={_flow(value)}" for name, value in given if value is not None)
-    opened = open_run(run, device=device, overrides=changes)
-    data = opened.assembly.data
+    with _reported_once():
+        opened = open_run(run, device=device, overrides=changes)
+        data, timeout = opened.assembly.data, opened.recipe.train.timeout
+    if nproc is not None and not is_launched():
+        _launch(nproc, run, 0, 1, None, timeout)
+        return
     form = _form(form, out, is_image(data))
     start = None if latents is None else stated_latents(latents)
     if count is None:
@@ -269,14 +290,19 @@ def sample(
     target = out or opened.directory.samples / f"{name}.{form}"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with pointing_to(texts):
-        drawn = opened.draw(request, progress=not quiet)
-    with writing(target):
-        if form == "png":
+    with (
+        joined(opened.device, timeout, run) as ranks,
+        pointing_to(texts),
+        opened.drawing(request, target, progress=not quiet, ranks=ranks) as drawn,
+        ranks.together(),
+        writing(target),
+    ):
+        if ranks.is_main and form == "png":
             save_png(target, data, drawn.x, shown(opened.assembly, drawn))
-        else:
-            save_npz(target, {"x": data.to_storage(drawn.x).numpy(), **condition_arrays(drawn)})
-    say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
+        elif ranks.is_main:
+            save_npz(target, {"x": stored(data, drawn.x), **condition_arrays(drawn)})
+    if ranks.is_main:
+        say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 
 
 def _form(form: str | None, out: Path | None, image: bool) -> str:
@@ -330,6 +356,7 @@ def _labels(text: str | None) -> list[int | str] | None:
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the samples.  [default: as the recipe]")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME|width:W", help=WEIGHTS)
+@processes
 @device
 @as_json
 @quiet
@@ -342,6 +369,7 @@ def evaluate(
     steps: int | None,
     seed: int | None,
     weights: str,
+    nproc: int | None,
     device: str,
     as_json: bool,
     quiet: bool,
@@ -350,11 +378,17 @@ def evaluate(
 
     Samples are drawn only for metrics that need them. The same command continues an interrupted measurement.
     """
+    from ..runs.pipeline import joined
     from ..runs.trained import open_run
 
-    opened = open_run(run, device=device)
+    with _reported_once():
+        opened = open_run(run, device=device)
+        timeout = opened.recipe.train.timeout
+    if nproc is not None and not is_launched():
+        _launch(nproc, run, 0, 1, None, timeout)
+        return
     texts = {"metric": [*(f"--set {text}" for text in options), *(f"--metric {name}" for name in metrics)]}
-    with pointing_to(texts):
+    with joined(opened.device, timeout, run) as ranks, pointing_to(texts):
         results = opened.evaluate(
             metrics or None,
             options=_options(options, "--set"),
@@ -363,8 +397,10 @@ def evaluate(
             seed=seed,
             weights=weights,
             progress=not quiet,
+            ranks=ranks,
         )
-    _print_results(results, opened.directory.report, as_json)
+    if ranks.is_main:
+        _print_results(results, opened.directory.report, as_json)
 
 
 @click.command()

@@ -5,11 +5,12 @@ A metric of the model is measured on held-out examples, beside it on some traini
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,17 @@ import torch
 from torch import Tensor
 
 from ..config import ComponentSpec
-from ..data import Data, InMemorySplit, Part, stack
+from ..data import Data, Part, stack
 from ..errors import DataError
-from ..metric import Evaluation, Metric, Store, TrainedModel
+from ..metric import Evaluation, Metric, Peers, Store, Tensors, TrainedModel
 from ..noise import generator
 from ..recipe.signature import parameters_of
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import console_progress
 from ..storage.atomic import writing
 from ..storage.run_directory import RunDirectory
 from .results import STANDARD_ERROR, Interval, MetricResult, interval, ratio_of
-from .sample_files import Array, load_npz, save_npz
+from .sample_files import BLOCK_BYTES, Array, load_npz, mapped, save_npz
 from .sampling import SampleBatch
 
 COUNTS = ("samples", "reference", "held_out")
@@ -37,7 +39,6 @@ MIN_BUDGET, SAMPLING_SHARE = 5.0, 0.1
 MAX_EXAMPLES = 50_000
 MAX_TRAIN = 128
 """Training examples on which a metric of the model is measured, beside held-out ones."""
-_CHUNK = 1024
 
 Values = Mapping[str, float]
 
@@ -58,8 +59,8 @@ def labelled(metric: ComponentSpec) -> str:
 class RunStore(Store):
     """The arrays that evaluations keep in the folder `likelihood` of a run: NAME.npz, with members GROUP/ARRAY."""
 
-    def __init__(self, directory: RunDirectory) -> None:
-        self._folder = directory.likelihood
+    def __init__(self, directory: RunDirectory, *, writes: bool = True) -> None:
+        self._folder, self._writes = directory.likelihood, writes
 
     def read(self, name: str, group: str) -> dict[str, Tensor]:
         """Return the arrays of a group. Raises CheckpointError if the file is damaged."""
@@ -67,7 +68,9 @@ class RunStore(Store):
         return {array: torch.from_numpy(value) for array, value in found.items()}
 
     def write(self, name: str, group: str, arrays: Mapping[str, Tensor]) -> None:
-        """Replace a group. Raises ResourceError if the file cannot be written."""
+        """Replace a group, on the process that writes. Raises ResourceError if the file cannot be written."""
+        if not self._writes:
+            return
         path = self._folder / f"{name}.npz"
         groups = {**load_groups(path), group: {array: value.numpy() for array, value in arrays.items()}}
         flat = {f"{at}/{array}": value for at, members in groups.items() for array, value in members.items()}
@@ -95,6 +98,8 @@ def measure(
     model: TrainedModel | None = None,
     progress: bool = False,
     raise_if_stopped: Callable[[], None] = lambda: None,
+    folder: Path | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, MetricResult]:
     """Apply metrics to samples, and to as many real held-out examples in their place; others to the model.
 
@@ -107,12 +112,14 @@ def measure(
         model: The trained model, for metrics that need it.
         progress: Show the progress of metrics of the model on standard error.
         raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
+        folder: An empty folder for the examples, so that they take no memory.
+        ranks: The processes that measure together; each of them gets the same results.
 
     Returns:
         The results by name of the metric.
     """
-    train, train_labels = examples(data, "train")
-    held_out, held_out_labels = examples(data, "held-out")
+    train, train_labels = examples(data, "train", folder=folder, ranks=ranks)
+    held_out, held_out_labels = examples(data, "held-out", folder=folder, ranks=ranks)
     whole = Evaluation(
         data.spec,
         held_out[:0],
@@ -121,6 +128,7 @@ def measure(
         train_labels=train_labels,
         held_out_labels=held_out_labels,
         seed=seed,
+        peers=_RankPeers(ranks),
     )
     results = {}
     for name, metric in metrics:
@@ -132,6 +140,23 @@ def measure(
         ours = whole.with_samples(drawn.x, drawn.labels)
         results |= _measure_samples(sampled, ours, drawn, settings, raise_if_stopped)
     return {name: results[name] for name, _ in metrics}
+
+
+@dataclass(frozen=True)
+class _RankPeers(Peers):
+    """The processes of a run, which measure together."""
+
+    ranks: Ranks
+
+    @property
+    def is_main(self) -> bool:
+        return self.ranks.is_main
+
+    def any(self, flag: bool) -> bool:
+        return "1" in self.ranks.exchange(str(int(flag)))
+
+    def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
+        return self.ranks.in_order(compute, count) if self.ranks.size > 1 else map(compute, range(count))
 
 
 def _measure_model(
@@ -250,7 +275,7 @@ class _Measured:
     """
 
     def __init__(self, name: str, role: str, metric: Metric, evaluation: Evaluation, budget: float) -> None:
-        self.size = len(evaluation.samples)
+        self.size, self.peers = len(evaluation.samples), evaluation.peers
         self.of_rows = metric.prepare(evaluation)
         found = dict(self.of_rows(torch.arange(self.size)))
         self.counts = {key: int(found.pop(key)) for key in COUNTS if key in found}
@@ -264,24 +289,32 @@ class _Measured:
 
     def _standard_errors(self, stream: tuple[int | str, ...], resamples: int, budget: float) -> dict[str, float]:
         """Return the standard errors by name; empty if the metric is too slow or there are too few samples."""
-        half, began = self.size // 2, time.monotonic()
-        rows: list[Values] = []
+        half, spent = self.size // 2, 0.0
+        rows: list[Tensor] = []
         if half < MIN_HALF:
             return {}
-        for number in range(resamples):
+
+        def resampled(number: int) -> Tensors:
+            began = time.monotonic()
             order = torch.randperm(self.size, generator=generator("cpu", *stream, number))
             try:
-                rows.append(self.of_rows(order[:half]))
+                found = self.of_rows(order[:half])
             except DataError:  # the metric needs more samples than half of these
+                return ()
+            values = [found[key] for key in self.values]
+            return torch.tensor([time.monotonic() - began, *values], dtype=torch.float64),
+
+        for found in self.peers.in_order(resampled, resamples):
+            if not found:
                 return {}
-            spent = time.monotonic() - began
+            rows.append(found[0][1:])
+            spent += float(found[0][0])
             if spent > budget or spent / len(rows) * MIN_RESAMPLES > budget:
                 break
         if len(rows) < MIN_RESAMPLES:
             return {}
         scale = math.sqrt(half / (self.size - half))
-        table = {key: torch.tensor([row[key] for row in rows], dtype=torch.float64) for key in self.values}
-        errors = {key: scale * float(column.std()) for key, column in table.items()}
+        errors = {key: scale * float(one.std()) for key, one in zip(self.values, torch.stack(rows).T, strict=True)}
         return {key: e for key, e in errors.items() if 0 < e < math.inf and math.isfinite(self.values[key])}
 
 
@@ -305,27 +338,52 @@ def _finite(values: Values) -> dict[str, float | None]:
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
-def examples(data: Data, part: Part, limit: int = MAX_EXAMPLES) -> tuple[Tensor, Tensor | None]:
+def examples(
+    data: Data, part: Part, limit: int = MAX_EXAMPLES, *, folder: Path | None = None, ranks: Ranks = SINGLE_PROCESS
+) -> tuple[Tensor, Tensor | None]:
     """Read examples, evenly spread over a part of the data.
 
     Args:
         data: The data set.
         part: "train" or "held-out".
         limit: Largest number of examples; default 50,000.
+        folder: A folder for a file of the examples, so that they take no memory; default: they are in memory.
+        ranks: The processes that read together, each a share. Each gets all examples.
 
     Returns:
         x (N, C, *S) float32 on the CPU in the model's range, and labels (N,) or None.
+
+    Raises:
+        ResourceError: The file cannot be written.
     """
     split = data.split(part)
     count = min(limit, len(split))
-    indices = torch.arange(count) * len(split) // max(1, count)
-    if isinstance(split, InMemorySplit):
-        raw, cond = split.rows(indices.to(split.x.device))
-        return data.to_model_range(raw).float().cpu(), cond["label"].cpu() if "label" in cond else None
+    indices = (torch.arange(count) * len(split) // max(1, count)).tolist()
+    rows = max(1, BLOCK_BYTES // (4 * math.prod(data.spec.shape)))
+
+    def read(number: int) -> Tensors:
+        raw, cond = stack(split, indices[number * rows : (number + 1) * rows])
+        x = data.to_model_range(raw).float().cpu()
+        return (x, cond["label"].cpu()) if "label" in cond else (x,)
+
     xs: list[Tensor] = []
     labels: list[Tensor] = []
-    for start in range(0, count, _CHUNK):
-        raw, cond = stack(split, indices[start : start + _CHUNK].tolist())
-        xs.append(data.to_model_range(raw).float())
-        labels += [cond["label"]] if "label" in cond else []
-    return torch.cat(xs), torch.cat(labels) if labels else None
+    path = None if folder is None else folder / f"{part}.f32"
+    with contextlib.ExitStack() as files:
+        stream = None
+        if path is not None and ranks.is_main:
+            files.enter_context(writing(path, FIX))
+            stream = files.enter_context(open(path, "xb"))
+        for x, *rest in _RankPeers(ranks).in_order(read, -(-count // rows)):
+            labels += rest
+            if stream is not None:
+                stream.write(x.contiguous().numpy().data)
+            elif path is None:
+                xs.append(x)
+    if path is None:
+        return torch.cat([torch.empty(0, *data.spec.shape), *xs]), torch.cat(labels) if labels else None
+    ranks.barrier()
+    return mapped(path, (count, *data.spec.shape)), torch.cat(labels) if labels else None
+
+
+FIX = "free some space: the examples of an evaluation are kept in a file while it runs"

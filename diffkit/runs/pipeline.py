@@ -81,7 +81,7 @@ def run(
     """
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, dataset=dataset)
     chosen, path = resolve_device(device), run_path(loaded, out)
-    with _joined(chosen, loaded.train.timeout, path) as world:
+    with joined(chosen, loaded.train.timeout, path) as world:
         with world.together():
             assembly = assemble(loaded, chosen)
         if not world.is_main:
@@ -129,8 +129,16 @@ def run_path(recipe: Recipe, out: str | Path | None) -> Path:
 
 
 @contextlib.contextmanager
-def _joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
-    """Yield the processes of the run. The failure of each is written to the run directory, and the first is reported.
+def joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
+    """Yield the processes of a run. The failure of each is written to the run directory, and the first is reported.
+
+    Args:
+        device: The device of this process.
+        timeout: Seconds that one exchange of tensors, or the start of the other processes, may take.
+        path: The run directory.
+
+    Returns:
+        A context manager with the processes.
 
     Raises:
         PeerError: another process failed before, so that an exchange with it broke.

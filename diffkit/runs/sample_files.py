@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import math
+import os
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +25,7 @@ from torch import Tensor
 from ..conditioner import shown_conditions
 from ..data import LABEL, Data
 from ..denoiser import Denoiser
+from ..errors import CheckpointError
 from ..recipe.assembly import Assembly
 from ..recipe.spec import Recipe
 from ..report import pictures
@@ -40,79 +44,142 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class SharedDraw:
-    """Batches of samples that one or several processes draw, each a share of them, with a file in `folder` for each.
+    """Batches of samples that one or several processes draw, each a share of them, into one file in `folder`.
 
-    The batches are those of one process, so the samples are the same bytes. A batch whose file exists is not drawn
-    again, so a drawing that was stopped continues.
+    The batches are those of one process, so the samples are the same bytes, and memory does not grow with their number.
+    A batch is complete when its record exists. It is not drawn again then, so a drawing that was stopped continues.
     """
 
     folder: Path
+    plan: SamplingPlan
     ranks: Ranks = SINGLE_PROCESS
-
-    def path(self, index: int) -> Path:
-        """Return the file of a batch."""
-        return self.folder / f"{index:08d}.npz"
 
     def wants(self, index: int) -> bool:
         """Return whether this process draws the batch. The first one is always drawn: it has the trajectory."""
         own = index % self.ranks.size == self.ranks.rank
-        return own and (index == 0 or not self.path(index).exists())
+        return own and (index == 0 or self._record(index) is None)
 
     def write(self, index: int, x: Tensor, nfe: int) -> None:
-        """Write the samples of a batch.
+        """Write the samples of a batch, then its record.
 
         Args:
             index: Number of the batch.
             x: Its samples: (B, C, *S).
             nfe: Number of network calls for each sample.
         """
-        save_npz(self.path(index), {"x": x.numpy(), "nfe": np.array(nfe)})
+        data = x.contiguous().float().numpy().tobytes()
+        handle = os.open(self.folder / SAMPLES_FILE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with open(handle, "wb") as stream:
+            stream.seek(index * self.plan.batch_size * (len(data) // len(x)))
+            stream.write(data)
+            atomic.sync(stream)
+        record = {"shape": list(x.shape[1:]), "nfe": nfe, "bytes": len(data), "crc32": zlib.crc32(data)}
+        atomic.replace(self._path(index), atomic.dump_json(record))
 
-    def draw(self, denoise: Denoiser, plan: SamplingPlan, *rest: Any, **options: Any) -> SampleBatch | None:
-        """Draw the samples of a plan together; the files are removed.
+    @contextlib.contextmanager
+    def draw(
+        self, denoise: Denoiser, *rest: Any, progress: Progress | None = None, **options: Any
+    ) -> Iterator[SampleBatch]:
+        """Draw the samples of the plan together.
+
+        Every process gets all samples, in a file that is removed at the end. It is kept after an error, so that the
+        samples are not drawn again.
 
         Args:
             denoise: The denoiser.
-            plan: The plan of the samples.
-            rest: Further arguments of `draw_samples`.
+            rest: Further arguments of `draw_samples` after the plan.
+            progress: Displays the progress; closed when the samples are drawn.
             options: Further arguments of `draw_samples`.
 
         Returns:
-            All samples on the first process, None on the others.
+            A context manager with the samples.
 
         Raises:
             PeerError: Another process ended first.
             ResourceError: The files cannot be written.
         """
-        with self.ranks.together(), atomic.writing(self.folder, FIX):
+        with self.ranks.together(), atomic.writing(self.folder, FIX), progress or Progress() as shown:
             self._remove_others()
             self.folder.mkdir(parents=True, exist_ok=True)
-            drawn = draw_samples(denoise, plan, *rest, batches=self, **options)
+            drawn = draw_samples(denoise, self.plan, *rest, batches=self, progress=shown, **options)
         with self.ranks.together():
-            if not self.ranks.is_main:
-                return None
-            found = [load_npz(self.path(index)) for index in range(-(-plan.count // plan.batch_size))]
+            record = self._record(-(-self.plan.count // self.plan.batch_size) - 1)
+            if record is None:
+                raise atomic.damaged_file(f"{self.folder.name} changed while the samples were read")
+            x = mapped(self.folder / SAMPLES_FILE, (self.plan.count, *record["shape"]))
+        yield replace(drawn, x=x, nfe=record["nfe"], seconds=float(self.ranks.exchange(repr(drawn.seconds))[0]))
+        self.ranks.barrier()
+        if self.ranks.is_main:
             shutil.rmtree(self.folder, ignore_errors=True)
-            x, nfe = torch.cat([torch.from_numpy(one["x"]) for one in found]), int(found[-1]["nfe"])
-        return replace(drawn, x=x, nfe=nfe)
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:08d}.json"
+
+    def _record(self, index: int) -> dict[str, Any] | None:
+        """Return the record of a batch; None if there is none, or the samples are not those that it describes."""
+        if not os.path.lexists(self._path(index)):
+            return None
+        try:
+            record = json.loads(atomic.read_bounded(self._path(index), MAX_RECORD_BYTES))
+            shape, size = [int(side) for side in record["shape"]], int(record["bytes"])
+            with atomic.open_regular(self.folder / SAMPLES_FILE) as stream:
+                stream.seek(index * self.plan.batch_size * 4 * math.prod(shape))
+                whole = zlib.crc32(stream.read(size)) == record["crc32"]
+            return {"shape": shape, "nfe": int(record["nfe"])} if whole else None
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError):  # the batch is drawn again
+            return None
 
     def _remove_others(self) -> None:
         """Remove the files of an earlier drawing with other weights or settings."""
-        for path in self.folder.parent.glob(f"{PARTS}*") if self.ranks.is_main else ():
+        prefix = self.folder.name.rpartition("-")[0]
+        for path in self.folder.parent.glob(f"{prefix}-*") if self.ranks.is_main else ():
             if path != self.folder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def shared_draw(
-    directory: Path, plan: SamplingPlan, recipe: Recipe, weights: str, ranks: Ranks = SINGLE_PROCESS
-) -> SharedDraw:
-    """Return the drawing of a plan, whose files lie in `directory`, the folder of samples.
+@contextlib.contextmanager
+def scratch_folder(parent: Path, ranks: Ranks = SINGLE_PROCESS) -> Iterator[Path]:
+    """Make a folder of a new name in `parent` that all processes see, and remove it at the end."""
+    name = ""
+    with ranks.together(), atomic.writing(parent):
+        if ranks.is_main:
+            parent.mkdir(exist_ok=True)
+            name = tempfile.mkdtemp(prefix=f"{PARTS}-", dir=parent)
+    folder = Path(ranks.exchange(name)[0])
+    try:
+        yield folder
+        ranks.barrier()
+    finally:
+        if ranks.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor whose values lie in a file, so that the system reads and drops them as memory allows.
 
     Args:
-        directory: The folder of samples.
+        path: The file.
+        shape: The shape of the tensor.
+        dtype: The type of its values.
+
+    Returns:
+        The tensor.
+    """
+    count = math.prod(shape)
+    found = torch.from_file(str(path), shared=True, size=count, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+    return found.reshape(*shape)
+
+
+def shared_draw(
+    path: Path, plan: SamplingPlan, recipe: Recipe, weights: str, ranks: Ranks = SINGLE_PROCESS
+) -> SharedDraw:
+    """Return the drawing of a plan.
+
+    Args:
+        path: Beginning of the name of its folder: PATH-DIGEST. Other folders of this name are removed.
         plan: The plan of the samples.
         recipe: The recipe, whose sections of sampling the samples depend on.
-        weights: The name and the training step of the weights.
+        weights: The name and the training step of the weights, and what else the samples depend on.
         ranks: The processes that draw together.
 
     Returns:
@@ -120,14 +187,19 @@ def shared_draw(
     """
     levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
     facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]
-    facts += [plan.start_scale, plan.network_time]
-    digest = hashlib.sha256(
-        "\n".join(map(str, [*facts, repr(plan.sampler), repr(plan.guidance)])).encode()
-    ).hexdigest()[:16]
-    return SharedDraw(directory / f"{PARTS}{ranks.exchange(digest)[0]}", ranks)
+    facts += [plan.start_scale, plan.network_time, plan.sampler, plan.guidance]
+    digest = hashlib.sha256("\n".join(map(str, facts)).encode())
+    edit = () if plan.edit is None else (plan.edit.x0, plan.edit.unknown, plan.edit.blends, plan.edit.from_noise)
+    for part in (*(one for given in sorted(plan.given.items()) for one in given), plan.latents, *edit):
+        data = part.cpu().contiguous().numpy() if isinstance(part, Tensor) else repr(part).encode()
+        digest.update(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data)
+    return SharedDraw(path.with_name(f"{path.name}-{ranks.exchange(digest.hexdigest()[:16])[0]}"), plan, ranks)
 
 
-PARTS = ".parts-"
+PARTS, SAMPLES_FILE = ".parts", "samples.f32"
+MAX_RECORD_BYTES = 1000
+BLOCK_BYTES = 16 << 20
+"""Samples that are converted and written at a time."""
 FIX = "free some space and run the same command again; training is done and saved"
 
 
@@ -162,21 +234,28 @@ def draw_and_save(
     """
     plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
     target = directory / (GRID if is_image(assembly.data) else SAMPLES)
-    drawn = shared_draw(directory, plan, assembly.recipe, f"sample {step}", ranks).draw(
-        denoise, plan, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
-    )
-    if drawn is None:
-        return target
-    data = assembly.data
-    arrays = {"x": data.to_storage(drawn.x).numpy(), "view": viewable(data, drawn.x), **condition_arrays(drawn)}
-    with atomic.writing(directory, FIX):
-        directory.mkdir(exist_ok=True)
-        save_npz(directory / SAMPLES, arrays)
-        if is_image(data):
-            save_png(directory / GRID, data, drawn.x, shown(assembly, drawn))
-        if drawn.trajectory is not None:
-            save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
+    drawing = shared_draw(directory / PARTS, plan, assembly.recipe, f"sample {step}", ranks)
+    with (
+        drawing.draw(
+            denoise, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
+        ) as drawn,
+        ranks.together(),
+        atomic.writing(directory, FIX),
+    ):
+        if ranks.is_main:
+            _save(directory, assembly, drawn)
     return target
+
+
+def _save(directory: Path, assembly: Assembly, drawn: SampleBatch) -> None:
+    """Write the files of drawn samples."""
+    data = assembly.data
+    view = Blocks(drawn.x, lambda x: viewable(data, x))
+    save_npz(directory / SAMPLES, {"x": stored(data, drawn.x), "view": view, **condition_arrays(drawn)})
+    if is_image(data):
+        save_png(directory / GRID, data, drawn.x, shown(assembly, drawn))
+    if drawn.trajectory is not None:
+        save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
 
 
 def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str, Array]:
@@ -250,11 +329,38 @@ def stored_conditions(assembly: Assembly, stored: Mapping[str, Array]) -> dict[s
     return found
 
 
-def save_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+@dataclass(frozen=True)
+class Blocks:
+    """An array that is computed a block of rows at a time, from x: (N, C, *S) by `convert`."""
+
+    x: Tensor
+    convert: Callable[[Tensor], Array]
+
+    def __iter__(self) -> Iterator[Array]:
+        rows = max(1, BLOCK_BYTES // (4 * max(1, self.x[:1].numel())))
+        for block in self.x.split(rows):
+            yield np.ascontiguousarray(self.convert(block))
+
+
+def stored(data: Data, x: Tensor) -> Blocks:
+    """Return samples x: (N, C, *S) as the values of a file."""
+    return Blocks(x, lambda block: data.to_storage(block).numpy())
+
+
+def save_npz(path: Path, arrays: Mapping[str, Array | Blocks]) -> None:
     """Write named arrays to one uncompressed file, which is replaced as a whole."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    atomic.replace(path, buffer.getvalue())
+    with atomic.replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if not isinstance(array, Blocks):
+                    npy.write_array(member, array, allow_pickle=False)
+                    continue
+                for number, block in enumerate(array):
+                    if number == 0:
+                        shape = (len(array.x), *block.shape[1:])
+                        described = {"descr": npy.dtype_to_descr(block.dtype), "fortran_order": False, "shape": shape}
+                        npy.write_array_header_1_0(member, described)
+                    member.write(block.data)
 
 
 def load_npz(path: Path) -> dict[str, Array]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,11 @@ from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
 from .evaluation import RunStore, labelled, measure, result_names
-from .planning import MAX_SEED, Component, SampleRequest, grid_levels, plan_request, plan_sampling, require_whole
+from .planning import (MAX_SEED, Component, SampleRequest, SamplingPlan, grid_levels, plan_request, plan_sampling, require_whole)
 from .plugin_files import require_files
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult
-from .sample_files import shared_draw
+from .sample_files import PARTS, scratch_folder, shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import DataRecord, SourceRecord, TrainedWeights, digest_of, group_of, load_weights, with_adapters
@@ -221,16 +223,48 @@ class Run:
             UsageError, RecipeError: The request does not fit the run.
             CheckpointError: No checkpoint can be loaded.
         """
-        given = plan_request(self.assembly, request).given  # refuse a request before weights are loaded
         x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
+        assembly, plan = self._planned(request)
+        with _enough_for(plan), console_progress("sampling", progress) as shown:
+            return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)
+
+    @contextlib.contextmanager
+    def drawing(
+        self, request: SampleRequest, path: Path, *, progress: bool = False, ranks: Ranks = SINGLE_PROCESS
+    ) -> Iterator[SampleBatch]:
+        """Draw as `draw`, by several processes and into a file, so that memory does not grow with the number.
+
+        Args:
+            request: The request, without `x`.
+            path: The file that the samples are for. Beside it they are kept until the context ends; the same request
+                continues a drawing that was stopped.
+            progress: Show progress on standard error.
+            ranks: The processes. Each gets all samples.
+
+        Returns:
+            A context manager with the samples.
+
+        Raises:
+            DiffkitError: As `draw` raises.
+            ResourceError: The samples cannot be written.
+        """
+        assembly, plan = self._planned(request)
+        weights = f"{request.weights} {self._trained(request.weights).step}"
+        weights += f" {digest_of(assembly)}" if request.adapters else ""
+        parts = path.with_name(f".{path.name}.parts")
+        drawing = shared_draw(parts, plan, assembly.recipe, weights, ranks)
+        shown = console_progress("sampling", progress and ranks.is_main)
+        with _enough_for(plan), drawing.draw(assembly.model, assembly.codec, self.device, progress=shown) as drawn:
+            yield drawn
+
+    def _planned(self, request: SampleRequest) -> tuple[Assembly, SamplingPlan]:
+        """Return the objects with trained weights, and the plan of a request."""
+        given = plan_request(self.assembly, request).given  # refuse a request before weights are loaded
         assembly = self.trained(request.weights, request.adapters)
         plan = plan_request(assembly, request, given)
         if any(getattr(one, "negative", None) and getattr(one, "scale", None) == 1.0 for one in plan.guidance):
-            warnings.warn("the negative condition of the guidance has no effect at scale 1", stacklevel=2)
-        needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
-        fix = "lower sample.batch_size in the recipe, or choose another --device"
-        with console_progress("sampling", progress) as shown, enough_memory(lambda: needs, "sampling", fix):
-            return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)
+            warnings.warn("the negative condition of the guidance has no effect at scale 1", stacklevel=3)
+        return assembly, plan
 
     def evaluate(
         self,
@@ -260,7 +294,7 @@ class Run:
             progress: Show progress on standard error.
             raise_if_stopped: Called after each sampling step and before each metric; an exception that it raises ends
                 the evaluation.
-            ranks: The processes that draw the samples together. The first one measures them.
+            ranks: The processes that draw the samples and measure together. The first one writes the results.
 
         Returns:
             All results of the run.
@@ -272,6 +306,7 @@ class Run:
             CheckpointError: No checkpoint can be loaded.
             DataError: There are too few samples or examples for a metric.
         """
+        progress = progress and ranks.is_main
         recipe, own = self.recipe, result_names(self.recipe.evaluate.metrics)
         named = self._metrics(metrics, options or {})
         if not named:
@@ -303,24 +338,28 @@ class Run:
         with stopwatch() as spent:
             for needs in ("model", "samples"):  # an interrupted run draws no samples twice for metrics of the model
                 part = [(name, metric) for name, metric in named if metric.needs == needs]
-                if not part or (needs == "model" and not ranks.is_main):
+                if not part:
                     continue
-                drawn = None
-                if needs == "samples":
-                    drawn = self._drawn(trained, count, steps, seed, weights, progress, raise_if_stopped, ranks)
-                    if not ranks.is_main:
-                        continue
-                measured |= measure(
-                    part,
-                    trained.assembly.data,
-                    drawn,
-                    settings=settings,
-                    seed=seed,
-                    model=self._model(trained),
-                    progress=progress,
-                    raise_if_stopped=raise_if_stopped,
-                )
-                self.results.updated(measured).write(self.directory)
+                with contextlib.ExitStack() as files:
+                    drawn = None
+                    if needs == "samples":
+                        drawing = self._drawing(trained, count, steps, seed, weights, progress, raise_if_stopped, ranks)
+                        drawn = files.enter_context(drawing)
+                    measured |= measure(
+                        part,
+                        trained.assembly.data,
+                        drawn,
+                        settings=settings,
+                        seed=seed,
+                        model=self._model(trained, ranks),
+                        progress=progress,
+                        raise_if_stopped=raise_if_stopped,
+                        folder=files.enter_context(scratch_folder(self.directory.samples, ranks)),
+                        ranks=ranks,
+                    )
+                    with ranks.together():
+                        if ranks.is_main:
+                            self.results.updated(measured).write(self.directory)
         if not ranks.is_main:
             return self.results
         # After an evaluation of another kind, `run` still does that of the recipe.
@@ -350,7 +389,7 @@ class Run:
                 found |= same or {name: build("metric", name)}
         return list(found.items())
 
-    def _drawn(
+    def _drawing(
         self,
         trained: TrainedWeights,
         count: int,
@@ -360,8 +399,8 @@ class Run:
         progress: bool,
         raise_if_stopped: Callable[[], None],
         ranks: Ranks,
-    ) -> SampleBatch | None:
-        """Draw the samples of an evaluation; None on all processes but the first."""
+    ) -> AbstractContextManager[SampleBatch]:
+        """Return a context with the samples of an evaluation, in a file until it ends."""
         assembly = trained.assembly
         plan = plan_sampling(
             assembly,
@@ -371,18 +410,16 @@ class Run:
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=assembly.recipe.evaluate.batch_size,
         )
-        drawing = shared_draw(self.directory.samples, plan, assembly.recipe, f"{weights} {trained.step}", ranks)
-        with console_progress("sampling for metrics", progress) as shown:
-            return drawing.draw(
-                assembly.model,
-                plan,
-                assembly.codec,
-                self.device,
-                progress=shown,
-                on_step=lambda step: raise_if_stopped(),
-            )
+        drawing = shared_draw(self.directory.samples / PARTS, plan, assembly.recipe, f"{weights} {trained.step}", ranks)
+        return drawing.draw(
+            assembly.model,
+            assembly.codec,
+            self.device,
+            progress=console_progress("sampling for metrics", progress),
+            on_step=lambda step: raise_if_stopped(),
+        )
 
-    def _model(self, trained: TrainedWeights) -> TrainedModel:
+    def _model(self, trained: TrainedWeights, ranks: Ranks) -> TrainedModel:
         assembly = trained.assembly
         return TrainedModel(
             model_setting(assembly),
@@ -391,7 +428,7 @@ class Run:
             device=self.device,
             batch_size=assembly.recipe.evaluate.batch_size or assembly.recipe.sample.batch_size,
             weights=digest_of(assembly),
-            store=RunStore(self.directory),
+            store=RunStore(self.directory, writes=ranks.is_main),
         )
 
     def write_report(self) -> None:
@@ -406,6 +443,13 @@ class Run:
                 if self.recipe.sample.precision != "float32":
                     found.assembly.network.to(getattr(torch, self.recipe.sample.precision))
             return self._loaded[group]
+
+
+def _enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
+    """Return a context that reports exhausted memory as an error of the plan."""
+    needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
+    fix = "lower sample.batch_size in the recipe, or choose another --device"
+    return enough_memory(lambda: needs, "sampling", fix)
 
 
 def model_setting(assembly: Assembly) -> ModelSetting:

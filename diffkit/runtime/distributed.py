@@ -138,6 +138,37 @@ class Ranks:
         self.store.delete_key(f"{number - 1}/{self.rank}")  # every rank has read it: it has written this number since
         return texts
 
+    def share(self, tensors: tuple[Tensor, ...], owner: int) -> tuple[Tensor, ...]:
+        """Return the tensors of process `owner`, on the CPU. Those of the other processes are not used."""
+        if self.control is None:
+            return tensors
+        named = [[str(one.dtype).removeprefix("torch."), *one.shape] for one in tensors]
+        described = json.dumps(named).encode() if self.rank == owner else b""
+        length = torch.tensor(len(described))
+        dist.broadcast(length, owner, group=self.control)
+        header = torch.frombuffer(bytearray(described.ljust(int(length))), dtype=torch.uint8)
+        dist.broadcast(header, owner, group=self.control)
+        shared = []
+        for number, (dtype, *shape) in enumerate(json.loads(bytes(header.tolist()))):
+            own = tensors[number].detach().cpu().contiguous() if self.rank == owner else None
+            found = torch.empty(shape, dtype=getattr(torch, dtype)) if own is None else own
+            if found.numel():
+                dist.broadcast(found, owner, group=self.control)
+            shared.append(found)
+        return tuple(shared)
+
+    def in_order(self, compute: Callable[[int], tuple[Tensor, ...]], count: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield compute(0), ..., compute(count - 1) on every rank; each computes a share, however long it takes.
+
+        Raises PeerError if another rank has failed meanwhile.
+        """
+        for first in range(0, count, self.size):
+            index = first + self.rank
+            own = compute(index) if index < count else ()
+            self.barrier()
+            for owner in range(min(self.size, count - first)):
+                yield self.share(own, owner)
+
     def barrier(self) -> None:
         """Wait for every rank, however long it takes."""
         self.exchange()

@@ -8,10 +8,13 @@ directory; the earliest is the cause, and its exit code is the one of the comman
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 import traceback
@@ -121,19 +124,60 @@ def launch(
         time.sleep(PAUSE_SECONDS)
 
 
+def places(meet: str) -> tuple[str, str | None]:
+    """Return where the launcher of this host meets the others, and the address by which they reach this host.
+
+    The name of a host often leads to an address that others cannot reach, or to none, and both the launcher and gloo
+    rely on it. The address is the one from which this host reaches `meet`; if that is `meet` itself, the launchers meet
+    here. gloo then uses the network of this address, unless the environment variable GLOO_SOCKET_IFNAME names another.
+
+    Args:
+        meet: the place HOST:PORT.
+
+    Returns:
+        The place for this host, and its address; None if the host of `meet` is not known yet.
+    """
+    host, _, port = meet.rpartition(":")
+    try:
+        family, _, _, _, there = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(there)  # sends nothing: the system chooses the address of the way
+            own = probe.getsockname()[0]
+    except (OSError, ValueError):
+        return meet, None
+    if name := _interface(own):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    return (f"localhost:{port}" if own == there[0] else meet), own
+
+
+_SIOCGIFADDR = 0x8915
+
+
+def _interface(address: str) -> str | None:
+    """Return the name of the network interface that has an IPv4 address, on Linux."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without such an address
+                found = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(found[20:24]) == address:
+                    return name
+    return None
+
+
 def _attempt(
     arguments: Sequence[str], processes: int, folder: Path, hosts: Hosts, attempt: int, timeout: float
 ) -> PeerError | None:
     """Start the processes once and wait for their end; returns the failure of the first that failed."""
+    meet, own = (hosts.meet, "localhost") if hosts.count == 1 else places(hosts.meet)
     config = LaunchConfig(
         min_nodes=hosts.count,
         max_nodes=hosts.count,
         nproc_per_node=processes,
         run_id=f"diffkit-{attempt}",
         rdzv_backend="c10d",
-        rdzv_endpoint=hosts.meet,
+        rdzv_endpoint=meet,
         rdzv_configs={"timeout": int(timeout)},
-        local_addr="localhost" if hosts.count == 1 else None,
+        local_addr=own,
         max_restarts=0,
     )
     began = time.time()

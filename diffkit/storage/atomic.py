@@ -76,11 +76,20 @@ def sync_directory(path: Path) -> None:
 
 def replace(path: Path, data: bytes) -> None:
     """Replace the content of `path` atomically: after a crash the file has either the old or the new content."""
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream whose content replaces that of `path` atomically at the end, and not after an error."""
     temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
     try:
-        write_synced(temporary, data)
+        with open(temporary, "x+b") as stream:
+            yield stream
+            sync(stream)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise

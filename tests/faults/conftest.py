@@ -145,9 +145,11 @@ def ranks(
     faults: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
     *options: str,
     out: Sequence[Path] = (),
+    command: Sequence[str | Path] = (),
     **more: Any,
 ) -> list[Ended]:
-    """`diffkit run` in processes as torchrun starts them; how each ended. `out`: another run directory for each.
+    """`diffkit run` in processes as torchrun starts them; how each ended. `out`: another run directory for each;
+    `command`: another command.
 
     A process with a fault that stops it is killed when the others have ended, as a launcher does.
     """
@@ -158,10 +160,10 @@ def ranks(
     for rank in range(size):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         folder = out[rank] if out else recipe.parent / "run"
-        command = ("run", recipe, "--out", folder, "--device", "cpu", *options)
+        words = command or ("run", recipe, "--out", folder, "--device", "cpu", *options)
         own = (faults or {}).get(rank, ())
         env = {name: str(value) for name, value in place.items()}
-        started.append(diffkit.start(*command, cwd=recipe.parent, env=env, faults=own, **more))
+        started.append(diffkit.start(*words, cwd=recipe.parent, env=env, faults=own, **more))
     stopped = {rank for rank, own in (faults or {}).items() if any("stop" in one["do"] for one in own)}
     ended = {}
     for rank in sorted(range(size), key=lambda rank: rank in stopped):

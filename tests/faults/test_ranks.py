@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +192,9 @@ def test_a_full_disk_of_one_process_fails_the_save_of_all(diffkit: Server, recip
 
 
 def test_samples_of_several_processes_are_those_of_one(diffkit: Server, recipe: Path) -> None:
-    """The bytes of the samples, and the results of the metrics; a drawing that was stopped continues."""
+    """The bytes of the samples, and the results of the metrics; samples of an evaluation that was stopped are kept."""
+    metrics = "[sliced-wasserstein, frechet, bits-per-dim]"
+    recipe.write_text(recipe.read_text().replace("[sliced-wasserstein]", metrics))
     assert codes(ranks(diffkit, recipe, 1)) == [0]
     run, other = recipe.parent / "run", recipe.parent / "other" / "run"
     shutil.copytree(run, other)
@@ -197,10 +202,30 @@ def test_samples_of_several_processes_are_those_of_one(diffkit: Server, recipe: 
     (other / "stages.json").write_text(json.dumps({"train": stages["train"]}))
     for path in (other / "samples" / "samples.npz", other / "results.json"):
         path.unlink()
-    killed = ranks(diffkit, recipe, 2, {0: [fault("runs.trained:measure", 1, "kill")]}, out=[other] * 2)
+    shutil.rmtree(other / "likelihood")
+    killed = ranks(diffkit, recipe, 2, {0: [fault("runs.trained:measure", 2, "kill")]}, out=[other] * 2)
     assert codes(killed) == [-9, 11]
-    assert codes(ranks(diffkit, recipe, 3, out=[other] * 3)) == [0, 0, 0]
+    again = fault("runs.sample_files:SharedDraw.write", 1, "exit 3")
+    assert codes(ranks(diffkit, recipe, 3, {1: [again], 2: [again]}, out=[other] * 3)) == [0, 0, 0]
     assert finished(other) == finished(run)
+
+
+def test_commands_of_several_processes_do_what_one_does(diffkit: Server, recipe: Path) -> None:
+    """`sample` and `evaluate`: the same file, the same numbers, and one error."""
+    assert codes(ranks(diffkit, recipe, 1)) == [0]
+    run, other = recipe.parent / "run", recipe.parent / "other"
+    shutil.copytree(run, other)
+    for size, folder, file in ((1, run, "one.npz"), (2, other, "two.npz")):
+        command = ("sample", folder, "--count", "11", "--out", folder.parent / file)
+        assert codes(ranks(diffkit, recipe, size, command=command)) == [0] * size
+        command = ("evaluate", folder, "--metric", "frechet", "--metric", "mmd")
+        assert codes(ranks(diffkit, recipe, size, command=command)) == [0] * size
+    assert (recipe.parent / "one.npz").read_bytes() == (recipe.parent / "two.npz").read_bytes()
+    assert finished(other)["results"] == finished(run)["results"]
+    assert not list(recipe.parent.rglob("*.parts*"))
+    ended = ranks(diffkit, recipe, 2, command=("evaluate", other, "--metric", "frechet", "--weights", "none"))
+    assert codes(ended) == [2, 2]
+    assert shown(ended).count("error[") == 1
 
 
 def write_shards(diffkit: Server, recipe: Path) -> Path:
@@ -262,3 +287,49 @@ def test_faults_by_place_and_process(diffkit: Server, recipe: Path, place: str, 
     assert (codes(ended)[rank], codes(ended)[1 - rank]) == ENDS[do]
     assert codes(ranks(diffkit, recipe, 1)) == [0]
     finished(recipe.parent / "run")
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with one cable between them: 10.77.0.1 and 10.77.0.2, whose host name leads to neither."""
+    if shutil.which("ip") is None:
+        pytest.skip("the command ip, which makes network namespaces, is not installed")
+    names = f"diffkit-{os.getpid()}-a", f"diffkit-{os.getpid()}-b"
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1])
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+        yield names
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("meeting", [1, 2])
+def test_two_hosts_meet_at_an_address_of_one(
+    diffkit: Server, recipe: Path, two_hosts: tuple[str, str], meeting: int
+) -> None:
+    """The run of two hosts ends on both, with the weights of two processes on one."""
+    options = ("--device", "cpu", "--nproc", "1", "--hosts", "2", "--meet", f"10.77.0.{meeting}:29500", "-q")
+    command = [sys.executable, "-m", "diffkit", "run", str(recipe), "--out", str(recipe.parent / "run"), *options]
+    started = [
+        subprocess.Popen(["ip", "netns", "exec", name, *command], stderr=subprocess.PIPE, text=True)
+        for name in two_hosts
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    one_host = recipe.parent / "one"
+    assert codes(ranks(diffkit, recipe, 2, out=[one_host] * 2)) == [0, 0]
+    assert finished(recipe.parent / "run") == finished(one_host)

@@ -146,13 +146,17 @@ def test_leaves_take_no_private_name() -> None:
     assert wrong == set()
 
 
+LOCAL_ADDRESS = "diffkit.runtime.launch", "socket"
+"""The launcher reads the addresses of this host, to be reached by the other hosts of a run. It sends nothing."""
+
+
 def test_nothing_speaks_to_a_network() -> None:
     """No telemetry, no downloads."""
     wrong = {
         f"{source.path}:{one.line} imports {one.module}"
         for source in shipped()
         for one in source.imports()
-        if one.module.split(".")[0] in NETWORK
+        if one.module.split(".")[0] in NETWORK and (source.module, one.module) != LOCAL_ADDRESS
     }
     assert wrong == set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -30,9 +30,8 @@ from diffkit.likelihood import (
     variational_bound,
 )
 from diffkit.likelihood.bound import LOG_2
-from diffkit.likelihood.chain import Noise
 from diffkit.likelihood.ode import RK4
-from diffkit.metric import Evaluation, Metric, ModelSetting, TrainedModel
+from diffkit.metric import Evaluation, Metric, ModelSetting, Tensors, TrainedModel
 
 from .terms import PARTS, Draw, Terms, conditions, digest, measure
 
@@ -260,18 +259,23 @@ class BitsPerDim(Metric):
             x = model.codec.encode(evaluation.train[rows].to(model.device)).cpu()
         chain = Chain(levels)
         group = digest(model.weights, levels, model.setting.guidance, evaluation.seed, x)
-        errors = model.store.read("errors", group).get("errors")
-        if errors is None or errors.shape != (len(chain),):
-            labels = None if evaluation.train_labels is None else evaluation.train_labels[rows]
+        labels = None if evaluation.train_labels is None else evaluation.train_labels[rows]
 
-            def batches() -> Iterator[tuple[Tensor, Noise, Mapping[str, Tensor]]]:
-                for start in range(0, fitted, model.batch_size):
-                    model.watch(start, fitted)
-                    part = range(start, min(start + model.batch_size, fitted))
-                    x0 = x[part.start : part.stop].to(model.device)
-                    yield x0, Draw(evaluation.seed, -1, part).normal, conditions(model, labels, part)
+        def stored(_: int) -> Tensors:
+            return tuple(model.store.read("errors", group).values())
 
-            errors = fit_errors(guide(model.denoise, model.setting.guidance), chain, batches())
+        def fit(number: int) -> Tensors:
+            start = number * model.batch_size
+            model.watch(start, fitted)
+            part = range(start, min(start + model.batch_size, fitted))
+            batch = x[part.start : part.stop].to(model.device), Draw(evaluation.seed, -1, part).normal
+            denoise = guide(model.denoise, model.setting.guidance)
+            return (len(part) * fit_errors(denoise, chain, [(*batch, conditions(model, labels, part))]),)
+
+        ((errors,),) = [found or (torch.empty(0),) for found in evaluation.peers.in_order(stored, 1)]
+        if errors.shape != (len(chain),):
+            parts = evaluation.peers.in_order(fit, -(-fitted // model.batch_size))
+            errors = torch.stack([part for (part,) in parts]).sum(0) / fitted
             model.store.write("errors", group, {"errors": errors})
         return chain.with_errors(errors)
 
@@ -335,6 +339,8 @@ class BitsPerDim(Metric):
 
     def _keep(self, evaluation: Evaluation, model: TrainedModel, chain: Chain, x: Tensor, found: Terms) -> None:
         """Keep the terms of the layers, the rate-distortion curve, and reconstructions of a few examples."""
+        if not evaluation.peers.is_main:
+            return
         layers, error = found.layers / len(x), found.squared_error / len(x)
         prior = found.values[:, 1].mean()
         rate = torch.cat([prior[None], layers.flip(0)]).cumsum(0)  # after z_N, ..., z_1, and x0

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffkit.metric import Evaluation, Metric
+from diffkit.metric import Evaluation, Metric, Peers
 
-from .pixels import compared, counts
+from .pixels import Rows, counts, require_enough
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Frechet(Metric):
         return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
-        return _of_rows(*compared(evaluation))
+        return _of_rows(*require_enough(evaluation), evaluation.peers)
 
 
 @dataclass(frozen=True)
 class FeatureFrechet(Metric):
-    """The Frechet distance in given features: `features` maps decoded x: (N, C, *S) to (N, D).
+    """The Frechet distance in given features: `features` maps decoded x: (N, C, *S) to (N, D), `batch_size` at a time.
 
     `described` names the features in reports, since distances in different features cannot be compared. For use from
     Python, and by plugins that provide a feature network.
@@ -46,6 +47,7 @@ class FeatureFrechet(Metric):
 
     features: Callable[[Tensor], Tensor]
     described: str
+    batch_size: int = 256
 
     @property
     def definition(self) -> str:
@@ -55,16 +57,27 @@ class FeatureFrechet(Metric):
         return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
-        return _of_rows(self.features(evaluation.samples), self.features(evaluation.train))
+        samples, train = (self._of(x, evaluation.peers) for x in (evaluation.samples, evaluation.train))
+        return _of_rows(samples, train, evaluation.peers)
+
+    def _of(self, x: Tensor, peers: Peers) -> Tensor:
+        """Return the features of examples x: (N, C, *S) as (N, D), extracted in batches and kept in a file."""
+        parts = x.split(self.batch_size)
+        with tempfile.NamedTemporaryFile() as file:
+            for (block,) in peers.in_order(lambda number: (self.features(parts[number]).cpu().double(),), len(parts)):
+                file.write(block.contiguous().numpy().data)
+            file.flush()
+            return torch.from_file(file.name, shared=True, size=len(x) * block.shape[1], dtype=torch.float64).view(
+                len(x), block.shape[1]
+            )
 
 
-def _of_rows(samples: Tensor, reference: Tensor) -> Callable[[Tensor], Mapping[str, float]]:
+def _of_rows(samples: Rows, reference: Rows, peers: Peers) -> Callable[[Tensor], Mapping[str, float]]:
     """Return the distance of rows of `samples` from `reference`, whose moments are computed once."""
-    target = moments(reference)
+    target = moments(reference, peers=peers)
 
     def of_rows(rows: Tensor) -> Mapping[str, float]:
-        chosen = samples[rows]
-        return {"frechet": moments_distance(*moments(chosen), *target), **counts(chosen, reference)}
+        return {"frechet": moments_distance(*moments(samples, rows), *target), **counts(rows, reference)}
 
     return of_rows
 
@@ -79,10 +92,41 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return moments_distance(*moments(a), *moments(b))
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the root R of the covariance, R^T R, of x: (N, D), both float64."""
-    x = x.double()
-    return x.mean(0), _root(x)
+def moments(x: Rows, rows: Tensor | None = None, peers: Peers | None = None) -> tuple[Tensor, Tensor]:
+    """Compute the mean (D,) and a root R of the covariance, R^T R, both float64, in memory for 2 D rows at most.
+
+    The rows are read in blocks, twice: for the mean, then for the triangular factor of each block around it. Factors
+    are combined by a further QR decomposition, so the covariance itself, whose rounding would be squared, is never
+    formed.
+
+    Args:
+        x: Rows (M, D).
+        rows: Indices (N,) of the rows to use, N >= 2; default all.
+        peers: The processes that share the blocks; default this one alone.
+
+    Returns:
+        The mean, and R: (min(N, D), D).
+    """
+    peers, used = peers or Peers(), torch.arange(len(x)) if rows is None else rows
+    blocks = used.split(max(MIN_BLOCK, 2 * x.shape[1]))
+    sums = peers.in_order(lambda number: (x[blocks[number]].double().sum(0),), len(blocks))
+    mean = torch.stack([total for (total,) in sums]).sum(0) / len(used)
+
+    def factor(number: int) -> tuple[Tensor]:
+        return (_triangular((x[blocks[number]].double() - mean) / math.sqrt(len(used) - 1)),)
+
+    root = torch.empty(0, x.shape[1], dtype=torch.float64)
+    for (part,) in peers.in_order(factor, len(blocks)):
+        root = _triangular(torch.cat([root, part]))
+    return mean, root
+
+
+MIN_BLOCK = 1024
+
+
+def _triangular(x: Tensor) -> Tensor:
+    """Return R: (min(N, D), D) with R^T R = x^T x of x: (N, D)."""
+    return torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
 
 
 def moments_distance(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, root_b: Tensor) -> float:
@@ -100,9 +144,3 @@ def moments_distance(mean_a: Tensor, root_a: Tensor, mean_b: Tensor, root_b: Ten
     mean = (mean_a - mean_b).square().sum()
     cross = torch.linalg.svdvals(root_a @ root_b.T).sum()
     return max(0.0, float(mean + root_a.square().sum() + root_b.square().sum() - 2 * cross))
-
-
-def _root(x: Tensor) -> Tensor:
-    """Return R: (min(N, D), D) with R^T R the covariance of x: (N, D)."""
-    centred = (x - x.mean(0)) / math.sqrt(len(x) - 1)
-    return torch.linalg.qr(centred, mode="r").R if len(x) > x.shape[1] else centred

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffkit.metric import Evaluation, Metric
 
-from .pixels import compared, counts, subset
+from .pixels import Rows, counts, require_enough, subset
 
 Positive = Annotated[float, Field(gt=0)]
 Kernel = Callable[[Tensor], Tensor]
@@ -60,9 +60,9 @@ class MMD(Metric):
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         generator = evaluation.generator("mmd")
-        samples, reference = compared(evaluation)
+        samples, train = require_enough(evaluation)
         kept = subset(torch.arange(len(samples)), self.limit, generator)
-        reference = subset(reference, self.limit, generator)
+        reference = train[subset(torch.arange(len(train)), self.limit, generator)]
         kernel = self._kernel(reference)
         within, across = _mean_within(reference, kernel), _row_means(samples, reference, kernel)
 
@@ -107,7 +107,7 @@ def _mean_within(a: Tensor, kernel: Kernel) -> float:
     return (n * float(_row_means(a, a, kernel).sum()) - n * zero) / (n * (n - 1))
 
 
-def _row_means(a: Tensor, b: Tensor, kernel: Kernel) -> Tensor:
+def _row_means(a: Rows, b: Tensor, kernel: Kernel) -> Tensor:
     """Return the mean of the kernel between each row of a: (N, D) and all rows of b: (M, D), as (N,)."""
     means = []
     for start in range(0, len(a), CHUNK):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sized
+
 import torch
 from torch import Tensor
 
@@ -28,9 +31,27 @@ def pixels(x: Tensor, spec: DataSpec) -> Tensor:
     return rows.add_(1).div_(2) if spec.bounded else rows
 
 
-def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Return samples and training examples as rows of pixels. Raises DataError DK331 for fewer than `least`
-    examples.
+class Pixels:
+    """The rows `pixels(x, spec)`: (N, D), converted as they are read, so that only those are in memory."""
+
+    def __init__(self, x: Tensor, spec: DataSpec) -> None:
+        self.x, self.spec = x, spec
+        self.shape = len(x), math.prod(x.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return pixels(self.x[rows], self.spec)
+
+
+Rows = Tensor | Pixels
+
+
+def require_enough(evaluation: Evaluation, least: int = 2) -> tuple[Pixels, Pixels]:
+    """Return samples and training examples as rows of pixels that are converted as they are read.
+
+    Raises DataError DK331 for fewer than `least` examples.
     """
     for role, x in (("samples", evaluation.samples), ("training examples", evaluation.train)):
         if len(x) < least:
@@ -39,10 +60,16 @@ def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
                 code="DK331",
                 fix="raise sample.count" if role == "samples" else "give more data",
             )
-    return pixels(evaluation.samples, evaluation.spec), pixels(evaluation.train, evaluation.spec)
+    return Pixels(evaluation.samples, evaluation.spec), Pixels(evaluation.train, evaluation.spec)
 
 
-def counts(samples: Tensor, reference: Tensor) -> dict[str, float]:
+def compared(evaluation: Evaluation, least: int = 2) -> tuple[Tensor, Tensor]:
+    """Return all samples and training examples as rows of pixels; see `require_enough`."""
+    samples, train = require_enough(evaluation, least)
+    return samples[:], train[:]
+
+
+def counts(samples: Sized, reference: Sized) -> dict[str, float]:
     """Return the numbers of examples, which every metric reports since many are biased for few samples."""
     return {"samples": float(len(samples)), "reference": float(len(reference))}
 

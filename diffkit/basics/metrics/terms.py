@@ -12,7 +12,7 @@ from torch import Tensor
 from diffkit import Denoiser, Estimate, Level, SampleNoise
 from diffkit.likelihood import Bound, ContinuousBound
 from diffkit.likelihood.bound import LOG_2
-from diffkit.metric import Evaluation, TrainedModel
+from diffkit.metric import Evaluation, Tensors, TrainedModel
 from diffkit.noise import key
 
 BATCHES = "batches"
@@ -115,6 +115,8 @@ def measure(
 ) -> Terms:
     """Compute the terms of examples batch by batch; finished batches are kept, and are not computed again.
 
+    Several processes share the batches.
+
     Args:
         evaluation: The evaluation, whose seed and labels are used.
         model: Its model.
@@ -128,22 +130,32 @@ def measure(
         The terms.
     """
     group = digest(name, model.weights, evaluation.seed, draws, model.batch_size, x)
-    stored = model.store.read(BATCHES, group)
-    found = Terms(**stored) if stored.keys() == Terms.__dataclass_fields__.keys() else None
+    peers, labels, names = evaluation.peers, evaluation.held_out_labels, Terms.__dataclass_fields__
+
+    def stored(_: int) -> Tensors:
+        arrays = model.store.read(BATCHES, group)
+        return tuple(arrays[one] for one in names) if arrays.keys() == names.keys() else ()
+
+    (known,) = peers.in_order(stored, 1)
+    found = Terms(*known) if known else None
     done = 0 if found is None else len(found.values)
-    labels = evaluation.held_out_labels
-    for start in range(done, len(x), model.batch_size):
+
+    def terms(number: int) -> Tensors:
+        start = done + number * model.batch_size
         rows = range(start, min(start + model.batch_size, len(x)))
         x0 = x[rows.start : rows.stop].to(model.device)
         cond = conditions(model, labels, rows)
         one: Terms | None = None
-        for number in range(draws):
-            expected = None if calls is None else (calls * number, calls * draws)
+        for draw in range(draws):
+            expected = None if calls is None else (calls * draw, calls * draws)
             denoise = _watched(model, rows, len(x), expected)
-            part = batch(denoise, x0, Draw(evaluation.seed, number, rows), cond).scaled(1.0 / draws)
+            part = batch(denoise, x0, Draw(evaluation.seed, draw, rows), cond).scaled(1.0 / draws)
             one = part if one is None else one.plus(part)
         assert one is not None
-        found = one if found is None else found.joined(one)
+        return tuple(vars(one).values())
+
+    for values in peers.in_order(terms, -(-(len(x) - done) // model.batch_size)):
+        found = Terms(*values) if found is None else found.joined(Terms(*values))
         model.store.write(BATCHES, group, vars(found))
     assert found is not None
     model.watch(len(x), len(x))

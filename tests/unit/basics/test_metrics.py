@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, strategies as st
 
 from diffkit.basics.metrics.classifier import Classifier
-from diffkit.basics.metrics.frechet import FeatureFrechet, Frechet, frechet_distance
+from diffkit.basics.metrics.frechet import FeatureFrechet, Frechet, frechet_distance, moments
 from diffkit.basics.metrics.mmd import MMD, mmd_squared
 from diffkit.basics.metrics.nearest_neighbour import NearestNeighbour
 from diffkit.basics.metrics.pixels import pixels
 from diffkit.basics.metrics.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein
 from diffkit.data import DataSpec
 from diffkit.errors import DataError, PluginError
-from diffkit.metric import Evaluation
+from diffkit.metric import Evaluation, Peers
 
 VECTORS = DataSpec(3)
 IMAGES = DataSpec(1, (4, 4), 2, bounded=True, bins=256)
@@ -89,6 +89,27 @@ def test_frechet_of_singular_covariances(n, m, d):
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(a, a + 2.0) == pytest.approx(4 * d, rel=1e-9)
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-8, abs=1e-9)
+
+
+def test_moments_come_from_blocks_and_do_not_depend_on_the_processes():
+    """Three blocks, of which two processes compute a share each; and the factors of one matrix at once."""
+    x = normal(2500, 1, dimensions=5).double() * torch.tensor([1.0, 1e-6, 3.0, 0.0, 1.0]) + 4
+
+    class Two(Peers):
+        shares: tuple[list[int], list[int]] = [], []
+
+        def in_order(self, compute, count):
+            for number in range(count):
+                self.shares[number % 2].append(number)
+                yield compute(number)
+
+    (mean, root), (again, shared) = moments(x), moments(x, peers=Two())
+    assert Two.shares == ([0, 2, 0, 2], [1, 1])
+    assert torch.equal(mean, again)
+    assert torch.equal(root, shared)
+    torch.testing.assert_close(mean, x.mean(0), rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(root.T @ root, torch.cov(x.T), rtol=1e-12, atol=1e-15)
+    assert torch.equal(moments(x, torch.arange(2000, 2500))[0], moments(x[2000:])[0])
 
 
 def test_frechet_in_given_features():

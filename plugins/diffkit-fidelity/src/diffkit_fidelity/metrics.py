@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -49,8 +50,8 @@ class FeatureMetric(Metric):
         train = spread(evaluation.train, self.limit)
         for role, x in (("samples", evaluation.samples), ("training examples", train)):
             require(role, len(x), least)
-        samples = features_of(evaluation.samples, evaluation.spec, self.features).features
-        return samples, features_of(train, evaluation.spec, self.features, keep=True).features
+        of = partial(features_of, spec=evaluation.spec, extractor=self.features, peers=evaluation.peers)
+        return of(evaluation.samples).features, of(train, keep=True).features
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class InceptionScore(FeatureMetric):
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         require("samples", len(evaluation.samples), max(LEAST, self.splits))
-        scores = features_of(evaluation.samples, evaluation.spec, self.features).scores
+        scores = features_of(evaluation.samples, evaluation.spec, self.features, peers=evaluation.peers).scores
         assert scores is not None
 
         def of_rows(rows: Tensor) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffkit import DataSpec, plain
+from diffkit import DataSpec, Peers, plain
 
 from .extractor import Extractor
 
@@ -64,13 +64,16 @@ class Features:
 _kept: OrderedDict[str, Features] = OrderedDict()
 
 
-def features_of(x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool = False) -> Features:
+def features_of(
+    x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool = False, peers: Peers | None = None
+) -> Features:
     """Extract features batch by batch, or take those of equal examples.
 
     Args:
         x: Examples (N, C, *S) in the range of the model.
         spec: The spec of the data.
         extractor: What extracts.
+        peers: The processes that share the batches; default this one alone.
         keep: Keep the features on disk for later evaluations, which then have no scores.
 
     Returns:
@@ -81,9 +84,10 @@ def features_of(x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool =
     known = f"{key}{keep}"
     if known not in _kept:
         path = cache_folder() / f"{key}.rows" if keep and extractor.cached else None
+        peers = peers or Peers()
         features, scores = _read(path, len(x)) if path is not None else None, None
-        if features is None:
-            features, scores = _extract(x, spec, extractor)
+        if peers.any(features is None) or features is None:
+            features, scores = _extract(x, spec, extractor, peers)
             if path is not None:
                 _write(path, features)
         _kept[known] = Features(features, scores, digest)
@@ -110,10 +114,10 @@ def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor) -> str:
     return digest.hexdigest()
 
 
-def _extract(x: Tensor, spec: DataSpec, extractor: Extractor) -> tuple[Rows, Rows]:
-    features, scores = Rows(), Rows()
-    for batch in torch.split(x, extractor.batch_size):
-        for rows, block in zip((features, scores), extractor(extractor.prepared(batch, spec)), strict=True):
+def _extract(x: Tensor, spec: DataSpec, extractor: Extractor, peers: Peers) -> tuple[Rows, Rows]:
+    features, scores, batches = Rows(), Rows(), torch.split(x, extractor.batch_size)
+    for found in peers.in_order(lambda number: extractor(extractor.prepared(batches[number], spec)), len(batches)):
+        for rows, block in zip((features, scores), found, strict=True):
             rows.append(block)
     return features, scores
 
