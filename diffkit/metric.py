@@ -55,8 +55,10 @@ class ModelSetting:
 class Peers:
     """The processes that measure together. This base class is a single process."""
 
-    is_main = True
-    """Whether this process writes what is kept."""
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes what is kept."""
+        return True
 
     def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
         """Yield compute(0), ..., compute(count - 1), which are tensors.

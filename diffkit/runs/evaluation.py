@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..codec import Identity
 from ..config import ComponentSpec
 from ..data import Data, Part, stack
-from ..errors import DataError
-from ..metric import Evaluation, Metric, Peers, Store, Tensors, TrainedModel
+from ..errors import DataError, UsageError
+from ..metric import Evaluation, Metric, ModelSetting, Peers, Store, Tensors, TrainedModel
 from ..noise import generator
+from ..recipe.assembly import Assembly, build
 from ..recipe.signature import parameters_of
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import console_progress
@@ -54,6 +56,55 @@ def labelled(metric: ComponentSpec) -> str:
     defaults = {parameter.name: parameter.default for parameter in parameters_of(metric)[1]}
     options = [f"{name}={value}" for name, value in metric.options.items() if value != defaults.get(name)]
     return f"{metric.name}({', '.join(options)})" if options else metric.name
+
+
+def chosen_metrics(
+    assembly: Assembly, wanted: str | Sequence[str] | None, options: Mapping[str, Any]
+) -> list[tuple[str, Metric]]:
+    """Return metrics with the names of their results: those of the recipe if their options are the same.
+
+    Args:
+        assembly: The objects of the recipe.
+        wanted: Names of metrics; None: those of the recipe.
+        options: Options of these metrics.
+
+    Returns:
+        The names and the metrics.
+
+    Raises:
+        UsageError: There are options, but no names.
+        RecipeError: There is no metric of this name, or it does not have these options.
+    """
+    rows = assembly.recipe.evaluate.metrics
+    own = dict(zip(result_names(rows), assembly.metrics, strict=True))
+    if wanted is None:
+        if options:
+            raise UsageError("options require the name of a metric", code="DK017", fix="pass --metric NAME")
+        return list(own.items())
+    found: dict[str, Metric] = {}
+    for name in [wanted] if isinstance(wanted, str) else wanted:
+        same = {key: own[key] for key, row in zip(result_names(rows), rows) if name in (key, row.name)}
+        if options:
+            built = build("metric", name, **options)
+            label = labelled(ComponentSpec("metric", name, options))
+            equal = [key for key, row in zip(result_names(rows), rows) if labelled(row) == label]
+            found[equal[0] if equal else label] = built
+        else:
+            found |= same or {name: build("metric", name)}
+    return list(found.items())
+
+
+def model_setting(assembly: Assembly) -> ModelSetting:
+    """Return what the objects of a recipe determine of its model, for metrics that need it."""
+    return ModelSetting(
+        assembly.spec,
+        assembly.schedule,
+        assembly.evaluation_grid,
+        assembly.guidance,
+        assembly.parameterization.provides,
+        assembly.conditions,
+        encoded=not isinstance(assembly.codec, Identity),
+    )
 
 
 class RunStore(Store):

@@ -338,7 +338,7 @@ class Blocks:
 
     def __iter__(self) -> Iterator[Array]:
         rows = max(1, BLOCK_BYTES // (4 * max(1, self.x[:1].numel())))
-        for block in self.x.split(rows):
+        for block in torch.split(self.x, rows):
             yield np.ascontiguousarray(self.convert(block))
 
 

@@ -14,16 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codec import Identity
-from ..config import ComponentSpec
 from ..data import as_examples
 from ..denoiser import Denoiser
 from ..errors import UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
-from ..metric import Metric, ModelSetting, TrainedModel
-from ..recipe.assembly import Assembly, assemble, build
+from ..metric import TrainedModel
+from ..recipe.assembly import Assembly, assemble
 from ..recipe.presets import of_preset
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
@@ -33,7 +31,7 @@ from ..runtime.memory import enough_memory
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .evaluation import RunStore, labelled, measure, result_names
+from .evaluation import RunStore, chosen_metrics, measure, model_setting, result_names
 from .planning import (MAX_SEED, Component, SampleRequest, SamplingPlan, grid_levels, plan_request, plan_sampling, require_whole)
 from .plugin_files import require_files
 from .reporting import write_report
@@ -308,7 +306,7 @@ class Run:
         """
         progress = progress and ranks.is_main
         recipe, own = self.recipe, result_names(self.recipe.evaluate.metrics)
-        named = self._metrics(metrics, options or {})
+        named = chosen_metrics(self.assembly, metrics, options or {})
         if not named:
             return self.results
         sampled = any(metric.needs == "samples" for _, metric in named)
@@ -368,26 +366,6 @@ class Run:
             record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
             StageStatus(self.directory).write("evaluate", record)
         return self.results
-
-    def _metrics(self, wanted: str | Sequence[str] | None, options: Mapping[str, Any]) -> list[tuple[str, Metric]]:
-        """Return metrics with the names of their results: those of the recipe if their options are the same."""
-        rows = self.recipe.evaluate.metrics
-        own = dict(zip(result_names(rows), self.assembly.metrics, strict=True))
-        if wanted is None:
-            if options:
-                raise UsageError("options require the name of a metric", code="DK017", fix="pass --metric NAME")
-            return list(own.items())
-        found: dict[str, Metric] = {}
-        for name in [wanted] if isinstance(wanted, str) else wanted:
-            same = {key: own[key] for key, row in zip(result_names(rows), rows) if name in (key, row.name)}
-            if options:
-                built = build("metric", name, **options)
-                label = labelled(ComponentSpec("metric", name, options))
-                equal = [key for key, row in zip(result_names(rows), rows) if labelled(row) == label]
-                found[equal[0] if equal else label] = built
-            else:
-                found |= same or {name: build("metric", name)}
-        return list(found.items())
 
     def _drawing(
         self,
@@ -450,19 +428,6 @@ def _enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
     needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
     fix = "lower sample.batch_size in the recipe, or choose another --device"
     return enough_memory(lambda: needs, "sampling", fix)
-
-
-def model_setting(assembly: Assembly) -> ModelSetting:
-    """Return what the objects of a recipe determine of its model, for metrics that need it."""
-    return ModelSetting(
-        assembly.spec,
-        assembly.schedule,
-        assembly.evaluation_grid,
-        assembly.guidance,
-        assembly.parameterization.provides,
-        assembly.conditions,
-        encoded=not isinstance(assembly.codec, Identity),
-    )
 
 
 def _effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:

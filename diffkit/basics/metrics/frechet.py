@@ -62,7 +62,7 @@ class FeatureFrechet(Metric):
 
     def _of(self, x: Tensor, peers: Peers) -> Tensor:
         """Return the features of examples x: (N, C, *S) as (N, D), extracted in batches and kept in a file."""
-        parts = x.split(self.batch_size)
+        parts = torch.split(x, self.batch_size)
         with tempfile.NamedTemporaryFile() as file:
             for (block,) in peers.in_order(lambda number: (self.features(parts[number]).cpu().double(),), len(parts)):
                 file.write(block.contiguous().numpy().data)
@@ -108,7 +108,7 @@ def moments(x: Rows, rows: Tensor | None = None, peers: Peers | None = None) -> 
         The mean, and R: (min(N, D), D).
     """
     peers, used = peers or Peers(), torch.arange(len(x)) if rows is None else rows
-    blocks = used.split(max(MIN_BLOCK, 2 * x.shape[1]))
+    blocks = torch.split(used, max(MIN_BLOCK, 2 * x.shape[1]))
     sums = peers.in_order(lambda number: (x[blocks[number]].double().sum(0),), len(blocks))
     mean = torch.stack([total for (total,) in sums]).sum(0) / len(used)
 
