@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages of theory, with numbers that diffkit computes: `python docs/pictures.py`."""
+"""Draw the diagrams of the pages, with numbers that diffkit computes: `python docs/pictures.py`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffkit_ddim.inversion import decode, encode, slerp
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -439,7 +440,45 @@ def guidance() -> None:
     save("guidance", "Samples of one of three classes, with four guidances", panels, y_ticks=False, height=160)
 
 
+def interpolation() -> None:
+    """Data on a ring: examples between two others on a straight line, and on the great circle of their latents."""
+    limits, titles = ((-1.6, 1.6), (-1.6, 1.6)), ("between examples", "latents", "between latents, decoded")
+    panels = row([limits] * 3, titles, ["", "", ""], height=177)
+    turn = 2.0 * math.pi / 60 * torch.arange(60, dtype=torch.float64)
+    ring = MixtureOracle(torch.ones(60), torch.stack([turn.cos(), turn.sin()], 1), torch.full((60,), 0.004))
+    levels, data = build("grid", "trailing").levels(LINEAR, 200), ring.sample(300, torch.Generator().manual_seed(1))
+    ends, weights = data.new_tensor([[0.98, 0.17], [-0.87, 0.5]]), torch.linspace(0.0, 1.0, 9).tolist()
+    latents = encode(ring, levels, ends, rounds=2)
+    circle = slerp(latents[:1], latents[1:], weights)
+    straight = torch.cat([torch.lerp(ends[:1], ends[1:], w) for w in weights])
+    clouds, paths = (data, generator(2)(data), data), (straight, circle, decode(ring, levels, circle))
+    for panel, cloud, between in zip(panels, clouds, paths):
+        panel.dots(*cloud[cloud.abs().amax(1) < 1.6].T, "#cfcfcf", 1.6)
+        panel.dots(*between[1:-1].T, BLUE)
+        panel.dots(*between[[0, -1]].T, ORANGE, 5)
+    save("interpolation", "Examples between two others: on a line, and by their latents", panels, height=177)
+
+
+def series() -> None:
+    """Three series of 64 values on the way from noise to samples, with the exact denoiser of a Gaussian process."""
+    places = torch.arange(64, dtype=torch.float64)
+    apart = places[:, None] - places
+    waves = torch.exp(-2.0 * torch.sin(math.pi * apart / 32.0) ** 2 - (apart / 60.0) ** 2)
+    process = GaussianOracle(torch.zeros(1, 64, dtype=torch.float64), waves + 1e-6 * torch.eye(64))
+    levels, times = [LINEAR.level(float(t)) for t in range(1000, -1, -10)], [1000, 400, 150, 0]
+    states, noise = [generator(4)(torch.empty(3, 1, 64))], generator(1)
+    ancestral = build("sampler", "ancestral")
+    sample(process, ancestral, levels, states[0], noise=noise, on_step=lambda step: states.append(step.x))
+    panels = row([((0.0, 63.0), (-3.6, 3.6))] * 4, [f"t = {t}" for t in times], ["", "", "", "place"], height=160)
+    for panel, t in zip(panels, times):
+        for one, colour in zip(states[(1000 - t) // 10][:, 0], (BLUE, ORANGE, GREEN)):
+            panel.line(places, one, colour, 1.5)
+    save("series", "Three series while they are sampled, at four times", panels, y_ticks=False, height=160)
+
+
 PICTURES = (
+    interpolation,
+    series,
     rate_distortion,
     paths,
     ddim,
