@@ -12,22 +12,23 @@ import torch
 from click.testing import CliRunner
 from diffkit_inverse import restore
 from diffkit_inverse.command import restore as command
-from diffkit_inverse.operator import Blur, Downsample
+from diffkit_inverse.operator import Blur, Decoded, Downsample
 from PIL import Image
 
 import diffkit
-from diffkit import ArgumentError, Run, UsageError
+from diffkit import ArgumentError, Codec, Estimate, Level, Run, UsageError
+from diffkit.testing import GaussianOracle
 
 pytestmark = pytest.mark.xdist_group("restore")
 
 SIZE = 16
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("inverse")
+def trained(folder: Path, **sections: Any) -> Run:
+    """A run of two steps on 24 random pictures."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), dtype=np.uint8)
     np.savez(folder / "pictures.npz", images=pixels)
+    guidance = [] if "codec" in sections else ["clip"]
     recipe = {
         "name": "pictures",
         "data": {"name": "arrays", "path": str(folder / "pictures.npz")},
@@ -35,9 +36,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "parameterization": "x0",
         "network": {"name": "unet", "channels": 8, "multipliers": [1], "blocks": 1, "attention": []},
         "train": {"steps": 2, "batch_size": 4},
-        "sample": {"sampler": "ancestral", "grid": "trailing", "steps": 4, "count": 1, "guidance": ["clip"]},
+        "sample": {"sampler": "ancestral", "grid": "trailing", "steps": 4, "count": 1, "guidance": guidance},
     }
-    return diffkit.run(recipe, folder / "run", device="cpu", quiet=True)
+    return diffkit.run(recipe | sections, folder / "run", device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return trained(tmp_path_factory.mktemp("inverse"))
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on the codes of an autoencoder."""
+    return trained(tmp_path_factory.mktemp("latent"), codec={"name": "kl-vae", "factor": 2, "width": 8})
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +84,67 @@ def test_samples_fit_the_measurement(run: Run, picture: torch.Tensor, forward: A
     free = restore(run, y, forward, method=diffkit.build("guidance", "dps", forward="grey", scale=0.0), count=2)
     assert fitted.x.shape == (2, 3, SIZE, SIZE)
     assert fitted.error < (0.3 if forward == "jpeg" else 0.1) * free.error
+
+
+@pytest.mark.parametrize("method", ["pgdm", "ddnm", "dps"])
+def test_latents_are_measured_after_decoding(
+    latent: Run, picture: torch.Tensor, mask: torch.Tensor, method: str
+) -> None:
+    got = restore(latent, picture, "mask", mask=mask, method=method, count=2)
+    kept = (mask > 0.5).expand_as(got.x)
+    assert torch.equal(got.x[kept], picture.expand_as(got.x)[kept])
+
+
+def test_samples_of_latents_fit_the_measurement(latent: Run) -> None:
+    y = torch.full((3, 4, 4), 0.5)
+    fitted = restore(latent, y, Downsample(4), method="ddnm", count=2)
+    free = restore(latent, y, Downsample(4), method=diffkit.build("guidance", "dps", forward="grey", scale=0.0))
+    assert fitted.x.shape == (2, 3, SIZE, SIZE)
+    assert fitted.error < 0.5 * free.error
+
+
+class Turned(Codec):
+    """Permuted pixels with other signs, an orthogonal map."""
+
+    def encode(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+        return -x.flip(2, 3)
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        return -z.flip(2, 3)
+
+
+@pytest.mark.parametrize("name", ["pgdm", "ddnm", "dps"])
+def test_an_orthogonal_codec_changes_nothing(picture: torch.Tensor, name: str) -> None:
+    """The estimate of latents, decoded, is that of pixels: each method is the same in every orthonormal basis."""
+    codec, level, prior = Turned(), Level(0.8, 0.6), GaussianOracle(torch.full((3, SIZE, SIZE), 0.2), 0.5)
+    x = 0.8 * picture + 0.6 * picture.flip(1)
+    for forward in (Downsample(4), Blur(1.0)):
+        y = forward(picture)
+        wanted = diffkit.build("guidance", name, forward=forward)(prior)(x, level, measurement=y)
+        behind = diffkit.build("guidance", name, forward=Decoded(forward, codec))
+
+        def of_latents(z: torch.Tensor, level: Level, /, **cond: torch.Tensor) -> Estimate:
+            return Estimate.from_x0(z, level, codec.encode(prior(codec.decode(z), level).x0))
+
+        found = behind(of_latents)(codec.encode(x), level, measurement=y)
+        torch.testing.assert_close(codec.decode(found.x0), wanted.x0, rtol=0, atol=1e-4)
+
+
+def test_what_is_impossible_in_latents_is_one_error(
+    latent: Run, picture: torch.Tensor, mask: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"measurement": picture, "forward": "mask", "mask": mask}
+    for options, message in (
+        ({"method": "blend"}, "blend holds known pixels.*samples latents"),
+        ({"method": "repaint"}, "repaint holds known pixels.*samples latents"),
+        ({"method": "pgdm", "noise": 0.1}, "only with a linear operator, and decoded latents are not linear"),
+    ):
+        with pytest.raises(UsageError, match=message) as error:
+            restore(latent, **given, **options)
+        assert (error.value.code, bool(error.value.fix)) == ("DK030", True)
+    monkeypatch.setattr(type(latent.trained().codec), "decode", lambda codec, z: z.detach())
+    with pytest.raises(UsageError, match=r"the decoder of the codec KLVAE has no gradient.*ddnm"):
+        restore(latent, **given, method="dps")
 
 
 def test_steps_are_reported_and_noise_reaches_the_method(run: Run, picture: torch.Tensor) -> None:

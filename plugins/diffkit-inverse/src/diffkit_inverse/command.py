@@ -76,7 +76,7 @@ def restore(
 
     forward, name = _operator(operator)
     opened = open_run(run, device=device)
-    spec = opened.assembly.spec
+    spec = opened.assembly.data.spec
     texts = [*conditions, *([] if label is None else [f"label={label}"])]
     stated = stated_conditions(texts, None, opened.assembly.conditions.specs)
     kept = None if mask is None else read_mask(mask, spec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NoReturn
 
 import torch
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from diffkit import ArgumentError, Scalar, UsageError, attribute, broadcast, build
+from diffkit import ArgumentError, Codec, Scalar, UsageError, attribute, broadcast, build
 
 WEIGHTS = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the luminance of Rec. 601."""
@@ -181,6 +181,32 @@ class Grey(Operator):
     @staticmethod
     def _weights(x: Tensor) -> Tensor:
         return x.new_tensor(WEIGHTS)[:, None, None]
+
+
+@dataclass(frozen=True)
+class Decoded(Operator):
+    """Measure decoded latents: y = A decode(z), with A^+ y encoded as the pseudo-inverse. It is not linear.
+
+    `dps` differentiates the decoder; `ddnm` and `pgdm` encode what they add to z.
+    Source: Rout et al. 2023 (arXiv:2307.00619), sec. 3, for `dps`; the other two are ours.
+    """
+
+    inner: Operator
+    codec: Codec
+    linear = False
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return self.inner.conditions
+
+    def at(self, cond: MutableMapping[str, Tensor]) -> Operator:
+        return replace(self, inner=self.inner.at(cond))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.inner(self.codec.decode(x.float()))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return self.codec.encode(self.inner.pseudo_inverse(y))
 
 
 def build_operator(name: str, **options: Any) -> Operator:

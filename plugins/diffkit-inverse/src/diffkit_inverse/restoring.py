@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffkit import (
     Assembly,
+    Codec,
     Guidance,
     Identity,
     Run,
@@ -25,8 +26,8 @@ from diffkit import (
     sample,
 )
 
-from .methods import MEASUREMENT, Known, Method
-from .operator import Kept, Mask, Operator, build_operator
+from .methods import DPS, MEASUREMENT, Known, Method
+from .operator import Decoded, Kept, Mask, Operator, build_operator
 from .sampler import Blend, RePaint
 
 METHODS = ("pgdm", "ddnm", "dps", "repaint", "blend")
@@ -66,7 +67,7 @@ def restore(
     """Draw pictures from the model of a run that fit the measurement of one picture.
 
     Args:
-        run: The run, of pictures without a codec.
+        run: The run, of pictures or of latents; those of a codec are measured after decoding.
         measurement: y: (C', H', W') or (1, C', H', W') in the model's range; pixels in the hole of a mask do not count.
         forward: The operator of the measurement, or its name.
         method: "pgdm", "ddnm" or "dps", or such a guidance with its own options; "repaint" and "blend" for masks.
@@ -95,13 +96,18 @@ def restore(
     mask = None if mask is None else _as_mask(mask, run.assembly)
     y, operator = _checked(run.assembly, measurement, made, mask)
     chosen = build("sampler", sampler) if isinstance(sampler, str) else sampler or run.assembly.sampler
-    guidance, chosen = _method(method, made, noise, chosen)
     assembly = run.trained(weights)
+    codec, model = assembly.codec, assembly.model
+    latent = not isinstance(codec, Identity)
+    guidance, chosen = _method(method, Decoded(made, codec) if latent else made, noise, chosen)
+    if latent and isinstance(guidance, DPS):
+        _require_gradient(codec, torch.zeros(1, *assembly.spec.shape, device=run.device))
     given = {MEASUREMENT: y, **({} if mask is None else {"mask": mask})}
     given = {name: value.to(run.device) for name, value in given.items()}
     given |= assembly.conditions.stated(conditions or {}, 1, run.device)
-    denoise = guide(guidance(assembly.model), assembly.guidance)
-    levels, size = assembly.levels(steps), assembly.recipe.sample.batch_size
+    section, levels = assembly.recipe.sample, assembly.levels(steps)
+    denoise = guide(guidance(replace(model, rounds_time=section.network_time == "rounded")), assembly.guidance)
+    scale, size = levels[0].scale if section.start_scale == "unit" else levels[0].sigma, section.batch_size
     calls = 0
 
     def watch(step: StepInfo) -> None:
@@ -115,11 +121,13 @@ def restore(
         rows = range(first, min(first + size, count))
         source = SampleNoise(seed, rows)
         z = source.initial(assembly.spec.shape, run.device)
-        start = levels[0].sigma * z
+        start = scale * z
         if isinstance(guidance, Known):
             start = torch.where(given["mask"] > 0.5, levels[0].add_noise(given[MEASUREMENT], z), start)
         cond = {name: value.expand(len(rows), *value.shape[1:]) for name, value in given.items()}
-        parts.append(sample(partial(denoise, **cond), chosen, levels, start, noise=source, on_step=watch).float().cpu())
+        z = sample(partial(denoise, **cond), chosen, levels, start, noise=source, on_step=watch)
+        with torch.no_grad():
+            parts.append(codec.decode(z.float()).cpu())
     x = torch.cat(parts)
     if isinstance(operator, Kept) and not noise:
         x = torch.where(operator.keep, y, x)
@@ -129,10 +137,7 @@ def restore(
 
 def _checked(assembly: Assembly, y: Tensor, made: Operator, mask: Tensor | None) -> tuple[Tensor, Operator]:
     """Return the measurement as (1, C', H', W') float32, and the operator with its mask, or raise UsageError."""
-    spec = assembly.spec
-    if not isinstance(assembly.codec, Identity):
-        name = assembly.recipe.codec.name
-        raise _refused(f"the run has the codec {name}, and only pictures can be measured", "use a run without a codec")
+    spec = assembly.data.spec
     if len(spec.size) != 2:
         raise _refused(f"the run makes no pictures: its examples have the shape {spec.shape}", "use a run of pictures")
     if taken := assembly.conditions.arguments().keys() & {MEASUREMENT, "mask"}:
@@ -153,9 +158,17 @@ def _checked(assembly: Assembly, y: Tensor, made: Operator, mask: Tensor | None)
     return (operator(y) if isinstance(operator, Kept) else y), operator
 
 
+def _require_gradient(codec: Codec, z: Tensor) -> None:
+    """Raise UsageError unless decode(z) has a gradient."""
+    with torch.enable_grad():
+        x = codec.decode(z.requires_grad_())
+        if not x.requires_grad or torch.autograd.grad(x.sum(), z, allow_unused=True)[0] is None:
+            raise _refused(f"the decoder of the codec {type(codec).__name__} has no gradient", "use ddnm or pgdm")
+
+
 def _as_mask(mask: Tensor, assembly: Assembly) -> Tensor:
     """Return the mask as (1, 1 or C, H, W) of zeros and ones, or raise UsageError."""
-    channels, size = assembly.spec.channels, assembly.spec.size
+    channels, size = assembly.data.spec.channels, assembly.data.spec.size
     shape = (1,) * (4 - mask.ndim) + tuple(mask.shape)
     if shape[2:] != size or shape[0] != 1 or shape[1] not in (1, channels):
         got, wanted = ("x".join(map(str, one)) for one in (shape[2:], size))
@@ -179,12 +192,16 @@ def _method(
         return replace(method, forward=made, noise=noise), sampler
     if method not in METHODS:
         raise _refused(f"there is no method {method!r}", f"choose one of {', '.join(METHODS)}")
+    if method in ("repaint", "blend") and isinstance(made, Decoded):
+        fix = "use ddnm, pgdm or dps, or for masks: diffkit sample RUN --image IMAGE --mask MASK"
+        raise _refused(f"{method} holds known pixels after each step, but the run samples latents", fix)
     if method in ("repaint", "blend"):
         if not isinstance(made, Mask) or noise:
             raise _refused(f"{method} holds known pixels: it takes a mask, and no noise", "use ddnm, pgdm or dps")
         return Known(), (RePaint if method == "repaint" else Blend)(sampler)
     if method == "pgdm" and not made.linear and noise:
-        raise _refused("pgdm takes noise only with a linear operator", "use dps")
+        why = ", and decoded latents are not linear" if isinstance(made, Decoded) else ""
+        raise _refused(f"pgdm takes noise only with a linear operator{why}", "use dps")
     guidance: Guidance = build("guidance", str(method), forward=made, noise=noise)
     return guidance, sampler
 

@@ -150,7 +150,7 @@ class VQVAE(Autoencoder):
     The other options are those of kl-vae.
 
     z is the output of the encoder; `decode` quantizes it first, so a diffusion works on continuous codes. The gradient
-    of a code is passed to the encoder's output unchanged.
+    of a code is passed to z unchanged, in training and in `decode`.
     Source: van den Oord et al. 2017 (arXiv:1711.00937), eq. 3 and appendix A.1; the codebook in the decoder: Rombach et
     al. 2022 (arXiv:2112.10752), sec. 3.1.
     """
@@ -188,7 +188,7 @@ class VQVAE(Autoencoder):
         return Posterior(self.encoder_output(x))
 
     def reconstruct(self, z: Tensor) -> Tensor:
-        return self.halves.decode(self._quantized(z, self.quantizer.nearest(_rows(z))))
+        return self.halves.decode(_passed(z, self._quantized(z, self.quantizer.nearest(_rows(z)))))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encode, quantize and decode a batch; in training mode the codebook learns, with `noise` to choose dead codes.
@@ -204,15 +204,19 @@ class VQVAE(Autoencoder):
         chosen = self.quantizer.nearest(_rows(z))
         quantized = self._quantized(z, chosen)
         distance = (z - quantized.detach()).square().flatten(1).mean(1)
-        passed = z + (quantized - z).detach()
         if self.training and noise is not None:
             self.quantizer.learn(_rows(z.detach()), chosen, _rows(noise)[:, 0])
         terms = {"commitment": self.commitment * distance}
-        return Reconstruction(self.halves.decode(passed), z, Posterior(z), terms, self.last_layer)
+        return Reconstruction(self.halves.decode(_passed(z, quantized)), z, Posterior(z), terms, self.last_layer)
 
     def _quantized(self, z: Tensor, chosen: Tensor) -> Tensor:
         codes = self.quantizer.codes[chosen].to(z.dtype)
         return codes.view(len(z), *z.shape[2:], z.shape[1]).movedim(-1, 1)
+
+
+def _passed(z: Tensor, quantized: Tensor) -> Tensor:
+    """Return the codes, with the gradient to them passed to z unchanged."""
+    return z + (quantized - z).detach() if z.requires_grad else quantized
 
 
 def _rows(z: Tensor) -> Tensor:

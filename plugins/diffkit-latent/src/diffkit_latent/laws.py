@@ -109,6 +109,8 @@ def straight_through(case: Case, result: LawResult) -> None:
     weights = case.normal(*z.shape, stream="weights", dtype=torch.float32)
     (gradient,) = torch.autograd.grad((out.x * weights).sum(), z, retain_graph=True)
     result.compare(gradient, weights, "the gradient to z")
+    (gradient,) = torch.autograd.grad((codec.decode(z) * weights).sum(), z)
+    result.compare(gradient, weights, "the gradient of decode(z)")
     distance = gaps.min(-1).values.flatten(1).mean(1) / codec.channels
     result.compare(out.terms["commitment"], codec.commitment * distance, "the commitment loss")
     (pull,) = torch.autograd.grad(out.terms["commitment"].sum(), z)
