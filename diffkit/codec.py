@@ -122,6 +122,15 @@ class Posterior:
         """Return the codes for standard normal `noise`, shaped like the mean; the mean without noise."""
         return self.mean if noise is None or self.std is None else self.mean + self.std * noise
 
+    def joined(self) -> Tensor:
+        """Return the mean, followed by the std, if any, as further channels: (B, C' or 2 C', *S')."""
+        return self.mean if self.std is None else torch.cat([self.mean, self.std], 1)
+
+    @classmethod
+    def split(cls, joined: Tensor, channels: int) -> Posterior:
+        """Return the posterior that `joined` was called for, of codes with `channels` channels."""
+        return cls(*joined.split(channels, dim=1))
+
 
 class Identity(Codec):
     """Diffuse the data itself: z = x."""

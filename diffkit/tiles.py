@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 MARGIN = 4
-"""Positions next to a cut that are discarded if the overlap allows it: the reach of a stage must not be greater."""
+"""Positions next to a cut that are discarded if the overlap allows it: the usual reach of a stage is not greater."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """Held as long as normalizations of a network use the statistics of whole maps."""
@@ -23,19 +24,33 @@ class Stage:
     """A part of a network.
 
     apply    the function of the part
-    local    whether each output depends on inputs at most `MARGIN` positions away, except through `norms`; a part that
+    local    whether each output depends on inputs at most `reach` positions away, except through `norms`; a part that
              is not local, such as attention, receives the whole map
+    reach    positions next to a cut that are discarded if the overlap allows it; None: half of the overlap
     norms    group normalizations in the part, on maps of the size of its input, in the order of their calls
     """
 
     apply: Callable[[Tensor], Tensor]
     local: bool = True
     norms: tuple[nn.GroupNorm, ...] = ()
+    reach: int | None = MARGIN
 
     @classmethod
     def of(cls, part: nn.Module) -> Stage:
         """Return the local stage of a module, whose norms are registered in the order of their calls."""
         return cls(part, norms=tuple(one for one in part.modules() if isinstance(one, nn.GroupNorm)))
+
+
+class Staged(ABC):
+    """Base of codecs that consist of stages, which the codec `tiled` computes in tiles."""
+
+    @abstractmethod
+    def encoder_stages(self) -> list[Stage]:
+        """Return the stages from x to the mean of the posterior, followed by its std, if any, as further channels."""
+
+    @abstractmethod
+    def decoder_stages(self) -> list[Stage]:
+        """Return the stages from z to x."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +62,33 @@ class Piece:
     share: Tensor
 
 
-def cut(length: int, side: int, overlap: int) -> list[Piece]:
+def cut(length: int, side: int, overlap: int, reach: int | None = MARGIN) -> list[Piece]:
     """Cut an axis into pieces that overlap; the shares of a position sum to 1.
 
-    Within an overlap the shares change linearly, after a margin of `MARGIN` positions, or half of the overlap, in which
+    Within an overlap the shares change linearly, after a margin of `reach` positions, or half of the overlap, in which
     a piece has the share 0.
 
     Args:
         length: Positions of the axis.
         side: Positions of a piece; the last one is shorter.
         overlap: Positions that two neighbours share, at most half of `side`.
+        reach: Positions of the margin; None takes half of the overlap.
 
     Returns:
         The pieces in order; a single one if the axis is not longer than `side`.
     """
     step = side - overlap
     starts = [0, *range(step, length - overlap, step)] if length > side else [0]
-    rises = [_rise(length, start, overlap) for start in starts[1:]]
+    rises = [_rise(length, start, overlap, reach) for start in starts[1:]]
     ones = torch.ones(length)
     shares = [up * (1 - down) for up, down in pairwise([ones, *rises, 0 * ones])]
     stops = [min(start + side, length) for start in starts]
     return [Piece(start, stop, share[start:stop]) for start, stop, share in zip(starts, stops, shares, strict=True)]
 
 
-def _rise(length: int, start: int, overlap: int) -> Tensor:
+def _rise(length: int, start: int, overlap: int, reach: int | None) -> Tensor:
     """Return the share of all pieces after a cut: 0 before the overlap from `start` on, 1 after it: (length,)."""
-    margin = min(MARGIN, overlap // 2)
+    margin = overlap // 2 if reach is None else min(reach, overlap // 2)
     span, position = overlap - 2 * margin, torch.arange(length) - (start + margin)
     return ((position + 0.5) / span).clamp(0, 1) if span else (position >= 0).float()
 
@@ -81,7 +97,7 @@ def in_tiles(stages: Sequence[Stage], x: Tensor, coarse: int, side: int, overlap
     """Apply stages one after the other, each to tiles of its input: the result is that of the whole map.
 
     Normalizations use the mean and the variance of the whole map, which are measured over the tiles first, and an
-    overlap of 2 `MARGIN` positions includes all that a local stage reads. Only the tile that is computed lies on the
+    overlap of twice the reach includes all that a local stage reads. Only the tile that is computed lies on the
     device of x; maps between stages lie in the memory of the CPU.
 
     Args:
@@ -108,7 +124,7 @@ def in_tiles(stages: Sequence[Stage], x: Tensor, coarse: int, side: int, overlap
 def _stage_in_tiles(stage: Stage, x: Tensor, device: torch.device, side: int, overlap: int) -> Tensor:
     def places(height: int, width: int, scale: float = 1.0) -> list[tuple[Piece, Piece]]:
         lengths = int(side * scale), int(overlap * scale)
-        return list(product(cut(height, *lengths), cut(width, *lengths)))
+        return list(product(cut(height, *lengths, stage.reach), cut(width, *lengths, stage.reach)))
 
     def at(row: Piece, column: Piece) -> Tensor:
         return x[..., row.start : row.stop, column.start : column.stop].to(device)

@@ -88,6 +88,9 @@ def test_tiles_give_the_whole_image_if_they_overlap(pair: tuple[Any, Path]) -> N
     assert (ours.std is None) == whole.deterministic == (theirs.std is None)
     if ours.std is not None and theirs.std is not None:
         assert difference(ours.std, theirs.std) < 1e-5
+    around: Any = build("codec", "tiled", inner=whole, tile=16, overlap=8)
+    assert difference(around.decode(z), image) < 1e-5
+    assert difference(around.posterior(X).joined(), theirs.joined()) < 1e-5
     cut = (codec(folder, tile=64, overlap=0).decode(z) - image).abs()
     seam = torch.cat([cut[..., 60:68, :].flatten(), cut[..., 60:68].flatten()])
     assert seam.mean() > 4 * cut[..., 16:48, 16:48].mean()

@@ -13,11 +13,12 @@ from diffkit_latent.convolutional import Convolutional
 from diffkit_latent.losses import KL, L1, L2
 from diffkit_latent.metrics import psnr, rounded, ssim
 from diffkit_latent.perceptual import LINEAR, Perceptual, law_tensors
+from diffkit_latent.tiled import Tiled
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffkit import DataSpec, Posterior, Reconstruction
+from diffkit import Codec, DataSpec, Identity, Posterior, RecipeError, Reconstruction, build
 from diffkit.errors import DataError, UsageError
 from diffkit.testing import fixtures
 
@@ -197,3 +198,27 @@ def test_ssim_equals_its_formula_with_the_windows_of_scipy() -> None:
     assert float(ssim(x[None], y[None])) == pytest.approx(float(each.mean()), abs=1e-9)
     assert float(ssim(x[None], x[None])) == pytest.approx(1.0)
     assert 0 < float(ssim(x[None, :, :8, :7], y[None, :, :8, :7])) < 1
+
+
+def test_tiles_of_codecs_that_they_would_change_are_refused() -> None:
+    class Normalized(nn.Module, Codec):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.GroupNorm(1, 3)
+
+        def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+            found: Tensor = self.norm(x)
+            return found
+
+        def decode(self, z: Tensor) -> Tensor:
+            return z
+
+    with pytest.raises(RecipeError, match=r"Normalized normalizes over whole maps.*Staged"):
+        build("codec", "tiled", inner=Normalized())
+    with pytest.raises(RecipeError, match="at most half of tile, got 5 and 8"):
+        build("codec", "tiled", inner="affine", tile=8, overlap=5)
+    with pytest.raises(ValueError, match="tiles are pieces of images"):
+        Tiled(Identity()).spec(DataSpec(2, ()))
+    with pytest.raises(UsageError, match="NaN or infinite values") as caught:
+        Tiled(build("codec", "affine", scale=1e-30), 8, 4).decode(torch.full((1, 3, 16, 16), 1e30))
+    assert caught.value.code == "DK083"

@@ -289,3 +289,16 @@ def test_augmentations_without_end_are_refused(source: Path, tmp_path: Path) -> 
         cached_run(source, tmp_path / "run", cache=True, augment="[edm]")
     assert caught.value.code == "DK058"
     assert not latents_folder().exists() or not list(latents_folder().iterdir())
+
+
+def test_tiles_around_the_codec_of_another_run(source: Path, tmp_path: Path) -> None:
+    """The run needs the other one no longer, and tiles change nothing."""
+    codec = f"{{name: tiled, inner: {{name: trained, run: {tmp_path / 'vae'}}}, tile: 2, overlap: 1}}"
+    shutil.copytree(source, tmp_path / "vae")
+    made = run(f"name: l\ncodec: {codec}\ntrain: {{steps: 1, batch_size: 4, ema: []}}{COMMON}", tmp_path / "run")
+    shutil.rmtree(tmp_path / "vae")
+    tiled = open_run(made.directory.path, device="cpu").trained("raw").codec
+    z = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(tiled.decode(z), tiled.inner.decode(z), rtol=0, atol=1e-5)
+    x = tiled.decode(z)
+    torch.testing.assert_close(tiled.encode(x, z), tiled.inner.encode(x, z), rtol=0, atol=1e-5)

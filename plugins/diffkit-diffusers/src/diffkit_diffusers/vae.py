@@ -26,7 +26,7 @@ from diffkit import (
     weights_hash,
 )
 from diffkit.codec import code_spec, require_multiples
-from diffkit.tiles import Stage, in_tiles
+from diffkit.tiles import Stage, Staged, in_tiles
 
 from .errors import inexpressible, not_a_model
 from .folder import open_folder, write_model
@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
 Positive = Annotated[int, Field(ge=1)]
 
 
-class DiffusersVAE(nn.Module, Codec):
+class DiffusersVAE(nn.Module, Codec, Staged):
     """An AutoencoderKL or AutoencoderTiny in a folder of diffusers; its config shifts and scales z.
 
     folder    the folder of the model, or of a pipeline with the folder vae; only safetensors are read
@@ -113,7 +113,10 @@ class DiffusersVAE(nn.Module, Codec):
     def posterior(self, x: Tensor) -> Posterior:
         """Return the distribution of the codes of x: (B, C, H, W), shifted and scaled."""
         require_multiples(x.shape[-2:], self.factor)
-        out = self._through(_encoder(self.model), x, x.shape[-1] // self.factor)
+        return self._posterior_of(self._through(_encoder(self.model), x, x.shape[-1] // self.factor))
+
+    def _posterior_of(self, out: Tensor) -> Posterior:
+        """Return the posterior that an output of the encoder states."""
         if self.deterministic:
             return Posterior(self._scaled(out))
         mean, log_variance = out.chunk(2, dim=1)
@@ -131,7 +134,14 @@ class DiffusersVAE(nn.Module, Codec):
         return self.posterior(x).sample(noise)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self._through(_decoder(self.model), z / _column(self.scale, z) + _column(self.shift, z), z.shape[-1])
+        return self._through(_decoder(self.model), self._unscaled(z), z.shape[-1])
+
+    def encoder_stages(self) -> list[Stage]:
+        end = Stage(lambda out: self._posterior_of(out.float()).joined())
+        return [Stage(lambda x: x.to(self.dtype)), *_encoder(self.model), end]
+
+    def decoder_stages(self) -> list[Stage]:
+        return [Stage(lambda z: self._unscaled(z).to(self.dtype)), *_decoder(self.model), Stage(Tensor.float)]
 
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z: unbounded, with `latent_channels` channels, each side divided by the factor."""
@@ -153,6 +163,9 @@ class DiffusersVAE(nn.Module, Codec):
                 f"the autoencoder returns NaN or infinite values in {name}", code="DK083", fix="set dtype: float32"
             )
         return inside.to(x.dtype)
+
+    def _unscaled(self, z: Tensor) -> Tensor:
+        return z / _column(self.scale, z) + _column(self.shift, z)
 
     def _scaled(self, z: Tensor) -> Tensor:
         return (z - _column(self.shift, z)) * _column(self.scale, z)

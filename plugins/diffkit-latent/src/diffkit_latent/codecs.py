@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from diffkit import Data, DataSpec, Posterior, Reconstruction, TrainableCodec, UsageError
 from diffkit.codec import code_spec, require_multiples
 from diffkit.data import stack
+from diffkit.tiles import Stage, Staged
 
 from .convolutional import Convolutional
 from .patches import Patches
@@ -25,7 +27,7 @@ START_LOG_VARIANCE = -6.0
 """What is added to the log-variance, so that posteriors start near std 0.05, which hides little of codes of std 1."""
 
 
-class Autoencoder(TrainableCodec):
+class Autoencoder(TrainableCodec, Staged):
     """Base of the codecs of this package: what they share is everything but the meaning of the encoder's output.
 
     Without `multipliers` the halves are those of `Patches`, with a `factor`. With `multipliers` they are those of
@@ -78,6 +80,19 @@ class Autoencoder(TrainableCodec):
         """Return the spec of z: unbounded, with `channels` channels, each side divided by the factor."""
         return code_spec(data, self.data_channels, self.channels, self.factor)
 
+    @abstractmethod
+    def posterior_of(self, output: Tensor) -> Posterior:
+        """Return the posterior that an output of the encoder states."""
+
+    def posterior(self, x: Tensor) -> Posterior:
+        return self.posterior_of(self.encoder_output(x))
+
+    def encoder_stages(self) -> list[Stage]:
+        return [*self.halves.encoder_stages(), Stage(lambda output: self.posterior_of(output).joined())]
+
+    def decoder_stages(self) -> list[Stage]:
+        return [Stage(self.decoder_input), *self.halves.decoder_stages()]
+
     def decode(self, z: Tensor) -> Tensor:
         """Decode z: (B, C', H, W) to images. Raises UsageError DK083 if finite codes give NaN or infinite values."""
         x = self.reconstruct(z)
@@ -91,7 +106,11 @@ class Autoencoder(TrainableCodec):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """Apply the decoder to z: (B, C', H, W)."""
-        return self.halves.decode(z)
+        return self.halves.decode(self.decoder_input(z))
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """Return what the decoder takes for z: (B, C', H, W); z by default."""
+        return z
 
     def encoder_output(self, x: Tensor) -> Tensor:
         """Apply the encoder to x: (B, C, H, W). Raises UsageError DK083 for sides that the factor does not divide."""
@@ -130,8 +149,8 @@ class KLVAE(Autoencoder):
     ) -> None:
         super().__init__(data.spec, 2 * channels, channels, factor, width, blocks, multipliers, attention)
 
-    def posterior(self, x: Tensor) -> Posterior:
-        mean, log_variance = self.encoder_output(x).chunk(2, dim=1)
+    def posterior_of(self, output: Tensor) -> Posterior:
+        mean, log_variance = output.chunk(2, dim=1)
         return Posterior(mean, (0.5 * (log_variance + START_LOG_VARIANCE).clamp(*LOG_VARIANCE)).exp())
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Reconstruction:
@@ -184,11 +203,12 @@ class VQVAE(Autoencoder):
         self.quantizer.restart(vectors[torch.arange(count) * len(vectors) // count], torch.arange(count))
         return found
 
-    def posterior(self, x: Tensor) -> Posterior:
-        return Posterior(self.encoder_output(x))
+    def posterior_of(self, output: Tensor) -> Posterior:
+        return Posterior(output)
 
-    def reconstruct(self, z: Tensor) -> Tensor:
-        return self.halves.decode(_passed(z, self._quantized(z, self.quantizer.nearest(_rows(z)))))
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """Return the codes nearest to z, with the gradient to them passed to z unchanged."""
+        return _passed(z, self._quantized(z, self.quantizer.nearest(_rows(z))))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Reconstruction:
         """Encode, quantize and decode a batch; in training mode the codebook learns, with `noise` to choose dead codes.

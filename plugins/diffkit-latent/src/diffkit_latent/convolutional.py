@@ -9,6 +9,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffkit.tiles import Stage
+
 GROUPS = 32
 """Groups of a normalization."""
 
@@ -115,9 +117,21 @@ class Convolutional(nn.Module):
         found: Tensor = self.decoder(z)
         return found
 
+    def encoder_stages(self) -> list[Stage]:
+        """Return the stages of `encode`."""
+        return [*map(_stage, self.encoder)]
+
+    def decoder_stages(self) -> list[Stage]:
+        """Return the stages of `decode`."""
+        return [*map(_stage, self.decoder)]
+
     def fit(self, x: Tensor) -> str:
         """Keep the random weights, which are the start whatever the examples x are."""
         return ""
+
+
+def _stage(part: nn.Module) -> Stage:
+    return Stage(part, local=False) if isinstance(part, Attention) else Stage.of(part)
 
 
 def norm(channels: int, groups: int = GROUPS) -> nn.GroupNorm:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffkit import Posterior, Reconstruction
+from diffkit import Codec, Posterior, Reconstruction
 from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law
 from diffkit.testing.by_kind.codec import training_examples
 
@@ -17,6 +17,7 @@ from .codecs import Autoencoder
 from .patches import Patches
 from .perceptual import law_tensors
 from .quantizer import Quantizer
+from .tiled import Tiled
 
 FACTOR = 4
 KINGMA = "Kingma & Welling 2014 (arXiv:1312.6114), appendix B"
@@ -286,3 +287,36 @@ def trained_scale(case: Case, result: LawResult) -> None:
             found.mean / codec.scale + codec.shift, inner.mean, f"means, {rule}", float(inner.mean.abs().max())
         )
         result.compare(codec.decode(found.mean), codec.inner.decode(inner.mean), f"decoded means, {rule}")
+
+
+@law(
+    "codec",
+    statement="tiles with overlap give the codes and the images of the whole; without overlap they do not",
+    source="the definition of tiled",
+    tolerance=1e-5,
+    only=("tiled",),
+)
+def tiles_are_the_whole(case: Case, result: LawResult) -> None:
+    """Images of several tiles, square or not, under the codec of the case and under a plain convolution."""
+    inner = case.component.inner
+    factor = 8 // inner.spec(fixtures.Pictures().spec).size[0]
+    for codec, side in ((inner, factor), (Convolution(), 1)):
+        x = case.normal(2, 3, 40 * side, 28 * side, dtype=torch.float32)
+        tiled, found = Tiled(codec, tile=16, overlap=8), codec.posterior(x)
+        joined = found.joined()
+        result.compare(tiled.posterior(x).joined(), joined, "posterior", float(joined.abs().max()))
+        image = codec.decode(found.mean)
+        result.compare(tiled.decode(found.mean), image, "image", float(image.abs().max()))
+    gap = Tiled(codec, tile=16, overlap=0).decode(found.mean) - image
+    result.holds(float(gap.abs().max()) > 1e-3, "the same image without overlap", "seams, if tiles are computed at all")
+
+
+class Convolution(nn.Module, Codec):
+    """Two fixed convolutions whose outputs depend on positions at most 3 away."""
+
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        weight = torch.linspace(-1, 1, 3 * 3 * 7 * 7).sin().reshape(3, 3, 7, 7)
+        return functional.conv2d(x, weight, padding=3)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.encode(z)

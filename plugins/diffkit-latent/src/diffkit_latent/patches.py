@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from diffkit.tiles import Stage
 
 from .convolutional import norm
 
@@ -70,6 +74,14 @@ class Patches(nn.Module):
         """Map z: (B, codes, h, w) to (B, C, h * factor, w * factor)."""
         return functional.pixel_shuffle(self.up(z) + self.decoder(z), self.factor)
 
+    def encoder_stages(self) -> list[Stage]:
+        """Return the stages of `encode`."""
+        return [Stage(lambda x: functional.pixel_unshuffle(x, self.factor)), *_stages(self.down, self.encoder)]
+
+    def decoder_stages(self) -> list[Stage]:
+        """Return the stages of `decode`."""
+        return [*_stages(self.up, self.decoder), Stage(lambda h: functional.pixel_shuffle(h, self.factor))]
+
     @torch.no_grad()
     def fit(self, x: Tensor) -> str:
         """Set the linear path to the first principal components of the patches of x: (N, C, H, W), scaled to std 1.
@@ -95,6 +107,24 @@ def _network(inputs: int, outputs: int, width: int, blocks: int) -> nn.Sequentia
     last = near_zero(nn.Conv2d(width, outputs, 3, padding=1))
     inside = [Residual(width) for _ in range(blocks)]
     return nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), *inside, nn.SiLU(), last)
+
+
+def _stages(linear: nn.Conv2d, network: nn.Sequential) -> list[Stage]:
+    """Return the stages of linear(x) + network(x), with the output of `linear` as the first channels of each map."""
+    count = linear.out_channels
+    first, *inside, last = network
+
+    def start(x: Tensor) -> Tensor:
+        return torch.cat([linear(x), first(x)], 1)
+
+    def apply(part: nn.Module, h: Tensor) -> Tensor:
+        return torch.cat([h[:, :count], part(h[:, count:])], 1)
+
+    def end(h: Tensor) -> Tensor:
+        found: Tensor = h[:, :count] + last(h[:, count:])
+        return found
+
+    return [Stage(start), *(Stage(partial(apply, part), norms=Stage.of(part).norms) for part in inside), Stage(end)]
 
 
 def near_zero(layer: nn.Conv2d) -> nn.Conv2d:

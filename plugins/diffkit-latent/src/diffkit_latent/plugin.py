@@ -10,6 +10,7 @@ DIFFKIT_API = 1
 COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "codec": [
         ("trained", "trained:Trained", "Use the codec of another run", "rombach2022high"),
+        ("tiled", "tiled:Tiled", "Encode and decode in tiles that overlap"),
         ("kl-vae", "codecs:KLVAE", "Autoencoder whose codes have a normal posterior", "kingma2014auto"),
         ("vq-vae", "codecs:VQVAE", "Autoencoder whose codes are those of a codebook", "oord2017neural"),
     ],

@@ -28,6 +28,9 @@ from diffkit import (
 from diffkit.config import ComponentSpec
 from diffkit.data import stack
 from diffkit.host import registry
+from diffkit.tiles import Stage, Staged
+
+from .tiled import decoder_stages, encoder_stages
 
 SCALED_FROM = 2048
 """Training examples from which a scale is measured; all of a smaller data set."""
@@ -35,7 +38,7 @@ TOGETHER = 16
 """Examples that are encoded at a time."""
 
 
-class Trained(nn.Module, Codec):
+class Trained(nn.Module, Codec, Staged):
     """The codec of another run with its weights, frozen: z = (codes - shift) * scale, of standard deviation 1.
 
     run      folder of the run, of `task: codec` or of any other task whose codec has weights
@@ -127,9 +130,7 @@ class Trained(nn.Module, Codec):
         return f"scale {shown} from {len(rows):,} training examples; std of the scaled codes {max(scaled):.4f}"
 
     def posterior(self, x: Tensor) -> Posterior:
-        self._require_scale()
-        found = self._inner.posterior(x)
-        return Posterior((found.mean - self.shift) * self.scale, None if found.std is None else found.std * self.scale)
+        return self._scaled(self._inner.posterior(x))
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.posterior(x).sample(noise)
@@ -137,6 +138,19 @@ class Trained(nn.Module, Codec):
     def decode(self, z: Tensor) -> Tensor:
         self._require_scale()
         return self._inner.decode(z / self.scale + self.shift)
+
+    def encoder_stages(self) -> list[Stage]:
+        def scaled(joined: Tensor) -> Tensor:
+            return self._scaled(Posterior.split(joined, len(self.scale))).joined()
+
+        return [*encoder_stages(self._inner), Stage(scaled)]
+
+    def decoder_stages(self) -> list[Stage]:
+        return [Stage(lambda z: z / self.scale + self.shift), *decoder_stages(self._inner)]
+
+    def _scaled(self, found: Posterior) -> Posterior:
+        self._require_scale()
+        return Posterior((found.mean - self.shift) * self.scale, None if found.std is None else found.std * self.scale)
 
     def _require_scale(self) -> None:
         """Raise UsageError DK041 before the scale is measured or loaded; the device is waited for once."""
