@@ -151,6 +151,7 @@ class Reconstruction:
     posterior   the distribution of the codes
     terms       losses of the codec itself, already weighted, by name: (B,) each, such as a commitment loss
     last_layer  the parameter by whose gradient a loss may be balanced; None without one
+    logged      numbers for the training log that are no losses, by name: () each, such as the codes in use
     """
 
     x: Tensor
@@ -158,6 +159,7 @@ class Reconstruction:
     posterior: Posterior
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     last_layer: nn.Parameter | None = None
+    logged: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class TrainableCodec(Codec, nn.Module):

@@ -58,7 +58,8 @@ class Sample(Config):
     alpha^2 of its variance. `network_time`: the network receives the `exact` time of a level, or the nearest whole one
     (`rounded`); the level stays exact. `preset: diffusers`: the grid and these two are those of diffusers for the
     sampler, as far as the recipe does not state them. `precision`: type in which the network computes and holds its
-    weights; the state of the sampler and the codec keep theirs.
+    weights; the state of the sampler and the codec keep theirs. `offload`: network, conditioners and codec lie in the
+    memory of the CPU, and each is moved to the device while it computes.
     """
 
     sampler: Annotated[ComponentSpec, ComponentField("sampler", "ancestral")]
@@ -69,6 +70,7 @@ class Sample(Config):
     network_time: Literal["exact", "rounded"] = "exact"
     preset: Name | None = None
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    offload: bool = False
     count: Count = 64
     labels: tuple[Annotated[int, Field(ge=0)] | str, ...] | None = None
     conditions: dict[str, Given] = Field(default_factory=dict)

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,17 @@ from .results import EvaluationResult, MetricResult
 from .sample_files import PARTS, scratch_folder, shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import DataRecord, SourceRecord, TrainedWeights, digest_of, group_of, load_weights, with_adapters
+from .weights import (
+    HOME,
+    DataRecord,
+    SourceRecord,
+    TrainedWeights,
+    Turns,
+    digest_of,
+    group_of,
+    load_weights,
+    with_adapters,
+)
 
 
 class Run:
@@ -83,7 +93,8 @@ class Run:
 
         The spec of the data is the recorded one; the data itself is read only if examples are used.
         """
-        return self._given if self._given is not None else assemble(self.recipe, self.device)
+        device = HOME if self.recipe.sample.offload else self.device
+        return self._given if self._given is not None else assemble(self.recipe, device)
 
     @property
     def results(self) -> EvaluationResult:
@@ -110,8 +121,10 @@ class Run:
             CheckpointError: No checkpoint can be loaded, or an adapter does not fit the run.
             UsageError: The run does not have these weights, or an adapter cannot be read.
         """
-        found = self._trained(weights)
-        return with_adapters(found, adapters).assembly if adapters else found.assembly
+        if not adapters:
+            return self._trained(weights).assembly
+        plain = self._load(weights) if self.recipe.sample.offload else self._trained(weights)
+        return self._placed(with_adapters(plain, adapters)).assembly
 
     def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
         """Return the trained model: (x, level, **cond) -> Estimate. It owns its weights.
@@ -223,7 +236,7 @@ class Run:
         """
         x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
         assembly, plan = self._planned(request)
-        with _enough_for(plan), console_progress("sampling", progress) as shown:
+        with self._alone(), _enough_for(plan), console_progress("sampling", progress) as shown:
             return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)
 
     @contextlib.contextmanager
@@ -252,8 +265,16 @@ class Run:
         parts = path.with_name(f".{path.name}.parts")
         drawing = shared_draw(parts, plan, assembly.recipe, weights, ranks)
         shown = console_progress("sampling", progress and ranks.is_main)
-        with _enough_for(plan), drawing.draw(assembly.model, assembly.codec, self.device, progress=shown) as drawn:
+        with (
+            self._alone(),
+            _enough_for(plan),
+            drawing.draw(assembly.model, assembly.codec, self.device, progress=shown) as drawn,
+        ):
             yield drawn
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Return a context that other threads wait for while parts take turns on the device."""
+        return self._lock if self.recipe.sample.offload else nullcontext()
 
     def _planned(self, request: SampleRequest) -> tuple[Assembly, SamplingPlan]:
         """Return the objects with trained weights, and the plan of a request."""
@@ -417,10 +438,20 @@ class Run:
         group = group_of(self.assembly, weights)
         with self._lock:
             if group not in self._loaded:
-                found = self._loaded[group] = load_weights(self.directory, self.assembly, weights)
-                if self.recipe.sample.precision != "float32":
-                    found.assembly.network.to(getattr(torch, self.recipe.sample.precision))
+                self._loaded[group] = self._placed(self._load(weights))
             return self._loaded[group]
+
+    def _load(self, weights: str) -> TrainedWeights:
+        found = load_weights(self.directory, self.assembly, weights)
+        if self.recipe.sample.precision != "float32":
+            found.assembly.network.to(getattr(torch, self.recipe.sample.precision))
+        return found
+
+    def _placed(self, found: TrainedWeights) -> TrainedWeights:
+        """Let the parts take turns on the device if the recipe states it."""
+        if self.recipe.sample.offload:
+            Turns(found.assembly, self.device)
+        return found
 
 
 def _enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:

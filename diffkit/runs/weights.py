@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial, update_wrapper
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..codec import CodecRecord
 from ..data import DataSpec
@@ -28,6 +29,11 @@ FILE, CODEC_FILE = "data.json", "codec.json"
 MAX_LENGTH = 1 << 20
 
 WIDTH = "width:"
+HOME = torch.device("cpu")
+"""Where the parts of a model lie that wait for their turn."""
+CALLS = ("forward",)
+"""The methods of networks and conditioners that compute on the device of the model."""
+CODEC_CALLS = ("posterior", "encode", "decode")
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,39 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
                 notes=[name[:120] for name in unknown[:8]],
             )
     return TrainedWeights(copied, trained.step)
+
+
+class Turns:
+    """The parts of a model with weights, which take turns on a device: the one that computes lies there.
+
+    The network, the conditioners and the codec lie in the memory of the CPU until they are called. Nulls of conditioners
+    are computed there, so that guidance does not move them in every step.
+
+    Args:
+        assembly: The objects, whose calls are changed.
+        device: The device to compute on.
+    """
+
+    def __init__(self, assembly: Assembly, device: torch.device) -> None:
+        self.device = device
+        self.present: nn.Module | None = None
+        for part in (assembly.codec, assembly.network, *assembly.conditions.conditioners.values()):
+            if isinstance(part, nn.Module) and part.state_dict():
+                part.to(HOME)
+                for name in CODEC_CALLS if part is assembly.codec else CALLS:
+                    own = getattr(part, name)
+                    setattr(part, name, update_wrapper(partial(self._call, part, own), own))
+
+    def _call(self, part: nn.Module, own: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        tensors = [one for one in (*arguments, *named.values()) if isinstance(one, Tensor)]
+        if any(one.is_meta for one in tensors):  # only shapes are wanted
+            return own(*arguments, **named)
+        if self.present is not part:
+            if self.present is not None:
+                self.present.to(HOME)
+            part.to(self.device)
+            self.present = part
+        return own(*(one.to(self.device) if isinstance(one, Tensor) else one for one in arguments), **named)
 
 
 def _adapter(text: str) -> tuple[str, float]:

@@ -15,7 +15,7 @@ class Fault:
     """One edit of `file`; `targets` are kind/name:law of registered components, which are tried in turn.
 
     Without `:law` all laws of the component are tried: so to add a fault, leave it out, and add the law that is found.
-    Targets below tests/ are paths or node ids of pytest, for code that is no component.
+    Targets below tests/ and plugins/ are paths or node ids of pytest, for code that is no component.
     """
 
     name: str
@@ -27,12 +27,12 @@ class Fault:
     @property
     def by_tests(self) -> bool:
         """Whether tests must notice, not laws."""
-        return self.targets[0].startswith("tests/")
+        return self.targets[0].startswith(("tests/", "plugins/"))
 
     @property
     def slow(self) -> bool:
-        """Whether `make nightly` alone tries it: laws of five young packages, so that `make test` stays quick."""
-        return self.file.startswith((DIT, GUIDANCE, INVERSE, LATENT, VDM))
+        """Whether `make nightly` alone tries it: laws of young code, so that `make test` stays quick."""
+        return self.file.startswith((DIT, GUIDANCE, INVERSE, LATENT, VDM, TILES))
 
 
 def fault(name: str, file: str, old: str, new: str, *targets: str) -> Fault:
@@ -56,6 +56,8 @@ IMPROVED = "plugins/diffkit-improved-ddpm/src/diffkit_improved_ddpm/"
 VDM = "plugins/diffkit-vdm/src/diffkit_vdm/"
 INVERSE = "plugins/diffkit-inverse/src/diffkit_inverse/"
 LATENT = "plugins/diffkit-latent/src/diffkit_latent/"
+SD = "plugins/diffkit-stable-diffusion/src/diffkit_stable_diffusion/"
+TILES = "diffkit/tiles.py"
 
 ALGEBRA = [
     fault("snr is a ratio of amplitudes (K: SNR)", LEVEL, "self.sigma) ** 2", "self.sigma)", "weighting/snr:snr-formula"),
@@ -485,12 +487,12 @@ CONDITIONS = [
 ]  # fmt: skip
 
 LATENTS = [
-    fault("the mean of the posterior is drawn", LATENT + "codecs.py", "mean, log_variance = self.encoder_output(x)", "log_variance, mean = self.encoder_output(x)", "codec/kl-vae:posterior-formula"),
+    fault("the mean of the posterior is drawn", LATENT + "codecs.py", "mean, log_variance = output.chunk", "log_variance, mean = output.chunk", "codec/kl-vae:posterior-formula"),
     fault("the variance for its root", LATENT + "codecs.py", "(0.5 * (log_variance + START", "(1.0 * (log_variance + START", "codec/kl-vae:posterior-formula"),
     fault("the decoder receives the mean in training", LATENT + "codecs.py", "z = posterior.sample(noise)", "z = posterior.mean", "codec/kl-vae:posterior"),
-    fault("no gradient through the codes", LATENT + "codecs.py", "passed = z + (quantized - z).detach()", "passed = quantized", "codec/vq-vae:straight-through"),
+    fault("no gradient through the codes", LATENT + "codecs.py", "return z + (quantized - z).detach() if z.requires_grad else quantized", "return quantized", "codec/vq-vae:straight-through"),
     fault("the commitment pulls nothing", LATENT + "codecs.py", "distance = (z - quantized.detach())", "distance = (z.detach() - quantized)", "codec/vq-vae:straight-through"),
-    fault("codes are decoded without the codebook", LATENT + "codecs.py", "return self.halves.decode(self._quantized(z, self.quantizer.nearest(_rows(z))))", "return self.halves.decode(z)", "codec/vq-vae:straight-through"),
+    fault("codes are decoded without the codebook", LATENT + "codecs.py", "return _passed(z, self._quantized(z, self.quantizer.nearest(_rows(z))))", "return z", "codec/vq-vae:straight-through"),
     fault("the codebook learns in evaluation", LATENT + "codecs.py", "if self.training and noise is not None:", "if noise is not None:", "codec/vq-vae:codebook"),
     fault("the farthest code", LATENT + "quantizer.py", ".argmin(1)", ".argmax(1)", "codec/vq-vae:straight-through"),
     fault("decay of the codebook the wrong way", LATENT + "quantizer.py", "1.0 - self.decay)", "self.decay * 0.5)", "codec/vq-vae:codebook"),
@@ -550,4 +552,32 @@ LATENT_CODECS = [
     ),
 ]
 
-FAULTS = (*LATENT_CODECS, *ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *LATENTS, *CODE)
+WHOLE, SCALED = "codec/tiled:tiles-are-the-whole", "codec/trained:trained-scale"
+RESTORED = "plugins/diffkit-inverse/tests/test_restore.py::"
+ADAPTERS = "plugins/diffkit-stable-diffusion/tests/test_lora.py"
+LATENT_DIFFUSION = [
+    fault("tiles count up to the cut", TILES, "margin = overlap // 2 if reach is None else min(reach, overlap // 2)", "margin = 0", WHOLE),
+    fault("each tile is normalized by itself", TILES, "fixed.enter_context(_normalized_by(norm, mean, variance))", "assert mean.shape == variance.shape", WHOLE),
+    fault("the variance of a map without the square of its mean", TILES, "total[1] / total[2] - mean.square()", "total[1] / total[2]", WHOLE),
+    fault("attention within a tile", TILES, "if stage.local and max(", "if max(", WHOLE),
+    fault("rows of tiles for columns", TILES, "row.share[:, None] * column.share", "row.share[:, None] * column.share.flip(0)", WHOLE),
+    fault("the linear path is lost in tiles", LATENT + "patches.py", "found: Tensor = h[:, :count] + last(h[:, count:])", "found: Tensor = last(h[:, count:])", WHOLE),
+    fault("tiles are decoded without the codebook", LATENT + "codecs.py", "[Stage(self.decoder_input), *self.halves.decoder_stages()]", "self.halves.decoder_stages()", WHOLE),
+    fault("tiles are encoded to the log of the variance", LATENT + "codecs.py", "Stage(lambda output: self.posterior_of(output).joined())", "Stage(lambda output: output)", WHOLE),
+    fault("stages without the shift of the codes", LATENT + "trained.py", "Stage(lambda z: z / self.scale + self.shift)", "Stage(lambda z: z / self.scale)", SCALED),
+    fault("stages without the scale of the codes", LATENT + "trained.py", "return self._scaled(Posterior.split(joined, len(self.scale))).joined()", "return joined", SCALED),
+    fault("channels of codes keep their mean", LATENT + "trained.py", "self.shift.copy_(first.view_as(self.shift))", "self.shift.copy_(0.0 * first.view_as(self.shift))", SCALED),
+    fault("perplexity of the log in nats", LATENT + "codecs.py", '"perplexity": self.quantizer.perplexity()', '"perplexity": self.quantizer.perplexity().log()', "codec/vq-vae:codebook"),
+    fault("latents move by a correction of pixels", INVERSE + "operator.py", "return self.codec.encode(self.inner.pseudo_inverse(y))", "return self.inner.pseudo_inverse(y)", RESTORED + "test_an_orthogonal_codec_changes_nothing"),
+    fault("latents are measured before they are decoded", INVERSE + "operator.py", "return self.inner(self.codec.decode(x.float()))", "return self.inner(x.float())", RESTORED + "test_an_orthogonal_codec_changes_nothing"),
+    fault("known pixels are not put back after decoding", INVERSE + "restoring.py", "x = torch.where(operator.keep, y, x)", "x = x + 0.0", RESTORED + "test_latents_are_measured_after_decoding"),
+    fault("the kept rows are dropped", "diffkit/conditioner.py", "torch.where(rows.reshape(-1, *(1,) * (value.ndim - 1)), null, value)", "torch.where(rows.reshape(-1, *(1,) * (value.ndim - 1)), value, null)", "conditioner/label:dropped"),
+    fault("the null stands in the first row alone", "diffkit/conditioner.py", "null = null.to(value).expand(value.shape)", "null = torch.cat([null.to(value).expand(value[:1].shape), value[1:]])", "conditioner/label:dropped"),
+    fault("one share for all steps of image to image", "diffkit/runs/editing.py", "taken = min(int(steps * share), steps)", "taken = steps", "tests/unit/runs/test_editing.py"),
+    fault("alpha of an adapter without its rank", SD + "lora.py", "1.0 if self.alpha is None else self.alpha / rank", "1.0 if self.alpha is None else self.alpha", ADAPTERS),
+    fault("the weight of an adapter is ignored", SD + "lora.py", "(factor * update.delta(weight.shape))", "update.delta(weight.shape)", ADAPTERS),
+    fault("an exported adapter lacks its scale", SD + "lora.py", "update.up * (alpha / rank)", "update.up", ADAPTERS),
+    fault("a part of the model stays on the device", "diffkit/runs/weights.py", "self.present.to(HOME)", "pass", "plugins/diffkit-stable-diffusion/tests/test_folder.py::test_parts_take_turns_on_the_device"),
+]  # fmt: skip
+
+FAULTS = (*LATENT_CODECS, *ALGEBRA, *DEFAULTS, *PLUGINS, *CONDITIONS, *LATENTS, *LATENT_DIFFUSION, *CODE)

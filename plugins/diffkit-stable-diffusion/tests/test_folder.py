@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import shutil
 import warnings
@@ -24,6 +25,7 @@ from diffkit.train.precision import recompute_activations
 pytestmark = pytest.mark.xdist_group("stable-diffusion")
 
 TEXTS = ["the red cat", ""]
+NAMES = ["text", "text_mask", "concat"]
 LONG = "a cat and a red cat and the red cat and the cat"
 
 
@@ -254,13 +256,47 @@ def test_the_preset_of_another_sampler(run: Any, pipeline: Any, scheduler: Any) 
 
 
 @pytest.mark.slow
-def test_half_precision_and_checkpointing(run: Any) -> None:
-    want = run.sample(1, prompt=TEXTS[0], steps=4)
-    half = open_run(run.directory.path, device="cpu", overrides=["sample.precision=float16"])
-    ours = half.sample(1, prompt=TEXTS[0], steps=4)
-    assert half.trained().network.model.conv_in.weight.dtype == torch.float16
+def test_half_precision_is_nearer_to_float32_than_that_of_diffusers(run: Any, folder: Path) -> None:
+    """Theirs keeps the latents, the text and the autoencoder in float16 too."""
+    opened = open_run(run.directory.path, device="cpu", overrides=["sample.precision=float16"])
+    torch.manual_seed(0)
+    z, options = torch.randn(1, 4, 8, 8), {"num_inference_steps": 4, "output_type": "pt"}
+    whole = run.sample(1, prompt=TEXTS[0], steps=4, latents=z).clamp(-1, 1)
+    ours = opened.sample(1, prompt=TEXTS[0], steps=4, latents=z)
+    assert opened.trained().network.model.conv_in.weight.dtype == torch.float16
     assert ours.dtype == torch.float32
-    assert 0.0 < float((ours - want).abs().mean()) < 1e-3
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16)
+    theirs = pipeline(TEXTS[0], latents=z.half(), **options).images.float() * 2 - 1
+    errors = [(one.clamp(-1, 1) - whole).abs() for one in (ours, theirs)]
+    assert 0.0 < float(errors[0].max()) < float(errors[1].max())
+    assert 0.0 < float(errors[0].mean()) < float(errors[1].mean())
+
+
+def test_parts_take_turns_on_the_device(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of one part at a time lie on the device, and the samples are the same to the bit."""
+    want = run.sample(1, prompt=TEXTS[0], steps=2)
+    opened = open_run(run.directory.path, device="cpu", overrides=["sample.offload=true"])
+    opened.device = torch.device("cpu", 0)
+    present: set[str] = set()
+    most, order, move = 0, [], torch.nn.Module.to
+
+    def moved(part: torch.nn.Module, where: torch.device) -> torch.nn.Module:
+        nonlocal most
+        order.append(type(part).__name__)
+        (present.add if where.index == 0 else present.discard)(order[-1])
+        most = max(most, len(present))
+        return move(part, where)
+
+    assembly = opened.trained()
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    assert torch.equal(opened.sample(1, prompt=TEXTS[0], steps=2), want)
+    assert most == 1
+    assert order == ["ClipText", "ClipText", "TextUNet", "TextUNet", "DiffusersVAE"]
+    assert list(inspect.signature(assembly.network.forward).parameters) == ["x", "c_noise", "label", *NAMES]
+
+
+@pytest.mark.slow
+def test_checkpointing_of_activations_changes_no_gradient(run: Any) -> None:
     network = copy.deepcopy(run.trained().network).train().requires_grad_(True)
     again = copy.deepcopy(network)
     recompute_activations(again)

@@ -13,23 +13,32 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffkit import CheckpointError, UsageError, load_recipe, open_run, run
+from diffkit import CheckpointError, Recipe, UsageError, load_recipe, open_run, run
 from diffkit.cli.main import main
 
 pytestmark = pytest.mark.slow
 TEXT = "a red cat"
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-RECIPE = """
-name: lora
-data: {{name: images, path: {path}, size: 16, captions: true, held_out: 2, condition_dropout: 0.1}}
-conditions: {{text: {{name: of-run, run: {base}}}}}
-codec: {{name: of-run, run: {base}}}
-schedule: {{name: scaled-linear, steps: 1000}}
-parameterization: eps
-network: {{name: lora, run: {base}, rank: 2, alpha: 4.0}}
-train: {{steps: 3, batch_size: 2, ema: [], optimizer: {{name: adam, lr: 0.01}}}}
-sample: {{sampler: ddim, grid: leading, steps: 2, count: 2, conditions: {{text: cat}}, allow_mismatch: true}}
-"""
+SMALL = {
+    "data.size": 16,
+    "data.held_out": 2,
+    "network.rank": 2,
+    "network.alpha": 4.0,
+    "train.steps": 3,
+    "train.batch_size": 2,
+    "train.accumulate": 1,
+    "train.optimizer": "{name: adam, lr: 0.01}",
+    "sample.steps": 2,
+    "sample.count": 2,
+    "sample.conditions": "{text: cat}",
+}
+
+
+def recipe(base: Path, pictures: Path) -> Recipe:
+    """The packaged recipe, on a small base and few pictures."""
+    runs = {f"{part}.run": base for part in ("network", "codec", "conditions.text")}
+    changes = {**SMALL, **runs, "data.path": pictures}
+    return load_recipe("lora-stable-diffusion", [f"{key}={value}" for key, value in changes.items()])
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +113,7 @@ def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path
         Image.new("RGB", (16, 16), (30 * number, 100, 50)).save(tmp_path / "pictures" / f"{number}.png")
         (tmp_path / "pictures" / f"{number}.txt").write_text(f"a red cat {number}")
     where = base.directory.path
-    recipe = load_recipe(RECIPE.format(path=tmp_path / "pictures", base=where))
-    trained = run(recipe, tmp_path / "run", device="cpu")
+    trained = run(recipe(where, tmp_path / "pictures"), tmp_path / "run", device="cpu")
     (checkpoint,) = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1:]
     stored = load_file(checkpoint / "network.safetensors")
     assert all(".lora_" in name or name == "sha256" for name in stored)

@@ -218,7 +218,7 @@ class VQVAE(Autoencoder):
             noise: Standard normal numbers, shaped like z; without them the codebook does not learn.
 
         Returns:
-            The reconstruction, with the commitment loss.
+            The reconstruction, with the commitment loss, and for the log the perplexity of the codebook and its usage.
         """
         z = self.encoder_output(x)
         chosen = self.quantizer.nearest(_rows(z))
@@ -227,7 +227,9 @@ class VQVAE(Autoencoder):
         if self.training and noise is not None:
             self.quantizer.learn(_rows(z.detach()), chosen, _rows(noise)[:, 0])
         terms = {"commitment": self.commitment * distance}
-        return Reconstruction(self.halves.decode(_passed(z, quantized)), z, Posterior(z), terms, self.last_layer)
+        logged = {"perplexity": self.quantizer.perplexity(), "usage": self.quantizer.usage()}
+        x = self.halves.decode(_passed(z, quantized))
+        return Reconstruction(x, z, Posterior(z), terms, self.last_layer, logged)
 
     def _quantized(self, z: Tensor, chosen: Tensor) -> Tensor:
         codes = self.quantizer.codes[chosen].to(z.dtype)

@@ -153,6 +153,11 @@ def codebook(case: Case, result: LawResult) -> None:
     quantizer.shares.copy_(torch.tensor([0.97, 0.03, 0.0]))
     result.compare(quantizer.usage(), 1 / 3, "usage if two of three codes receive less than a tenth of the mean share")
     codec = copy.deepcopy(case.component).eval()
+    codec.quantizer.shares.zero_()[:4] = 0.25
+    found = codec(case.normal(2, 3, 8, 8, stream="logged", dtype=torch.float32)).logged
+    result.compare(found["perplexity"], 4.0, "perplexity in the log")
+    result.compare(found["usage"], 4 / len(codec.quantizer.codes), "usage in the log")
+    codec = copy.deepcopy(case.component).eval()
     before, x = codec.quantizer.codes.clone(), case.normal(2, 3, 8, 8, dtype=torch.float32)
     noise = case.normal(2, codec.channels, 2, 2, dtype=torch.float32)
     codec(x, noise)
@@ -287,6 +292,11 @@ def trained_scale(case: Case, result: LawResult) -> None:
             found.mean / codec.scale + codec.shift, inner.mean, f"means, {rule}", float(inner.mean.abs().max())
         )
         result.compare(codec.decode(found.mean), codec.inner.decode(inner.mean), f"decoded means, {rule}")
+        if rule == "per-channel":
+            result.compare(found.mean.double().mean(dims), torch.zeros(len(variance)), "means of the codes of a channel")
+        stages = Tiled(codec)
+        result.compare(stages.posterior(x).joined(), found.joined(), f"codes stage by stage, {rule}")
+        result.compare(stages.decode(found.mean), codec.decode(found.mean), f"images stage by stage, {rule}")
 
 
 @law(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffkit import Entry, hookimpl
@@ -36,3 +37,8 @@ def diffkit_commands(group: click.Group) -> None:
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     yield from Entry.table("diffkit_stable_diffusion", COMPONENTS)
+
+
+@hookimpl
+def diffkit_recipes() -> Iterator[Path]:
+    yield Path(__file__).parent / "recipes"
