@@ -151,7 +151,7 @@ class Reconstruction:
     posterior   the distribution of the codes
     terms       losses of the codec itself, already weighted, by name: (B,) each, such as a commitment loss
     last_layer  the parameter by whose gradient a loss may be balanced; None without one
-    logged      numbers for the training log that are no losses, by name: () each, such as the codes in use
+    logged      further numbers for the training log by name: () each, such as the share of codes in use
     """
 
     x: Tensor

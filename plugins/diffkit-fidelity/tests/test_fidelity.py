@@ -195,6 +195,7 @@ def test_the_protocol_names_what_a_value_depends_on() -> None:
     assert len(found["extractor weights"]) == 64
     assert "224 x 224" in found["resize"]
     assert "uint8" in found["rounding"]
+    assert (found["samples"], FID(limit=4).protocol(evaluation(x, x, PICTURES))["samples"]) == ("10", "4")
     other = FID().protocol(evaluation(x, x.flip(0), PICTURES))
     assert found["reference"].startswith("train, SHA-256 ")
     assert other["reference"] != found["reference"]

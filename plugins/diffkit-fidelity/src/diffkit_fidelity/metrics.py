@@ -31,7 +31,8 @@ class FeatureMetric(Metric):
     law_base: ClassVar[Mapping[str, object]] = {"features": "plain-values"}
 
     def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
-        return {**self.features.protocol(), **self._reference(evaluation)}
+        used = min(len(evaluation.samples), self.limit)
+        return {**self.features.protocol(), "samples": f"{used:,}", **self._reference(evaluation)}
 
     def _reference(self, evaluation: Evaluation) -> Mapping[str, str]:
         """Return which examples the samples are compared with."""
