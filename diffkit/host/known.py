@@ -58,7 +58,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "sampler": ("blend", "repaint"),
     },
     "diffkit-latent": {
-        "codec": ("trained", "kl-vae", "vq-vae"),
+        "codec": ("trained", "tiled", "kl-vae", "vq-vae"),
         "reconstruction-loss": ("l1", "l2", "kl", "perceptual", "adversarial"),
     },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
@@ -88,6 +88,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-inverse": ("restore-mnist",),
     "diffkit-p2": ("digits-min-snr",),
     "diffkit-score-sde": ("digits-probability-flow", "digits-score-sde", "digits-ve"),
+    "diffkit-stable-diffusion": ("lora-stable-diffusion",),
     "diffkit-vdm": ("digits-vdm",),
     "diffkit-zero-snr": ("digits-zero-snr",),
 }
