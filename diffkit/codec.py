@@ -129,7 +129,7 @@ class Posterior:
     @classmethod
     def split(cls, joined: Tensor, channels: int) -> Posterior:
         """Return the posterior that `joined` was called for, of codes with `channels` channels."""
-        return cls(*joined.split(channels, dim=1))
+        return cls(*torch.split(joined, channels, 1))
 
 
 class Identity(Codec):

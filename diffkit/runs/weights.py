@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..codec import CodecRecord
+from ..codec import Codec, CodecRecord
 from ..data import DataSpec
 from ..errors import CheckpointError, UsageError, plain
 from ..recipe.assembly import Assembly
@@ -170,7 +170,7 @@ class Turns:
         for part in (assembly.codec, assembly.network, *assembly.conditions.conditioners.values()):
             if isinstance(part, nn.Module) and part.state_dict():
                 part.to(HOME)
-                for name in CODEC_CALLS if part is assembly.codec else CALLS:
+                for name in CODEC_CALLS if isinstance(part, Codec) else CALLS:
                     own = getattr(part, name)
                     setattr(part, name, update_wrapper(partial(self._call, part, own), own))
 

@@ -293,7 +293,9 @@ def trained_scale(case: Case, result: LawResult) -> None:
         )
         result.compare(codec.decode(found.mean), codec.inner.decode(inner.mean), f"decoded means, {rule}")
         if rule == "per-channel":
-            result.compare(found.mean.double().mean(dims), torch.zeros(len(variance)), "means of the codes of a channel")
+            result.compare(
+                found.mean.double().mean(dims), torch.zeros(len(variance)), "means of the codes of a channel"
+            )
         stages = Tiled(codec)
         result.compare(stages.posterior(x).joined(), found.joined(), f"codes stage by stage, {rule}")
         result.compare(stages.decode(found.mean), codec.decode(found.mean), f"images stage by stage, {rule}")
