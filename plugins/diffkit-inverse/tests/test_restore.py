@@ -86,7 +86,7 @@ def test_samples_fit_the_measurement(run: Run, picture: torch.Tensor, forward: A
     assert fitted.error < (0.3 if forward == "jpeg" else 0.1) * free.error
 
 
-@pytest.mark.parametrize("method", ["pgdm", "ddnm", "dps"])
+@pytest.mark.parametrize("method", ["ddnm", *(pytest.param(one, marks=pytest.mark.slow) for one in ("pgdm", "dps"))])
 def test_latents_are_measured_after_decoding(
     latent: Run, picture: torch.Tensor, mask: torch.Tensor, method: str
 ) -> None:
@@ -95,6 +95,7 @@ def test_latents_are_measured_after_decoding(
     assert torch.equal(got.x[kept], picture.expand_as(got.x)[kept])
 
 
+@pytest.mark.slow
 def test_samples_of_latents_fit_the_measurement(latent: Run) -> None:
     y = torch.full((3, 4, 4), 0.5)
     fitted = restore(latent, y, Downsample(4), method="ddnm", count=2)

@@ -291,6 +291,7 @@ def test_augmentations_without_end_are_refused(source: Path, tmp_path: Path) -> 
     assert not latents_folder().exists() or not list(latents_folder().iterdir())
 
 
+@pytest.mark.slow
 def test_tiles_around_the_codec_of_another_run(source: Path, tmp_path: Path) -> None:
     """The run needs the other one no longer, and tiles change nothing."""
     codec = f"{{name: tiled, inner: {{name: trained, run: {tmp_path / 'vae'}}}, tile: 2, overlap: 1}}"

@@ -272,6 +272,7 @@ def test_half_precision_is_nearer_to_float32_than_that_of_diffusers(run: Any, fo
     assert 0.0 < float(errors[0].mean()) < float(errors[1].mean())
 
 
+@pytest.mark.slow
 def test_parts_take_turns_on_the_device(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of one part at a time lie on the device, and the samples are the same to the bit."""
     want = run.sample(1, prompt=TEXTS[0], steps=2)
