@@ -64,7 +64,8 @@ def failed_test(targets: tuple[str, ...]) -> str | None:
                 self.first = report.nodeid
 
     failures = Failures()
-    arguments = ["-x", "--slow", "--assert=plain", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    arguments = ["-x", "--assert=plain", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
+    arguments += ["--slow"] if targets[0].startswith("tests/") else []  # tests of plugins alone are all tried
     code = pytest.main([*arguments, *(str(ROOT / target) for target in targets)], plugins=[failures])
     assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), f"pytest ended with {code!r}"
     return failures.first
