@@ -26,7 +26,7 @@ LIBRARIES = (
     *("torch", "pydantic.dataclasses", "pydantic.type_adapter", "annotated_types", "pluggy", "numpy", "PIL.Image"),
     *("click", "yaml", "hypothesis", "lazy_loader", "safetensors.torch", "sklearn.datasets"),
 )
-SECONDS = 60
+SECONDS = 240
 
 
 def load_faults() -> ModuleType:
