@@ -42,7 +42,7 @@ class Stage:
 
 
 class Staged(ABC):
-    """Base of codecs that consist of stages, which the codec `tiled` computes in tiles."""
+    """Base of codecs that consist of stages, so that they can be computed in tiles."""
 
     @abstractmethod
     def encoder_stages(self) -> list[Stage]:
