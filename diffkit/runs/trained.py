@@ -39,17 +39,7 @@ from .results import EvaluationResult, MetricResult
 from .sample_files import PARTS, scratch_folder, shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import (
-    HOME,
-    DataRecord,
-    SourceRecord,
-    TrainedWeights,
-    Turns,
-    digest_of,
-    group_of,
-    load_weights,
-    with_adapters,
-)
+from .weights import DataRecord, SourceRecord, TrainedWeights, Turns, digest_of, group_of, load_weights, with_adapters
 
 
 class Run:
@@ -93,7 +83,7 @@ class Run:
 
         The spec of the data is the recorded one; the data itself is read only if examples are used.
         """
-        device = HOME if self.recipe.sample.offload else self.device
+        device = "cpu" if self.recipe.sample.offload else self.device
         return self._given if self._given is not None else assemble(self.recipe, device)
 
     @property
