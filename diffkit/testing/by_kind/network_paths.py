@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ from diffkit.network import Network
 
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from .network import inputs_of, shape_of, with_random_weights
+from .network import Conditions, inputs_of, shape_of, with_random_weights
 from .network_structure import LAYERS, equal_rows, layer_inputs, reads_x, twin
 
 START = 1e-4
@@ -35,20 +35,27 @@ def residual(case: Case, result: LawResult) -> None:
 
     Layers with weights near 0 in a new network are set to 0 together: each later layer must still read x. In blocks
     that repeat, one layer at a time is set to 0: if the output then depends on x for one layer and not for another, a
-    part of the block has lost the path around it.
+    part of the block has lost the path around it. Layers whose calls alternate are parts of one block.
     """
-    network, inputs = with_random_weights(case), twin(case)
-    usual = reads_x(layer_inputs(network, *inputs)[0])
+    network, inputs = with_random_weights(case), twin(case, with_texts=True)
+    calls, _ = layer_inputs(network, *inputs)
+    usual = reads_x(calls)
     first = [n for n, m in case.component.named_modules() if isinstance(m, LAYERS) and m.weight.abs().max() < START]
     with _without(network, first):
         lost = sorted(usual - reads_x(layer_inputs(network, *inputs)[0]))
     result.holds(not lost, f"with the layers that start at 0 at 0, {lost[:1]} does not read x", "x + the block")
-    blocks: dict[str, dict[bool, str]] = defaultdict(dict)
-    for name in _repeated(network, usual):
+    blocks: list[dict[bool, str]] = []
+    end = -1
+    for begin, again, name in _repeated(network, [name for name in calls if name in usual]):
+        if begin > end:
+            blocks.append({})
+        end = max(end, again)
         with _without(network, [name]), torch.no_grad():
             y = network(*inputs[:2], **inputs[2])
-        blocks[re.split(r"\d+", name)[0]][equal_rows(y)] = name
-    for found in blocks.values():
+        blocks[-1][equal_rows(y)] = name
+    if not first and all(False not in found for found in blocks):
+        raise NotApplicable("x passes around no layer: if the blocks should add to their input, a path is lost")
+    for found in blocks:
         result.holds(len(found) == 1, f"x does not pass around {found.get(True)}, as it does around others", "x + ...")
 
 
@@ -65,14 +72,23 @@ def _without(network: Network, names: Iterable[str]) -> Iterator[None]:
             parameter.data = value
 
 
-def _repeated(network: Network, usual: set[str]) -> list[str]:
-    """Return one of each group of layers that read x: names that differ in numbers only, with weights of one shape."""
-    groups: dict[str, dict[torch.Size, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for name, module in network.named_modules():
-        if name in usual and isinstance(module, (*LAYERS, nn.MultiheadAttention)):
+def _repeated(network: Network, names: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return groups of layers whose names differ in numbers only, with weights of one shape.
+
+    Args:
+        network: the network.
+        names: layers that read x, in the order of their calls.
+
+    Returns:
+        The places of the first and second call of each group and the name of the first, sorted.
+    """
+    groups: dict[tuple[str, torch.Size], list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        module = network.get_submodule(name)
+        if isinstance(module, (*LAYERS, nn.MultiheadAttention)):
             weight = module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
-            groups[re.sub(r"\d+", "*", name)][weight.shape].append(name)
-    return [n for group in groups.values() for names in group.values() if len(names) > 1 for n in names[:1]]
+            groups[re.sub(r"\d+", "*", name), weight.shape].append(place)
+    return sorted((found[0], found[1], names[found[0]]) for found in groups.values() if len(found) > 1)
 
 
 @law(
@@ -92,36 +108,35 @@ def positions(case: Case, result: LawResult) -> None:
     (slope,) = torch.autograd.grad(network(x, c_noise, **cond)[..., 0, 0].sum(), x)
     if not bool(slope[..., -1, -1].any()) and not bool(slope[..., 0, -1].any()):
         raise NotApplicable("places far apart do not read each other")
-    pairs = list(_pairs(*shape.size))
-    many = {name: v.expand(len(pairs) + 1, *v.shape[1:]) for name, v in cond.items()}
+    moves = list(_exchanges(*shape.size))
+    many = {name: v.expand(len(moves) + 1, *v.shape[1:]) for name, v in cond.items()}
     x = x.detach()
-    moved = torch.cat([x, *(_exchanged(x, *pair) for pair in pairs)])
+    moved = torch.cat([x, *(x.flatten(2)[..., order].view_as(x) for _, order in moves)])
     with torch.no_grad():
         y, *others = network(moved, c_noise.expand(len(moved)), **many).split(1)
-    for pair, other in zip(pairs, others, strict=True):
-        want = _exchanged(y, *pair)
+    for (text, order), other in zip(moves, others, strict=True):
+        want = y.flatten(2)[..., order].view_as(y)
         gap = float((other - want).norm() / (want - y).norm().clamp(min=1e-30))
-        patch, a, b = pair
-        result.holds(gap > 1e-4, f"patches {a} and {b} of {patch} x {patch} pixels can be exchanged", "two positions")
+        result.holds(gap > 1e-4, f"{text} can be exchanged", "two positions")
 
 
-def _pairs(height: int, width: int) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """Yield (side of a patch, patch, other patch): one in a corner and its neighbour, and those that may equal them."""
-    for patch in (side for side in (1, 2, 4) if height % side == width % side == 0):
-        rows, columns = height // patch, width // patch
-        every = [(i, j) for i in range(rows) for j in range(columns) if patch > 1 or i == 0 or j == 0]
-        for anchor in ((0, 0), (0, 1)):
-            yield from ((patch, anchor, other) for other in every if other > anchor)
+def _exchanges(height: int, width: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield exchanges of two patches, rows or columns, as the order of the pixels afterwards.
 
-
-def _exchanged(x: Tensor, side: int, a: tuple[int, int], b: tuple[int, int]) -> Tensor:
-    """Return x with two square patches exchanged."""
-    y = x.clone()
-    for (i, j), (k, m) in ((a, b), (b, a)):
-        y[..., i * side : (i + 1) * side, j * side : (j + 1) * side] = x[
-            ..., k * side : (k + 1) * side, m * side : (m + 1) * side
-        ]
-    return y
+    One is in a corner or beside it, the other is one of those that may have its position.
+    """
+    pixels = torch.arange(height * width).view(height, width)
+    for side in (side for side in (1, 2, 4) if height % side == width % side == 0):
+        rows, columns = height // side, width // side
+        patches = [(i, j) for i in range(rows) for j in range(columns) if side > 1 or i == 0 or j == 0]
+        pairs = [("patches", a, b) for a in ((0, 0), (0, 1)) for b in patches if b > a]
+        pairs += [("rows of patches", (a, -1), (b, -1)) for a in (0, 1) for b in range(a + 1, rows)]
+        pairs += [("columns of patches", (-1, a), (-1, b)) for a in (0, 1) for b in range(a + 1, columns)]
+        for what, a, b in pairs:
+            order = pixels.clone()
+            one, other = (tuple(slice(None) if k < 0 else slice(k * side, (k + 1) * side) for k in p) for p in (a, b))
+            order[one], order[other] = pixels[other], pixels[one]
+            yield f"{what} {a} and {b} of {side} x {side} pixels", order.flatten()
 
 
 @law(
@@ -157,7 +172,7 @@ class _Embedded(Exception):  # noqa: N818 - it ends a forward pass that is no lo
     """Carries the input of a layer."""
 
 
-def _periods(network: Network, x: Tensor, cond: dict[str, Tensor]) -> list[float]:
+def _periods(network: Network, x: Tensor, cond: Conditions) -> list[float]:
     """Return the shifts of c_noise after which the input of the first layer that reads the level alone recurs."""
 
     def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -175,8 +190,10 @@ def _periods(network: Network, x: Tensor, cond: dict[str, Tensor]) -> list[float
 
     def apart(shifts: Tensor) -> Tensor:
         starts = torch.tensor(BASES)
-        rows = embedded(torch.cat([starts[:, None], starts[:, None] + shifts], 1).flatten()).unflatten(0, (3, -1))
-        return (rows[:, 1:] - rows[:, :1]).norm(dim=2).amax(0)
+        rows = embedded(torch.cat([starts[:, None], starts[:, None] + shifts], 1).flatten())
+        rows = rows.view(len(starts), 1 + len(shifts), -1)
+        gaps: Tensor = (rows[:, 1:] - rows[:, :1]).norm(dim=2).amax(0)
+        return gaps
 
     handles = [m.register_forward_pre_hook(record) for m in network.modules() if isinstance(m, nn.Linear)]
     step = 1.0 if getattr(network, "integer_time", False) else 0.25

@@ -121,7 +121,7 @@ def scale_shift(case: Case, result: LawResult) -> None:
     Then the input of every layer that read x before must still depend on it, or be 0 (behind a closed gate).
     Texts are left out: attention to keys that are 0 is the same for every x.
     """
-    network, inputs = with_random_weights(case), twin(case)
+    network, inputs = with_random_weights(case), twin(case, with_texts=False)
     usual, _ = layer_inputs(network, *inputs)
     outside = usual.keys() - reads_x(usual)
     layers = [m for name, m in network.named_modules() if name in outside and isinstance(m, nn.Linear)]
@@ -136,11 +136,11 @@ def scale_shift(case: Case, result: LawResult) -> None:
             result.holds(not equal_rows(y), f"with part {slot + 1} of {slots} = 0 no x reaches the output", "x + ...")
 
 
-def twin(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Return the inputs of two examples that differ in x only, without texts."""
+def twin(case: Case, *, with_texts: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Return the inputs of two examples that differ in x only."""
     x, c_noise, cond = inputs_of(case, 2)
     texts = {name + suffix for name in shape_of(case).conditions for suffix in ("", MASK)}
-    rest = {name: value[:1].expand_as(value) for name, value in cond.items() if name not in texts}
+    rest = {name: v[:1].expand_as(v) for name, v in cond.items() if with_texts or name not in texts}
     return torch.cat([x[:1], -x[:1]]), c_noise[:1].expand(2), rest
 
 
@@ -175,7 +175,17 @@ def _without(layers: list[nn.Linear], slots: int, slot: int) -> Iterator[None]:
 def layer_inputs(
     network: nn.Module, x: Tensor, c_noise: Tensor, cond: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the first input of each module with parameters of its own, at its last call, and the output."""
+    """Record what the layers of a network receive.
+
+    Args:
+        network: the network.
+        x: the examples: (B, C, *S).
+        c_noise: the noise levels: (B,).
+        cond: the conditions, by name.
+
+    Returns:
+        The first input of each module with parameters of its own, at its last call, and the output.
+    """
     found: dict[str, Tensor] = {}
 
     def hook(name: str) -> Any:
