@@ -95,10 +95,11 @@ class Patches(nn.Module):
         count = min(self.codes, len(values))
         std = values.flip(0)[:count].clamp_min(LEAST_STD**2).sqrt()
         axes = vectors.flip(1)[:, :count]
-        self.down.weight[:count] = (axes / std).T[:, :, None, None].to(self.down.weight)
-        self.down.bias[:count] = -((axes / std).T @ mean).to(self.down.bias)  # type: ignore[index]
-        self.up.weight[:, :count] = (axes * std)[:, :, None, None].to(self.up.weight)
-        self.up.bias.copy_(mean)  # type: ignore[union-attr]
+        down, up = self.down.state_dict(), self.up.state_dict()  # the weights themselves
+        down["weight"][:count] = (axes / std).T[:, :, None, None]
+        down["bias"][:count] = -((axes / std).T @ mean)
+        up["weight"][:, :count] = (axes * std)[:, :, None, None]
+        up["bias"].copy_(mean)
         kept = float(values.flip(0)[:count].sum() / values.sum().clamp_min(LEAST_STD))
         return f"{count} principal components of {len(values)} values hold {kept:.4f} of the variance"
 
