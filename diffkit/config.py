@@ -61,10 +61,12 @@ class ComponentSpec:
 class Config(BaseModel):
     """Base of the configuration models: frozen, strict, without unknown fields, inf or nan.
 
-    `shorthand` is the field that a bare value sets: `ema: 0.999` is `ema: {decay: 0.999}`.
+    `shorthand` is the field that a bare value sets: `ema: 0.999` is `ema: {decay: 0.999}`. `last` are the fields that
+    stand behind those of subclasses.
     """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
     )
     shorthand: ClassVar[str | None] = None
+    last: ClassVar[tuple[str, ...]] = ()

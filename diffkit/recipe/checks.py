@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from ..codec import Identity
+from ..codec import Identity, TrainableCodec
 from ..conditioner import Conditions
 from ..config import Config
+from ..data import LABEL
 from ..errors import DiffkitError, LevelError, Mark, RecipeError, UsageError
 from ..level import Level
 from ..metric import ModelSetting
@@ -24,7 +25,7 @@ from ..network import Shape
 from ..schedule import Schedule, sampled
 from .construct import locate
 from .signature import section_parameters
-from .spec import Spec
+from .spec import recipe_class
 from .yaml import Node
 
 TOLERATED_BIAS = 1e-4
@@ -68,7 +69,7 @@ class View:
             return self.values[path]
         if (node := self.root.at(path)) is not None and node.value is not None:
             raise FailedValueError
-        return _default(path, default)
+        return _default(recipe_class(self.root), path, default)
 
     def name(self, path: str) -> str:
         """Return the name of the component at `path`."""
@@ -116,8 +117,7 @@ class FailedValueError(Exception):
     """Raised in a check that reads a value with a fault of its own: the check is left out."""
 
 
-def _default(path: str, default: Any) -> Any:
-    cls: type[Config] = Spec
+def _default(cls: type[Config], path: str, default: Any) -> Any:
     *sections, last = path.split(".")
     for name in sections:
         found = next((p for p in section_parameters(cls) if p.name == name and p.role == "section"), None)
@@ -388,6 +388,9 @@ def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
     encoded = not isinstance(codec, Identity)
     setting = ModelSetting(codec.spec(data.spec), schedule, grid, guidance, provides, view.conditions, encoded)
     for path in view.items("evaluate.metrics"):
+        if view.built(path).needs == "pairs":
+            message = f"{view.title(path)} compares reconstructions with examples, and samples have none"
+            yield view.fault("DK124", message, (path, "name"), "measure it in a recipe with task: codec")
         try:
             view.built(path).check(setting)
         except UsageError as error:
@@ -400,3 +403,37 @@ CHECKS: tuple[Check, ...] = (
     *(sampling_steps, sampling_start, end_of_the_schedule, warmup, micro_batches, averages),
     *(precision, channels_last, evaluation_without_metrics, metrics_of_the_model),
 )
+
+
+def no_loss(view: View) -> Iterator[RecipeError]:
+    """A codec is trained by one loss or more, and the codec must be one that a recipe trains."""
+    if view.value("loss", None) == ():
+        yield view.fault(
+            "DK105", "loss is an empty list: nothing would be trained", "loss", "list a reconstruction-loss"
+        )
+    codec = view.built("codec")
+    if codec is not None and not isinstance(codec, TrainableCodec):
+        message = f"codec {view.name('codec')} is not trained by a recipe"
+        yield view.fault("DK124", message, ("codec", "name"), "choose a codec with weights of its own")
+
+
+def metrics_of_reconstructions(view: View) -> Iterator[RecipeError]:
+    """The metrics of a codec measure its reconstructions, alone or in pairs with the examples."""
+    for path in view.items("evaluate.metrics"):
+        if view.built(path).needs == "model":
+            message = f"{view.title(path)} measures a diffusion model, and a codec is none"
+            yield view.fault("DK124", message, (path, "name"), "choose a metric of samples or of pairs")
+
+
+def predicted_condition(view: View) -> Iterator[RecipeError]:
+    """A classifier predicts a condition of the data that is a class."""
+    data, name = view.built("data"), view.value("conditions", LABEL)
+    known = [] if data is None else [key for key, spec in data.spec.conditions.items() if spec.classes is not None]
+    if data is not None and name not in known:
+        message = f"conditions: data {view.name('data')} has no class {name}, which the classifier is to predict"
+        yield view.fault("DK115", message, ("conditions", "data"), "choose data with labels", choices=known or "none")
+
+
+TRAINING_CHECKS: tuple[Check, ...] = (warmup, micro_batches, averages, channels_last)
+CODEC_CHECKS: tuple[Check, ...] = (*TRAINING_CHECKS, no_loss, metrics_of_reconstructions, evaluation_without_metrics)
+CLASSIFIER_CHECKS: tuple[Check, ...] = (*TRAINING_CHECKS, predicted_condition)

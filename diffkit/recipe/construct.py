@@ -126,16 +126,24 @@ def condition_of(path: str) -> str | None:
     return name if parent == CONDITIONS else None
 
 
-def add_shape(scope: dict[str, Any], conditioners: Mapping[str, Conditioner] | None) -> None:
+def add_shape(
+    scope: dict[str, Any], conditioners: Mapping[str, Conditioner] | None, predicts: str | None = None
+) -> None:
     """Add the `conditions` and the `shape` to a scope that holds data, codec and parameterization.
 
     Args:
         scope: the objects by kind.
         conditioners: by name of their condition; None for every condition of the data, unchanged.
+        predicts: the condition whose classes the network of a classifier predicts; None for other tasks.
 
     Raises:
         DataError: data is absent.
     """
+    if predicts is not None and "shape" not in scope and {"data", "codec"} <= scope.keys():
+        classes = scope["data"].spec.conditions[predicts].classes
+        spec = scope["codec"].spec(scope["data"].spec)
+        scope[CONDITIONS] = Conditions({}, {})
+        scope["shape"] = Shape(spec.channels, classes, tuple(spec.size))
     if "shape" not in scope and {"data", "codec", "parameterization"} <= scope.keys():
         data: DataSpec = scope["data"].spec
         spec = scope["codec"].spec(data)
@@ -234,15 +242,27 @@ class Trial:
         self._failed = {path.rpartition(".")[2] for path in failed if path in (*INJECTED, "shape")}
         self._fresh: set[int] = set()
         self._conditioners: dict[str, Conditioner] | None = None
+        self._predicts: str | None = None
 
-    def build_all(self, components: Iterable[Resolved], seed: int, *, all_conditions: bool = True) -> None:
+    def build_all(
+        self,
+        components: Iterable[Resolved],
+        seed: int,
+        *,
+        all_conditions: bool = True,
+        predicts: str | None = None,
+        conditioned: bool = True,
+    ) -> None:
         """Build components.
 
         Args:
             components: the components in the order of building.
             seed: the seed of their random numbers.
             all_conditions: whether the network receives every condition of the data, not those of the conditioners.
+            predicts: the condition that a classifier predicts; None for other tasks.
+            conditioned: whether the network receives conditions at all.
         """
+        self._predicts = predicts
         self._conditioners = None if all_conditions else {}
         for component in components:
             if follows_shape(component.spec.kind):
@@ -263,7 +283,7 @@ class Trial:
                     self._failed.add(component.spec.kind)
                 else:
                     self.scope[component.spec.kind] = made
-            if component.path == "data" and all_conditions:
+            if component.path == "data" and all_conditions and conditioned:
                 self._require_conditioners(component)
         self._add_shape()
 
@@ -385,7 +405,8 @@ class Trial:
     def _add_shape(self) -> None:
         try:
             if "shape" not in self._failed:
-                add_shape(self.scope, self._conditioners)
+                known = self._predicts is None or self._predicts in (self._specs() or {})
+                add_shape(self.scope, self._conditioners, self._predicts if known else None)
                 self._fresh.add(id(self.scope.get(CONDITIONS)))
         except DataError as error:
             self.data_error = error

@@ -15,7 +15,7 @@ from ..host import Registered, registry
 from .effective import chosen_of, inline
 from .load import Source, read
 from .signature import REQUIRED, Parameter, component_parameters, fields_of
-from .spec import Spec
+from .spec import recipe_class
 from .yaml import Node, join
 
 
@@ -43,7 +43,7 @@ def named(source: Source, overrides: Iterable[str] = ()) -> tuple[tuple[str, Reg
     """
     _, root = read(source, overrides)
     found = []
-    for path, kind, name in _in_section(Spec, root, ""):
+    for path, kind, name in _in_section(recipe_class(root), root, ""):
         with contextlib.suppress(DiffkitError):
             found.append((path, registry().find(kind, name)))
     return tuple(found)

@@ -77,9 +77,9 @@ def _section(section: Config, node: Node | None, absent: str) -> Tree:
     component: ComponentSpec | None = getattr(section, "component", None)
     tree = _component(component, node, absent) if component else {}
     for parameter, below in fields_of(type(section), node):
-        if parameter.name == "component":
-            continue
         value = getattr(section, parameter.name)
+        if parameter.name == "component" or (parameter.name, value) == ("task", "diffusion"):
+            continue  # runs of earlier versions have no task
         if value is None and component is not None and parameter.role == "component":
             value = _own_default(component, parameter)
             if value is None:

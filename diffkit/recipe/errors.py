@@ -56,6 +56,23 @@ def unknown_key(mark: Mark, key: str, here: Sequence[str], elsewhere: dict[str, 
     return fault, f"{place}.{guess}".lstrip(".") if guess in here else guess
 
 
+def of_another_task(mark: Mark, key: str, task: str, here: Sequence[str], others: Sequence[str]) -> RecipeError:
+    """Return the error for a key that recipes of another task have.
+
+    Args:
+        mark: the place of the key.
+        key: the key.
+        task: the task of the recipe.
+        here: the keys of this task.
+        others: the tasks that have the key.
+
+    Returns:
+        Error DK104.
+    """
+    message = f"{key}: a {task} recipe has no {key}"
+    return RecipeError(message, code="DK104", where=mark, choices=here, fix=f"remove it, or set task: {others[0]}")
+
+
 def missing(mark: Mark, path: str, what: str, choices: Sequence[str] = ()) -> RecipeError:
     """Return the error for a required key.
 

@@ -18,7 +18,7 @@ from ..errors import DiffkitError, Mark, RecipeError
 from ..host import registry
 from . import errors
 from .signature import REQUIRED, Parameter, Resolved, component_parameters, must_be_given, section_parameters
-from .spec import Spec
+from .spec import TASKS, Recipe, recipe_class
 from .yaml import Node, join
 
 S = TypeVar("S", bound=Config)
@@ -46,7 +46,7 @@ class Resolver:
 
     def read(self, cls: type[S]) -> S | None:
         """Validate the whole tree as `cls`; None if it has faults."""
-        self._index(Spec, "")
+        self._index(recipe_class(self.root), "")
         made = self.section(cls, self.root, "")
         self._report_unknown()
         return made if isinstance(made, cls) and not self.faults else None
@@ -72,6 +72,8 @@ class Resolver:
                 values |= self._field(parameter, entries.get(parameter.name), join(path, parameter.name), node)
         known = [p.name for p in parameters if p is not owner]
         rest = {name: below for name, below in entries.items() if name not in known}
+        if issubclass(cls, Recipe):
+            rest = self._without_other_tasks(cls, rest)
         if owner is None:
             self._unknown += [(below.label, key, known) for key, below in rest.items()]
         else:
@@ -85,6 +87,16 @@ class Resolver:
         if self._count() > before:
             return None
         return cls(**{name: _spec(value) for name, value in values.items()})
+
+    def _without_other_tasks(self, cls: type[Recipe], rest: Mapping[str, Node]) -> dict[str, Node]:
+        """Report the keys of other tasks; return the other unknown keys."""
+        keys = {task: {p.name for p in section_parameters(one)} for task, one in TASKS.items()}
+        own = next(task for task, one in TASKS.items() if one is cls)
+        for name, below in rest.items():
+            others = [task for task in keys if name in keys[task]]
+            if others:
+                self.faults.append(errors.of_another_task(below.label, name, own, sorted(keys[own]), others))
+        return {name: below for name, below in rest.items() if not any(name in one for one in keys.values())}
 
     def component(
         self, kind: str, node: Node, path: str, given: Mapping[str, object] = {}, beside: Collection[str] = ()
@@ -185,7 +197,7 @@ class Resolver:
             return None
         if parameter.role == "section" and not must_be_given(parameter):
             return Node({}, here, here)
-        kind, value = parameter.target if parameter.role == "component" else None, "..."
+        kind, value = parameter.target if parameter.role in ("component", "components") else None, "..."
         if parameter.role == "section":
             inner = section_parameters(parameter.target)
             kind = next((p.target for p in inner if p.name == "component"), None)

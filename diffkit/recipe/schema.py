@@ -13,8 +13,9 @@ from ..errors import DiffkitError
 from ..host import Registered, registry
 from .effective import chosen_of
 from .signature import REQUIRED, Parameter, component_parameters, must_be_given, section_parameters
-from .spec import Spec
+from .spec import TASKS
 
+DEFAULT_TASK = "diffusion"
 DRAFT = "http://json-schema.org/draft-07/schema#"
 Schema = dict[str, Any]
 
@@ -46,8 +47,13 @@ def json_schema() -> Schema:
     names = {kind: [f for f in registry().entries(kind) if _id(f) in definitions] for kind in registry().kinds}
     for kind, installed in names.items():
         definitions[f"kind:{kind}"] = _name_or_mapping(installed)
-    root = _section(Spec)
-    return {"$schema": DRAFT, "title": "diffkit recipe", **root, "definitions": definitions}
+    made = {task: _section(cls) for task, cls in TASKS.items()}
+    for task, one in made.items():
+        one["properties"]["task"] = {"enum": [task]}
+        if task != DEFAULT_TASK:
+            one["required"] = [*one["required"], "task"]
+    choice = {"if": {"required": ["task"]}, "then": {"anyOf": list(made.values())}, "else": made[DEFAULT_TASK]}
+    return {"$schema": DRAFT, "title": "diffkit recipe", **choice, "definitions": definitions}
 
 
 def _id(found: Registered) -> str:

@@ -139,7 +139,9 @@ def section_parameters(cls: type[Config]) -> tuple[Parameter, ...]:
     """Return the fields of a section, in the order in which they are validated and built."""
     hints = get_type_hints(cls, include_extras=True)
     found = []
-    for name, info in cls.model_fields.items():
+    order = [name for name in cls.model_fields if name not in cls.last]
+    for name in (*order, *(name for name in cls.last if name in cls.model_fields)):
+        info = cls.model_fields[name]
         default = REQUIRED if info.is_required() else info.get_default(call_default_factory=True)
         bare, optional = _without_none(hints[name])
         of, role = _marked(bare)

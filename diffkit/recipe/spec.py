@@ -13,6 +13,7 @@ from ..train.config import TrainConfig
 from .signature import Resolved
 from .yaml import Node
 
+Task = Literal["diffusion", "codec", "classifier"]
 Given = str | int | float | tuple[str | int | float, ...] | tuple[tuple[int | float, ...], ...]
 """Conditions of samples: a class by name or number, a text, a number or vector; or a list of these."""
 Steps = Annotated[int, Field(ge=1, le=100_000)]
@@ -79,45 +80,42 @@ class Sample(Config):
     allow_mismatch: bool = False
 
 
-class Evaluate(Config):
+class Measures(Config):
+    """Metrics of `count` examples (None: `sample.count`, or all held-out examples), `batch_size` at a time."""
+
+    shorthand: ClassVar[str | None] = "metrics"
+    last: ClassVar[tuple[str, ...]] = ("count", "batch_size")
+    metrics: tuple[Annotated[ComponentSpec, ComponentField("metric")], ...] = ()
+    count: Count | None = None
+    batch_size: Count | None = None
+
+
+class Evaluate(Measures):
     """Metrics of `count` samples (None: `sample.count`).
 
     `sampler`, `grid` and `steps` are those of `sample` if they are not given. So the samples can use the full chain and
     the metrics a few steps.
     """
 
-    shorthand: ClassVar[str | None] = "metrics"
-    metrics: tuple[Annotated[ComponentSpec, ComponentField("metric")], ...] = ()
     sampler: Annotated[ComponentSpec, ComponentField("sampler")] | None = None
     grid: Annotated[ComponentSpec, ComponentField("grid")] | None = None
     steps: Steps | None = None
-    count: Count | None = None
-    batch_size: Count | None = None
 
 
-class Spec(Config):
-    """A whole recipe. `conditions`: the conditions of the data that the network receives, each with its conditioner;
-    null: all of them, unchanged, and `{}`: none."""
+class Recipe(Config):
+    """A whole recipe whose values are all valid; `load_recipe` makes it. These are the keys of every task."""
 
+    last: ClassVar[tuple[str, ...]] = ("train", "sample", "evaluate", "callbacks", "trackers")
     name: Name
+    task: Task = "diffusion"
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     requires: dict[str, str] = Field(default_factory=dict)
     data: Data
-    conditions: dict[str, Annotated[ComponentSpec, ComponentField("conditioner")]] | None = None
     codec: Annotated[ComponentSpec, ComponentField("codec", "identity")]
-    schedule: Annotated[ComponentSpec, ComponentField("schedule")]
-    parameterization: Annotated[ComponentSpec, ComponentField("parameterization")]
-    network: Annotated[ComponentSpec, ComponentField("network")]
-    objective: Objective
     train: TrainConfig
-    sample: Sample
-    evaluate: Evaluate = Evaluate()
+    evaluate: Measures = Measures()
     callbacks: tuple[Annotated[ComponentSpec, ComponentField("callback")], ...] = ()
     trackers: tuple[Annotated[ComponentSpec, ComponentField("tracker")], ...] = ()
-
-
-class Recipe(Spec):
-    """A whole recipe whose values are all valid; `load_recipe` makes it."""
 
     _text: str = PrivateAttr(default="")
     _root: Node | None = PrivateAttr(default=None)
@@ -155,3 +153,48 @@ class Recipe(Spec):
     def objects(self) -> Mapping[str, Any]:
         """By path, the objects that are built once for all assemblies."""
         return self._objects
+
+
+class DiffusionRecipe(Recipe):
+    """The recipe of a diffusion. `conditions`: the conditions of the data that the network receives, each with its
+    conditioner; null: all of them, unchanged, and `{}`: none."""
+
+    conditions: dict[str, Annotated[ComponentSpec, ComponentField("conditioner")]] | None = None
+    schedule: Annotated[ComponentSpec, ComponentField("schedule")]
+    parameterization: Annotated[ComponentSpec, ComponentField("parameterization")]
+    network: Annotated[ComponentSpec, ComponentField("network")]
+    objective: Objective
+    sample: Sample
+    evaluate: Evaluate = Evaluate()
+
+
+class CodecRecipe(Recipe):
+    """The recipe of a codec; `loss` lists what its training minimises the sum of."""
+
+    codec: Annotated[ComponentSpec, ComponentField("codec")]
+    loss: tuple[Annotated[ComponentSpec, ComponentField("reconstruction-loss")], ...]
+
+
+class ClassifierRecipe(Recipe):
+    """The recipe of a classifier of noisy examples. `conditions`: the condition that it predicts, a class. `times`: the
+    distribution of the times at which it learns to."""
+
+    conditions: Name = "label"
+    schedule: Annotated[ComponentSpec, ComponentField("schedule")]
+    network: Annotated[ComponentSpec, ComponentField("network")]
+    times: Annotated[ComponentSpec, ComponentField("times", "uniform")]
+
+
+TASKS: Mapping[str, type[Recipe]] = {
+    "diffusion": DiffusionRecipe,
+    "codec": CodecRecipe,
+    "classifier": ClassifierRecipe,
+}
+"""The recipe of each task."""
+
+
+def recipe_class(root: Node) -> type[Recipe]:
+    """Return the recipe of the task that a tree names; for a missing or wrong task that of a diffusion."""
+    entries = root.value if isinstance(root.value, dict) else {}
+    task = entries["task"].value if "task" in entries else None
+    return TASKS.get(task, DiffusionRecipe) if isinstance(task, str) else DiffusionRecipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion
@@ -11,7 +11,7 @@ from ..codec import CodecRecord
 from ..data import DataSpec, MapDataset
 from ..errors import ArgumentError, DiffkitError, PluginError, RecipeError
 from ..host import Plugin, registry
-from .checks import CHECKS, View, check
+from .checks import CHECKS, CLASSIFIER_CHECKS, CODEC_CHECKS, Check, View, check
 from .condition_checks import CONDITION_CHECKS
 from .construct import CONDITIONS, INJECTED, Trial, in_order
 from .errors import did_you_mean, nearest, quote
@@ -19,7 +19,14 @@ from .load import Source, raise_all, read
 from .presets import with_preset
 from .resolve import Resolver
 from .signature import DATASET, Resolved
-from .spec import Recipe
+from .spec import ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe, recipe_class
+
+CHECKS_OF: Mapping[type[Recipe], tuple[Check, ...]] = {
+    DiffusionRecipe: (*CHECKS, *CONDITION_CHECKS),
+    CodecRecipe: CODEC_CHECKS,
+    ClassifierRecipe: CLASSIFIER_CHECKS,
+}
+"""The checks of the recipes of each task."""
 
 
 def load_recipe(
@@ -56,19 +63,28 @@ def load_recipe(
     text, root = read(source, overrides)
     root = with_preset(root)
     resolver = Resolver(root)
-    recipe = resolver.read(Recipe)
+    cls = recipe_class(root)
+    recipe = resolver.read(cls)
     components = in_order(resolver.components)
-    chosen = root.at(CONDITIONS)
+    chosen = root.at(CONDITIONS) if cls is DiffusionRecipe else None
     every = chosen is None or chosen.value is None
     failed = set() if every or CONDITIONS in resolver.values else {"shape"}
-    trial = Trial(failed | set(INJECTED) - {one.path for one in components}, spec, record)
+    needed = {path for path in INJECTED if path.partition(".")[0] in cls.model_fields}
+    trial = Trial(failed | needed - {one.path for one in components}, spec, record)
     if dataset is not None:
         trial.scope[DATASET] = dataset
-    trial.build_all(components, resolver.values.get("seed", 0), all_conditions=every)
+    predicts = resolver.values.get(CONDITIONS) if cls is ClassifierRecipe else None
+    trial.build_all(
+        components,
+        resolver.values.get("seed", 0),
+        all_conditions=every,
+        predicts=predicts,
+        conditioned=cls is DiffusionRecipe,
+    )
     shared = trial.scope.get("shape"), trial.scope.get(CONDITIONS)
     entries = {one.path: one.entries for one in components}
     view = View(root, resolver.values, resolver.names, trial.built, *shared, entries)
-    found, warnings = check(view, (*CHECKS, *CONDITION_CHECKS))
+    found, warnings = check(view, CHECKS_OF[cls])
     required = [*_missing_plugins(resolver), *_unused_dataset(dataset, components)]
     raise_all([*resolver.faults, *trial.faults, *required, *found], f"{root.mark.file} is not a valid recipe")
     assert recipe is not None
