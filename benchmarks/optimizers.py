@@ -22,7 +22,7 @@ from digits_quality import METRICS, contest, drawn, ours, scores, table
 
 from diffkit import assemble, load_recipe
 from diffkit.host import load_file
-from diffkit.runs.training import training_problem
+from diffkit.runs.training import problem_of
 from diffkit.train.preprocessing import Preprocessing
 from diffkit.train.validation import held_out_loss
 
@@ -38,7 +38,7 @@ def measure(optimizers: list[str], seed: int, given: argparse.Namespace) -> list
     for optimizer, one in zip(optimizers, found, strict=True):
         steps = {"steps": one.done(), "seconds": round(one.seconds, 1)}
         x = drawn(one, given.count, seed).x
-        preprocessing = Preprocessing(training_problem(one.assembly))
+        preprocessing = Preprocessing(problem_of(one.assembly))
         loss = held_out_loss(one.model(), preprocessing, torch.device("cpu"), batch_size=64, rounds=4)
         assert loss is not None
         rows.append({"optimizer": optimizer, **steps, "held-out loss": loss.loss, **scores(one.assembly, x, seed)})

@@ -9,6 +9,7 @@ from .callback import (
     TrainResult as TrainResult,
 )
 from .chart import ANGLE as ANGLE, CHARTS as CHARTS, FLOW as FLOW, SIGMA as SIGMA, Chart as Chart
+from .classifier import Classifier as Classifier
 from .cli.stated import stated_conditions as stated_conditions
 from .codec import (
     Codec as Codec,

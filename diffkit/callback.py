@@ -10,10 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
-
-from .denoiser import Model
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,8 @@ class TrainingStepInfo:
         lr: learning rate of this step.
         values: loss, parts of the loss, norm of the gradient: () each, on the device. Reading a value waits for the
             device. record: means since the last log point as plain numbers, at log points; else None. model: the model
-            that is trained. average: the model with the first average of the weights; None without averages.
+            that is trained, a `Model` for a diffusion; its `network` is the trained module. average: the model with the
+            first average of the weights; None without averages.
     """
 
     step: int
@@ -34,8 +34,8 @@ class TrainingStepInfo:
     lr: float
     values: Mapping[str, Tensor]
     record: Mapping[str, float] | None
-    model: Model
-    average: Model | None
+    model: Any
+    average: Any
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ValidationResult:
     Attributes:
         loss: mean over all examples.
         level: (K,) middles of the bins.
-        binned: (K,) mean loss of each bin, nan for an empty bin.
+        binned: (K,) mean loss of each bin, nan for an empty bin; no bins if losses have no time.
         count: (K,) number of examples in each bin.
     """
 
@@ -76,7 +76,7 @@ class Callback(ABC):  # noqa: B024 - each method is optional
     def on_step(self, info: TrainingStepInfo) -> None:  # noqa: B027
         """Called after each step, so it must be cheap."""
 
-    def on_preview(self, step: int, model: Model) -> None:  # noqa: B027
+    def on_preview(self, step: int, model: Any) -> None:  # noqa: B027
         """Called every `train.sample_every` steps with the first average in evaluation mode, without gradients."""
 
     def on_save(self, step: int) -> None:  # noqa: B027

@@ -20,6 +20,7 @@ from .interface import attribute
 from .noise import generator
 
 if TYPE_CHECKING:
+    from .classifier import Classifier
     from .codec import Codec
     from .conditioner import Conditions
     from .denoiser import Denoiser
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
     from .guidance import Guidance
     from .schedule import Schedule
 
-Needs = Literal["samples", "model"]
+Needs = Literal["samples", "model", "pairs", "classifier"]
+MEASURES: Mapping[str, tuple[Needs, ...]] = {
+    "diffusion": ("samples", "model"),
+    "codec": ("samples", "pairs"),
+    "classifier": ("classifier",),
+}
+"""What can be measured in a run of each task; the samples of a codec are reconstructions."""
+WORDS: Mapping[str, str] = {
+    "samples": "samples",
+    "model": "a diffusion model",
+    "pairs": "pairs of examples and reconstructions",
+    "classifier": "a classifier",
+}
+"""What metrics measure, in messages."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,22 @@ class TrainedModel:
 
 
 @dataclass(frozen=True)
+class TrainedClassifier:
+    """The trained classifier of noisy examples, for metrics that need it.
+
+    classify     (x, level) -> logits: (B, K), without gradient
+    codec        converts examples to what the classifier receives with noise
+    device       the device of the classifier
+    batch_size   examples at a time; no value depends on it
+    """
+
+    classify: Classifier
+    codec: Codec
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The data that metrics compare, in the range of the model: (N, C, *S) float32 on the CPU; labels (N,) long.
 
@@ -134,6 +164,8 @@ class Evaluation:
     seed       seed of random projections and splits; see `generator`
     model      the trained model, for a metric that needs it; then there are no samples
     peers      the processes that measure together, each with the same evaluation
+    references the examples that the samples reconstruct, row by row, for a metric of pairs
+    classifier the trained classifier, for a metric that needs it; labels are of the condition that it predicts
 
     The examples may be too many for the memory. They lie in files then, so a metric reads them in batches.
     """
@@ -148,6 +180,8 @@ class Evaluation:
     seed: int = 0
     model: TrainedModel | None = None
     peers: Peers = field(default_factory=Peers)
+    references: Tensor | None = None
+    classifier: TrainedClassifier | None = None
 
     def generator(self, stream: str) -> torch.Generator:
         """Return a CPU generator for the random numbers of a metric; `stream` names what they are used for."""
@@ -163,7 +197,8 @@ class Metric(ABC):
 
     @attribute
     def needs(self) -> Needs:
-        """What the metric measures: `samples` (default), or the `model` on held-out data, without samples.
+        """What the metric measures: `samples` (default), or the `model` on held-out data, without samples; `pairs` of
+        reconstructions and the examples of a codec; or a `classifier`.
 
         A value `standard_error` of a metric of the model is that of its headline.
         """
@@ -215,6 +250,7 @@ class Metric(ABC):
 
         def of_rows(rows: Tensor) -> Mapping[str, float]:
             labels = None if evaluation.sample_labels is None else evaluation.sample_labels[rows]
-            return self(evaluation.with_samples(evaluation.samples[rows], labels))
+            references = None if evaluation.references is None else evaluation.references[rows]
+            return self(replace(evaluation.with_samples(evaluation.samples[rows], labels), references=references))
 
         return of_rows

@@ -24,12 +24,14 @@ class Loss:
     each    (B,) detached loss per example, without importance correction
     t       (B,) time per example
     parts   further detached scalars to log, by name
+    out     what else the critics of a task learn from; None for an objective
     """
 
     mean: Tensor
     each: Tensor
     t: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    out: object = None
 
     @classmethod
     def of(

@@ -21,7 +21,7 @@ from diffkit.errors import DiffkitError
 from diffkit.host import registry
 from diffkit.recipe.contents import default_text, describe, type_text
 from diffkit.recipe.signature import Parameter, section_parameters
-from diffkit.recipe.spec import Spec
+from diffkit.recipe.spec import TASKS
 from diffkit.testing.law_registry import Law, laws
 
 DOCS = Path(__file__).parent
@@ -68,11 +68,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def recipe_page() -> str:
     """Every key of a recipe: type, default, meaning."""
     head = "# Recipe keys\n\nA component is a bare name, or a mapping with `name` and its options.\n"
-    return head + "\n".join(_section(Spec, ""))
+    first, *others = TASKS
+    sections = [*_section(TASKS[first], "")]
+    for task in others:
+        sections += _section(TASKS[task], "", task=task)
+    return head + "\n".join(sections)
 
 
-def _section(cls: Any, path: str) -> Iterator[str]:
-    title = path or "Top level"
+def _section(cls: Any, path: str, task: str = "") -> Iterator[str]:
+    title = path or (f"Top level with `task: {task}`" if task else "Top level")
     anchor = f" {{ #{_anchor(path)} }}" if path else ""
     yield f"\n## {title}{anchor}\n\n{markdown(cls.__doc__ or '')}\n\n| key | type | default |\n|---|---|---|"
     nested = []
@@ -88,7 +92,7 @@ def _section(cls: Any, path: str) -> Iterator[str]:
             yield f"| `{parameter.name}` | {many}{_link(parameter.target)} | {_default(parameter)} |"
         else:
             yield f"| `{parameter.name}` | {_cell(_type(parameter))} | {_default(parameter)} |"
-    for target, at in nested:
+    for target, at in nested if not task else ():
         yield from _section(target, at)
 
 

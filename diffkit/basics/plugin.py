@@ -80,6 +80,7 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
             "Test whether samples copy training examples",
             "meehan2020nonparametric",
         ),
+        ("accuracy", "metrics.accuracy:Accuracy", "Accuracy of a classifier by noise level"),
         ("classifier", "metrics.classifier:Classifier", "Test how well a classifier separates samples from data"),
         (
             "bits-per-dim",

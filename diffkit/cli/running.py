@@ -36,7 +36,10 @@ USUAL_COUNT = 64
 """Samples that are drawn without --count."""
 MAX_NAME_CHARACTERS = 150
 """Largest length of the part of a file name that describes how samples were drawn."""
-COLUMNS = {"samples": ("samples", "real held-out data"), "model": ("held-out data", "training data")}
+COLUMNS = {
+    "samples": ("samples", "real held-out data"),
+    **dict.fromkeys(("model", "pairs", "classifier"), ("held-out data", "training data")),
+}
 """By what metrics measure, what each is measured on, and what is measured in its place."""
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
@@ -130,10 +133,7 @@ def _print_results(results: EvaluationResult, report: Path, as_json: bool) -> No
     if as_json:
         say_json(results.model_dump(mode="json") | {"report": str(report)})
         return
-    for needs, columns in (
-        ("samples", ("samples", "real held-out data")),
-        ("model", ("held-out data", "training data")),
-    ):
+    for needs, columns in COLUMNS.items():
         rows = [
             [
                 metric if name.replace("_", "-") == metric else f"{metric} {name}",
@@ -249,7 +249,7 @@ def sample(
     form = _form(form, out, is_image(data))
     start = None if latents is None else stated_latents(latents)
     if count is None:
-        recipe = opened.recipe.sample.count
+        recipe = opened.assembly.recipe.sample.count
         count = len(start) if start is not None else recipe if prompt or image else USUAL_COUNT
     request = SampleRequest(
         count=count,

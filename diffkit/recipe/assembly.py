@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ..callback import Callback, Tracker
-from ..codec import Codec
+from ..classifier import Classifier
+from ..codec import Codec, TrainableCodec
 from ..conditioner import Conditioner, Conditions
 from ..data import Augmentation, Data, DataSpec
 from ..denoiser import Model
@@ -34,7 +35,7 @@ from .construct import CONDITIONS, INJECTED, RECORD, Trial, add_shape, condition
 from .load import as_text
 from .resolve import Resolver
 from .signature import REQUIRED, Parameter, base_class, component_parameters
-from .spec import Recipe
+from .spec import ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe
 from .yaml import parse
 
 SINGLE = ("data", "codec", "schedule", "parameterization", "network", "objective")
@@ -42,19 +43,72 @@ SINGLE = ("data", "codec", "schedule", "parameterization", "network", "objective
 
 
 @dataclass(frozen=True, eq=False)
-class Assembly:
-    """The objects of a recipe. `spec` describes the data after the codec, `shape` the inputs and outputs of the
-    network.
+class Parts:
+    """The objects that the recipe of every task has. `network` is the module that is trained and averaged; `spec`
+    describes the data after the codec.
     """
 
     recipe: Recipe
     data: Data
     augment: tuple[Augmentation, ...]
     codec: Codec
+    network: nn.Module
+    metrics: tuple[Metric, ...]
+    optimizer: Optimizer
+    lr_schedule: LRSchedule
+    strategy: Strategy
+    callbacks: tuple[Callback, ...]
+    trackers: tuple[Tracker, ...]
+    spec: DataSpec
+
+
+@dataclass(frozen=True, eq=False)
+class CodecParts(Parts):
+    """The objects of a recipe with `task: codec`; `network` is the codec."""
+
+    recipe: CodecRecipe
+    network: TrainableCodec
+    losses: tuple[ReconstructionLoss, ...]
+
+    @property
+    def named_losses(self) -> dict[str, ReconstructionLoss]:
+        """The losses by name, with a number for each further one of the same name."""
+        found: dict[str, ReconstructionLoss] = {}
+        for spec, loss in zip(self.recipe.loss, self.losses, strict=True):
+            same = sum(one.name == spec.name for one in self.recipe.loss[: len(found)])
+            found[f"{spec.name}-{same + 1}" if same else spec.name] = loss
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierParts(Parts):
+    """The objects of a recipe with `task: classifier`: `network` predicts the classes of `condition` at each position.
+
+    `shape` describes its inputs and outputs, `times` the distribution of times in training.
+    """
+
+    recipe: ClassifierRecipe
+    network: Network
+    schedule: Schedule
+    times: Times
+    condition: str
+    shape: Shape
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier of noisy examples."""
+        return Classifier(self.network, self.schedule)
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly(Parts):
+    """The objects of the recipe of a diffusion; `shape` describes the inputs and outputs of the network."""
+
+    recipe: DiffusionRecipe
+    network: Network
     conditions: Conditions
     schedule: Schedule
     parameterization: Parameterization
-    network: Network
     model: Model
     objective: Objective
     sampler: Sampler[Any]
@@ -62,14 +116,7 @@ class Assembly:
     evaluation_sampler: Sampler[Any]
     evaluation_grid: Grid
     guidance: tuple[Guidance, ...]
-    metrics: tuple[Metric, ...]
-    optimizer: Optimizer
-    lr_schedule: LRSchedule
-    strategy: Strategy
-    callbacks: tuple[Callback, ...]
-    trackers: tuple[Tracker, ...]
     shape: Shape
-    spec: DataSpec
 
     @property
     def steps(self) -> int:
@@ -106,6 +153,36 @@ class Assembly:
 
 
 def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
+    """Build every component of the recipe of a diffusion; `assemble_parts` takes a recipe of any task.
+
+    Args:
+        recipe: a recipe from `load_recipe`.
+        device: the device of the modules.
+
+    Returns:
+        The objects of the recipe.
+
+    Raises:
+        DataError: if the data cannot be read.
+        UsageError: if the recipe is of another task.
+        ArgumentError: if `recipe` is not a Recipe.
+    """
+    return require_diffusion(assemble_parts(recipe, device), "the recipe")
+
+
+def require_diffusion(parts: Parts, source: str) -> Assembly:
+    """Return the objects of a diffusion. Raises UsageError DK124 if those of `source` are of another task."""
+    if isinstance(parts, Assembly):
+        return parts
+    use = {
+        "codec": "name it in another recipe, codec: {name: trained, run: RUN}, and sample that run",
+        "classifier": "name it in the guidance of another run: guidance: {name: classifier, run: RUN}",
+    }[parts.recipe.task]
+    message = f"{source} trains a {parts.recipe.task}, not a diffusion: it draws no samples"
+    raise UsageError(message, code="DK124", fix=use)
+
+
+def assemble_parts(recipe: Recipe, device: torch.device | str = "cpu") -> Parts:
     """Build every component of a recipe.
 
     Objects without state are taken from the validation of the recipe; modules, trackers and objects that contain them
@@ -117,7 +194,7 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         device: the device of the modules.
 
     Returns:
-        The objects of the recipe.
+        The objects of the recipe, those of its task.
 
     Raises:
         DataError: if the data cannot be read.
@@ -127,10 +204,12 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         raise ArgumentError.of("assemble: argument 1 (`recipe`)", "a Recipe", recipe, "call load_recipe first")
     scope: dict[str, Any] = {RECORD: recipe.objects[RECORD]} if RECORD in recipe.objects else {}
     built: dict[str, Any] = {}
-    conditioners: dict[str, Conditioner] | None = None if recipe.conditions is None else {}
+    given = recipe.conditions if isinstance(recipe, DiffusionRecipe) else None
+    conditioners: dict[str, Conditioner] | None = None if given is None else {}
+    predicts = recipe.conditions if isinstance(recipe, ClassifierRecipe) else None
     for component in recipe.components:
         if follows_shape(component.spec.kind):
-            add_shape(scope, conditioners)
+            add_shape(scope, conditioners, predicts)
         condition = condition_of(component.path)
         if condition is not None:
             scope["condition"] = scope["data"].spec.conditions[condition]
@@ -148,12 +227,28 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
     def every(path: str) -> tuple[Any, ...]:
         return tuple(made for at, made in built.items() if at.rpartition(".")[0] == path)
 
-    schedule, parameterization, network = built["schedule"], built["parameterization"], built["network"]
+    shared: dict[str, Any] = {
+        "recipe": recipe,
+        "data": built["data"],
+        "augment": every("data.augment"),
+        "codec": built["codec"],
+        "metrics": every("evaluate.metrics"),
+        "optimizer": built["train.optimizer"],
+        "lr_schedule": built["train.lr_schedule"],
+        "strategy": built["train.strategy"],
+        "callbacks": every("callbacks"),
+        "trackers": every("trackers"),
+        "spec": built["codec"].spec(built["data"].spec),
+    }
+    if isinstance(recipe, CodecRecipe):
+        return CodecParts(**shared, network=built["codec"], losses=every("loss"))
+    schedule, network, shape = built["schedule"], built["network"], scope["shape"]
+    if isinstance(recipe, ClassifierRecipe):
+        more = {"times": built["times"], "condition": recipe.conditions, "shape": shape}
+        return ClassifierParts(**shared, network=network, schedule=schedule, **more)
+    parameterization = built["parameterization"]
     return Assembly(
-        recipe=recipe,
-        data=built["data"],
-        augment=every("data.augment"),
-        codec=built["codec"],
+        **shared,
         conditions=scope[CONDITIONS],
         schedule=schedule,
         parameterization=parameterization,
@@ -165,14 +260,7 @@ def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
         evaluation_sampler=built.get("evaluate.sampler", built["sample.sampler"]),
         evaluation_grid=built.get("evaluate.grid", built["sample.grid"]),
         guidance=every("sample.guidance"),
-        metrics=every("evaluate.metrics"),
-        optimizer=built["train.optimizer"],
-        lr_schedule=built["train.lr_schedule"],
-        strategy=built["train.strategy"],
-        callbacks=every("callbacks"),
-        trackers=every("trackers"),
-        shape=scope["shape"],
-        spec=built["codec"].spec(built["data"].spec),
+        shape=shape,
     )
 
 

@@ -20,7 +20,7 @@ from ..config import Config
 from ..data import LABEL
 from ..errors import DiffkitError, LevelError, Mark, RecipeError, UsageError
 from ..level import Level
-from ..metric import ModelSetting
+from ..metric import MEASURES, WORDS, ModelSetting
 from ..network import Shape
 from ..schedule import Schedule, sampled
 from .construct import locate
@@ -377,6 +377,16 @@ def evaluation_without_metrics(view: View) -> Iterator[RecipeError]:
             yield view.fault("DK117", f"{path} has no effect without evaluate.metrics", path, "metrics: [frechet]")
 
 
+def metrics_of_the_task(view: View) -> Iterator[RecipeError]:
+    """The metrics measure what a run of the task has."""
+    task = view.value("task", "diffusion")
+    for path in view.items("evaluate.metrics"):
+        if (needs := view.built(path).needs) not in MEASURES[task]:
+            message = f"metric {view.name(path)} measures {WORDS[needs]}, which a {task} recipe does not have"
+            fix = f"choose a metric of {' or of '.join(WORDS[one] for one in MEASURES[task])}"
+            yield view.fault("DK124", message, (path, "name"), fix)
+
+
 def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
     """A metric that needs the model must fit its data, schedule, parameterization and guidance."""
     data, codec, schedule = (view.built(path) for path in ("data", "codec", "schedule"))
@@ -388,9 +398,6 @@ def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
     encoded = not isinstance(codec, Identity)
     setting = ModelSetting(codec.spec(data.spec), schedule, grid, guidance, provides, view.conditions, encoded)
     for path in view.items("evaluate.metrics"):
-        if view.built(path).needs == "pairs":
-            message = f"{view.title(path)} compares reconstructions with examples, and samples have none"
-            yield view.fault("DK124", message, (path, "name"), "measure it in a recipe with task: codec")
         try:
             view.built(path).check(setting)
         except UsageError as error:
@@ -401,7 +408,7 @@ def metrics_of_the_model(view: View) -> Iterator[RecipeError]:
 CHECKS: tuple[Check, ...] = (
     *(alpha_zero, outputs_that_are_needed, outputs_that_are_trained, trained_schedule, discrete_schedule),
     *(sampling_steps, sampling_start, end_of_the_schedule, warmup, micro_batches, averages),
-    *(precision, channels_last, evaluation_without_metrics, metrics_of_the_model),
+    *(precision, channels_last, evaluation_without_metrics, metrics_of_the_task, metrics_of_the_model),
 )
 
 
@@ -417,12 +424,14 @@ def no_loss(view: View) -> Iterator[RecipeError]:
         yield view.fault("DK124", message, ("codec", "name"), "choose a codec with weights of its own")
 
 
-def metrics_of_reconstructions(view: View) -> Iterator[RecipeError]:
-    """The metrics of a codec measure its reconstructions, alone or in pairs with the examples."""
-    for path in view.items("evaluate.metrics"):
-        if view.built(path).needs == "model":
-            message = f"{view.title(path)} measures a diffusion model, and a codec is none"
-            yield view.fault("DK124", message, (path, "name"), "choose a metric of samples or of pairs")
+def settings_without_effect(view: View) -> Iterator[RecipeError]:
+    """A codec and a classifier have no blocks to recompute and no samples to preview."""
+    if view.value("task") == "codec" and view.value("train.checkpointing"):
+        message = "train.checkpointing has no effect on a codec"
+        yield view.fault("DK117", message, "train.checkpointing", "remove it")
+    if view.value("task") == "classifier" and view.value("train.sample_every"):
+        message = "train.sample_every has no effect on a classifier, which draws no samples"
+        yield view.fault("DK117", message, "train.sample_every", "remove it")
 
 
 def predicted_condition(view: View) -> Iterator[RecipeError]:
@@ -434,6 +443,9 @@ def predicted_condition(view: View) -> Iterator[RecipeError]:
         yield view.fault("DK115", message, ("conditions", "data"), "choose data with labels", choices=known or "none")
 
 
-TRAINING_CHECKS: tuple[Check, ...] = (warmup, micro_batches, averages, channels_last)
-CODEC_CHECKS: tuple[Check, ...] = (*TRAINING_CHECKS, no_loss, metrics_of_reconstructions, evaluation_without_metrics)
+TRAINING_CHECKS: tuple[Check, ...] = (
+    *(warmup, micro_batches, averages, channels_last, evaluation_without_metrics),
+    *(metrics_of_the_task, settings_without_effect),
+)
+CODEC_CHECKS: tuple[Check, ...] = (*TRAINING_CHECKS, no_loss)
 CLASSIFIER_CHECKS: tuple[Check, ...] = (*TRAINING_CHECKS, predicted_condition)

@@ -92,11 +92,14 @@ class Resolver:
         """Report the keys of other tasks; return the other unknown keys."""
         keys = {task: {p.name for p in section_parameters(one)} for task, one in TASKS.items()}
         own = next(task for task, one in TASKS.items() if one is cls)
+        kept = dict(rest)
         for name, below in rest.items():
             others = [task for task in keys if name in keys[task]]
-            if others:
+            meant = None if self.root.at("task") else errors.meant(name, keys[own], {})
+            if others and meant is None:
                 self.faults.append(errors.of_another_task(below.label, name, own, sorted(keys[own]), others))
-        return {name: below for name, below in rest.items() if not any(name in one for one in keys.values())}
+                del kept[name]
+        return kept
 
     def component(
         self, kind: str, node: Node, path: str, given: Mapping[str, object] = {}, beside: Collection[str] = ()

@@ -52,8 +52,7 @@ def json_schema() -> Schema:
         one["properties"]["task"] = {"enum": [task]}
         if task != DEFAULT_TASK:
             one["required"] = [*one["required"], "task"]
-    choice = {"if": {"required": ["task"]}, "then": {"anyOf": list(made.values())}, "else": made[DEFAULT_TASK]}
-    return {"$schema": DRAFT, "title": "diffkit recipe", **choice, "definitions": definitions}
+    return {"$schema": DRAFT, "title": "diffkit recipe", "anyOf": list(made.values()), "definitions": definitions}
 
 
 def _id(found: Registered) -> str:

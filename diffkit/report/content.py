@@ -10,6 +10,7 @@ from .sections import (
     metrics,
     neighbours,
     recipe,
+    reconstructions,
     references,
     run_record,
     samples,
@@ -21,7 +22,7 @@ from .sections import (
 from .wording import moment
 
 PARTS = (
-    *(samples, metrics, likelihood, neighbours, trajectory, training, schedule),
+    *(samples, reconstructions, metrics, likelihood, neighbours, trajectory, training, schedule),
     *(recipe, run_record, references, glossary),
 )
 

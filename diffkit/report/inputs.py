@@ -101,6 +101,24 @@ class LikelihoodTerms:
     pixels: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Reconstructions:
+    """Held-out examples, what a codec makes of them, and statistics of its codes, by channel: C channels.
+
+    `examples`, `made`: (N, H, W, C') uint8 or (N, D). `mean`, `std` of the codes: (C,). `kl`: (C,), divergence of the
+    posterior from N(0, 1) in nats for each dimension, None without posterior. `histogram`: (C, K), densities between
+    the `edges`: (K + 1,).
+    """
+
+    examples: Array
+    made: Array
+    mean: Array
+    std: Array
+    histogram: Array
+    edges: Array
+    kl: Array | None = None
+
+
 @dataclass(frozen=True)
 class Citation:
     """A work to cite: BibTeX key, readable reference, the components that come from it, and its address."""
@@ -117,6 +135,7 @@ class ReportInputs:
 
     Attributes:
         title: Name of the run.
+        task: What was trained: diffusion, codec or classifier.
         data_name: Name of the data set.
         sampling: How `samples` were drawn, in words.
         hardware: A phrase such as "2 CPU threads".
@@ -140,6 +159,7 @@ class ReportInputs:
         neighbours: Samples beside the training examples nearest to them.
         trajectory: A few samples at several levels.
         likelihood: The terms of each bound that was measured.
+        reconstructions: Reconstructions of a codec, and statistics of its codes.
         loss_by_level: Held-out loss in bins of time.
         schedule: alpha and sigma over time.
         density: The density of two-dimensional data.
@@ -148,6 +168,7 @@ class ReportInputs:
     """
 
     title: str = "diffkit run"
+    task: str = "diffusion"
     data_name: str = ""
     sampling: str = ""
     hardware: str = ""
@@ -170,6 +191,7 @@ class ReportInputs:
     neighbours: Neighbours | None = None
     trajectory: Trajectory | None = None
     likelihood: Sequence[LikelihoodTerms] = ()
+    reconstructions: Reconstructions | None = None
     loss_by_level: LossByLevel | None = None
     schedule: ScheduleCurves | None = None
     density: Density | None = None

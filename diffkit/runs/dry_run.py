@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..recipe.assembly import assemble
+from ..recipe.assembly import Assembly, assemble_parts
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.spec import Recipe
@@ -32,12 +32,10 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
         memory.
     """
     chosen = resolve_device(device)
-    assembly = assemble(recipe, chosen)
+    parts = assemble_parts(recipe, chosen)
     settings = recipe.train
-    trainer = make_trainer(assembly, chosen)
+    trainer = make_trainer(parts, chosen)
     found = cost_of_run(trainer)
-    levels = assembly.levels()
-    nfe, guided = assembly.sampler.nfe(len(levels) - 1), evaluations_of_a_step(assembly, levels[len(levels) // 2])
     seconds = found.seconds(settings.steps, settings.batch_size)
     disk = found.checkpoint * (settings.keep + 1)
     free = shutil.disk_usage(_existing(out or Path("runs"))).free
@@ -46,18 +44,25 @@ def dry_run(recipe: Recipe, out: Path | None = None, device: str = "auto") -> di
         "recipe hash": recipe_hash(recipe)[:16],
         "device": str(chosen),
         "precision": trainer.engine.precision.name,
-        "data": assembly.data.summary,
-        "training examples": len(assembly.data.split("train")),
-        "held-out examples": len(assembly.data.split("held-out")),
-        "shape of an example": assembly.spec.shape,
+        "data": parts.data.summary,
+        "training examples": len(parts.data.split("train")),
+        "held-out examples": len(parts.data.split("held-out")),
+        "shape of codes" if recipe.task == "codec" else "shape of an example": parts.spec.shape,
         "parameters": found.parameters,
         "memory": f"{_mega(found.memory)}: {_mega(found.state)} state, {_mega(found.activations)} activations",
         "FLOPs per image": f"{found.flops / 1e9:.4g} G, forward and backward",
         "images per second": f"{found.images_per_second:.4g}",
         "time": f"{_duration(seconds)} for {settings.steps} steps of {settings.batch_size}",
-        "evaluations per sample": "depends on the data" if nfe is None else nfe * guided,
+        **(_evaluations(parts) if isinstance(parts, Assembly) else {}),
         "disk": f"{disk / 1e6:.1f} MB for {settings.keep} checkpoints, {free / 1e9:.1f} GB free",
     }
+
+
+def _evaluations(assembly: Assembly) -> dict[str, Any]:
+    """Return the evaluations of the network for one sample."""
+    levels = assembly.levels()
+    nfe, guided = assembly.sampler.nfe(len(levels) - 1), evaluations_of_a_step(assembly, levels[len(levels) // 2])
+    return {"evaluations per sample": "depends on the data" if nfe is None else nfe * guided}
 
 
 def _mega(size: int) -> str:

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ..codec import Identity
 from ..config import ComponentSpec
-from ..data import Data, Part, stack
+from ..data import LABEL, Data, Part, stack
 from ..errors import DataError, UsageError
-from ..metric import Evaluation, Metric, ModelSetting, Peers, Store, Tensors, TrainedModel
+from ..metric import MEASURES, WORDS, Evaluation, Metric, ModelSetting, Peers, Store, Tensors, TrainedModel
 from ..noise import generator
-from ..recipe.assembly import Assembly, build
+from ..recipe.assembly import Assembly, Parts, build
 from ..recipe.signature import parameters_of
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import console_progress
@@ -58,13 +58,26 @@ def labelled(metric: ComponentSpec) -> str:
     return f"{metric.name}({', '.join(options)})" if options else metric.name
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The arguments of an evaluation; `count` and `steps` None: those of the recipe."""
+
+    count: int | None
+    steps: int | None
+    seed: int
+    weights: str
+    progress: bool
+    raise_if_stopped: Callable[[], None]
+    ranks: Ranks
+
+
 def chosen_metrics(
-    assembly: Assembly, wanted: str | Sequence[str] | None, options: Mapping[str, Any]
+    parts: Parts, wanted: str | Sequence[str] | None, options: Mapping[str, Any]
 ) -> list[tuple[str, Metric]]:
     """Return metrics with the names of their results: those of the recipe if their options are the same.
 
     Args:
-        assembly: The objects of the recipe.
+        parts: The objects of the recipe.
         wanted: Names of metrics; None: those of the recipe.
         options: Options of these metrics.
 
@@ -75,8 +88,8 @@ def chosen_metrics(
         UsageError: There are options, but no names.
         RecipeError: There is no metric of this name, or it does not have these options.
     """
-    rows = assembly.recipe.evaluate.metrics
-    own = dict(zip(result_names(rows), assembly.metrics, strict=True))
+    rows = parts.recipe.evaluate.metrics
+    own = dict(zip(result_names(rows), parts.metrics, strict=True))
     if wanted is None:
         if options:
             raise UsageError("options require the name of a metric", code="DK017", fix="pass --metric NAME")
@@ -189,7 +202,7 @@ def measure(
     sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]
     if drawn is not None:
         ours = whole.with_samples(drawn.x, drawn.labels)
-        results |= _measure_samples(sampled, ours, drawn, settings, raise_if_stopped)
+        results |= measure_samples(sampled, ours, drawn, settings, raise_if_stopped)
     return {name: results[name] for name, _ in metrics}
 
 
@@ -208,6 +221,21 @@ class _RankPeers(Peers):
 
     def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
         return self.ranks.in_order(compute, count) if self.ranks.size > 1 else map(compute, range(count))
+
+
+def refuse_unfit(task: str, metrics: Mapping[str, Metric], place: str) -> None:
+    """Raise UsageError DK124 if a metric does not measure what a run of this task has.
+
+    Args:
+        task: The task.
+        metrics: The metrics by name.
+        place: The run, for the message.
+    """
+    for name, metric in metrics.items():
+        if metric.needs not in MEASURES[task]:
+            message = f"metric {name} measures {WORDS[metric.needs]}, which {place}, a {task} run, does not have"
+            fix = f"choose a metric of {' or of '.join(WORDS[one] for one in MEASURES[task])}"
+            raise UsageError(message, code="DK124", fix=fix)
 
 
 def _measure_model(
@@ -247,11 +275,11 @@ def _measure_model(
     headline = next(iter(values))
     return MetricResult(
         headline=headline,
-        values=_finite(values),
+        values=finite(values),
         needs="model",
-        train=_finite(train),
-        intervals=_interval_of(headline, values),
-        train_intervals=_interval_of(headline, train),
+        train=finite(train),
+        intervals=interval_of(headline, values),
+        train_intervals=interval_of(headline, train),
         definition=metric.definition,
         reference=len(rows),
         held_out_count=used,
@@ -263,13 +291,13 @@ def _measure_model(
     )
 
 
-def _interval_of(headline: str, values: Values) -> dict[str, Interval]:
+def interval_of(headline: str, values: Values) -> dict[str, Interval]:
     """Return the interval of the headline by its standard error; none without one."""
     error = values.get(STANDARD_ERROR, math.nan)
     return {headline: interval(values[headline], error)} if 0 < error < math.inf else {}
 
 
-def _measure_samples(
+def measure_samples(
     metrics: Sequence[tuple[str, Metric]],
     ours: Evaluation,
     drawn: SampleBatch,
@@ -285,16 +313,16 @@ def _measure_samples(
     for name, metric in metrics:
         raise_if_stopped()
         began = time.monotonic()
-        samples = _Measured(name, "samples", metric, ours, budget)
-        reals = _Measured(name, "held-out", metric, real, budget) if count else None
+        samples = Measured(name, "samples", metric, ours, budget)
+        reals = Measured(name, "held-out", metric, real, budget) if count else None
         headline = next(iter(samples.values))
         ratio, ratio_interval = None, None
         if reals is not None and metric.limits is None:
             ratio, ratio_interval = _ratio(headline, samples, reals, metric.lower_is_better)
         results[name] = MetricResult(
             headline=headline,
-            values=_finite(samples.values),
-            held_out={} if reals is None else _finite(reals.values),
+            values=finite(samples.values),
+            held_out={} if reals is None else finite(reals.values),
             intervals=samples.intervals,
             held_out_intervals={} if reals is None else reals.intervals,
             ratio=ratio,
@@ -307,7 +335,7 @@ def _measure_samples(
             dimension=math.prod(ours.spec.shape),
             lower_is_better=metric.lower_is_better,
             limits=metric.limits,
-            nfe=drawn.nfe,
+            nfe=drawn.nfe or None,
             drawn=len(drawn.x),
             seed=seed,
             seconds=time.monotonic() - began,
@@ -316,7 +344,7 @@ def _measure_samples(
     return results
 
 
-class _Measured:
+class Measured:
     """A metric of one set of samples: its values and their standard errors.
 
     The standard error of n samples is the standard deviation over random halves of them, times sqrt(h / (n - h)) for
@@ -353,7 +381,7 @@ class _Measured:
             except DataError:  # the metric needs more samples than half of these
                 return ()
             values = [found[key] for key in self.values]
-            return torch.tensor([time.monotonic() - began, *values], dtype=torch.float64),
+            return (torch.tensor([time.monotonic() - began, *values], dtype=torch.float64),)
 
         for found in self.peers.in_order(resampled, resamples):
             if not found:
@@ -370,7 +398,7 @@ class _Measured:
 
 
 def _ratio(
-    headline: str, samples: _Measured, reals: _Measured, lower_is_better: bool | None
+    headline: str, samples: Measured, reals: Measured, lower_is_better: bool | None
 ) -> tuple[float | None, Interval | None]:
     """Return the ratio of the headline value to that of equally many real examples, and the interval of the ratio."""
     value, real = samples.values[headline], reals.values[headline]
@@ -384,13 +412,19 @@ def _ratio(
     return ratio, interval(ratio, ratio * relative)
 
 
-def _finite(values: Values) -> dict[str, float | None]:
+def finite(values: Values) -> dict[str, float | None]:
     """Replace numbers that are not finite by None, for JSON."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def examples(
-    data: Data, part: Part, limit: int = MAX_EXAMPLES, *, folder: Path | None = None, ranks: Ranks = SINGLE_PROCESS
+    data: Data,
+    part: Part,
+    limit: int = MAX_EXAMPLES,
+    *,
+    label: str = LABEL,
+    folder: Path | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> tuple[Tensor, Tensor | None]:
     """Read examples, evenly spread over a part of the data.
 
@@ -398,6 +432,7 @@ def examples(
         data: The data set.
         part: "train" or "held-out".
         limit: Largest number of examples; default 50,000.
+        label: Condition whose values are the labels; default `label`.
         folder: A folder for a file of the examples, so that they take no memory; default: they are in memory.
         ranks: The processes that read together, each a share. Each gets all examples.
 
@@ -415,7 +450,7 @@ def examples(
     def read(number: int) -> Tensors:
         raw, cond = stack(split, indices[number * rows : (number + 1) * rows])
         x = data.to_model_range(raw).float().cpu()
-        return (x, cond["label"].cpu()) if "label" in cond else (x,)
+        return (x, cond[label].cpu()) if label in cond else (x,)
 
     xs: list[Tensor] = []
     labels: list[Tensor] = []

@@ -19,7 +19,7 @@ from ..train.fine_tune import refuse_misfit
 from .pipeline import open_directory
 from .stage_status import StageRecord, StageStatus
 from .trained import Run
-from .training import training_problem
+from .training import problem_of
 
 
 def run_from_weights(
@@ -52,7 +52,7 @@ def run_from_weights(
     assembly = assemble(recipe)
     parts = {path: {f"{path}.{name}": one for name, one in part.items()} for path, part in (components or {}).items()}
     given = {"network": weights, "components": {name: one for part in parts.values() for name, one in part.items()}}
-    own = {"network": assembly.network.state_dict(), "components": training_problem(assembly).learned().state_dict()}
+    own = {"network": assembly.network.state_dict(), "components": problem_of(assembly).learned().state_dict()}
     fitting = {}
     for group, tensors in given.items():
         refuse_misfit(tensors, own[group], source)

@@ -17,7 +17,7 @@ import torch
 from ..data import MapDataset
 from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, plain, system_error
 from ..host import registry
-from ..recipe.assembly import Assembly, assemble
+from ..recipe.assembly import Assembly, CodecParts, Parts, assemble_parts
 from ..recipe.construct import require_same
 from ..recipe.effective import effective_yaml
 from ..recipe.load import Source
@@ -35,15 +35,18 @@ from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
 from ..strategy import is_sharded
 from ..train.precision import choose
+from .held_out import BATCH, reconstruct_and_save
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
 from .stage_status import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .trained import Run
-from .training import train
+from .training import problem_of, train
 from .weights import DataRecord, SourceRecord
 
 RUNS = Path("runs")
+SHOWN: Mapping[type[Parts], tuple[Stage, ...]] = {Assembly: ("sample",), CodecParts: ("reconstruct",)}
+"""The stages of a task between training and evaluation."""
 MEMORY_HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
 
 
@@ -83,32 +86,32 @@ def run(
     chosen, path = resolve_device(device), run_path(loaded, out)
     with joined(chosen, loaded.train.timeout, path) as world:
         with world.together():
-            assembly = assemble(loaded, chosen)
+            parts = assemble_parts(loaded, chosen)
         if not world.is_main:
             with world.together():
                 pass  # the first process opens the run directory
             with StopSignals(handle_signals) as signals:
-                step = train(RunDirectory(path), assembly, chosen, None, lambda: signals.requested, ranks=world)
+                step = train(RunDirectory(path), parts, chosen, None, lambda: signals.requested, ranks=world)
                 _finish(Run(RunDirectory(path), chosen), step, None, signals, True, world)
             return Run(RunDirectory(path), chosen)
         with world.together():
-            opened = open_directory(path, assembly, chosen, resume)
+            opened = open_directory(path, parts, chosen, resume)
         forget_failures(path)
         on_event = None if quiet else _print_event
         with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
             for change in opened.changes:
                 events.event("environment", {"change": change})
             if not quiet:
-                _print(_opening_line(assembly, chosen, path))
+                _print(_opening_line(parts, chosen, path))
             for change in opened.recipe_changes:
                 events.event("recipe-changed", {"change": change})
             with _failure_logged(opened.directory, events, signals):
                 if not quiet:
-                    _print(f"data: {assembly.data.summary}")
+                    _print(f"data: {parts.data.summary}")
                 stop, shown = (lambda: signals.requested), console_progress("training", not quiet)
                 step = train(
                     opened.directory,
-                    assembly,
+                    parts,
                     chosen,
                     events,
                     stop,
@@ -117,10 +120,10 @@ def run(
                     lock=opened.lock,
                     quiet=quiet,
                 )
-                sharded = any(map(is_sharded, assembly.network.parameters()))
-                trained = Run(opened.directory, chosen, None if sharded else assembly)  # shards cannot be copied
+                sharded = any(map(is_sharded, parts.network.parameters()))
+                trained = Run(opened.directory, chosen, None if sharded else parts)  # shards cannot be copied
                 _finish(trained, step, events, signals, quiet, world)
-        return Run(opened.directory, chosen, None if dataset is None else assembly)
+        return Run(opened.directory, chosen, None if dataset is None else parts)
 
 
 def run_path(recipe: Recipe, out: str | Path | None) -> Path:
@@ -186,12 +189,12 @@ def _end_process(path: Path, rank: int, message: str) -> None:
     os._exit(error.exit_code)
 
 
-def open_directory(path: Path, assembly: Assembly, device: torch.device, resume: Resume = "auto") -> OpenRun:
+def open_directory(path: Path, parts: Parts, device: torch.device, resume: Resume = "auto") -> OpenRun:
     """Create or open the run directory of a recipe, locked. Record what sampling needs of the data and the codec.
 
     Args:
         path: The run directory.
-        assembly: The objects of the recipe; see `begin` for an existing run of another recipe.
+        parts: The objects of the recipe; see `begin` for an existing run of another recipe.
         device: The device of the run, which is recorded in environment.json.
         resume: "auto", "never" or "must"; see `run`.
 
@@ -203,7 +206,7 @@ def open_directory(path: Path, assembly: Assembly, device: torch.device, resume:
         CheckpointError: The codec of an existing run had other weights.
         DiffkitError: As `begin` raises.
     """
-    recipe, spec = assembly.recipe, assembly.data.spec
+    recipe, spec = parts.recipe, parts.data.spec
     plugins = {plugin.name: plugin.version or "" for plugin in registry().plugins if plugin.status == "ok"}
     files = read_files(recipe)
     found = environment(str(device), plugins) | ({FILES: digests(files)} if files else {})
@@ -216,7 +219,7 @@ def open_directory(path: Path, assembly: Assembly, device: torch.device, resume:
             DataRecord(spec=spec).write(opened.directory)
         else:
             require_same(recorded, spec)
-        source, present = SourceRecord.read(opened.directory), assembly.codec.record()
+        source, present = SourceRecord.read(opened.directory), parts.codec.record()
         source.require_same(present)
         if source.record is None:
             SourceRecord(record=present).write(opened.directory)
@@ -255,7 +258,7 @@ def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, 
     """Do each stage after training that is not done with the weights of `step`. All processes draw the samples; the
     first one, which has `events`, decides and writes.
     """
-    directory, stages = run.directory, StageStatus(run.directory)
+    directory, stages, parts = run.directory, StageStatus(run.directory), run.parts
     inputs = stage_inputs(run.recipe)
 
     def raise_if_stopped() -> None:
@@ -266,10 +269,10 @@ def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, 
     todo: list[str] = []
     with world.together():
         if world.is_main:
-            wanted: tuple[Stage, ...] = ("sample", "evaluate") if run.assembly.metrics else ("sample",)
+            wanted = (*SHOWN.get(type(parts), ()), *(("evaluate",) if parts.metrics else ()))
             todo = [stage for stage in wanted if not stages.done(stage, step, inputs[stage])]
     todo = world.exchange(" ".join(todo))[0].split()
-    with enough_memory(lambda: _sampling_needs(run.assembly), "sampling", MEMORY_HINT):
+    with enough_memory(lambda: _sampling_needs(parts), "sampling", MEMORY_HINT):
         if "sample" in todo:
             with world.together():
                 raise_if_stopped()
@@ -289,6 +292,16 @@ def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, 
                 if not quiet:
                     _print(f"samples: {written}")
                 stages.write("sample", StageRecord(step=step, seconds=spent[0], inputs=inputs["sample"]))
+        if "reconstruct" in todo:
+            with world.together():
+                raise_if_stopped()
+                trained_codec = run.trained_parts()
+                if world.is_main and isinstance(trained_codec, CodecParts):
+                    with stopwatch() as spent:
+                        written = reconstruct_and_save(trained_codec, directory.samples, run.device)
+                    if not quiet:
+                        _print(f"reconstructions: {written}")
+                    stages.write("reconstruct", StageRecord(step=step, seconds=spent[0], inputs=inputs["reconstruct"]))
         if "evaluate" in todo:
             with world.together():
                 raise_if_stopped()
@@ -306,25 +319,27 @@ def _report(
     if changed or not stages.done("report", step, inputs) or not directory.report.is_file():
         with stopwatch() as spent:
             events.event("report")
-            write_report(directory, run.assembly, raise_if_stopped)
+            write_report(directory, run.parts, raise_if_stopped)
         stages.write("report", StageRecord(step=step, seconds=spent[0], inputs=inputs))
     elif not quiet:
         _print(f"{directory.path} is finished. To start over pass another --out or `--resume never`.")
 
 
-def _sampling_needs(assembly: Assembly) -> str:
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in assembly.network.parameters())
-    batch = max(assembly.recipe.sample.batch_size, assembly.recipe.evaluate.batch_size or 0)
+def _sampling_needs(parts: Parts) -> str:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in parts.network.parameters())
+    batch = parts.recipe.evaluate.batch_size or BATCH
+    if isinstance(parts, Assembly):
+        batch = max(parts.recipe.sample.batch_size, parts.recipe.evaluate.batch_size or 0)
     return f"the weights take {weights / 1e6:.0f} MB; the rest is {batch} samples at a time and examples"
 
 
-def _opening_line(assembly: Assembly, device: torch.device, path: Path) -> str:
+def _opening_line(parts: Parts, device: torch.device, path: Path) -> str:
     """Describe the run in one line: device, precision, size of the network and of the data, and the run directory."""
-    network = assembly.network
-    precision = choose(assembly.recipe.train.precision, device, assembly.parameterization, network)
+    network = parts.network
+    precision = choose(parts.recipe.train.precision, device, problem_of(parts).undecodable, network)
     parameters = large(sum(parameter.numel() for parameter in network.parameters()))
-    examples = f"{len(assembly.data.split('train')):,} training examples of shape {assembly.data.spec.shape}"
-    return f"{assembly.recipe.name}: {device}, {precision.name}, {parameters} parameters, {examples}, in {path}"
+    examples = f"{len(parts.data.split('train')):,} training examples of shape {parts.data.spec.shape}"
+    return f"{parts.recipe.name}: {device}, {precision.name}, {parameters} parameters, {examples}, in {path}"
 
 
 def _print_event(name: str, fields: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ..level import Level
 from ..recipe.assembly import Assembly, build
 from ..recipe.condition_checks import without_dropout
 from ..recipe.presets import preset_of
+from ..runtime.memory import enough_memory
 from ..sampler import Sampler
 from ..schedule import sampled
 from .editing import Edit, edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
@@ -442,3 +444,10 @@ def require_whole(name: str, value: object, least: int, most: int | None = None)
 def _wrong(message: str, fix: str) -> ArgumentError:
     """Return the error for an argument of sampling that is of the wrong type or out of range."""
     return ArgumentError(message, code="DK019", fix=fix)
+
+
+def enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
+    """Return a context that reports exhausted memory as an error of the plan."""
+    needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
+    fix = "lower sample.batch_size in the recipe, or choose another --device"
+    return enough_memory(lambda: needs, "sampling", fix)

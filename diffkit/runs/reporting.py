@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..conditioner import shown_conditions
 from ..errors import CheckpointError, DiffkitError
-from ..recipe.assembly import Assembly
+from ..recipe.assembly import Assembly, Parts
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, inline, origins
 from ..recipe.spec import Recipe
@@ -27,6 +27,7 @@ from ..report import (
     EffectiveRow,
     LikelihoodTerms,
     Neighbours,
+    Reconstructions,
     ReportInputs,
     ScheduleCurves,
     Snapshot,
@@ -42,6 +43,7 @@ from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .citations import address, cited, readable
 from .evaluation import examples, load_groups, result_names
+from .held_out import load_reconstructions
 from .listing import Comparison
 from .results import RULE, EvaluationResult
 from .sample_files import is_image, load_npz, load_views, stored_conditions, viewable
@@ -60,21 +62,19 @@ Array = NDArray[Any]
 T = TypeVar("T")
 
 
-def write_report(
-    directory: RunDirectory, assembly: Assembly, raise_if_stopped: Callable[[], None] = lambda: None
-) -> None:
+def write_report(directory: RunDirectory, parts: Parts, raise_if_stopped: Callable[[], None] = lambda: None) -> None:
     """Write report.html of a run.
 
     Args:
         directory: The run.
-        assembly: The objects of its recipe; their weights are not used.
+        parts: The objects of its recipe; their weights are not used.
         raise_if_stopped: Called before each part of the report; an exception that it raises ends the stage.
 
     Raises:
         ResourceError: The file cannot be written.
     """
     raise_if_stopped()
-    collected = collect(directory, assembly)
+    collected = collect(directory, parts)
     raise_if_stopped()
     page = build_report(collected)
     raise_if_stopped()
@@ -106,12 +106,12 @@ def write_comparison(found: Comparison, names: Sequence[str], path: Path) -> Non
         atomic.replace(path, page.encode())
 
 
-def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
+def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
     """Collect the inputs of the report.
 
     Parts that the run does not have, and files and data that cannot be read, are left out and listed in `missing`.
     """
-    recipe = assembly.recipe
+    recipe, data = parts.recipe, parts.data
     missing: list[str] = []
 
     def readable_part(read: Callable[[], T], otherwise: T, without: str = "") -> T:
@@ -128,17 +128,20 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
     stages: dict[Stage, StageRecord] = readable_part(StageStatus(directory).read, {})
     results = readable_part(lambda: EvaluationResult.read(directory), EvaluationResult())
     results = results.in_order(result_names(recipe.evaluate.metrics))
-    train_x = readable_part(lambda: examples(assembly.data, "train")[0], None, "real examples")
+    train_x = readable_part(lambda: examples(data, "train")[0], None, "real examples")
     environment: dict[str, Any] = readable_part(lambda: directory.read_json("environment.json"), {})
     effective = readable_part(directory.effective_text, "")
     components = [component for _, component in named(effective_yaml(recipe))]
     count = max(MIN_REAL, 0 if samples is None else len(samples))
+    more: dict[str, Any] = {}
+    if isinstance(parts, Assembly):
+        more = _of_diffusion(directory, parts, stored, results, train_x, readable_part)
     return ReportInputs(
         title=recipe.name,
         data_name=recipe.data.name,
-        sampling=sampling_in_words(assembly),
+        task=recipe.task,
         hardware=_hardware(environment),
-        parameters=sum(p.numel() for p in assembly.network.parameters()),
+        parameters=sum(p.numel() for p in parts.network.parameters()),
         total_steps=recipe.train.steps,
         created=datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         recipe_yaml=effective,
@@ -151,20 +154,45 @@ def collect(directory: RunDirectory, assembly: Assembly) -> ReportInputs:
         verdict_rule=RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
-        sample_conditions=_conditions(assembly, stored),
-        real=None if train_x is None else viewable(assembly.data, train_x[:count]),
+        real=None if train_x is None else viewable(data, train_x[:count]),
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
-        neighbours=None if train_x is None else _neighbours(assembly, stored, train_x),
-        trajectory=readable_part(lambda: _trajectory(directory, assembly), None),
-        likelihood=readable_part(lambda: list(_likelihood(directory, assembly, results)), []),
+        reconstructions=readable_part(lambda: _reconstructions(directory), None),
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
-        schedule=_schedule(assembly),
-        density=None if train_x is None else _density(assembly, train_x),
         citations=[
             Citation(one.key, readable(one.bibtex), one.used_for, address(one.bibtex)) for one in cited(components)
         ],
-        missing=_missing(directory, samples) + missing,
+        missing=_missing(directory, parts, samples) + missing,
+        **more,
     )
+
+
+def _of_diffusion(
+    directory: RunDirectory,
+    assembly: Assembly,
+    stored: Mapping[str, Array],
+    results: EvaluationResult,
+    train_x: torch.Tensor | None,
+    readable_part: Callable[..., Any],
+) -> dict[str, Any]:
+    """Return the inputs that the run of a diffusion has."""
+    return {
+        "sampling": sampling_in_words(assembly),
+        "sample_conditions": _conditions(assembly, stored),
+        "neighbours": None if train_x is None else _neighbours(assembly, stored, train_x),
+        "trajectory": readable_part(lambda: _trajectory(directory, assembly), None),
+        "likelihood": readable_part(lambda: list(_likelihood(directory, assembly, results)), []),
+        "schedule": _schedule(assembly),
+        "density": None if train_x is None else _density(assembly, train_x),
+    }
+
+
+def _reconstructions(directory: RunDirectory) -> Reconstructions | None:
+    """Return the reconstructions of a codec; None without. Raises CheckpointError if their file is damaged."""
+    stored = load_reconstructions(directory.samples)
+    if stored is None:
+        return None
+    codes = {name: stored[name] for name in ("mean", "std", "histogram", "edges")}
+    return Reconstructions(stored["x"], stored["view"], kl=stored.get("kl"), **codes)
 
 
 def _conditions(assembly: Assembly, stored: Mapping[str, Array]) -> dict[str, list[str] | Array]:
@@ -239,9 +267,7 @@ def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | Non
     return Trajectory(x, x0, labels)
 
 
-def _likelihood(
-    directory: RunDirectory, assembly: Assembly, results: EvaluationResult
-) -> Iterator[LikelihoodTerms]:
+def _likelihood(directory: RunDirectory, assembly: Assembly, results: EvaluationResult) -> Iterator[LikelihoodTerms]:
     """Yield the terms of each bound among the results. Raises CheckpointError if their file is damaged."""
     path = directory.likelihood / "terms.npz"
     data, groups = assembly.data, load_groups(path)
@@ -299,9 +325,9 @@ def _density(assembly: Assembly, train: torch.Tensor) -> Density | None:
     return Density(values, x_min, x_max, y_min, y_max)
 
 
-def _missing(directory: RunDirectory, samples: Array | None) -> list[str]:
+def _missing(directory: RunDirectory, parts: Parts, samples: Array | None) -> list[str]:
     missing = []
-    if samples is None:
+    if samples is None and isinstance(parts, Assembly):
         missing.append(f"samples: diffkit sample {directory.path}")
     if not directory.results.is_file():
         missing.append(f"metrics: diffkit evaluate {directory.path}")

@@ -57,9 +57,10 @@ class MetricResult(BaseModel):
     Attributes:
         headline: Name of the first value.
         values: Values of the samples, by name.
-        needs: What was measured: samples, or the model on held-out data.
+        needs: What was measured: samples (of a codec: reconstructions), the model on held-out data, pairs of examples
+            and reconstructions, or a classifier.
         held_out: The same values with real held-out examples in place of the samples: the score of a perfect model.
-        train: For a metric of the model, the same values on training examples in place of held-out ones.
+        train: For a metric of anything but samples, the same values on training examples in place of held-out ones.
         intervals: 95 % intervals of `values`; a name is missing if no interval is available.
         held_out_intervals: 95 % intervals of `held_out`.
         train_intervals: 95 % intervals of `train`.
@@ -88,7 +89,7 @@ class MetricResult(BaseModel):
 
     headline: str
     values: dict[str, float | None]
-    needs: Literal["samples", "model"] = "samples"
+    needs: Literal["samples", "model", "pairs", "classifier"] = "samples"
     held_out: dict[str, float | None] = {}
     train: dict[str, float | None] = {}
     intervals: dict[str, Interval] = {}

@@ -279,7 +279,13 @@ def viewable(data: Data, x: Tensor) -> Array:
     return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
 
 
-def save_png(path: Path, data: Data, x: Tensor, conditions: Mapping[str, Sequence[str]] | None = None) -> None:
+def save_png(
+    path: Path,
+    data: Data,
+    x: Tensor,
+    conditions: Mapping[str, Sequence[str]] | None = None,
+    columns: int | None = None,
+) -> None:
     """Write a grid of images as a PNG file.
 
     Args:
@@ -287,9 +293,10 @@ def save_png(path: Path, data: Data, x: Tensor, conditions: Mapping[str, Sequenc
         data: The data set.
         x: (N, C, H, W) in the model's range.
         conditions: By name a text for each image; the file holds them as JSON in its text `conditions`.
+        columns: Images in a row; default about square.
     """
     texts = {"conditions": json.dumps(dict(conditions), ensure_ascii=True)} if conditions else {}
-    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x)), texts))
+    atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x), columns), texts))
 
 
 def condition_arrays(drawn: SampleBatch) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from ..recipe.effective import effective
 from ..recipe.spec import Recipe
 from ..storage.run_directory import RunDirectory
 
-Stage = Literal["train", "sample", "evaluate", "report"]
+Stage = Literal["train", "sample", "reconstruct", "evaluate", "report"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 FILE = "stages.json"
 
@@ -100,9 +100,14 @@ def stage_inputs(recipe: Recipe) -> dict[Stage, str]:
     """Return a digest for each stage after training of the sections of a recipe that it depends on besides weights."""
     values = effective(recipe)
     sections = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
-    needed: dict[Stage, Iterable[str]] = {"sample": ["sample"], "evaluate": ["sample", "evaluate"], "report": sections}
+    needed: dict[Stage, Iterable[str]] = {
+        "sample": ["sample"],
+        "reconstruct": ["codec"],
+        "evaluate": ["sample", "evaluate"],
+        "report": sections,
+    }
     return {
-        stage: hashlib.sha256("\n".join(sections[name] for name in names).encode()).hexdigest()[:16]
+        stage: hashlib.sha256("\n".join(sections.get(name, "") for name in names).encode()).hexdigest()[:16]
         for stage, names in needed.items()
     }
 

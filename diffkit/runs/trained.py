@@ -14,32 +14,52 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classifier import Classifier
 from ..data import as_examples
 from ..denoiser import Denoiser
 from ..errors import UsageError
 from ..grid import Grid
 from ..guidance import guide
 from ..level import Level
-from ..metric import TrainedModel
-from ..recipe.assembly import Assembly, assemble
-from ..recipe.presets import of_preset
+from ..metric import Metric
+from ..recipe.assembly import Assembly, ClassifierParts, Parts, assemble_parts, require_diffusion
 from ..recipe.spec import Recipe
-from ..recipe.validate import load_recipe
-from ..recipe.yaml import parse
 from ..runtime.distributed import SINGLE_PROCESS, Ranks, resolve_device
-from ..runtime.memory import enough_memory
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .evaluation import RunStore, chosen_metrics, measure, model_setting, result_names
-from .planning import (MAX_SEED, Component, SampleRequest, SamplingPlan, grid_levels, plan_request, plan_sampling, require_whole)
-from .plugin_files import require_files
+from .evaluation import Measurement, chosen_metrics, measure, model_setting, refuse_unfit, result_names
+from .held_out import measure_held_out
+from .planning import (
+    MAX_SEED,
+    Component,
+    SampleRequest,
+    SamplingPlan,
+    enough_for,
+    grid_levels,
+    plan_request,
+    plan_sampling,
+    require_whole,
+)
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult
 from .sample_files import PARTS, scratch_folder, shared_draw
 from .sampling import SampleBatch, draw_samples
 from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
-from .weights import DataRecord, SourceRecord, TrainedWeights, Turns, digest_of, group_of, load_weights, with_adapters
+from .weights import (
+    TrainedWeights,
+    digest_of,
+    effective_recipe,
+    group_of,
+    load_weights,
+    offloads,
+    placed,
+    trained_model,
+    with_adapters,
+)
+
+Named = Sequence[tuple[str, Metric]]
+"""Names and metrics."""
 
 
 class Run:
@@ -48,7 +68,7 @@ class Run:
     Args:
         directory: The run directory.
         device: Device to compute on.
-        assembly: The objects of its recipe, if they are built already.
+        parts: The objects of its recipe, if they are built already.
         overrides: Changes of the section `sample` of its recipe, see `open_run`.
     """
 
@@ -56,11 +76,11 @@ class Run:
         self,
         directory: RunDirectory,
         device: torch.device,
-        assembly: Assembly | None = None,
+        parts: Parts | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
         self.directory, self.device = directory, device
-        self._given, self._overrides = assembly, overrides
+        self._given, self._overrides = parts, overrides
         self._lock = threading.RLock()
         self._loaded: dict[str, TrainedWeights] = {}
 
@@ -75,16 +95,21 @@ class Run:
             RecipeError: It is no longer valid.
             PluginError: The run was made with a plugin in a file that is not loaded.
         """
-        return self._given.recipe if self._given is not None else _effective_recipe(self.directory, self._overrides)
+        return self._given.recipe if self._given is not None else effective_recipe(self.directory, self._overrides)
 
     @cached_property
-    def assembly(self) -> Assembly:
-        """The objects of the recipe. Their weights are untrained; see `trained`.
+    def parts(self) -> Parts:
+        """The objects of the recipe, those of its task. Their weights are untrained; see `trained_parts`.
 
         The spec of the data is the recorded one; the data itself is read only if examples are used.
         """
-        device = "cpu" if self.recipe.sample.offload else self.device
-        return self._given if self._given is not None else assemble(self.recipe, device)
+        device = "cpu" if offloads(self.recipe) else self.device
+        return self._given if self._given is not None else assemble_parts(self.recipe, device)
+
+    @property
+    def assembly(self) -> Assembly:
+        """The objects of the recipe of a diffusion, see `parts`. Raises UsageError for a run of another task."""
+        return require_diffusion(self.parts, str(self.directory.path))
 
     @property
     def results(self) -> EvaluationResult:
@@ -112,9 +137,13 @@ class Run:
             UsageError: The run does not have these weights, or an adapter cannot be read.
         """
         if not adapters:
-            return self._trained(weights).assembly
-        plain = self._load(weights) if self.recipe.sample.offload else self._trained(weights)
-        return self._placed(with_adapters(plain, adapters)).assembly
+            return require_diffusion(self.trained_parts(weights), str(self.directory.path))
+        own = load_weights(self.directory, self.parts, weights) if offloads(self.recipe) else self._trained(weights)
+        return placed(with_adapters(own, adapters), self.device).assembly
+
+    def trained_parts(self, weights: str = "ema") -> Parts:
+        """Return the objects of the recipe of any task with trained weights, as `trained` does for a diffusion."""
+        return self._trained(weights).parts
 
     def denoiser(self, weights: str = "ema", *, guidance: bool = True) -> Denoiser:
         """Return the trained model: (x, level, **cond) -> Estimate. It owns its weights.
@@ -129,6 +158,23 @@ class Run:
         """
         assembly = self.trained(weights)
         return guide(assembly.model, assembly.guidance) if guidance else assembly.model
+
+    def classifier(self, weights: str = "ema") -> Classifier:
+        """Return the trained classifier: (x, level) -> logits, (B, K). It owns its weights.
+
+        Args:
+            weights: "raw", "ema" (the first average), the name of an average, or "width:W".
+
+        Raises:
+            UsageError: The run is of another task, or does not have these weights.
+            CheckpointError: No checkpoint can be loaded.
+        """
+        if not isinstance(self.parts, ClassifierParts):
+            message = f"{self.directory.path} trains a {self.recipe.task}, not a classifier"
+            raise UsageError(message, code="DK124", fix="name a run of a recipe with task: classifier")
+        found = self.trained_parts(weights)
+        assert isinstance(found, ClassifierParts)
+        return found.classifier
 
     def sample(
         self,
@@ -226,7 +272,7 @@ class Run:
         """
         x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
         assembly, plan = self._planned(request)
-        with self._alone(), _enough_for(plan), console_progress("sampling", progress) as shown:
+        with self._alone(), enough_for(plan), console_progress("sampling", progress) as shown:
             return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)
 
     @contextlib.contextmanager
@@ -257,14 +303,14 @@ class Run:
         shown = console_progress("sampling", progress and ranks.is_main)
         with (
             self._alone(),
-            _enough_for(plan),
+            enough_for(plan),
             drawing.draw(assembly.model, assembly.codec, self.device, progress=shown) as drawn,
         ):
             yield drawn
 
     def _alone(self) -> AbstractContextManager[object]:
         """Return a context that other threads wait for while parts take turns on the device."""
-        return self._lock if self.recipe.sample.offload else nullcontext()
+        return self._lock if offloads(self.recipe) else nullcontext()
 
     def _planned(self, request: SampleRequest) -> tuple[Assembly, SamplingPlan]:
         """Return the objects with trained weights, and the plan of a request."""
@@ -317,22 +363,44 @@ class Run:
         """
         progress = progress and ranks.is_main
         recipe, own = self.recipe, result_names(self.recipe.evaluate.metrics)
-        named = chosen_metrics(self.assembly, metrics, options or {})
+        named = chosen_metrics(self.parts, metrics, options or {})
         if not named:
             return self.results
-        sampled = any(metric.needs == "samples" for _, metric in named)
-        if not sampled and (count, steps) != (None, None):
+        seed = recipe.seed if seed is None else seed
+        require_whole("seed", seed, 0, MAX_SEED)
+        if count is not None:
+            require_whole("count", count, 2)
+        refuse_unfit(recipe.task, dict(named), str(self.directory.path))
+        asked = Measurement(count, steps, seed, weights, progress, raise_if_stopped, ranks)
+        measuring = self._of_diffusion if isinstance(self.parts, Assembly) else self._of_examples
+        measured: dict[str, MetricResult] = {}
+        with stopwatch() as spent:
+            for found in measuring(named, asked):
+                measured |= found
+                with ranks.together():
+                    if ranks.is_main:
+                        self.results.updated(measured).write(self.directory)
+        if not ranks.is_main:
+            return self.results
+        # After an evaluation of another kind, `run` still does that of the recipe.
+        if own and set(own) <= measured.keys() and all(one.own for one in measured.values()):
+            step = self._trained(weights).step
+            record = StageRecord(step=step, seconds=spent[0], inputs=stage_inputs(recipe)["evaluate"])
+            StageStatus(self.directory).write("evaluate", record)
+        return self.results
+
+    def _of_diffusion(self, named: Named, asked: Measurement) -> Iterator[dict[str, MetricResult]]:
+        """Yield the results of metrics of the model, then of samples, on the first process."""
+        recipe, seed, weights, ranks = self.assembly.recipe, asked.seed, asked.weights, asked.ranks
+        if all(metric.needs == "model" for _, metric in named) and (asked.count, asked.steps) != (None, None):
             fix = "leave --count and --steps out; the options of the metric are given by --set, such as --set steps=100"
             raise UsageError(f"{', '.join(name for name, _ in named)}: no sample is drawn", code="DK017", fix=fix)
         usual_count = recipe.evaluate.count or recipe.sample.count
         usual_steps = recipe.evaluate.steps or self.assembly.steps
         usual = usual_count, usual_steps, recipe.seed, group_of(self.assembly, "ema")
-        count = usual_count if count is None else count
-        steps = usual_steps if steps is None else steps
-        seed = recipe.seed if seed is None else seed
-        require_whole("count", count, 2)
+        count = usual_count if asked.count is None else asked.count
+        steps = usual_steps if asked.steps is None else asked.steps
         require_whole("steps", steps, 1)
-        require_whole("seed", seed, 0, MAX_SEED)
         for _, metric in named:
             metric.check(model_setting(self.assembly))
         trained = self._trained(weights)
@@ -343,140 +411,74 @@ class Run:
             "step": trained.step,
             "own": (count, steps, seed, group_of(trained.assembly, weights)) == usual,
         }
-        measured: dict[str, MetricResult] = {}
-        with stopwatch() as spent:
-            for needs in ("model", "samples"):  # an interrupted run draws no samples twice for metrics of the model
-                part = [(name, metric) for name, metric in named if metric.needs == needs]
-                if not part:
-                    continue
-                with contextlib.ExitStack() as files:
-                    drawn = None
-                    if needs == "samples":
-                        drawing = self._drawing(trained, count, steps, seed, weights, progress, raise_if_stopped, ranks)
-                        drawn = files.enter_context(drawing)
-                    measured |= measure(
-                        part,
-                        trained.assembly.data,
-                        drawn,
-                        settings=settings,
-                        seed=seed,
-                        model=self._model(trained, ranks),
-                        progress=progress,
-                        raise_if_stopped=raise_if_stopped,
-                        folder=files.enter_context(scratch_folder(self.directory.samples, ranks)),
-                        ranks=ranks,
-                    )
-                    with ranks.together():
-                        if ranks.is_main:
-                            self.results.updated(measured).write(self.directory)
-        if not ranks.is_main:
-            return self.results
-        # After an evaluation of another kind, `run` still does that of the recipe.
-        if own and settings["own"] and set(own) <= measured.keys():
-            inputs = stage_inputs(recipe)["evaluate"]
-            record = StageRecord(step=trained.step, seconds=spent[0], inputs=inputs)
-            StageStatus(self.directory).write("evaluate", record)
-        return self.results
+        for needs in ("model", "samples"):  # an interrupted run draws no samples twice for metrics of the model
+            part = [(name, metric) for name, metric in named if metric.needs == needs]
+            if not part:
+                continue
+            with contextlib.ExitStack() as files:
+                drawn = None
+                if needs == "samples":
+                    drawn = files.enter_context(self._drawing(trained, asked, count, steps))
+                yield measure(
+                    part,
+                    trained.assembly.data,
+                    drawn,
+                    settings=settings,
+                    seed=seed,
+                    model=trained_model(trained, self.directory, self.device, writes=ranks.is_main),
+                    progress=asked.progress,
+                    raise_if_stopped=asked.raise_if_stopped,
+                    folder=files.enter_context(scratch_folder(self.directory.samples, ranks)),
+                    ranks=ranks,
+                )
+
+    def _of_examples(self, named: Named, asked: Measurement) -> Iterator[dict[str, MetricResult]]:
+        """Yield the results of metrics of a codec or a classifier on held-out examples, on the first process."""
+        if asked.steps is not None:
+            raise UsageError(f"a {self.recipe.task} has no sampling steps", code="DK017", fix="leave --steps out")
+        weights, ranks, stopped = asked.weights, asked.ranks, asked.raise_if_stopped
+        trained, usual = self._trained(weights), group_of(self.parts, weights) == group_of(self.parts, "ema")
+        settings = {"weights": weights, "step": trained.step, "own": usual}
+        found: dict[str, MetricResult] = {}
+        with ranks.together():
+            if ranks.is_main:
+                found = measure_held_out(named, trained.parts, self.device, asked.count, asked.seed, settings, stopped)
+        yield found
 
     def _drawing(
-        self,
-        trained: TrainedWeights,
-        count: int,
-        steps: int,
-        seed: int,
-        weights: str,
-        progress: bool,
-        raise_if_stopped: Callable[[], None],
-        ranks: Ranks,
+        self, trained: TrainedWeights, asked: Measurement, count: int, steps: int
     ) -> AbstractContextManager[SampleBatch]:
         """Return a context with the samples of an evaluation, in a file until it ends."""
         assembly = trained.assembly
         plan = plan_sampling(
             assembly,
             count=count,
-            seed=seed,
+            seed=asked.seed,
             sampler=assembly.evaluation_sampler,
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=assembly.recipe.evaluate.batch_size,
         )
-        drawing = shared_draw(self.directory.samples / PARTS, plan, assembly.recipe, f"{weights} {trained.step}", ranks)
+        drawing = shared_draw(
+            self.directory.samples / PARTS, plan, assembly.recipe, f"{asked.weights} {trained.step}", asked.ranks
+        )
         return drawing.draw(
             assembly.model,
             assembly.codec,
             self.device,
-            progress=console_progress("sampling for metrics", progress),
-            on_step=lambda step: raise_if_stopped(),
-        )
-
-    def _model(self, trained: TrainedWeights, ranks: Ranks) -> TrainedModel:
-        assembly = trained.assembly
-        return TrainedModel(
-            model_setting(assembly),
-            assembly.model,
-            assembly.codec,
-            device=self.device,
-            batch_size=assembly.recipe.evaluate.batch_size or assembly.recipe.sample.batch_size,
-            weights=digest_of(assembly),
-            store=RunStore(self.directory, writes=ranks.is_main),
+            progress=console_progress("sampling for metrics", asked.progress),
+            on_step=lambda step: asked.raise_if_stopped(),
         )
 
     def write_report(self) -> None:
         """Write report.html from the files in the run directory."""
-        write_report(self.directory, self.assembly)
+        write_report(self.directory, self.parts)
 
     def _trained(self, weights: str) -> TrainedWeights:
-        group = group_of(self.assembly, weights)
+        group = group_of(self.parts, weights)
         with self._lock:
             if group not in self._loaded:
-                self._loaded[group] = self._placed(self._load(weights))
+                self._loaded[group] = placed(load_weights(self.directory, self.parts, weights), self.device)
             return self._loaded[group]
-
-    def _load(self, weights: str) -> TrainedWeights:
-        found = load_weights(self.directory, self.assembly, weights)
-        if self.recipe.sample.precision != "float32":
-            found.assembly.network.to(getattr(torch, self.recipe.sample.precision))
-        return found
-
-    def _placed(self, found: TrainedWeights) -> TrainedWeights:
-        """Let the parts take turns on the device if the recipe states it."""
-        if self.recipe.sample.offload:
-            Turns(found.assembly, self.device)
-        return found
-
-
-def _enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
-    """Return a context that reports exhausted memory as an error of the plan."""
-    needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
-    fix = "lower sample.batch_size in the recipe, or choose another --device"
-    return enough_memory(lambda: needs, "sampling", fix)
-
-
-def _effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:
-    """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`,
-    and `data.label_dropout` becomes `data.condition_dropout`.
-    """
-    if other := [text for text in overrides if not text.strip().startswith("sample.")]:
-        fix = "set a key of `sample`, such as --set sample.steps=20, or run a recipe with the other value"
-        raise UsageError(f"{other[0]!r} cannot be set: the run is trained", code="DK017", fix=fix)
-    tree = parse(directory.effective_text(), str(directory.effective)).plain()
-    train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
-    require_files(directory)
-    known: dict[str, Any] = {"spec": DataRecord.read(directory).spec, "record": SourceRecord.read(directory).record}
-    if not isinstance(tree, dict) or not isinstance(train, dict) or not isinstance(data, dict):
-        return load_recipe(directory.effective, overrides, **known)
-    overrides = of_preset(tree, overrides)
-    earlier = {"schedule", "warmup"} & train.keys(), "label_dropout" in data
-    if not any(earlier):
-        return load_recipe(directory.effective, overrides, **known)
-    if "label_dropout" in data:
-        data["condition_dropout"] = data.pop("label_dropout")
-    if not earlier[0]:
-        return load_recipe(tree, overrides, **known)
-    options = train.pop("schedule", {"name": "constant"})
-    if options["name"] == "constant":
-        options = {"name": "constant"}
-    train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
-    return load_recipe(tree, overrides, **known)
 
 
 def open_run(path: str | Path, *, device: str = "auto", overrides: Sequence[str] = ()) -> Run:

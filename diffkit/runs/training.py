@@ -7,17 +7,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from .. import __version__
 from ..callback import Callback, TrainingStepInfo, TrainResult
-from ..codec import weights_hash
-from ..denoiser import Model
+from ..codec import Reconstruction, weights_hash
 from ..errors import CheckpointError, ResourceError, StoppedError
-from ..recipe.assembly import Assembly
+from ..recipe.assembly import Assembly, ClassifierParts, CodecParts, Parts
 from ..recipe.effective import effective, recipe_hash
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.memory import enough_memory
@@ -31,9 +31,11 @@ from ..storage.run_directory import RunDirectory
 from ..train.config import ProfileConfig
 from ..train.data_loading import LatentCache
 from ..train.fine_tune import load_initial
-from ..train.preprocessing import TrainingProblem
+from ..train.preprocessing import Problem, TrainingProblem
 from ..train.state import TrainerState
+from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem
 from ..train.trainer import Trainer
+from .held_out import shown_examples
 from .planning import plan_sampling
 from .sample_files import is_image, save_npz, save_png, viewable
 from .sampling import draw_samples
@@ -44,34 +46,38 @@ MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
 """Failed saves in a row that end training: usually, and if the run directory no longer exists."""
 
 
-def training_problem(assembly: Assembly) -> TrainingProblem:
-    """Return the model, objective and data of a recipe."""
-    a, recipe = assembly, assembly.recipe
-    dropout = recipe.data.condition_dropout
-    return TrainingProblem(
-        a.model, a.objective, a.data, a.codec, a.augment, dropout, recipe.seed, conditions=a.conditions
-    )
+def problem_of(parts: Parts) -> Problem:
+    """Return what the training of a recipe minimises."""
+    data, augment, seed = parts.data, parts.augment, parts.recipe.seed
+    if isinstance(parts, CodecParts):
+        return CodecProblem(CodecModel(parts.network), parts.named_losses, data, augment, seed)
+    if isinstance(parts, ClassifierParts):
+        model, times, condition = parts.classifier, parts.times, parts.condition
+        return ClassifierProblem(model, times, condition, data, parts.codec, augment, seed)
+    assert isinstance(parts, Assembly)
+    dropout = parts.recipe.data.condition_dropout
+    return TrainingProblem(parts.model, parts.objective, data, parts.codec, augment, dropout, seed, parts.conditions)
 
 
-def make_trainer(assembly: Assembly, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Trainer:
+def make_trainer(parts: Parts, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Trainer:
     """Return a trainer of a recipe, at step 0.
 
     Args:
-        assembly: the components of the recipe.
+        parts: the components of the recipe.
         device: the device to train on.
         ranks: the processes of the run.
 
     Returns:
         The trainer.
     """
-    problem, config = training_problem(assembly), assembly.recipe.train
-    components = assembly.optimizer, assembly.lr_schedule, assembly.strategy
+    problem, config = problem_of(parts), parts.recipe.train
+    components = parts.optimizer, parts.lr_schedule, parts.strategy
     return Trainer(problem, config, *components, device=device, ranks=ranks)
 
 
 def train(
     directory: RunDirectory,
-    assembly: Assembly,
+    parts: Parts,
     device: torch.device,
     events: EventLog | None,
     stop: Callable[[], bool],
@@ -85,7 +91,7 @@ def train(
 
     Args:
         directory: the run directory.
-        assembly: the components of the recipe.
+        parts: the components of the recipe.
         device: the device to train on.
         events: the log of the run; None on the ranks that do not write.
         stop: called between steps; True ends the training after a checkpoint.
@@ -101,30 +107,30 @@ def train(
         StoppedError: `stop` returned True; a checkpoint is saved (exit code 75).
         DivergedError, CheckpointError, DataError, LockedError, ResourceError: from the trainer, the store, the lock.
     """
-    config = assembly.recipe.train
+    config = parts.recipe.train
     with ranks.together():
         done = _steps_done(directory, config.steps) if ranks.is_main else None
     done = json.loads(ranks.exchange(json.dumps(done))[0])
     if done is not None:
         return int(done)
     store = CheckpointStore(directory.checkpoints, keep=config.keep, on_event=events.event if events else None)
-    with enough_memory(lambda: f"the network has {_parameters(assembly) / 1e6:.1f} M parameters"):
-        trainer = make_trainer(assembly, device, ranks)
+    with enough_memory(lambda: f"the network has {_parameters(parts) / 1e6:.1f} M parameters"):
+        trainer = make_trainer(parts, device, ranks)
     with ranks.together():
         if events is not None:
             store.clean()
     _continue(trainer, store, events, ranks)
-    if assembly.codec.cache and trainer.step < config.steps:
-        _keep_latents(trainer, assembly, events, ranks, quiet=quiet)
-    save = _Saver(directory, trainer, store, events, stop, lock, _meta(assembly))
-    preview = _Preview(directory, assembly, trainer, events, stop)
+    if parts.codec.cache and trainer.step < config.steps:
+        _keep_latents(trainer, parts, events, ranks, quiet=quiet)
+    save = _Saver(directory, trainer, store, events, stop, lock, _meta(parts))
+    preview = _Preview(directory, parts, trainer, events, stop)
     with ranks.together():
         if events is not None and trainer.step < config.steps:
             store.preflight(trainer.largest_tensors())
     if events is None:
         result = trainer.run(stop=stop, save=save, preview=preview)
     else:
-        writer = _Writer(directory, assembly, trainer, events, stop)
+        writer = _Writer(parts, trainer, events)
         profiled = () if config.profile is None else (_Profiled(config.profile, trainer, events),)
         with stopwatch() as spent:
             result = trainer.run(
@@ -156,8 +162,8 @@ def _steps_done(directory: RunDirectory, steps: int) -> int | None:
         return None
 
 
-def _parameters(assembly: Assembly) -> int:
-    return sum(parameter.numel() for parameter in assembly.network.parameters())
+def _parameters(parts: Parts) -> int:
+    return sum(parameter.numel() for parameter in parts.network.parameters())
 
 
 def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None, ranks: Ranks) -> None:
@@ -187,7 +193,7 @@ def _continue(trainer: Trainer, store: CheckpointStore, events: EventLog | None,
     if events is not None:
         events.rewind(0)
         events.event("start", {"steps": trainer.config.steps})
-    found_by_codec = trainer.problem.codec.fit(trainer.problem.data)
+    found_by_codec = trainer.engine.fit()
     if events is not None and found_by_codec:
         events.event("codec", {"found": found_by_codec})
     source = trainer.config.init
@@ -204,13 +210,11 @@ def latents_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffkit" / "latents"
 
 
-def _keep_latents(
-    trainer: Trainer, assembly: Assembly, events: EventLog | None, ranks: Ranks, *, quiet: bool
-) -> None:
+def _keep_latents(trainer: Trainer, parts: Parts, events: EventLog | None, ranks: Ranks, *, quiet: bool) -> None:
     """Let the trainer read the posteriors of its examples from the disk; the first process encodes them if need be."""
-    codec, recipe, source = assembly.codec, effective(assembly.recipe), assembly.codec.record()
+    codec, recipe, source = parts.codec, effective(parts.recipe), parts.codec.record()
     meaning = {
-        "data": assembly.data.fingerprint(),
+        "data": parts.data.fingerprint(),
         "codec": recipe["codec"],
         "weights": weights_hash(codec) if isinstance(codec, nn.Module) else "",
         "source": dict(source.options) if source else {},
@@ -225,17 +229,17 @@ def _keep_latents(
             if events is not None and latents.folder.exists():
                 events.event("latents-failed", {"reason": f"{latents.folder}: {fault}; encoding again"})
             shown = console_progress("encoding", not quiet)
-            latents.write(assembly.data, codec, assembly.augment, trainer.device, shown)
+            latents.write(parts.data, codec, parts.augment, trainer.device, shown)
     trainer.engine.use_latents(latents)
     if events is not None:
         events.event("latents", {"folder": str(latents.folder), "encoded": fault is not None})
 
 
-def _meta(assembly: Assembly) -> dict[str, str]:
-    """Return what the manifest of a checkpoint states: hashes of the recipe and of the source of the codec, versions."""
-    source = assembly.codec.record()
+def _meta(parts: Parts) -> dict[str, str]:
+    """Return what the manifest of a checkpoint states: hashes of recipe and source of the codec, versions."""
+    source = parts.codec.record()
     codec = {} if source is None else {"codec": source.sha256}
-    return {"recipe": recipe_hash(assembly.recipe), "diffkit": __version__, "torch": torch.__version__, **codec}
+    return {"recipe": recipe_hash(parts.recipe), "diffkit": __version__, "torch": torch.__version__, **codec}
 
 
 class _Saver:
@@ -294,41 +298,50 @@ class _Saver:
 
 
 class _Preview:
-    """Draws a few samples in training. Processes that hold shards of the weights draw the same ones together."""
+    """Draws a few samples in training, or reconstructions of held-out examples.
+
+    Processes that hold shards of the weights draw the same ones together.
+    """
 
     def __init__(
         self,
         directory: RunDirectory,
-        assembly: Assembly,
+        parts: Parts,
         trainer: Trainer,
         events: EventLog | None,
         stop: Callable[[], bool],
     ) -> None:
-        self.directory, self.assembly, self.trainer, self.events, self.stop = directory, assembly, trainer, events, stop
+        self.directory, self.parts, self.trainer, self.events, self.stop = directory, parts, trainer, events, stop
 
-    def __call__(self, step: int, model: Model) -> None:
+    def __call__(self, step: int, model: Any) -> None:
         """Draw a small grid of samples, from streams that training does not use; no sample is drawn if a stop is
         requested.
         """
-        assembly = self.assembly
-        levels = assembly.evaluation_levels()
-        plan = plan_sampling(
-            assembly, count=PREVIEW_COUNT, seed=assembly.recipe.seed, sampler=assembly.evaluation_sampler, levels=levels
-        )
-        target = self.directory.samples
+        target, data = self.directory.samples, self.parts.data
         try:
-            drawn = draw_samples(model, plan, assembly.codec, self.trainer.device, on_step=self._raise_if_stopped)
-            if self.events is None:
+            x = self._drawn(model)
+            if self.events is None or x is None:
                 return
             target.mkdir(exist_ok=True)
-            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(assembly.data, drawn.x)})
-            if is_image(assembly.data):
-                save_png(target / f"step-{step:08d}.png", assembly.data, drawn.x)
-            suffix = "png" if is_image(assembly.data) else "npz"
+            save_npz(target / f"step-{step:08d}.npz", {"view": viewable(data, x)})
+            if is_image(data):
+                save_png(target / f"step-{step:08d}.png", data, x)
+            suffix = "png" if is_image(data) else "npz"
             self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
         except (OSError, ResourceError, StoppedError) as error:
             if self.events is not None:
                 self.events.event("preview-failed", {"step": step, "reason": str(error)})
+
+    def _drawn(self, model: Any) -> Tensor | None:
+        parts = self.parts
+        if isinstance(parts, CodecParts):
+            out: Reconstruction = model(shown_examples(parts, PREVIEW_COUNT).to(self.trainer.device))
+            return out.x.cpu()
+        if not isinstance(parts, Assembly):
+            return None
+        sampler, levels = parts.evaluation_sampler, parts.evaluation_levels()
+        plan = plan_sampling(parts, count=PREVIEW_COUNT, seed=parts.recipe.seed, sampler=sampler, levels=levels)
+        return draw_samples(model, plan, parts.codec, self.trainer.device, on_step=self._raise_if_stopped).x
 
     def _raise_if_stopped(self, step: StepInfo) -> None:
         stopped = self.stop()
@@ -341,14 +354,12 @@ class _Writer(Callback):
 
     def __init__(
         self,
-        directory: RunDirectory,
-        assembly: Assembly,
+        parts: Parts,
         trainer: Trainer,
         events: EventLog,
-        stop: Callable[[], bool],
     ) -> None:
-        self.directory, self.assembly, self.trainer, self.events, self.stop = directory, assembly, trainer, events, stop
-        self.callbacks: tuple[Callback, ...] = (*assembly.callbacks, *assembly.trackers)
+        self.trainer, self.events = trainer, events
+        self.callbacks: tuple[Callback, ...] = (*parts.callbacks, *parts.trackers)
 
     def on_start(self, directory: Path) -> None:
         examples, batch_size = self.trainer.engine.examples, self.trainer.config.batch_size
@@ -365,7 +376,7 @@ class _Writer(Callback):
     def on_save(self, step: int) -> None:
         self._call(lambda callback: callback.on_save(step))
 
-    def on_preview(self, step: int, model: Model) -> None:
+    def on_preview(self, step: int, model: Any) -> None:
         self._call(lambda callback: callback.on_preview(step, model))
 
     def on_end(self, result: TrainResult | None) -> None:
@@ -429,6 +440,5 @@ def _record(result: TrainResult, seconds: float) -> StageRecord:
     if found is None:
         return StageRecord(step=result.step, seconds=seconds)
     rows = [(t, loss) for t, loss, count in zip(found.level, found.binned, found.count, strict=True) if count]
-    level, loss = zip(*rows, strict=True)
-    by_level = LossByLevel(level=level, loss=loss)
+    by_level = LossByLevel(level=tuple(t for t, _ in rows), loss=tuple(loss for _, loss in rows)) if rows else None
     return StageRecord(step=result.step, seconds=seconds, held_out_loss=found.loss, loss_by_level=by_level)

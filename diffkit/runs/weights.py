@@ -19,11 +19,18 @@ from torch import Tensor, nn
 from ..codec import Codec, CodecRecord
 from ..data import DataSpec
 from ..errors import CheckpointError, UsageError, plain
-from ..recipe.assembly import Assembly
+from ..metric import TrainedModel
+from ..recipe.assembly import Assembly, Parts, require_diffusion
+from ..recipe.presets import of_preset
+from ..recipe.spec import DiffusionRecipe, Recipe
+from ..recipe.validate import load_recipe
+from ..recipe.yaml import parse
 from ..storage.checkpoint import CheckpointStore
 from ..storage.run_directory import RunDirectory
 from ..train.ema import Profile, power_of, reconstruct, stored_profiles
-from .training import training_problem
+from .evaluation import RunStore, model_setting
+from .plugin_files import require_files
+from .training import problem_of
 
 FILE, CODEC_FILE = "data.json", "codec.json"
 MAX_LENGTH = 1 << 20
@@ -44,11 +51,16 @@ class TrainedWeights:
     a reference to an object that does, is a copy.
     """
 
-    assembly: Assembly
+    parts: Parts
     step: int
 
+    @property
+    def assembly(self) -> Assembly:
+        """The objects of a diffusion. Raises UsageError if the run is of another task."""
+        return require_diffusion(self.parts, "this run")
 
-def group_of(assembly: Assembly, weights: str) -> str:
+
+def group_of(parts: Parts, weights: str) -> str:
     """Return the name of the group of stored tensors that `weights` selects.
 
     Raises:
@@ -58,7 +70,7 @@ def group_of(assembly: Assembly, weights: str) -> str:
         return "network"
     if weights.startswith(WIDTH):
         return weights
-    names = [average.name for average in assembly.recipe.train.ema]
+    names = [average.name for average in parts.recipe.train.ema]
     if weights == "ema" and "ema" not in names:
         return f"ema-{names[0]}" if names else "network"
     if weights not in names:
@@ -67,29 +79,29 @@ def group_of(assembly: Assembly, weights: str) -> str:
     return f"ema-{weights}"
 
 
-def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "ema") -> TrainedWeights:
-    """Copy `assembly` and load weights of the newest intact checkpoint into the copy.
+def load_weights(directory: RunDirectory, parts: Parts, weights: str = "ema") -> TrainedWeights:
+    """Copy `parts` and load weights of the newest intact checkpoint into the copy.
 
     Warns about each newer checkpoint that is damaged.
 
     Args:
         directory: The run.
-        assembly: The objects of its recipe. They are not changed.
+        parts: The objects of its recipe. They are not changed.
         weights: "raw", "ema" (the first average), the name of an average, or "width:W", the power average of relative
             width W that is reconstructed from the stored power averages.
 
     Returns:
-        The copy, on the device of `assembly`.
+        The copy, on the device of `parts`.
 
     Raises:
         CheckpointError: No checkpoint can be loaded.
         UsageError: The run neither stores these weights nor can reconstruct them.
     """
-    group = group_of(assembly, weights)
+    group = group_of(parts, weights)
     power = _power(group.removeprefix(WIDTH)) if group.startswith(WIDTH) else None
-    groups = [group] if power is None else _power_groups(assembly)
-    copied = _copy(assembly)
-    network, components = copied.network, training_problem(copied).learned()
+    groups = [group] if power is None else _power_groups(parts)
+    copied = _copy(parts)
+    network, components = copied.network, problem_of(copied).learned()
     expected: dict[str, Mapping[str, Tensor] | None] = dict.fromkeys(groups, network.state_dict())
     if components.state_dict():
         expected["components"] = components.state_dict()
@@ -104,7 +116,47 @@ def load_weights(directory: RunDirectory, assembly: Assembly, weights: str = "em
         components.load_state_dict(found.tensors["components"])
     for module in (network, components):
         module.eval()
+    if isinstance(copied, Assembly) and (name := copied.recipe.sample.precision) != "float32":
+        network.to(getattr(torch, name))
     return TrainedWeights(copied, found.step)
+
+
+def offloads(recipe: Recipe) -> bool:
+    """Return whether the parts of a model take turns on the device of sampling."""
+    return isinstance(recipe, DiffusionRecipe) and recipe.sample.offload
+
+
+def trained_model(
+    trained: TrainedWeights, directory: RunDirectory, device: torch.device, *, writes: bool
+) -> TrainedModel:
+    """Return the model of a diffusion for metrics.
+
+    Args:
+        trained: Its weights.
+        directory: The run, which keeps what metrics store.
+        device: The device to compute on.
+        writes: Whether this process stores it.
+
+    Returns:
+        The model.
+    """
+    assembly = trained.assembly
+    return TrainedModel(
+        model_setting(assembly),
+        assembly.model,
+        assembly.codec,
+        device=device,
+        batch_size=assembly.recipe.evaluate.batch_size or assembly.recipe.sample.batch_size,
+        weights=digest_of(assembly),
+        store=RunStore(directory, writes=writes),
+    )
+
+
+def placed(trained: TrainedWeights, device: torch.device) -> TrainedWeights:
+    """Let the parts take turns on the device if the recipe states it; return `trained`."""
+    if offloads(trained.parts.recipe):
+        Turns(trained.assembly, device)
+    return trained
 
 
 @runtime_checkable
@@ -129,7 +181,7 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
         UsageError: DK018, a file is missing or is not safetensors, or nothing in this run takes adapters.
         CheckpointError: DK603, a tensor belongs to no part of the run, or does not fit it.
     """
-    copied = _copy(trained.assembly)
+    copied = require_diffusion(_copy(trained.parts), "this run")
     parts: list[object] = [copied.network, *copied.conditions.conditioners.values()]
     takers = [part for part in parts if isinstance(part, Adaptable)]
     if not takers:
@@ -195,10 +247,10 @@ def _adapter(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def digest_of(assembly: Assembly) -> str:
+def digest_of(parts: Parts) -> str:
     """Return a hash of all weights of the objects of a recipe: 64 hex digits."""
     found = hashlib.sha256()
-    for part in (assembly.network, training_problem(assembly).learned()):
+    for part in (parts.network, problem_of(parts).learned()):
         for name, tensor in sorted(part.state_dict().items()):
             data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -206,10 +258,10 @@ def digest_of(assembly: Assembly) -> str:
     return found.hexdigest()
 
 
-def _copy(assembly: Assembly) -> Assembly:
+def _copy(parts: Parts) -> Parts:
     """Return a deep copy. Objects without weights are shared, so that a data set is not held twice."""
-    shared = (assembly.recipe, assembly.data, *assembly.metrics, *assembly.callbacks, *assembly.trackers)
-    return copy.deepcopy(assembly, {id(one): one for one in shared})
+    shared = (parts.recipe, parts.data, *parts.metrics, *parts.callbacks, *parts.trackers)
+    return copy.deepcopy(parts, {id(one): one for one in shared})
 
 
 def _power(width: str) -> float:
@@ -221,9 +273,9 @@ def _power(width: str) -> float:
         raise _no_weights(f"{WIDTH}{width} is not the width of a power average", fix) from error
 
 
-def _power_groups(assembly: Assembly) -> list[str]:
+def _power_groups(parts: Parts) -> list[str]:
     """Return the groups of the power averages, from which others are reconstructed."""
-    found = [f"ema-{average.name}" for average in assembly.recipe.train.ema if average.power is not None]
+    found = [f"ema-{average.name}" for average in parts.recipe.train.ema if average.power is not None]
     if not found:
         fix = "train with train.ema: [{name: wide, power: 6.94}, {name: narrow, power: 17}] and a larger train.keep"
         raise _no_weights("this run stores no power average, so no other width can be reconstructed", fix)
@@ -291,3 +343,31 @@ class SourceRecord(BaseModel):
         """Write codec.json. Raises ResourceError if it cannot be written."""
         if self.record is not None:
             directory.write_json(CODEC_FILE, self.model_dump(mode="json"))
+
+
+def effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`,
+    and `data.label_dropout` becomes `data.condition_dropout`.
+    """
+    if other := [text for text in overrides if not text.strip().startswith("sample.")]:
+        fix = "set a key of `sample`, such as --set sample.steps=20, or run a recipe with the other value"
+        raise UsageError(f"{other[0]!r} cannot be set: the run is trained", code="DK017", fix=fix)
+    tree = parse(directory.effective_text(), str(directory.effective)).plain()
+    train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
+    require_files(directory)
+    known: dict[str, Any] = {"spec": DataRecord.read(directory).spec, "record": SourceRecord.read(directory).record}
+    if not isinstance(tree, dict) or not isinstance(train, dict) or not isinstance(data, dict):
+        return load_recipe(directory.effective, overrides, **known)
+    overrides = of_preset(tree, overrides)
+    earlier = {"schedule", "warmup"} & train.keys(), "label_dropout" in data
+    if not any(earlier):
+        return load_recipe(directory.effective, overrides, **known)
+    if "label_dropout" in data:
+        data["condition_dropout"] = data.pop("label_dropout")
+    if not earlier[0]:
+        return load_recipe(tree, overrides, **known)
+    options = train.pop("schedule", {"name": "constant"})
+    if options["name"] == "constant":
+        options = {"name": "constant"}
+    train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
+    return load_recipe(tree, overrides, **known)

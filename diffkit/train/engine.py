@@ -12,21 +12,24 @@ from torch import Tensor, nn
 
 from ..callback import ValidationResult
 from ..data import InMemorySplit
-from ..denoiser import Model
 from ..errors import UsageError
+from ..network import Network
 from ..noise import RandomStreams, key
-from ..objective import Loss, Objective
+from ..objective import Loss
 from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..strategy import Strategy, is_sharded, local, local_rows
 from .config import TrainConfig
 from .data_loading import BatchSource, LatentCache, ShuffledOrder, batch_source, divide
 from .ema import Average
-from .optimizer import Update
+from .optimizer import CriticUpdate, Update
 from .precision import PrecisionWrapper, choose, compile_mode, keeps_channels_last, recompute_activations
-from .preprocessing import Preprocessing, TrainingProblem
+from .preprocessing import Preprocessing, Problem
 from .state import digest_of
 from .validation import GROUP, MAX_EXAMPLES, held_out_loss
+
+CRITICS = "critics:"
+"""How the names of the numbers of the critics' optimizer start in a checkpoint."""
 
 
 class Engine:
@@ -35,7 +38,7 @@ class Engine:
     `model` is the trained model, `average_model` has the first average of its weights (None without averages).
 
     Args:
-        problem: model, objective and data. The network moves to `device`; its weights become float32 at least.
+        problem: model, loss and data. The network moves to `device`; its weights become float32 at least.
         config: the configuration of the training.
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates; None is 1.
@@ -51,7 +54,7 @@ class Engine:
 
     def __init__(
         self,
-        problem: TrainingProblem,
+        problem: Problem,
         config: TrainConfig,
         *,
         optimizer: Optimizer,
@@ -66,16 +69,13 @@ class Engine:
         self.network = problem.model.network.to(device).train()
         self.components = problem.learned().to(device)
         copies = self._prepare_network()
+        if self.sharded and not isinstance(self.network, Network):
+            raise UsageError("a codec cannot be trained in shards", code="DK057", fix="set train.strategy: ddp")
+        self.precision = choose(config.precision, device, problem.undecodable, self.network)
+        bounds: dict[str, Any] = {"clip": config.clip, "deferred": defers(device)}
+        self.critics = CriticUpdate(problem, optimizer, lr_schedule, ranks, **bounds) if problem.critics else None
         self.trained = self._trained_parameters()
-        self.precision = choose(config.precision, device, problem.model.parameterization, self.network)
-        self.update = Update(
-            optimizer,
-            lr_schedule,
-            self.trained,
-            clip=config.clip,
-            scaling=self.precision.scaling,
-            deferred=defers(device),
-        )
+        self.update = Update(optimizer, lr_schedule, self.trained, scaling=self.precision.scaling, **bounds)
         self.averages = [
             Average(ema, self.network, config.batch_size, copied)
             for ema, copied in zip(config.ema, copies, strict=True)
@@ -86,7 +86,7 @@ class Engine:
             self.network.compile(mode=mode)
         self.model = replace(problem.model, network=PrecisionWrapper(self.network, self.precision, device))
         self.average_model = self._average_model()
-        self._loss = strategy.wrap(_LossModule(problem.objective, self.network, self.components))
+        self._loss = strategy.wrap(_LossModule(problem, self.network, self.components))
         self.rows = strategy.shard(config.batch_size)
         self.parts = divide(self.rows.start, self.rows.stop, config.accumulate)
         self._split = problem.data.split("train")
@@ -127,8 +127,10 @@ class Engine:
         """
         values, times, losses = self.gradient(step, source, self.parts)
         values["grad_norm"] = self.apply(step)
+        if self.critics is not None:
+            values |= self.critics(step, self.config.steps)
         total = self.config.batch_size
-        self.problem.objective.update(self.strategy.gather(times, total), self.strategy.gather(losses, total))
+        self.problem.update(self.strategy.gather(times, total), self.strategy.gather(losses, total))
         return values
 
     def gradient(
@@ -154,13 +156,15 @@ class Engine:
             share = len(rows) * self.strategy.size / self.config.batch_size
             with self.strategy.gradient_sync(self._loss, index == len(parts) - 1):
                 x0, ready = self.preprocessing.train(raw, cond, local)
-                loss: Loss = self._loss(self.model, x0, local, self.average_model, ready)
+                loss: Loss = self._loss(self.model, x0, local, self.average_model, ready, step)
                 (loss.mean * self.update.factor(loss.mean, share)).backward()  # type: ignore[no-untyped-call]
             for name, value in {"loss": loss.mean, **{f"loss_{n}": v for n, v in loss.parts.items()}}.items():
                 part = value.detach() * share
                 values[name] = values[name] + part if name in values else part
             losses.append(loss.each)
             times.append(loss.t)
+            if self.critics is not None:
+                self.critics.add(loss.out, x0.detach(), share)
         return values, _joined(times), _joined(losses)
 
     def apply(self, step: int) -> Tensor:
@@ -173,18 +177,21 @@ class Engine:
     def check(self, step: int) -> None:
         """Raise DivergedError if a gradient of the first `step` steps was not finite; waits for the device."""
         self.update.check(step)
+        if self.critics is not None:
+            self.critics.update.check(step)
 
     def lr(self, step: int) -> float:
         """Return the learning rate of the step after `step` steps."""
         return self.update.lr(step, self.config.steps)
 
-    def validate(self, *, average: bool = True, rounds: int = 1) -> ValidationResult | None:
+    def validate(self, *, step: int = 0, average: bool = True, rounds: int = 1) -> ValidationResult | None:
         """Return the loss on held-out examples; None if none are held out. Every call draws the same random numbers.
 
         At most a tenth of the examples of the whole training are used, so that validation never takes longer than
         training.
 
         Args:
+            step: number of steps done, on which some losses depend.
             average: whether to use the first average of the weights, if there is one.
             rounds: how often each example is used.
         """
@@ -195,6 +202,7 @@ class Engine:
             self.device,
             batch_size=self.config.batch_size // (self.strategy.size * self.config.accumulate),  # on each process
             average=self.average_model,
+            step=step,
             max_examples=min(MAX_EXAMPLES, max(GROUP, seen // 10)),
             rounds=rounds,
         )
@@ -202,19 +210,33 @@ class Engine:
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return groups of named tensors for a checkpoint; they share memory with the engine.
 
-        The groups are `network`, `ema-NAME` for each average, `optimizer`, and `components` if components besides the
-        network have weights or buffers.
+        The groups are `network`, `ema-NAME` for each average, `optimizer`, `critics-optimizer` if there are critics,
+        and `components` if components besides the network have weights or buffers.
         """
-        groups = {"network": dict(self.network.state_dict()), "optimizer": self.update.tensors()}
+        groups = {"network": dict(self.network.state_dict())}
+        groups |= {group: update.tensors() for group, update in self.updates.items()}
         groups |= {average.group: dict(average.network.state_dict()) for average in self.averages}
         if components := self.components.state_dict():
             groups["components"] = dict(components)
         return groups
 
     @property
+    def updates(self) -> dict[str, Update]:
+        """The updates by the group of their tensors in a checkpoint."""
+        return {
+            "optimizer": self.update,
+            **({} if self.critics is None else {"critics-optimizer": self.critics.update}),
+        }
+
+    def numbers(self) -> dict[str, float]:
+        """Return the numbers in the states of the optimizers that are not tensors, see `Update.numbers`."""
+        critics = {} if self.critics is None else self.critics.update.numbers()
+        return self.update.numbers() | {CRITICS + name: value for name, value in critics.items()}
+
+    @property
     def sharded(self) -> bool:
         """Whether each process holds a part of the weights."""
-        return any(map(is_sharded, self.trained.values()))
+        return any(map(is_sharded, self.network.parameters()))
 
     def digest(self) -> str:
         """Return a digest of the weights and averages that every process holds as a whole, computed on the device."""
@@ -229,9 +251,12 @@ class Engine:
         Raises:
             CheckpointError: the state of the optimizer belongs to other parameters.
         """
-        self.update.load(tensors["optimizer"], numbers)
+        self.update.load(tensors["optimizer"], {k: one for k, one in numbers.items() if not k.startswith(CRITICS)})
+        if self.critics is not None:
+            others = {k.removeprefix(CRITICS): one for k, one in numbers.items() if k.startswith(CRITICS)}
+            self.critics.update.load(tensors["critics-optimizer"], others)
         for group, mine in self.tensors().items():
-            if group != "optimizer":
+            if group not in self.updates:
                 for name, value in mine.items():
                     local(value).copy_(tensors[group][name])
 
@@ -246,9 +271,17 @@ class Engine:
         Returns:
             The rows.
         """
-        named = self.trained if group == "optimizer" else self.tensors()[group]
-        like = named.get(name.rpartition(".")[0] if group == "optimizer" else name)
+        update = self.updates.get(group)
+        named = self.tensors()[group] if update is None else update.parameters
+        like = named.get(name if update is None else name.rpartition(".")[0])
         return local_rows(like) if like is not None and like.shape == tuple(shape) else None
+
+    def fit(self) -> str:
+        """Let the codec learn from the training examples; averages start from what it has learned. See `Codec.fit`."""
+        found = self.problem.fit()
+        for average in self.averages:
+            average.restart()
+        return found
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Return the weights of the network by name. Processes that hold shards gather them together."""
@@ -279,7 +312,7 @@ class Engine:
                 parameter.data = parameter.data.float()
         own = [p for p in self.network.parameters() if p.requires_grad]
         if keeps_channels_last(self.config, self.device, own):
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         copies = [self.strategy.prepare(copy.deepcopy(self.network)) for _ in self.config.ema]
         self.network = self.strategy.prepare(self.network)
         return copies
@@ -290,7 +323,7 @@ class Engine:
         others = {f"/{name}": p for name, p in self.components.named_parameters() if p.requires_grad}
         return own | others
 
-    def _average_model(self) -> Model | None:
+    def _average_model(self) -> Any:
         if not self.averages:
             return None
         network = PrecisionWrapper(self.averages[0].network, self.precision, self.device).eval()
@@ -327,19 +360,14 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 class _LossModule(nn.Module):
-    """A module around all trained modules whose forward pass is one loss, however often the objective calls the
-    network.
-    """
+    """A module around all trained modules whose forward pass is one loss, however often it calls the network."""
 
-    def __init__(self, objective: Objective, network: nn.Module, components: nn.ModuleDict) -> None:
+    def __init__(self, problem: Problem, network: nn.Module, components: nn.ModuleDict) -> None:
         super().__init__()
-        self.network, self.components = network, components
-        self._objective = (objective,)  # in a tuple: an objective that is a module is among the components
+        self.network, self.components, self.problem = network, components, problem
 
-    def forward(
-        self, model: Model, x0: Tensor, streams: RandomStreams, average: Model | None, cond: Mapping[str, Tensor]
-    ) -> Loss:
-        return self._objective[0](model, x0, streams, ema=average, **cond)
+    def forward(self, *args: Any) -> Loss:
+        return self.problem.loss(*args)
 
 
 def seed_dropout(device: torch.device, seed: int) -> None:

@@ -18,7 +18,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..errors import CheckpointError, DivergedError
 from ..optimizer import LRSchedule, Optimizer
+from ..runtime.distributed import Ranks
 from ..strategy import is_sharded, local
+from .preprocessing import Problem
 
 INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
 """Loss scale of fp16: a gradient that overflows halves it, `GROWTH_INTERVAL` good ones in a row double it."""
@@ -222,6 +224,71 @@ class Update:
                 "train.init in another run",
             )
         return self.parameters[owner], key
+
+
+class CriticUpdate:
+    """The critics of a problem, and their update after that of the network in each step.
+
+    Their parameters require a gradient in this update only, so that nothing else trains them.
+
+    Args:
+        problem: has the critics, on the device of the training, and their loss.
+        optimizer: builds the torch optimizer.
+        lr_schedule: factor on the learning rates of its groups; None is 1.
+        ranks: the processes of the run, over which gradients are averaged.
+        **bounds: `clip` and `deferred` of `Update`.
+    """
+
+    def __init__(
+        self, problem: Problem, optimizer: Optimizer, lr_schedule: LRSchedule | None, ranks: Ranks, **bounds: Any
+    ) -> None:
+        self.problem, self.ranks = problem, ranks
+        named = {f"{at}/{n}": p for at, one in problem.critics.items() for n, p in one.named_parameters()}
+        self.update = Update(optimizer, lr_schedule, {n: p for n, p in named.items() if p.requires_grad}, **bounds)
+        self._examples: list[tuple[Any, Tensor, float]] = []
+        self._train(False)
+
+    def add(self, out: Any, x0: Tensor, share: float) -> None:
+        """Take examples of the present step.
+
+        Args:
+            out: what the loss of these examples returned as `out`.
+            x0: prepared examples, (B, C, *S).
+            share: their share of the batch of this process.
+        """
+        self._examples.append((out, x0, share))
+
+    def __call__(self, step: int, steps: int) -> dict[str, Tensor]:
+        """Update the critics by the examples of the step, and forget the examples.
+
+        Args:
+            step: number of updates before this one.
+            steps: number of updates of the whole training.
+
+        Returns:
+            The mean loss of each critic, `critic_NAME`: ().
+
+        Raises:
+            DivergedError: as `Update` does.
+        """
+        examples, self._examples = self._examples, []
+        self._train(True)
+        values: dict[str, Tensor] = {}
+        for name in self.problem.critics:
+            losses = [(self.problem.critic_loss(name, out, x0, step).mean(), share) for out, x0, share in examples]
+            for loss, share in losses:
+                (loss * self.update.factor(loss, share)).backward()  # type: ignore[no-untyped-call]
+            values[f"critic_{name}"] = torch.stack([loss.detach() * share for loss, share in losses]).sum()
+        for parameter in self.update.parameters.values() if self.ranks.size > 1 else ():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.ranks.sum(gradient) / self.ranks.size
+        self.update(step, steps)
+        self._train(False)
+        return values
+
+    def _train(self, trained: bool) -> None:
+        for parameter in self.update.parameters.values():
+            parameter.requires_grad_(trained)
 
 
 def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..network import Network
-from ..parameterization import Parameterization
 from .config import PrecisionName, TrainConfig
 
 MIN_WEIGHTS_BF16 = 500_000
@@ -43,15 +42,13 @@ BF16 = Precision("bf16", torch.bfloat16)
 FP16 = Precision("fp16", torch.float16)
 
 
-def choose(
-    wanted: PrecisionName, device: torch.device, parameterization: Parameterization, network: nn.Module
-) -> Precision:
+def choose(wanted: PrecisionName, device: torch.device, undecodable: str | None, network: nn.Module) -> Precision:
     """Return the precision of a training. auto is bf16 if the hardware has it and it is faster, else fp32.
 
     Args:
         wanted: the precision that the configuration names.
         device: the device to train on.
-        parameterization: may require float32, see `full_precision`.
+        undecodable: what cannot be decoded from outputs in half precision, for the message; None if everything can.
         network: its size decides whether bf16 is faster on a CPU.
 
     Returns:
@@ -60,10 +57,9 @@ def choose(
     Raises:
         UsageError: the parameterization or the device does not allow half precision.
     """
-    if parameterization.full_precision and wanted in ("tf32", "bf16", "fp16"):
+    if undecodable is not None and wanted in ("tf32", "bf16", "fp16"):
         raise UsageError(
-            f"{type(parameterization).__name__.lower()} cannot be decoded from a network in {wanted}: "
-            "the division amplifies rounding errors",
+            f"{undecodable} cannot be decoded from a network in {wanted}: the division amplifies rounding errors",
             code="DK050",
             fix="train.precision: fp32 or auto, or predict eps or x0",
         )
@@ -80,7 +76,7 @@ def choose(
         return BF16
     if wanted == "tf32":
         return TF32
-    if wanted == "fp32" or parameterization.full_precision:
+    if wanted == "fp32" or undecodable is not None:
         return FULL
     return BF16 if _pays(device, network) else FULL
 

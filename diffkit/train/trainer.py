@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..callback import Callback, TrainingStepInfo, TrainResult
-from ..denoiser import Model
 from ..errors import CheckpointError, DataError
 from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
@@ -23,7 +22,7 @@ from .config import TrainConfig
 from .data_loading import BatchSource
 from .engine import Engine
 from .precision import float32_products
-from .preprocessing import TrainingProblem
+from .preprocessing import Problem
 from .state import MetricAccumulator, TrainerState
 
 FINAL_ROUNDS = 4
@@ -47,7 +46,7 @@ class Trainer:
     trainer, and N - k more.
 
     Args:
-        problem: model, objective and data.
+        problem: model, loss and data.
         config: the configuration; its components are passed as the next arguments.
         optimizer: builds the torch optimizer.
         lr_schedule: factor on the learning rates; None is 1.
@@ -61,7 +60,7 @@ class Trainer:
 
     def __init__(
         self,
-        problem: TrainingProblem,
+        problem: Problem,
         config: TrainConfig,
         optimizer: Optimizer,
         lr_schedule: LRSchedule | None = None,
@@ -83,7 +82,7 @@ class Trainer:
         )
         self.step, self._saved = 0, -1
         self._write: Callable[[int], bool] = always
-        self._draw: Callable[[int, Model], object] = always
+        self._draw: Callable[[int, Any], object] = always
         self._window = MetricAccumulator(self.device)
 
     def run(
@@ -93,7 +92,7 @@ class Trainer:
         directory: Path = Path(),
         stop: Callable[[], bool] = never,
         save: Callable[[int], bool] = always,
-        preview: Callable[[int, Model], object] = always,
+        preview: Callable[[int, Any], object] = always,
         progress: Progress | None = None,
     ) -> TrainResult:
         """Train to the last step, or until `stop()` returns True.
@@ -131,7 +130,7 @@ class Trainer:
                     source.close()
                 if self._saved != self.step:
                     self._save(callbacks)
-                held_out = None if stopped else self.engine.validate(rounds=FINAL_ROUNDS)
+                held_out = None if stopped else self.engine.validate(step=self.step, rounds=FINAL_ROUNDS)
             result = TrainResult(self.step, stopped, held_out)
             return result
         finally:
@@ -144,10 +143,10 @@ class Trainer:
         return self.engine.tensors()
 
     def expected_tensors(self) -> dict[str, dict[str, Tensor] | None]:
-        """Return the tensors that a checkpoint must have to be loaded: `tensors()`, with any state of the optimizer
-        (None).
+        """Return the tensors that a checkpoint must have to be loaded: `tensors()`, with any states of the
+        optimizers (None).
         """
-        return {**self.tensors(), "optimizer": None}
+        return {**self.tensors(), **dict.fromkeys(self.engine.updates)}
 
     def largest_tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return tensors as large as a checkpoint: before the first step the optimizer has no state yet.
@@ -155,9 +154,10 @@ class Trainer:
         It is taken to be two numbers a weight, as for Adam.
         """
         tensors = self.tensors()
-        if not tensors["optimizer"]:
-            moments, trained = ("first", "second"), self.engine.trained.items()
-            tensors["optimizer"] = {f"{name}.{moment}": p for name, p in trained for moment in moments}
+        for group, update in self.engine.updates.items():
+            if not tensors[group]:
+                moments, trained = ("first", "second"), update.parameters.items()
+                tensors[group] = {f"{name}.{moment}": p for name, p in trained for moment in moments}
         return tensors
 
     def expected_state(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Trainer:
             precision=self.engine.precision.name,
             device=self.device.type,
             threads=torch.get_num_threads(),
-            numbers=self.engine.update.numbers(),
+            numbers=self.engine.numbers(),
         )
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: TrainerState) -> list[str]:
@@ -298,14 +298,14 @@ class Trainer:
         return dict(zip(means, total.tolist(), strict=True))
 
     def _held_out(self) -> dict[str, float]:
-        found = {"held_out_loss": self.engine.validate(average=False)}
+        found = {"held_out_loss": self.engine.validate(step=self.step, average=False)}
         if self.engine.averages:
-            found["held_out_loss_ema"] = self.engine.validate()
+            found["held_out_loss_ema"] = self.engine.validate(step=self.step)
         return {name: value.loss for name, value in found.items() if value is not None}
 
     def _preview(self, callbacks: Sequence[Callback]) -> None:
         self.engine.check(self.step)
-        model: Model = self.engine.average_model or self.engine.model
+        model = self.engine.average_model or self.engine.model
         mode = model.network.training
         model.network.eval()
         with torch.no_grad():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..callback import ValidationResult
 from ..data import stack
-from ..denoiser import Model
 from ..noise import RandomStreams, key
 from .data_loading import divide
 from .preprocessing import Preprocessing
@@ -21,12 +21,13 @@ GROUP = 64
 
 
 def held_out_loss(
-    model: Model,
+    model: Any,
     preprocessing: Preprocessing,
     device: torch.device,
     *,
     batch_size: int,
-    average: Model | None = None,
+    average: Any = None,
+    step: int = 0,
     max_examples: int = MAX_EXAMPLES,
     rounds: int = 1,
 ) -> ValidationResult | None:
@@ -37,15 +38,16 @@ def held_out_loss(
 
     Args:
         model: the model to evaluate.
-        preprocessing: prepares the examples; its problem has objective and data.
+        preprocessing: prepares the examples; its problem has the loss and the data.
         device: the device to compute on.
         batch_size: examples of one forward pass.
         average: the model with averaged weights, which some objectives use.
+        step: number of steps done, on which some losses depend.
         max_examples: number of held-out examples that are used, the first ones.
         rounds: how often each example is used, each time with other random numbers.
 
     Returns:
-        The mean loss and the loss by time; None if there are no held-out examples.
+        The mean loss and the loss by time, if losses have one; None if there are no held-out examples.
     """
     problem = preprocessing.problem
     split = preprocessing.split("held-out")
@@ -64,17 +66,18 @@ def held_out_loss(
                 raw, cond = stack(split, [group[row] % total for row in rows])
                 local = draws.rows(rows.start)
                 x0, ready = preprocessing.held_out(raw.to(device), _to(cond, device), local)
-                loss = problem.objective(model, x0, local, ema=average, **ready)
+                loss = problem.loss(model, x0, local, average, ready, step)
                 means.append(loss.mean.double() * len(rows))
                 each.append(loss.each.double())
                 times.append(loss.t.double())
     model.network.train(mode)
     loss_sum = torch.stack(means).sum() / (total * rounds)
-    return _binned(float(loss_sum), torch.cat(each), torch.cat(times), model)
+    if problem.times is None:
+        return ValidationResult(float(loss_sum), (), (), ())
+    return _binned(float(loss_sum), torch.cat(each), torch.cat(times), *problem.times)
 
 
-def _binned(loss: float, each: Tensor, t: Tensor, model: Model) -> ValidationResult:
-    clean, noise = model.schedule.t_clean, model.schedule.t_noise
+def _binned(loss: float, each: Tensor, t: Tensor, clean: float, noise: float) -> ValidationResult:
     at = ((t.reshape(len(each), -1).mean(1) - clean) / (noise - clean) * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
     count = torch.zeros(BINS, dtype=torch.float64, device=each.device).index_add_(0, at, torch.ones_like(each))
     total = torch.zeros_like(count).index_add_(0, at, each)

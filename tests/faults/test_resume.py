@@ -40,7 +40,15 @@ DATA: dict[str, Mapping[str, Any]] = {
     "images": {"data.path": "pictures", "data.size": 32, "data.held_out": 4, "data.resident": "never"},
     "digits": {"data.held_out": 8},
     "mixture": {"data.count": 32, "data.held_out": 8},
+    "arrays": {"data.path": "clothes.npz", "data.held_out": 4},
 }
+CODECS: dict[str, Mapping[str, Any]] = {"kl-vae": {"codec.width": 8}}
+END = {
+    "diffusion": "runs.pipeline:draw_and_save",
+    "codec": "runs.pipeline:reconstruct_and_save",
+    "classifier": "runs.trained:measure_held_out",
+}
+"""What a run of each task calls first after its training."""
 # So that importance sampling has seen every time often enough to begin.
 SOON = {"schedule.steps": 4, "objective.times.history": 1}
 
@@ -63,6 +71,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows[:, 0] %= 10
         (root / "cifar10" / f"{batch}.bin").write_bytes(rows.tobytes())
     (root / "pictures").mkdir()
+    np.savez(root / "clothes.npz", images=draw.integers(0, 256, (20, 16, 16, 3), np.uint8))
     for number in range(20):
         Image.fromarray(draw.integers(0, 256, (32, 32, 3), np.uint8)).save(root / "pictures" / f"{number}.png")
     return root
@@ -72,7 +81,7 @@ def sections(path: Path) -> dict[str, Any]:
     """A recipe as it is written, with components as mappings; read here without torch or any plugin."""
     found = yaml.safe_load(path.read_text("utf-8"))
     return {
-        name: {"name": value} if name in ("data", "network", "objective") and isinstance(value, str) else value
+        name: {"name": value} if name in ("data", "codec", "network", "objective") and isinstance(value, str) else value
         for name, value in found.items()
     }
 
@@ -80,8 +89,10 @@ def sections(path: Path) -> dict[str, Any]:
 def scaled_down(name: str) -> list[str]:
     """`--set` options that make a recipe train for a moment."""
     recipe = sections(RECIPES[name])
-    times = recipe["objective"].get("times")
-    changes = SMALL | NETWORKS.get(recipe["network"]["name"], {}) | DATA.get(recipe["data"]["name"], {})
+    times = recipe.get("objective", {}).get("times")
+    changes = SMALL | DATA.get(recipe["data"]["name"], {})
+    for section, small in (("network", NETWORKS), ("codec", CODECS)):
+        changes |= small.get(recipe[section]["name"], {}) if section in recipe else {}
     changes |= SOON if isinstance(times, dict) and times["name"] == "importance" else {}
     return [option for path, value in changes.items() for option in ("--set", f"{path}={value}")]
 
@@ -92,16 +103,16 @@ def distinct() -> list[str]:
     scaled = ("path", *(option.split(".")[1] for small in NETWORKS.values() for option in small))
     for name, path in sorted(RECIPES.items()):
         kept = {k: v for k, v in sections(path).items() if k not in ("name", "train", "sample", "evaluate")}
-        for section in ("data", "network"):
+        for section in {"data", "network"} & kept.keys():
             kept[section] = {k: v for k, v in kept[section].items() if k not in scaled}
         found.setdefault(json.dumps(kept, sort_keys=True), name)
     return list(found.values())
 
 
 def train(diffkit: Server, sets: Path, name: str, out: Path, *faults: dict[str, Any]) -> None:
-    """Train until something kills the process, at the latest when it would begin to sample."""
+    """Train until something kills the process, at the latest when its training is done."""
     command = ("run", name, *scaled_down(name), "--out", out, "-q", "--device", "cpu")
-    last = fault("runs.pipeline:draw_and_save", 1, "kill")
+    last = fault(END[sections(RECIPES[name]).get("task", "diffusion")], 1, "kill")
     ended = diffkit(*command, cwd=sets, env={"DIFFKIT_DATA": str(sets)}, faults=[*faults, last])
     assert ended.code == -9, ended.err
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from diffkit.classifier import Classifier
 from diffkit.codec import Identity
 from diffkit.data import DataSpec
 from diffkit.denoiser import Denoiser
-from diffkit.metric import Evaluation, Metric, ModelSetting, Store, TrainedModel
+from diffkit.metric import Evaluation, Metric, ModelSetting, Store, TrainedClassifier, TrainedModel
 from diffkit.oracles import GaussianOracle
 from diffkit.recipe.assembly import build
 
@@ -37,10 +38,10 @@ def evaluation_of(case: Case) -> Evaluation:
 
 
 def of_samples(case: Case) -> Metric:
-    """Return the metric under test. Raises NotApplicable if it measures the model."""
+    """Return the metric under test. Raises NotApplicable if it measures anything but samples."""
     metric: Metric = case.component
-    if metric.needs == "model":
-        raise NotApplicable("the metric measures the model, not samples")
+    if metric.needs != "samples":
+        raise NotApplicable(f"the metric measures {metric.needs}, not samples")
     return metric
 
 
@@ -51,6 +52,41 @@ def of_model(case: Case, denoise: Denoiser | None = None) -> Evaluation:
     setting = ModelSetting(spec, build("schedule", "cosine", steps=20), build("grid", "trailing"))
     model = TrainedModel(setting, denoise or GaussianOracle(0.0, 1.0), Identity())
     return Evaluation(spec, held_out[:0], train, held_out, seed=case.seed, model=model)
+
+
+def of_pairs(case: Case, error: float = 0.1) -> Evaluation:
+    """Return an evaluation of images and their reconstructions, whose errors have this standard deviation."""
+    x, noise = (case.normal(COUNT // 4, 1, 16, 16, stream=name).float() for name in ("pairs", "errors"))
+    x = x.tanh()
+    spec = DataSpec(1, (16, 16), bounded=True)
+    return Evaluation(spec, (x + error * noise).clamp(-1, 1), x, x, seed=case.seed, references=x)
+
+
+class _Signs(nn.Module):
+    """A network whose logits of two classes are x and -x, or the other way round."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return self.sign * torch.cat([-x, x], 1)
+
+
+def of_classifier(case: Case, sign: float = 1.0) -> Evaluation:
+    """Return an evaluation of a classifier of two numbers: the right one for sign 1, always wrong ones for -1."""
+    labels = torch.arange(COUNT) % 2
+    x = (2.0 * labels - 1.0)[:, None] + 0.1 * case.normal(COUNT, 1, stream="classes").float()
+    classify = Classifier(_Signs(sign), build("schedule", "cosine", steps=20))
+    trained = TrainedClassifier(classify, Identity(), batch_size=64)
+    spec = DataSpec(1, classes=2)
+    return Evaluation(spec, x[:0], x, x, None, labels, labels, seed=case.seed, classifier=trained)
+
+
+def setting_of(case: Case) -> Evaluation:
+    """Return an evaluation of what the metric under test measures."""
+    made = {"samples": evaluation_of, "model": of_model, "pairs": of_pairs, "classifier": of_classifier}
+    return made[case.component.needs](case)
 
 
 def first_value(values: Mapping[str, float]) -> float:
@@ -67,7 +103,7 @@ def first_value(values: Mapping[str, float]) -> float:
 def repeatable(case: Case, result: LawResult) -> None:
     """Evaluation does not change training, and results can be reproduced."""
     metric: Metric = case.component
-    evaluation = of_model(case) if metric.needs == "model" else evaluation_of(case)
+    evaluation = setting_of(case)
     before = torch.random.get_rng_state()
     first = metric(evaluation)
     result.holds(torch.equal(before, torch.random.get_rng_state()), "torch's generator moved", "untouched")
@@ -307,6 +343,49 @@ def model_ranks(case: Case, result: LawResult) -> None:
         worse = value > best if metric.lower_is_better else value < best
         result.holds(worse, f"a model of {name} data: {value:.5g}, the exact one: {best:.5g}", "a worse value")
     small = replace(evaluation, model=replace(evaluation.model, batch_size=7, store=Store()))
+    result.compare(first_value(metric(small)), best, "batches of 7 examples")
+
+
+@law(
+    "metric",
+    statement="a metric of pairs ranks by the error, is the mean over its pairs, and is best for equal ones",
+    source="the definition of Metric.needs",
+    tolerance=1e-9,
+)
+def pair_ranks(case: Case, result: LawResult) -> None:
+    """Each row of the samples belongs to its row of the references, also in `prepare`."""
+    metric: Metric = case.component
+    if metric.needs != "pairs":
+        raise NotApplicable("the metric does not measure pairs")
+    sign = -1.0 if metric.lower_is_better else 1.0
+    found = {error: sign * first_value(metric(of_pairs(case, error))) for error in (0.0, 0.1, 0.3)}
+    result.holds(found[0.0] > found[0.1] > found[0.3], f"by error: {found}", "worse with the error")
+    evaluation = of_pairs(case)
+    half = torch.arange(0, COUNT // 4, 2)
+    of_rows, whole = metric.prepare(evaluation), first_value(metric(evaluation))
+    result.compare((first_value(of_rows(half)) + first_value(of_rows(half + 1))) / 2, whole, "the mean of halves")
+    assert evaluation.references is not None
+    mixed = replace(evaluation, references=evaluation.references.flip(0))
+    result.holds(sign * first_value(metric(mixed)) < found[0.3], "pairs of other examples: as good", "worse")
+
+
+@law(
+    "metric",
+    statement="a metric of a classifier ranks right classes over wrong ones, and does not depend on the batches",
+    source="the definition of Metric.needs",
+    tolerance=1e-9,
+)
+def classifier_ranks(case: Case, result: LawResult) -> None:
+    """The classes are the signs of two numbers, which much noise hides."""
+    metric: Metric = case.component
+    if metric.needs != "classifier":
+        raise NotApplicable("the metric does not measure a classifier")
+    sign = -1.0 if metric.lower_is_better else 1.0
+    evaluation = of_classifier(case)
+    best, worst = first_value(metric(evaluation)), first_value(metric(of_classifier(case, -1.0)))
+    result.holds(sign * best > sign * worst, f"right classes: {best:.5g}, wrong ones: {worst:.5g}", "a better value")
+    assert evaluation.classifier is not None
+    small = replace(evaluation, classifier=replace(evaluation.classifier, batch_size=7))
     result.compare(first_value(metric(small)), best, "batches of 7 examples")
 
 

@@ -23,7 +23,7 @@ reconstruction-loss
 conditioner unchanged label text concat
 augmentation flip
 data digits gaussian mixture arrays images dataset shards huggingface mnist fashion-mnist cifar10
-metric frechet sliced-wasserstein mmd nearest-neighbour classifier bits-per-dim
+metric frechet sliced-wasserstein mmd nearest-neighbour accuracy classifier bits-per-dim
 optimizer adam adamw
 lr-schedule constant linear cosine wsd inverse-sqrt
 strategy single auto ddp fsdp

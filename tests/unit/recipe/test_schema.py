@@ -21,7 +21,8 @@ from diffkit.recipe.yaml import parse
 pytestmark = pytest.mark.xdist_group("schema")
 
 KEYWORDS = {
-    *("$schema", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf", "items", "properties"),
+    *("$schema", "$ref", "title", "description", "default", "type", "enum", "const", "anyOf", "not", "items"),
+    "properties",
     *("required", "additionalProperties", "definitions", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     *("not", "multipleOf", "minLength", "maxLength", "pattern", "minItems", "maxItems", "format"),
 }
@@ -83,6 +84,7 @@ TESTS: dict[str, Callable[..., bool]] = {
     "enum": lambda value, options, schema, root: value in options,
     "const": lambda value, only, schema, root: value == only,
     "anyOf": lambda value, options, schema, root: any(fits(value, one, root) for one in options),
+    "not": lambda value, inner, schema, root: not fits(value, inner, root),
     "minimum": limit(operator.ge),
     "maximum": limit(operator.le),
     "exclusiveMinimum": limit(operator.gt),

@@ -15,7 +15,7 @@ from diffkit.host import registry
 from diffkit.network import Network, Shape
 from diffkit.parameterization import Parameterization
 from diffkit.recipe.signature import REQUIRED, component_parameters, kind_of, section_parameters
-from diffkit.recipe.spec import Sample, Spec
+from diffkit.recipe.spec import DiffusionRecipe, Sample
 from diffkit.schedule import Schedule
 from diffkit.train.config import TrainConfig
 
@@ -192,7 +192,7 @@ def test_every_registered_component_can_be_configured() -> None:
 
 
 def test_sections() -> None:
-    roles = {p.name: p.role for p in section_parameters(Spec)}
+    roles = {p.name: p.role for p in section_parameters(DiffusionRecipe)}
     assert roles["data"] == "section"
     assert roles["schedule"] == "component"
     assert roles["trackers"] == "components"

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.ddpm.objective import Simple
-from diffkit.ddpm.parameterization import Eps, Mu
-from diffkit.ddpm.schedule import Linear
 from diffkit.denoiser import Model
 from diffkit.errors import UsageError
 from diffkit.noise import RandomStreams
@@ -26,28 +24,27 @@ TINY, LARGE = nn.Conv2d(3, 3, 3), nn.Conv2d(250, 250, 3, device="meta")
 
 def test_auto_is_bf16_where_the_processor_has_it_and_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: HAS)
-    assert choose("auto", CPU, Eps(), LARGE) is BF16
-    assert choose("auto", CPU, Eps(), TINY) is FULL
-    assert choose("auto", CPU, Eps(), nn.Linear(MIN_WEIGHTS_BF16, 2, device="meta")) is FULL
+    assert choose("auto", CPU, None, LARGE) is BF16
+    assert choose("auto", CPU, None, TINY) is FULL
+    assert choose("auto", CPU, None, nn.Linear(MIN_WEIGHTS_BF16, 2, device="meta")) is FULL
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    assert choose("auto", CPU, Eps(), LARGE) is FULL
-    assert choose("bf16", CPU, Eps(), TINY) is BF16
-    assert choose("fp32", CPU, Eps(), LARGE) is FULL
+    assert choose("auto", CPU, None, LARGE) is FULL
+    assert choose("bf16", CPU, None, TINY) is BF16
+    assert choose("fp32", CPU, None, LARGE) is FULL
 
 
 def test_a_parameterization_may_refuse_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: HAS)
-    mu = Mu(Linear(10))
-    assert choose("auto", CPU, mu, LARGE) is FULL
+    assert choose("auto", CPU, "mu", LARGE) is FULL
     for wanted in ("bf16", "fp16"):
         with pytest.raises(UsageError, match="mu cannot be decoded"):
-            choose(wanted, CPU, mu, TINY)
+            choose(wanted, CPU, "mu", TINY)
 
 
 def test_fp16_is_for_cuda() -> None:
     with pytest.raises(UsageError, match="fp16"):
-        choose("fp16", CPU, Eps(), TINY)
-    assert choose("fp16", CUDA, Eps(), TINY).scaling
+        choose("fp16", CPU, None, TINY)
+    assert choose("fp16", CUDA, None, TINY).scaling
 
 
 def test_only_the_network_runs_in_low_precision(toys: ModuleType) -> None:

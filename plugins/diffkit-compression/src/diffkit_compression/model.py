@@ -116,7 +116,7 @@ def open_codebook(run: Run, steps: int, weights: str = "ema") -> Codebook:
             code="DK350",
             fix="choose a run on images, or on other data with a number of values (DataSpec.bins)",
         )
-    names = [one.name for one in run.recipe.sample.guidance]
+    names = [one.name for one in assembly.recipe.sample.guidance]
     if wrong := [name for name in names if name not in KEPT_GUIDANCE]:
         raise UsageError(
             f"the guidance {wrong[0]} does not define a distribution, so it cannot code",

@@ -96,8 +96,8 @@ def export_run(run: Path | str, out: Path | str, *, weights: str = "ema") -> Pat
     Raises:
         UsageError: DK080, `out` is not empty; DK081, diffusers cannot express the network.
     """
-    opened = open_run(run, device="cpu")
-    assembly, recipe = opened.trained(weights), opened.recipe
+    assembly = open_run(run, device="cpu").trained(weights)
+    recipe = assembly.recipe
     name, network = recipe.network.name, assembly.network
     if name == "unet":
         config = config_of(network, assembly.shape, unet_options(network, recipe.network.options))

@@ -3,36 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from diffkit import Denoiser, Estimate, Guidance, Level, broadcast, weighted_sum
+from diffkit import (
+    Classifier,
+    Denoiser,
+    Estimate,
+    FilePath,
+    Guidance,
+    Level,
+    UsageError,
+    broadcast,
+    open_run,
+    weighted_sum,
+)
+from diffkit.oracles import MixtureOracle
 
-Classifier = Callable[[Tensor, Level], Tensor]
-"""(x at level, level) -> logits: (B, classes)."""
+Logits = Callable[[Tensor, Level], Tensor]
+"""(x at level, level) -> logits: (B, classes), differentiable in x."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClassifierGuidance(Guidance):
     """Add the gradient of scale log p(label | x) to the score: eps = eps - scale sigma grad log p(label | x).
 
-    The classifier is trained on noisy data. With an unconditional denoiser, scale 1 gives the conditional distribution;
-    larger scales favour examples that the classifier is certain of. Examples whose label is the null class are not
-    guided. The denoiser is called without the label unless `conditional`.
+    The classifier is trained on noisy data, by a recipe with `task: classifier`. With an unconditional denoiser, scale
+    1 gives the conditional distribution; larger scales favour examples that the classifier is certain of. Examples
+    whose label is the null class are not guided. The denoiser is called without the label unless `conditional`.
 
-    classifier    computes logits: (B, classes), from x: (B, *S) at a level; differentiable in x
-    scale         factor of the gradient; 0 turns it off
-    conditional   whether the denoiser receives the label too
+    run          folder of the run of the classifier, with the codec of this run
+    scale        factor of the gradient; 0 turns it off
+    conditional  whether the denoiser receives the label too
+    weights      weights of the run: raw, ema, the name of an average, or width:W
 
-    In the library only: the classifier is a function, which a recipe cannot state.
+    Raises UsageError DK124 if the run is not one of `task: classifier`, DK611 if there is no run.
     Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), Algorithm 2, eq. 14.
     """
 
-    classifier: Classifier
-    scale: float = 1.0
+    run: FilePath
+    scale: Annotated[float, Field(ge=0)] = 1.0
     conditional: bool = False
+    weights: str = "ema"
+    _given: Logits | None = field(default=None, init=False, repr=False)
+    null_conditions = ("label",)
+
+    def __post_init__(self) -> None:
+        if self.run and (task := open_run(self.run, device="cpu").recipe.task) != "classifier":
+            message = f"the run {self.run} trains a {task}, not a classifier"
+            raise UsageError(message, code="DK124", fix="name a run of a recipe with task: classifier")
+
+    @classmethod
+    def of(cls, classifier: Logits, scale: float = 1.0, conditional: bool = False) -> ClassifierGuidance:
+        """Return the guidance by a function in place of a run.
+
+        Args:
+            classifier: Computes logits: (B, classes), from x: (B, *S) at a level; differentiable in x.
+            scale: Factor of the gradient.
+            conditional: Whether the denoiser receives the label too.
+
+        Returns:
+            The guidance.
+        """
+        made = cls("", scale, conditional)
+        made._given = classifier
+        return made
+
+    @staticmethod
+    def law_example(folder: Path) -> ClassifierGuidance:
+        """Return an instance on which the laws are tested, with the exact classifier of a mixture."""
+        mixture = MixtureOracle([0.5, 0.2, 0.3], [[0.8, 0.1], [-0.7, 0.4], [0.0, -1.0]], [0.05, 0.2, 0.1])
+        return ClassifierGuidance.of(lambda x, level: mixture.responsibilities(x, level).log())
+
+    @property
+    def needs_null(self) -> bool:
+        return not self.conditional
+
+    @cached_property
+    def classifier(self) -> Logits:
+        """The classifier, loaded at the first use."""
+        return self._given or open_run(self.run).classifier(self.weights)
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
         def guided(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
@@ -60,6 +116,8 @@ class ClassifierGuidance(Guidance):
         """
         with torch.enable_grad():
             z = x.detach().requires_grad_()
+            if isinstance(self.classifier, Classifier):
+                self.classifier.network.to(x.device)
             logs = torch.log_softmax(self.classifier(z, level), dim=1)
             known = (label >= 0) & (label < logs.shape[1])
             rows = label.clamp(0, logs.shape[1] - 1).expand(len(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from diffkit import Entry, hookimpl
 
@@ -31,12 +32,21 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
             "esser2021taming",
         ),
     ],
+    "metric": [
+        ("psnr", "metrics:PSNR", "Signal-to-noise ratio of reconstructions"),
+        ("ssim", "metrics:SSIM", "Structural similarity of reconstructions", "wang2004image"),
+    ],
 }
 
 
 @hookimpl
 def diffkit_components() -> Iterator[Entry]:
     yield from Entry.table("diffkit_latent", COMPONENTS)
+
+
+@hookimpl
+def diffkit_recipes() -> Iterator[Path]:
+    yield Path(__file__).parent / "recipes"
 
 
 @hookimpl

@@ -162,7 +162,7 @@ class Trained(nn.Module, Codec, Staged):
 def _of_run(path: str, weights: str) -> tuple[nn.Module, CodecRecord]:
     """Return the codec of a run, and its record. Raises UsageError DK041 if it has no weights."""
     run = open_run(path, device="cpu")
-    codec = run.trained(weights).codec
+    codec = run.trained_parts(weights).codec
     if not isinstance(codec, nn.Module) or not codec.state_dict():
         raise UsageError(
             f"the codec {run.recipe.codec.name} of {path} has no weights",
