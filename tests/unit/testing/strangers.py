@@ -227,6 +227,36 @@ class TokenTransformer(Network):
         return y.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *self.shape.size)
 
 
+class AxialTransformer(Network):
+    """Attention along rows, then along columns: the parts of a block are in three lists."""
+
+    def __init__(self, shape: Shape, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        if len(shape.size) != 2:
+            raise ValueError("images only")
+        self.shape = shape
+        self.enter, self.leave = nn.Conv2d(shape.in_channels, width, 1), nn.Conv2d(width, shape.out_channels, 1)
+        self.place = nn.Parameter(0.2 * torch.randn(1, width, *shape.size))
+        self.time = nn.Linear(width, width)
+        self.rows = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(depth))
+        self.columns = nn.ModuleList(nn.MultiheadAttention(width, 2, batch_first=True) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(2 * depth))
+        self.mixes = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(depth))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        level = self.time(sinusoid(c_noise, self.time.in_features).to(x.dtype))[:, :, None, None]
+        h = self.enter(x) + self.place + level
+        b, c, height, width = h.shape
+        for i, (row, column, mix) in enumerate(zip(self.rows, self.columns, self.mixes, strict=True)):
+            z = self.norms[2 * i](h).permute(0, 2, 3, 1).reshape(b * height, width, c)
+            h = h + row(z, z, z, need_weights=False)[0].reshape(b, height, width, c).permute(0, 3, 1, 2)
+            z = self.norms[2 * i + 1](h).permute(0, 3, 2, 1).reshape(b * width, height, c)
+            h = h + column(z, z, z, need_weights=False)[0].reshape(b, width, height, c).permute(0, 3, 2, 1)
+            h = h + fn.gelu(mix(h))
+        y: Tensor = self.leave(h)
+        return y
+
+
 @dataclass(frozen=True)
 class Velocity(Objective):
     """The loss of the decoded velocity eps - x0, or a weighted loss of x0."""

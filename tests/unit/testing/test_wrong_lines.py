@@ -14,7 +14,7 @@ from diffkit.testing import check_class
 SOURCE = (Path(__file__).parent / "strangers.py").read_text(encoding="utf-8")
 KINDS = {
     "guidance": ("Projected", "PlusPlus", "Classifier", "Softened"),
-    "network": ("Transformer", "TokenTransformer"),
+    "network": ("Transformer", "TokenTransformer", "AxialTransformer"),
     "objective": ("Velocity",),
     "sampler": ("Restart", "Multistep", "SelfConditioned"),
 }
@@ -51,6 +51,9 @@ WRONG = [
     ("TokenTransformer", "return x + self.narrow(", "return self.narrow(", "residual"),
     ("TokenTransformer", "self.rows + self.columns", "self.rows + self.rows.transpose(0, 1)", "positions"),
     ("TokenTransformer", "self.columns).flatten(0, 1)", "0 * self.columns).flatten(0, 1)", "positions"),
+    ("AxialTransformer", "h = h + column(", "h = column(", "residual"),
+    ("AxialTransformer", "h = h + fn.gelu(", "h = fn.gelu(", "residual"),
+    ("AxialTransformer", "+ self.place +", "+ self.place.mean(2, keepdim=True) +", "positions"),
     ("Velocity", "guess.eps - guess.x0 - (eps - x0)", "guess.eps - guess.x0 - eps", "minimum"),
     ("Velocity", "self.times.correction(t, model.schedule))\n\n", "None)\n\n", "given-times"),
     ("Velocity", "        self.times.update(t, each)", "        pass", "given-times"),
