@@ -33,7 +33,7 @@ class CodecModel:
         std = None if out.posterior.std is None else out.posterior.std.to(x.dtype)
         posterior = Posterior(out.posterior.mean.to(x.dtype), std)
         terms = {name: term.to(x.dtype) for name, term in out.terms.items()}
-        return Reconstruction(out.x.to(x.dtype), out.z.to(x.dtype), posterior, terms, out.last_layer)
+        return Reconstruction(out.x.to(x.dtype), out.z.to(x.dtype), posterior, terms, out.last_layer, out.logged)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class CodecProblem(Problem):
         out = model(x0, noise)
         terms = {**{name: loss(out, x0, step) for name, loss in self.losses.items()}, **out.terms}
         each = torch.stack([*terms.values()]).sum(0)
-        parts = {name: term.detach().mean() for name, term in terms.items()}
+        parts = {name: value.detach().mean() for name, value in {**terms, **out.logged}.items()}
         return Loss(each.mean(), each.detach(), torch.zeros_like(each), parts, _detached(out))
 
     def critic_loss(self, name: str, out: Any, x0: Tensor, step: int) -> Tensor:

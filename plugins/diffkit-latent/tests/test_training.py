@@ -140,6 +140,17 @@ def test_resume_is_equal_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) ->
     assert_same(tmp_path / "whole", tmp_path / "parts", 4)
 
 
+@pytest.mark.slow
+def test_the_log_has_the_use_of_the_codebook(tmp_path: Path) -> None:
+    codec = {"name": "vq-vae", "factor": 2, "codes": 16, "width": 8}
+    made = run(recipe(codec=codec, loss=["l2"], train={"steps": 2}, evaluate={}), tmp_path / "run")
+    row = [json.loads(line) for line in made.directory.metrics.read_text().splitlines()][-1]
+    assert row["loss"] == pytest.approx(row["loss_l2"] + row["loss_commitment"], rel=1e-5)
+    quantizer = made.trained_parts("raw").codec.quantizer
+    assert row["loss_perplexity"] == pytest.approx(float(quantizer.perplexity()), rel=0.2)
+    assert 0.0 < row["loss_usage"] <= 1.0
+
+
 def test_the_critic_has_an_optimizer_of_its_own(tmp_path: Path) -> None:
     """Before `start` neither the critic nor the codec feels the other; after it the critic learns."""
     run(recipe(loss=["l1", ADVERSARIAL | {"start": 2}], train={"steps": 2}), tmp_path / "before")
