@@ -43,6 +43,13 @@ class Strategy(ABC):
         Gradients are exchanged in the `last` pass before an update only.
         """
 
+    def whole(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Return the context in which each process may call `module` alone. All processes enter it.
+
+        A strategy that shards weights gathers all of them here. Default: nothing is to be done.
+        """
+        return nullcontext()
+
     @abstractmethod
     def gather(self, rows: Tensor, total: int) -> Tensor:
         """Return the rows of all processes in order: (total, ...), from the rows of this process (see `shard`)."""

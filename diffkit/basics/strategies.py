@@ -112,6 +112,19 @@ class FSDP(DDP):
                 dist.all_reduce(gradient)
                 parameter.grad = gradient / self.size
 
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        sharded = [one for one in module.modules() if isinstance(one, FSDPModule)]
+        for one in sharded:
+            one.set_reshard_after_forward(False, recurse=False)
+            one.unshard()
+        try:
+            yield
+        finally:
+            for one in sharded:
+                one.set_reshard_after_forward(True, recurse=False)
+                one.reshard()
+
 
 HALF = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
 

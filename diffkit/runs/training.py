@@ -317,7 +317,7 @@ class _Preview:
         """Draw a small grid of samples, from streams that training does not use; no sample is drawn if a stop is
         requested.
         """
-        target, data = self.directory.samples, self.parts.data
+        target, data, x = self.directory.samples, self.parts.data, None
         try:
             x = self._drawn(model)
             if self.events is None or x is None:
@@ -329,6 +329,8 @@ class _Preview:
             suffix = "png" if is_image(data) else "npz"
             self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
         except (OSError, ResourceError, StoppedError) as error:
+            if x is None and self.trainer.engine.sharded and not isinstance(error, StoppedError):
+                raise  # the other processes wait for this one
             if self.events is not None:
                 self.events.event("preview-failed", {"step": step, "reason": str(error)})
 
@@ -360,6 +362,10 @@ class _Writer(Callback):
     ) -> None:
         self.trainer, self.events = trainer, events
         self.callbacks: tuple[Callback, ...] = (*parts.callbacks, *parts.trackers)
+
+    @property
+    def draws(self) -> bool:
+        return any(callback.draws for callback in self.callbacks)
 
     def on_start(self, directory: Path) -> None:
         examples, batch_size = self.trainer.engine.examples, self.trainer.config.batch_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -311,10 +311,13 @@ class Trainer:
         with torch.no_grad():
             if self.ranks.is_main or self.engine.sharded:
                 self._draw(self.step, model)
-            for callback in callbacks:
-                callback.on_preview(self.step, model)
+            wanted = str(any(callback.draws for callback in callbacks))
+            shared = self.engine.sharded and "True" in self.ranks.exchange(wanted)
+            with self.engine.strategy.whole(model.network) if shared else nullcontext():
+                for callback in callbacks:
+                    callback.on_preview(self.step, model)
+                self.ranks.barrier()
         model.network.train(mode)
-        self.ranks.barrier()
 
     def _save(self, callbacks: Sequence[Callback]) -> None:
         self.engine.check(self.step)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from diffkit.basics.lr_schedules import Constant
 from diffkit.basics.optimizers import AdamW
 from diffkit.basics.strategies import DDP, FSDP
+from diffkit.denoiser import Model
 from diffkit.network import Network
 from diffkit.runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks
 from diffkit.strategy import SingleProcess, Strategy, local
@@ -30,7 +31,8 @@ from diffkit.train.trainer import Trainer
 
 STRATEGIES: dict[str, Strategy] = {"single": SingleProcess(), "ddp": DDP(), "fsdp": FSDP()}
 AVERAGES = (EmaConfig(decay=0.9), EmaConfig(name="power", power=3.0))
-CONFIG = TrainConfig(steps=30, batch_size=11, accumulate=2, log_every=10, checkpoint_every=0, clip=0.5, ema=AVERAGES)
+SIZES = {"steps": 30, "batch_size": 11, "accumulate": 2, "log_every": 10, "checkpoint_every": 0, "sample_every": 10}
+CONFIG = TrainConfig(**SIZES, clip=0.5, ema=AVERAGES)  # type: ignore[arg-type]
 
 
 class Deep(Network):
@@ -70,8 +72,15 @@ def trainer(case: str, ranks: Ranks) -> Trainer:
 
 def run(case: str, ranks: Ranks) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What the training of a case gives: facts, and whole tensors."""
-    made = trainer(case, ranks)
-    made.run()
+    made, looks = trainer(case, ranks), []
+
+    def look(step: int, model: Model) -> None:
+        """What a callback of the first process alone computes with the model."""
+        weights = next(model.network.parameters())
+        x = torch.linspace(-1, 1, 4, dtype=weights.dtype).expand(3, 4)
+        looks.append(float(model.network(x, torch.zeros(3, dtype=weights.dtype)).sum()))
+
+    made.run((toys.Recorder(preview=look),) if ranks.is_main else ())
     groups = made.tensors()
     held = sum(local(t).numel() for named in groups.values() for t in named.values())
     whole = {
@@ -79,7 +88,7 @@ def run(case: str, ranks: Ranks) -> tuple[dict[str, Any], dict[str, Tensor]]:
         for group, named in groups.items()
         for name, tensor in named.items()
     }
-    return {"held": held, "whole": sum(t.numel() for t in whole.values())}, whole
+    return {"held": held, "whole": sum(t.numel() for t in whole.values()), "looks": looks}, whole
 
 
 def child(rank: int, size: int, port: int, out: Path, cases: list[str]) -> None:

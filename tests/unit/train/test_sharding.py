@@ -20,7 +20,7 @@ TOLERANCE = {"ddp:float64": 1e-10, "fsdp:float64": 1e-10, "ddp:float32": 1e-5, "
 """Of the largest weight."""
 CASES = ("ddp:float64", "fsdp:float64", "fsdp:float32:importance:checkpointing", "fsdp:float32:width96")
 MORE = ("ddp:float32", "ddp:float64:importance", "fsdp:float32", "fsdp:float64:importance")
-Trained = Callable[[int, str], tuple[dict[str, Any], dict[str, torch.Tensor]]]
+Trained = Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
 
-    def read(size: int, case: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        path = out / f"{case}-{size - 1}-of-{size}"
+    def read(size: int, case: str, rank: int = -1) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        path = out / f"{case}-{rank % size}-of-{size}"
         return json.loads(Path(f"{path}.json").read_text()), load_file(f"{path}.safetensors")
 
     return read
@@ -60,6 +60,15 @@ def test_two_processes_train_as_one(trained: Trained, case: str) -> None:
 @pytest.mark.parametrize("case", [*CASES, *MORE])
 def test_several_processes_train_as_one(trained: Trained, case: str, size: int) -> None:
     check(trained, case, size)
+
+
+@pytest.mark.parametrize("case", ["ddp:float64", "fsdp:float64"])
+def test_a_callback_of_the_first_process_calls_the_model(trained: Trained, case: str) -> None:
+    """In a preview, though the other processes hold shares of the weights."""
+    alone, ours = (trained(size, case, 0)[0]["looks"] for size in (1, 2))
+    assert len(alone) == 3
+    assert ours == pytest.approx(alone, rel=1e-9)
+    assert len(set(alone)) == 3
 
 
 def test_a_process_holds_its_share(trained: Trained) -> None:
