@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffkit.basics.optimizers import Adam
-from diffkit.data import Data, DataSpec, InMemorySplit, Part
+from diffkit.data import Cond, Data, DataSpec, InMemorySplit, Part, Split
 from diffkit.ddpm.objective import Simple
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
@@ -90,6 +90,26 @@ class Pictures(Data):
         return InMemorySplit(torch.randint(0, 256, (1024, *self.shape), dtype=torch.uint8))
 
 
+class Streamed(Pictures):
+    """The same, of a part that is not in memory for the trainer."""
+
+    def split(self, part: Part) -> Split:  # type: ignore[override]
+        return OneByOne(super().split(part))
+
+
+class OneByOne(Split):
+    """A part that gives one example at a time."""
+
+    def __init__(self, inner: InMemorySplit) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
+        return self.inner[index]
+
+
 def network(size: Size) -> UNet:
     """Our U-Net of that size."""
     torch.manual_seed(0)
@@ -103,15 +123,22 @@ def network(size: Size) -> UNet:
     )
 
 
-def ours(size: Size, switches: Switches) -> tuple[Step, Step]:
-    """Our trainer; layout and compilation are as it decides by itself."""
-    settings = TrainConfig(
-        steps=10**9,
-        batch_size=size.batch,
-        ema=(EmaConfig(decay=0.9999),),
-        precision=switches.precision,  # type: ignore[arg-type]
-    )
-    task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), Pictures(size.shape))
+def ours(size: Size, switches: Switches, *, streamed: bool = False, **options: object) -> tuple[Step, Step]:
+    """Our trainer; layout and compilation are as it decides by itself.
+
+    Args:
+        size: The network and its batch.
+        switches: Device and precision.
+        streamed: Let workers read the pictures, one by one.
+        options: Further keys of the section `train` of a recipe.
+
+    Returns:
+        A step, and its update part.
+    """
+    known = {"steps": 10**9, "batch_size": size.batch, "ema": (EmaConfig(decay=0.9999),)}
+    settings = TrainConfig.model_validate(known | {"precision": switches.precision} | options)
+    pictures = Streamed(size.shape) if streamed else Pictures(size.shape)
+    task = TrainingProblem(Model(network(size), Eps(), Linear()), Simple(), pictures)
     if switches.device == "cpu":
         keep_freed_memory()  # as `diffkit run` does
     trainer = Trainer(task, settings, Adam(), device=switches.device)

@@ -4,8 +4,8 @@
 
 Images per second, and the share of the machine's bf16 matrix peak (measured here by one large product) that their
 arithmetic comes to: 36.3 GFLOP per image and step. diffkit runs with its defaults; the hand-written loop and diffusers'
-get bf16, channels_last and torch.compile as well. Sampling draws 256 images with 1000 ancestral steps, every one queued
-without a wait.
+get bf16, channels_last and torch.compile as well. Then diffkit with each of its speed switches, as far as --limit
+seconds from the start allow. Sampling draws 256 images with 1000 ancestral steps, every one queued without a wait.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from contestants import BUILDERS, SIZES, Size, Switches, network
+from contestants import BUILDERS, SIZES, Size, Switches, network, ours
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffkit import Model, SampleNoise, build, sample
 from diffkit.ddpm.parameterization import Eps
 from diffkit.ddpm.schedule import Linear
+from diffkit.train.precision import choose, float32_products
 
 STEPS, COUNT = 1000, 256
 
@@ -80,6 +81,33 @@ def training(size: Size, device: str, seconds: float, most: float) -> Iterator[s
         yield f"| {title} | {size.batch} | {rate:,.0f} | {rate * each / most:.0%} |"
 
 
+SWITCHES: dict[str, dict[str, object]] = {
+    "precision: fp32": {"precision": "fp32", "compile": False},
+    "precision: tf32": {"precision": "tf32", "compile": False},
+    "precision: bf16": {"precision": "bf16", "compile": False},
+    "compile: default": {"compile": "default"},
+    "compile: reduce-overhead": {"compile": "reduce-overhead"},
+    "2 workers, prefetch: 1": {"compile": False, "streamed": True, "workers": 2, "prefetch": 1},
+    "2 workers, prefetch: 4": {"compile": False, "streamed": True, "workers": 2, "prefetch": 4},
+}
+
+
+def switched(size: Size, device: str, seconds: float, until: float) -> Iterator[str]:
+    """A line for each of our speed switches; none begins after `until`, by the clock of `time.perf_counter`."""
+    for title, options in SWITCHES.items():
+        if time.perf_counter() > until:
+            yield f"| {title} | {size.batch} | not measured: the time is over |"
+            continue
+        step, _ = ours(size, Switches(device=device, precision="auto"), **options)  # type: ignore[arg-type]
+        precision = choose(options.get("precision", "auto"), torch.device(device), Eps(), network(size))  # type: ignore[arg-type]
+        with float32_products(precision):
+            rate = size.batch / seconds_of(step, device, seconds)
+        del step
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        yield f"| {title} | {size.batch} | {rate:,.0f} |"
+
+
 @contextmanager
 def no_waiting(device: str) -> Iterator[None]:
     """Any wait of the host for the device is an error inside."""
@@ -124,13 +152,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=sorted(SIZES), default="large")
+    parser.add_argument("--limit", type=float, default=300.0)
     told = parser.parse_args()
+    began = time.perf_counter()
     most = peak(told.device)
     print(f"bf16 matrix peak: {most / 1e12:.1f} TFLOP/s\n")
     print("| loop | batch | images/s | share of the peak |\n|---|---:|---:|---:|")
     for count in told.batch:
         for line in training(replace(SIZES[told.size], batch=count), told.device, told.seconds, most):
             print(line, flush=True)
+    print("\n| switch of diffkit | batch | images/s |\n|---|---:|---:|")
+    middle = replace(SIZES[told.size], batch=sorted(told.batch)[len(told.batch) // 2])
+    for line in switched(middle, told.device, told.seconds, began + told.limit):
+        print(line, flush=True)
     print("\n" + sampling(SIZES[told.size], told.device, told.steps))
 
 
