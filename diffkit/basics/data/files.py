@@ -5,9 +5,12 @@ Paths are relative to the working directory, and `~` is the home directory.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -21,6 +24,8 @@ MAX_RESIDENT_BYTES = 1 << 30
 """Size up to which `resident: auto` keeps a data set in memory."""
 MAX_HASHED_BYTES = 256 << 20
 """Total size up to which a fingerprint covers every byte of the files."""
+MIN_CACHED, RECENT_NS = 1000, 2_000_000_000
+"""Files from which on hashes and sizes are kept between processes; one written just before may change again unseen."""
 MAX_SAMPLED_FILES, PIECES, PIECE_BYTES = 256, 16, 64 << 10
 NEUTRAL_OPTIONS = frozenset(
     {"path", "workers", "resident", "captions", "classes", "numbers", "pictures", "conditions", "table"}
@@ -119,16 +124,52 @@ def fits_in_memory(resident: Resident, size: int) -> bool:
     return resident == "always" or (resident == "auto" and size <= MAX_RESIDENT_BYTES)
 
 
-def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ()) -> str:
+Stamp = tuple[int, int, int]
+"""Bytes of a file, and the times at which its content and its status changed, in nanoseconds; -1 without a file."""
+
+
+def stamps_of(root: Path, names: Sequence[str]) -> list[Stamp]:
+    """Return a stamp of each file below `root`."""
+    top, found = os.path.join(root, ""), list[Stamp]()
+    for name in names:
+        try:
+            status = os.stat(top + name)
+        except OSError:
+            found.append((-1, -1, -1))
+        else:
+            found.append((status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
+def cache_file(kind: str, root: Path) -> Path:
+    """Return the file in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit, for what is known of a folder."""
+    top = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return top / "diffkit" / f"{kind}-{sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
+
+
+def write_cache(file: Path, content: object) -> None:
+    """Replace a file of the cache; one that cannot be written is not an error."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(content))
+        os.replace(temporary, file)
+
+
+def fingerprint(
+    data: Data, root: Path | None = None, files: Sequence[str] = (), stamps: Sequence[Stamp] | None = None
+) -> str:
     """Hash a data set: equal for equal content and options, wherever the files lie.
 
     The hash covers the names and sizes of all files, and every byte of data sets up to 256 MiB; of larger ones it
-    covers 16 evenly spread pieces of 64 KiB of each of up to 256 files.
+    covers 16 evenly spread pieces of 64 KiB of each of up to 256 files. With `MIN_CACHED` files or more, the hash is
+    kept between processes by the stamps of all files, unless one was written in the last two seconds.
 
     Args:
         data: the data set, whose class name and options count; `path`, `workers` and `resident` do not.
         root: folder of the files, None for a set without files.
         files: names relative to `root`.
+        stamps: their stamps; default as they are now.
 
     Returns:
         "Class:hash", with 32 hexadecimal digits.
@@ -138,14 +179,22 @@ def fingerprint(data: Data, root: Path | None = None, files: Sequence[str] = ())
     for name in names:
         if name not in NEUTRAL_OPTIONS:
             digest.update(f"{name}={getattr(data, name)!r}\0".encode())
-    if root is not None:
-        for chunk in _file_chunks(root, files):
+    cache, key, stamps = None, "", stamps if stamps is not None or root is None else stamps_of(root, files)
+    if root is not None and stamps is not None and len(files) >= MIN_CACHED:
+        listed = "\0".join([digest.hexdigest(), *files]).encode("utf-8", "surrogateescape")
+        cache, key = cache_file("fingerprint", root), sha256(listed + repr(stamps).encode()).hexdigest()
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return f"{type(data).__name__}:{json.loads(cache.read_bytes())[key]:.32}"
+    if root is not None and stamps is not None:
+        for chunk in _file_chunks(root, files, [size for size, _, _ in stamps]):
             digest.update(chunk)
-    return f"{type(data).__name__}:{digest.hexdigest()[:32]}"
+    found = digest.hexdigest()[:32]
+    if cache is not None and stamps is not None and max(map(max, stamps)) < time.time_ns() - RECENT_NS:
+        write_cache(cache, {key: found})
+    return f"{type(data).__name__}:{found}"
 
 
-def _file_chunks(root: Path, names: Sequence[str]) -> Iterator[bytes]:
-    sizes = [os.stat(os.path.join(root, name)).st_size for name in names]
+def _file_chunks(root: Path, names: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes]:
     for name, size in zip(names, sizes):
         yield name.encode("utf-8", "surrogateescape") + f"\0{size}\0".encode()
     whole = sum(sizes) <= MAX_HASHED_BYTES

@@ -32,7 +32,7 @@ from .columns import (
     digest,
     find_table,
 )
-from .files import FileData, Resident, archive_note, fingerprint, fits_in_memory, locate, require
+from .files import FileData, Resident, Stamp, archive_note, fingerprint, fits_in_memory, locate, require, stamps_of
 from .paired import Given, Paired, check_given, pair
 from .pictures import (
     SUFFIXES,
@@ -117,7 +117,7 @@ class Images(FileData):
         return DataSpec(channels, size, bounded=True, bins=256, conditions=described)
 
     def fingerprint(self) -> str:
-        own = fingerprint(self, self._root, self._names)
+        own = fingerprint(self, self._root, self._names, self._stamps)
         added = digest(self._conditions)
         for paired in self._paired.values():
             added += fingerprint(self, paired.root, list(paired.files.values())) + repr(paired)
@@ -206,6 +206,10 @@ class Images(FileData):
         named = {name for column in columns for name in column}
         return [name for name in self._found.names if name not in named]
 
+    @cached_property
+    def _stamps(self) -> list[Stamp]:
+        return stamps_of(self._root, self._names)
+
     @property
     def _unused(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         ignored = {**self._found.ignored, **({"unusable": len(self._reasons)} if self._reasons else {})}
@@ -234,7 +238,7 @@ class Images(FileData):
     @cached_property
     def _sizes(self) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
         """(H, W) of each picture, and the reason for each file that is unusable, according to its header."""
-        cache = SizeCache(self._root, self._names)
+        cache = SizeCache(self._root, self._names, self._stamps)
         new, reasons = self._each(cache.missing, lambda name: picture_size(self._root / name))
         return cache.complete(new), reasons
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Literal
 
@@ -23,7 +22,9 @@ from torch import Tensor
 
 from diffkit import DataError
 
+from . import files
 from .columns import CAPTION
+from .files import Stamp, cache_file, write_cache
 
 Color = Literal["rgb", "grey"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
@@ -32,8 +33,6 @@ SIDECARS = (".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", "
 """Files that usually lie beside pictures: leaving them out causes no warning."""
 MAX_PIXELS = 64_000_000
 """Pixels of one picture; a small file may declare any number."""
-MIN_CACHED = 1000
-"""Pictures of a folder from which their sizes are kept between processes."""
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -108,20 +107,16 @@ def find_pictures(root: Path) -> Found:
 class SizeCache:
     """The sizes of the pictures below a folder, kept between processes by name, bytes and time of each file.
 
-    The file lies in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit. Folders of fewer than `MIN_CACHED` pictures
-    have none, and a file that was written in the last two seconds is not kept, as it may change again within the
+    The file lies in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit. Folders of fewer than `files.MIN_CACHED`
+    pictures have none, and a file written in the last two seconds is not kept, as it may change again within the
     resolution of its time. A cache that cannot be read or written is not an error.
     """
 
-    def __init__(self, root: Path, names: Sequence[str]) -> None:
-        self.root, self.names = root, names
-        self.known: dict[str, list[int]] = {}
-        self.stamps: dict[str, list[int]] = {}
-        if len(names) >= MIN_CACHED:
-            top = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-            key = sha256(os.fsencode(root.resolve())).hexdigest()[:32]
-            self.file = top / "diffkit" / f"pictures-{key}.json"
-            self.stamps = {name: _stamp(os.path.join(root, name)) for name in names}
+    def __init__(self, root: Path, names: Sequence[str], stamps: Sequence[Stamp]) -> None:
+        self.names, self.known, self.stamps = names, dict[str, list[int]](), dict[str, list[int]]()
+        if len(names) >= files.MIN_CACHED:
+            self.file = cache_file("pictures", root)
+            self.stamps = {name: [size, changed] for name, (size, changed, _) in zip(names, stamps, strict=True)}
             with suppress(OSError, ValueError, TypeError):
                 found = json.loads(self.file.read_bytes())
                 self.known = {
@@ -137,26 +132,13 @@ class SizeCache:
 
     def complete(self, new: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
         """Return (H, W) of each picture that is known or among `new`, in the order of names; keep what is new."""
-        recent = time.time_ns() - 2_000_000_000
+        recent = time.time_ns() - files.RECENT_NS
         kept = {name: [*self.stamps[name], *size] for name, size in new.items() if name in self.stamps}
         kept = {name: entry for name, entry in kept.items() if entry[1] < recent}
         if kept:
-            with suppress(OSError):
-                self.file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
-                temporary.write_text(json.dumps(self.known | kept))
-                os.replace(temporary, self.file)
+            write_cache(self.file, self.known | kept)
         sizes = {name: (entry[2], entry[3]) for name, entry in self.known.items()} | dict(new)
         return {name: sizes[name] for name in self.names if name in sizes}
-
-
-def _stamp(path: str) -> list[int]:
-    """Return bytes and time of a file; [-1, -1] if it is not there."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [-1, -1]
-    return [status.st_size, status.st_mtime_ns]
 
 
 def picture_size(path: Path | IO[bytes]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from diffkit.basics.data import files, images, pictures
+from diffkit.basics.data import files, images
 from diffkit.basics.data.images import (
     Images,
     PictureError,
@@ -373,10 +373,45 @@ def test_photographs_of_clothes():
     assert torch.bincount(data.split("train").cond["label"]).min() > 50
 
 
+def test_a_fingerprint_is_kept_between_processes(tmp_path, monkeypatch) -> None:
+    """The files are read again if one of them, its content or an option changed; a damaged cache is written again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "MIN_CACHED", 5)
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for i in range(6):
+        picture(i).save(folder / f"{i}.png")
+    read: list[int] = []
+    chunks = files._file_chunks
+    monkeypatch.setattr(files, "_file_chunks", lambda *arguments: read.append(1) or chunks(*arguments))
+
+    def start(**options: object) -> tuple[str, int]:
+        read.clear()
+        return Images(str(folder), **options).fingerprint(), len(read)
+
+    first = start()
+    assert start() == first  # written a moment ago: they may change again
+    monkeypatch.setattr(files, "RECENT_NS", 0)
+    assert start() == first
+    assert start() == (first[0], 0)
+    (cache,) = (tmp_path / "cache" / "diffkit").glob("fingerprint-*")
+    for damage in (b"{", b"[1]", b'{"00": 3}'):
+        cache.write_bytes(damage)
+        assert start() == first
+    assert start(color="grey")[0] != first[0]
+    old = (folder / "3.png").stat()
+    content = bytearray((folder / "3.png").read_bytes())
+    content[-1] ^= 1
+    (folder / "3.png").write_bytes(content)
+    os.utime(folder / "3.png", ns=(old.st_atime_ns, old.st_mtime_ns))  # the same size and time of the content
+    assert start()[1] == 1
+    assert start()[0] != first[0]
+
+
 def test_sizes_are_kept_between_processes(tmp_path, monkeypatch) -> None:
     """The second start reads the headers of changed files only; a damaged cache is written again."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(pictures, "MIN_CACHED", 5)
+    monkeypatch.setattr(files, "MIN_CACHED", 5)
     folder = tmp_path / "set"
     folder.mkdir()
     for i in range(12):
