@@ -54,7 +54,7 @@ class Switches:
     checkout: Path | None = None
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bf16 where it is asked for."""
+        """Return the context of bf16, if that is the precision."""
         return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
 
     def place(self, net: nn.Module) -> nn.Module:

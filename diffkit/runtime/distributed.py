@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from ..errors import DiffkitError, PeerError, UsageError
+from ..errors import DiffkitError, PeerError, ResourceError, UsageError, is_out_of_memory, system_error
 
 BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
 """How often each process counts up its number in the store, and after which time without it a process is lost."""
@@ -210,8 +210,11 @@ FAILED = "failed"
 
 def facts_of(error: BaseException) -> dict[str, Any]:
     """Return the host, the code, the exit code and the message of an error, for other processes and for a file."""
-    if isinstance(error, DiffkitError):
-        facts = {"code": error.code, "exit_code": error.exit_code, "message": error.render()}
+    known = system_error(error) if isinstance(error, OSError) else error
+    if isinstance(known, DiffkitError):
+        facts = {"code": known.code, "exit_code": known.exit_code, "message": known.render()}
+    elif is_out_of_memory(error):  # a ResourceError at the end of the stage
+        facts = {"code": "DK401", "exit_code": ResourceError.exit_code, "message": "memory ran out"}
     else:
         facts = {"code": None, "exit_code": 1, "message": repr(error)}
     return {"host": platform.node(), **facts}
@@ -237,7 +240,8 @@ class Heartbeat(threading.Thread):
     """Counts up the number of this process in the store, and watches that of the next process, in a ring.
 
     A watched number that stands still for `seconds` means that its process is stopped or gone. Time is counted in turns
-    of this thread, so a pause of the whole machine counts as one turn.
+    of this thread, so a pause of the whole machine counts as one turn. A second thread notices a store that does not
+    answer, because its host is stopped or lost: this thread then waits for it.
 
     Args:
         store: a client of the store that no other thread uses.
@@ -253,18 +257,29 @@ class Heartbeat(threading.Thread):
         super().__init__(name="diffkit-heartbeat", daemon=True)
         self.on_lost = on_lost
         self._store, self._rank, self._watched = store, rank, (rank + 1) % size
-        self._seconds, self._left = seconds, threading.Event()
+        self._seconds, self._beat, self._left = seconds, min(BEAT_SECONDS, seconds / 4), threading.Event()
+        self._turns = 0
 
     def run(self) -> None:
-        silent, last, beat = 0.0, "", min(BEAT_SECONDS, self._seconds / 4)
-        for number in itertools.count():
-            last, silent = self._turn(number, last, silent)
-            if last == LEFT or self._left.wait(beat):
-                return
-            silent += beat
+        threading.Thread(target=self._watch_store, name="diffkit-store", daemon=True).start()
+        silent, last = 0.0, ""
+        for self._turns in itertools.count():
+            last, silent = self._turn(self._turns, last, silent)
+            if last == LEFT or self._left.wait(self._beat):
+                break
+            silent += self._beat
             if silent >= self._seconds:
-                self._lost()
+                self._lost(f"process {self._watched} has not answered for {self._seconds:.0f} s")
+                break
+        self._left.set()
+
+    def _watch_store(self) -> None:
+        silent, before = 0.0, -1
+        while silent < self._seconds:
+            if self._left.wait(self._beat):
                 return
+            silent, before = 0.0 if self._turns != before else silent + self._beat, self._turns
+        self._lost(f"the first process, or its launcher, has not answered for {self._seconds:.0f} s")
 
     def _turn(self, number: int, last: str, silent: float) -> tuple[str, float]:
         """Write the own number and read the other one: returns it, and the time that it stands still."""
@@ -276,15 +291,16 @@ class Heartbeat(threading.Thread):
             return last, silent
         return now, silent if now == last else 0.0
 
-    def _lost(self) -> None:
-        message = f"process {self._watched} has not answered for {self._seconds:.0f} s: it hangs or its host is lost"
+    def _lost(self, message: str) -> None:
         if self.on_lost is not None and not self._left.is_set():
-            self.on_lost(message)
+            self.on_lost(f"{message}: it hangs or its host is lost")
 
     def leave(self) -> None:
         """End the thread; the process that watches this one stops to watch."""
         self._left.set()
         self.join(2 * BEAT_SECONDS)
+        if self.is_alive():
+            return  # it waits for a store that does not answer, and so would this thread
         with contextlib.suppress(RuntimeError):  # the store is gone with the launcher
             self._store.set(f"beat/{self._rank}", LEFT)
 

@@ -269,22 +269,43 @@ def test_a_changed_shard_is_one_error_of_all_processes(diffkit: Server, recipe: 
     assert "error[DK315]" in shown(ended)
 
 
-PLACES = {"step": STEP, "save": SAVE, "evaluation": "runs.trained:measure"}
-ENDS = {"kill": (-9, 11), "error data": (5, 5)}
+PLACES = {
+    "start": "runs.training:make_trainer",
+    "step": STEP,
+    "save": SAVE,
+    "preview": "runs.training:_Preview.__call__",
+    "sampling": "runs.sample_files:SharedDraw.write",
+    "evaluation": "runs.trained:measure",
+}
+ENDS = {
+    "kill": (-9, 11),
+    "stop": (-9, 11),
+    "exit 17": (17, 11),
+    "error data": (5, 5),
+    "error bug": (1, 1),
+    "memory": (6, 6),
+    "limit 100": (6, 6),
+}
 """The codes of the process at fault and of the other one."""
+SEVERAL = ("kill", "stop", "error data", "memory")
+FAULTS = [
+    *((place, do) for place in PLACES for do in SEVERAL),
+    *((place, do) for place in ("step", "evaluation") for do in ("exit 17", "error bug")),
+    ("sampling", "limit 100"),
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("do", sorted(ENDS))
-@pytest.mark.parametrize("place", sorted(PLACES))
+@pytest.mark.parametrize(("place", "do"), FAULTS)
 def test_faults_by_place_and_process(diffkit: Server, recipe: Path, place: str, do: str, rank: int) -> None:
-    """A fault that is reached ends both processes with its code, and one process then finishes the run."""
-    ended = ranks(diffkit, recipe, 2, {rank: [fault(PLACES[place], 1, do)]})
-    if rank == 1 and place in ("save", "evaluation"):  # the first process alone saves whole weights, and measures
-        assert codes(ended) == [0, 0]
-        return
-    assert (codes(ended)[rank], codes(ended)[1 - rank]) == ENDS[do]
+    """A fault ends both processes with its code and one error at most, and one process then finishes the run.
+
+    The processes share the weights, so that both of them save and draw previews.
+    """
+    ended = ranks(diffkit, recipe, 2, {rank: [fault(PLACES[place], 1, do)]}, *FSDP, "--set", "train.timeout=8")
+    assert (codes(ended)[rank], codes(ended)[1 - rank]) == ENDS[do], ended
+    assert shown(ended).count("error[") <= 1
     assert codes(ranks(diffkit, recipe, 1)) == [0]
     finished(recipe.parent / "run")
 
