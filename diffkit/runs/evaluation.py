@@ -442,6 +442,41 @@ def examples(
     Raises:
         ResourceError: The file cannot be written.
     """
+    count, xs = min(limit, len(data.split(part))), list[Tensor]()
+    labels: list[Tensor] = []
+    path = None if folder is None else folder / f"{part}.f32"
+    with contextlib.ExitStack() as files:
+        stream = None
+        if path is not None and ranks.is_main:
+            files.enter_context(writing(path, FIX))
+            stream = files.enter_context(open(path, "xb"))
+        for x, *rest in example_blocks(data, part, limit, label=label, ranks=ranks):
+            labels += rest
+            if stream is not None:
+                stream.write(x.contiguous().numpy().data)
+            elif path is None:
+                xs.append(x)
+    if path is None:
+        return torch.cat([torch.empty(0, *data.spec.shape), *xs]), torch.cat(labels) if labels else None
+    ranks.barrier()
+    return mapped(path, (count, *data.spec.shape)), torch.cat(labels) if labels else None
+
+
+def example_blocks(
+    data: Data, part: Part, limit: int = MAX_EXAMPLES, *, label: str = LABEL, ranks: Ranks = SINGLE_PROCESS
+) -> Iterator[Tensors]:
+    """Read the examples that `examples` returns, a few at a time.
+
+    Args:
+        data: The data set.
+        part: "train" or "held-out".
+        limit: Largest number of examples; default 50,000.
+        label: Condition whose values are the labels; default `label`.
+        ranks: The processes that read together, each a share. Each gets all examples.
+
+    Returns:
+        Blocks of x, each with its labels if there are labels.
+    """
     split = data.split(part)
     count = min(limit, len(split))
     indices = (torch.arange(count) * len(split) // max(1, count)).tolist()
@@ -452,24 +487,7 @@ def examples(
         x = data.to_model_range(raw).float().cpu()
         return (x, cond[label].cpu()) if label in cond else (x,)
 
-    xs: list[Tensor] = []
-    labels: list[Tensor] = []
-    path = None if folder is None else folder / f"{part}.f32"
-    with contextlib.ExitStack() as files:
-        stream = None
-        if path is not None and ranks.is_main:
-            files.enter_context(writing(path, FIX))
-            stream = files.enter_context(open(path, "xb"))
-        for x, *rest in _RankPeers(ranks).in_order(read, -(-count // rows)):
-            labels += rest
-            if stream is not None:
-                stream.write(x.contiguous().numpy().data)
-            elif path is None:
-                xs.append(x)
-    if path is None:
-        return torch.cat([torch.empty(0, *data.spec.shape), *xs]), torch.cat(labels) if labels else None
-    ranks.barrier()
-    return mapped(path, (count, *data.spec.shape)), torch.cat(labels) if labels else None
+    return _RankPeers(ranks).in_order(read, -(-count // rows))
 
 
 FIX = "free some space: the examples of an evaluation are kept in a file while it runs"

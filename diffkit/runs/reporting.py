@@ -42,7 +42,7 @@ from ..storage.atomic import damaged_file
 from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .citations import address, cited, readable
-from .evaluation import examples, load_groups, result_names
+from .evaluation import example_blocks, load_groups, result_names
 from .held_out import load_reconstructions
 from .listing import Comparison
 from .results import RULE, EvaluationResult
@@ -128,14 +128,14 @@ def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
     stages: dict[Stage, StageRecord] = readable_part(StageStatus(directory).read, {})
     results = readable_part(lambda: EvaluationResult.read(directory), EvaluationResult())
     results = results.in_order(result_names(recipe.evaluate.metrics))
-    train_x = readable_part(lambda: examples(data, "train")[0], None, "real examples")
+    count = max(MIN_REAL, 0 if samples is None else len(samples))
+    real = readable_part(lambda: _Real(data, stored, count), None, "real examples")
     environment: dict[str, Any] = readable_part(lambda: directory.read_json("environment.json"), {})
     effective = readable_part(directory.effective_text, "")
     components = [component for _, component in named(effective_yaml(recipe))]
-    count = max(MIN_REAL, 0 if samples is None else len(samples))
     more: dict[str, Any] = {}
     if isinstance(parts, Assembly):
-        more = _of_diffusion(directory, parts, stored, results, train_x, readable_part)
+        more = _of_diffusion(directory, parts, stored, results, real, readable_part)
     return ReportInputs(
         title=recipe.name,
         data_name=recipe.data.name,
@@ -154,7 +154,7 @@ def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
         verdict_rule=RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
-        real=None if train_x is None else viewable(data, train_x[:count]),
+        real=None if real is None else viewable(data, torch.cat(real.first)),
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
         reconstructions=readable_part(lambda: _reconstructions(directory), None),
         loss_by_level=stages["train"].loss_by_level if "train" in stages else None,
@@ -171,18 +171,18 @@ def _of_diffusion(
     assembly: Assembly,
     stored: Mapping[str, Array],
     results: EvaluationResult,
-    train_x: torch.Tensor | None,
+    real: _Real | None,
     readable_part: Callable[..., Any],
 ) -> dict[str, Any]:
     """Return the inputs that the run of a diffusion has."""
     return {
         "sampling": sampling_in_words(assembly),
         "sample_conditions": _conditions(assembly, stored),
-        "neighbours": None if train_x is None else _neighbours(assembly, stored, train_x),
+        "neighbours": None if real is None else real.neighbours(),
         "trajectory": readable_part(lambda: _trajectory(directory, assembly), None),
         "likelihood": readable_part(lambda: list(_likelihood(directory, assembly, results)), []),
         "schedule": _schedule(assembly),
-        "density": None if train_x is None else _density(assembly, train_x),
+        "density": None if real is None else _density(assembly, real.low, real.high),
     }
 
 
@@ -242,17 +242,43 @@ def _snapshot(path: Path) -> Snapshot | None:
     return Snapshot(int(path.stem.removeprefix("step-")), load_views(path)["view"])
 
 
-def _neighbours(assembly: Assembly, stored: Mapping[str, Array], train: torch.Tensor) -> Neighbours | None:
-    """Return the training example nearest to each of the first samples, by the root mean square difference of
-    pixels, in the unit of the metric `nearest-neighbour`.
+class _Real:
+    """What the report shows of the training examples, which are read a few at a time.
+
+    Args:
+        data: The data set.
+        stored: The arrays of the file of samples.
+        count: Number of examples to show.
     """
-    x, shape = stored.get("x"), assembly.data.spec.shape
-    if x is None or x.shape[1:] != shape or len(shape) != 3 or len(x) != len(stored["view"]):
-        return None
-    drawn = assembly.data.to_model_range(torch.from_numpy(x[:MAX_NEIGHBOURS]))
-    distances, found = torch.cdist(drawn.flatten(1), train.flatten(1)).min(1)
-    unit = (2.0 if assembly.data.spec.bounded else 1.0) * math.prod(shape) ** 0.5  # [-1, 1] becomes 0..1
-    return Neighbours(stored["view"][:MAX_NEIGHBOURS], viewable(assembly.data, train[found]), distances.numpy() / unit)
+
+    def __init__(self, data: Data, stored: Mapping[str, Array], count: int) -> None:
+        x, shape = stored.get("x"), data.spec.shape
+        self.data, self.drawn, self.nearest = data, None, None
+        if x is not None and x.shape[1:] == shape and len(shape) == 3 and len(x) == len(stored["view"]):
+            self.view = stored["view"][:MAX_NEIGHBOURS]
+            self.drawn = data.to_model_range(torch.from_numpy(x[:MAX_NEIGHBOURS])).float()
+            self.nearest, self.distances = torch.zeros_like(self.drawn), torch.full((len(self.drawn),), math.inf)
+        self.first: list[torch.Tensor] = []
+        self.low, self.high = torch.full(shape, math.inf), torch.full(shape, -math.inf)
+        for block, *_ in example_blocks(data, "train"):
+            if count > 0:
+                self.first.append(block[:count])
+                count -= len(block)
+            self.low, self.high = self.low.minimum(block.amin(0)), self.high.maximum(block.amax(0))
+            if self.drawn is not None and self.nearest is not None:
+                distances, found = torch.cdist(self.drawn.flatten(1), block.flatten(1)).min(1)
+                nearer = distances < self.distances
+                self.distances[nearer], self.nearest[nearer] = distances[nearer], block[found[nearer]]
+
+    def neighbours(self) -> Neighbours | None:
+        """Return the training example nearest to each of the first samples, by the root mean square difference of
+        pixels, in the unit of the metric `nearest-neighbour`.
+        """
+        if self.nearest is None:
+            return None
+        spec = self.data.spec
+        unit = (2.0 if spec.bounded else 1.0) * math.prod(spec.shape) ** 0.5  # [-1, 1] becomes 0..1
+        return Neighbours(self.view, viewable(self.data, self.nearest), self.distances.numpy() / unit)
 
 
 def _trajectory(directory: RunDirectory, assembly: Assembly) -> Trajectory | None:
@@ -311,12 +337,11 @@ def _schedule(assembly: Assembly) -> ScheduleCurves:
     )
 
 
-def _density(assembly: Assembly, train: torch.Tensor) -> Density | None:
+def _density(assembly: Assembly, low: torch.Tensor, high: torch.Tensor) -> Density | None:
     """Return the density of two-dimensional data that has a closed form, on a grid around the examples."""
     log_density = getattr(assembly.data.truth(), "log_density", None)
     if log_density is None or assembly.data.spec.shape != (2,):
         return None
-    low, high = train.min(0).values, train.max(0).values
     margin = 0.15 * (high - low)
     (x_min, y_min), (x_max, y_max) = (low - margin).tolist(), (high + margin).tolist()
     x, y = (torch.linspace(*ends, DENSITY_POINTS) for ends in ((x_min, x_max), (y_min, y_max)))
