@@ -210,6 +210,7 @@ def test_samples_of_several_processes_are_those_of_one(diffkit: Server, recipe: 
     assert finished(other) == finished(run)
 
 
+@pytest.mark.slow
 def test_commands_of_several_processes_do_what_one_does(diffkit: Server, recipe: Path) -> None:
     """`sample` and `evaluate`: the same file, the same numbers, and one error."""
     assert codes(ranks(diffkit, recipe, 1)) == [0]
