@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..conditioner import shown_conditions
+from ..data import Data
 from ..errors import CheckpointError, DiffkitError
 from ..recipe.assembly import Assembly, Parts
 from ..recipe.contents import named
