@@ -27,10 +27,16 @@ from diffkit.likelihood.chain import prior_kl
 from .stack import Floats, Ints, Words
 
 BITS_PER_NUMBER = 8.0
-"""Bits of KL that a number is expected to take; more would need too many candidates, fewer waste more bits: a number
-takes 34 % more at 8, 45 % at 6 and 85 % at 3."""
-EXTRA_BITS = 8.0
-"""A sender examines 2^(KL + 8) candidates: with fewer, samples are biased towards the model."""
+"""The most bits of KL that a number is expected to take; more would need too many candidates, fewer waste more bits."""
+WASTE = 2.7
+"""Bits that a number takes beyond its KL, whatever its size: 34 % at 8, 45 % at 6 and 85 % at 3."""
+MOST_PARTS = 2
+"""Numbers per example of a move over several layers: more of them leave fewer rates for the prefixes of a stream."""
+EXTRA_BITS, DEVIATIONS = 8.0, 2.5
+"""A sender examines 2^(KL + 8) candidates, or more until log2 of the ratio of densities is below their number for all
+but 2.5 of its standard deviations: the share of q beyond is replaced by the model, which biases the samples."""
+SHARED = 16
+"""Examples with the same candidates, which are drawn once for them; their errors are correlated, by 0.012 each."""
 MAX_LOG2 = 24
 """Numbers are below 2^24."""
 BLOCK = 1024
@@ -96,17 +102,15 @@ class Relative:
     @cached_property
     def plan(self) -> list[Move]:
         """All moves, from noise to z_1."""
-        found, i = list[Move](), len(self.chain)
+        i, ends, found = len(self.chain), self._ends(), list[Move]()
         unit = torch.ones(1, *self.shape, dtype=torch.float64)  # a mean square of 1, the largest of bounded data
         prior = float(prior_kl(self.chain.levels[0], unit)) * self._size / math.log(2.0)
         if prior >= LEAST_PRIOR_BITS:
             parts = math.ceil(prior / self.bits_per_number)
             found.append(Move(i + 1, i, parts, prior / parts))
         while i > 1:
-            j = i - 1
-            while j > 1 and self._expected(i, j - 1) <= self.bits_per_number:
-                j -= 1
-            bits = self._expected(i, j)
+            j = ends[i]
+            bits = float(self._expected(i)[j - 1])
             parts = min(self._size, math.ceil(bits / self.bits_per_number))
             found.append(Move(i, j, parts, bits / parts))
             i = j
@@ -133,11 +137,12 @@ class Relative:
                 target = step.target(clean[rows])
                 for part in range(move.parts):
                     dims = slice(part, None, move.parts)
-                    candidates = Candidates((place, part, rows.start), len(step.mean[0, dims]))
-                    found, cost = choose(candidates, (target - step.mean)[:, dims], step, choices)
+                    shift, found = (target - step.mean)[:, dims], np.zeros(len(target), np.int64)
+                    for some, candidates in self._candidates((place, part), rows, shift.shape[1]):
+                        found[some], cost = choose(candidates, shift[some], step, choices)
+                        z[rows, dims][some] = step.mean[some, dims] + step.std * candidates.take(found[some])
+                        kl += cost
                     numbers.encode(encoder, found, move.bits)
-                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found)
-                    kl += cost
             words = encoder.get_compressed()
             if 32 * len(words) > bits * len(x0):
                 break
@@ -168,9 +173,9 @@ class Relative:
             for rows in self._batches(count):
                 step = self._step(move, z[rows])
                 for part in range(move.parts):
-                    dims = slice(part, None, move.parts)
-                    candidates = Candidates((place, part, rows.start), len(step.mean[0, dims]))
-                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found[rows.start, part])
+                    dims, chosen = slice(part, None, move.parts), found[rows.start, part]
+                    for some, candidates in self._candidates((place, part), rows, len(step.mean[0, dims])):
+                        z[rows, dims][some] = step.mean[some, dims] + step.std * candidates.take(chosen[some])
             level = self.chain.level(move.end)
         return torch.cat([self._estimate(z[rows], level) for rows in self._batches(count)]).float()
 
@@ -184,6 +189,11 @@ class Relative:
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
 
+    def _candidates(self, place: tuple[int, int], rows: slice, size: int) -> Iterator[tuple[slice, Candidates]]:
+        """Yield the examples of a batch that share candidates, and these."""
+        for start in range(0, rows.stop - rows.start, SHARED):
+            yield slice(start, start + SHARED), Candidates((*place, rows.start + start), size)
+
     def _estimate(self, z: Floats, level: Level) -> Tensor:
         at = torch.from_numpy(z).to(self.device, torch.float32).reshape(-1, *self.shape)
         with torch.no_grad():
@@ -196,10 +206,28 @@ class Relative:
         q, small = float(transition.posterior_mean(t, s)[1]), float(transition.posterior(t, s))
         return q, small, math.sqrt(small**2 + q**2 * self.chain.errors[i - 1])
 
-    def _expected(self, i: int, j: int) -> float:
-        """The bits per example that the move from layer i to layer j is expected to take."""
-        _, small, std = self._variance(i, j)
-        return self._size * math.log2(std / small)
+    @cached_property
+    def _snr(self) -> Floats:
+        """The signal-to-noise ratio of layers 1, 2, ..."""
+        return np.array([float(self.chain.level(i).snr) for i in range(1, len(self.chain) + 1)])
+
+    def _expected(self, i: int) -> Floats:
+        """The bits per example that moves from layer i to each layer before it, from layer 1 on, are expected to take."""
+        assert self.chain.errors is not None
+        change = self._snr[: i - 1] - self._snr[i - 1]
+        found: Floats = 0.5 * self._size * np.log2(1.0 + float(self.chain.errors[i - 1]) * change)
+        return found
+
+    def _ends(self) -> list[int]:
+        """The layer to which the move from each layer leads, so that all moves to layer 1 take the fewest bits."""
+        cost, ends = [0.0, 0.0], [0, 0]
+        for i in range(2, len(self.chain) + 1):
+            bits = self._expected(i)
+            total = bits + WASTE * np.ceil(bits / self.bits_per_number) + cost[1:]
+            total[:-1][bits[:-1] > MOST_PARTS * self.bits_per_number] = np.inf
+            ends.append(int(total.argmin()) + 1)
+            cost.append(float(total.min()))
+        return ends
 
     def _step(self, move: Move, z: Floats) -> Step:
         if move.start > len(self.chain):
@@ -256,7 +284,8 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
     """Choose for each example the number of a candidate, so that the candidate is a sample of q.
 
     It minimises T_n / w_n, with T_n the times of a Poisson process and w_n the ratio of the densities of q and of the
-    model. The search ends after 2^(KL + 8) candidates, or earlier if no later one can win, since w has a maximum.
+    model. The search ends if no later candidate can win, since w has a maximum, or after 2^(KL + extra bits): log w of
+    samples of q has the mean KL and the variance d (1 - r)^2 / 2 + r shift^2 / std^2, with r = small^2 / std^2.
 
     Args:
         candidates: The candidates of these dimensions.
@@ -270,7 +299,10 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
     d = shift.shape[1]
     square, log_ratio = (shift**2).sum(1), math.log(step.std / step.small)
     kl = d * (log_ratio - 0.5 + 0.5 * (step.small / step.std) ** 2) + 0.5 * square / step.std**2
-    most = np.minimum(np.ceil(2.0 ** (kl / math.log(2.0) + EXTRA_BITS)), 2.0**MAX_LOG2)
+    share = (step.small / step.std) ** 2
+    deviation = np.sqrt(0.5 * d * (1.0 - share) ** 2 + share * square / step.std**2)
+    extra = np.maximum(EXTRA_BITS, DEVIATIONS * deviation / math.log(2.0))
+    most = np.minimum(np.ceil(2.0 ** (kl / math.log(2.0) + extra)), 2.0**MAX_LOG2)
     highest = d * log_ratio + 0.5 * square / (step.std**2 - step.small**2)
     curvature = 0.5 * ((step.std / step.small) ** 2 - 1.0)
     best, chosen, time = np.full(len(shift), np.inf), np.zeros(len(shift), np.int64), np.zeros(len(shift))
