@@ -34,7 +34,7 @@ def test_chosen_candidates_are_samples_of_the_target() -> None:
     rng, none, shift = np.random.default_rng(0), np.zeros(0), np.array([[1.5, -1.0, 0.0, 0.5]])
     step, found = Step(none, none, 1.0, 0.6, 1.0), []
     for trial in range(1500):
-        candidates = Candidates((7, trial, 0), 4)
+        candidates = Candidates((7, trial, 0), 1, 4)
         chosen, _ = choose(candidates, shift, step, rng)
         found.append(candidates.take(chosen))
     z = np.concatenate(found)

@@ -30,13 +30,13 @@ BITS_PER_NUMBER = 8.0
 """The most bits of KL that a number is expected to take; more would need too many candidates, fewer waste more bits."""
 WASTE = 2.7
 """Bits that a number takes beyond its KL, whatever its size: 34 % at 8, 45 % at 6 and 85 % at 3."""
-MOST_PARTS = 2
-"""Numbers per example of a move over several layers: more of them leave fewer rates for the prefixes of a stream."""
-EXTRA_BITS, DEVIATIONS = 8.0, 2.5
-"""A sender examines 2^(KL + 8) candidates, or more until log2 of the ratio of densities is below their number for all
-but 2.5 of its standard deviations: the share of q beyond is replaced by the model, which biases the samples."""
-SHARED = 16
-"""Examples with the same candidates, which are drawn once for them; their errors are correlated, by 0.012 each."""
+LEAST_NUMBERS, GROWTH = 2, 0.5
+"""A move over several layers may take two numbers per example, or add half to the bits before it: larger moves take
+fewer bits and less time in all, but leave fewer rates for the prefixes of a stream."""
+EXTRA_BITS, DEVIATIONS, RARE_BITS = 8.0, 2.5, 2.0
+"""A sender examines 2^(KL + 8) candidates, or more until their number exceeds the ratio of densities for all but 2.5 of
+the standard deviations of its logarithm, as the samples are biased by the share of q beyond. Rare examples, more than 2
+bits above the mean of their batch, would multiply the time of all, and get fewer, but not less than the former."""
 MAX_LOG2 = 24
 """Numbers are below 2^24."""
 BLOCK = 1024
@@ -137,12 +137,12 @@ class Relative:
                 target = step.target(clean[rows])
                 for part in range(move.parts):
                     dims = slice(part, None, move.parts)
-                    shift, found = (target - step.mean)[:, dims], np.zeros(len(target), np.int64)
-                    for some, candidates in self._candidates((place, part), rows, shift.shape[1]):
-                        found[some], cost = choose(candidates, shift[some], step, choices)
-                        z[rows, dims][some] = step.mean[some, dims] + step.std * candidates.take(found[some])
-                        kl += cost
+                    shift = (target - step.mean)[:, dims]
+                    candidates = Candidates((place, part, rows.start), *shift.shape)
+                    found, cost = choose(candidates, shift, step, choices)
                     numbers.encode(encoder, found, move.bits)
+                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found)
+                    kl += cost
             words = encoder.get_compressed()
             if 32 * len(words) > bits * len(x0):
                 break
@@ -173,9 +173,9 @@ class Relative:
             for rows in self._batches(count):
                 step = self._step(move, z[rows])
                 for part in range(move.parts):
-                    dims, chosen = slice(part, None, move.parts), found[rows.start, part]
-                    for some, candidates in self._candidates((place, part), rows, len(step.mean[0, dims])):
-                        z[rows, dims][some] = step.mean[some, dims] + step.std * candidates.take(chosen[some])
+                    dims = slice(part, None, move.parts)
+                    candidates = Candidates((place, part, rows.start), *step.mean[:, dims].shape)
+                    z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found[rows.start, part])
             level = self.chain.level(move.end)
         return torch.cat([self._estimate(z[rows], level) for rows in self._batches(count)]).float()
 
@@ -188,11 +188,6 @@ class Relative:
         size = max(1, min(MAX_BATCH, MAX_NUMBERS // self._size))
         for start in range(0, count, size):
             yield slice(start, min(start + size, count))
-
-    def _candidates(self, place: tuple[int, int], rows: slice, size: int) -> Iterator[tuple[slice, Candidates]]:
-        """Yield the examples of a batch that share candidates, and these."""
-        for start in range(0, rows.stop - rows.start, SHARED):
-            yield slice(start, start + SHARED), Candidates((*place, rows.start + start), size)
 
     def _estimate(self, z: Floats, level: Level) -> Tensor:
         at = torch.from_numpy(z).to(self.device, torch.float32).reshape(-1, *self.shape)
@@ -212,7 +207,7 @@ class Relative:
         return np.array([float(self.chain.level(i).snr) for i in range(1, len(self.chain) + 1)])
 
     def _expected(self, i: int) -> Floats:
-        """The bits per example that moves from layer i to each layer before it, from layer 1 on, are expected to take."""
+        """The bits per example that moves from layer i to layers 1, ..., i - 1 are expected to take."""
         assert self.chain.errors is not None
         change = self._snr[: i - 1] - self._snr[i - 1]
         found: Floats = 0.5 * self._size * np.log2(1.0 + float(self.chain.errors[i - 1]) * change)
@@ -220,11 +215,13 @@ class Relative:
 
     def _ends(self) -> list[int]:
         """The layer to which the move from each layer leads, so that all moves to layer 1 take the fewest bits."""
-        cost, ends = [0.0, 0.0], [0, 0]
-        for i in range(2, len(self.chain) + 1):
+        cost, ends, n = [0.0, 0.0], [0, 0], len(self.chain)
+        before = [*self._expected(n), 0.0]
+        for i in range(2, n + 1):
             bits = self._expected(i)
             total = bits + WASTE * np.ceil(bits / self.bits_per_number) + cost[1:]
-            total[:-1][bits[:-1] > MOST_PARTS * self.bits_per_number] = np.inf
+            most = max(LEAST_NUMBERS * self.bits_per_number, GROWTH * before[i - 1])
+            total[:-1][bits[:-1] > most] = np.inf
             ends.append(int(total.argmin()) + 1)
             cost.append(float(total.min()))
         return ends
@@ -258,34 +255,51 @@ class Step:
 class Candidates:
     """Standard normal candidates (d,), numbered from 0, which sender and receiver draw in blocks.
 
+    A block is drawn once for all examples of a batch. Each example has its own signs and order of the dimensions, so
+    that its candidates point in other directions than those of the others; with the same ones, the errors of examples
+    are correlated.
+
     Args:
         place: Three numbers that identify the move, the part and the batch.
+        count: Number of examples B.
         size: Number of dimensions d.
     """
 
-    def __init__(self, place: tuple[int, int, int], size: int) -> None:
+    def __init__(self, place: tuple[int, int, int], count: int, size: int) -> None:
         self._place, self._size = place, size
+        rng = self._source(0)
+        self._order = rng.permuted(np.tile(np.arange(size), (count, 1)), axis=1)
+        self._signs = rng.choice(np.array([-1.0, 1.0]), (count, size))
 
     def block(self, number: int) -> NDArray[np.float32]:
         """Draw block `number`: (BLOCK, d) float32."""
-        seed = np.random.SeedSequence([*self._place, number])
-        return np.random.Generator(np.random.Philox(seed)).standard_normal((BLOCK, self._size), np.float32)
+        return self._source(number + 1).standard_normal((BLOCK, self._size), np.float32)
+
+    def turn(self, directions: Floats) -> Floats:
+        """Turn directions (B, d), so that their products with blocks are those with the candidates of each example."""
+        found = np.empty_like(directions)
+        np.put_along_axis(found, self._order, self._signs * directions, 1)
+        return found
 
     def take(self, numbers: Ints) -> Floats:
-        """Draw the candidates of these numbers: (B,) -> (B, d)."""
+        """Draw the candidates of these numbers, one for each example: (B,) -> (B, d)."""
         found = np.empty((len(numbers), self._size))
         for block in np.unique(numbers // BLOCK):
             rows = numbers // BLOCK == block
             found[rows] = self.block(int(block))[numbers[rows] % BLOCK]
-        return found
+        return self._signs * np.take_along_axis(found, self._order, 1)
+
+    def _source(self, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.SFC64(np.random.SeedSequence([*self._place, number])))
 
 
 def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.Generator) -> tuple[Ints, float]:
     """Choose for each example the number of a candidate, so that the candidate is a sample of q.
 
     It minimises T_n / w_n, with T_n the times of a Poisson process and w_n the ratio of the densities of q and of the
-    model. The search ends if no later candidate can win, since w has a maximum, or after 2^(KL + extra bits): log w of
-    samples of q has the mean KL and the variance d (1 - r)^2 / 2 + r shift^2 / std^2, with r = small^2 / std^2.
+    model. Times are drawn only for candidates that can still win: the wait over k others has a gamma distribution. The
+    search ends if no later candidate can win, since w has a maximum, or after as many as `EXTRA_BITS` describes: log w
+    of samples of q has the mean KL and the variance d (1 - r)^2 / 2 + r shift^2 / std^2, with r = small^2 / std^2.
 
     Args:
         candidates: The candidates of these dimensions.
@@ -297,34 +311,40 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
         The numbers: (B,), and the sum of KL(q || model) over the examples, in bits.
     """
     d = shift.shape[1]
-    square, log_ratio = (shift**2).sum(1), math.log(step.std / step.small)
-    kl = d * (log_ratio - 0.5 + 0.5 * (step.small / step.std) ** 2) + 0.5 * square / step.std**2
-    share = (step.small / step.std) ** 2
-    deviation = np.sqrt(0.5 * d * (1.0 - share) ** 2 + share * square / step.std**2)
-    extra = np.maximum(EXTRA_BITS, DEVIATIONS * deviation / math.log(2.0))
-    most = np.minimum(np.ceil(2.0 ** (kl / math.log(2.0) + extra)), 2.0**MAX_LOG2)
+    square, log_ratio, share = (shift**2).sum(1), math.log(step.std / step.small), (step.small / step.std) ** 2
+    kl = (d * (log_ratio - 0.5 + 0.5 * share) + 0.5 * square / step.std**2) / math.log(2.0)
+    wanted = kl + DEVIATIONS * np.sqrt(0.5 * d * (1.0 - share) ** 2 + share * square / step.std**2) / math.log(2.0)
+    log2_most = np.maximum(kl + EXTRA_BITS, np.minimum(wanted, wanted.mean() + RARE_BITS))
+    most = np.minimum(np.ceil(2.0**log2_most), 2.0**MAX_LOG2)
     highest = d * log_ratio + 0.5 * square / (step.std**2 - step.small**2)
     curvature = 0.5 * ((step.std / step.small) ** 2 - 1.0)
     best, chosen, time = np.full(len(shift), np.inf), np.zeros(len(shift), np.int64), np.zeros(len(shift))
-    active, number = np.arange(len(shift)), 0
-    direction = (shift * (step.std / step.small**2)).astype(np.float32)
+    direction = candidates.turn(shift * (step.std / step.small**2)).astype(np.float32)
     constant = (d * log_ratio - 0.5 * square / step.small**2).astype(np.float32)
+    active, number = np.arange(len(shift)), 0
     while len(active):
         epsilon = candidates.block(number)
         log_w = direction[active] @ epsilon.T + constant[active, None]
         log_w -= np.float32(curvature) * np.einsum("nd,nd->n", epsilon, epsilon)
-        times = source.standard_exponential((len(active), BLOCK), np.float32).cumsum(1)
-        times += time[active, None].astype(np.float32)
-        place = number * BLOCK + np.arange(BLOCK)
-        score = np.where(place < most[active, None], np.log(times) - log_w, np.inf)
-        winner = score.argmin(1)
-        value = score[np.arange(len(active)), winner]
-        better = value < best[active]
-        best[active[better]], chosen[active[better]] = value[better], place[winner[better]]
-        time[active], number = times[:, -1], number + 1
+        with np.errstate(divide="ignore"):
+            able = log_w > (np.log(time[active]) - best[active])[:, None]
+        able[:, -1] = True  # its time is that at which the next block starts
+        row, column = np.nonzero(able)
+        first, steps = np.searchsorted(row, np.arange(len(active))), column + 1
+        steps[1:] -= steps[:-1].copy()
+        steps[first] = column[first] + 1
+        waits = source.standard_gamma(steps)
+        times = waits.cumsum()
+        times += (time[active] - times[first] + waits[first])[row]
+        place = number * BLOCK + column
+        score = np.where(place < most[active[row]], np.log(times) - log_w[row, column], np.inf)
+        winner = np.lexsort((score, row))[first]
+        better = score[winner] < best[active]
+        best[active[better]], chosen[active[better]] = score[winner[better]], place[winner[better]]
+        time[active], number = times[np.append(first[1:], len(row)) - 1], number + 1
         done = (number * BLOCK >= most[active]) | (np.log(time[active]) - highest[active] >= best[active])
         active = active[~done]
-    return chosen, float(kl.sum()) / math.log(2.0)
+    return chosen, float(kl.sum())
 
 
 class NumberModel:
