@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -133,6 +134,25 @@ def test_another_machine_is_refused(run: Run, archive: bytes, name: str, value: 
         decompress(run, pack(fields, entries, words))
     assert found.value.code == "DK352"
     assert found.value.fix is not None
+
+
+def test_lossless_archives_of_format_1_are_read_and_others_refused(run: Run, archive: bytes) -> None:
+    entries, values = decompress(run, archive)
+    assert decompress(run, changed(archive, format=1)) == (entries, pytest.approx(values))
+    for other in (changed(archive, format=3), changed(archive, format=1, mode="lossy")):
+        with pytest.raises(DataError, match="this version decodes format 2") as found:
+            unpack(other)
+        assert found.value.code == "DK352"
+    with pytest.raises(DataError, match="its header is not valid"):
+        unpack(changed(archive, count=0))
+
+
+def changed(archive: bytes, **fields: Any) -> bytes:
+    """Return the archive with other fields in its header."""
+    end = 42 + int.from_bytes(archive[8:10], "little")
+    text = json.dumps(json.loads(archive[42:end]) | fields, separators=(",", ":")).encode()
+    start = archive[:8] + len(text).to_bytes(2, "little")
+    return start + hashlib.sha256(start + text).digest() + text + archive[end:]
 
 
 def test_other_weights_and_another_model_are_refused(run: Run, archive: bytes, tmp_path: Path) -> None:

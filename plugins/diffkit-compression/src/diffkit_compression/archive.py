@@ -21,13 +21,15 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from diffkit import DataError
 
 from .stack import Words
 
 MAGIC = b"\x89DKZ\r\n\x1a\n"
+FORMAT = 2
+"""Version of the format. In format 1, lossy streams had other moves and candidates; lossless ones were the same."""
 MAX_HEADER, MAX_NAMES, MAX_NUMBERS, MAX_FILE = 1024, 1 << 26, 1 << 31, 1 << 31
 """Bytes of the header and of the names, numbers of all examples together, and bytes of a file."""
 Positive = Annotated[int, Field(ge=1, le=MAX_NUMBERS)]
@@ -61,6 +63,7 @@ class Section(BaseModel):
 class Header(BaseModel):
     """The header of an archive.
 
+    format     version of the format
     mode       `lossless`, or `lossy`
     count      number of examples
     shape      shape of an example: (C, *S)
@@ -76,7 +79,7 @@ class Header(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Positive = 1
     mode: Literal["lossless", "lossy"]
     count: Positive
     shape: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)]
@@ -123,7 +126,7 @@ def pack(header: dict[str, Any], entries: list[Entry], words: Words) -> bytes:
     """Build the content of an archive.
 
     Args:
-        header: The fields of `Header` without `names` and `stream`.
+        header: The fields of `Header` without `format`, `names` and `stream`.
         entries: The files, in order.
         words: The stream.
 
@@ -138,7 +141,7 @@ def pack(header: dict[str, Any], entries: list[Entry], words: Words) -> bytes:
     stream = words.astype("<u4").tobytes()
     sections = {"names": names, "stream": stream}
     described = {name: {"bytes": len(data), "sha256": hash_of(data)} for name, data in sections.items()}
-    full = Header.model_validate({**header, **described})
+    full = Header.model_validate({**header, **described, "format": FORMAT})
     text = json.dumps(full.model_dump(mode="json", exclude_defaults=True), separators=(",", ":")).encode()
     if len(text) > MAX_HEADER:
         raise DataError(
@@ -158,10 +161,7 @@ def unpack(data: bytes) -> tuple[Header, list[Entry], Words]:
     text = data[first : first + size]
     if size > MAX_HEADER or hashlib.sha256(data[:10] + text).digest() != data[10:first]:
         raise damaged("its header has changed, or is cut off")
-    try:
-        header = Header.model_validate_json(text)
-    except ValidationError as error:
-        raise damaged(f"its header is not valid ({error.error_count()} faults)") from error
+    header = _header(text)
     names = data[first + size : first + size + header.names.bytes]
     stream = data[first + size + header.names.bytes :]
     for name, section, content in (("names", header.names, names), ("stream", header.stream, stream)):
@@ -195,6 +195,22 @@ def hash_of(data: bytes) -> str:
 def text_of(digest: bytes) -> str:
     """Write a digest in base64, without its padding."""
     return base64.b64encode(digest).decode().rstrip("=")
+
+
+def _header(text: bytes) -> Header:
+    try:
+        fields = json.loads(text)
+        version, lossless = fields.get("format", 1), fields.get("mode") == "lossless"
+        header = Header.model_validate(fields) if version == FORMAT or (version == 1 and lossless) else None
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise damaged("its header is not valid") from error
+    if header is None:
+        raise DataError(
+            f"the archive has format {version}, and this version decodes format {FORMAT}",
+            code="DK352",
+            fix="decompress with the version of diffkit-compression that made it",
+        )
+    return header
 
 
 def _entries(names: bytes) -> list[Entry]:
