@@ -255,9 +255,8 @@ class Step:
 class Candidates:
     """Standard normal candidates (d,), numbered from 0, which sender and receiver draw in blocks.
 
-    A block is drawn once for all examples of a batch. Each example has its own signs and order of the dimensions, so
-    that its candidates point in other directions than those of the others; with the same ones, the errors of examples
-    are correlated.
+    A block is drawn once for all examples of a batch. Each example has its own signs and order of the dimensions, and
+    starts at its own place of the block; with the same candidates, the errors of examples are correlated.
 
     Args:
         place: Three numbers that identify the move, the part and the batch.
@@ -270,23 +269,31 @@ class Candidates:
         rng = self._source(0)
         self._order = rng.permuted(np.tile(np.arange(size), (count, 1)), axis=1)
         self._signs = rng.choice(np.array([-1.0, 1.0]), (count, size))
+        self._rows = (rng.integers(0, BLOCK, (count, 1)) + np.arange(BLOCK)) % BLOCK
 
     def block(self, number: int) -> NDArray[np.float32]:
         """Draw block `number`: (BLOCK, d) float32."""
         return self._source(number + 1).standard_normal((BLOCK, self._size), np.float32)
 
     def turn(self, directions: Floats) -> Floats:
-        """Turn directions (B, d), so that their products with blocks are those with the candidates of each example."""
+        """Turn directions (B, d), so that their products with blocks are those with the candidates of each example.
+
+        They are in the order of the block; `arrange` changes it to that of the numbers.
+        """
         found = np.empty_like(directions)
         np.put_along_axis(found, self._order, self._signs * directions, 1)
         return found
+
+    def arrange(self, values: NDArray[np.float32], active: Ints) -> NDArray[np.float32]:
+        """Arrange values of the rows of a block (A, BLOCK) in the order of the numbers of examples `active`: (A,)."""
+        return np.take_along_axis(values, self._rows[active], 1)
 
     def take(self, numbers: Ints) -> Floats:
         """Draw the candidates of these numbers, one for each example: (B,) -> (B, d)."""
         found = np.empty((len(numbers), self._size))
         for block in np.unique(numbers // BLOCK):
             rows = numbers // BLOCK == block
-            found[rows] = self.block(int(block))[numbers[rows] % BLOCK]
+            found[rows] = self.block(int(block))[self._rows[rows, numbers[rows] % BLOCK]]
         return self._signs * np.take_along_axis(found, self._order, 1)
 
     def _source(self, number: int) -> np.random.Generator:
@@ -326,6 +333,7 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
         epsilon = candidates.block(number)
         log_w = direction[active] @ epsilon.T + constant[active, None]
         log_w -= np.float32(curvature) * np.einsum("nd,nd->n", epsilon, epsilon)
+        log_w = candidates.arrange(log_w, active)
         with np.errstate(divide="ignore"):
             able = log_w > (np.log(time[active]) - best[active])[:, None]
         able[:, -1] = True  # its time is that at which the next block starts
