@@ -65,7 +65,7 @@ def test_errors_of_a_batch_are_independent() -> None:
 
 
 def test_rate_and_error_are_those_of_the_theory() -> None:
-    check_rates(count=150, chain=exact(400), bits=60, bits_per_number=6.0, shape=(1, 4, 4))
+    check_rates(count=100, chain=exact(400), bits=50, bits_per_number=6.0, shape=(1, 4, 4))
 
 
 @pytest.mark.slow
