@@ -1,7 +1,8 @@
 """Sizes of archives of held-out examples beside PNG, xz and JPEG: what docs/how-to/compression.md states.
 
     python benchmarks/compression.py RUN [--count 512] [--lossy 64] [--first 0] [--draws 2] [--shown 10]
-                                       [--rates 15 30 60 100] [--picture docs/assets/compression.png]
+                                       [--rates 15 30 60 100] [--most BITS]
+                                       [--picture docs/assets/compression.png]
 
 Prints a table of lossless sizes, with the variational bound of the same model and variances, and one of lossy rates,
 each with the root mean squared error in values of the data. JPEG compresses one sheet of all examples, so that its
@@ -97,14 +98,15 @@ def bits_per_value(book: Codebook, errors: tuple[int, ...], values: Tensor, draw
 
 
 def lossy(
-    run: Run, rows: slice, shown: int, rates: list[float], picture: Path | None
+    run: Run, rows: slice, shown: int, rates: list[float], most: float, picture: Path | None
 ) -> Iterator[tuple[str, str, str]]:
     """Yield rows of the table of lossy rates: coder, bits per example, error; write the picture."""
     (entry,), values = read_part(run.assembly.data, "held-out", rows.stop)
     values = values[rows]
     count = len(values)
     start = time.process_time()
-    content = compress(run, [entry.model_copy(update={"shape": tuple(values.shape)})], values, lossless=False)
+    entry = entry.model_copy(update={"shape": tuple(values.shape)})
+    content = compress(run, [entry], values, bits=most, lossless=False)
     made = time.process_time() - start
     header = unpack(content)[0]
     found, jpegs = [], []
@@ -144,13 +146,14 @@ def main() -> None:
     parser.add_argument("--lossy", type=int, default=64, help="number of them in the lossy archive")
     parser.add_argument("--first", type=int, default=0, help="the first of these")
     parser.add_argument("--rates", type=float, nargs="*", default=[15, 30, 60, 100], help="bits of the picture")
+    parser.add_argument("--most", type=float, default=math.inf, help="bits of the archive, the last rate")
     parser.add_argument("--draws", type=int, default=2, help="noise draws of the bound")
     parser.add_argument("--shown", type=int, default=10, help="examples of the picture")
     parser.add_argument("--picture", type=Path, help="where to write the picture")
     told = parser.parse_args()
     run = open_run(told.run, device="cpu")
     rows = slice(told.first, told.first + told.lossy)
-    for row in lossy(run, rows, told.shown, told.rates, told.picture):
+    for row in lossy(run, rows, told.shown, told.rates, told.most, told.picture):
         print("| " + " | ".join(row) + " |", flush=True)
     for pair in lossless(run, told.count, told.draws) if told.count else ():
         print("| " + " | ".join(pair) + " |", flush=True)
