@@ -33,7 +33,7 @@ from .evaluation import (
     measure_samples,
 )
 from .results import MetricResult
-from .sample_files import FIX, Array, is_image, load_npz, save_npz, save_png, viewable
+from .sample_files import FIX, Array, is_image, load_npz, save_npz, save_png, scratch_folder, viewable
 from .sampling import SampleBatch
 
 FILE = "reconstructions.npz"
@@ -189,6 +189,7 @@ def measure_held_out(
     count: int | None,
     seed: int,
     settings: Mapping[str, Any],
+    place: Path,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, MetricResult]:
     """Apply metrics to what a codec or a classifier makes of held-out examples, and of training examples beside them.
@@ -200,6 +201,7 @@ def measure_held_out(
         count: Number of held-out examples; None: that of the recipe, else all.
         seed: Seed of the random choices of metrics, of noise, and of the intervals.
         settings: The weights, by names of fields of `MetricResult`, for the record.
+        place: A folder in which examples lie in files meanwhile.
         raise_if_stopped: Called before each batch and metric; an exception that it raises ends the evaluation.
 
     Returns:
@@ -212,32 +214,35 @@ def measure_held_out(
     wanted, size = count or recipe.evaluate.count or MAX_EXAMPLES, recipe.evaluate.batch_size or BATCH
     own = settings["own"] and seed == recipe.seed and count in (None, recipe.evaluate.count)
     predicted = parts.condition if isinstance(parts, ClassifierParts) else LABEL
-    held_out, labels = examples(data, "held-out", min(wanted, MAX_EXAMPLES), label=predicted)
-    if not len(held_out):
+    if not len(data.split("held-out")):
         raise DataError("no example is held out, so nothing can be measured", fix="hold some out, or drop metrics")
-    sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]
-    train, train_labels = examples(data, "train", MAX_EXAMPLES if sampled else MAX_TRAIN, label=predicted)
-    ours = Evaluation(data.spec, held_out, train, held_out, labels, train_labels, labels, seed=seed)
-    rows = torch.arange(min(MAX_TRAIN, len(train))) * len(train) // min(MAX_TRAIN, len(train))
-    seen, seen_labels = train[rows], None if train_labels is None else train_labels[rows]
-    beside = replace(ours.with_samples(seen, seen_labels), held_out=seen, held_out_labels=seen_labels)
-    began = time.monotonic()
-    if isinstance(parts, ClassifierParts):
-        trained = TrainedClassifier(parts.classifier, parts.codec, device, size)
-        ours, beside = replace(ours, classifier=trained), replace(beside, classifier=trained)
-    else:
-        ours, beside = (
-            replace(one, samples=reconstruct(parts.codec, x, device, size, raise_if_stopped), references=x)
-            for one, x in ((ours, held_out), (beside, seen))
+    with scratch_folder(place) as folder:
+        held_out, labels = examples(data, "held-out", min(wanted, MAX_EXAMPLES), label=predicted, folder=folder)
+        sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]
+        train, train_labels = examples(
+            data, "train", MAX_EXAMPLES if sampled else MAX_TRAIN, label=predicted, folder=folder
         )
-    stated = {**settings, "own": own}
-    drawn = SampleBatch(ours.samples, {} if labels is None else {LABEL: labels}, 0, time.monotonic() - began)
-    in_words = {"sampler": "reconstructions of held-out examples"}
-    results = measure_samples(sampled, ours, drawn, in_words | stated, raise_if_stopped)
-    for name, metric in metrics:
-        if name not in results:
-            raise_if_stopped()
-            results[name] = _measure_beside(name, metric, ours, beside, stated)
+        ours = Evaluation(data.spec, held_out, train, held_out, labels, train_labels, labels, seed=seed)
+        rows = torch.arange(min(MAX_TRAIN, len(train))) * len(train) // min(MAX_TRAIN, len(train))
+        seen, seen_labels = train[rows], None if train_labels is None else train_labels[rows]
+        beside = replace(ours.with_samples(seen, seen_labels), held_out=seen, held_out_labels=seen_labels)
+        began = time.monotonic()
+        if isinstance(parts, ClassifierParts):
+            trained = TrainedClassifier(parts.classifier, parts.codec, device, size)
+            ours, beside = replace(ours, classifier=trained), replace(beside, classifier=trained)
+        else:
+            ours, beside = (
+                replace(one, samples=reconstruct(parts.codec, x, device, size, raise_if_stopped), references=x)
+                for one, x in ((ours, held_out), (beside, seen))
+            )
+        stated = {**settings, "own": own}
+        drawn = SampleBatch(ours.samples, {} if labels is None else {LABEL: labels}, 0, time.monotonic() - began)
+        in_words = {"sampler": "reconstructions of held-out examples"}
+        results = measure_samples(sampled, ours, drawn, in_words | stated, raise_if_stopped)
+        for name, metric in metrics:
+            if name not in results:
+                raise_if_stopped()
+                results[name] = _measure_beside(name, metric, ours, beside, stated)
     return {name: results[name] for name, _ in metrics}
 
 

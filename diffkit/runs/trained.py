@@ -442,7 +442,8 @@ class Run:
         found: dict[str, MetricResult] = {}
         with ranks.together():
             if ranks.is_main:
-                found = measure_held_out(named, trained.parts, self.device, asked.count, asked.seed, settings, stopped)
+                place, count, seed = self.directory.samples, asked.count, asked.seed
+                found = measure_held_out(named, trained.parts, self.device, count, seed, settings, place, stopped)
         yield found
 
     def _drawing(
