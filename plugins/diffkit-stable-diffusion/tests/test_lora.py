@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from diffkit_stable_diffusion.importing import import_model
-from diffkit_stable_diffusion.of_run import export_lora
+from diffkit_stable_diffusion.lora import export_lora
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor

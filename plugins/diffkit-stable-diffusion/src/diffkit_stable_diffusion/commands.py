@@ -19,6 +19,6 @@ PLACE = click.Path(path_type=Path)
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME", help="Weights to export.")
 def export_lora(run: Path, file: Path, names: Any, weights: str) -> None:
     """Write the low-rank adapter of RUN, trained with network `lora`, to the safetensors file FILE."""
-    from .of_run import export_lora as export
+    from .lora import export_lora as export
 
     click.echo(plain(str(export(run, file, names, weights))))

@@ -1,140 +1,126 @@
-"""Low-rank updates (LoRA) of weights in files with the names of diffusers or of kohya: read, merged, written.
-
-A layer W becomes W + factor alpha / rank up down. Files state rank and alpha for each layer; without alpha it is the
-rank. Every tensor of a file must belong to a layer of the model.
-"""
+"""The network of another run with a low-rank adapter (LoRA) that trains, and its export to a file."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+import peft
 import torch
-from diffkit_diffusers.errors import misnamed
+from pydantic import Field
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from diffkit import CheckpointError
+from diffkit import FilePath, Network, Shape, UsageError, open_run
 
-Names = Literal["diffusers", "kohya"]
-Part = Literal["unet", "text_encoder"]
-BEGINNINGS: Mapping[Part, tuple[str, str]] = {
-    "unet": ("unet.", "lora_unet_"),
-    "text_encoder": ("text_encoder.", "lora_te_"),
-}
-"""How names of a part begin: those of diffusers, with dots, and those of kohya, with underscores."""
-ENDS = re.compile(
-    r"(?P<layer>.+?)(?:"
-    r"(?:\.lora_A|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down)(?:\.default)?\.weight(?P<down>$)|"
-    r"(?:\.lora_B|\.lora_up|[._]lora\.up|\.lora_linear_layer\.up)(?:\.default)?\.weight(?P<up>$)|"
-    r"\.alpha(?P<alpha>$))"
-)
-"""The end of a name after the layer, in the spellings since 2023."""
-LAYERS = (nn.Linear, nn.Conv2d)
+from .lora_files import Names, Update, named
+from .of_run import OfRun, base_of, example_run
+
+A, B = ".lora_A.default.weight", ".lora_B.default.weight"
+"""The ends of the names that peft gives to the two weights of an update."""
 
 
-@dataclass
-class Update:
-    """A low-rank update of one layer; `names` are the tensors of the file that it comes from."""
+class LoRA(OfRun, Network):
+    """The network of another run with a trained low-rank update of its attention: W + alpha / rank up down.
 
-    down: Tensor | None = None
-    up: Tensor | None = None
-    alpha: float | None = None
-    names: tuple[str, ...] = ()
+    Only the update trains and is saved; `up` starts at zero, so that training starts from the network of the run.
 
-    def delta(self, shape: torch.Size) -> Tensor:
-        """Return alpha / rank up down in the shape of a weight. Raises CheckpointError DK603 if it does not fit."""
-        if self.down is None or self.up is None:
-            raise misnamed([f"the other half of {self.names[0]}"], [])
-        down, up = self.down.double(), self.up.double()
-        rank = down.shape[0]
-        kernel = down.shape[2:].numel() == shape[2:].numel() or down.ndim == len(shape)
-        fits = up.shape[:2] == (shape[0], rank) and down[0].numel() == shape[1:].numel() and up[0].numel() == rank
-        if not fits or not kernel:
-            message = f"{self.names[0]}: {tuple(up.shape)} times {tuple(down.shape)} does not update {tuple(shape)}"
-            raise CheckpointError(message, code="DK603", fix="use the file with the model that it was trained on")
-        scale = 1.0 if self.alpha is None else self.alpha / rank
-        return (scale * (up.flatten(1) @ down.flatten(1))).reshape(shape)
+    run       folder of the run
+    rank      rank of the update
+    alpha     scale of the update, alpha / rank; default: the rank
+    targets   ends of the names of the layers that are updated
+
+    Raises UsageError if there is no run, ValueError if its network has another shape or none of these layers.
+    Source: Hu et al. 2021 (arXiv:2106.09685), sec. 4.1, by the library peft.
+    """
+
+    law_exemptions: ClassVar[Mapping[str, str]] = {
+        "state": "the weights of the base are those of another run, and its hash is part of the state",
+        "scale-shift": "the law calls a network without a text",
+    }
+
+    def __init__(
+        self,
+        shape: Shape,
+        run: FilePath,
+        rank: Annotated[int, Field(ge=1)] = 4,
+        alpha: Annotated[float, Field(gt=0)] | None = None,
+        targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0"),
+    ) -> None:
+        super().__init__()
+        base = base_of(run)
+        if (base.shape.in_channels, base.shape.extra_channels, dict(base.shape.conditions)) != (
+            shape.in_channels,
+            shape.extra_channels,
+            dict(shape.conditions),
+        ):
+            raise ValueError(f"run: the network of {run} was built for {base.shape}, but this recipe needs {shape}")
+        self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
+        with torch.device("cpu"):
+            self.refer(copy.deepcopy(base.network).requires_grad_(False), run)
+            options: dict[str, Any] = {"r": rank, "lora_alpha": self.alpha, "target_modules": list(targets)}
+            peft.inject_adapter_in_model(peft.LoraConfig(**options), self.inner)
+
+    @staticmethod
+    def law_example(folder: Path) -> LoRA:
+        """Return an instance on which the laws are tested."""
+        run = example_run(folder)
+        return LoRA(base_of(run).shape, run)
+
+    def block_modules(self) -> Iterable[nn.Module]:
+        """Return the blocks of the network of the run."""
+        assert isinstance(self.inner, Network)
+        return self.inner.block_modules()
+
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        *,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+        concat: Tensor | None = None,
+    ) -> Tensor:
+        """Apply the network of the run with the update; see its `forward` for the conditions."""
+        self.verify()
+        given = {"label": label, "text": text, "text_mask": text_mask, "concat": concat}
+        out: Tensor = self.inner(x, c_noise, **{name: one for name, one in given.items() if one is not None})
+        return out
+
+    def updates(self) -> dict[str, Update]:
+        """Return the updates by the names of layers in the model of diffusers."""
+        state = self.inner.state_dict()
+        downs = {name.removesuffix(A): value for name, value in state.items() if name.endswith(A)}
+        return {
+            name.removeprefix("model."): Update(value.detach(), state[name + B].detach(), self.alpha)
+            for name, value in downs.items()
+        }
 
 
-def merge(model: nn.Module, part: Part, weights: Mapping[str, Tensor], factor: float) -> Collection[str]:
-    """Add the updates of a part of the model to its weights, in place.
+def export_lora(run: Path | str, out: Path | str, names: Names = "diffusers", weights: str = "ema") -> Path:
+    """Write the adapter of a run as one safetensors file that diffusers and other programs load.
 
     Args:
-        model: the U-Net, or the text encoder.
-        part: which of them.
-        weights: the tensors of a file.
-        factor: weight of the updates.
+        run: the run directory, whose network is `lora`.
+        out: the file to write.
+        names: the names of its tensors, those of diffusers or of kohya's scripts.
+        weights: "ema", "raw" or the name of an average; default "ema".
 
     Returns:
-        The names of the tensors that were used.
+        The file.
 
     Raises:
-        CheckpointError: DK603, the model does not have a layer, or an update does not fit it.
+        UsageError: DK081, the network of the run is not `lora`; DK080, the file exists.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
-    used: list[str] = []
-    for name, update in _updates(part, weights, layers).items():
-        with torch.no_grad():
-            weight = layers[name].weight
-            weight.add_((factor * update.delta(weight.shape)).to(weight))
-        used += update.names
-    return used
-
-
-def _updates(part: Part, weights: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Update]:
-    """Return the updates in a file by the names of layers."""
-    dotted, joined = BEGINNINGS[part]
-    by_kohya = {name.replace(".", "_"): name for name in layers}
-    found: dict[str, Update] = {}
-    for name, tensor in weights.items():
-        if not name.startswith((dotted, joined)):
-            continue
-        end = ENDS.fullmatch(name.removeprefix(dotted).removeprefix(joined))
-        own = name.startswith(dotted)
-        layer = "" if end is None else _present(end["layer"]) if own else end["layer"].removeprefix("text_model_")
-        layer = layer if own else by_kohya.get(layer, layer)
-        if end is None or layer not in layers:
-            raise misnamed([], [name])
-        update = found.setdefault(layer, Update())
-        update.names += (name,)
-        if end["down"] is not None:
-            update.down = tensor
-        elif end["up"] is not None:
-            update.up = tensor
-        else:
-            update.alpha = float(tensor)
-    return found
-
-
-def _present(layer: str) -> str:
-    """Return the present name of a layer of diffusers or transformers."""
-    layer = layer.replace(".processor.", ".").removeprefix("text_model.")
-    return f"{layer}.0" if layer.endswith(".to_out") else layer
-
-
-def named(updates: Mapping[str, Update], part: Part, names: Names) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a file.
-
-    Args:
-        updates: updates by the names of layers.
-        part: the part of the model that they belong to.
-        names: `diffusers`, whose factor alpha / rank is in `lora_B`, or `kohya`, with alpha.
-
-    Returns:
-        Names and tensors.
-    """
-    for layer, update in updates.items():
-        assert update.down is not None
-        assert update.up is not None
-        rank = update.down.shape[0]
-        alpha = float(rank) if update.alpha is None else update.alpha
-        if names == "diffusers":
-            yield f"{BEGINNINGS[part][0]}{layer}.lora_A.weight", update.down
-            yield f"{BEGINNINGS[part][0]}{layer}.lora_B.weight", update.up * (alpha / rank)
-        else:
-            begin = BEGINNINGS[part][1] + layer.replace(".", "_")
-            yield f"{begin}.lora_down.weight", update.down
-            yield f"{begin}.lora_up.weight", update.up
-            yield f"{begin}.alpha", torch.tensor(alpha)
+    network = open_run(run, device="cpu").trained(weights).network
+    if not isinstance(network, LoRA):
+        message = f"the network of {run} has no low-rank adapter"
+        raise UsageError(message, code="DK081", fix="name a run that was trained with network: {name: lora, run: ...}")
+    if Path(out).exists():
+        raise UsageError(f"{out} exists already", code="DK080", fix="choose another file")
+    tensors = {name: one.cpu().contiguous().clone() for name, one in named(network.updates(), "unet", names)}
+    save_file(tensors, out, metadata={"format": "pt"})
+    return Path(out)

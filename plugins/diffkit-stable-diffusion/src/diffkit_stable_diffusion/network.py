@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffkit import Network, RecipeError, Shape, UsageError
 
-from .lora import merge
+from .lora_files import merge
 
 TEXT = "text"
 FROM_SHAPE = ("in_channels", "out_channels", "cross_attention_dim", "sample_size")

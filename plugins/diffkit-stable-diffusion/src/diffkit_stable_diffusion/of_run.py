@@ -1,22 +1,19 @@
-"""Parts of another run in a recipe: its codec and conditioners, and its network with a low-rank adapter that trains.
+"""Parts of another run in a recipe: its codec and conditioners, and the base of its network with an adapter.
 
-Their weights stay in that run. A checkpoint holds the SHA-256 of them, and the weights of the adapter.
+Their weights stay in that run. A checkpoint holds their SHA-256, and the weights of the adapter.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
-import peft
 import torch
 from diffkit_diffusers.recipe import recipe_text
 from diffkit_diffusers.vae import TINY
-from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffkit import (
@@ -27,9 +24,6 @@ from diffkit import (
     ConditionSpec,
     DataSpec,
     FilePath,
-    Network,
-    Shape,
-    UsageError,
     assemble,
     load_recipe,
     open_run,
@@ -38,13 +32,11 @@ from diffkit import (
 )
 from diffkit.conditioner import Encoded
 
-from .lora import Names, Update, named
 from .network import TextUNet
 from .text import ClipText
 
 HASH, ADAPTER = "sha256", ".lora_"
-"""The buffer with the hash of a base, and what the names of an adapter's weights contain."""
-A, B = ".lora_A.default.weight", ".lora_B.default.weight"
+"""The buffer with the hash of a base, and what the names of an adapter's weights contain, as peft writes them."""
 
 
 @lru_cache(maxsize=1)
@@ -196,110 +188,6 @@ class RunConditioner(OfRun, Conditioner):
 
     def null(self) -> Encoded:
         return self.conditioner.null()
-
-
-class LoRA(OfRun, Network):
-    """The network of another run with a trained low-rank update of its attention: W + alpha / rank up down.
-
-    Only the update trains and is saved; `up` starts at zero, so that training starts from the network of the run.
-
-    run       folder of the run
-    rank      rank of the update
-    alpha     scale of the update, alpha / rank; default: the rank
-    targets   ends of the names of the layers that are updated
-
-    Raises UsageError if there is no run, ValueError if its network has another shape or none of these layers.
-    Source: Hu et al. 2021 (arXiv:2106.09685), sec. 4.1, by the library peft.
-    """
-
-    law_exemptions: ClassVar[Mapping[str, str]] = {
-        "state": "the weights of the base are those of another run, and its hash is part of the state",
-        "scale-shift": "the law calls a network without a text",
-    }
-
-    def __init__(
-        self,
-        shape: Shape,
-        run: FilePath,
-        rank: Annotated[int, Field(ge=1)] = 4,
-        alpha: Annotated[float, Field(gt=0)] | None = None,
-        targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0"),
-    ) -> None:
-        super().__init__()
-        base = base_of(run)
-        if (base.shape.in_channels, base.shape.extra_channels, dict(base.shape.conditions)) != (
-            shape.in_channels,
-            shape.extra_channels,
-            dict(shape.conditions),
-        ):
-            raise ValueError(f"run: the network of {run} was built for {base.shape}, but this recipe needs {shape}")
-        self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
-        with torch.device("cpu"):
-            self.refer(copy.deepcopy(base.network).requires_grad_(False), run)
-            options: dict[str, Any] = {"r": rank, "lora_alpha": self.alpha, "target_modules": list(targets)}
-            peft.inject_adapter_in_model(peft.LoraConfig(**options), self.inner)
-
-    @staticmethod
-    def law_example(folder: Path) -> LoRA:
-        """Return an instance on which the laws are tested."""
-        run = example_run(folder)
-        return LoRA(base_of(run).shape, run)
-
-    def block_modules(self) -> Iterable[nn.Module]:
-        """Return the blocks of the network of the run."""
-        assert isinstance(self.inner, Network)
-        return self.inner.block_modules()
-
-    def forward(
-        self,
-        x: Tensor,
-        c_noise: Tensor,
-        label: Tensor | None = None,
-        *,
-        text: Tensor | None = None,
-        text_mask: Tensor | None = None,
-        concat: Tensor | None = None,
-    ) -> Tensor:
-        """Apply the network of the run with the update; see its `forward` for the conditions."""
-        self.verify()
-        given = {"label": label, "text": text, "text_mask": text_mask, "concat": concat}
-        out: Tensor = self.inner(x, c_noise, **{name: one for name, one in given.items() if one is not None})
-        return out
-
-    def updates(self) -> dict[str, Update]:
-        """Return the updates by the names of layers in the model of diffusers."""
-        state = self.inner.state_dict()
-        downs = {name.removesuffix(A): value for name, value in state.items() if name.endswith(A)}
-        return {
-            name.removeprefix("model."): Update(value.detach(), state[name + B].detach(), self.alpha)
-            for name, value in downs.items()
-        }
-
-
-def export_lora(run: Path | str, out: Path | str, names: Names = "diffusers", weights: str = "ema") -> Path:
-    """Write the adapter of a run as one safetensors file that diffusers and other programs load.
-
-    Args:
-        run: the run directory, whose network is `lora`.
-        out: the file to write.
-        names: the names of its tensors, those of diffusers or of kohya's scripts.
-        weights: "ema", "raw" or the name of an average; default "ema".
-
-    Returns:
-        The file.
-
-    Raises:
-        UsageError: DK081, the network of the run is not `lora`; DK080, the file exists.
-    """
-    network = open_run(run, device="cpu").trained(weights).network
-    if not isinstance(network, LoRA):
-        message = f"the network of {run} has no low-rank adapter"
-        raise UsageError(message, code="DK081", fix="name a run that was trained with network: {name: lora, run: ...}")
-    if Path(out).exists():
-        raise UsageError(f"{out} exists already", code="DK080", fix="choose another file")
-    tensors = {name: one.cpu().contiguous().clone() for name, one in named(network.updates(), "unet", names)}
-    save_file(tensors, out, metadata={"format": "pt"})
-    return Path(out)
 
 
 def example_run(folder: Path) -> str:

@@ -15,7 +15,7 @@ DIFFKIT_API = 1
 COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "network": [
         ("stable-diffusion", "network:TextUNet", "Use the U-Net of Stable Diffusion", "rombach2022high"),
-        ("lora", "of_run:LoRA", "Train a low-rank update of the network of a run", "hu2022lora"),
+        ("lora", "lora:LoRA", "Train a low-rank update of the network of a run", "hu2022lora"),
     ],
     "codec": [("of-run", "of_run:RunCodec", "Refer to the codec of another run, as lora does")],
     "conditioner": [

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffkit import CheckpointError, Conditioner, ConditionSpec, FilePath, RecipeError, as_texts
 
-from .lora import merge
+from .lora_files import merge
 from .tokens import as_buffer, from_buffer, limited, read_tokenizer, windows
 
 TOKENIZER_BYTES = "tokenizer_bytes"
