@@ -58,19 +58,6 @@ def labelled(metric: ComponentSpec) -> str:
     return f"{metric.name}({', '.join(options)})" if options else metric.name
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The arguments of an evaluation; `count` and `steps` None: those of the recipe."""
-
-    count: int | None
-    steps: int | None
-    seed: int
-    weights: str
-    progress: bool
-    raise_if_stopped: Callable[[], None]
-    ranks: Ranks
-
-
 def chosen_metrics(
     parts: Parts, wanted: str | Sequence[str] | None, options: Mapping[str, Any]
 ) -> list[tuple[str, Metric]]:
@@ -304,7 +291,18 @@ def measure_samples(
     settings: Mapping[str, Any],
     raise_if_stopped: Callable[[], None],
 ) -> dict[str, MetricResult]:
-    """Apply metrics to samples, and to as many real held-out examples in their place."""
+    """Apply metrics to samples, and to as many real held-out examples in their place.
+
+    Args:
+        metrics: Names and metrics.
+        ours: The evaluation with the samples.
+        drawn: The samples, and what drawing them cost.
+        settings: How they were drawn, by names of fields of `MetricResult`.
+        raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
+
+    Returns:
+        The results by name of the metric.
+    """
     train, held_out, held_out_labels, seed = ours.train, ours.held_out, ours.held_out_labels, ours.seed
     count = min(len(drawn.x), len(held_out))
     real = ours.with_samples(held_out[:count], None if held_out_labels is None else held_out_labels[:count])

@@ -158,7 +158,16 @@ def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) ->
 
 
 def in_rows(x: Tensor, made: Tensor, columns: int) -> Tensor:
-    """Return rows of `columns` examples, each followed by a row of reconstructions and one of the differences."""
+    """Arrange examples and reconstructions for a picture.
+
+    Args:
+        x: Examples: (N, C, *S).
+        made: Their reconstructions.
+        columns: Examples in a row; those of a shorter last row are left out.
+
+    Returns:
+        Rows of examples, each followed by a row of reconstructions and one of the differences: (M, C, *S).
+    """
     rows = zip(torch.split(x, columns), torch.split(made, columns), strict=True)
     return torch.cat([torch.cat([one, two, (two - one).clamp(-1, 1)]) for one, two in rows if len(one) == columns])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from ..level import Level
 from ..recipe.assembly import Assembly, build
 from ..recipe.condition_checks import without_dropout
 from ..recipe.presets import preset_of
+from ..runtime.distributed import Ranks
 from ..runtime.memory import enough_memory
 from ..sampler import Sampler
 from ..schedule import sampled
@@ -451,3 +452,16 @@ def enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
     needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
     fix = "lower sample.batch_size in the recipe, or choose another --device"
     return enough_memory(lambda: needs, "sampling", fix)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The arguments of an evaluation; `count` and `steps` None: those of the recipe."""
+
+    count: int | None
+    steps: int | None
+    seed: int
+    weights: str
+    progress: bool
+    raise_if_stopped: Callable[[], None]
+    ranks: Ranks

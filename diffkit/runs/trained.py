@@ -28,11 +28,12 @@ from ..runtime.distributed import SINGLE_PROCESS, Ranks, resolve_device
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .evaluation import Measurement, chosen_metrics, measure, model_setting, refuse_unfit, result_names
+from .evaluation import chosen_metrics, measure, model_setting, refuse_unfit, result_names
 from .held_out import measure_held_out
 from .planning import (
     MAX_SEED,
     Component,
+    Measurement,
     SampleRequest,
     SamplingPlan,
     enough_for,
@@ -59,7 +60,6 @@ from .weights import (
 )
 
 Named = Sequence[tuple[str, Metric]]
-"""Names and metrics."""
 
 
 class Run:

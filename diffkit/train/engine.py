@@ -194,6 +194,9 @@ class Engine:
             step: number of steps done, on which some losses depend.
             average: whether to use the first average of the weights, if there is one.
             rounds: how often each example is used.
+
+        Returns:
+            The mean loss, and that by time.
         """
         seen = self.config.steps * self.config.batch_size
         return held_out_loss(

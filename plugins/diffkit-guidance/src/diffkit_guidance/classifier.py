@@ -77,9 +77,8 @@ class ClassifierGuidance(Guidance):
 
     @staticmethod
     def law_example(folder: Path) -> ClassifierGuidance:
-        """Return an instance on which the laws are tested, with the exact classifier of a mixture."""
-        mixture = MixtureOracle([0.5, 0.2, 0.3], [[0.8, 0.1], [-0.7, 0.4], [0.0, -1.0]], [0.05, 0.2, 0.1])
-        return ClassifierGuidance.of(lambda x, level: mixture.responsibilities(x, level).log())
+        """Return an instance on which the laws are tested."""
+        return _OfMixture("")
 
     @property
     def needs_null(self) -> bool:
@@ -123,3 +122,12 @@ class ClassifierGuidance(Guidance):
             rows = label.clamp(0, logs.shape[1] - 1).expand(len(x))
             (found,) = torch.autograd.grad(logs.gather(1, rows[:, None]).sum(), z)
         return found * broadcast(known.expand(len(x)).to(found.dtype), x)
+
+
+class _OfMixture(ClassifierGuidance):
+    """Guidance by the exact classifier of a mixture, on which the laws are tested."""
+
+    @cached_property
+    def classifier(self) -> Logits:
+        mixture = MixtureOracle([0.5, 0.2, 0.3], [[0.8, 0.1], [-0.7, 0.4], [0.0, -1.0]], [0.05, 0.2, 0.1])
+        return lambda x, level: mixture.responsibilities(x, level).log()
