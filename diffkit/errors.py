@@ -27,7 +27,7 @@ def plain(text: str, keep: str = "\n\t") -> str:
 
 def _escape(character: str) -> str:
     hidden = unicodedata.category(character) in UNPRINTABLE
-    return character.encode("unicode_escape").decode() if hidden else character
+    return ascii(character)[1:-1] if hidden else character
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
         "data": ("pairs",),
     },
     "diffkit-guidance": {
-        "guidance": ("interval", "autoguidance", "apg", "perturbed-attention"),
+        "guidance": ("classifier", "interval", "autoguidance", "apg", "perturbed-attention"),
         "sampler": ("cfg-pp",),
     },
     "diffkit-improved-ddpm": {
@@ -60,6 +60,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     "diffkit-latent": {
         "codec": ("trained", "tiled", "kl-vae", "vq-vae"),
         "reconstruction-loss": ("l1", "l2", "kl", "perceptual", "adversarial"),
+        "metric": ("psnr", "ssim"),
     },
     "diffkit-p2": {"weighting": ("p2", "min-snr", "soft-min-snr")},
     "diffkit-score-sde": {
@@ -84,8 +85,18 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "diffkit-dpmsolver": ("digits-adams", "digits-dpmpp", "digits-unipc"),
     "diffkit-edm": ("digits-edm", "fashion-edm"),
     "diffkit-flow": ("digits-flow",),
+    "diffkit-guidance": ("classifier-digits",),
     "diffkit-improved-ddpm": ("digits-improved-ddpm", "digits-vlb"),
     "diffkit-inverse": ("restore-mnist",),
+    "diffkit-latent": (
+        "latent-captions",
+        "latent-clothing64",
+        "latent-images",
+        "ldm-celebahq256",
+        "vae-clothing64",
+        "vae-digits",
+        "vae-images",
+    ),
     "diffkit-p2": ("digits-min-snr",),
     "diffkit-score-sde": ("digits-probability-flow", "digits-score-sde", "digits-ve"),
     "diffkit-stable-diffusion": ("lora-stable-diffusion",),

@@ -240,6 +240,8 @@ UNSOURCED = {
     "network/diffusers": "whatever diffusers has",
     "network/diffusers-unet": "the U-Net of diffusers",
     "weighting/uniform": "its definition",
+    "metric/psnr": "its definition",
+    "metric/accuracy": "its definition",
     "reconstruction-loss/l1": "its definition",
     "reconstruction-loss/l2": "its definition",
     "strategy/auto": "a choice between the other two",

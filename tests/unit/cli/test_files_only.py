@@ -215,7 +215,7 @@ def test_schema_is_written_for_editors(diffkit: Diffkit, tmp_path: Path) -> None
     assert diffkit("schema", "--out", tmp_path / "schema.json").code == 0
     found = json.loads((tmp_path / "schema.json").read_text())
     assert found["$schema"].startswith("http://json-schema.org/draft-07")
-    assert "train" in found["properties"]
+    assert all("train" in task["properties"] for task in found["anyOf"])
 
 
 def test_checkpoints_finds_a_flipped_bit(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_bug_is_reported_whole_and_kept(
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setenv("DIFFKIT_CRASH_DIR", str(tmp_path))
-    monkeypatch.setattr("diffkit.runs.pipeline.assemble", broken)
+    monkeypatch.setattr("diffkit.runs.pipeline.assemble_parts", broken)
     said = diffkit("run", recipe, "--out", tmp_path / "a")
     assert said.code == 1
     assert "a bug of ours" in (tmp_path / "crash.txt").read_text()
