@@ -144,7 +144,9 @@ def _picture(run: RunDirectory) -> Path | None:
 def _settings(result: MetricResult) -> dict[str, Any]:
     """Return everything that the value of a metric depends on besides the model."""
     drawn = result.settings | {"definition": result.definition, "training examples": result.reference}
-    return drawn | {"held-out examples": result.held_out_count, "values of an example": result.dimension} | result.protocol
+    return (
+        drawn | {"held-out examples": result.held_out_count, "values of an example": result.dimension} | result.protocol
+    )
 
 
 def _losses(run: RunDirectory) -> Losses:

@@ -173,7 +173,7 @@ class SamplingPlan:
     count: int
     seed: int = 0
     batch_size: int = 64
-    conditions: Conditions = Conditions()
+    conditions: Conditions = field(default_factory=Conditions)
     given: Mapping[str, Tensor] = field(default_factory=dict)
     guidance: tuple[Guidance, ...] = ()
     first: int = 0

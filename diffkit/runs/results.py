@@ -225,7 +225,7 @@ class EvaluationResult(BaseModel):
 
     @property
     def verdict(self) -> Verdict | None:
-        """The quality of the samples, or the reason why it is not known; None without metrics of samples. See `RULE`."""
+        """The quality of the samples, or why it is not known; None without metrics of samples. See `RULE`."""
         measured = {name: one for name, one in self.metrics.items() if one.needs == "samples"}
         if not measured:
             return None

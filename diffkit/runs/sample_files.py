@@ -236,9 +236,7 @@ def draw_and_save(
     target = directory / (GRID if is_image(assembly.data) else SAMPLES)
     drawing = shared_draw(directory / PARTS, plan, assembly.recipe, f"sample {step}", ranks)
     with (
-        drawing.draw(
-            denoise, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step
-        ) as drawn,
+        drawing.draw(denoise, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step) as drawn,
         ranks.together(),
         atomic.writing(directory, FIX),
     ):

@@ -212,11 +212,11 @@ class Run:
             weights: "raw", "ema" (the first average), the name of an average, or "width:W".
             labels: Classes by number or name, repeated until there are `count`; by default those of the recipe, else
                 all in turn.
-            conditions: Conditions by name, each one value or a list that is repeated until there are `count`: a class by
-                number or name, a text, numbers or an array, see `read_condition`. If some are given, the others are
+            conditions: Conditions by name, each one value or a list that is repeated until there are `count`: a class
+                by number or name, a text, numbers or an array, see `read_condition`. If some are given, the others are
                 null; by default those of the recipe, else those of held-out examples.
-            guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`, such
-                as {"cfg": 3.0}.
+            guidance: Changes of the guidance of the recipe: by name of a guidance its options, or only its `scale`,
+                such as {"cfg": 3.0}.
             x: Examples (count, C, *S) to start from instead of noise: image to image, or, for a mixture of two
                 examples, interpolation. Floats are in the model's range, uint8 are raw values; see `as_examples`.
             start: The time whose noise is added to `x`.

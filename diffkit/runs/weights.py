@@ -208,8 +208,8 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
 class Turns:
     """The parts of a model with weights, which take turns on a device: the one that computes lies there.
 
-    The network, the conditioners and the codec lie in the memory of the CPU until they are called. Nulls of conditioners
-    are computed there, so that guidance does not move them in every step.
+    The network, the conditioners and the codec lie in the memory of the CPU until they are called. Nulls of
+    conditioners are computed there, so that guidance does not move them in every step.
 
     Args:
         assembly: The objects, whose calls are changed.

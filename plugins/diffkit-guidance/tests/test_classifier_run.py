@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from diffkit import Classifier, RecipeError, Run, UsageError, build, load_recipe, open_run, run
 from diffkit.cli.main import main
 
+pytestmark = pytest.mark.xdist_group("classifier-training")
+
 DATA = {"name": "mixture", "components": 4, "std": 0.3, "labels": True, "count": 2048, "held_out": 512}
 SCHEDULE = {"name": "linear", "steps": 100, "beta_start": 1e-3, "beta_end": 0.2}
 NETWORK = {"name": "mlp", "width": 32, "depth": 1, "embedding_channels": 16}

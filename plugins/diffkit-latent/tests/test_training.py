@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from diffkit import RecipeError, Run, UsageError, load_recipe, open_run, run
 from diffkit.cli.main import main
 
+pytestmark = pytest.mark.xdist_group("codec-training")
+
 CODEC = {"name": "kl-vae", "factor": 2, "channels": 2, "width": 8}
 ADVERSARIAL = {"name": "adversarial", "layers": 1, "width": 8, "start": 1, "adaptive": True}
 
@@ -83,6 +85,7 @@ def test_reconstructions_and_report(finished: Run) -> None:
     assert "Not in this report" not in page
 
 
+@pytest.mark.slow
 def test_a_diffusion_uses_the_run(finished: Run, tmp_path: Path) -> None:
     latent = {
         "name": "latent",
