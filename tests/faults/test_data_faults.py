@@ -53,6 +53,7 @@ def test_one_example_too_few(diffkit: Server, recipe: Path, tmp_path: Path) -> N
     assert "error[DK304] 1 examples are too few to hold out 1" in ended.err
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_the_checkpoint(diffkit: Server, recipe: Path, tmp_path: Path) -> None:
     """Reliability 28: refused with both fingerprints; with the old data it goes on."""
     points = np.random.default_rng(0).standard_normal((40, 2)).astype("float32")

@@ -574,9 +574,9 @@ LATENT_DIFFUSION = [
     fault("the kept rows are dropped", "diffkit/conditioner.py", "torch.where(rows.reshape(-1, *(1,) * (value.ndim - 1)), null, value)", "torch.where(rows.reshape(-1, *(1,) * (value.ndim - 1)), value, null)", "conditioner/label:dropped"),
     fault("the null stands in the first row alone", "diffkit/conditioner.py", "null = null.to(value).expand(value.shape)", "null = torch.cat([null.to(value).expand(value[:1].shape), value[1:]])", "conditioner/label:dropped"),
     fault("one share for all steps of image to image", "diffkit/runs/editing.py", "taken = min(int(steps * share), steps)", "taken = steps", "tests/unit/runs/test_editing.py"),
-    fault("alpha of an adapter without its rank", SD + "lora.py", "1.0 if self.alpha is None else self.alpha / rank", "1.0 if self.alpha is None else self.alpha", ADAPTERS),
-    fault("the weight of an adapter is ignored", SD + "lora.py", "(factor * update.delta(weight.shape))", "update.delta(weight.shape)", ADAPTERS),
-    fault("an exported adapter lacks its scale", SD + "lora.py", "update.up * (alpha / rank)", "update.up", ADAPTERS),
+    fault("alpha of an adapter without its rank", SD + "lora_files.py", "1.0 if self.alpha is None else self.alpha / rank", "1.0 if self.alpha is None else self.alpha", ADAPTERS),
+    fault("the weight of an adapter is ignored", SD + "lora_files.py", "(factor * update.delta(weight.shape))", "update.delta(weight.shape)", ADAPTERS),
+    fault("an exported adapter lacks its scale", SD + "lora_files.py", "update.up * (alpha / rank)", "update.up", ADAPTERS),
     fault("a part of the model stays on the device", "diffkit/runs/weights.py", "self.present.to(HOME)", "pass", "plugins/diffkit-stable-diffusion/tests/test_folder.py::test_parts_take_turns_on_the_device"),
 ]  # fmt: skip
 

@@ -151,6 +151,7 @@ def test_data_can_be_named_and_is_missing_otherwise(tmp_path: Path) -> None:
         import_folder(tmp_path, tmp_path / "wrong")
 
 
+@pytest.mark.slow
 def test_trained_runs_of_three_networks_are_exported(tmp_path: Path) -> None:
     """unet, a model of diffusers, and unet from a folder; diffusers answers as the run does."""
     pipeline(tmp_path / "theirs")

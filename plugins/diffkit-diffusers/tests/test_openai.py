@@ -178,6 +178,7 @@ def test_hostile_checkpoints_are_refused_and_do_nothing(tmp_path: Path) -> None:
         read_pickled(tmp_path / "bomb.pt", max_bytes=10)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_the_worker_may_start_no_process_and_use_no_more_memory(tmp_path: Path) -> None:
     """Its limits hold even if weights_only did not."""

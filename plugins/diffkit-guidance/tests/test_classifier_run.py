@@ -73,6 +73,7 @@ def test_accuracy_by_noise_level_and_report(finished: Run) -> None:
     assert "Not in this report" not in page
 
 
+@pytest.mark.slow
 def test_resume_is_equal_bit_for_bit(tmp_path: Path) -> None:
     run(recipe(train={"steps": 6}), tmp_path / "whole")
     run(recipe(train={"steps": 3}), tmp_path / "parts")

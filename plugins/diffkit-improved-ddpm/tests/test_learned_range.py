@@ -170,6 +170,7 @@ def test_the_simple_loss_ignores_the_second_head() -> None:
     assert not slope[:, 1:].any()
 
 
+@pytest.mark.slow
 def test_the_learned_variance_finds_the_true_one() -> None:
     """Identity D7: for data of deviation s the best variance is V_s beta / V_t, which lies in the range for s <= 1."""
     schedule, t, s2 = Linear(), 500, 0.3

@@ -52,7 +52,10 @@ def test_a_resumed_run_is_bit_identical(toys: ModuleType, tmp_path: Path, worker
     assert [record["step"] for record in whole.records] == [5, 10, 12]
 
 
-@pytest.mark.parametrize(("channels_last", "precision"), [(False, "fp32"), (True, "fp32"), (False, "bf16")])
+@pytest.mark.parametrize(
+    ("channels_last", "precision"),
+    [(False, "fp32"), pytest.param(True, "fp32", marks=pytest.mark.slow), (False, "bf16")],
+)
 def test_a_resumed_unet_is_bit_identical(toys: ModuleType, channels_last: bool, precision: str) -> None:
     """pains 6, with convolutions, attention and dropout, in both layouts and in half precision."""
 
