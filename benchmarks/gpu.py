@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from contestants import BUILDERS, SIZES, Size, Switches, network, ours
@@ -81,7 +82,7 @@ def training(size: Size, device: str, seconds: float, most: float) -> Iterator[s
         yield f"| {title} | {size.batch} | {rate:,.0f} | {rate * each / most:.0%} |"
 
 
-SWITCHES: dict[str, dict[str, object]] = {
+SWITCHES: dict[str, dict[str, Any]] = {
     "precision: fp32": {"precision": "fp32", "compile": False},
     "precision: tf32": {"precision": "tf32", "compile": False},
     "precision: bf16": {"precision": "bf16", "compile": False},
@@ -98,8 +99,8 @@ def switched(size: Size, device: str, seconds: float, until: float) -> Iterator[
         if time.perf_counter() > until:
             yield f"| {title} | {size.batch} | not measured: the time is over |"
             continue
-        step, _ = ours(size, Switches(device=device, precision="auto"), **options)  # type: ignore[arg-type]
-        precision = choose(options.get("precision", "auto"), torch.device(device), Eps(), network(size))  # type: ignore[arg-type]
+        step, _ = ours(size, Switches(device=device, precision="auto"), **options)
+        precision = choose(options.get("precision", "auto"), torch.device(device), None, network(size))
         with float32_products(precision):
             rate = size.batch / seconds_of(step, device, seconds)
         del step

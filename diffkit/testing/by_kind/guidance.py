@@ -23,7 +23,7 @@ from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..options import options_used
-from ..reference import SOURCE, STATEMENT, evaluate, level_values, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, level_values, reference_of
 
 LABEL = torch.tensor([0, 3, 1, 2, 0])
 NULL = 4
@@ -384,6 +384,7 @@ def used_options(case: Case, result: LawResult) -> None:
 
 
 @law("guidance", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """The guided x0: from x0 with labels (labelled), without (null), x, label, and the level."""
     formula = reference_of(case)

@@ -17,7 +17,7 @@ from ...oracles.network import ideal_output
 from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
-from ..reference import SOURCE, STATEMENT, evaluate, level_values, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, level_values, reference_of
 
 SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
 
@@ -283,6 +283,7 @@ def channels(case: Case, result: LawResult) -> None:
 
 
 @law("parameterization", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """The target, from x0, eps and the level."""
     formula, p = reference_of(case), case.component

@@ -25,7 +25,7 @@ from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..options import options_used
-from ..reference import SOURCE, STATEMENT, evaluate, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
 
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
@@ -368,6 +368,7 @@ def used_options(case: Case, result: LawResult) -> None:
 
 
 @law("sampler", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
+@for_variants
 def reference(case: Case, result: LawResult) -> None:
     """The mean and the standard deviation of the noise of a first step, from x, x0, eps, and the levels t and s."""
     formula = reference_of(case)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import cmath
 import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
@@ -23,6 +26,7 @@ from diffkit import (
     Network,
     Noise,
     Objective,
+    Parameterization,
     RandomStreams,
     Sampler,
     Shape,
@@ -317,18 +321,36 @@ class Restart(Sampler[None]):
 
 @dataclass(frozen=True)
 class Multistep(Sampler[None]):
-    """Multistep sampling of a consistency function."""
+    """Multistep sampling of a consistency function; `eta` is the share of new noise."""
 
+    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     stochastic = True
     consistency = True
 
     def step(self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: None, noise: Noise) -> tuple[Tensor, None]:
-        x0 = denoise(x, t).x0
-        return (s.alpha * x0 if s.is_clean else s.alpha * x0 + s.sigma * noise(x)), None
+        found = denoise(x, t)
+        if s.is_clean:
+            return s.alpha * found.x0, None
+        kept = math.sqrt(1.0 - self.eta**2)
+        return s.alpha * found.x0 + s.sigma * (kept * found.eps + self.eta * noise(x)), None
 
-    def law_reference(self, x0: Tensor, t: Level, s: Level) -> tuple[Tensor, float]:
+    def law_reference(self, x0: Tensor, eps: Tensor, t: Level, s: Level) -> tuple[Tensor, float]:
         """Mean and standard deviation of a step."""
-        return s.alpha * x0, s.sigma
+        return s.alpha * x0 + s.sigma * math.cos(math.asin(self.eta)) * eps, s.sigma * self.eta
+
+
+@dataclass(frozen=True)
+class Tilted(Parameterization):
+    """y = cos(tilt) eps - sin(tilt) x0."""
+
+    tilt: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def coefficients(self, level: Level) -> tuple[float, float]:
+        return -math.sin(self.tilt), math.cos(self.tilt)
+
+    def law_reference(self, x0: Tensor, eps: Tensor) -> Tensor:
+        """The target."""
+        return (torch.complex(eps, x0) * cmath.exp(1j * self.tilt)).real
 
 
 @dataclass(frozen=True)

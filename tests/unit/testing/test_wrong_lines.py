@@ -16,6 +16,7 @@ KINDS = {
     "guidance": ("Projected", "PlusPlus", "Classifier", "Softened"),
     "network": ("Transformer", "TokenTransformer", "AxialTransformer"),
     "objective": ("Velocity",),
+    "parameterization": ("Tilted",),
     "sampler": ("Restart", "Multistep", "SelfConditioned"),
 }
 WRONG = [
@@ -38,6 +39,7 @@ WRONG = [
     ("PlusPlus", "denoise(x, level, **cond, label=", "denoise(x, level, label=", "conditions"),
     ("Classifier", "estimate.x0 + self.scale * at.sigma", "estimate.x0 - self.scale * at.sigma", "direction"),
     ("Classifier", "at.sigma**2 / at.alpha * slope", "at.sigma / at.alpha * slope", "reference"),
+    ("Classifier", "estimate.x0 + self.scale * at", "estimate.x0 + self.scale**2 * at", "reference"),
     ("Transformer", "(1 + scale)", "scale", "scale-shift"),
     ("Transformer", "+ gate * self.attention", "+ self.attention", "parts"),
     ("Transformer", "self.shape.classes or 0, device", "(self.shape.classes or 1) - 1, device", "label-used"),
@@ -67,8 +69,10 @@ WRONG = [
     ("Restart", "(now.eps + then.eps) / 2", "then.eps", "marginal"),
     ("Restart", "math.sqrt(self.high**2 - s.ratio**2)", "(self.high - s.ratio)", "point-mass-law"),
     ("Restart", "range(self.parts + 1)]", "range(self.parts)]", "point-mass-law"),
-    ("Multistep", "s.alpha * x0 + s.sigma * noise(x)", "t.alpha * x0 + s.sigma * noise(x)", "marginal"),
-    ("Multistep", "s.alpha * x0 + s.sigma * noise(x)", "s.alpha * x0 + t.sigma * noise(x)", "reference"),
+    ("Multistep", "s.alpha * found.x0 + s.sigma", "t.alpha * found.x0 + s.sigma", "marginal"),
+    ("Multistep", "found.x0 + s.sigma *", "found.x0 + t.sigma *", "reference"),
+    ("Multistep", "math.sqrt(1.0 - self.eta**2)", "1.0 - self.eta", "reference"),
+    ("Tilted", "-math.sin(self.tilt)", "-self.tilt", "reference"),
     ("SelfConditioned", "torch.zeros_like(z) if last is None else last", "torch.zeros_like(z)", "added-conditions"),
     ("SelfConditioned", "found[-1].x0)", "found[-1].eps)", "added-conditions"),
 ]
