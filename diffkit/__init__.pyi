@@ -75,7 +75,14 @@ from .noise import RandomStreams as RandomStreams, SampleNoise as SampleNoise
 from .objective import Loss as Loss, Objective as Objective, Weighting as Weighting
 from .optimizer import LRSchedule as LRSchedule, NamedParameters as NamedParameters, Optimizer as Optimizer
 from .parameterization import Parameterization as Parameterization
-from .recipe.assembly import Assembly as Assembly, assemble as assemble, build as build
+from .recipe.assembly import (
+    Assembly as Assembly,
+    ClassifierParts as ClassifierParts,
+    CodecParts as CodecParts,
+    Parts as Parts,
+    assemble as assemble,
+    build as build,
+)
 from .recipe.contents import entries as entries
 from .recipe.spec import Recipe as Recipe
 from .recipe.validate import load_recipe as load_recipe

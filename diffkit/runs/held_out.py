@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec
-from ..data import LABEL, stack
+from ..data import LABEL, Data, stack
 from ..errors import DataError
 from ..metric import Evaluation, Metric, TrainedClassifier
 from ..recipe.assembly import ClassifierParts, Parts
@@ -191,6 +191,12 @@ def load_reconstructions(directory: Path) -> dict[str, Array] | None:
     raise damaged_file(f"{FILE} holds no reconstructions")
 
 
+def require_held_out(data: Data) -> None:
+    """Raise DataError DK300 if no example is held out for the metrics of a codec or a classifier."""
+    if not len(data.split("held-out")):
+        raise DataError("no example is held out, so nothing can be measured", fix="hold some out, or drop metrics")
+
+
 def measure_held_out(
     metrics: Sequence[tuple[str, Metric]],
     parts: Parts,
@@ -223,8 +229,7 @@ def measure_held_out(
     wanted, size = count or recipe.evaluate.count or MAX_EXAMPLES, recipe.evaluate.batch_size or BATCH
     own = settings["own"] and seed == recipe.seed and count in (None, recipe.evaluate.count)
     predicted = parts.condition if isinstance(parts, ClassifierParts) else LABEL
-    if not len(data.split("held-out")):
-        raise DataError("no example is held out, so nothing can be measured", fix="hold some out, or drop metrics")
+    require_held_out(data)
     with scratch_folder(place) as folder:
         held_out, labels = examples(data, "held-out", min(wanted, MAX_EXAMPLES), label=predicted, folder=folder)
         sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]

@@ -35,7 +35,7 @@ from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
 from ..strategy import is_sharded
 from ..train.precision import choose
-from .held_out import BATCH, reconstruct_and_save
+from .held_out import BATCH, reconstruct_and_save, require_held_out
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .sample_files import draw_and_save
@@ -87,6 +87,8 @@ def run(
     with joined(chosen, loaded.train.timeout, path) as world:
         with world.together():
             parts = assemble_parts(loaded, chosen)
+            if parts.metrics and not isinstance(parts, Assembly):
+                require_held_out(parts.data)
         if not world.is_main:
             with world.together():
                 pass  # the first process opens the run directory

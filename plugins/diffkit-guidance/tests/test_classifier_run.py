@@ -120,6 +120,9 @@ def test_it_guides_another_run(finished: Run, tmp_path: Path, capsys: pytest.Cap
         ClassifierGuidance(str(tmp_path / "guided"))
     with pytest.raises(UsageError, match="trains a diffusion, not a classifier"):
         open_run(tmp_path / "guided").classifier()
+    other = diffusion | {"data": DATA | {"components": 3, "condition_dropout": 0.5}}
+    with pytest.raises(RecipeError, match=r"inputs of shape \(2,\) and 4 classes; this recipe has \(2,\) and 3"):
+        load_recipe(other)
     del diffusion["data"]["condition_dropout"]
     with pytest.raises(RecipeError, match="guidance classifier calls the network without label"):
         load_recipe(diffusion)

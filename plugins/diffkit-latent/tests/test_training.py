@@ -16,8 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffkit import RecipeError, Run, UsageError, load_recipe, open_run, run
+from diffkit import DataError, RecipeError, Run, UsageError, load_recipe, open_run, run
+from diffkit.basics.data.digits import Digits
 from diffkit.cli.main import main
+from diffkit.data import InMemorySplit
 
 pytestmark = pytest.mark.xdist_group("codec-training")
 
@@ -229,6 +231,19 @@ def test_bad_recipes_have_one_error(changes: dict[str, Any], message: str, fix: 
     line = path.read_text().splitlines()[where.line - 1]
     assert next(iter(changes)) in line or "name" in line
     assert fix in caught.value.render()
+
+
+def test_metrics_need_held_out_examples_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data of a plugin may hold none out."""
+    whole = Digits.split
+    monkeypatch.setattr(
+        Digits,
+        "split",
+        lambda data, part: whole(data, part) if part == "train" else InMemorySplit(whole(data, part).x[:0]),
+    )
+    with pytest.raises(DataError, match="no example is held out"):
+        run(recipe(evaluate=["psnr"]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_pairs_are_for_codecs() -> None:

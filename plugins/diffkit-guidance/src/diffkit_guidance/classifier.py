@@ -14,11 +14,13 @@ from torch import Tensor
 
 from diffkit import (
     Classifier,
+    ClassifierParts,
     Denoiser,
     Estimate,
     FilePath,
     Guidance,
     Level,
+    Shape,
     UsageError,
     broadcast,
     open_run,
@@ -43,7 +45,8 @@ class ClassifierGuidance(Guidance):
     conditional  whether the denoiser receives the label too
     weights      weights of the run: raw, ema, the name of an average, or width:W
 
-    Raises UsageError DK124 if the run is not one of `task: classifier`, DK611 if there is no run.
+    Raises UsageError DK124 if the run is not one of `task: classifier`, or has other classes or examples of another
+    shape than this recipe, DK611 if there is no run.
     Source: Dhariwal & Nichol 2021 (arXiv:2105.05233), Algorithm 2, eq. 14.
     """
 
@@ -51,13 +54,25 @@ class ClassifierGuidance(Guidance):
     scale: Annotated[float, Field(ge=0)] = 1.0
     conditional: bool = False
     weights: str = "ema"
+    shape: Shape | None = None
     _given: Logits | None = field(default=None, init=False, repr=False)
     null_conditions = ("label",)
 
     def __post_init__(self) -> None:
-        if self.run and (task := open_run(self.run, device="cpu").recipe.task) != "classifier":
-            message = f"the run {self.run} trains a {task}, not a classifier"
+        if not self.run:
+            return
+        found = open_run(self.run, device="cpu")
+        if not isinstance(found.parts, ClassifierParts):
+            message = f"the run {self.run} trains a {found.recipe.task}, not a classifier"
             raise UsageError(message, code="DK124", fix="name a run of a recipe with task: classifier")
+        theirs, ours = found.parts.shape, self.shape
+        known = (theirs.in_channels, *theirs.size), theirs.out_channels
+        if ours is not None and known != (wanted := ((ours.in_channels, *ours.size), ours.classes)):
+            message = (
+                f"the classifier of {self.run} has inputs of shape {known[0]} and {known[1]} classes; "
+                f"this recipe has {wanted[0]} and {wanted[1]}"
+            )
+            raise UsageError(message, code="DK124", fix="train a classifier on the data and the codec of this recipe")
 
     @classmethod
     def of(cls, classifier: Logits, scale: float = 1.0, conditional: bool = False) -> ClassifierGuidance:
