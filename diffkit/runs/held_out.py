@@ -32,7 +32,7 @@ from .evaluation import (
     interval_of,
     measure_samples,
 )
-from .results import MetricResult
+from .results import RECONSTRUCTIONS, MetricResult
 from .sample_files import FIX, Array, is_image, load_npz, save_npz, save_png, scratch_folder, viewable
 from .sampling import SampleBatch
 
@@ -251,7 +251,7 @@ def measure_held_out(
             )
         stated = {**settings, "own": own}
         drawn = SampleBatch(ours.samples, {} if labels is None else {LABEL: labels}, 0, time.monotonic() - began)
-        in_words = {"sampler": "reconstructions of held-out examples"}
+        in_words = {"sampler": RECONSTRUCTIONS}
         results = measure_samples(sampled, ours, drawn, in_words | stated, raise_if_stopped)
         for name, metric in metrics:
             if name not in results:

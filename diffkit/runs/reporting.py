@@ -129,6 +129,7 @@ def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
     stages: dict[Stage, StageRecord] = readable_part(StageStatus(directory).read, {})
     results = readable_part(lambda: EvaluationResult.read(directory), EvaluationResult())
     results = results.in_order(result_names(recipe.evaluate.metrics))
+    verdict = results.verdict
     count = max(MIN_REAL, 0 if samples is None else len(samples))
     real = readable_part(lambda: _Real(data, stored, count), None, "real examples")
     environment: dict[str, Any] = readable_part(lambda: directory.read_json("environment.json"), {})
@@ -151,8 +152,8 @@ def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
         training_log=readable_part(lambda: read_metrics(directory.metrics), []),
         events=readable_part(lambda: [event.to_record() for event in read_events(directory.events)], []),
         results=results.metrics,
-        verdict="" if results.verdict is None else results.verdict.text,
-        verdict_rule=RULE,
+        verdict="" if verdict is None else verdict.text,
+        verdict_rule="" if verdict is None else RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
         real=None if real is None else viewable(data, torch.cat(real.first)),

@@ -22,6 +22,8 @@ Z_95 = 1.96
 GRADES = ("on par with real data", "close to real data", "apart from real data", "far from real data")
 RATIO_LIMITS = (1.25, 2.0, 5.0)
 """The largest ratio to the value of real held-out data of each grade but the last."""
+RECONSTRUCTIONS = "reconstructions of held-out examples"
+"""What stands for the sampler of samples that a codec reconstructed and no model drew: they get no verdict."""
 MIN_SAMPLES, SAMPLES_PER_VALUE, MAX_REQUIRED = 100, 4, 10_000
 MIN_MEASURES = 2
 RULE = (
@@ -225,8 +227,10 @@ class EvaluationResult(BaseModel):
 
     @property
     def verdict(self) -> Verdict | None:
-        """The quality of the samples, or why it is not known; None without metrics of samples. See `RULE`."""
-        measured = {name: one for name, one in self.metrics.items() if one.needs == "samples"}
+        """The quality of the samples, or why it is not known; None if none were drawn and measured. See `RULE`."""
+        measured = {
+            name: one for name, one in self.metrics.items() if one.needs == "samples" and one.sampler != RECONSTRUCTIONS
+        }
         if not measured:
             return None
         drawn = next(iter(measured.values())).settings

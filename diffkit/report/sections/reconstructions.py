@@ -59,14 +59,16 @@ def _histograms(found: Reconstructions) -> list[Html]:
 
 
 def _table(found: Reconstructions) -> Html:
-    columns = ["Channel", "Mean", "Std", *(["KL for each dimension, nats"] if found.kl is not None else [])]
+    columns = ["Channel", "Mean", "Std", *(["KL, nats"] if found.kl is not None else [])]
     kl = [] if found.kl is None else [found.kl]
     head = [tag("th", text, scope="col", class_="num" if k else None) for k, text in enumerate(columns)]
     rows = [
         tag("tr", tag("th", str(k), scope="row"), *(tag("td", figure(float(one)), class_="num") for one in values))
         for k, values in enumerate(zip(found.mean, found.std, *kl, strict=True))
     ]
-    total = f" In all {figure(float(found.kl.mean()))} nats for each dimension." if found.kl is not None else ""
+    total = (
+        f" KL is that of a dimension, {figure(float(found.kl.mean()))} nats on average." if found.kl is not None else ""
+    )
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows))
     caption = f"Statistics of the codes of {count(len(found.mean))} channels, over examples and positions.{total}"
     return card(tag("div", table, class_="table"), title="Channels of the codes", caption=caption)

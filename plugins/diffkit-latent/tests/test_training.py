@@ -82,8 +82,11 @@ def test_reconstructions_and_report(finished: Run) -> None:
     assert (stored["kl"] > 0).all()
     assert (finished.directory.samples / "grid.png").is_file()
     page = finished.directory.report.read_text()
-    for text in ("Original, reconstruction, difference", "Channels of the codes", "KL for each dimension", "psnr"):
+    for text in ("Original, reconstruction, difference", "Channels of the codes", "KL is that of a dimension", "psnr"):
         assert text in page
+    assert finished.results.verdict is None
+    assert "verdict needs" not in page
+    assert "Too few samples" not in page
     assert "Not in this report" not in page
 
 
