@@ -16,12 +16,12 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from diffkit import Cond, ConditionSpec, DataError, DataSpec, FilePath, Part, Split, as_bytes
+from diffkit import ConditionSpec, DataError, DataSpec, FilePath, Part, Split
 
 from ..extra import missing
 from .files import FileData, damaged, fingerprint, locate, require
-from .pictures import Color, PictureError, picture_size, read_picture, without_warnings
-from .shards import Packed, check_names
+from .pictures import Color, PictureError, picture_size, without_warnings
+from .shards import EncodedPictures, Packed, check_names
 from .splits import HeldOut, check_held_out, divide
 
 STATE, INFO, PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
@@ -98,7 +98,7 @@ class HuggingFace(FileData):
 
     def _common_size(self) -> tuple[int, int]:
         _ = self._pictures
-        examples = ArrowExamples(self._files, self.image, torch.arange(0), (), None, self.color, {})
+        examples = ArrowExamples(torch.arange(0), (), None, self.color, {}, self._files, self.image)
         sizes: dict[tuple[int, int], int] = {}
         with without_warnings():
             for row in range(len(self._files.table)):
@@ -179,7 +179,7 @@ class HuggingFace(FileData):
 
     def _part(self, rows: Tensor) -> Split:
         _ = self._pictures
-        return ArrowExamples(self._files, self.image, rows, self.spec.shape, self.size, self.color, self._conditions)
+        return ArrowExamples(rows, self.spec.shape, self.size, self.color, self._conditions, self._files, self.image)
 
     @staticmethod
     def law_example(folder: Path) -> HuggingFace:
@@ -267,50 +267,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ArrowExamples(Split):
-    """The examples at `at`: (N,) long, of Arrow files; an example is decoded at each access."""
+class ArrowExamples(EncodedPictures):
+    """Examples of Arrow files, whose column `image` holds the pictures."""
 
     files: ArrowFiles
     image: str
-    at: Tensor
-    shape: tuple[int, ...]
-    size: int | None
-    color: Color
-    conditions: Mapping[str, Packed]
 
-    def __len__(self) -> int:
-        return len(self.at)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
-        row = int(self.at[index])
-        with without_warnings():
-            x = self.opened(row, lambda file: read_picture(file, self.size, self.color))
-        if tuple(x.shape) != self.shape:
-            raise self._unusable(row, f"its shape {tuple(x.shape)} is not {self.shape}")
-        return x, {name: self._condition(row, one) for name, one in self.conditions.items()}
-
-    def opened(self, row: int, read: Any) -> Any:
-        """Call `read` with the encoded picture of a row. Raises DataError DK309 if it cannot be used."""
+    def encoded(self, row: int) -> bytes:
         value = self.files.table.column(self.image)[row].as_py()
-        content = value.get("bytes") if isinstance(value, dict) else value
+        content: bytes | None = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
-            raise self._unusable(row, "the data set holds its path only; embed it: save_to_disk of datasets >= 2.4")
-        try:
-            return read(BytesIO(content))
-        except PictureError as error:
-            raise self._unusable(row, str(error)) from error
+            raise PictureError("the data set holds its path only; embed it: save_to_disk of datasets >= 2.4")
+        return content
 
-    def _unusable(self, row: int, reason: str) -> DataError:
+    def text(self, row: int, one: Packed) -> str:
+        return str(self.files.table.column(one.member)[row].as_py())
+
+    def unusable(self, row: int, reason: str) -> DataError:
         message = f"{self.files.root}: picture {row} cannot be used: {reason}"
         return DataError(message, code="DK309", fix="remove the example, and save the data set again")
-
-    @property
-    def labels(self) -> Tensor | None:
-        """The classes of all examples, for the summary."""
-        label = self.conditions.get("label")
-        return None if label is None or label.rows is None else label.rows[self.at]
-
-    def _condition(self, row: int, one: Packed) -> Tensor:
-        if one.rows is not None:
-            return one.rows[row]
-        return as_bytes([self.files.table.column(one.member)[row].as_py()], one.spec.shape[0])[0]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from .packing import pack
 from .pictures import Color, PictureError, read_picture, without_warnings
 from .shard_index import CAPTION, CLASS, FIELDS, PICTURE, Column, Index, decoded, load_index, parsed
 from .splits import HeldOut, check_held_out, divide_ranks
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Shards(FileData):
         return {"train": self._part(train), "held-out": self._part(held_out)}
 
     def _part(self, rows: Tensor) -> Split:
-        return PackedExamples(self._index, rows, self.spec.shape, self.size, self.color, self._conditions)
+        return PackedExamples(rows, self.spec.shape, self.size, self.color, self._conditions, self._index)
 
     @staticmethod
     def law_example(folder: Path) -> Shards:
@@ -188,10 +191,9 @@ def check_names(
 
 
 @dataclass(frozen=True)
-class PackedExamples(Split):
-    """The examples at `rows`: (N,) long, of an index; an example is read at each access."""
+class EncodedPictures(Split):
+    """Pictures that are decoded at each access: the rows `at`: (N,) long, of what a subclass reads."""
 
-    index: Index
     at: Tensor
     shape: tuple[int, ...]
     size: int | None
@@ -203,15 +205,10 @@ class PackedExamples(Split):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Cond]:
         row = int(self.at[index])
-        try:
-            with without_warnings():
-                x = read_picture(BytesIO(self.index.read(row, PICTURE)), self.size, self.color)
-            if tuple(x.shape) != self.shape:
-                raise PictureError(f"its shape {tuple(x.shape)} is not {self.shape}")
-        except PictureError as error:
-            message = f"{self._named(row)}: the picture cannot be used: {error}"
-            fix = f"remove it, and index the shards again: diffkit shards {self.index.place}"
-            raise DataError(message, code="DK309", fix=fix) from error
+        with without_warnings():
+            x = self.opened(row, lambda file: read_picture(file, self.size, self.color))
+        if tuple(x.shape) != self.shape:
+            raise self.unusable(row, f"its shape {tuple(x.shape)} is not {self.shape}")
         return x, {name: self._condition(row, one) for name, one in self.conditions.items()}
 
     @property
@@ -220,13 +217,47 @@ class PackedExamples(Split):
         label = self.conditions.get("label")
         return None if label is None or label.rows is None else label.rows[self.at]
 
+    def opened(self, row: int, read: Callable[[BytesIO], Read]) -> Read:
+        """Call `read` with the encoded picture of a row. Raises DataError DK309 if it cannot be used."""
+        try:
+            return read(BytesIO(self.encoded(row)))
+        except PictureError as error:
+            raise self.unusable(row, str(error)) from error
+
     def _condition(self, row: int, one: Packed) -> Tensor:
-        if one.rows is not None:
-            return one.rows[row]
+        return as_bytes([self.text(row, one)], one.spec.shape[0])[0] if one.rows is None else one.rows[row]
+
+    @abstractmethod
+    def encoded(self, row: int) -> bytes:
+        """Return the file of the picture of a row. Raises PictureError if there is none."""
+
+    @abstractmethod
+    def text(self, row: int, one: Packed) -> str:
+        """Return the text of a condition of a row."""
+
+    @abstractmethod
+    def unusable(self, row: int, reason: str) -> DataError:
+        """Build the error DK309 for a picture that cannot be used."""
+
+
+@dataclass(frozen=True)
+class PackedExamples(EncodedPictures):
+    """Examples of an index of shards."""
+
+    index: Index
+
+    def encoded(self, row: int) -> bytes:
+        return self.index.read(row, PICTURE)
+
+    def text(self, row: int, one: Packed) -> str:
         member, _, name = one.member.partition(".")
         content = self.index.read(row, member)
-        text = str(parsed(content, self._named(row))[name]) if name else decoded(content, self._named(row))
-        return as_bytes([text], one.spec.shape[0])[0]
+        return str(parsed(content, self._named(row))[name]) if name else decoded(content, self._named(row))
+
+    def unusable(self, row: int, reason: str) -> DataError:
+        message = f"{self._named(row)}: the picture cannot be used: {reason}"
+        fix = f"remove it, and index the shards again: diffkit shards {self.index.place}"
+        return DataError(message, code="DK309", fix=fix)
 
     def _named(self, row: int) -> str:
         shard = self.index.shards[int(self.index.shard[row])][0]
