@@ -191,10 +191,12 @@ TASKS: Mapping[str, type[Recipe]] = {
     "classifier": ClassifierRecipe,
 }
 """The recipe of each task."""
+TASK = "task"
+"""The key on which all other keys of a recipe depend, so its fault is the only one that is reported."""
 
 
 def recipe_class(root: Node) -> type[Recipe]:
     """Return the recipe of the task that a tree names; for a missing or wrong task that of a diffusion."""
     entries = root.value if isinstance(root.value, dict) else {}
-    task = entries["task"].value if "task" in entries else None
+    task = entries[TASK].value if TASK in entries else None
     return TASKS.get(task, DiffusionRecipe) if isinstance(task, str) else DiffusionRecipe

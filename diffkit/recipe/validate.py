@@ -19,7 +19,7 @@ from .load import Source, raise_all, read
 from .presets import with_preset
 from .resolve import Resolver
 from .signature import DATASET, Resolved
-from .spec import ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe, recipe_class
+from .spec import TASK, ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe, recipe_class
 
 CHECKS_OF: Mapping[type[Recipe], tuple[Check, ...]] = {
     DiffusionRecipe: (*CHECKS, *CONDITION_CHECKS),
@@ -65,6 +65,8 @@ def load_recipe(
     resolver = Resolver(root)
     cls = recipe_class(root)
     recipe = resolver.read(cls)
+    what = f"{root.mark.file} is not a valid recipe"
+    raise_all([fault for fault in resolver.faults if fault.where and fault.where.path == TASK], what)
     components = in_order(resolver.components)
     chosen = root.at(CONDITIONS) if cls is DiffusionRecipe else None
     every = chosen is None or chosen.value is None
@@ -86,7 +88,7 @@ def load_recipe(
     view = View(root, resolver.values, resolver.names, trial.built, *shared, entries)
     found, warnings = check(view, CHECKS_OF[cls])
     required = [*_missing_plugins(resolver), *_unused_dataset(dataset, components)]
-    raise_all([*resolver.faults, *trial.faults, *required, *found], f"{root.mark.file} is not a valid recipe")
+    raise_all([*resolver.faults, *trial.faults, *required, *found], what)
     assert recipe is not None
     recipe._text, recipe._root = text, root
     recipe._warnings, recipe._data_error = tuple(warnings), trial.data_error

@@ -214,6 +214,7 @@ def test_two_processes_train_as_one(tmp_path: Path, loss: str) -> None:
     [
         ({"sample": {"steps": 5}}, "sample: a codec recipe has no sample", "remove it, or set task: diffusion"),
         ({"network": "unet"}, "network: a codec recipe has no network", "remove it, or set task: diffusion"),
+        ({"task": "codecs"}, 'task cannot be "codecs"', 'did you mean "codec"'),
         ({"loss": []}, "loss is an empty list", "list a reconstruction-loss"),
         ({"codec": "identity"}, "codec identity is not trained by a recipe", "choose a codec with weights of its own"),
         (
