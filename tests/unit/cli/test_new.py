@@ -23,11 +23,12 @@ def installed(package: Path, target: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 
-def diffkit_in(environment: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = "import sys; from diffkit.cli.main import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=environment, cwd=folder, capture_output=True, text=True
-    )
+def diffkit_in(environment: dict[str, str], folder: Path, *commands: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run commands one after another in one process, which imports torch once, until one fails."""
+    script = "import json, sys; from diffkit.cli.main import main\n"
+    script += "sys.exit(next(filter(None, map(main, json.loads(sys.argv[1]))), 0))"
+    command = [sys.executable, "-c", script, json.dumps(commands)]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
 
 
 def test_a_scaffold_of_every_kind_installs_lists_keeps_the_laws_and_runs(diffkit: Diffkit, tmp_path: Path) -> None:
@@ -35,14 +36,13 @@ def test_a_scaffold_of_every_kind_installs_lists_keeps_the_laws_and_runs(diffkit
     said = diffkit("new", "quick", *kinds, "--out", tmp_path / "quick")
     assert said.code == 0, said.err
     environment = installed(tmp_path / "quick", tmp_path / "site")
-    listed = json.loads(diffkit_in(environment, tmp_path, "plugins", "--json").stdout)
+    listed = json.loads(diffkit_in(environment, tmp_path, ["plugins", "--json"]).stdout)
     (mine,) = [row for row in listed if row["name"] == "quick"]
     assert mine["status"] == "ok", mine["reason"]
     assert len(mine["entries"]) == len(SUMMARIES)  # without augmentation, with the codec beside the loss
-    checked = diffkit_in(environment, tmp_path, "check", "diffkit-quick")
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    ran = diffkit_in(environment, tmp_path, "run", "quick", "--set", "train.steps=30", "-q")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    commands = ["check", "diffkit-quick"], ["run", "quick", "--set", "train.steps=30", "-q"]
+    done = diffkit_in(environment, tmp_path, *commands)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "runs" / "quick" / "numbers.csv").read_text().startswith("30,loss,")
     assert (tmp_path / "runs" / "quick" / "progress.txt").read_text().startswith("step 30 of 30, ")
 

@@ -187,9 +187,9 @@ def test_targets() -> None:
     one = check(["grid/trailing"])
     assert {row.component for row in one.rows} == {"grid/trailing"}
     assert one.ok
-    both = check(["grid/trailing", "codec"])
+    both = check(["grid/trailing", "weighting"])
     assert {row.component for row in both.rows} == {"grid/trailing"} | {
-        f"codec/{e.name}" for e in registry().entries("codec")
+        f"weighting/{e.name}" for e in registry().entries("weighting")
     }
     assert {row.component for row in check(["ema"]).rows} == {"ema"}
     seen: list[str] = []

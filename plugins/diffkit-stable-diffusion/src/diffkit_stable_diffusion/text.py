@@ -291,8 +291,8 @@ class T5(FrozenText):
         return {"encoder.embed_tokens.weight": weights["shared.weight"], **ours} if "shared.weight" in weights else ours
 
     def _build(self) -> nn.Module:
-        model = transformers.T5EncoderModel(transformers.T5Config(**self._arguments()))
-        return model.encoder
+        encoder: nn.Module = transformers.T5EncoderModel(transformers.T5Config(**self._arguments())).encoder
+        return encoder
 
     @property
     def width(self) -> int:
