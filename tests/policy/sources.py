@@ -41,15 +41,24 @@ class Source:
         """The file parsed."""
         return ast.parse(self.text, self.path)
 
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of the tree."""
+        return tuple(ast.walk(self.tree))
+
     @property
     def package(self) -> str:
         """What relative imports start from."""
         return self.module if self.path.endswith("__init__.py") else self.module.rpartition(".")[0]
 
-    def imports(self) -> Iterator[Import]:
+    @functools.cached_property
+    def imports(self) -> tuple[Import, ...]:
         """Every import, also those inside functions; relative ones resolved."""
-        hidden = {id(node) for block in ast.walk(self.tree) if _is_typing(block) for node in ast.walk(block)}
-        for node in ast.walk(self.tree):
+        return tuple(self._imports())
+
+    def _imports(self) -> Iterator[Import]:
+        hidden = {id(node) for block in self.nodes if _is_typing(block) for node in ast.walk(block)}
+        for node in self.nodes:
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     yield Import(alias.name, "", node.lineno, id(node) in hidden)

@@ -22,7 +22,7 @@ def codes() -> dict[str, str]:
     """Each code and one file that uses it."""
     found = {}
     for source in shipped():
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and CODE.fullmatch(node.value):
                 found[node.value] = source.path
     return {code: path for code, path in found.items() if code not in SEEN_BY_NOBODY}
@@ -58,10 +58,8 @@ def messages() -> list[re.Pattern[str]]:
     """The texts of the source with at least six letters beside their expressions: messages, or the start of one."""
     found = set()
     for source in shipped():
-        parts = {
-            id(value) for node in ast.walk(source.tree) if isinstance(node, ast.JoinedStr) for value in node.values
-        }
-        for node in ast.walk(source.tree):
+        parts = {id(value) for node in source.nodes if isinstance(node, ast.JoinedStr) for value in node.values}
+        for node in source.nodes:
             if id(node) not in parts and len(re.findall(r"[a-z]", _literal(node))) > 5:
                 found.add(_pattern(node))
     return [re.compile(rf"^(?:.*: )?{text}(?:, .*| in .*|(?<= ).+)?$") for text in found]

@@ -53,7 +53,7 @@ def part(module: str) -> str:
 
 def used(source: Source) -> Iterator[tuple[str, Import]]:
     """(part of diffkit, import) for everything that a source takes of diffkit, apart from its own part."""
-    for one in source.imports():
+    for one in source.imports:
         if one.module.split(".")[0] != "diffkit":
             continue
         target = one.target if one.target in MODULES else one.module
@@ -99,7 +99,7 @@ def test_the_host_imports_neither_torch_nor_numpy() -> None:
         f"{source.path}:{one.line}"
         for source in core()
         if part(source.module) in ("host", "errors")
-        for one in source.imports()
+        for one in source.imports
         if one.module.split(".")[0] in ("torch", "numpy")
     }
     assert wrong == set()
@@ -109,7 +109,7 @@ def test_the_core_imports_no_leaf() -> None:
     wrong = {
         f"{source.path}:{one.line}"
         for source in core()
-        for one in source.imports()
+        for one in source.imports
         if part(source.module) not in LEAVES
         and ((part(one.module) in LEAVES and one.module.startswith("diffkit.")) or one.module.startswith("diffkit_"))
     }
@@ -126,7 +126,7 @@ def test_plugins_use_public_names_and_declared_plugins(distribution: str) -> Non
         for target, one in used(source):
             if target not in PUBLIC | LEAVES and not exported(one):
                 wrong.add(f"{source.path}:{one.line} imports {one.target}")
-        for one in source.imports():
+        for one in source.imports:
             root = one.module.split(".")[0]
             if root.startswith("diffkit_") and root != own and root not in declared:
                 wrong.add(f"{source.path}:{one.line} imports {root}, which is not declared")
@@ -138,7 +138,7 @@ def test_leaves_take_no_private_name() -> None:
     wrong = {
         f"{source.path}:{one.line} imports {one.target}"
         for source in leaves
-        for one in source.imports()
+        for one in source.imports
         if one.module.split(".")[0] == "diffkit"
         and not one.module.startswith(f"diffkit.{part(source.module)}")
         and any(piece.startswith("_") and piece != "__version__" for piece in one.target.split("."))
@@ -155,7 +155,7 @@ def test_nothing_speaks_to_a_network() -> None:
     wrong = {
         f"{source.path}:{one.line} imports {one.module}"
         for source in shipped()
-        for one in source.imports()
+        for one in source.imports
         if one.module.split(".")[0] in NETWORK and (source.module, one.module) != LOCAL_ADDRESS
     }
     assert wrong == set()
@@ -173,7 +173,7 @@ def test_only_declared_distributions_are_imported() -> None:
     wrong = {
         f"{source.path}:{one.line} imports {one.module}"
         for source in core()
-        for one in source.imports()
+        for one in source.imports
         if (root := one.module.split(".")[0]) not in allowed
         and root not in sys.stdlib_module_names
         and not (root == "pytest" and source.module == "diffkit.testing.pytest_plugin")
@@ -221,7 +221,7 @@ def test_rooms_have_few_files() -> None:
 
 def test_no_import_circle() -> None:
     """Neither at run time nor for type checkers alone, neither at the top of a file nor inside functions."""
-    graph = {s.module: {_module_of(one) for one in s.imports()} & MODULES - {s.module} for s in core()}
+    graph = {s.module: {_module_of(one) for one in s.imports} & MODULES - {s.module} for s in core()}
     graph = {module: {m for m in targets if not module.startswith(f"{m}.")} for module, targets in graph.items()}
     lazy = {"diffkit", "diffkit.recipe", "diffkit.runs", "diffkit.testing"}  # load their names on first use
     graph = {module: targets - lazy for module, targets in graph.items() if module not in lazy}
@@ -260,11 +260,11 @@ def test_functions_import_no_module_of_the_project() -> None:
             continue
         inside = {
             id(node)
-            for function in ast.walk(source.tree)
+            for function in source.nodes
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             for node in ast.walk(function)
         }
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if not isinstance(node, ast.ImportFrom) or id(node) not in inside:
                 continue
             if node.level or (node.module or "").startswith("diffkit"):
@@ -276,7 +276,7 @@ def test_every_dependency_is_imported() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     names = {"pillow": "PIL", "pyyaml": "yaml"}
     wanted = {names.get(d, d) for d in _names(tomllib.loads(text)["project"]["dependencies"])}
-    used = {one.module.split(".")[0] for source in core() for one in source.imports()}
+    used = {one.module.split(".")[0] for source in core() for one in source.imports}
     assert wanted - used == set()
 
 

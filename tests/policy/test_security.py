@@ -129,7 +129,7 @@ def test_what_is_printed_is_escaped() -> None:
     raw = {
         f"{source.path}:{node.lineno}"
         for source in shipped()
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING and source.path not in WITHOUT_NAMES
         if not (isinstance(node.args[0], ast.Call) and ast.unparse(node.args[0].func) == "plain")
         and not isinstance(node.args[0], ast.Constant)

@@ -64,10 +64,10 @@ def test_no_data_becomes_code() -> None:
 
 
 def _dangerous(source: Source) -> Iterator[tuple[int, str]]:
-    for one in source.imports():
+    for one in source.imports:
         if one.module.split(".")[0] in UNPICKLING or (one.module == "torch" and one.name in ("load", "save")):
             yield one.line, one.target
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
@@ -83,7 +83,7 @@ def _dangerous(source: Source) -> Iterator[tuple[int, str]]:
 
 def test_texts_are_imported_in_few_places_only() -> None:
     """A recipe or checkpoint never names what is imported; `import_module` stands where installed code names it."""
-    found = {s.path for s in core() for node in ast.walk(s.tree) if isinstance(node, ast.Call) and _imports(node)}
+    found = {s.path for s in core() for node in s.nodes if isinstance(node, ast.Call) and _imports(node)}
     assert found <= set(IMPORTING), "state here who names what is imported"
     assert set(IMPORTING) <= found
 
@@ -148,7 +148,7 @@ def test_words_that_are_not_used() -> None:
 
 
 def _identifiers(source: Source) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         match node:
             case ast.FunctionDef() | ast.ClassDef():
                 yield node.lineno, node.name
