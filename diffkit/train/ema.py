@@ -179,16 +179,6 @@ def power_of(width: float) -> float:
     return max(0.0, float(roots[np.abs(roots.imag) < 1e-9 * u].real.max()))
 
 
-def half_life_of_power(power: float, images: float) -> float:
-    """Return the half-life of the exponential profile that is as wide as the power profile after `images`."""
-    return math.log(2.0) * width_of(power) * images
-
-
-def power_of_half_life(half_life: float, images: float) -> float:
-    """Return the inverse of `half_life_of_power`. Raises ValueError if the half-life is too long for `images`."""
-    return power_of(half_life / (math.log(2.0) * images))
-
-
 @dataclass(frozen=True)
 class Profile:
     """A power profile p(tau) = (g + 1) tau^g / t^(g + 1) on [0, t]: `t` is the update at which it was stored."""

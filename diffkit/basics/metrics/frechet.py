@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -35,41 +34,6 @@ class Frechet(Metric):
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         return _of_rows(*require_enough(evaluation), evaluation.peers)
-
-
-@dataclass(frozen=True)
-class FeatureFrechet(Metric):
-    """The Frechet distance in given features: `features` maps decoded x: (N, C, *S) to (N, D), `batch_size` at a time.
-
-    `described` names the features in reports, since distances in different features cannot be compared. For use from
-    Python, and by plugins that provide a feature network.
-    """
-
-    features: Callable[[Tensor], Tensor]
-    described: str
-    batch_size: int = 256
-
-    @property
-    def definition(self) -> str:
-        return f"Frechet distance between samples and training examples in {self.described}; 0 is best"
-
-    def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
-        return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
-
-    def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
-        samples, train = (self._of(x, evaluation.peers) for x in (evaluation.samples, evaluation.train))
-        return _of_rows(samples, train, evaluation.peers)
-
-    def _of(self, x: Tensor, peers: Peers) -> Tensor:
-        """Return the features of examples x: (N, C, *S) as (N, D), extracted in batches and kept in a file."""
-        parts = torch.split(x, self.batch_size)
-        with tempfile.NamedTemporaryFile() as file:
-            for (block,) in peers.in_order(lambda number: (self.features(parts[number]).cpu().double(),), len(parts)):
-                file.write(block.contiguous().numpy().data)
-            file.flush()
-            return torch.from_file(file.name, shared=True, size=len(x) * block.shape[1], dtype=torch.float64).view(
-                len(x), block.shape[1]
-            )
 
 
 def _of_rows(samples: Rows, reference: Rows, peers: Peers) -> Callable[[Tensor], Mapping[str, float]]:

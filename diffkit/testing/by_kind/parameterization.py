@@ -19,8 +19,6 @@ from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..reference import SOURCE, STATEMENT, evaluate, for_variants, level_values, reference_of
 
-SALIMANS = "Salimans & Ho 2022 (arXiv:2202.00512), app. D"
-
 
 def levels(case: Case) -> list[Level]:
     """Return levels of every family and scale, or of the schedule of the component if it has one."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from diffkit.basics.metrics.classifier import Classifier
-from diffkit.basics.metrics.frechet import FeatureFrechet, Frechet, frechet_distance, moments
+from diffkit.basics.metrics.frechet import Frechet, frechet_distance, moments
 from diffkit.basics.metrics.mmd import MMD, mmd_squared
 from diffkit.basics.metrics.nearest_neighbour import NearestNeighbour
 from diffkit.basics.metrics.pixels import pixels
@@ -110,14 +110,6 @@ def test_moments_come_from_blocks_and_do_not_depend_on_the_processes():
     torch.testing.assert_close(mean, x.mean(0), rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(root.T @ root, torch.cov(x.T), rtol=1e-12, atol=1e-15)
     assert torch.equal(moments(x, torch.arange(2000, 2500))[0], moments(x[2000:])[0])
-
-
-def test_frechet_in_given_features():
-    metric = FeatureFrechet(lambda x: x.flatten(1)[:, :1], "the first coordinate")
-    shifted = normal(400, 1)
-    shifted[:, 1:] += 100
-    assert metric(vectors(shifted))["frechet"] == pytest.approx(0, abs=1e-9)
-    assert "the first coordinate" in metric.definition
 
 
 def test_pixels_are_compared_as_files_hold_them():

@@ -20,10 +20,8 @@ from diffkit.train.ema import (
     decay_of,
     effective_weights,
     half_life_of,
-    half_life_of_power,
     inner,
     power_of,
-    power_of_half_life,
     profile,
     reconstruct,
     stored_profiles,
@@ -99,14 +97,6 @@ def test_h2_known_widths() -> None:
 @given(decay=st.floats(0.01, 0.99999), batch=st.integers(1, 4096))
 def test_decay_and_half_life_are_inverse(decay: float, batch: int) -> None:
     assert decay_of(half_life_of(decay, batch), batch) == pytest.approx(decay, rel=1e-12)
-
-
-@given(power=st.floats(0.5, 100))
-def test_power_and_half_life_are_inverse_and_equally_wide(power: float) -> None:
-    images = 1e6
-    half_life = half_life_of_power(power, images)
-    assert power_of_half_life(half_life, images) == pytest.approx(power, rel=1e-8)
-    assert half_life / math.log(2.0) / images == pytest.approx(width_of(power), rel=1e-12)
 
 
 @given(a=st.tuples(st.floats(0.5, 10), st.floats(0.5, 20)), b=st.tuples(st.floats(0.5, 10), st.floats(0.5, 20)))

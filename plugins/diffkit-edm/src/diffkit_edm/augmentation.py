@@ -14,7 +14,6 @@ from torch.nn import functional as fn
 from diffkit import Augmentation, Cond, DataError, normal_quantile
 
 Strength = Annotated[float, Field(ge=0)]
-LABELS = 9
 
 
 @dataclass(frozen=True)

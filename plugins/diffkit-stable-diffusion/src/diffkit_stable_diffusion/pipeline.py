@@ -46,11 +46,6 @@ class Model:
     source: str
 
 
-def is_pipeline(folder: Path) -> bool:
-    """Return whether a folder holds a pipeline of diffusers whose denoiser attends to a text."""
-    return (folder / INDEX).is_file() and (folder / "text_encoder").is_dir()
-
-
 def read_pipeline(folder: Path, variant: str | None = None) -> Model:
     """Read a pipeline of diffusers.
 
