@@ -156,6 +156,12 @@ def test_folders_of_tests_are_those_of_the_architecture() -> None:
     assert folders == set(re.findall(r"tests/\w+/", page))
 
 
+def test_the_picture_shows_every_room_and_every_file_of_the_algebra() -> None:
+    shown = set(re.findall(r"[a-z]+", (REFERENCE / "assets" / "house.svg").read_text(encoding="utf-8")))
+    places = [path for path in (ROOT / "diffkit").iterdir() if path.is_dir() or path.suffix == ".py"]
+    assert {path.stem for path in places if not path.name.startswith("__")} - shown == set()
+
+
 def test_relative_links_of_the_files_at_the_root_lead_somewhere() -> None:
     for path in ROOT.glob("*.md"):
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text(encoding="utf-8")):
