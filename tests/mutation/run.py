@@ -1,7 +1,8 @@
 """Applies each fault in a forked process and runs the laws or the tests of what it breaks.
 
 One parent imports torch and the other large libraries once; each child imports diffkit afresh, with one file read as
-if it were edited. Prints one JSON line for each fault: its name and the law or the test that caught it, or null.
+if it were edited. The parent itself imports the laws before it starts the children whose file no law imports. Prints
+one JSON line for each fault: its name and the law or the test that caught it, or null.
 `--tests` chooses the faults whose targets are tests, in place of those whose targets are laws, and `--slow` includes
 the slow ones.
 """
@@ -120,6 +121,40 @@ def main() -> None:
     entry_points(group="diffkit")  # what was read of installed packages is kept for the children
     assert not any(name.partition(".")[0] == "diffkit" for name in sys.modules)
     gc.freeze()  # a collection in a child would write to, and so copy, every object of the libraries
+    early = files_of_laws()
+    check_all([fault for fault in faults if fault.by_tests or ROOT / fault.file in early])
+    late = [fault for fault in faults if not fault.by_tests and ROOT / fault.file not in early]
+    if late:
+        import_laws()
+        gc.freeze()
+        check_all(late)
+
+
+def import_laws() -> None:
+    """Imports what every check of a law imports, the laws of all plugins among it."""
+    importlib.import_module("diffkit.testing.engine")
+    importlib.import_module("diffkit.host").registry()
+    importlib.import_module("diffkit.testing.law_registry").laws()
+
+
+def files_of_laws() -> set[Path]:
+    """The files that `import_laws` imports, found in a process of its own."""
+    source, sink = os.pipe()
+    if not os.fork():
+        import_laws()
+        names = [str(module.__file__) for name, module in sys.modules.items() if name.startswith("diffkit")]
+        os.write(sink, "\n".join(names).encode())
+        os._exit(0)
+    os.close(sink)
+    with os.fdopen(source) as pipe:
+        found = {Path(line) for line in pipe.read().splitlines()}
+    assert found, "the laws cannot be imported"
+    os.wait()
+    return found
+
+
+def check_all(faults: list[object]) -> None:
+    """Checks faults, two at a time on two cores, and prints the answers."""
     waiting, running = list(faults), {}
     silent = os.open(os.devnull, os.O_WRONLY)
     jobs = max(1, len(os.sched_getaffinity(0)))
