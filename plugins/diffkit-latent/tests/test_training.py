@@ -196,9 +196,8 @@ def test_resume_after_a_kill(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["kl", "adversarial"])
 def test_two_processes_train_as_one(tmp_path: Path, loss: str) -> None:
-    """Without `adaptive`, whose balance is that of the examples of each process."""
     path = tmp_path / "vae.yaml"
-    losses = {"kl": ["l2", "kl"], "adversarial": ["l1", ADVERSARIAL | {"adaptive": False}]}
+    losses = {"kl": ["l2", "kl"], "adversarial": ["l1", ADVERSARIAL]}
     path.write_text(json.dumps(recipe(loss=losses[loss], train={"accumulate": 1})))
     command = [sys.executable, "-m", "diffkit", "run", str(path), "--quiet", "--device", "cpu", "--out"]
     subprocess.run([*command, str(tmp_path / "one")], check=True)

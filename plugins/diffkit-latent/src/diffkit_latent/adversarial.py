@@ -14,6 +14,7 @@ from diffkit import Data, Reconstruction, ReconstructionLoss
 
 from .convolutional import norm
 from .losses import Weight
+from .ranks import mean_of_ranks
 
 MOST_BALANCE = 1e4
 """The largest factor that balances the gradients."""
@@ -48,7 +49,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
 
     The discriminator of `layers` and `width` learns by the hinge loss, by an optimizer of its own. Both begin after
     `start` steps, when reconstructions are good. With `adaptive: true` the loss is also multiplied by the norm of the
-    gradient of the mean absolute error divided by that of this loss, both to the last layer of the decoder.
+    gradient of the mean absolute error divided by that of this loss, both to the last layer of the decoder; several
+    processes use the norms of their mean gradients.
     Source: Esser et al. 2021 (arXiv:2012.09841), eq. 6 and 7; hinge: Lim & Ye 2017 (arXiv:1705.02894).
     Differs: the gradient of the perceptual loss is not part of the balance.
     """
@@ -83,7 +85,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
         if not self.adaptive or out.last_layer is None or not out.x.requires_grad:
             return 1.0
         errors = (out.x - x).abs().mean(), loss.mean()
-        of_error, own = (torch.autograd.grad(one, out.last_layer, retain_graph=True)[0].norm() for one in errors)
+        gradients = [torch.autograd.grad(one, out.last_layer, retain_graph=True)[0] for one in errors]
+        of_error, own = mean_of_ranks(torch.stack(gradients)).flatten(1).norm(dim=1)
         balance: Tensor = of_error / (own + TINY)
         return balance.clamp(max=MOST_BALANCE).detach()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from .ranks import mean_of_ranks, of_first_rank
 
 TINY = 1e-12
 
@@ -61,11 +63,11 @@ class Quantizer(nn.Module):
         used = torch.zeros_like(self.shares).index_add_(0, chosen, torch.ones_like(vectors[:, 0]))
         sums = torch.zeros_like(self.totals).index_add_(0, chosen, vectors)
         for average, new in ((self.shares, used), (self.totals, sums)):
-            average.lerp_(_mean_of_ranks(new / len(vectors)), 1.0 - self.decay)
+            average.lerp_(mean_of_ranks(new / len(vectors)), 1.0 - self.decay)
         self.codes.copy_(self.totals / self.shares.clamp_min(TINY)[:, None])
         dead = (self.shares < self.least / len(self.codes)).nonzero()[:, 0]
         if len(dead):
-            self.restart(_of_first_rank(vectors[order.argsort()]), dead)
+            self.restart(of_first_rank(vectors[order.argsort()]), dead)
 
     def perplexity(self) -> Tensor:
         """Return exp of the entropy of the shares: the number of codes if all are used equally."""
@@ -76,16 +78,3 @@ class Quantizer(nn.Module):
     def usage(self) -> Tensor:
         """Return the share of codes that receive at least a tenth of the mean share."""
         return (self.shares >= 0.1 / len(self.codes)).float().mean()
-
-
-def _mean_of_ranks(x: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(x)
-        x = x / distributed.get_world_size()
-    return x
-
-
-def _of_first_rank(x: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast(x, 0)
-    return x

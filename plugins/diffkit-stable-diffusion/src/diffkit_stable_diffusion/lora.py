@@ -51,15 +51,16 @@ class LoRA(OfRun, Network):
     ) -> None:
         super().__init__()
         base = base_of(run)
-        if (base.shape.in_channels, base.shape.extra_channels, dict(base.shape.conditions)) != (
+        own = base.assembly.shape
+        if (own.in_channels, own.extra_channels, dict(own.conditions)) != (
             shape.in_channels,
             shape.extra_channels,
             dict(shape.conditions),
         ):
-            raise ValueError(f"run: the network of {run} was built for {base.shape}, but this recipe needs {shape}")
+            raise ValueError(f"run: the network of {run} was built for {own}, but this recipe needs {shape}")
         self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
         with torch.device("cpu"):
-            self.refer(copy.deepcopy(base.network).requires_grad_(False), run)
+            self.refer(copy.deepcopy(base.assembly.network).requires_grad_(False), run, base)
             options: dict[str, Any] = {"r": rank, "lora_alpha": self.alpha, "target_modules": list(targets)}
             peft.inject_adapter_in_model(peft.LoraConfig(**options), self.inner)
 
@@ -67,7 +68,7 @@ class LoRA(OfRun, Network):
     def law_example(folder: Path) -> LoRA:
         """Return an instance on which the laws are tested."""
         run = example_run(folder)
-        return LoRA(base_of(run).shape, run)
+        return LoRA(base_of(run).assembly.shape, run)
 
     def block_modules(self) -> Iterable[nn.Module]:
         """Return the blocks of the network of the run."""

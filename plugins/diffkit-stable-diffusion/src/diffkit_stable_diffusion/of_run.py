@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, MutableMapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 from diffkit_diffusers.recipe import recipe_text
@@ -39,19 +39,34 @@ HASH, ADAPTER = "sha256", ".lora_"
 """The buffer with the hash of a base, and what the names of an adapter's weights contain, as peft writes them."""
 
 
-@lru_cache(maxsize=1)
-def _trained(run: str, newest: float) -> Assembly:
-    with torch.device("cpu"):
-        return open_run(run, device="cpu").trained()
+class Base:
+    """A run with its weights, on the CPU. A component that is made of it holds it until it is first used.
+
+    So all components of a recipe share one reading of the run, and training does not keep it in memory.
+    """
+
+    def __init__(self, run: str) -> None:
+        with torch.device("cpu"):
+            self.assembly: Assembly = open_run(run, device="cpu").trained()
+
+    def __deepcopy__(self, memo: object) -> Base:
+        """Copies of a component share the base."""
+        return self
 
 
-def base_of(run: str) -> Assembly:
-    """Return the objects of a run with its weights, on the CPU. They are shared, so a caller copies what it changes.
+_held: WeakValueDictionary[tuple[str, float], Base] = WeakValueDictionary()
+
+
+def base_of(run: str) -> Base:
+    """Return the base that a component holds already, else read it. Its objects are shared: copy what is changed.
 
     Raises UsageError if there is no run, and CheckpointError if it has no whole checkpoint.
     """
     folder = Path(run) / "checkpoints"
-    return _trained(str(run), folder.stat().st_mtime if folder.is_dir() else 0.0)
+    key = str(run), folder.stat().st_mtime if folder.is_dir() else 0.0
+    base = _held.get(key) or Base(str(run))
+    _held[key] = base
+    return base
 
 
 class OfRun(nn.Module):
@@ -59,9 +74,10 @@ class OfRun(nn.Module):
 
     inner: nn.Module
 
-    def refer(self, module: nn.Module, run: str) -> None:
-        """Take a module of a run as `inner`, with its hash."""
+    def refer(self, module: nn.Module, run: str, base: Base) -> None:
+        """Take a module of a run as `inner`, with its hash. The base is held until `inner` is first used."""
         self.run = run
+        self.base: Base | None = base
         self.inner = module
         self.register_buffer(HASH, torch.frombuffer(bytearray.fromhex(weights_hash(module)), dtype=torch.uint8))
         self.expected: bytes | None = bytes(self.get_buffer(HASH).numpy())
@@ -71,6 +87,7 @@ class OfRun(nn.Module):
 
     def verify(self) -> None:
         """Raise CheckpointError DK603 if the state was saved with another base."""
+        self.base = None
         if self.expected is None or self.get_buffer(HASH).device.type == "meta":
             return
         if bytes(self.get_buffer(HASH).cpu().numpy()) != self.expected:
@@ -114,10 +131,11 @@ class RunCodec(OfRun, Codec):
 
     def __init__(self, run: FilePath) -> None:
         super().__init__()
-        found = base_of(run).codec
+        base = base_of(run)
+        found = base.assembly.codec
         if not isinstance(found, nn.Module):
             raise ValueError(f"run: the codec of {run} has no weights; name it in the recipe instead")
-        self.refer(copy.deepcopy(found).eval().requires_grad_(False), run)
+        self.refer(copy.deepcopy(found).eval().requires_grad_(False), run, base)
 
     @staticmethod
     def law_example(folder: Path) -> RunCodec:
@@ -158,13 +176,14 @@ class RunConditioner(OfRun, Conditioner):
 
     def __init__(self, condition: ConditionSpec, run: FilePath, of: str = "text") -> None:
         super().__init__()
-        base = base_of(run).conditions
-        if of not in base.conditioners or base.specs[of].dtype != condition.dtype:
-            known = ", ".join(f"{name} ({one.dtype})" for name, one in base.specs.items()) or "none"
+        base = base_of(run)
+        found = base.assembly.conditions
+        if of not in found.conditioners or found.specs[of].dtype != condition.dtype:
+            known = ", ".join(f"{name} ({one.dtype})" for name, one in found.specs.items()) or "none"
             raise ValueError(f"of: {run} has no condition {of} of dtype {condition.dtype}, but: {known}")
         self.condition = condition
-        self.refer(copy.deepcopy(base.conditioners[of]).eval().requires_grad_(False), run)
-        self.concat = self.conditioner.concat
+        self.refer(copy.deepcopy(found.conditioners[of]).eval().requires_grad_(False), run, base)
+        self.concat = found.conditioners[of].concat
 
     @staticmethod
     def law_example(folder: Path) -> RunConditioner:
