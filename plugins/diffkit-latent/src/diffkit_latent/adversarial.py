@@ -86,7 +86,7 @@ class Adversarial(nn.Module, ReconstructionLoss):
             return 1.0
         errors = (out.x - x).abs().mean(), loss.mean()
         gradients = [torch.autograd.grad(one, out.last_layer, retain_graph=True)[0] for one in errors]
-        of_error, own = mean_of_ranks(torch.stack(gradients)).flatten(1).norm(dim=1)
+        of_error, own = (one.norm() for one in mean_of_ranks(torch.stack(gradients)))
         balance: Tensor = of_error / (own + TINY)
         return balance.clamp(max=MOST_BALANCE).detach()
 
