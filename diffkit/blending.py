@@ -16,7 +16,7 @@ from .sampler import Noise, Sampler, State
 
 @dataclass(frozen=True)
 class Around(Sampler[State], Generic[State]):
-    """Base of samplers that wrap the steps of `inner`: they declare what `inner` declares. Implement `step`."""
+    """Base of samplers that wrap the steps of `inner` and take its attributes, such as `order`. Implement `step`."""
 
     inner: Sampler[Any]
 

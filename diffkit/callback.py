@@ -75,11 +75,11 @@ class Callback(ABC):  # noqa: B024 - each method is optional
 
     @property
     def draws(self) -> bool:
-        """Whether `on_preview` does something; weights that processes share are then gathered for it."""
+        """Whether `on_preview` is overridden; if so, sharded weights are gathered for it."""
         return type(self).on_preview is not Callback.on_preview
 
     def on_step(self, info: TrainingStepInfo) -> None:  # noqa: B027
-        """Called after each step, so it must be cheap. Models whose weights several processes share are not called."""
+        """Called after each step, so it must be cheap. Do not call a model with sharded weights here."""
 
     def on_preview(self, step: int, model: Any) -> None:  # noqa: B027
         """Called every `train.sample_every` steps with the first average in evaluation mode, without gradients."""

@@ -19,7 +19,7 @@ from .scalar import Scalar
 
 @dataclass(frozen=True)
 class Chart:
-    """Coordinates x / scale and clock of the flow, and its slope there.
+    """Coordinates in which samplers solve the probability-flow ODE: its state x / scale, its time `clock`, its slope.
 
     name            the name in recipes
     scale           factor of x as a function of the level

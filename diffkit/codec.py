@@ -41,14 +41,16 @@ class Codec(ABC):
         return Posterior(self.encode(x))
 
     def fit(self, data: Data) -> str:
-        """Learn from the training examples before a run starts; return what a user wants to read of it, in one line.
+        """Learn from the training examples before a run starts; return a line about the result for the user.
 
-        The codec lies on the device of the training. A resumed run takes over what was learned.
+        The codec lies on the device of the training. A resumed run loads what was learned.
         """
         return ""
 
     def record(self) -> CodecRecord | None:
-        """Return what a run stores, so that it no longer needs the source of the codec; None without one."""
+        """Return what a run stores so that it no longer needs the source of the codec; None for a codec without a
+        source.
+        """
         return None
 
 
@@ -144,13 +146,13 @@ class Identity(Codec):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a codec makes of a batch of examples in its training.
+    """The output of a codec for a batch of examples in training.
 
     x           the decoded codes: (B, C, *S)
     z           the codes that were decoded: (B, C', *S')
     posterior   the distribution of the codes
     terms       losses of the codec itself, already weighted, by name: (B,) each, such as a commitment loss
-    last_layer  the parameter by whose gradient a loss may be balanced; None without one
+    last_layer  the parameter by whose gradient a loss may be balanced; None if there is no such parameter
     logged      further numbers for the training log by name: () each, such as the share of codes in use
     """
 

@@ -147,9 +147,7 @@ class Conditions:
         return found
 
     def arguments(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Return the arguments that the network receives: by name, a condition that it holds, and its shape per
-        example.
-        """
+        """Return the arguments of the network: for each name, the condition it comes from and its shape per example."""
         found: dict[str, tuple[str, tuple[int, ...]]] = {}
         for name, conditioner in self.conditioners.items():
             for argument, null in _arguments(name, conditioner, conditioner.null()):
@@ -171,7 +169,7 @@ class Conditions:
         return encoded
 
     def stated(self, given: Mapping[str, object], count: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """Encode conditions that a user states; those that are not stated are null.
+        """Encode the conditions that a user gives; the others are null.
 
         Args:
             given: Values by name, as `read_condition` takes them.
@@ -256,7 +254,9 @@ class Conditions:
         return changed
 
     def aligned(self, data: DataSpec) -> tuple[str, ...]:
-        """Return the conditions whose places are those of x: channels beside x, and pictures beside pictures."""
+        """Return the conditions that have the same spatial positions as x: channels of `concat`, and images if x is
+        one.
+        """
         return tuple(
             name
             for name, one in self.conditioners.items()

@@ -123,7 +123,9 @@ class DataSpec:
 
 
 class Split(ABC):
-    """Base of parts of a data set. `split[i]` is (raw x: (C, *S), cond), the same at every call."""
+    """Base of the splits of a data set, train and held out. `split[i]` is (raw x: (C, *S), cond), the same at every
+    call.
+    """
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -134,7 +136,7 @@ class Split(ABC):
 
 @dataclass(frozen=True)
 class InMemorySplit(Split):
-    """A part in memory: raw x: (N, C, *S), and N rows per entry of `cond` (label: (N,) long)."""
+    """A split in memory: raw x: (N, C, *S), and N rows per entry of `cond` (label: (N,) long)."""
 
     x: Tensor
     cond: Cond = field(default_factory=dict)
@@ -150,7 +152,7 @@ class InMemorySplit(Split):
         return self.x[indices], {name: value[indices] for name, value in self.cond.items()}
 
     def to(self, device: torch.device | str) -> InMemorySplit:
-        """Return the same part on another device."""
+        """Return the same split on another device."""
         return InMemorySplit(self.x.to(device), {name: value.to(device) for name, value in self.cond.items()})
 
 
@@ -166,7 +168,7 @@ class Data(ABC):
 
     @abstractmethod
     def split(self, part: Part) -> Split:
-        """Return the examples of `part`, an `InMemorySplit` if small. The two parts share no example."""
+        """Return the split named `part`, an `InMemorySplit` if it is small. The two splits share no example."""
 
     def to_model_range(self, raw: Tensor) -> Tensor:
         """Convert raw values to the range of the model: integers k to 2 k / (bins - 1) - 1, other values to float32.
@@ -194,7 +196,7 @@ class Data(ABC):
 
     @cached_property
     def summary(self) -> str:
-        """Numbers of examples and classes, shape and values in one line; warns once of what is probably not meant."""
+        """Numbers of examples and classes, shape and values in one line; warns once of probable mistakes."""
         return summarize(self, {"train": self.split("train"), "held-out": self.split("held-out")})
 
     def fingerprint(self) -> str:
@@ -226,7 +228,7 @@ class Augmentation(ABC):
 
     @attribute
     def moves(self) -> bool | None:
-        """Whether places of x are moved, so that conditions with the same places, such as masks, change too:
+        """Whether pixels of x are moved, so that conditions with the same pixels, such as masks, change too:
         the augmentation is called for each of them with the same numbers. None, the default: not stated.
         """
         return None
@@ -245,11 +247,11 @@ class FiniteAugmentation(Augmentation):
 
     @abstractmethod
     def variant(self, uniform: Tensor) -> Tensor:
-        """Return the results that random numbers in [0, 1): (B, draws) choose, 0 to variants - 1: (B,) long."""
+        """Convert random numbers in [0, 1): (B, draws) to numbers of results, 0 to variants - 1: (B,) long."""
 
     @abstractmethod
     def changed(self, x: Tensor, variant: Tensor) -> Tensor:
-        """Return the results `variant`: (B,) long of x: (B, C, *S)."""
+        """Change each example of x: (B, C, *S) to its result number `variant`: (B,) long."""
 
     def __call__(self, x: Tensor, uniform: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
         return self.changed(x, self.variant(uniform)), cond

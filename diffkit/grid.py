@@ -106,7 +106,7 @@ class Grid(ABC):
         return [float(t) for t in push_apart(whole, schedule.steps, least)]
 
     def all_steps(self, schedule: Schedule) -> int:
-        """Return the number of steps if a recipe sets none: the most of a discrete schedule, else 100."""
+        """Return the default number of steps: the largest that a discrete schedule allows, else 100."""
         return default_steps(schedule) - (schedule.steps is not None and not self.ends_clean)
 
 

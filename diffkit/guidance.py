@@ -17,7 +17,8 @@ from .scalar import Scalar
 
 
 class Guidance(ABC):
-    """Base of guidance. Implement `__call__`. An option `scale` of a comparison means no guidance if it is 1.
+    """Base of guidance. Implement `__call__`. If a guidance compares two estimates, its option `scale` is 1 for no
+    guidance.
 
     A guidance that evaluates the estimate under all conditions and returns another one adds its x0 to `Estimate.aux` as
     `unguided`, so that a guidance around it, such as one that scales its result, needs no further evaluation.
@@ -41,7 +42,7 @@ class Guidance(ABC):
     def limits_range(self) -> bool:
         """Whether the guidance only moves x0 into the range of the data, as clipping does; default False.
 
-        Such a guidance leaves the model a distribution, whose likelihood can be computed.
+        The likelihood of a model with such a guidance can be computed.
         """
         return False
 

@@ -65,7 +65,7 @@ class Level:
         return value
 
     def like(self, x: Tensor) -> Level:
-        """Prepare this level to multiply x: (B, *S).
+        """Return this level with alpha and sigma in a shape that multiplies x: (B, *S).
 
         Floats stay floats. Tensors move to the device of x and take its type (at least float32); (B,) becomes
         (B, 1, ..., 1), and any other shape is kept.
@@ -100,7 +100,7 @@ class Level:
 
 
 def broadcast(value: Scalar, x: Tensor) -> Scalar:
-    """Prepare a coefficient to multiply x: (B, *S).
+    """Reshape a coefficient so that it broadcasts to x: (B, *S).
 
     Floats are returned unchanged. Tensors take the device and type of x (at least float32), and (B,) becomes
     (B, 1, ..., 1).

@@ -46,7 +46,7 @@ WORDS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ModelSetting:
-    """What a recipe determines of a model, whether it is trained or not.
+    """The properties of a model that its recipe determines, before and after training.
 
     spec       the spec of what the model diffuses: of the data after the codec
     encoded    whether a codec changes the data
@@ -67,11 +67,11 @@ class ModelSetting:
 
 
 class Peers:
-    """The processes that measure together. This base class is a single process."""
+    """The processes that compute metrics together. This base class is a single process."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is kept."""
+        """Whether this process writes the results."""
         return True
 
     def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
@@ -188,7 +188,7 @@ class Evaluation:
         return generator("cpu", self.seed, "metric", stream)
 
     def with_samples(self, samples: Tensor, labels: Tensor | None) -> Evaluation:
-        """Return the same evaluation of other samples: (N, C, *S), and their labels (N,) or None."""
+        """Return a copy with other samples: (N, C, *S), and their labels (N,) or None."""
         return replace(self, samples=samples, sample_labels=labels)
 
 
@@ -228,7 +228,7 @@ class Metric(ABC):
         return None
 
     def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
-        """Return what else the values depend on, by name, for the record: `compare` refuses results that differ in it.
+        """Return further settings that the values depend on, by name: `compare` refuses results that differ in one.
 
         Default: nothing, for a metric that its `definition` describes completely.
         """

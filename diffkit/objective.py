@@ -67,7 +67,7 @@ class Objective(ABC):
 
     @attribute
     def trains_schedule(self) -> bool:
-        """Whether it is a bound, whose minimum over the levels makes sense, so that a schedule can be trained as well;
+        """Whether a schedule may be trained too: the loss is a bound, so it does not fall because levels become easier;
         default False.
         """
         return False
@@ -109,5 +109,5 @@ class Weighting(ABC):
         """Return the weights (B,) at a level of tensors (B,)."""
 
     def on_output(self, level: Level, parameterization: Parameterization) -> Scalar:
-        """Return the equal weight of |y - target|^2: w(level) / parameterization.weight(level)."""
+        """Return the equivalent weight of |y - target|^2: w(level) / parameterization.weight(level)."""
         return self(level) / parameterization.weight(level)

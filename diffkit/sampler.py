@@ -68,13 +68,13 @@ class Sampler(ABC, Generic[State]):
 
     @attribute
     def dtype(self) -> torch.dtype | None:
-        """Type of the state; None (default) for that of x."""
+        """The dtype of the state; None (default) is that of x."""
         return None
 
     @attribute
     def presets(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-        """How other libraries run this sampler: the name of a library and keys of the section `sample` of a recipe, an
-        item for each of its grids, the usual one first; default none.
+        """Settings of other libraries for this sampler: pairs of a library and its values for the section `sample` of a
+        recipe, one pair for each grid that it offers, the usual one first; default none.
         """
         return ()
 
@@ -150,7 +150,7 @@ def sample(
     dtype: torch.dtype | None = None,
     on_step: Callable[[StepInfo], None] | None = None,
 ) -> Tensor:
-    """Carry x from levels[0] to levels[-1], one step per pair of neighbours.
+    """Draw samples: step x from levels[0] to levels[-1], one step for each pair of neighbouring levels.
 
     Gradients are disabled, but inference mode is not used, so that guidance may enable gradients.
 

@@ -66,7 +66,7 @@ class Schedule(ABC):
 
 
 class Discrete(Schedule):
-    """The curve through alpha_bar_t = prod_{i <= t} (1 - beta_i), t in {0..T}, variance preserving.
+    """A discrete schedule, variance preserving: alpha_bar_t = prod_{i <= t} (1 - beta_i), t in {0..T}.
 
     alpha_t = sqrt(alpha_bar_t), sigma_t = sqrt(1 - alpha_bar_t), tables in float64. Between integers the angle
     atan2(sigma, alpha) is interpolated linearly, which keeps the variance and reaches alpha = 0 if beta_T = 1.

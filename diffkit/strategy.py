@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Strategy(ABC):
-    """Base of strategies, which distribute a training over `size` processes; this process is number `rank`.
+    """Base of strategies, which distribute training over `size` processes; this process is number `rank`.
 
     The gradient of a parameter after a synchronised backward pass is the mean over the processes, so that the same
     update follows on each of them.
@@ -46,7 +46,7 @@ class Strategy(ABC):
     def whole(self, module: nn.Module) -> AbstractContextManager[None]:
         """Return the context in which each process may call `module` alone. All processes enter it.
 
-        A strategy that shards weights gathers all of them here. Default: nothing is to be done.
+        A strategy that shards weights gathers all of them here. Default: a context that does nothing.
         """
         return nullcontext()
 

@@ -18,7 +18,7 @@ FUSED = ("cpu", "cuda", "mps", "xpu")
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr m' / (sqrt(v') + eps), m' and v' without bias.
+    """Adam: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, w -= lr m' / (sqrt(v') + eps), m' and v' bias-corrected.
 
     `weight_decay` adds weight_decay * w to the gradient g.
     Source: Kingma & Ba 2015 (arXiv:1412.6980), Algorithm 1.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("target", nargs=-1)
 @as_json
 @click.option("--deep", is_flag=True, help="More cases: every step count, longer fits.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the drawn cases.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random cases.")
 @click.option("--all", "everything", is_flag=True, help="Also show the laws that do not apply.")
 def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everything: bool) -> None:
     """Check components against the laws of diffusion.

@@ -76,7 +76,7 @@ def show(kind: str, name: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--why", "why", metavar="NAME", help="Show the traceback or the switch that disables one plugin.")
+@click.option("--why", "why", metavar="NAME", help="Show why one plugin is broken or disabled.")
 @as_json
 @click.pass_context
 def plugins(ctx: click.Context, why: str | None, as_json: bool) -> None:

@@ -51,9 +51,11 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all random streams.")
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
 @processes
-@click.option("--restarts", type=click.IntRange(min=0), default=0, help="Starts after a process was killed or hangs.")
+@click.option(
+    "--restarts", type=click.IntRange(min=0), default=0, help="Restarts allowed after a process is killed or hangs."
+)
 @click.option("--hosts", type=click.IntRange(min=1), default=1, help="Number of hosts that run this command.")
-@click.option("--meet", metavar="HOST:PORT", help="Where the hosts meet: one of them, and a free port.")
+@click.option("--meet", metavar="HOST:PORT", help="Rendezvous of the hosts: one of them, and a free port on it.")
 @click.option("--dry-run", is_flag=True, help="Measure five steps and print what the run would need; write nothing.")
 @device
 @as_json
@@ -160,7 +162,9 @@ def _interval(found: Interval | None) -> str:
 
 @click.command()
 @run_argument
-@click.option("--count", type=click.IntRange(min=1), help="[default: 64; with a prompt or a picture, as the recipe]")
+@click.option(
+    "--count", type=click.IntRange(min=1), help="Samples.  [default: 64; with a prompt or a picture, as the recipe]"
+)
 @click.option("--sampler", metavar="NAME", help="Sampler, with options as NAME,option=value.  [default: as the recipe]")
 @click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.")
@@ -183,19 +187,28 @@ def _interval(found: Interval | None) -> str:
 )
 @click.option("--scale", type=float, help="Short for --guidance cfg=SCALE.")
 @click.option(
-    "--negative", metavar="TEXT", help="Short for --guidance cfg.negative=TEXT: what samples are not to show."
+    "--negative", metavar="TEXT", help="Short for --guidance cfg.negative=TEXT: what samples should not show."
 )
 @click.option("--size", metavar="HxW", help="Size of the samples.  [default: as the data]")
 @click.option("--image", type=click.Path(path_type=Path), help="Picture to start from (image to image).")
-@click.option("--strength", type=float, help="Share of the steps made from --image.  [default: 0.8, with --mask 1]")
+@click.option(
+    "--strength",
+    type=float,
+    help="Share of the steps to make; 1 keeps least of --image.  [default: 0.8, with --mask 1]",
+)
 @click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is repainted.")
-@click.option("--latents", type=click.Path(path_type=Path), help="Start noise: .safetensors, .npz or .npy.")
+@click.option("--latents", type=click.Path(path_type=Path), help="File of the start noise: .safetensors, .npz or .npy.")
 @click.option(
     "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."
 )
 @click.option("--adapter", "adapters", multiple=True, metavar="FILE[:WEIGHT]", help="LoRA to use; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--format", "form", type=click.Choice(["png", "npz"]), help="[default: png for images, else npz]")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["png", "npz"]),
+    help="Format of the file.  [default: png for images, else npz]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
 @processes
 @device
@@ -230,7 +243,7 @@ def sample(
 ) -> None:
     """Draw samples from the run directory RUN. Sample i of a seed is the same in every batch.
 
-    The same command continues a drawing that was stopped.
+    The same command continues sampling that was interrupted.
     """
     from ..runs.pipeline import joined
     from ..runs.planning import SampleRequest

@@ -31,7 +31,7 @@ def stated_conditions(
 
     Args:
         texts: NAME=VALUE or NAME=@FILE each; several of one name are several values.
-        prompt: a text, short for text=PROMPT; None without one.
+        prompt: a text, short for text=PROMPT; None if not given.
         specs: the conditions of the model.
 
     Returns:
@@ -127,7 +127,7 @@ def stated_latents(path: Path) -> Any:
 
 @contextmanager
 def pointing_to(texts: Mapping[str, Sequence[str]]) -> Iterator[None]:
-    """Let errors in components that a command builds point to the option of the command line that states them.
+    """Return a context in which an error of a component points to the command-line option that names the component.
 
     Args:
         texts: by kind of component, the options and their values, such as "--sampler ddim,eta=2".
@@ -154,8 +154,8 @@ def stated_guidance(texts: Iterable[str], scale: float | None, negative: str | N
 
     Args:
         texts: NAME=SCALE or NAME.OPTION=VALUE each; values are read as in a recipe.
-        scale: short for cfg=SCALE; None without one.
-        negative: short for cfg.negative=TEXT; None without one.
+        scale: short for cfg=SCALE; None if not given.
+        negative: short for cfg.negative=TEXT; None if not given.
 
     Returns:
         Options by name of the guidance; None if none is stated.

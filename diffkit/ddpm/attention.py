@@ -1,4 +1,4 @@
-"""Attention from the places of a map to themselves or to a text: out = x + W softmax(q k' / sqrt(d)) v.
+"""Attention from the positions of a map to themselves or to a text: out = x + W softmax(q k' / sqrt(d)) v.
 
 q is a linear map of the normalised x, k and v are linear maps of it or of the text, split into heads of d channels.
 """
@@ -13,7 +13,7 @@ from .initialisation import Initialisation
 
 
 class SelfAttention(nn.Module):
-    """Residual self-attention over the places of a map, x: (B, C, *S) -> (B, C, *S).
+    """Residual self-attention over the positions of a feature map, x: (B, C, *S) -> (B, C, *S).
 
     One linear layer makes q, k and v. In channels_last memory the rearrangements are views, not copies.
 
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Residual attention from the places of a map to the tokens of a text, x: (B, C, *S) -> (B, C, *S).
+    """Residual attention from the positions of a feature map to the tokens of a text, x: (B, C, *S) -> (B, C, *S).
 
     Without a text x is unchanged. Tokens whose mask is False are not read.
 
@@ -58,7 +58,7 @@ class CrossAttention(nn.Module):
         self.out = init.last(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Let each place read the text.
+        """Let each position attend to the text.
 
         Args:
             x: The map: (B, C, *S).

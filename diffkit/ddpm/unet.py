@@ -30,7 +30,7 @@ class UNet(Network):
 
     Series (C, L) and volumes (C, D, H, W) have convolutions of one and three dimensions. With a condition `text` each
     map with attention also attends to the tokens; every other condition (D,) is added to the embedding of the noise
-    level, which blocks read as scale and shift if `time` is `scale-shift` (FiLM); `concat` has more channels of x.
+    level; channels of the condition `concat` are concatenated to those of x.
 
     Each level of `multipliers` has half the size of the one before, and consists of `blocks` residual blocks (one more
     on the way up, each with a skip connection), followed by attention if the larger side of the map is in `attention`.
@@ -42,7 +42,7 @@ class UNet(Network):
     heads              attention heads; or `head_channels`, the width of one head, instead
     middle_attention   attention in the middle
     dropout            probability, before the second conv of each block
-    time               `add` the embedding in a block, or use it as `scale-shift` of the norm
+    time               `add` the embedding in a block, or use it as `scale-shift` of the norm (FiLM)
     embedding          `ho` [sin, cos] or `openai` [cos, sin]; see `sinusoid`
     downsample         `conv-asymmetric` (TensorFlow's SAME), `conv`, `average`, or `resblock` (inside a block)
     upsample           `nearest` or `bilinear` and a conv, `transposed` conv, or `resblock`

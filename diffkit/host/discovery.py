@@ -146,8 +146,8 @@ def import_file(path: Path) -> ModuleType:
 def forget() -> None:
     """Release the names of all one-file plugins for other files.
 
-    The modules stay in `sys.modules` until then: their classes need that for annotations and pickle, and a registry
-    that is still held loads its components from there.
+    A module stays in `sys.modules` until another file takes its name: its classes need that for annotations and
+    pickle, and a registry that is still in use loads its components from there.
     """
     _released.update(_current)
     _current.clear()

@@ -33,7 +33,7 @@ class SideEffectWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Change:
-    """A change that code of a plugin made to the process; `lasting` if it cannot be put back."""
+    """A change that code of a plugin made to the process; `lasting` if it cannot be undone."""
 
     what: str
     lasting: bool = False
@@ -44,7 +44,7 @@ class Change:
 
 @contextlib.contextmanager
 def kept_state(*, draws: bool = True, output: bool = False) -> Iterator[list[Change]]:
-    """Keep the state of the process while code of a plugin runs, and put it back.
+    """Return a context for code of a plugin, after which the state of the process is restored.
 
     Args:
         draws: whether to leave the global random numbers where the code moved them, as when weights are drawn.

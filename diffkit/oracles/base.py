@@ -77,7 +77,9 @@ class Oracle(ABC):
         return self.uncertainty(level) * float(level.sigma) ** 2
 
     def minimum_loss(self, parameterization: Parameterization, level: Level) -> float:
-        """Compute E|target - y*|^2 = (det / sigma)^2 E|x0 - x0*|^2, the minimum loss. Identities C3, D3."""
+        """Compute E|target - y*|^2 = (det / sigma)^2 E|x0 - x0*|^2, the minimum loss. Identities C3, D3 of
+        docs/theory/identities.md.
+        """
         a, b = parameterization.coefficients(level)
         det = float(level.alpha) * float(b) - float(level.sigma) * float(a)
         return det**2 * self.uncertainty(level)
@@ -101,7 +103,7 @@ class Oracle(ABC):
 
 
 def column(value: Scalar, x: Tensor) -> Scalar:
-    """Prepare a coefficient to multiply x.flatten(1): a float, (B, 1), or (B, D) if it differs within an example."""
+    """Reshape a coefficient to multiply x.flatten(1): a float, (B, 1), or (B, D) if it differs within an example."""
     if not isinstance(value, Tensor):
         return value
     value = value.to(device=x.device, dtype=working(x))

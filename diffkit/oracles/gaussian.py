@@ -22,7 +22,7 @@ class GaussianOracle(Oracle):
     covariance   one number, a diagonal (*S) or (D,), or a matrix (D, D) with D the number of elements of the mean
 
     Raises ValueError if they do not fit, or if the covariance is not symmetric and positive semi-definite.
-    Identities D1 to D4.
+    Identities D1 to D4 of docs/theory/identities.md.
     """
 
     def __init__(self, mean: float | Tensor, covariance: float | Tensor) -> None:
@@ -102,7 +102,7 @@ class GaussianOracle(Oracle):
         return float(torch.where(self.variances > 0, self.variances / v, 0.0).sum())
 
     def flow(self, x: Tensor, t: Level, s: Level) -> Tensor:
-        """Compute alpha_s m + S_s^1/2 S_t^-1/2 (x - alpha_t m). Identity D4."""
+        """Compute alpha_s m + S_s^1/2 S_t^-1/2 (x - alpha_t m). Identity D4 of docs/theory/identities.md."""
         m, variances, axes = self._at(x)
         y = self._turn(x.to(working(x)).flatten(1) - column(t.alpha, x) * m, axes)
         before, after = self._spread(t, x, variances), self._spread(s, x, variances)
@@ -140,5 +140,8 @@ class GaussianOracle(Oracle):
 
 
 def PointMassOracle(point: float | Tensor) -> GaussianOracle:  # noqa: N802 - used like a class
-    """Return the oracle of data that is one point: x0* = point for every x, so that samplers are exact. Identity F2."""
+    """Return the oracle of data that is one point: x0* = point for every x, so that samplers are exact.
+
+    Identity F2 of docs/theory/identities.md.
+    """
     return GaussianOracle(point, 0.0)

@@ -26,7 +26,7 @@ class MixtureOracle(Oracle):
     covariances   K numbers, K diagonals (K, *S) or (K, D), or K matrices (K, D, D)
 
     With the condition `label`, label k is component k, and K is the whole mixture. `flow`, `entropy` and `uncertainty`
-    require data of one dimension and raise ValueError otherwise. Identities E1 to E4.
+    require data of one dimension and raise ValueError otherwise. Identities E1 to E4 of docs/theory/identities.md.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class MixtureOracle(Oracle):
         return torch.softmax(log, 1)
 
     def covariance(self, x: Tensor, level: Level) -> Tensor:
-        """Compute sum_k r_k (V_k + mu_k mu_k^T) - x0* x0*^T. Identity E2."""
+        """Compute sum_k r_k (V_k + mu_k mu_k^T) - x0* x0*^T. Identity E2 of docs/theory/identities.md."""
         _, m, s, axes = self._at(x)
         alpha, sigma = self._columns(level, x)
         v = alpha**2 * s + sigma**2
@@ -117,7 +117,9 @@ class MixtureOracle(Oracle):
         return float((torch.exp(self.log_density(x, level)) * each).sum() * width) / sigma**2
 
     def flow(self, x: Tensor, t: Level, s: Level) -> Tensor:
-        """Compute F_s^-1(F_t(x)), since flows in one dimension are monotone. Identity E4."""
+        """Compute F_s^-1(F_t(x)), since flows in one dimension are monotone. Identity E4 of
+        docs/theory/identities.md.
+        """
         self._one_dimension()
         wide = x.double().reshape(-1)
         out = transport(wide, self._weights.to(wide), *self._line(t, wide), *self._line(s, wide))

@@ -15,7 +15,7 @@ class PolynomialOracle:
     """A denoiser with x0 = sum_k coefficients_k half_logsnr^k for every x; coefficients: numbers or tensors (*S).
 
     An exponential integrator of order p is exact for degree p - 1, so that wrong coefficients show in one step.
-    Raises LevelError at sigma = 0, and ValueError without coefficients. Identity F4.
+    Raises LevelError at sigma = 0, and ValueError without coefficients. Identity F4 of docs/theory/identities.md.
     """
 
     def __init__(self, coefficients: Sequence[float | Tensor]) -> None:

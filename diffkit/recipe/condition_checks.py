@@ -111,7 +111,7 @@ def _lacks_numbers(error: Exception | None) -> bool:
 
 
 def moved_conditions(view: View) -> Iterator[RecipeError]:
-    """An augmentation must state whether it moves pixels, if the data has a condition at the places of x."""
+    """An augmentation must state whether it moves pixels, if the data has a condition with the pixels of x."""
     data = view.built("data")
     if view.conditions is None or data is None or view.shape is None:
         return

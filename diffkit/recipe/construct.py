@@ -304,7 +304,7 @@ class Trial:
             self._report(no_conditioner(texts[0]), data.entries["name"].mark)
 
     def _takes_data(self, component: Resolved, codec: Codec) -> bool:
-        """Report a fault if the codec does not take the data."""
+        """Report a fault if the codec does not accept the shape of the data."""
         specs = self._specs()
         try:
             if specs is not None:
@@ -334,7 +334,10 @@ class Trial:
             self._conditioners[name] = made
 
     def attempt(self, component: Resolved, *, meta: bool = False) -> Any:
-        """Build one component; None after a fault. With `meta` without memory, unless it must read numbers."""
+        """Build one component; return None after a fault.
+
+        With `meta` it is built on the meta device, without memory, unless its constructor reads values of tensors.
+        """
         try:
             if meta:
                 try:

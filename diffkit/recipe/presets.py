@@ -77,8 +77,9 @@ def with_preset(root: Node) -> Node:
 
 
 def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return overrides of a whole recipe, in which every key is stated, such that its preset follows another sampler,
-    and `sample.preset=null` gives the defaults of a recipe.
+    """Return overrides that keep `sample.preset` consistent in a whole recipe, which states every key.
+
+    With another sampler the preset is applied again; `sample.preset=null` gives the defaults of a recipe.
 
     Args:
         recipe: The whole recipe as plain values.

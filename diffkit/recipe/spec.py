@@ -169,7 +169,7 @@ class DiffusionRecipe(Recipe):
 
 
 class CodecRecipe(Recipe):
-    """The recipe of a codec; `loss` lists what its training minimises the sum of."""
+    """The recipe of a codec; `loss` lists the losses, whose sum training minimises."""
 
     codec: Annotated[ComponentSpec, ComponentField("codec")]
     loss: tuple[Annotated[ComponentSpec, ComponentField("reconstruction-loss")], ...]
@@ -177,7 +177,8 @@ class CodecRecipe(Recipe):
 
 class ClassifierRecipe(Recipe):
     """The recipe of a classifier of noisy examples. `conditions`: the condition that it predicts, a class. `times`: the
-    distribution of the times at which it learns to."""
+    distribution of the times in training.
+    """
 
     conditions: Name = "label"
     schedule: Annotated[ComponentSpec, ComponentField("schedule")]

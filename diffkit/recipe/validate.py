@@ -39,7 +39,7 @@ def load_recipe(
 ) -> Recipe:
     """Read and validate a recipe.
 
-    Every component that it names is imported and built once, networks without memory; data files need not be there.
+    Every component that it names is imported and built once, networks without memory; data files need not exist.
 
     Args:
         source: a file, the name of a built-in recipe, a YAML text of several lines, or a mapping.

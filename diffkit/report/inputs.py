@@ -103,7 +103,7 @@ class LikelihoodTerms:
 
 @dataclass(frozen=True, eq=False)
 class Reconstructions:
-    """Held-out examples, what a codec makes of them, and statistics of its codes, by channel: C channels.
+    """Held-out examples, their reconstructions by a codec, and statistics of its codes, by channel: C channels.
 
     `examples`, `made`: (N, H, W, C') uint8 or (N, D). `mean`, `std` of the codes: (C,). `kl`: (C,), divergence of the
     posterior from N(0, 1) in nats for each dimension, None without posterior. `histogram`: (C, K), densities between

@@ -279,7 +279,7 @@ def _measure_model(
 
 
 def interval_of(headline: str, values: Values) -> dict[str, Interval]:
-    """Return the interval of the headline by its standard error; none without one."""
+    """Return the interval of the headline from its standard error; None without a standard error."""
     error = values.get(STANDARD_ERROR, math.nan)
     return {headline: interval(values[headline], error)} if 0 < error < math.inf else {}
 

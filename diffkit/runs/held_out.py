@@ -45,7 +45,9 @@ BINS, COLUMNS = 60, 8
 
 
 def shown_examples(parts: Parts, count: int) -> Tensor:
-    """Return up to `count` evenly spread held-out examples, (N, C, *S) in the model's range; training ones without."""
+    """Return up to `count` evenly spread held-out examples, (N, C, *S) in the model's range; training ones if none are
+    held out.
+    """
     data = parts.data
     split = data.split("held-out")
     split = split if len(split) else data.split("train")
@@ -207,7 +209,7 @@ def measure_held_out(
     place: Path,
     raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> dict[str, MetricResult]:
-    """Apply metrics to what a codec or a classifier makes of held-out examples, and of training examples beside them.
+    """Apply metrics to the outputs of a codec or a classifier for held-out and, beside them, for training examples.
 
     Args:
         metrics: Names and metrics.

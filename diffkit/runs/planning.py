@@ -120,13 +120,13 @@ class SampleRequest:
 
     @property
     def stated(self) -> dict[str, Any]:
-        """The conditions, with those of the shorthands."""
+        """The conditions, including those given as `labels` or `prompt`."""
         given = dict(self.conditions or {}) | ({} if self.labels is None else {LABEL: self.labels})
         return given | ({} if self.prompt is None else {TEXT: self.prompt})
 
     @property
     def guided(self) -> dict[str, Any]:
-        """The changes of guidance, with those of the shorthands."""
+        """The changes of guidance, including those given as `scale` or `negative`."""
         own: dict[str, Any] = {} if self.scale is None else {"scale": self.scale}
         own |= {} if self.negative is None else {"negative": {TEXT: self.negative}}
         given = dict(self.guidance or {})
@@ -412,7 +412,7 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
 
 
 def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:
-    """Build the component that a name or mapping describes; a component or None is returned unchanged."""
+    """Build the component that a name or mapping describes; return a component or None unchanged."""
     if given is None or isinstance(given, base):
         return given
     options = {"name": given} if isinstance(given, str) else dict(given) if isinstance(given, Mapping) else {}

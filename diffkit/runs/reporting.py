@@ -189,7 +189,9 @@ def _of_diffusion(
 
 
 def _reconstructions(directory: RunDirectory) -> Reconstructions | None:
-    """Return the reconstructions of a codec; None without. Raises CheckpointError if their file is damaged."""
+    """Return the reconstructions of a codec; None if there are none. Raises CheckpointError if their file is
+    damaged.
+    """
     stored = load_reconstructions(directory.samples)
     if stored is None:
         return None

@@ -148,7 +148,7 @@ class MetricResult(BaseModel):
 
     @property
     def count(self) -> int:
-        """The smaller number of samples and held-out examples."""
+        """The number of samples or of held-out examples, whichever is smaller."""
         return min(self.samples, self.held_out_count)
 
     @property

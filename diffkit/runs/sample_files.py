@@ -47,7 +47,7 @@ class SharedDraw:
     """Batches of samples that one or several processes draw, each a share of them, into one file in `folder`.
 
     The batches are those of one process, so the samples are the same bytes, and memory does not grow with their number.
-    A batch is complete when its record exists. It is not drawn again then, so a drawing that was stopped continues.
+    A batch is complete when its record exists. It is not drawn again then, so interrupted sampling continues.
     """
 
     folder: Path
@@ -173,7 +173,7 @@ def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype = torch.float32)
 def shared_draw(
     path: Path, plan: SamplingPlan, recipe: Recipe, weights: str, ranks: Ranks = SINGLE_PROCESS
 ) -> SharedDraw:
-    """Return the drawing of a plan.
+    """Return the `SharedDraw` of a plan.
 
     Args:
         path: Beginning of the name of its folder: PATH-DIGEST. Other folders of this name are removed.

@@ -284,7 +284,7 @@ class Run:
         Args:
             request: The request, without `x`.
             path: The file that the samples are for. Beside it they are kept until the context ends; the same request
-                continues a drawing that was stopped.
+                continues sampling that was interrupted.
             progress: Show progress on standard error.
             ranks: The processes. Each gets all samples.
 

@@ -47,7 +47,7 @@ MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2
 
 
 def problem_of(parts: Parts) -> Problem:
-    """Return what the training of a recipe minimises."""
+    """Return the training problem of a recipe: model, data and loss."""
     data, augment, seed = parts.data, parts.augment, parts.recipe.seed
     if isinstance(parts, CodecParts):
         return CodecProblem(CodecModel(parts.network), parts.named_losses, data, augment, seed)

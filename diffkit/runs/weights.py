@@ -291,7 +291,9 @@ def _warn(name: str, fields: Mapping[str, object]) -> None:
 
 
 class DataRecord(BaseModel):
-    """The content of data.json: what sampling depends on of the data. `spec` is None in runs of earlier versions."""
+    """The content of data.json: the properties of the data that sampling depends on. `spec` is None in runs of earlier
+    versions.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -55,7 +55,9 @@ _STALE = re.compile(r"\.(tmp|old)-(step-\d{8,18})-[0-9a-f]{32}")
 
 
 class Peers(Protocol):
-    """The processes that save one checkpoint together; `diffkit.runtime.distributed.Ranks` are some."""
+    """The processes that save one checkpoint together, an interface that `diffkit.runtime.distributed.Ranks`
+    implements.
+    """
 
     @property
     def rank(self) -> int:
@@ -73,7 +75,7 @@ class Peers(Protocol):
 
 
 class Alone:
-    """One process."""
+    """The `Peers` of a single process."""
 
     rank, size = 0, 1
 
@@ -369,7 +371,7 @@ def read_checkpoint(
         candidate: the checkpoint.
         expected: the groups to read, see `CheckpointStore.load`; other groups are only verified.
         device: the device of the tensors. Default: "cpu".
-        rows: returns the rows of a tensor to keep, by group, name and whole shape; None is all. Default: all.
+        rows: returns the rows of a tensor to keep, by group, name and whole shape; None means all. Default: all.
 
     Returns:
         The checkpoint, with the tensors of the groups in `expected`.

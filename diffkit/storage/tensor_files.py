@@ -43,7 +43,7 @@ def read_group(
     Args:
         files: the shards in order, or one file, with their digests.
         expected: the tensors or shapes that the group must have; None for any.
-        rows: returns the rows of a tensor to keep, by name and whole shape; None is all. Default: all.
+        rows: returns the rows of a tensor to keep, by name and whole shape; None means all. Default: all.
 
     Returns:
         The tensors by name.

@@ -55,7 +55,8 @@ class Affine:
 
 
 def first_order(oracle: GaussianOracle, t: Level, s: Level, rho: float = 0.0, std: float | None = None) -> Affine:
-    """Return the step alpha_s x0* + sqrt(sigma_s^2 - rho^2) eps* + std z as matrices. Identity D5.
+    """Return the step alpha_s x0* + sqrt(sigma_s^2 - rho^2) eps* + std z as matrices. Identity D5 of
+    docs/theory/identities.md.
 
     With G = alpha_t S S_t^-1 and k = sqrt(sigma_s^2 - rho^2) / sigma_t: A = (alpha_s - k alpha_t) G + k I,
     b = (alpha_s - k alpha_t) (m - alpha_t G m), Q = std^2 I.
@@ -88,7 +89,7 @@ def posterior_kernel(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
         s: the level of x_s, with less noise.
 
     Returns:
-        The affine map from x_t to x_s. Identity B6.
+        The affine map from x_t to x_s. Identity B6 of docs/theory/identities.md.
     """
     eye = torch.eye(oracle.dimensions, dtype=torch.float64)
     at, after = (float(v.alpha) ** 2 * oracle.matrix + float(v.sigma) ** 2 * eye for v in (t, s))

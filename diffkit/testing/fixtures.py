@@ -78,7 +78,9 @@ def zero_terminal() -> Discrete:
 
 @dataclass(frozen=True)
 class Reclocked(Schedule):
-    """The levels of `inner`, times `scale`, at the time t' = offset + rate t; continuous also if `inner` is not."""
+    """The schedule `inner` with levels times `scale` and time t' = offset + rate t; continuous even if `inner` is
+    discrete.
+    """
 
     inner: Schedule
     offset: float = 0.0

@@ -102,7 +102,8 @@ def measure(
     oracle: Oracle | None = None,
     exact_starts: int = 1,
 ) -> OrderFit:
-    """Measure the error against the quantile map of a mixture, from half_logsnr -1.5 to 2. Identities E4, F1.
+    """Measure the error against the quantile map of a mixture, from half_logsnr -1.5 to 2. Identities E4, F1 of
+    docs/theory/identities.md.
 
     Args:
         sampler: a deterministic sampler.
@@ -130,7 +131,8 @@ def measure(
 
 
 def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6, reach: float = 1.0) -> float:
-    """Return the error of one run on x0 = half_logsnr^degree for all x, with exact first states. Identity F4.
+    """Return the error of one run on x0 = half_logsnr^degree for all x, with exact first states. Identity F4 of
+    docs/theory/identities.md.
 
     d(x / sigma) / d half_logsnr = (alpha / sigma) x0, so x_s = sigma_s (x_t / sigma_t + int e^l l^degree dl).
     An exponential method of order p with the right coefficients has only rounding errors for degree < p.

@@ -371,7 +371,7 @@ class LatentCache:
         finite = [one for one in augment if isinstance(one, FiniteAugmentation)]
         if endless := [type(one).__name__ for one in augment if not isinstance(one, FiniteAugmentation)]:
             raise UsageError(
-                f"latents cannot be kept: {endless[0]} changes an example in endless ways",
+                f"latents cannot be kept: {endless[0]} gives an example no fixed number of results",
                 code="DK058",
                 fix="remove it from data.augment, or set codec.cache: false",
             )

@@ -149,7 +149,7 @@ def profile(ema: EmaConfig, batch_size: int) -> Callable[[int], float]:
 
 
 def half_life_of(decay: float, batch_size: int) -> float:
-    """Return after how many images a weight counts half: batch_size log(1/2) / log(decay)."""
+    """Return the half-life in images of a decay per update: batch_size log(1/2) / log(decay)."""
     return batch_size * math.log(0.5) / math.log(decay)
 
 

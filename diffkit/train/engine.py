@@ -41,7 +41,7 @@ class Engine:
         problem: model, loss and data. The network moves to `device`; its weights become float32 at least.
         config: the configuration of the training.
         optimizer: builds the torch optimizer.
-        lr_schedule: factor on the learning rates; None is 1.
+        lr_schedule: factor on the learning rates; None means 1.
         strategy: the strategy for several processes.
         device: the device to train on.
         ranks: the processes of this run.
@@ -249,7 +249,7 @@ class Engine:
         return digest_of(p for module in modules for p in module.parameters() if not is_sharded(p))
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, float]) -> None:
-        """Take over the `tensors()` of another engine of the same problem, and the numbers of its optimizer.
+        """Load the `tensors()` of another engine of the same problem, and the numbers of its optimizer.
 
         Raises:
             CheckpointError: the state of the optimizer belongs to other parameters.
@@ -264,7 +264,7 @@ class Engine:
                     local(value).copy_(tensors[group][name])
 
     def held_rows(self, group: str, name: str, shape: Sequence[int]) -> range | None:
-        """Return the rows of a tensor of a checkpoint that this process holds; None is all of them.
+        """Return the rows of a checkpoint tensor that this process holds; None means all of them.
 
         Args:
             group: its group, as in `tensors`.
@@ -292,7 +292,7 @@ class Engine:
         return {name: value.full_tensor() if is_sharded(value) else value for name, value in named.items()}
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take other initial weights, by the names of the network's `state_dict`; averages start from them."""
+        """Load other initial weights, by the names of the network's `state_dict`; averages start from them."""
         for name, mine in self.network.state_dict().items():
             rows = local_rows(mine)
             local(mine).copy_(weights[name] if rows is None else weights[name][rows.start : rows.stop])

@@ -34,7 +34,7 @@ class Update:
 
     Args:
         optimizer: builds the torch optimizer.
-        lr_schedule: factor on the learning rates of its groups; None is 1.
+        lr_schedule: factor on the learning rates of its groups; None means 1.
         parameters: the parameters that are trained, by name.
         clip: bound of the global norm of the gradient; None leaves gradients as they are.
         scaling: whether the loss is scaled, as fp16 requires.
@@ -175,7 +175,7 @@ class Update:
         return found
 
     def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
-        """Take over the `tensors()` and `numbers()` of another update of the same parameters.
+        """Load the `tensors()` and `numbers()` of another update of the same parameters.
 
         Raises:
             CheckpointError: the state does not fit these parameters, for example from an earlier version of diffkit.
@@ -234,7 +234,7 @@ class CriticUpdate:
     Args:
         problem: has the critics, on the device of the training, and their loss.
         optimizer: builds the torch optimizer.
-        lr_schedule: factor on the learning rates of its groups; None is 1.
+        lr_schedule: factor on the learning rates of its groups; None means 1.
         ranks: the processes of the run, over which gradients are averaged.
         **bounds: `clip` and `deferred` of `Update`.
     """

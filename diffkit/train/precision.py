@@ -129,7 +129,7 @@ MIN_STEPS_COMPILED = 5_000
 
 
 def compile_mode(config: TrainConfig, device: torch.device) -> str | None:
-    """Return the mode of torch.compile, None without.
+    """Return the mode of torch.compile; None if the network is not compiled.
 
     auto: the mode "default" in long runs on a CUDA device, if this machine can compile.
     """

@@ -217,7 +217,9 @@ class Problem(ABC):
 
     @property
     def undecodable(self) -> str | None:
-        """What cannot be decoded from outputs of the network in half precision; None if everything can."""
+        """The parameterization whose outputs cannot be decoded in half precision, by name; None if there is no
+        problem.
+        """
         return None
 
     @property

@@ -121,7 +121,7 @@ class MetricAccumulator:
         return {"steps": self.steps, "sums": {n: value if math.isfinite(value) else None for n, value in sums.items()}}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over the `state()` of another accumulator."""
+        """Load the `state()` of another accumulator."""
         self.steps = int(state["steps"])
         self._sums = {
             str(name): torch.tensor(math.nan if value is None else value, dtype=torch.float64, device=self._device)

@@ -49,8 +49,8 @@ class Trainer:
         problem: model, loss and data.
         config: the configuration; its components are passed as the next arguments.
         optimizer: builds the torch optimizer.
-        lr_schedule: factor on the learning rates; None is 1.
-        strategy: the strategy for several processes; None is one process.
+        lr_schedule: factor on the learning rates; None means 1.
+        strategy: the strategy for several processes; None means one process.
         device: the device to train on.
         ranks: the processes of this run.
 
@@ -180,7 +180,7 @@ class Trainer:
         )
 
     def load(self, tensors: Mapping[str, Mapping[str, Tensor]], state: TrainerState) -> list[str]:
-        """Take over the `tensors()` and `state()` of another trainer of the same problem.
+        """Load the `tensors()` and `state()` of another trainer of the same problem.
 
         Args:
             tensors: groups of named tensors.

@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a CSV, TSV or JSONL file, with the line of each."""
+    """The rows of a CSV, TSV or JSONL file, with the line number of each row."""
 
     file: Path
     rows: Sequence[Mapping[str, object]]
@@ -138,7 +138,7 @@ class Table:
 
 
 def without(names: Sequence[str], what: str, source: str, fix: str) -> DataError:
-    """Build the error for pictures that lack something.
+    """Build the error for pictures without a row, a caption or a partner.
 
     Args:
         names: The pictures.
@@ -163,9 +163,7 @@ def find_table(path: Path | None, root: Path) -> Table:
             raise DataError(problem, code="DK301", choices=choices, fix=fix)
         path = beside[0]
     elif not path.is_file():
-        raise DataError(
-            f"the table not found: {path}", code="DK301", fix="name a .csv, .tsv or .jsonl file: data.table"
-        )
+        raise DataError(f"table not found: {path}", code="DK301", fix="name a .csv, .tsv or .jsonl file: data.table")
     read = _jsonl if path.suffix.lower() in JSON_LINES else _csv
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:

@@ -36,7 +36,9 @@ Resident = Literal["auto", "always", "never"]
 
 
 class FileData(Data):
-    """Base of sets in files of any origin: the first use of a part warns of what is left out or probably not meant."""
+    """Base of data sets in files; the first use of a split warns of files that are left out and of probable
+    mistakes.
+    """
 
     @property
     @abstractmethod
@@ -142,7 +144,7 @@ def stamps_of(root: Path, names: Sequence[str]) -> list[Stamp]:
 
 
 def cache_file(kind: str, root: Path) -> Path:
-    """Return the file in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit, for what is known of a folder."""
+    """Return the file in $XDG_CACHE_HOME/diffkit, by default ~/.cache/diffkit, that stores results about a folder."""
     top = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return top / "diffkit" / f"{kind}-{sha256(os.fsencode(root.resolve())).hexdigest()[:32]}.json"
 

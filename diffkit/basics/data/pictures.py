@@ -199,7 +199,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Suppress Pillow's warnings about odd metadata and many pixels; to be entered in one thread only."""
+    """Suppress Pillow's warnings about odd metadata and many pixels. Enter it in one thread at a time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

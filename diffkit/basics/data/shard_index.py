@@ -144,7 +144,7 @@ def open_place(place: str) -> tuple[Any, str]:
 
 
 def changed(place: str, reason: str) -> DataError:
-    """Build the error DK315 for shards that are not those of their index."""
+    """Build the error DK315 for shards that differ from their index."""
     fix = f"restore the shard, or index the shards as they are: diffkit shards {place}"
     return DataError(f"{place}: a shard changed after it was indexed: {reason}", code="DK315", fix=fix)
 
@@ -229,7 +229,7 @@ def _parse(place: str, file: Path) -> Index:
 
 
 def unfit(place: str, problem: str, fix: str) -> DataError:
-    """Build the error DK316 for shards, or files to be packed, that cannot be examples.
+    """Build the error DK316 for tar shards, or files to pack into them, that are not valid examples.
 
     Args:
         place: the shard or the folder.

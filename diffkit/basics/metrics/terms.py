@@ -163,7 +163,7 @@ def measure(
 
 
 def conditions(model: TrainedModel, labels: Tensor | None, rows: range) -> dict[str, Tensor]:
-    """Return what the network receives of the conditions of examples: their labels, if the model has classes.
+    """Return the conditions of some examples for the network: their labels, and the null of every other condition.
 
     Args:
         model: The model.
@@ -171,7 +171,7 @@ def conditions(model: TrainedModel, labels: Tensor | None, rows: range) -> dict[
         rows: Indices of the examples.
 
     Returns:
-        By name, one row for each example.
+        By name, one row for each example; empty for a model without conditions.
     """
     own = model.setting.conditions
     if own is None:

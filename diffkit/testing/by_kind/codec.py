@@ -150,7 +150,7 @@ def each_alone(case: Case, result: LawResult) -> None:
 def learned(case: Case, result: LawResult) -> None:
     """A run that is opened again builds its codec again: it must be the same codec."""
     if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
-        raise NotApplicable("the codec does not take the data")
+        raise NotApplicable("the codec does not accept the shape of the data")
     x = images(case)
     z = case.component.encode(x)
     size = float(z.abs().max())
@@ -174,7 +174,7 @@ def learned(case: Case, result: LawResult) -> None:
 def constant_channel(case: Case, result: LawResult) -> None:
     """Division by a standard deviation of 0 would give nan in every sample."""
     if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
-        raise NotApplicable("the codec does not take the data")
+        raise NotApplicable("the codec does not accept the shape of the data")
     data = fixtures.Pictures(flat=True)
     try:
         codec: Codec = rebuilt(case, {"data": data})

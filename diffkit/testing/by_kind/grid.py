@@ -221,7 +221,7 @@ def pure(case: Case, result: LawResult) -> None:
 def refines(case: Case, result: LawResult) -> None:
     """A sampler converges only if the steps of its grid become small."""
     if case.component.declares_deficit:
-        raise NotApplicable("with a deficit the range depends on n")
+        raise NotApplicable("declares_deficit is set, so the first level depends on n")
     for title, schedule in schedules(case.component):
         if title == "edm" or (schedule.steps is not None and schedule.steps < 1000):
             continue

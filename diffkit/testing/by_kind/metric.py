@@ -353,7 +353,7 @@ def model_ranks(case: Case, result: LawResult) -> None:
     tolerance=1e-9,
 )
 def pair_ranks(case: Case, result: LawResult) -> None:
-    """Each row of the samples belongs to its row of the references, also in `prepare`."""
+    """Sample i is compared with reference i, also if `prepare` chooses rows: other pairs have a worse value."""
     metric: Metric = case.component
     if metric.needs != "pairs":
         raise NotApplicable("the metric does not measure pairs")

@@ -107,7 +107,7 @@ def positions(case: Case, result: LawResult) -> None:
     x.requires_grad_()
     (slope,) = torch.autograd.grad(network(x, c_noise, **cond)[..., 0, 0].sum(), x)
     if not bool(slope[..., -1, -1].any()) and not bool(slope[..., 0, -1].any()):
-        raise NotApplicable("places far apart do not read each other")
+        raise NotApplicable("the receptive field is smaller than the image")
     moves = list(_exchanges(*shape.size))
     many = {name: v.expand(len(moves) + 1, *v.shape[1:]) for name, v in cond.items()}
     x = x.detach()
@@ -146,9 +146,11 @@ def _exchanges(height: int, width: int) -> Iterator[tuple[str, Tensor]]:
     tolerance=0.0,
 )
 def distinct_levels(case: Case, result: LawResult) -> None:
-    """A network cannot distinguish two levels with one embedding. Differences are compared with the usual one.
+    """A network cannot distinguish two levels with one embedding. Two levels one period apart must have different
+    outputs.
 
-    Besides usual periods those are tried at which the input of the first layer that reads the level alone recurs.
+    The periods are usual ones of embeddings, and those at which the input of the first layer that reads the level
+    alone recurs. A difference counts if it is not far smaller than that of two usual levels.
     """
     network = with_random_weights(case)
     x, _, cond = inputs_of(case, 1)

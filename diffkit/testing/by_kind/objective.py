@@ -130,7 +130,7 @@ def uniforms(schedule: Schedule) -> tuple[float, ...]:
     tolerance=0.0,
 )
 def form(case: Case, result: LawResult) -> None:
-    """Training logs the first and minimises the second."""
+    """Training logs `each` and minimises `mean`."""
     objective: Objective = case.component
     for schedule, p in settings(case):
         model = Model(CorrectedNetwork(IgnoringConditions(fixtures.GaussianData(), schedule, p)), p, schedule)

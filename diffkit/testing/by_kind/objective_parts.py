@@ -88,7 +88,9 @@ class Scaled(Weighting):
     dtype="float32",
 )
 def given_times(case: Case, result: LawResult) -> None:
-    """`each` has no correction; the mean has: mean = (each correction).mean(), plus terms without a time."""
+    """The correction of the times multiplies the mean only: mean = (each * correction).mean(), plus terms without a
+    time.
+    """
     times = GivenTimes()
     objective, plain = (with_parts(case.component, Times, one) for one in (times, GivenTimes(corrects=False)))
     if objective is None or plain is None:

@@ -119,7 +119,7 @@ def open_codebook(run: Run, steps: int, weights: str = "ema") -> Codebook:
     names = [one.name for one in assembly.recipe.sample.guidance]
     if wrong := [name for name in names if name not in KEPT_GUIDANCE]:
         raise UsageError(
-            f"the guidance {wrong[0]} does not define a distribution, so it cannot code",
+            f"the guidance {wrong[0]} does not define a distribution, so it cannot compress",
             code="DK350",
             choices=KEPT_GUIDANCE,
             fix="choose a run without it",

@@ -17,8 +17,8 @@ class DDIM(Sampler[None]):
     sqrt(1 - exp(-2h)).
 
     eta = 0 is deterministic, of order 1 for the probability-flow ODE; eta = 1 is the ancestral sampler with the small
-    variance. eta scales the standard deviation (identity F9) and may exceed 1 as long as rho <= sigma_s; otherwise
-    the step raises LevelError. Source: Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16.
+    variance. eta scales the standard deviation (identity F9 of docs/theory/identities.md) and may exceed 1 as long as
+    rho <= sigma_s; otherwise the step raises LevelError. Source: Song et al. 2021 (arXiv:2010.02502), eq. 12 and 16.
     """
 
     eta: Annotated[float, Field(ge=0)] = 0.0

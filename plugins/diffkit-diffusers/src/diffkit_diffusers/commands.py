@@ -27,22 +27,24 @@ PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 @click.command("import")
 @click.argument("source", type=PLACE)
 @click.argument("out", type=PLACE)
-@click.option("--format", "name", type=click.Choice(list(FORMATS)), help="Format of SOURCE; default: recognised.")
+@click.option("--format", "name", type=click.Choice(list(FORMATS)), help="Format of SOURCE; default: detected.")
 @click.option(
     "--prediction", type=click.Choice([*PREDICTIONS, *PREDICTIONS.values()]), help="What the network predicts."
 )
 @click.option("--size", metavar="H[xW]", help="Size of the images.")
 @click.option("--variant", metavar="NAME", help="Weights to read, such as fp16, if a folder has several.")
-@click.option("--tokenizer", type=PLACE, help="Folder of the tokenizer of a single file.")
-@click.option("--sha256", metavar="HASH", help="Refuse a single file with another hash.")
+@click.option("--tokenizer", type=PLACE, help="Folder of the tokenizer, if SOURCE is a single file.")
+@click.option("--sha256", metavar="HASH", help="SHA-256 that a single file must have.")
 @click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
-@click.option("--ignore", metavar="OPTION", multiple=True, help="Import without an option of a configuration.")
+@click.option("--ignore", metavar="OPTION", multiple=True, help="Option of a configuration to ignore.")
 @click.option("--heads", type=click.IntRange(min=1), help="Number of heads of attention; the weights do not show it.")
 @click.option("--head-channels", type=click.IntRange(min=1), help="Channels of a head, instead of --heads.")
 @click.option("--new-attention-order", is_flag=True, default=None, help="OpenAI: use_new_attention_order.")
 @click.option("--steps", type=click.IntRange(min=1), help="OpenAI: diffusion_steps; default 1000.")
 @click.option("--schedule", type=click.Choice(["linear", "cosine"]), help="OpenAI: noise_schedule; default linear.")
-@click.option("--rescale-timesteps/--no-rescale-timesteps", default=None, help="OpenAI; default: rescaled.")
+@click.option(
+    "--rescale-timesteps/--no-rescale-timesteps", default=None, help="OpenAI: rescale_timesteps; default: yes."
+)
 @data
 @overrides
 def import_any(source: Path, out: Path, name: str | None, **given: Any) -> None:
@@ -64,7 +66,7 @@ def import_any(source: Path, out: Path, name: str | None, **given: Any) -> None:
 @click.option("--size", metavar="H[xW]", help="Size of the images, if config.json has no sample_size.")
 @click.option("--classes", type=click.IntRange(min=1), help="Number of classes, without the null class.")
 @click.option("--variant", metavar="NAME", help="Weights to read, such as fp16, if the folder has several.")
-@click.option("--ignore", metavar="OPTION", multiple=True, help="Import without an option of a configuration.")
+@click.option("--ignore", metavar="OPTION", multiple=True, help="Option of a configuration to ignore.")
 @data
 @overrides
 def import_diffusers(

@@ -205,7 +205,7 @@ class CrossAttention(nn.Module):
         self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Let each token read the text.
+        """Let each token attend to the text.
 
         Args:
             x: Tokens: (B, N, width).

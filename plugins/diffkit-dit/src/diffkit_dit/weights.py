@@ -71,6 +71,6 @@ def _add_once(ours: dict[str, Tensor], name: str, value: Tensor) -> None:
     if name in ours and not torch.equal(ours[name], value):
         raise UsageError(
             "the blocks of this model have different embedders of noise level and label, but dit has one",
-            fix="pass published weights; a model that diffusers trained block by block cannot be expressed",
+            fix="pass weights whose blocks share one embedder, as published ones do",
         )
     ours[name] = value

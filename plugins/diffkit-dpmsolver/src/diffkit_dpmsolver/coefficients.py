@@ -2,7 +2,7 @@
 
 With h = half_logsnr(s) - half_logsnr(t) and the fraction tau in [0, 1] of the step, the flow is
 x_s = (sigma_s / sigma_t) x_t + alpha_s int_0^1 h exp(-h (1 - tau)) x0(tau) dtau. With noise, H replaces h
-(identity F4b). All functions compute on the host, in Python floats.
+(identity F4b of docs/theory/identities.md). All functions compute on the host, in Python floats.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def noisy_step(t: Level, s: Level, eta: float) -> tuple[float, float]:
     """Compute the noise rho of a step and the length H of its noise-free part.
 
     rho = eta sigma_s sqrt(1 - exp(-2h)); H = h + log(sigma_s / sqrt(sigma_s^2 - rho^2)) is h for eta = 0 and 2h for
-    eta = 1: the step keeps the fraction exp(h - H) of eps. Identities F4b and F9.
+    eta = 1: the step keeps the fraction exp(h - H) of eps. Identities F4b and F9 of docs/theory/identities.md.
 
     Args:
         t: the level before the step.

@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The corrected state before the last step, and the outputs known there, the newest first."""
+    """The corrected state before the last step, and the outputs up to there, the newest first."""
 
     x: Tensor
     levels: tuple[Level, ...]
@@ -47,7 +47,7 @@ class Multistep(Sampler[Memory]):
 
     @attribute
     def remembers(self) -> int:
-        """The number of outputs that a step uses at most; default 1."""
+        """The largest number of outputs, the newest included, that a step uses; default 1."""
         return 1
 
     @abstractmethod

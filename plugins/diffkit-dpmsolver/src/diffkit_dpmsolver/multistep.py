@@ -41,7 +41,8 @@ class DPMpp2M(_Exponential):
     DDIM.
 
     variant `midpoint`: x0 + (x0 - x0_prev) h / (2 h_prev), as in the paper; `heun`: the line integrated exactly, with
-    phi_2. eta as in DDIM's eq. 16: 0 is the flow, 1 the SDE (identities F4b, F9). The step to clean data returns x0.
+    phi_2. eta as in DDIM's eq. 16: 0 is the flow, 1 the SDE (identities F4b, F9 of docs/theory/identities.md). The step
+    to clean data returns x0.
     Source: Lu et al. 2022 (arXiv:2211.01095), Algorithm 2; `heun` and the SDE: app. A and eq. 18 there.
     Differs: k-diffusion's eta is another number, rho = sigma_s sqrt(1 - exp(-2 eta h)); the two agree at 0 and 1.
     """
@@ -63,9 +64,10 @@ class DPMpp2M(_Exponential):
 class DPMpp3M(_Exponential):
     """DPM-Solver++(3M): x0 quadratic in half_logsnr through the last three outputs; starts with orders 1 and 2.
 
-    Third order with an exact history (identity F1); from a cold start the first two steps limit the order to 2.
-    `published` halves the quadratic term, as the paper and its copies do, which gives second order.
-    eta as in DDIM's eq. 16. The step to clean data returns x0. Source: Lu et al. 2022 (arXiv:2211.01095), app. A, B;
+    Third order with an exact history (identity F1 of docs/theory/identities.md); from a cold start the first two steps
+    limit the order to 2. `published` halves the quadratic term, as the paper and its copies do, which gives second
+    order. eta as in DDIM's eq. 16. The step to clean data returns x0. Source: Lu et al. 2022 (arXiv:2211.01095),
+    app. A, B;
     Differs: the coefficient of the second difference is 2 (1/2 - phi_2 / h); the factor 2 is missing in the paper.
     """
 

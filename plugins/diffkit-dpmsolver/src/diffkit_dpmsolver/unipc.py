@@ -17,9 +17,9 @@ class UniPC(Multistep):
     """UniPC: UniP of order p predicts x_s; UniC repeats the step with the x0 at x_s, which is stored unchanged.
 
     With p + 1 nodes and an exact history the corrector raises the order to p + 1; `order` = p is that of the predictor
-    alone (`corrector: false`), and of a cold start (identity F1). Two nodes have one coefficient, for which the paper
-    uses B / 2: variant `bh1` with B = h, `bh2` with B = exp(h) - 1 times exp(-h), in x0; `exact` solves for it as for
-    more nodes. The step to clean data returns x0.
+    alone (`corrector: false`), and of a cold start (identity F1 of docs/theory/identities.md). Two nodes have one
+    coefficient, for which the paper uses B / 2: variant `bh1` with B = h, `bh2` with B = exp(h) - 1 times exp(-h), in
+    x0; `exact` solves for it as for more nodes. The step to clean data returns x0.
     Source: Zhao et al. 2023 (arXiv:2302.04867), Algorithms 1 and 2, sec. 3.4 (data prediction: app. A).
     Differs: the coefficients solve the paper's system in closed form, and a step of infinite h returns x0, so that bh1
     stays finite. B of bh1 grows with h: use bh1 with short steps only.

@@ -33,7 +33,7 @@ class Churn:
     """Raise the noise by gamma = min(s_churn / n, sqrt(2) - 1) if s_min <= sigma / alpha <= s_max.
 
     Sigma becomes sigma_hat = sigma (1 + gamma) and alpha does not change: x + s_noise sqrt(sigma_hat^2 - sigma^2) z,
-    which has the distribution of the raised level if s_noise = 1 (identity F7).
+    which has the distribution of the raised level if s_noise = 1 (identity F7 of docs/theory/identities.md).
     Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2.
     Differs: the noise never exceeds that of the first level, since networks are not trained beyond it.
     """

@@ -92,7 +92,7 @@ def _clean_chart(case: Case) -> str:
 def euler_law(case: Case, result: LawResult) -> None:
     """In both charts x / scale is affine in the clock for fixed (x0, eps), so an Euler step is exact."""
     if _clean_chart(case) not in ("sigma", "flow") or case.component.stochastic:
-        raise NotApplicable("the chart is the angle, or the sampler is stochastic")
+        raise NotApplicable("the chart is `angle`, or the sampler is stochastic")
     compare_steps(case, result, first_order)
 
 
@@ -107,7 +107,7 @@ def euler_law(case: Case, result: LawResult) -> None:
 def heun_law(case: Case, result: LawResult) -> None:
     """The map is written in x / alpha and sigma / alpha for data of mean 0; then the mean is added."""
     if _clean_chart(case) != "sigma" or case.component.stochastic:
-        raise NotApplicable("the chart is not sigma, or the sampler is stochastic")
+        raise NotApplicable("the chart is not `sigma`, or the sampler is stochastic")
 
     def step(oracle: GaussianOracle, t: Level, s: Level) -> Affine:
         eye = torch.eye(oracle.dimensions, dtype=torch.float64)

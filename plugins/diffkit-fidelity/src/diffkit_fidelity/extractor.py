@@ -24,11 +24,11 @@ class Extractor(ABC):
     @property
     @abstractmethod
     def described(self) -> str:
-        """What the features are, in a few words, for the definition of a metric."""
+        """A short description of the features, for the definition of a metric."""
 
     @abstractmethod
     def protocol(self) -> Mapping[str, str]:
-        """Return what the features depend on, by name: network, hash of its weights, resize, rounding."""
+        """Return the settings that the features depend on, by name: network, hash of its weights, resize, rounding."""
 
     @abstractmethod
     def prepared(self, x: Tensor, spec: DataSpec) -> Tensor:

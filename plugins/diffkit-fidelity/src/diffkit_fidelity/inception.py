@@ -20,7 +20,7 @@ def resize(x: Tensor, size: int = SIZE) -> Tensor:
     """Resize pictures (B, C, H, W) to (B, C, size, size) as TensorFlow 1 does.
 
     Output pixel i lies at i * H / size of the input, so that the first pixels coincide and the last one is repeated;
-    interpolation is bilinear, without smoothing before a reduction. Positions are float32, as there.
+    interpolation is bilinear, without smoothing before a reduction. Positions are float32, as in TensorFlow.
     """
     for dim in (3, 2):  # rows first would round differently
         length = x.shape[dim]
@@ -73,7 +73,7 @@ class MixedA(nn.Module):
 
 
 class ReductionB(nn.Module):
-    """From 35 x 35 to 17 x 17."""
+    """The block that reduces maps of 35 x 35 to 17 x 17."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class MixedC(nn.Module):
 
 
 class ReductionD(nn.Module):
-    """From 17 x 17 to 8 x 8."""
+    """The block that reduces maps of 17 x 17 to 8 x 8."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ class Shifted(Grid):
     """Shift the times of the grid `inner`: u' = s u / (1 + (s - 1) u), u = (t - t_clean) / (t_noise - t_clean).
 
     s = `shift` > 1 moves steps towards noise; both ends stay. On `rectified` this is half_logsnr' = half_logsnr - log s
-    (identity A15). Without `inner`, the grid shifts n equal parts of the schedule. Each call computes the times from
-    `inner`, so the shift is never applied twice; the shifts of two nested grids multiply.
+    (identity A15 of docs/theory/identities.md). Without `inner`, the grid shifts n equal parts of the schedule. Each
+    call computes the times from `inner`, so the shift is never applied twice; the shifts of two nested grids multiply.
     Source: Esser et al. 2024 (arXiv:2403.03206), eq. 23, with s = sqrt(m / n) for images of m pixels instead of n.
     """
 

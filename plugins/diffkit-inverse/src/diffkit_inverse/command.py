@@ -34,12 +34,18 @@ OPERATORS = {
 @click.option("--mask", type=PLACE, help="For inpaint: a grey picture, white in the hole and black elsewhere.")
 @click.option("--degrade", is_flag=True, help="IMAGE is a clean picture: degrade it first, and compare with it.")
 @click.option("--method", default="pgdm", show_default=True, metavar="NAME", help="pgdm, ddnm, dps, repaint or blend.")
-@click.option("--noise", type=click.FloatRange(min=0), default=0.0, show_default=True, help="In pixels of [-1, 1].")
+@click.option(
+    "--noise",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="Std of the noise in IMAGE, pixels in [-1, 1].",
+)
 @click.option("--count", type=click.IntRange(min=1), default=8, show_default=True, help="Number of samples.")
 @click.option("--sampler", metavar="NAME", help="Sampler.  [default: as the recipe]")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of steps.  [default: as the recipe]")
 @click.option("--weights", default="ema", show_default=True, metavar="ema|raw|NAME")
-@click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE|@FILE", help="As of diffkit sample.")
+@click.option("--condition", "conditions", multiple=True, metavar="NAME=VALUE|@FILE", help="As in `diffkit sample`.")
 @click.option("--label", metavar="K", help="Class by number or name, short for --condition label=K.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--out", type=PLACE, help="Folder to write.  [default: RUN/samples/restored-IMAGE-OPERATOR]")

@@ -22,7 +22,7 @@ TINY = 1e-4
 
 
 class Critic(nn.Sequential):
-    """A discriminator that judges overlapping patches: (B, C, H, W) to one number for each patch, (B, 1, h, w).
+    """A discriminator with one output for each of many overlapping patches: (B, C, H, W) to (B, 1, h, w).
 
     Source: Isola et al. 2017 (arXiv:1611.07004), appendix 6.1.2. Differs: group normalization in place of batch
     normalization, so that the judgement of an image does not depend on the batch.
@@ -45,7 +45,7 @@ class Critic(nn.Sequential):
 
 
 class Adversarial(nn.Module, ReconstructionLoss):
-    """How surely a discriminator takes a reconstruction for one: minus its mean judgement, times `weight`.
+    """The adversarial loss: minus the mean output of a discriminator for a reconstruction, times `weight`.
 
     The discriminator of `layers` and `width` learns by the hinge loss, by an optimizer of its own. Both begin after
     `start` steps, when reconstructions are good. With `adaptive: true` the loss is also multiplied by the norm of the
@@ -91,7 +91,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
         return balance.clamp(max=MOST_BALANCE).detach()
 
     def critic_loss(self, out: Reconstruction, x: Tensor, step: int) -> Tensor:
-        """Compute the hinge loss of the judgements, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0 before `start`.
+        """Compute the hinge loss of the discriminator, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0 before
+        `start`.
 
         Args:
             out: What the codec made of x; its gradient is not used.

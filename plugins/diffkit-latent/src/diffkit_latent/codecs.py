@@ -28,10 +28,10 @@ START_LOG_VARIANCE = -6.0
 
 
 class Autoencoder(TrainableCodec, Staged):
-    """Base of the codecs of this package: what they share is everything but the meaning of the encoder's output.
+    """Base of the autoencoders of this package; a subclass defines the meaning of the encoder's output.
 
-    Without `multipliers` the halves are those of `Patches`, with a `factor`. With `multipliers` they are those of
-    `Convolutional`, and the factor follows.
+    Without `multipliers` encoder and decoder are those of `Patches`, with a `factor`. With `multipliers` they are those
+    of `Convolutional`, and the factor follows.
     """
 
     def __init__(

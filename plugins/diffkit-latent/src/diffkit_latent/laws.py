@@ -27,7 +27,7 @@ OORD = "van den Oord et al. 2017 (arXiv:1711.00937)"
 def fitted(case: Case) -> tuple[Autoencoder, Tensor]:
     """Return a copy of the codec in evaluation mode after `fit`, and all training examples. Raises NotApplicable."""
     if not isinstance(case.component.halves, Patches):
-        raise NotApplicable("the halves are convolutional, and start at random")
+        raise NotApplicable("encoder and decoder are convolutional, and start at random")
     codec, data = copy.deepcopy(case.component).eval(), fixtures.Pictures()
     codec.fit(data)
     return codec, training_examples(data)
@@ -209,7 +209,7 @@ def pixel_errors(case: Case, result: LawResult) -> None:
     only=("perceptual",),
 )
 def perceptual_formula(case: Case, result: LawResult) -> None:
-    """The network is written a second time; its input has the mean and std of the channels of ImageNet in [0, 1]."""
+    """The law has its own copy of the network, whose input is normalised by the mean and std of ImageNet in [0, 1]."""
     loss = case.component
     t = law_tensors()
     x, y = (case.normal(2, 3, 8, 8, stream=name, dtype=torch.float32).clamp(-1, 1) for name in "xy")

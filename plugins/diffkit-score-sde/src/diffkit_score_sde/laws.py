@@ -178,7 +178,7 @@ def langevin_law(case: Case, result: LawResult) -> None:
     only=("likelihood",),
 )
 def likelihood_formula(case: Case, result: LawResult) -> None:
-    """The derivative is compared with a central difference."""
+    """-d snr / dt is compared with a central difference of snr."""
     for schedule, t in places(case):
         got = torch.as_tensor(case.component(schedule.level(t))).tolist()
         if schedule.steps is not None:

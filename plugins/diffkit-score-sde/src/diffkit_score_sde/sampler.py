@@ -63,7 +63,7 @@ def noise_between(t: Level, s: Level) -> float:
 
     The integral is 2 L log((alpha_s / r_s) / (alpha_t / r_t)) with L the logarithmic mean of r_t^2 and r_s^2. VP
     (r = 1) and VE (r = 1 / cos) are such curves; on others the error is of third order in the step. g^2 = -2 sigma^2
-    d half_logsnr / dt, identity A6. Infinite at alpha_t = 0.
+    d half_logsnr / dt, identity A6 of docs/theory/identities.md. Infinite at alpha_t = 0.
     """
     r_t, r_s = float(t.scale), float(s.scale)
     turn = float(scalar.log(s.alpha / r_s) - scalar.log(t.alpha / r_t))

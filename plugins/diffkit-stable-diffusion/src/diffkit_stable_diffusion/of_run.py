@@ -70,7 +70,9 @@ def base_of(run: str) -> Base:
 
 
 class OfRun(nn.Module):
-    """The common part: a module whose weights are those of a run, and whose state is their hash and the adapter."""
+    """Base of modules with the weights of another run, whose state holds only the hash of the weights and the
+    adapter.
+    """
 
     inner: nn.Module
 
