@@ -1,6 +1,6 @@
 """Restore digits of MNIST that nobody trained on: the table of diffkit-inverse and the pictures of its pages.
 
-    python benchmarks/restore.py RUN [--count 16] [--samples 8] [--steps 30] [--write]
+    python benchmarks/restore.py RUN [--count 16] [--samples 8] [--steps 30] [--methods pgdm,ddnm] [--write]
 
 RUN is a run of the recipe `restore-mnist`. Each method restores the same held-out digits from 14 x 14 pixels, and a
 hole of 10 x 10 pixels in them; peak signal-to-noise ratios are means over the digits. --write renews the README and the
@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "plugins" / "diffkit-inverse" / "README.md"
 ASSETS = ROOT / "docs" / "assets"
 HOLE = (slice(9, 19), slice(9, 19))
+LINEAR = ("pgdm", "dps", "ddnm")
+METHODS = (*LINEAR, "repaint", "blend")
 STRENGTHS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -61,8 +63,8 @@ def measured(run: Run, x: Tensor, task: str, method: str, samples: int, steps: i
     return f"| {task} | `{method}` | {mean:.1f} | {one:.1f} | {error:.2g} | {got.nfe} | {seconds:.1f} |"
 
 
-def table(run: Run, x: Tensor, samples: int, steps: int) -> str:
-    """The table of the README."""
+def table(run: Run, x: Tensor, samples: int, steps: int, chosen: list[str]) -> str:
+    """The table of the README, for the chosen methods."""
     mask = torch.ones(1, 1, 28, 28)
     mask[:, :, *HOLE] = 0.0
     train = run.assembly.data.split("train").x[:10_000]
@@ -80,12 +82,13 @@ def table(run: Run, x: Tensor, samples: int, steps: int) -> str:
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for task, methods in (
-        ("14 to 28 pixels", ("pgdm", "dps", "ddnm")),
-        ("inpainting", ("pgdm", "dps", "ddnm", "repaint", "blend")),
+        ("14 to 28 pixels", [name for name in chosen if name in LINEAR]),
+        ("inpainting", chosen),
     ):
         for title, values in plain.items():
             if title.startswith(task):
                 rows.append(f"| {title} | {sum(values) / len(values):.1f} | | | | |")
+                print(rows[-1], flush=True)
         for method in methods:
             rows.append(measured(run, x, task, method, samples, steps))
             print(rows[-1], flush=True)
@@ -122,12 +125,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     run = open_run(given.run, device="cpu")
     if given.write:
         draw(run, digits(run, 16), given.steps)
-    text = table(run, digits(run, given.count), given.samples, given.steps)
+    text = table(run, digits(run, given.count), given.samples, given.steps, given.methods)
     print(text)
     if given.write:
         page = README.read_text(encoding="utf-8")

@@ -97,11 +97,16 @@ def evaluate(
         return tuple(denoise(x, level, **one) for one in conditions)
     many, rows = len(conditions), len(x)
     wide = Level(*(_repeated(value, many, x) for value in (level.alpha, level.sigma)))
-    each = {name: [one[name].expand(rows, *one[name].shape[1:]) for one in conditions] for name in first}
-    estimate = denoise(torch.cat([x] * many), wide, **{name: torch.cat(values) for name, values in each.items()})
+    each = {name: torch.cat([_rows(one[name], rows) for one in conditions]) for name in first}
+    estimate = denoise(torch.cat([x] * many), wide, **each)
     x0, eps = estimate.x0.chunk(many), estimate.eps.chunk(many)
     aux = {name: value.chunk(many) for name, value in estimate.aux.items()}
     return tuple(Estimate(level, x0[i], eps[i], {name: parts[i] for name, parts in aux.items()}) for i in range(many))
+
+
+def _rows(value: Tensor, rows: int) -> Tensor:
+    """Return a condition with `rows` rows, of which it has one or all."""
+    return value if len(value) == rows else value.expand(rows, *value.shape[1:])
 
 
 def _repeated(value: Scalar, many: int, x: Tensor) -> Scalar:

@@ -163,36 +163,38 @@ class ClassifierFree(Guidance):
         return steps[1:] if steps[0][0] == 1.0 else steps
 
     def __call__(self, denoise: Denoiser) -> Denoiser:
-        steps = self._steps()
+        steps, nulls, every = self._steps(), self._nulls, self._guided
         if not steps:
             return denoise
+        missing = [[name for _, names in steps[k:] for name in names] for k in range(len(steps) + 1)]
 
         def guided(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-            missing = [[name for _, names in steps[k:] for name in names] for k in range(len(steps) + 1)]
-            sets = [self._without(cond, names) for names in missing]
+            sets = [self._without(nulls, cond, names) if names else cond for names in missing]
             if sets[0].keys() == cond.keys() and all(sets[0][name] is cond[name] for name in cond):
-                names = self._guided
-                fix = f"pass {names[0]}=, such as sample(partial(denoise, {names[0]}={names[0]}), ...)"
-                message = f"cfg guides nothing, because the denoiser is called without {' or '.join(names)}; {fix}"
+                fix = f"pass {every[0]}=, such as sample(partial(denoise, {every[0]}={every[0]}), ...)"
+                message = f"cfg guides nothing, because the denoiser is called without {' or '.join(every)}; {fix}"
                 warnings.warn(plain(message), stacklevel=2)
                 return denoise(x, level, **cond)
             estimates = evaluate(denoise, x, level, sets)
             total = estimates[0]
             for (scale, _), (before, after) in zip(steps, pairwise(estimates), strict=True):
                 moved = before.interpolate(after, scale)
-                shift = total.x0 - before.x0, total.eps - before.eps
-                total = moved if total is before else replace(moved, x0=moved.x0 + shift[0], eps=moved.eps + shift[1])
+                if total is before:
+                    total = moved
+                else:
+                    x0, eps = moved.x0 + (total.x0 - before.x0), moved.eps + (total.eps - before.eps)
+                    total = replace(moved, x0=x0, eps=eps)
             return total.with_aux(unguided=estimates[-1].x0, null=estimates[0].x0)
 
         return guided
 
-    def _without(self, cond: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    def _without(self, nulls: Conditions | None, cond: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
         """Replace conditions by their null, or by their negative, which has one row."""
-        if self._nulls is None:
+        if nulls is None:
             return {name: value for name, value in cond.items() if name not in names}
-        nulls = self._nulls.without(cond, names)
+        changed = nulls.without(cond, names)
         for name in names:
             if self.negative is not None and name in self.negative:
-                value = self._nulls.read(name, self.negative[name], 1)
-                nulls |= self._nulls.fixed({name: value.to(next(iter(cond.values())).device)})
-        return nulls
+                value = nulls.read(name, self.negative[name], 1)
+                changed |= nulls.fixed({name: value.to(next(iter(cond.values())).device)})
+        return changed
