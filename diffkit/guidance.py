@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _rows(value: Tensor, rows: int) -> Tensor:
-    """Return a condition with `rows` rows, of which it has one or all."""
+    """Return a condition with so many rows; it has one row, or all."""
     return value if len(value) == rows else value.expand(rows, *value.shape[1:])
 
 

@@ -273,7 +273,7 @@ def sample(
         seed=seed,
         labels=_labels(labels),
         conditions=stated_conditions(conditions, prompt, opened.assembly.conditions.specs),
-        guidance=stated_guidance(guidances, scale, negative),
+        guidance=stated_guidance(guidances, scale, negative, opened.assembly.conditions.specs),
         size=stated_size(size),
         image=image,
         strength=strength,

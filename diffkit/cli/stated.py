@@ -45,11 +45,15 @@ def stated_conditions(
         name, sign, value = text.partition("=")
         if not sign:
             raise UsageError(f"{text!r} is not a condition", code="DK017", fix="write NAME=VALUE or NAME=@FILE")
-        if name not in specs:
-            raise UsageError(f"this run has no condition {name}", code="DK019", choices=sorted(specs) or "none")
+        _require(name, specs)
         read = _file(Path(value[1:]), specs[name]) if value.startswith("@") else _value(value, specs[name])
         given[name] = [*given[name], *read] if name in given else read
     return given or None
+
+
+def _require(name: str, specs: Mapping[str, ConditionSpec]) -> None:
+    if name not in specs:
+        raise UsageError(f"this run has no condition {name}", code="DK019", choices=sorted(specs) or "none")
 
 
 def _value(text: str, spec: ConditionSpec) -> Any:
@@ -149,19 +153,22 @@ def pointing_to(texts: Mapping[str, Sequence[str]]) -> Iterator[None]:
         raise
 
 
-def stated_guidance(texts: Iterable[str], scale: float | None, negative: str | None) -> dict[str, Any] | None:
+def stated_guidance(
+    texts: Iterable[str], scale: float | None, negative: str | None, specs: Mapping[str, ConditionSpec]
+) -> dict[str, Any] | None:
     """Return the changes of guidance that a command line states.
 
     Args:
         texts: NAME=SCALE or NAME.OPTION=VALUE each; values are read as in a recipe.
         scale: short for cfg=SCALE; None if not given.
         negative: short for cfg.negative=TEXT; None if not given.
+        specs: the conditions of the model.
 
     Returns:
         Options by name of the guidance; None if none is stated.
 
     Raises:
-        UsageError: DK017, a text is neither NAME=SCALE nor NAME.OPTION=VALUE.
+        UsageError: DK017, a text is neither NAME=SCALE nor NAME.OPTION=VALUE; DK019, there is no text to be negative.
     """
     from ..recipe.yaml import parse
 
@@ -178,5 +185,6 @@ def stated_guidance(texts: Iterable[str], scale: float | None, negative: str | N
     if scale is not None:
         found.setdefault(CFG, {})["scale"] = scale
     if negative is not None:
+        _require(TEXT, specs)
         found.setdefault(CFG, {})["negative"] = {TEXT: negative}
     return dict(found) or None

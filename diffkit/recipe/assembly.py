@@ -142,9 +142,8 @@ class Assembly(Parts):
             RecipeError: an option is unknown or invalid.
         """
         own = {kind: getattr(self, kind) for kind in (*SINGLE, "shape", CONDITIONS)}
-        parameters = component_parameters(registry().find(kind, name).load(), kind)
-        taken = {one.name: own[one.target] for one in parameters if one.role == "injected" and one.target in own}
-        return build(kind, name, **taken, **options)
+        made: Guidance = _built(kind, name, options, own)
+        return made
 
     def evaluation_levels(self) -> list[Level]:
         """Return the levels that the sampler of the evaluation visits."""
@@ -320,6 +319,11 @@ def build(kind: str, name: str, **options: Any) -> Any:
         RecipeError: if an option is unknown or invalid; its `errors` are all faults if there are several.
         PluginError: if the component cannot be loaded, or requires an object that is not given (DK251).
     """
+    return _built(kind, name, options, {})
+
+
+def _built(kind: str, name: str, options: Mapping[str, Any], scope: Mapping[str, object]) -> Any:
+    """Build a component; it and its nested components take what they require from `scope`, by kind, or `options`."""
     if not isinstance(name, str):
         raise ArgumentError.of("build: argument 2 (`name`)", "the name of a component", name, "see diffkit ls")
     found = registry().find(kind, name)
@@ -327,12 +331,14 @@ def build(kind: str, name: str, **options: Any) -> Any:
     objects = {option: value for option, value in options.items() if _is_object(parameters.get(option), value)}
     plain = {option: value for option, value in options.items() if option not in objects}
     trial = Trial()
+    trial.scope.update(scope)
     for option, value in objects.items():
         _require_class(parameters[option], value, f"{kind} {name}")
         if parameters[option].role == "injected":
             trial.scope[parameters[option].target] = value
     for parameter in parameters.values():
-        if parameter.role == "injected" and parameter.default is REQUIRED and parameter.name not in objects:
+        absent = parameter.name not in objects and parameter.target not in scope
+        if parameter.role == "injected" and parameter.default is REQUIRED and absent:
             message = f"{kind} {name} requires a `{parameter.target}`, but none is given"
             raise PluginError(message, code="DK251", fix=f"pass {parameter.name}=...")
     for option, value in plain.items():

@@ -207,6 +207,8 @@ def test_a_condition_that_was_never_dropped_is_not_guided_afterwards(words: Modu
     with pytest.raises(ArgumentError, match="cfg calls the network without text, which condition_dropout 0"):
         changed_guidance(assembly, {"cfg": 3.0})
     assert changed_guidance(assembly, {"cfg": {"scales": {"label": 3.0}}})
+    (inner,) = changed_guidance(assembly, {"interval": {"inner": {"name": "cfg", "names": ["label"]}}})
+    assert inner.inner.conditions is assembly.conditions
 
 
 def test_joint_dropout_drops_every_condition_of_an_example(words: ModuleType) -> None:
@@ -252,8 +254,22 @@ def test_the_command_line_states_conditions(finished: Path, capsys: pytest.Captu
         ("--condition", "text=@a.png", "does not fit this condition"),
         ("--guidance", "cfg", "'cfg' is not a guidance"),
         ("--guidance", "cgf=2", 'unknown guidance "cgf"'),
+        ("--scale", "-1", "--> --scale:1:"),
+        ("--guidance", "cfg.scal=2", "--> --guidance:1:"),
     ):
         assert told in sample(option, value)
+    evaluated = ["-P", str(PLUGIN), "evaluate", str(folder), "--metric", "mmd", "-q", "--set", "methd=ode"]
+    assert main(evaluated) == 3
+    configure()
+    assert "--> --set:1:7" in capsys.readouterr().err
+
+
+def test_a_network_too_large_to_be_called_before_compute_is_named(
+    words: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffkit.recipe.condition_checks.MAX_ZEROS", 0)
+    (warning,) = load_recipe(RECIPE, ["network=stubborn"]).warnings
+    assert "network stubborn runs only with its weights, so the shapes of its conditions, text" in warning.message
 
 
 def test_a_picture_of_samples_has_their_conditions(tmp_path: Path) -> None:
