@@ -105,7 +105,7 @@ def evaluate(
 
 
 def _rows(value: Tensor, rows: int) -> Tensor:
-    """Return a condition with so many rows; it has one row, or all."""
+    """Expand a condition of one row to `rows` rows."""
     return value if len(value) == rows else value.expand(rows, *value.shape[1:])
 
 
