@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from diffkit.codec import Identity
+from diffkit.codec import Codec, Identity
 from diffkit.data import ConditionSpec
 from diffkit.errors import DiffkitError
 from diffkit.host import registry
@@ -201,7 +201,16 @@ def rebuilt(case: Case, context: Mapping[str, Any] | None = None, **options: Any
     given = {**case.context, **(context or {})}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
-        return cls(**_arguments(cls, component_parameters(cls, case.kind), {**case.options, **options}, given))
+        return _ready(
+            cls(**_arguments(cls, component_parameters(cls, case.kind), {**case.options, **options}, given)), given
+        )
+
+
+def _ready(component: Any, context: Mapping[str, Any]) -> Any:
+    """Return a component as a run uses it: a codec has learned from the training examples."""
+    if isinstance(component, Codec):
+        component.fit(context["data"])
+    return component
 
 
 def _injected(parameters: Sequence[Parameter]) -> dict[str, str]:
@@ -226,7 +235,7 @@ def _instances(plan: Case, cls: type, parameters: Sequence[Parameter]) -> Iterat
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(plan.seed)
-                component = cls(**_arguments(cls, parameters, plan.options, context))
+                component = _ready(cls(**_arguments(cls, parameters, plan.options, context)), context)
         except (ValueError, TypeError, DiffkitError) as error:
             if not injected and not nested:
                 raise

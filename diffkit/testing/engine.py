@@ -248,7 +248,7 @@ def apply(one: Law, case: Case, where: Row) -> Row:
     except BaseException as error:  # noqa: BLE001 - a component may raise anything, which is the finding
         if isinstance(error, DiffkitError) and error.code.startswith(("DK290", "DK3", "DK4")):
             return skipped(verdict="n/a", reason=_describe(error))
-        example = f"{case.label}: {_describe(error)}"
+        example = f"{case.label}: {result.options}{_describe(error)}"
         return row(error=math.inf, tolerance=one.tolerance, verdict="fail", expected="no error", example=example)
     if not result.checks:
         return skipped(verdict="n/a", reason="the law has no case for this component")

@@ -67,6 +67,7 @@ class LawResult:
 
     `error` is the largest error. `example` and `expected` describe the first error above the tolerance, or else the
     largest: laws try small cases first, so the first failure is the easiest to understand. `checks` counts them.
+    `options` names the options of a variant that is being checked, and precedes each example.
     """
 
     tolerance: float
@@ -74,6 +75,7 @@ class LawResult:
     example: str = ""
     expected: str = ""
     checks: int = 0
+    options: str = ""
     _failed: bool = field(default=False, repr=False)
 
     def note(self, error: float, example: str, expected: str = "") -> None:
@@ -88,7 +90,7 @@ class LawResult:
         error = math.inf if math.isnan(error) else error
         failed = error > self.tolerance
         if (failed and not self._failed) or (not self._failed and error > self.error):
-            self.example, self.expected = example, expected
+            self.example, self.expected = self.options + example, expected
         self._failed = self._failed or failed
         self.error = max(self.error, error)
 

@@ -60,11 +60,15 @@ def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Leve
     return [at_logsnr(first + (last - first) * i / n) for i in range(n + 1)]
 
 
-def _graded(n: int) -> list[Level]:
-    """Return `logsnr_levels` with the first step divided into parts of 1/64, 1/64, 1/32, ..., 1/2."""
+def _graded(n: int, uneven: bool) -> list[Level]:
+    """Return levels with steps of equal length, or in turn of 4/3 and 2/3 of it, after a first step in parts.
+
+    The parts are 1/64, 1/64, 1/32, ..., 1/2 of the first step.
+    """
     step = (LAST - FIRST) / n
-    parts = [FIRST + step * 2.0**k for k in range(-6, 0)]
-    return [at_logsnr(FIRST), *(at_logsnr(clock) for clock in parts), *logsnr_levels(n)[1:]]
+    nodes = [FIRST + step * (i + (i % 2) / 3.0 * uneven) for i in range(1, n + 1)]
+    parts = [FIRST + (nodes[0] - FIRST) * 2.0**k for k in range(-6, 0)]
+    return [at_logsnr(clock) for clock in (FIRST, *parts, *nodes)]
 
 
 def at_logsnr(half_logsnr: float) -> Level:
@@ -101,6 +105,7 @@ def measure(
     *,
     oracle: Oracle | None = None,
     exact_starts: int = 1,
+    uneven: bool = False,
 ) -> OrderFit:
     """Measure the error against the quantile map of a mixture, from half_logsnr -1.5 to 2. Identities E4, F1 of
     docs/theory/identities.md.
@@ -113,6 +118,8 @@ def measure(
             `order` or more the multistep method alone. A corrector replaces exact states, so with more than 1 the first
             step is divided into seven parts of growing length, so that the low order of the start does not change the
             slope.
+        uneven: whether each second step is half as long as the one before it. A multistep method with the coefficients
+            of equal steps has a lower order then.
 
     Returns:
         The largest error for each number of steps.
@@ -123,7 +130,7 @@ def measure(
     want = truth.flow(x, ends[0], ends[1])
     errors = []
     for n in steps:
-        levels = logsnr_levels(n) if exact_starts == 1 else _graded(n)
+        levels = logsnr_levels(n) if exact_starts == 1 and not uneven else _graded(n, uneven)
         starts = [x, *(truth.flow(x, levels[0], level) for level in levels[1:exact_starts])]
         got = run_from_exact(truth, sampler, levels, starts)
         errors.append(float((got - want).abs().max()))

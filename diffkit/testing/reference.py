@@ -1,7 +1,8 @@
 """`law_reference`: the formula of a component, written a second time next to its class, for a law to compare it with.
 
 It is a method whose parameters choose, by their names, among the values that the law of the kind provides; or a table
-of points, which applies to the default options. docs/how-to/laws.md has the form and an example for each kind.
+of points, which applies to the default options; or a list of pairs (options, table). docs/how-to/laws.md has the form
+and an example for each kind.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from diffkit.level import Level
 
-from .case import Case
+from .case import Case, rebuilt
 from .law_registry import Check, LawResult, NotApplicable
-from .variants import variants
+from .variants import in_turn, variants
 
 MISSING = "no law_reference, so its formula is not tested; docs/how-to/laws.md shows how to state it in one line"
 """The reason that `check` shows for a component of these kinds without a reference."""
@@ -40,10 +42,34 @@ def reference_of(case: Case) -> Any:
     found = getattr(component, "law_reference", None)
     if found is None:
         raise NotApplicable(MISSING)
+    if callable(found):
+        return found
     usual: tuple[Mapping[str, Any], ...] = ({}, getattr(component, "law_base", {}), {"example": "law_example"})
-    if not callable(found) and case.options not in usual:
-        raise NotApplicable("a table applies to the default options")
-    return found
+    for options, table in _tables(found):
+        if any(case.options == {**base, **options} for base in usual):
+            return table
+    raise NotApplicable("a table applies to the default options, or to those that it states")
+
+
+def _tables(stated: Any) -> list[tuple[Mapping[str, Any], Any]]:
+    """Return the tables of a reference with the options of each: pairs (options, table), or one for the defaults."""
+    pairs = isinstance(stated, list | tuple) and all(
+        isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], Mapping) for one in stated
+    )
+    return list(stated) if pairs else [({}, stated)]
+
+
+def _stated(case: Case) -> Iterator[Case]:
+    """Yield the cases that a reference applies to: each value of the options for a formula, those of each table."""
+    found = getattr(case.component, "law_reference", None)
+    if callable(found):
+        yield from variants(case)
+        return
+    yield case
+    if case.options in ({}, getattr(case.component, "law_base", {})):
+        for options, _ in _tables(found):
+            if options:
+                yield replace(case, component=rebuilt(case, **options), options={**case.options, **options})
 
 
 def for_variants(check: Check) -> Check:
@@ -51,8 +77,14 @@ def for_variants(check: Check) -> Check:
 
     @functools.wraps(check)
     def each(case: Case, result: LawResult) -> None:
-        for one in variants(case) if callable(reference_of(case)) else (case,):
-            check(one, result)
+        reasons = []
+        for one in in_turn(case, result, _stated(case)):
+            try:
+                check(one, result)
+            except NotApplicable as reason:
+                reasons.append(reason)
+        if reasons and not result.checks:
+            raise reasons[0]
 
     return each
 

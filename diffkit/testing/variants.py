@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 
 from diffkit.recipe.signature import Parameter, component_parameters
 
-from .case import Case, rebuilt
+from .case import Case, rebuilt, shown
+from .law_registry import Check, LawResult
 
 MOST_VALUES = 2
 """Values of one option with which a formula is compared, besides the default."""
@@ -31,6 +33,36 @@ def variants(case: Case) -> Iterator[Case]:
                 made += 1
             if made == MOST_VALUES:
                 break
+
+
+def in_turn(case: Case, result: LawResult, cases: Iterable[Case]) -> Iterator[Case]:
+    """Yield variants of a case; each error that is noted meanwhile names the options in which the variant differs.
+
+    Args:
+        case: the case.
+        result: receives the errors.
+        cases: its variants.
+
+    Yields:
+        Each variant.
+    """
+    for one in cases:
+        changed = {name: value for name, value in one.options.items() if case.options.get(name) is not value}
+        listed = ", ".join(f"{name} = {shown(value)}" for name, value in changed.items())
+        result.options = f"with {listed}: " if listed else ""
+        yield one
+    result.options = ""
+
+
+def for_options(check: Check) -> Check:
+    """Make a law that holds for every value of the options check other values too, one at a time."""
+
+    @functools.wraps(check)
+    def each(case: Case, result: LawResult) -> None:
+        for one in in_turn(case, result, variants(case)):
+            check(one, result)
+
+    return each
 
 
 def with_option(case: Case, name: str, value: Any) -> Case | None:

@@ -17,6 +17,7 @@ from .. import fixtures
 from ..case import Case, rebuilt
 from ..law_registry import LawResult, NotApplicable, law
 from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
+from ..variants import for_options
 
 
 def images(case: Case) -> Tensor:
@@ -30,11 +31,22 @@ def data_spec(case: Case) -> DataSpec:
     return replace(data.spec, bounded=True, bins=256, classes=4)
 
 
-def learns(case: Case) -> bool:
-    """Return whether the codec learns from the data when it is built."""
-    return not isinstance(case.component, TrainableCodec) and "data" in getattr(
-        type(case.component).__init__, "__annotations__", {}
-    )
+def _require_learning(case: Case) -> None:
+    """Raise NotApplicable for a codec that learns nothing, or contains one that is trained, and for vectors."""
+    codec, cls = case.component, type(case.component)
+    parts = codec.modules() if isinstance(codec, nn.Module) else [codec]
+    if not any(isinstance(one, TrainableCodec) for one in parts) and isinstance(
+        case.context.get("data"), fixtures.Pictures
+    ):
+        if "data" in getattr(cls.__init__, "__annotations__", {}):
+            return
+        if cls.fit is not Codec.fit:
+            other = copy.deepcopy(codec)
+            if other.fit(fixtures.Pictures(contrast=0.5)) or not torch.equal(
+                other.encode(images(case)), codec.encode(images(case))
+            ):
+                return
+    raise NotApplicable("the codec does not learn from the data")
 
 
 def training_examples(data: Data) -> Tensor:
@@ -44,6 +56,7 @@ def training_examples(data: Data) -> Tensor:
 
 
 @law("codec", statement="decode(encode(x)) = x", source="the definition of Codec", tolerance=1e-4)
+@for_options
 def round_trip(case: Case, result: LawResult) -> None:
     """The codes describe the same data. A lossy codec declares an exemption."""
     codec: Codec = case.component
@@ -149,8 +162,7 @@ def each_alone(case: Case, result: LawResult) -> None:
 )
 def learned(case: Case, result: LawResult) -> None:
     """A run that is opened again builds its codec again: it must be the same codec."""
-    if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
-        raise NotApplicable("the codec does not accept the shape of the data")
+    _require_learning(case)
     x = images(case)
     z = case.component.encode(x)
     size = float(z.abs().max())
@@ -167,14 +179,36 @@ def learned(case: Case, result: LawResult) -> None:
 
 @law(
     "codec",
+    statement="the state of a codec that learned from some data, loaded into one that learned from other data, is all "
+    "that it has learned",
+    source="the definition of Codec.fit",
+    tolerance=1e-5,
+)
+def state(case: Case, result: LawResult) -> None:
+    """A run stores the state dict of its codec; samples decode with it, even if the data has changed since."""
+    _require_learning(case)
+    codec: Codec = case.component
+    if not isinstance(codec, nn.Module):
+        fits = type(codec).fit is not Codec.fit
+        result.holds(not fits, "fit is overridden, but the codec has no state dict", "an nn.Module")
+        return
+    other: nn.Module = rebuilt(case, {"data": fixtures.Pictures(contrast=0.5)})
+    other.load_state_dict(codec.state_dict())
+    x = images(case)
+    z = codec.encode(x)
+    result.compare(other.encode(x), z, "code after the state is loaded", float(z.abs().max()))
+    result.compare(other.decode(z), codec.decode(z), "decoded after the state is loaded")
+
+
+@law(
+    "codec",
     statement="for data with a constant channel the codes are finite, or the codec raises an error",
     source="the definition of Codec",
     tolerance=1e-3,
 )
 def constant_channel(case: Case, result: LawResult) -> None:
     """Division by a standard deviation of 0 would give nan in every sample."""
-    if not learns(case) or not isinstance(case.context.get("data"), fixtures.Pictures):
-        raise NotApplicable("the codec does not accept the shape of the data")
+    _require_learning(case)
     data = fixtures.Pictures(flat=True)
     try:
         codec: Codec = rebuilt(case, {"data": data})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from diffkit.errors import LevelError
 from diffkit.level import Level
 from diffkit.parameterization import Parameterization
+from diffkit.scalar import Scalar
 
 from ...oracles.gaussian import GaussianOracle
 from ...oracles.network import ideal_output
@@ -18,6 +19,7 @@ from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..reference import SOURCE, STATEMENT, evaluate, for_variants, level_values, reference_of
+from ..variants import for_options
 
 
 def levels(case: Case) -> list[Level]:
@@ -77,6 +79,7 @@ def compare_target(case: Case, result: LawResult, formula: Target) -> None:
     tolerance=1e-9,
     identities="C1",
 )
+@for_options
 def round_trip(case: Case, result: LawResult) -> None:
     """y = a x0 + b eps and x = alpha x0 + sigma eps: two equations with one solution if det is not 0."""
     p: Parameterization = case.component
@@ -161,6 +164,7 @@ def singular_ends(case: Case, result: LawResult) -> None:
     tolerance=1e-9,
     identities="C3",
 )
+@for_options
 def weight(case: Case, result: LawResult) -> None:
     """A change d of x0 at fixed x changes eps by -alpha d / sigma, so y by (a - b alpha / sigma) d = -det d / sigma."""
     p: Parameterization = case.component
@@ -283,8 +287,25 @@ def channels(case: Case, result: LawResult) -> None:
 @law("parameterization", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
 @for_variants
 def reference(case: Case, result: LawResult) -> None:
-    """The target, from x0, eps and the level."""
+    """The target, from x0, eps and the level; or a mapping with any of target, c_in and c_noise."""
     formula, p = reference_of(case), case.component
     for level, x0, eps in _inputs(case):
-        want = evaluate(formula, {"x0": x0, "eps": eps, **level_values(level)})
-        result.compare(p.target(x0, eps, level), want, f"target at {level}")
+        stated = evaluate(formula, {"x0": x0, "eps": eps, **level_values(level)})
+        for name, want in (stated if isinstance(stated, Mapping) else {"target": stated}).items():
+            if name not in STATED:
+                raise TypeError(f"law_reference returns {name}; allowed are {', '.join(STATED)}")
+            got = STATED[name](p, x0, eps, level)
+            if got is None or want is None:
+                result.holds(got is want, f"{name} at {level}: {got}", f"{want}")
+            else:
+                result.compare(got, want, f"{name} at {level}", SMALLEST[name])
+
+
+STATED: Mapping[str, Callable[[Parameterization, Tensor, Tensor, Level], Tensor | Scalar | None]] = {
+    "target": lambda p, x0, eps, level: p.target(x0, eps, level),
+    "c_in": lambda p, x0, eps, level: p.c_in(level),
+    "c_noise": lambda p, x0, eps, level: p.c_noise(level),
+}
+"""What a law_reference may state."""
+SMALLEST = {"target": 1.0, "c_in": 1e-3, "c_noise": 1.0}
+"""The smallest size that the error of each is relative to."""

@@ -25,7 +25,7 @@ from .. import fixtures
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..options import options_used
-from ..reference import SOURCE, STATEMENT, evaluate, for_variants, reference_of
+from ..reference import SOURCE, STATEMENT, evaluate, for_variants, names_of, reference_of
 
 POINT = torch.tensor([0.7, -0.4], dtype=torch.float64)
 
@@ -370,20 +370,39 @@ def used_options(case: Case, result: LawResult) -> None:
 @law("sampler", statement=STATEMENT, source=SOURCE, tolerance=1e-9)
 @for_variants
 def reference(case: Case, result: LawResult) -> None:
-    """The mean and the standard deviation of the noise of a first step, from x, x0, eps, and the levels t and s."""
+    """The mean and the standard deviation of the noise of a step, from x, x0, eps, and the levels t and s.
+
+    A reference that names q, the level before t, states a second step too; its first step has q = None.
+    """
     formula = reference_of(case)
-    sampler: Sampler[Any] = case.component
-    denoise = fixtures.with_aux(sampler, fixtures.mixture())
+    starts = (0, 1) if "q" in names_of(formula) else (0,)
     for n in (2, 3, 6):
         levels = walk(case, n)
-        for t, s in ((levels[0], levels[1]), (levels[n - 1], levels[n])):
-            x = case.normal(3, 2)
-            exact = fixtures.mixture()(x, t)
-            ends = {"x": x, "x0": exact.x0, "eps": exact.eps, "t": t, "s": s}
-            h = math.inf if s.is_clean else float(s.half_logsnr) - float(t.half_logsnr)
-            found = evaluate(formula, {**ends, "h": h})
-            mean, std = found if isinstance(found, tuple) else (found, 0.0)
-            for z in (0.0, 1.0):
-                draw = partial(torch.full_like, fill_value=z)
-                got = sampler.step(denoise, x, t, s, sampler.init([t, s]), draw)[0]
-                result.compare(got, mean + std * z, f"a step of {n} from {t}, noise {z:g}")
+        for path in (levels[:3], levels[n - 2 :]) if len(starts) == 2 else (levels[:2], levels[n - 1 :]):
+            for start in starts:
+                _compare_step(case, result, path, start)
+
+
+def _compare_step(case: Case, result: LawResult, levels: Sequence[Level], start: int) -> None:
+    """Compare step number `start` on some levels with the reference; an earlier step draws noise 0."""
+    sampler: Sampler[Any] = case.component
+    oracle = fixtures.mixture()
+    denoise, state, x = fixtures.with_aux(sampler, oracle), sampler.init(levels), case.normal(3, 2)
+    before: dict[str, Any] = {"q": None, "x_q": None, "x0_q": None, "eps_q": None, "h_q": None}
+    for q, t in pairwise(levels[: start + 1]):
+        exact = oracle(x, q)
+        before = {"q": q, "x_q": x, "x0_q": exact.x0, "eps_q": exact.eps, "h_q": _step_length(q, t)}
+        x, state = sampler.step(denoise, x, q, t, state, torch.zeros_like)
+    t, s = levels[start : start + 2]
+    exact = oracle(x, t)
+    values = {"x": x, "x0": exact.x0, "eps": exact.eps, "t": t, "s": s, "h": _step_length(t, s)}
+    found = evaluate(reference_of(case), {**values, **before, "denoise": oracle})
+    mean, std = found if isinstance(found, tuple) else (found, 0.0)
+    for z in (0.0, 1.0):
+        got = sampler.step(denoise, x, t, s, state, partial(torch.full_like, fill_value=z))[0]
+        title = "a first step" if start == 0 else f"a second step, after one from {levels[0]},"
+        result.compare(got, mean + std * z, f"{title} from {t} to {s}, noise {z:g}")
+
+
+def _step_length(t: Level, s: Level) -> float:
+    return math.inf if s.is_clean else float(s.half_logsnr) - float(t.half_logsnr)

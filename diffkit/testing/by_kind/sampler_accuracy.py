@@ -50,6 +50,32 @@ def order(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
+    statement="a multistep method has its declared order on steps of unequal length too",
+    source="Hairer, Norsett & Wanner 1993, sec. III.5",
+    tolerance=SHORTFALL,
+    identities="E4 F1",
+)
+def uneven_order(case: Case, result: LawResult) -> None:
+    """The weights of earlier slopes depend on the ratios of the steps; grids of papers and few steps are uneven.
+
+    Each second step is half as long as the one before, so the ratios do not tend to 1 on a finer grid.
+    """
+    sampler: Sampler[Any] = case.component
+    if sampler.stochastic or sampler.discrete_only or sampler.consistency or sampler.order < 2:
+        raise NotApplicable("not a deterministic method of order 2 or more on any levels")
+    levels = walk(case, 6)
+    _, state = sampler.step(
+        fixtures.with_aux(sampler, fixtures.mixture()), case.normal(3, 2), *levels[:2], sampler.init(levels), Recorded()
+    )
+    if state is None:
+        raise NotApplicable("a step has no history")
+    fit = measure(sampler, (40, 80), exact_starts=sampler.order, uneven=True)
+    listed = ", ".join(f"{n}: {error:.3g}" for n, error in zip(fit.steps, fit.errors, strict=True))
+    result.note(max(0.0, sampler.order - fit.slope), f"slope {fit.slope:.2f} (errors {listed})", f"{sampler.order}")
+
+
+@law(
+    "sampler",
     statement="on Gaussian data the distribution of the samples converges to the exact one, with the declared order",
     source="identities D4, D5, D9",
     tolerance=0.3,

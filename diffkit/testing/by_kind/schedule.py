@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 
 import torch
+from torch import Tensor
 
 from diffkit import transition
 from diffkit.level import Level
@@ -13,6 +15,7 @@ from diffkit.schedule import Discrete, Schedule, sde
 from ..case import Case
 from ..law_registry import LawResult, NotApplicable, law
 from ..reference import SOURCE, STATEMENT, evaluate, expit, for_variants, reference_of
+from ..variants import in_turn, variants
 
 KINGMA = "Kingma et al. 2021 (arXiv:2107.00630)"
 HO = "Ho et al. 2020 (arXiv:2006.11239)"
@@ -76,13 +79,19 @@ def falls(case: Case, result: LawResult) -> None:
     t.
     """
     schedule: Schedule = case.component
+    steps = _rises(schedule)
+    width = (schedule.t_noise - schedule.t_clean) / len(steps)
+    bad = torch.nonzero(~(steps < 0)).flatten()
+    at = schedule.t_clean + width * (int(bad[0]) if len(bad) else 0)
+    result.note(float(len(bad)), f"t = {at:.6g} to {at + width:.6g}", "a smaller SNR at the later time")
+
+
+def _rises(schedule: Schedule) -> Tensor:
+    """Return by how much half_logsnr rises in each of many equal steps of t; all are negative in a schedule."""
     count = (schedule.steps or 512) * 2
     t = torch.linspace(schedule.t_clean, schedule.t_noise, count + 1, dtype=torch.float64)
     clock = torch.as_tensor(schedule.level(t).half_logsnr)
-    steps = clock[1:] - clock[:-1]
-    bad = torch.nonzero(~(steps < 0)).flatten()
-    at = float(t[int(bad[0])]) if len(bad) else 0.0
-    result.note(float(len(bad)), f"t = {at:.6g} to {at + float(t[1] - t[0]):.6g}", "a smaller SNR at the later time")
+    return clock[1:] - clock[:-1]
 
 
 @law(
@@ -93,7 +102,11 @@ def falls(case: Case, result: LawResult) -> None:
     identities="A7",
 )
 def inverse(case: Case, result: LawResult) -> None:
-    """The signal-to-noise ratio falls strictly, so it determines t; scaling x changes no ratio."""
+    """The signal-to-noise ratio falls strictly, so it determines t; scaling x changes no ratio.
+
+    With other values of the options level(time(level)) is compared with the level, as an end may be steep there. A
+    combination of options with which the ratio does not fall is left out.
+    """
     schedule: Schedule = case.component
     span = schedule.t_noise - schedule.t_clean
     for t in sample_times(case):
@@ -105,6 +118,13 @@ def inverse(case: Case, result: LawResult) -> None:
                 result.holds(float(got) == t, f"time(level({t:.0f})) = {got!r}", f"the whole number {t:.0f}")
     many = torch.tensor(sample_times(case), dtype=torch.float64)
     result.compare(schedule.time(schedule.level(many)), many, "time(level(t)) of a tensor", span)
+    for one in in_turn(case, result, islice(variants(case), 1, None)):
+        other: Schedule = one.component
+        if bool((_rises(other) < 0).all()):
+            for t in sample_times(one):
+                level = other.level(t)
+                again = other.level(other.time(Level(level.alpha * 3.7, level.sigma * 3.7)))
+                result.compare(again.angle, level.angle, f"the angle of level(time(level({t:.6g})))")
 
 
 @law(
@@ -180,7 +200,7 @@ def ends(case: Case, result: LawResult) -> None:
     for t in (schedule.t_clean, *sample_times(case)):
         level = schedule.level(t)
         for value in (level.alpha, level.sigma):
-            fine = not isinstance(value, torch.Tensor) and 0.0 <= value < math.inf
+            fine = not isinstance(value, Tensor) and 0.0 <= value < math.inf
             result.holds(fine, f"level({t:.6g}) = {level}", "finite Python floats >= 0")
     if schedule.steps is not None:
         result.holds(first == Level(1.0, 0.0), f"level(0) = {first}", "clean data, alpha = 1 and sigma = 0")

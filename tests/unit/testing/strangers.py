@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,7 +16,9 @@ from torch.nn import functional as fn
 
 from diffkit import (
     UNIFORM_TIMES,
+    Codec,
     Data,
+    DataSpec,
     Denoiser,
     Estimate,
     Guidance,
@@ -29,11 +31,14 @@ from diffkit import (
     Parameterization,
     RandomStreams,
     Sampler,
+    Scalar,
     Shape,
     Times,
     Weighting,
     build,
+    scalar,
 )
+from diffkit.data import stack
 
 
 @dataclass(frozen=True)
@@ -348,9 +353,75 @@ class Tilted(Parameterization):
     def coefficients(self, level: Level) -> tuple[float, float]:
         return -math.sin(self.tilt), math.cos(self.tilt)
 
-    def law_reference(self, x0: Tensor, eps: Tensor) -> Tensor:
-        """The target."""
-        return (torch.complex(eps, x0) * cmath.exp(1j * self.tilt)).real
+    def c_in(self, level: Level) -> Scalar:
+        return scalar.divide(1.0, scalar.hypot(level.alpha, level.sigma))
+
+    def c_noise(self, level: Level) -> Scalar:
+        return level.angle + self.tilt
+
+    def law_reference(self, x0: Tensor, eps: Tensor, alpha: float, sigma: float) -> dict[str, Tensor | float]:
+        """The target, and both inputs of the network."""
+        direction = cmath.exp(1j * self.tilt)
+        return {
+            "target": (torch.complex(eps, x0) * direction).real,
+            "c_in": 1.0 / abs(complex(alpha, sigma)),
+            "c_noise": cmath.phase(complex(alpha, sigma)) + self.tilt,
+        }
+
+
+@dataclass(frozen=True)
+class TwoSlopes(Sampler[tuple]):
+    """Adams-Bashforth of order 2 on eps in sigma / alpha."""
+
+    order = 2
+    reaches_noise = False
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: tuple | None, noise: Noise
+    ) -> tuple[Tensor, tuple]:
+        slope, length = denoise(x, t).eps, s.ratio - t.ratio
+        mean = slope
+        if state is not None:
+            before, length_before = state
+            share = 0.5 * length / length_before
+            mean = (1.0 + share) * slope - share * before
+        return s.alpha * (x / t.alpha + length * mean), (slope, length)
+
+    def law_reference(
+        self, x: Tensor, eps: Tensor, t: Level, s: Level, q: Level | None, eps_q: Tensor | None
+    ) -> Tensor:
+        """The integral of the line through two slopes, by its value in the middle."""
+        middle = eps
+        if q is not None:
+            middle = eps + (eps - eps_q) / (t.ratio - q.ratio) * (s.ratio - t.ratio) / 2
+        return s.alpha / t.alpha * x + s.alpha * (s.ratio - t.ratio) * middle
+
+
+class Whitened(nn.Module, Codec):
+    """Each channel with mean 0 and deviation 1 on the training examples."""
+
+    def __init__(self, data: Data) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(data.spec.channels, 1, 1))
+        self.register_buffer("std", torch.ones(data.spec.channels, 1, 1))
+
+    def fit(self, data: Data) -> str:
+        split = data.split("train")
+        x = data.to_model_range(stack(split, range(len(split)))[0]).double()
+        self.mean = x.mean((0, 2, 3)).float()[:, None, None]
+        self.std = x.std((0, 2, 3)).float()[:, None, None].clamp_min(1e-3)
+        return f"means {self.mean.flatten().tolist()}"
+
+    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        return (x - self.mean) / self.std
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z * self.std + self.mean
+
+    def spec(self, data: DataSpec) -> DataSpec:
+        return dataclasses.replace(data, bounded=False, bins=None)
+
+    law_reference: ClassVar[dict[str, float]] = {"channel_mean": 0.0, "channel_std": 1.0}
 
 
 @dataclass(frozen=True)

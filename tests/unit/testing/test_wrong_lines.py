@@ -13,11 +13,12 @@ from diffkit.testing import check_class
 
 SOURCE = (Path(__file__).parent / "strangers.py").read_text(encoding="utf-8")
 KINDS = {
+    "codec": ("Whitened",),
     "guidance": ("Projected", "PlusPlus", "Classifier", "Softened"),
     "network": ("Transformer", "TokenTransformer", "AxialTransformer"),
     "objective": ("Velocity",),
     "parameterization": ("Tilted",),
-    "sampler": ("Restart", "Multistep", "SelfConditioned"),
+    "sampler": ("Restart", "Multistep", "SelfConditioned", "TwoSlopes"),
 }
 WRONG = [
     ("Projected", "(self.scale - 1.0) * gap", "self.scale * gap", "unit-scale"),
@@ -73,6 +74,18 @@ WRONG = [
     ("Multistep", "found.x0 + s.sigma *", "found.x0 + t.sigma *", "reference"),
     ("Multistep", "math.sqrt(1.0 - self.eta**2)", "1.0 - self.eta", "reference"),
     ("Tilted", "-math.sin(self.tilt)", "-self.tilt", "reference"),
+    ("Tilted", "scalar.hypot(level.alpha, level.sigma))", "scalar.hypot(level.alpha, level.sigma) ** 2)", "reference"),
+    ("Tilted", "level.angle + self.tilt", "level.angle", "reference"),
+    ("TwoSlopes", "0.5 * length / length_before", "0.5", "uneven-order"),
+    ("TwoSlopes", "0.5 * length / length_before", "0.5 * length_before / length", "reference"),
+    ("Whitened", 'self.register_buffer("std", torch.ones(data.spec.channels, 1, 1))', "pass", "state"),
+    (
+        "Whitened",
+        "data.to_model_range(stack(split, range(len(split)))[0])",
+        "stack(split, range(len(split)))[0]",
+        "learned",
+    ),
+    ("Whitened", "x.mean((0, 2, 3))", "x.median(0).values.mean((1, 2))", "reference"),
     ("SelfConditioned", "torch.zeros_like(z) if last is None else last", "torch.zeros_like(z)", "added-conditions"),
     ("SelfConditioned", "found[-1].x0)", "found[-1].eps)", "added-conditions"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,9 @@ class PLMS(Sampler[Memory]):
 
     order = 2
     reaches_noise = False
+    law_exemptions: ClassVar[dict[str, str]] = {
+        "uneven-order": "its coefficients are those of equal steps, as published"
+    }
     presets = (
         ("diffusers", {"grid": {"name": "leading", "offset": 1, "end": "first"}, "start_scale": "unit"}),
         ("diffusers", {"grid": {"name": "trailing", "end": "first"}, "start_scale": "unit"}),

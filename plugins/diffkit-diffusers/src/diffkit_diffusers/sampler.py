@@ -38,6 +38,7 @@ SchedulerName = Literal[
 Option = bool | int | float | str | tuple[int, ...]
 SIGMA_TOLERANCE = 1e-3
 FLOAT32_STEPS = "this scheduler computes its steps in float32"
+EQUAL_STEPS = "the coefficients of PNDM are those of equal steps, as published"
 Space = Literal["preserving", "exploding", "straight"]
 Visits = Literal["once", "heun", "pndm"]
 
@@ -167,9 +168,10 @@ class Diffusers(Sampler[SchedulerState]):
 
     @property
     def law_exemptions(self) -> dict[str, str]:
-        """Laws that float32 steps break, as their tolerance is 1e-9, with the reason."""
+        """Laws that float32 steps (their tolerance is 1e-9) or coefficients of equal steps break, with the reason."""
         names = ("point-mass", "point-mass-law", "rotation", "shift", "rescaling", "reordering", "batch-composition")
-        return dict.fromkeys(names, FLOAT32_STEPS) if self._how.rounds else {}
+        rounded = dict.fromkeys(names, FLOAT32_STEPS) if self._how.rounds else {}
+        return {**rounded, "uneven-order": EQUAL_STEPS} if self.scheduler == "PNDMScheduler" else rounded
 
     @property
     def _how(self) -> SchedulerUse:
