@@ -30,7 +30,7 @@ class Classifier:
             level: A level of floats or of tensors (B,).
 
         Returns:
-            (B, K) in the type of x.
+            (B, K) in the dtype of x.
         """
         c_noise = torch.as_tensor(self.schedule.index(self.schedule.time(level)), dtype=torch.float32, device=x.device)
         if getattr(self.network, "integer_time", False):

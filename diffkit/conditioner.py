@@ -52,7 +52,7 @@ class Conditioner(nn.Module):
             raw: (B, ...) as the `ConditionSpec` describes it.
 
         Returns:
-            The values, (B, *shape), alone or with their mask, (B, L) bool, which is False for what fills up the length.
+            The values, (B, *shape), alone or with their mask, (B, L) bool, which is False for padding.
         """
 
     @abstractmethod

@@ -56,7 +56,7 @@ class ConditionSpec:
 
     shape     shape of one example; empty for a class and for one number, (length,) for a text
     dtype     long: a class, 0 to classes - 1; float: numbers; uint8: values 0 to 255, such as pictures (C, H, W);
-              text: UTF-8 bytes as uint8, filled up to the length with zeros, see `as_bytes`
+              text: UTF-8 bytes as uint8, padded with zeros, see `as_bytes`
     classes   number of classes of a condition of dtype long
     names     names of the classes 0, 1, ...; empty without names
 
@@ -267,7 +267,7 @@ def stack(split: Split, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tenso
 
 
 def as_bytes(texts: Sequence[str], length: int) -> Tensor:
-    """Return texts as a raw condition of dtype text: (N, length) uint8, UTF-8 filled up with zeros.
+    """Return texts as a raw condition of dtype text: (N, length) uint8, UTF-8 padded with zeros.
 
     A text of more bytes is cut after its last whole character.
     """

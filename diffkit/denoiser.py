@@ -37,7 +37,7 @@ class Model:
     `network` is any `nn.Module` with `forward(x, c_noise, **cond)`, x: (B, C, *S), c_noise: (B,) float32.
     The levels of a sampler need not lie on `schedule`: x is rescaled to the level of `schedule` with the same
     signal-to-noise ratio, which changes neither x0 nor eps, and the level is never rounded. The network computes in
-    the type of its weights (or under autocast); its output is decoded in the type of x.
+    the dtype of its weights (or under autocast); its output is decoded in the dtype of x.
 
     `rounds_time`: pass the index of a schedule to the network rounded to a whole number, halves to even; the level of x
     and the decoding stay exact.
@@ -70,7 +70,7 @@ class Model:
             **cond: Conditions of the network, one row per example, such as label: (B,) long.
 
         Returns:
-            The estimate at `level`, in the type of x.
+            The estimate at `level`, in the dtype of x.
 
         Raises:
             LevelError: The level lies outside the schedule (DK506), or the output cannot be decoded there.
@@ -112,7 +112,7 @@ class Model:
             **cond: Conditions of the network, one row per example.
 
         Returns:
-            The output: (B, C', *S), in the type of the network.
+            The output: (B, C', *S), in the dtype of the network.
         """
         c_in = broadcast(self.parameterization.c_in(level), x)
         z = x if isinstance(c_in, float) and c_in == 1.0 else c_in * x

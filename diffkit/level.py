@@ -67,7 +67,7 @@ class Level:
     def like(self, x: Tensor) -> Level:
         """Return this level with alpha and sigma in a shape that multiplies x: (B, *S).
 
-        Floats stay floats. Tensors move to the device of x and take its type (at least float32); (B,) becomes
+        Floats stay floats. Tensors move to the device of x and take its dtype (at least float32); (B,) becomes
         (B, 1, ..., 1), and any other shape is kept.
         """
         if isinstance(self.alpha, float) and isinstance(self.sigma, float):
@@ -102,7 +102,7 @@ class Level:
 def broadcast(value: Scalar, x: Tensor) -> Scalar:
     """Reshape a coefficient so that it broadcasts to x: (B, *S).
 
-    Floats are returned unchanged. Tensors take the device and type of x (at least float32), and (B,) becomes
+    Floats are returned unchanged. Tensors take the device and dtype of x (at least float32), and (B,) becomes
     (B, 1, ..., 1).
     """
     if not isinstance(value, Tensor):

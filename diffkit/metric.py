@@ -158,7 +158,7 @@ class Evaluation:
     """The data that metrics compare, in the range of the model: (N, C, *S) float32 on the CPU; labels (N,) long.
 
     spec       the spec of the data
-    samples    the samples to judge
+    samples    the samples to measure
     train      real examples to compare them with
     held_out   real examples that were not trained on
     seed       seed of random projections and splits; see `generator`

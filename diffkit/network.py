@@ -7,7 +7,7 @@ its output: `Model` scales its input, passes it the noise level as one number pe
 A network takes the conditions that its `forward` names, beside `label`:
 
     text        (B, L, D), one vector for each token of a text
-    text_mask   (B, L) bool, False for tokens that fill up the length
+    text_mask   (B, L) bool, False for padding
     concat      (B, C', *S), which the network concatenates to x; x is scaled by c_in, concat is not
     any name    (B, D), one vector for each example
 """

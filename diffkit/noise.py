@@ -53,7 +53,7 @@ class RandomStreams:
         return RandomStreams(self.seed, self.step, self.total, start)
 
     def normal(self, stream: str, like: Tensor) -> Tensor:
-        """Draw standard normal numbers in the shape of `like`: (B, *S), in the type of `like`, at least float32."""
+        """Draw standard normal numbers in the shape of `like`: (B, *S), in the dtype of `like`, at least float32."""
         numbers = self._rows(stream, like, like.shape[1:], torch.randn)
         return numbers.to(torch.promote_types(like.dtype, torch.float32))
 

@@ -50,7 +50,7 @@ class ReconstructionLoss(ABC):
         """Compute the loss of the critic for each example.
 
         Args:
-            out: What the codec made of x, without gradient.
+            out: The output of the codec for x, without gradient.
             x: Examples: (B, C, *S).
             step: The number of steps before this one.
 

@@ -160,7 +160,7 @@ def sample(
         levels: At least two levels, noisiest first, such as build("grid", "trailing").levels(schedule, 50).
         x: The state at levels[0]: (B, C, *S). Not changed.
         noise: A `SampleNoise`, or any function noise(x) -> z; default `SampleNoise(0, range(B))`.
-        dtype: Type of the state during sampling; default that of the sampler, or else of x.
+        dtype: Dtype of the state during sampling; default that of the sampler, or else of x.
         on_step: Called after each step.
 
     Returns:

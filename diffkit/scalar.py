@@ -52,7 +52,7 @@ def _pairs(
 
 
 def _tensors(x: Scalar, y: Scalar) -> tuple[Tensor, Tensor]:
-    """Convert both to tensors; a float takes the type and device of the other argument."""
+    """Convert both to tensors; a float takes the dtype and device of the other argument."""
     if not isinstance(x, Tensor):
         assert isinstance(y, Tensor)
         return torch.full_like(y, x), y

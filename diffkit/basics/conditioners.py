@@ -20,7 +20,7 @@ SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class Label(Conditioner):
-    """A class as its number, with the null class K, or, with a `width`, as a learned vector, the null class included.
+    """Pass a class as its number, with the null class K, or, with a `width`, as a learned vector, null class included.
 
     The condition `label` stays a number, which networks embed; other conditions reach a network as vectors.
     Raises ValueError if the condition has no classes.
@@ -50,7 +50,7 @@ class Label(Conditioner):
 
 
 class Text(Conditioner):
-    """The bytes of a text through a small transformer that is trained with the model: (L, width), L = bytes + 1.
+    """Encode the bytes of a text by a small transformer that is trained with the model: (L, width), L = bytes + 1.
 
     The first token is a start token, so that an empty text has one token too; the mask is False after the last byte.
     The null is one learned vector in place of the start token. Longer texts are cut to `length` bytes.
@@ -117,7 +117,7 @@ class _Block(nn.Module):
 
 
 class Concat(Conditioner):
-    """Channels that the network receives beside x, such as a low resolution or a mask, scaled to the size of x.
+    """Concatenate a condition, such as a low resolution or a mask, to x as channels, scaled to the size of x.
 
     Values of dtype uint8 become k / 127.5 - 1; the null is 0. `smooth` interpolates linearly, and averages where the
     condition is larger than x; otherwise the nearest value is taken, as for masks and classes of pixels.

@@ -125,7 +125,7 @@ def stated_latents(path: Path) -> Any:
         raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix=fix) from error
     if "latents" not in found and len(found) != 1:
         message = f"{path} holds {len(found)} arrays: {', '.join(sorted(found))[:200]}"
-        raise UsageError(message, code="DK019", fix="name the start noise latents")
+        raise UsageError(message, code="DK019", fix="give the array of the start noise the name `latents`")
     return found["latents"] if "latents" in found else next(iter(found.values()))
 
 

@@ -63,7 +63,7 @@ class CrossAttention(nn.Module):
         Args:
             x: The map: (B, C, *S).
             text: Tokens: (B, L, D); None for no text.
-            mask: (B, L) bool, False for tokens that are not read; None for none of these.
+            mask: (B, L) bool, False for tokens that are not read; None if all are read.
 
         Returns:
             The map: (B, C, *S).

@@ -14,7 +14,7 @@ from .fit import misfit
 
 
 def vector_widths(network: str, shape: Shape) -> dict[str, int]:
-    """Return the widths of the conditions that are vectors, or one number, by name.
+    """Return the width of each condition that is a vector (1 for a number), by name.
 
     Args:
         network: The name of the network, for the error.

@@ -26,7 +26,7 @@ def sinusoid(t: Tensor, channels: int, order: Order = "ho") -> Tensor:
     """Compute sines and cosines of t with half = channels / 2 frequencies 10000^(-k/d), k < half.
 
     `ho`: [sin, cos] with d = half - 1; `openai`: [cos, sin] with d = half. Weights trained with one order do not work
-    with the other. Computed in float32, or in float64 if t is, whatever the type of the network.
+    with the other. Computed in float32, or in float64 if t is, whatever the dtype of the network.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5; `ho` from Ho et al. 2020 (arXiv:2006.11239).
 
     Args:

@@ -27,7 +27,8 @@ class Tableau:
 
     a, b, c   coefficients: a has n - 1 rows of 1, ..., n - 1 numbers, b and c have n
     errors    weights of the n stages and of the slope at the new point, whose sum estimates the error; if there are two
-              lists, |e|^2 / sqrt(|e|^2 + |f|^2 / 100) is used, as DOP853 does; none for fixed steps only
+              lists, |e|^2 / sqrt(|e|^2 + |f|^2 / 100) is used, as DOP853 does; empty for a method of fixed steps,
+              without an error estimate
     order     order of the error estimate
     """
 

@@ -21,7 +21,7 @@ CLEAN = Level(1.0, 0.0)
 
 
 class Oracle(ABC):
-    """Base of exact denoisers. Levels may hold floats or tensors; results have the type and device of x.
+    """Base of exact denoisers. Levels may hold floats or tensors; results have the dtype and device of x.
 
     Expectations over x (`entropy`, `mmse`, `minimum_loss`) are sums over the dimensions of an example, and require
     levels of floats.
@@ -113,5 +113,5 @@ def column(value: Scalar, x: Tensor) -> Scalar:
 
 
 def working(x: Tensor) -> torch.dtype:
-    """Return the type to compute in: that of x, or float32 if x has half precision."""
+    """Return the dtype to compute in: that of x, or float32 if x has half precision."""
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32

@@ -47,7 +47,7 @@ def load_recipe(
         dataset: the examples, for a recipe whose `data.name` is `dataset`; default: none.
         spec: the recorded spec of the data, so that the data is read only if its examples are; default: that of the
             data itself.
-        record: the record of the codec of a run, so that its source need not be there; default: none.
+        record: the record of the codec of a run, so that its source need not exist; default: none.
 
     Returns:
         The recipe, from which `assemble` makes the objects.

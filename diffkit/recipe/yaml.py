@@ -29,7 +29,7 @@ def parse(text: str, file: str, *, prefix: str = "") -> Node:
     Args:
         text: the document.
         file: its name, for messages.
-        prefix: the text before it on its only line (for `--set a=`).
+        prefix: for a document of one line, text that comes before it on this line, such as `a=` of `--set a=1`.
 
     Returns:
         The tree of its values, with places.

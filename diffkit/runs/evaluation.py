@@ -1,6 +1,6 @@
 """Evaluation: metrics of samples, beside each the same metric of real held-out examples, and how certain both are.
 
-A metric of the model is measured on held-out examples, beside it on some training examples.
+A metric of the model is measured on held-out examples and, for comparison, on some training examples.
 """
 
 from __future__ import annotations

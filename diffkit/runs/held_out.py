@@ -218,7 +218,7 @@ def measure_held_out(
         count: Number of held-out examples; None: that of the recipe, else all.
         seed: Seed of the random choices of metrics, of noise, and of the intervals.
         settings: The weights, by names of fields of `MetricResult`, for the record.
-        place: A folder in which examples lie in files meanwhile.
+        place: A folder for temporary files of examples.
         raise_if_stopped: Called before each batch and metric; an exception that it raises ends the evaluation.
 
     Returns:

@@ -70,7 +70,7 @@ class Comparison:
     refused: frozenset[str] = frozenset()
 
     def is_unlike(self, result: str) -> bool:
-        """Return whether a row of `results` is of a metric whose values cannot be compared."""
+        """Return whether a row of `results` belongs to a metric whose values cannot be compared."""
         return result.rpartition(".")[0] in self.unlike
 
     def shown(self, result: str) -> list[str]:

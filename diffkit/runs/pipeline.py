@@ -139,14 +139,14 @@ def joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
 
     Args:
         device: The device of this process.
-        timeout: Seconds that one exchange of tensors, or the start of the other processes, may take.
+        timeout: Seconds that one collective call, or the start of the other processes, may take.
         path: The run directory.
 
     Returns:
         A context manager with the processes.
 
     Raises:
-        PeerError: another process failed before, so that an exchange with it broke.
+        PeerError: another process failed before, so that a collective call with it broke.
     """
     began, world = time.time(), join_ranks(device, timeout)
     if world.heartbeat is not None:

@@ -52,13 +52,14 @@ class SampleRequest:
         start: The time whose noise is added to `x`; required with `x`, unless `levels` are given.
         levels: The levels that the sampler visits, noisiest first, in place of `grid`, `steps` and `start`.
         prompt: Short for `conditions={"text": prompt}`.
-        negative: Short for `guidance={"cfg": {"negative": {"text": negative}}}`: what samples are not to show.
+        negative: Short for `guidance={"cfg": {"negative": {"text": negative}}}`: what samples should not show.
         scale: Short for `guidance={"cfg": scale}`.
-        size: The size of the samples, such as (height, width), if network and codec take another than that of the data.
+        size: The size of the samples, such as (height, width), if network and codec take sizes other than that of the
+        data.
         image: A picture to start from: a file or a picture of Pillow in the mode of the data, or an array (C, H, W) or
             (count, C, H, W), uint8 or floats in the model's range.
-        strength: Share of the steps that image to image makes, the last ones: 0.8, and 1 with a mask, by default.
-        mask: What of `image` is repainted: white pixels of a file or picture, or True in (H, W). The rest stays.
+        strength: Share of the steps, counted from the end, that image to image makes; default 0.8, with a mask 1.
+        mask: The part of `image` to repaint: white pixels of a file or picture, or True in (H, W). The rest stays.
         latents: Start noise before the codec: (C, *S) or (count, C, *S).
         adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 

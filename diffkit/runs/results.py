@@ -69,7 +69,8 @@ class MetricResult(BaseModel):
         ratio: How many times worse the headline is for the samples than for equally many held-out examples; 1 is equal.
         ratio_interval: The 95 % interval of `ratio`.
         definition: What the metric computes, in one sentence.
-        protocol: What else the values depend on, by name, such as the network of features and the hash of its weights.
+        protocol: Further settings that the values depend on, by name, such as the network of features and the hash of
+        its weights.
         samples: Number of samples that the metric used.
         reference: Number of training examples that it used.
         held_out_count: Number of held-out examples in place of the samples, or on which the model was measured.

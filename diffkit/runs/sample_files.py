@@ -183,7 +183,7 @@ def shared_draw(
         ranks: The processes that draw together.
 
     Returns:
-        The drawing. Its folder has a name that depends on all of that.
+        The `SharedDraw`. The name of its folder depends on all arguments but `ranks`.
     """
     levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
     facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]

@@ -225,9 +225,9 @@ class Run:
             negative: Short for `guidance={"cfg": {"negative": {"text": negative}}}`.
             scale: Short for `guidance={"cfg": scale}`.
             size: The size of the samples, such as (height, width).
-            image: A picture to start from; `strength`: the share of the steps that are made of it.
+            image: A picture to start from, for the share `strength` of the steps.
             strength: 0 to 1; default 0.8, and 1 with a mask.
-            mask: What of `image` is repainted (white); the other pixels are those of `image`.
+            mask: The part of `image` to repaint (white); the other pixels are those of `image`.
             latents: Start noise before the codec. See `SampleRequest` for the forms of these.
             adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 

@@ -177,8 +177,8 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """Raise an error of the block on every rank: its own on the ranks that had one, else a PeerError.
 
-        All ranks enter the block, which has no exchange of its own. One of the errors is reported, the others are
-        quiet.
+        All ranks enter the block, which must not contain a collective call. One of the errors is printed, the others
+        are not.
         """
         try:
             yield
@@ -192,7 +192,7 @@ class Ranks:
             raise ended_first(f"process {rank} on {causes[rank]['host']}", causes[rank])
 
     def fail(self, error: BaseException) -> None:
-        """Let the exchanges of the other ranks end, because this rank ends with an error."""
+        """End the collective calls of the other ranks, because this rank ends with an error."""
         if self.store is not None:
             with contextlib.suppress(RuntimeError):  # the store is gone with the launcher
                 self.store.set(FAILED, f"{self.rank} {json.dumps(facts_of(error))}")
@@ -221,7 +221,9 @@ def facts_of(error: BaseException) -> dict[str, Any]:
 
 
 def ended_first(who: str, cause: dict[str, Any]) -> PeerError:
-    """Return the error of a process that ends because of another one, whose `facts_of` are `cause`; it is quiet."""
+    """Return the error of a process that ends because another one, whose `facts_of` are `cause`, ended; it is not
+    printed.
+    """
     error = PeerError(f"{who} ended first: {cause['message']}")
     error.exit_code, error.reported = cause["exit_code"], True
     return error
@@ -314,7 +316,7 @@ def join_ranks(device: torch.device, timeout: float = 600.0) -> Ranks:
 
     Args:
         device: the device of this process.
-        timeout: seconds that one exchange of tensors, or the start of the other processes, may take.
+        timeout: seconds that one collective call, or the start of the other processes, may take.
 
     Returns:
         The processes.

@@ -198,7 +198,7 @@ def law(
         identities: names of the identities in docs/theory/identities.md, separated by spaces.
         only: the components that the law applies to; empty means all of the kind.
         name: the name of the law; the name of the function with dashes by default.
-        dtype: the narrowest type of the numbers that it compares; default that of the kind, see `SINGLE_PRECISION`.
+        dtype: the narrowest dtype of the numbers that it compares; default that of the kind, see `SINGLE_PRECISION`.
 
     Returns:
         A decorator that returns the function unchanged.

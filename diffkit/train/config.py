@@ -44,11 +44,11 @@ class TrainConfig(Config):
     computed one after the other; `workers` are the processes that load data (null: the number that the data set
     prefers). `init` starts from the weights of another run, as far as they fit; `strict_init` refuses weights that do
     not fit as a whole. `checkpointing` stores the inputs of the blocks of the network only, and computes each block
-    once more in the backward pass. `timeout` is the time in seconds that one exchange between processes may take. With
-    `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps and
-    more, `channels_last` to images, both on a CUDA device. `compile` may also be a mode of torch.compile; true is the
-    mode `default`. `precision: tf32` computes float32 products on a CUDA device in TF32. Each worker reads `prefetch`
-    batches ahead. `profile` writes a Chrome trace of a few steps, profile-STEP.json, to the run directory.
+    once more in the backward pass. `timeout` is the time in seconds that one collective call of the processes may take.
+    With `auto`, `precision` is bf16 if the hardware has it and it is faster; `compile` applies to runs of 5,000 steps
+    and more, `channels_last` to images, both on a CUDA device. `compile` may also be a mode of torch.compile; true is
+    the mode `default`. `precision: tf32` computes float32 products on a CUDA device in TF32. Each worker reads
+    `prefetch` batches ahead. `profile` writes a Chrome trace of a few steps, profile-STEP.json, to the run directory.
     """
 
     steps: Interval

@@ -49,7 +49,8 @@ class Cost:
 
 
 def cost_of_run(trainer: Trainer, steps: int = STEPS, budget: float = BUDGET) -> Cost:
-    """Measure the cost by training: one image under counters, then timed steps. Do not use the trainer afterwards.
+    """Measure the cost by training: one image to count FLOPs and bytes, then timed steps. Do not use the trainer
+    afterwards.
 
     Args:
         trainer: a trainer at step 0.

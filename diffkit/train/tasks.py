@@ -28,7 +28,7 @@ class CodecModel:
     network: nn.Module
 
     def __call__(self, x: Tensor, noise: Tensor | None = None) -> Reconstruction:
-        """Encode and decode x: (B, C, *S) in the type of x; see `TrainableCodec.forward`."""
+        """Encode and decode x: (B, C, *S) in the dtype of x; see `TrainableCodec.forward`."""
         out: Reconstruction = self.network(x, noise)
         std = None if out.posterior.std is None else out.posterior.std.to(x.dtype)
         posterior = Posterior(out.posterior.mean.to(x.dtype), std)

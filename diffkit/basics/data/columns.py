@@ -130,7 +130,7 @@ class Table:
                 raise self.fault(row, problem, "remove the row, or see which files `images` reads")
             if name in found:
                 first = f"line {self.lines[found[name]]}"
-                raise self.fault(row, f"{name!r} has a row already, in {first}", "leave one row for each picture")
+                raise self.fault(row, f"{name!r} has a row already, in {first}", "keep one row for each picture")
             found[name] = row
         if lacking := [name for name in pictures if name not in found]:
             raise without(lacking, "row", str(self.file), f"add a row with {FILE_NAME}: {lacking[0]}")
@@ -281,11 +281,11 @@ def as_captions(values: Sequence[object], fault: Fault, what: str) -> Column:
         The condition.
 
     Raises:
-        DataError: A value is not a text, or contains the character of number 0.
+        DataError: A value is not a text, or contains a null character.
     """
     for row, value in enumerate(values):
         if not isinstance(value, str) or "\0" in value:
-            told = _kind(value) if not isinstance(value, str) else "a text with the character of number 0"
+            told = _kind(value) if not isinstance(value, str) else "a text with a null character"
             raise fault(
                 row, f"{what}: {value!r:.{MAX_SHOWN}} is {told}, not a caption", "write one text for each picture"
             )

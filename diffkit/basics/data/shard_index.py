@@ -333,7 +333,7 @@ def _examples(source: str, stream: Any) -> Iterator[tuple[str, Files]]:
                     seen.add(own)
                     key, files = own, {}
                 if kind in files:
-                    raise unfit(source, f"example {own!r} has two files of kind {kind}", "leave one of them")
+                    raise unfit(source, f"example {own!r} has two files of kind {kind}", "keep only one of them")
                 if member.size > MAX_FILE_BYTES:
                     problem = f"{member.name} has {member.size} bytes"
                     raise unfit(source, problem, f"pack files of at most {MAX_FILE_BYTES} bytes")
@@ -476,7 +476,7 @@ def decoded(content: bytes, source: str) -> str:
     except UnicodeDecodeError as error:
         raise unfit(source, f"it is not UTF-8: {error}", "save it as UTF-8") from error
     if "\0" in text:
-        raise unfit(source, "it contains the character of number 0", "remove the character")
+        raise unfit(source, "it contains a null character", "remove the character")
     return text
 
 

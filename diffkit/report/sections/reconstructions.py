@@ -1,4 +1,4 @@
-"""What a codec makes of held-out examples, beside them and the differences, and the distribution of its codes."""
+"""Held-out examples, their reconstructions by a codec and the differences, and the distribution of its codes."""
 
 from __future__ import annotations
 

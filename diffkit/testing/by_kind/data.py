@@ -211,7 +211,7 @@ def reference(case: Case, result: LawResult) -> None:
 
 @law(
     "augmentation",
-    statement="the augmented examples have the shape and type of x and lie in [-1, 1]; no entry of cond is lost",
+    statement="the augmented examples have the shape and dtype of x and lie in [-1, 1]; no entry of cond is lost",
     source="the definition of Augmentation",
     tolerance=0.0,
 )

@@ -61,7 +61,7 @@ def reference(case: Case, result: LawResult) -> None:
 
 @law(
     "grid",
-    statement="the times do not depend on the clock of a schedule, nor on the scale of its levels",
+    statement="the levels do not depend on how a schedule numbers its times, nor on the scale of its levels",
     source="identities A8",
     tolerance=1e-9,
     identities="A8",

@@ -129,7 +129,7 @@ def needs_parameters(case: Case) -> None:
 
 @law(
     "network",
-    statement="x (B, C, *S) gives (B, C', *S), finite, of the type of the weights, for every B",
+    statement="x (B, C, *S) gives (B, C', *S), finite, in the dtype of the weights, for every B",
     source="the definition of Network",
     tolerance=0.0,
 )
@@ -245,7 +245,7 @@ def label_used(case: Case, result: LawResult) -> None:
     tolerance=0.15,
 )
 def types(case: Case, result: LawResult) -> None:
-    """The network runs in the type of its weights; c_noise stays float32, an index or log(sigma / alpha) / 4.
+    """The network runs in the dtype of its weights; c_noise stays float32, an index or log(sigma / alpha) / 4.
 
     A network that is made for one of both may lose digits on the other, so the smaller error counts.
     """

@@ -66,7 +66,7 @@ def every_input(case: Case, result: LawResult) -> None:
     name="masked-tokens",
 )
 def masked_tokens(case: Case, result: LawResult) -> None:
-    """Texts of a batch are filled up to one length; what fills them up is not part of the text."""
+    """Texts of a batch are padded to one length; the padding is not part of the text."""
     network = with_random_weights(case)
     x, c_noise, cond = inputs_of(case)
     masks = [name for name in cond if name.endswith(MASK)]

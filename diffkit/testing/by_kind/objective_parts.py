@@ -94,7 +94,7 @@ def given_times(case: Case, result: LawResult) -> None:
     times = GivenTimes()
     objective, plain = (with_parts(case.component, Times, one) for one in (times, GivenTimes(corrects=False)))
     if objective is None or plain is None:
-        raise NotApplicable("the objective takes no times")
+        raise NotApplicable("the objective has no nested component `times`")
     for schedule, p in settings(case):
         model = Model(PerturbedNetwork(p, schedule, 0.2), p, schedule)
         x0 = fixtures.gaussian().sample(8, case.generator("x0")).float()
@@ -128,7 +128,7 @@ def given_weighting(case: Case, result: LawResult) -> None:
             each = []
             for objective in objectives:
                 if objective is None:
-                    raise NotApplicable("the objective takes no weighting")
+                    raise NotApplicable("the objective has no nested component `weighting`")
                 loss = objective(Model(network, p, schedule), x0, FixedRandomStreams(eps, uniform))
                 each.append(loss.each.double())
             level = schedule.level(loss.t.double())
@@ -182,7 +182,7 @@ def no_leak(case: Case, result: LawResult) -> None:
 def reductions(case: Case, result: LawResult) -> None:
     """Every term of the loss is reduced in the same way."""
     if getattr(case.component, "reduction", None) not in ("mean", "sum"):
-        raise NotApplicable("the objective has no reduction")
+        raise NotApplicable("the objective has no option `reduction`")
     both = [dataclasses.replace(case.component, reduction=one) for one in ("mean", "sum")]
     x0, eps = design()
     for schedule, p in settings(case):

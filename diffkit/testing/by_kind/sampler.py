@@ -267,7 +267,7 @@ def batch_composition(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="samples have the type of x, or the type in `dtype`",
+    statement="samples have the dtype of x, or that in `dtype`",
     source="design.md, numerics",
     tolerance=1e-3,
 )

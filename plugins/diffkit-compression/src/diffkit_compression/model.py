@@ -64,7 +64,7 @@ class Codebook:
             values: Whole numbers: (N, C, *S).
 
         Returns:
-            -64 log2(E|x0 - x0_hat|^2 / D) at the knots, layers in increasing order, rounded.
+            -64 log2(E|x0 - x0_hat|^2 / D) at some layers, in increasing order, rounded; decoding interpolates.
         """
         rows = (
             [k * len(values) // FIT_ROWS for k in range(FIT_ROWS)]

@@ -21,7 +21,7 @@ class PLMS(Sampler[Memory]):
     """Pseudo linear multistep sampling: the DDIM step with eps extrapolated from the last four, as for equal steps.
 
     The first step is repeated with the mean of eps at both ends, so n steps cost n + 1 evaluations. The extrapolation
-    holds for equal steps in sigma / alpha, which they are not, so the order for the flow is 2.
+    is exact for equal steps in sigma / alpha, which common grids do not have, so the order for the flow is 2.
     Source: Liu et al. 2022 (arXiv:2202.09778), eq. 12; Rombach et al. 2022 (arXiv:2112.10752), code; in diffusers it is
     PNDM with skip_prk_steps. Differs: the sums are of eps for every parameterization; those of diffusers are of
     outputs, which are eps for one only.

@@ -58,8 +58,8 @@ class Folder:
             The tensors by name.
 
         Raises:
-            UsageError: DK080, they are missing, damaged or a pickle that is not wanted; DK082, a pickle holds other
-                things.
+            UsageError: DK080, they are missing, damaged or a pickle that is not wanted; DK082, a pickle holds anything
+                but tensors.
         """
         path = self._weights_path(variant)
         if not pickles and ".bin" in path.suffixes:

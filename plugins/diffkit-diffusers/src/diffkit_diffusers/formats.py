@@ -24,7 +24,7 @@ class Format:
     """A format of models.
 
     title        what a source of this format is
-    recognises   whether a path is such a source, judged by names of files
+    recognises   whether a path is such a source, by names of files
     target       "module:function", called with source, out and the options that are given
     package      the package to install for it
     options      options that the function takes, beside `overrides`

@@ -56,7 +56,7 @@ class SchedulerUse:
     visits    evaluations per step: once; twice except in the last step; twice in the first step only
     fixed     arguments of its constructor that make it visit exactly the given levels
     options   further arguments that a recipe may set
-    rounds    whether its steps are in float32 for every type of x
+    rounds    whether its steps are in float32 for every dtype of x
     """
 
     space: Space

@@ -149,7 +149,9 @@ class DiffusersVAE(nn.Module, Codec, Staged):
         return code_spec(data, config.in_channels, config.latent_channels, self.factor)
 
     def _through(self, stages: list[Stage], x: Tensor, coarse: int) -> Tensor:
-        """Apply a half of the network to x in its own type, in tiles if x is larger than one; returns the type of x."""
+        """Apply a half of the network to x in its own dtype, in tiles if x is larger than one; returns the dtype of
+        x.
+        """
         with torch.autocast(x.device.type, enabled=False):
             inside = x.to(self.dtype)
             if self.tile is None:

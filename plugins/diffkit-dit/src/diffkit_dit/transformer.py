@@ -210,7 +210,7 @@ class CrossAttention(nn.Module):
         Args:
             x: Tokens: (B, N, width).
             text: Tokens of the text: (B, L, width).
-            mask: (B, 1, 1, L), False for tokens of the text that are not read; None for none of these.
+            mask: (B, 1, 1, L), False for tokens of the text that are not read; None if all are read.
 
         Returns:
             Tokens: (B, N, width).

@@ -216,7 +216,9 @@ def build_operator(name: str, **options: Any) -> Operator:
 
 
 def cosine_basis(n: int, like: Tensor) -> Tensor:
-    """Return the orthonormal cosine basis, with rows k like cos(pi k (i + 1/2) / n), in the type of `like`."""
+    """Return the orthonormal cosine basis, whose row k is proportional to cos(pi k (i + 1/2) / n), in the dtype of
+    `like`.
+    """
     at = torch.arange(n, dtype=torch.float64, device=like.device)
     rows = torch.cos(math.pi / n * at[:, None] * (at + 0.5)) * math.sqrt(2.0 / n)
     rows[0] *= math.sqrt(0.5)

@@ -25,12 +25,12 @@ class Critic(nn.Sequential):
     """A discriminator with one output for each of many overlapping patches: (B, C, H, W) to (B, 1, h, w).
 
     Source: Isola et al. 2017 (arXiv:1611.07004), appendix 6.1.2. Differs: group normalization in place of batch
-    normalization, so that the judgement of an image does not depend on the batch.
+    normalization, so that the output for an image does not depend on the batch.
 
     Args:
         channels: Channels of x.
         width: Channels of the first layer; they double up to 8 times as many.
-        layers: Layers of stride 2; 3 judges patches of 70 x 70 pixels.
+        layers: Layers of stride 2; with 3 the receptive field is 70 x 70 pixels.
     """
 
     def __init__(self, channels: int, width: int, layers: int) -> None:
@@ -95,7 +95,7 @@ class Adversarial(nn.Module, ReconstructionLoss):
         `start`.
 
         Args:
-            out: What the codec made of x; its gradient is not used.
+            out: The output of the codec for x; its gradient is not used.
             x: Examples: (B, C, H, W).
             step: The number of steps before this one.
 

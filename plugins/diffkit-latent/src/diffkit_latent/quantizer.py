@@ -15,7 +15,8 @@ class Quantizer(nn.Module):
 
     `shares` and `totals` are exponential averages of the share of vectors that a code receives, and of their sum
     divided by the number of all vectors; a code is total / share. A code whose share falls below `least / count` is
-    dead: it becomes a vector of the batch. On several ranks all codes are those of rank 0's and all ranks' vectors.
+    dead: it becomes a vector of the batch. With several processes the averages are over the vectors of all of them;
+    dead codes become vectors of rank 0.
     Source: van den Oord et al. 2017 (arXiv:1711.00937), appendix A.1; dead codes: Dhariwal et al. 2020
     (arXiv:2005.00341), sec. 3.1.
 

@@ -313,7 +313,7 @@ def byte_tokenizer(special: tuple[str, str], length: int) -> Tokenizer:
     """Return a tokenizer for tests: a token for each byte, numbers 0 to 511, and two special tokens.
 
     Args:
-        special: the tokens of start and end of CLIP, which fills up with the end; or those of padding and end of T5.
+        special: the tokens of start and end of CLIP, which pads with the end; or those of padding and end of T5.
         length: number of tokens of a text.
 
     Returns:

@@ -23,7 +23,7 @@ MAX_SHOWN = 60
 
 
 def read_tokenizer(folder: Path, kind: str, longest: int) -> Tokenizer:
-    """Read the tokenizer of a text encoder; it cuts and fills up texts.
+    """Read the tokenizer of a text encoder; it truncates and pads texts.
 
     Args:
         folder: holds tokenizer.json, or vocab.json and merges.txt, and the names of special tokens.
@@ -31,7 +31,7 @@ def read_tokenizer(folder: Path, kind: str, longest: int) -> Tokenizer:
         longest: number of tokens that the encoder takes.
 
     Returns:
-        The tokenizer, with tokens of start and end, filled up to the length of the folder or to `longest`.
+        The tokenizer, with tokens of start and end, padding to the length of the folder or to `longest`.
 
     Raises:
         UsageError: DK080, there is no tokenizer in the folder, or it cannot be read.
@@ -55,11 +55,11 @@ def read_tokenizer(folder: Path, kind: str, longest: int) -> Tokenizer:
 
 
 def limited(tokenizer: Tokenizer, padding: str, length: int) -> Tokenizer:
-    """Return a tokenizer that cuts texts to a length and fills them up.
+    """Return a tokenizer that truncates and pads texts to one length.
 
     Args:
         tokenizer: the tokenizer, which is changed.
-        padding: the token that fills up.
+        padding: the padding token.
         length: number of tokens of every text.
 
     Returns:
@@ -93,13 +93,13 @@ def windows(tokenizer: Tokenizer, texts: Sequence[str], count: int, option: str)
     Each window has tokens of start and end; windows without text are those of an empty text.
 
     Args:
-        tokenizer: cuts and fills up.
+        tokenizer: truncates and pads.
         texts: B texts.
         count: number of windows of each text.
         option: the option that takes longer texts, for the warning.
 
     Returns:
-        The tokens (B, count, L) long, and a mask (B, count, L) bool, which is False for tokens that fill up.
+        The tokens (B, count, L) long, and a mask (B, count, L) bool, which is False for padding.
     """
     empty = tokenizer.encode("")
     rows = []
