@@ -194,7 +194,7 @@ def _interval(found: Interval | None) -> str:
 @click.option(
     "--strength",
     type=float,
-    help="Share of the steps to make; 1 keeps least of --image.  [default: 0.8, with --mask 1]",
+    help="How far samples may leave --image: share of the steps, 0 to 1.  [default: 0.8, with --mask 1]",
 )
 @click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is repainted.")
 @click.option("--latents", type=click.Path(path_type=Path), help="File of the start noise: .safetensors, .npz or .npy.")

@@ -18,7 +18,7 @@ from .checks import Check, View
 
 
 def dropped_conditions(view: View) -> Iterator[RecipeError]:
-    """Dropout must be of conditions that the network receives."""
+    """`data.condition_dropout` may name only conditions that the network receives."""
     if view.conditions is None:
         return
     names = view.conditions.conditioners

@@ -81,7 +81,7 @@ def gathers(case: Case, result: LawResult) -> None:
     strategy: Strategy = case.component
     with process_group():
         if strategy.size != 1:
-            raise NotApplicable("several processes")
+            raise NotApplicable("the test runs in several processes")
         for count in COUNTS:
             whole = case.normal(count, 2, 3, dtype=torch.float32)
             share = strategy.shard(count)

@@ -44,7 +44,7 @@ def compress(
     """Compress examples into an archive.
 
     Args:
-        run: The run whose model codes.
+        run: The run whose model compresses.
         entries: The files of the examples, from `read_files` or `read_part`.
         values: The examples: (N, C, *S) whole numbers.
         bits: The most bits per example of a lossy archive; default as many as the model can use.
@@ -57,7 +57,7 @@ def compress(
         The content of the archive.
 
     Raises:
-        UsageError: DK350, the run cannot code this data, or `bits` and `lossless` are both given.
+        UsageError: DK350, the run cannot compress this data, or `bits` and `lossless` are both given.
     """
     if lossless and bits is not None:
         raise UsageError("a lossless archive has no number of bits", code="DK350", fix="pass --bits or --lossless")

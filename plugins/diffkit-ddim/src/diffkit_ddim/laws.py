@@ -36,13 +36,15 @@ def ddim_law(case: Case, result: LawResult) -> None:
 
 @law(
     "sampler",
-    statement="eps of a step is the mean over it of the polynomial through the last four, as if all steps were equal",
+    statement="the eps of a step is the mean of the cubic through the last four over it, as if all steps were equal",
     source="Liu et al. 2022 (arXiv:2202.09778), eq. 12; Rombach et al. 2022 (arXiv:2112.10752), code",
     tolerance=1e-10,
     only=("plms",),
 )
 def plms_law(case: Case, result: LawResult) -> None:
-    """The first eps is the mean of both ends of the first step; x moves as in DDIM, along constant eps."""
+    """The first step uses the mean of the eps at both of its ends; every step moves x as DDIM does, with constant
+    eps.
+    """
     oracle, x = fixtures.mixture(), torch.tensor([[0.3, -1.2], [1.5, 0.4]], dtype=torch.float64)
     for clean in (True, False):
         levels = fixtures.path(7, clean=clean)
