@@ -73,7 +73,7 @@ def _stated(case: Case) -> Iterator[Case]:
 
 
 def for_variants(check: Check) -> Check:
-    """Make a law that compares with a reference do so for other values of each option too, one at a time."""
+    """Repeat a law that compares with a reference at other values of each option, one option at a time."""
 
     @functools.wraps(check)
     def each(case: Case, result: LawResult) -> None:

@@ -74,7 +74,7 @@ class _Signs(nn.Module):
 
 
 def of_classifier(case: Case, sign: float = 1.0) -> Evaluation:
-    """Return an evaluation of a classifier of two numbers: the right one for sign 1, always wrong ones for -1."""
+    """Return an evaluation of a classifier with two classes: always right if `sign` is 1, always wrong if it is -1."""
     labels = torch.arange(COUNT) % 2
     x = (2.0 * labels - 1.0)[:, None] + 0.1 * case.normal(COUNT, 1, stream="classes").float()
     classify = Classifier(_Signs(sign), build("schedule", "cosine", steps=20))

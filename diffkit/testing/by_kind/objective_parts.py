@@ -55,7 +55,7 @@ def _takes(component: Any, name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class GivenTimes(Times):
-    """Fixed times, a correction of t-dependent size, and a record of what was learned from."""
+    """Fixed times, a correction whose size depends on t, and a record of the losses that they were given."""
 
     learned: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
     corrects: bool = True

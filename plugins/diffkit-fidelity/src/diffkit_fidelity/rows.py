@@ -55,7 +55,7 @@ class Rows:
 
 
 class Features:
-    """Features (N, D) and scores of classes (N, K) of a set of examples, and the hash of what was extracted from."""
+    """Features (N, D) and scores of classes (N, K) of a set of examples, and the hash of these examples."""
 
     def __init__(self, features: Rows, scores: Rows | None, digest: str) -> None:
         self.features, self.scores, self.digest = features, scores, digest

@@ -210,7 +210,7 @@ class Decoded(Operator):
 
 
 def build_operator(name: str, **options: Any) -> Operator:
-    """Build the operator of a name with options as in a recipe; `build` itself has no type for kinds of plugins."""
+    """Build an operator from a name and options as `build` does, which has types for the kinds of diffkit only."""
     made: Operator = _build("operator", name, **options)
     return made
 

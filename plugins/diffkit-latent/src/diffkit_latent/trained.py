@@ -153,7 +153,7 @@ class Trained(nn.Module, Codec, Staged):
         return Posterior((found.mean - self.shift) * self.scale, None if found.std is None else found.std * self.scale)
 
     def _require_scale(self) -> None:
-        """Raise UsageError DK041 before the scale is measured or loaded; the device is waited for once."""
+        """Raise UsageError DK041 if the scale is not measured or loaded. Only the first call waits for the device."""
         if not self._known and not bool(self.scale.isfinite().all()):
             raise UsageError("the scale of the codec is not measured yet", code="DK041", fix="call fit(data) first")
         self._known = True

@@ -338,7 +338,7 @@ def byte_tokenizer(special: tuple[str, str], length: int) -> Tokenizer:
 
 @contextmanager
 def without_initialisation() -> Iterator[None]:
-    """Build models of transformers with the weights that torch gives to layers; theirs follow from a file."""
+    """Build models of transformers without its own initialisation, since their weights are read from a file next."""
     base: Any = transformers.PreTrainedModel
     kept = base.init_weights
     base.init_weights = lambda model: None

@@ -64,7 +64,7 @@ class Rescale(Guidance):
         return estimate.combine(*self.parameterization.coefficients(estimate.level))
 
     def _x0(self, y: Tensor, x: Tensor, level: Level) -> Tensor:
-        """Return x0 of what is rescaled."""
+        """Return x0 of a rescaled value y, which is x0 or an output of the network."""
         if self.of == "x0" or self.parameterization is None:
             return y
         p, q, _, _ = (broadcast(value, x) for value in self.parameterization.inverse(level))
