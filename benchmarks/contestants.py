@@ -24,7 +24,7 @@ from diffkit.denoiser import Model
 from diffkit.network import Shape
 from diffkit.runtime.memory import keep_freed_memory
 from diffkit.train.config import EmaConfig, TrainConfig
-from diffkit.train.preprocessing import TrainingProblem
+from diffkit.train.tasks import TrainingProblem
 from diffkit.train.trainer import Trainer
 
 Step = Callable[[], object]

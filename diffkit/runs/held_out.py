@@ -37,7 +37,7 @@ from .sample_files import FIX, Array, is_image, load_npz, save_npz, save_png, sc
 from .sampling import SampleBatch
 
 FILE = "reconstructions.npz"
-SHOWN, MEASURED = 32, 512
+MAX_SHOWN, MAX_MEASURED = 32, 512
 """Examples whose pictures are shown, and those whose codes are measured."""
 BATCH = 64
 """Examples at a time, if `evaluate.batch_size` does not state it."""
@@ -144,10 +144,10 @@ def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) ->
         ResourceError: The files cannot be written.
     """
     data, size = parts.data, parts.recipe.evaluate.batch_size or BATCH
-    measured = shown_examples(parts, MEASURED)
+    measured = shown_examples(parts, MAX_MEASURED)
     made = reconstruct(parts.codec, measured, device, size)
     found = code_statistics(parts.codec, measured, device, size)
-    x, made = measured[:SHOWN], made[:SHOWN]
+    x, made = measured[:MAX_SHOWN], made[:MAX_SHOWN]
     statistics = {name: value for name, value in vars(found).items() if value is not None}
     arrays = {"x": viewable(data, x), "view": viewable(data, made), **statistics}
     with atomic.writing(directory, FIX):

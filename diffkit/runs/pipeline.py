@@ -45,7 +45,7 @@ from .training import problem_of, train
 from .weights import DataRecord, SourceRecord
 
 RUNS = Path("runs")
-SHOWN: Mapping[type[Parts], tuple[Stage, ...]] = {Assembly: ("sample",), CodecParts: ("reconstruct",)}
+OUTPUT_STAGES: Mapping[type[Parts], tuple[Stage, ...]] = {Assembly: ("sample",), CodecParts: ("reconstruct",)}
 """The stages of a task between training and evaluation."""
 MEMORY_HINT = "lower sample.batch_size and evaluate.batch_size, lower evaluate.count, or make the network smaller"
 
@@ -271,7 +271,7 @@ def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, 
     todo: list[str] = []
     with world.together():
         if world.is_main:
-            wanted = (*SHOWN.get(type(parts), ()), *(("evaluate",) if parts.metrics else ()))
+            wanted = (*OUTPUT_STAGES.get(type(parts), ()), *(("evaluate",) if parts.metrics else ()))
             todo = [stage for stage in wanted if not stages.done(stage, step, inputs[stage])]
     todo = world.exchange(" ".join(todo))[0].split()
     with enough_memory(lambda: _sampling_needs(parts), "sampling", MEMORY_HINT):

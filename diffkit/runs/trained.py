@@ -53,8 +53,8 @@ from .weights import (
     effective_recipe,
     group_of,
     load_weights,
+    offloaded,
     offloads,
-    placed,
     trained_model,
     with_adapters,
 )
@@ -139,7 +139,7 @@ class Run:
         if not adapters:
             return require_diffusion(self.trained_parts(weights), str(self.directory.path))
         own = load_weights(self.directory, self.parts, weights) if offloads(self.recipe) else self._trained(weights)
-        return placed(with_adapters(own, adapters), self.device).assembly
+        return offloaded(with_adapters(own, adapters), self.device).assembly
 
     def trained_parts(self, weights: str = "ema") -> Parts:
         """Return the objects of the recipe of any task with trained weights, as `trained` does for a diffusion."""
@@ -478,7 +478,7 @@ class Run:
         group = group_of(self.parts, weights)
         with self._lock:
             if group not in self._loaded:
-                self._loaded[group] = placed(load_weights(self.directory, self.parts, weights), self.device)
+                self._loaded[group] = offloaded(load_weights(self.directory, self.parts, weights), self.device)
             return self._loaded[group]
 
 

@@ -31,9 +31,8 @@ from ..storage.run_directory import RunDirectory
 from ..train.config import ProfileConfig
 from ..train.data_loading import LatentCache
 from ..train.fine_tune import load_initial
-from ..train.preprocessing import Problem, TrainingProblem
 from ..train.state import TrainerState
-from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem
+from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem, Problem, TrainingProblem
 from ..train.trainer import Trainer
 from .held_out import shown_examples
 from .planning import plan_sampling

@@ -152,8 +152,8 @@ def trained_model(
     )
 
 
-def placed(trained: TrainedWeights, device: torch.device) -> TrainedWeights:
-    """Let the parts take turns on the device if the recipe states it; return `trained`."""
+def offloaded(trained: TrainedWeights, device: torch.device) -> TrainedWeights:
+    """Return `trained`, whose parts now take turns on the device if the recipe states it."""
     if offloads(trained.parts.recipe):
         Turns(trained.assembly, device)
     return trained

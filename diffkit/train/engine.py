@@ -24,8 +24,9 @@ from .data_loading import BatchSource, LatentCache, ShuffledOrder, batch_source,
 from .ema import Average
 from .optimizer import CriticUpdate, Update
 from .precision import PrecisionWrapper, choose, compile_mode, keeps_channels_last, recompute_activations
-from .preprocessing import Preprocessing, Problem
+from .preprocessing import Preprocessing
 from .state import digest_of
+from .tasks import Problem
 from .validation import GROUP, MAX_EXAMPLES, held_out_loss
 
 CRITICS = "critics:"

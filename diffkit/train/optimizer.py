@@ -20,7 +20,7 @@ from ..errors import CheckpointError, DivergedError
 from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import Ranks
 from ..strategy import is_sharded, local
-from .preprocessing import Problem
+from .tasks import Problem
 
 INITIAL_SCALE, GROWTH_INTERVAL = 2.0**16, 2000
 """Loss scale of fp16: a gradient that overflows halves it, `GROWTH_INTERVAL` good ones in a row double it."""

@@ -22,8 +22,8 @@ from .config import TrainConfig
 from .data_loading import BatchSource
 from .engine import Engine
 from .precision import float32_products
-from .preprocessing import Problem
 from .state import MetricAccumulator, TrainerState
+from .tasks import Problem
 
 FINAL_ROUNDS = 4
 """How often each held-out example is used at the end, for the loss by noise level."""

@@ -21,7 +21,7 @@ from diffkit.denoiser import Model
 from diffkit.errors import DivergedError
 from diffkit.network import Shape
 from diffkit.train.config import EmaConfig, TrainConfig
-from diffkit.train.preprocessing import TrainingProblem
+from diffkit.train.tasks import TrainingProblem
 from diffkit.train.trainer import Trainer
 
 pytestmark = pytest.mark.gpu

@@ -196,7 +196,7 @@ MAX_FILES = 74
 `runtime/launch.py`, the processes of a run, `storage/tensor_files.py`, the shards of a checkpoint, and
 `recipe/condition_checks.py`, which would make checks.py too long, `recipe/presets.py`, the habits of other libraries,
 `runs/planning.py`, what is to be sampled, `runs/editing.py`, the pictures and masks that a user gives for it,
-`train/tasks.py`, what is trained besides diffusions, and `runs/held_out.py`, what is shown and measured of them."""
+`train/tasks.py`, the problem of each task, and `runs/held_out.py`, what is shown and measured of them."""
 LOCAL_IMPORTS = {
     "diffkit.cli": "listing commands start without torch",
     "diffkit.basics.commands": "a command, imported at each start as those of diffkit.cli",

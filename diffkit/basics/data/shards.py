@@ -111,7 +111,7 @@ class Shards(FileData):
 
     def _column(self, name: str) -> Column:
         if name not in self._index.columns:
-            raise self._absent(f"the examples have no {name} with a value of one type in each")
+            raise self._absent(f"the field {name} is absent, or has values of several types")
         return self._index.columns[name]
 
     def _absent(self, problem: str) -> DataError:

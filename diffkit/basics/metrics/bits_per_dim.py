@@ -185,14 +185,14 @@ class BitsPerDim(Metric):
             raise DivergedError(
                 f"bits-per-dim is {mean} for {broken} of {count} examples",
                 code="DK524",
-                fix="look at the loss (diffkit report); with variance small use optimal, which fits how far off the "
-                "model is; with method ode or continuous choose a later time clean",
+                fix="look at the loss (diffkit report); with `variance: small` use `optimal`, which fits the "
+                "variance to the errors of the model; with `method: ode` or `continuous` choose a later time `clean`",
             )
         if bins is not None and mean > math.log2(bins):
             warnings.warn(
                 f"bits-per-dim is {mean:.3g}, more than the {math.log2(bins):.3g} of {bins} equally probable values: "
                 "look at the loss, at the share of each part (prior: the schedule ends too early; decoder: it starts "
-                "with too little noise; kl: the model is off), and use variance optimal or a later time clean",
+                "with too little noise; kl: the model is off), and use `variance: optimal` or a later time `clean`",
                 stacklevel=3,
             )
         names = (self._headline(setting), *PARTS[1:])

@@ -54,7 +54,9 @@ def residual(case: Case, result: LawResult) -> None:
             y = network(*inputs[:2], **inputs[2])
         blocks[-1][equal_rows(y)] = name
     if not first and all(False not in found for found in blocks):
-        raise NotApplicable("x passes around no layer: if the blocks should add to their input, a path is lost")
+        raise NotApplicable(
+            "no layer has a residual path around it; if the blocks should be residual, the path is missing"
+        )
     for found in blocks:
         result.holds(len(found) == 1, f"x does not pass around {found.get(True)}, as it does around others", "x + ...")
 

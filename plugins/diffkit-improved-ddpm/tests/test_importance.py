@@ -132,7 +132,7 @@ def test_a_resumed_run_draws_the_same_times(tmp_path: Path) -> None:
     """Pains 6: N steps are k steps, a checkpoint, and N - k steps, bit for bit, with the memory in use."""
     from diffkit import assemble, load_recipe
     from diffkit.train.config import TrainConfig
-    from diffkit.train.preprocessing import TrainingProblem
+    from diffkit.train.tasks import TrainingProblem
     from diffkit.train.trainer import Trainer
 
     source = """

@@ -18,7 +18,8 @@ from diffkit.basics.conditioners import Concat
 from diffkit.basics.data.images import Images
 from diffkit.data import ConditionSpec, InMemorySplit, as_texts, stack
 from diffkit.noise import RandomStreams
-from diffkit.train.preprocessing import Preprocessing, TrainingProblem
+from diffkit.train.preprocessing import Preprocessing
+from diffkit.train.tasks import TrainingProblem
 
 COUNT = 12
 KINDS = ("hat", "dress", "shoe")

@@ -24,7 +24,7 @@ from diffkit.objective import Loss
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.train import engine
 from diffkit.train.config import EmaConfig, TrainConfig
-from diffkit.train.preprocessing import TrainingProblem
+from diffkit.train.tasks import TrainingProblem
 from diffkit.train.trainer import Trainer
 
 

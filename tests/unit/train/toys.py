@@ -25,8 +25,8 @@ from diffkit.schedule import Schedule
 from diffkit.storage.checkpoint import CheckpointStore
 from diffkit.times import Times
 from diffkit.train.config import EmaConfig, TrainConfig
-from diffkit.train.preprocessing import TrainingProblem
 from diffkit.train.state import TrainerState
+from diffkit.train.tasks import TrainingProblem
 from diffkit.train.trainer import Trainer
 
 CLASSES = 3

@@ -58,7 +58,8 @@ _held: WeakValueDictionary[tuple[str, float], Base] = WeakValueDictionary()
 
 
 def base_of(run: str) -> Base:
-    """Return the base that a component holds already, else read it. Its objects are shared: copy what is changed.
+    """Return the objects of a run, from a component that has loaded the run, else from its files. They are shared, so
+    copy what is changed.
 
     Raises UsageError if there is no run, and CheckpointError if it has no whole checkpoint.
     """
@@ -77,7 +78,13 @@ class OfRun(nn.Module):
     inner: nn.Module
 
     def refer(self, module: nn.Module, run: str, base: Base) -> None:
-        """Take a module of a run as `inner`, with its hash. The base is held until `inner` is first used."""
+        """Take a module of a run as `inner`, with its hash.
+
+        Args:
+            module: the module.
+            run: the folder of the run.
+            base: the objects of the run, which are held until `inner` is first used.
+        """
         self.run = run
         self.base: Base | None = base
         self.inner = module
