@@ -87,14 +87,14 @@ class RandomStreams:
                 f"rows {self.start} to {end - 1} are outside the batch of {self.total}",
                 fix="pass the size of the global batch as `total` of RandomStreams",
             )
-        blocks = []
+        numbers = torch.empty(len(like), *shape, device=like.device)
         for block in range(self.start // BLOCK_ROWS, (end - 1) // BLOCK_ROWS + 1):
             source = generator(like.device, self.seed, "train", stream, self.step, block)
-            count = min(BLOCK_ROWS, self.total - block * BLOCK_ROWS)
-            blocks.append(draw((count, *shape), generator=source, device=like.device))
-        numbers = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        offset = self.start % BLOCK_ROWS
-        return numbers[offset : offset + len(like)]
+            first = block * BLOCK_ROWS
+            drawn = draw((min(BLOCK_ROWS, self.total - first), *shape), generator=source, device=like.device)
+            low, high = max(self.start, first), min(end, first + len(drawn))
+            numbers[low - self.start : high - self.start] = drawn[low - first : high - first]
+        return numbers
 
     def _register(self, stream: str) -> None:
         if stream in self._drawn:

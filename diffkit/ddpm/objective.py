@@ -32,7 +32,7 @@ class Simple(Objective):
         level = model.schedule.level(t)
         eps = noise.normal("noise", x0)
         y = model.output(level.add_noise(x0, eps), level, t, **cond)[:, : x0.shape[1]]
-        error = (y.float() - model.parameterization.target(x0, eps, level)).square().flatten(1)
+        error = (y - model.parameterization.target(x0, eps, level)).square().flatten(1)
         each = error.mean(1) if self.reduction == "mean" else error.sum(1)
         if self.weighting is not None:
             each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)

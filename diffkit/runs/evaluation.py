@@ -5,7 +5,6 @@ A metric of the model is measured on held-out examples and, for comparison, on s
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import time
@@ -30,7 +29,7 @@ from ..runtime.progress import console_progress
 from ..storage.atomic import writing
 from ..storage.run_directory import RunDirectory
 from .results import STANDARD_ERROR, Interval, MetricResult, interval, ratio_of
-from .sample_files import BLOCK_BYTES, Array, load_npz, mapped, save_npz
+from .sample_files import BLOCK_BYTES, Array, join_blocks, load_npz, save_npz
 from .sampling import SampleBatch
 
 COUNTS = ("samples", "reference", "held_out")
@@ -179,7 +178,7 @@ def measure(
         train_labels=train_labels,
         held_out_labels=held_out_labels,
         seed=seed,
-        peers=_RankPeers(ranks),
+        peers=RankPeers(ranks),
     )
     results = {}
     for name, metric in metrics:
@@ -194,7 +193,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class _RankPeers(Peers):
+class RankPeers(Peers):
     """The processes of a run, which measure together."""
 
     ranks: Ranks
@@ -440,24 +439,9 @@ def examples(
     Raises:
         ResourceError: The file cannot be written.
     """
-    count, xs = min(limit, len(data.split(part))), list[Tensor]()
-    labels: list[Tensor] = []
+    shape = min(limit, len(data.split(part))), *data.spec.shape
     path = None if folder is None else folder / f"{part}.f32"
-    with contextlib.ExitStack() as files:
-        stream = None
-        if path is not None and ranks.is_main:
-            files.enter_context(writing(path, FIX))
-            stream = files.enter_context(open(path, "xb"))
-        for x, *rest in example_blocks(data, part, limit, label=label, ranks=ranks):
-            labels += rest
-            if stream is not None:
-                stream.write(x.contiguous().numpy().data)
-            elif path is None:
-                xs.append(x)
-    if path is None:
-        return torch.cat([torch.empty(0, *data.spec.shape), *xs]), torch.cat(labels) if labels else None
-    ranks.barrier()
-    return mapped(path, (count, *data.spec.shape)), torch.cat(labels) if labels else None
+    return join_blocks(example_blocks(data, part, limit, label=label, ranks=ranks), shape, path, ranks)
 
 
 def example_blocks(
@@ -485,7 +469,4 @@ def example_blocks(
         x = data.to_model_range(raw).float().cpu()
         return (x, cond[label].cpu()) if label in cond else (x,)
 
-    return _RankPeers(ranks).in_order(read, -(-count // rows))
-
-
-FIX = "free some space: the examples of an evaluation are kept in a file while it runs"
+    return RankPeers(ranks).in_order(read, -(-count // rows))

@@ -17,8 +17,9 @@ from torch import Tensor
 from ..codec import Codec
 from ..data import LABEL, Data, stack
 from ..errors import DataError
-from ..metric import Evaluation, Metric, TrainedClassifier
+from ..metric import Evaluation, Metric, Tensors, TrainedClassifier
 from ..recipe.assembly import ClassifierParts, Parts
+from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..storage import atomic
 from ..storage.atomic import damaged_file
 from ..storage.run_directory import GRID
@@ -27,13 +28,14 @@ from .evaluation import (
     MAX_TRAIN,
     MIN_BUDGET,
     Measured,
+    RankPeers,
     examples,
     finite,
     interval_of,
     measure_samples,
 )
 from .results import RECONSTRUCTIONS, MetricResult
-from .sample_files import FIX, Array, is_image, load_npz, save_npz, save_png, scratch_folder, viewable
+from .sample_files import FIX, Array, is_image, join_blocks, load_npz, save_npz, save_png, scratch_folder, viewable
 from .sampling import SampleBatch
 
 FILE = "reconstructions.npz"
@@ -63,6 +65,8 @@ def reconstruct(
     device: torch.device,
     batch_size: int = BATCH,
     raise_if_stopped: Callable[[], None] = lambda: None,
+    path: Path | None = None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Tensor:
     """Decode the means of the posteriors of examples.
 
@@ -72,15 +76,19 @@ def reconstruct(
         device: Its device.
         batch_size: Examples at a time; default 64.
         raise_if_stopped: Called before each batch; an exception that it raises ends the work.
+        path: A file for the result, so that it takes no memory; default: it is in memory.
+        ranks: The processes that share the batches. Each gets the whole result.
 
     Returns:
         (N, C, *S) float32 on the CPU.
     """
-    found = []
-    for part in torch.split(x, batch_size):
+    parts = torch.split(x, batch_size)
+
+    def decoded(number: int) -> Tensors:
         raise_if_stopped()
-        found.append(codec.decode(codec.encode(part.to(device))).float().cpu())
-    return torch.cat(found)
+        return (codec.decode(codec.encode(parts[number].to(device))).float().cpu(),)
+
+    return join_blocks(RankPeers(ranks).in_order(decoded, len(parts)), x.shape, path, ranks)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +216,7 @@ def measure_held_out(
     settings: Mapping[str, Any],
     place: Path,
     raise_if_stopped: Callable[[], None] = lambda: None,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> dict[str, MetricResult]:
     """Apply metrics to the outputs of a codec or a classifier for held-out and, beside them, for training examples.
 
@@ -220,6 +229,7 @@ def measure_held_out(
         settings: The weights, by names of fields of `MetricResult`, for the record.
         place: A folder for temporary files of examples.
         raise_if_stopped: Called before each batch and metric; an exception that it raises ends the evaluation.
+        ranks: The processes that measure together; each of them gets the same results.
 
     Returns:
         The results by name of the metric.
@@ -232,13 +242,16 @@ def measure_held_out(
     own = settings["own"] and seed == recipe.seed and count in (None, recipe.evaluate.count)
     predicted = parts.condition if isinstance(parts, ClassifierParts) else LABEL
     require_held_out(data)
-    with scratch_folder(place) as folder:
-        held_out, labels = examples(data, "held-out", min(wanted, MAX_EXAMPLES), label=predicted, folder=folder)
+    with scratch_folder(place, ranks) as folder:
+        held_out, labels = examples(
+            data, "held-out", min(wanted, MAX_EXAMPLES), label=predicted, folder=folder, ranks=ranks
+        )
         sampled = [(name, metric) for name, metric in metrics if metric.needs == "samples"]
         train, train_labels = examples(
-            data, "train", MAX_EXAMPLES if sampled else MAX_TRAIN, label=predicted, folder=folder
+            data, "train", MAX_EXAMPLES if sampled else MAX_TRAIN, label=predicted, folder=folder, ranks=ranks
         )
-        ours = Evaluation(data.spec, held_out, train, held_out, labels, train_labels, labels, seed=seed)
+        peers = RankPeers(ranks)
+        ours = Evaluation(data.spec, held_out, train, held_out, labels, train_labels, labels, seed=seed, peers=peers)
         rows = torch.arange(min(MAX_TRAIN, len(train))) * len(train) // min(MAX_TRAIN, len(train))
         seen, seen_labels = train[rows], None if train_labels is None else train_labels[rows]
         beside = replace(ours.with_samples(seen, seen_labels), held_out=seen, held_out_labels=seen_labels)
@@ -247,10 +260,11 @@ def measure_held_out(
             trained = TrainedClassifier(parts.classifier, parts.codec, device, size)
             ours, beside = replace(ours, classifier=trained), replace(beside, classifier=trained)
         else:
-            ours, beside = (
-                replace(one, samples=reconstruct(parts.codec, x, device, size, raise_if_stopped), references=x)
-                for one, x in ((ours, held_out), (beside, seen))
-            )
+            path = folder / "reconstructions.f32"
+            made = reconstruct(parts.codec, held_out, device, size, raise_if_stopped, path, ranks)
+            made_beside = reconstruct(parts.codec, seen, device, size, raise_if_stopped, ranks=ranks)
+            ours = replace(ours, samples=made, references=held_out)
+            beside = replace(beside, samples=made_beside, references=seen)
         stated = {**settings, "own": own}
         drawn = SampleBatch(ours.samples, {} if labels is None else {LABEL: labels}, 0, time.monotonic() - began)
         in_words = {"sampler": RECONSTRUCTIONS}

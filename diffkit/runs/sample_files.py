@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,7 @@ from ..conditioner import shown_conditions
 from ..data import LABEL, Data
 from ..denoiser import Denoiser
 from ..errors import CheckpointError
+from ..metric import Tensors
 from ..recipe.assembly import Assembly
 from ..recipe.spec import Recipe
 from ..report import pictures
@@ -168,6 +169,44 @@ def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype = torch.float32)
     count = math.prod(shape)
     found = torch.from_file(str(path), shared=True, size=count, dtype=dtype) if count else torch.empty(0, dtype=dtype)
     return found.reshape(*shape)
+
+
+EXAMPLES_FIX = "free some space: the examples of an evaluation are kept in a file while it runs"
+
+
+def join_blocks(
+    blocks: Iterable[Tensors], shape: Sequence[int], path: Path | None = None, ranks: Ranks = SINGLE_PROCESS
+) -> tuple[Tensor, Tensor | None]:
+    """Join blocks of examples, which every process gets.
+
+    Args:
+        blocks: Blocks of x, float32 on the CPU, each with its labels if there are labels.
+        shape: The shape of all x: (N, C, *S).
+        path: A file for x, which the first process writes, so that they take no memory; default: they are in memory.
+        ranks: The processes.
+
+    Returns:
+        x, and labels (N,) or None.
+
+    Raises:
+        ResourceError: The file cannot be written.
+    """
+    xs, labels = list[Tensor](), list[Tensor]()
+    with contextlib.ExitStack() as files:
+        stream = None
+        if path is not None and ranks.is_main:
+            files.enter_context(atomic.writing(path, EXAMPLES_FIX))
+            stream = files.enter_context(open(path, "xb"))
+        for x, *rest in blocks:
+            labels += rest
+            if stream is not None:
+                stream.write(x.contiguous().numpy().data)
+            elif path is None:
+                xs.append(x)
+    if path is None:
+        return torch.cat([torch.empty(0, *shape[1:]), *xs]), torch.cat(labels) if labels else None
+    ranks.barrier()
+    return mapped(path, shape), torch.cat(labels) if labels else None
 
 
 def shared_draw(

@@ -433,18 +433,14 @@ class Run:
                 )
 
     def _of_examples(self, named: Named, asked: Measurement) -> Iterator[dict[str, MetricResult]]:
-        """Yield the results of metrics of a codec or a classifier on held-out examples, on the first process."""
+        """Yield the results of metrics of a codec or a classifier on held-out examples."""
         if asked.steps is not None:
             raise UsageError(f"a {self.recipe.task} has no sampling steps", code="DK017", fix="leave --steps out")
-        weights, ranks, stopped = asked.weights, asked.ranks, asked.raise_if_stopped
-        trained, usual = self._trained(weights), group_of(self.parts, weights) == group_of(self.parts, "ema")
-        settings = {"weights": weights, "step": trained.step, "own": usual}
-        found: dict[str, MetricResult] = {}
-        with ranks.together():
-            if ranks.is_main:
-                place, count, seed = self.directory.samples, asked.count, asked.seed
-                found = measure_held_out(named, trained.parts, self.device, count, seed, settings, place, stopped)
-        yield found
+        weights, trained = asked.weights, self._trained(asked.weights)
+        own = group_of(self.parts, weights) == group_of(self.parts, "ema")
+        settings, place = {"weights": weights, "step": trained.step, "own": own}, self.directory.samples
+        stopped, ranks, size = asked.raise_if_stopped, asked.ranks, (asked.count, asked.seed)
+        yield measure_held_out(named, trained.parts, self.device, *size, settings, place, stopped, ranks)
 
     def _drawing(
         self, trained: TrainedWeights, asked: Measurement, count: int, steps: int

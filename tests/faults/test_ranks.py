@@ -19,7 +19,7 @@ from PIL import Image
 from diffkit.storage.checkpoint import read_checkpoint
 from diffkit.storage.manifest import candidates
 
-from .conftest import DATA, Ended, Server, events, fault, finished, ranks, steps
+from .conftest import DATA, RECIPE, Ended, Server, events, fault, finished, ranks, steps
 
 STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
 QUICK = ("--set", "train.timeout=4")
@@ -148,6 +148,102 @@ def test_processes_and_strategy_may_change_at_each_start(
     assert_close(weights(alone), weights(ours), 3e-5)
 
 
+STARTS = [(strategy, size) for strategy in ("ddp", "fsdp") for size in (1, 2, 3, 4)]
+"""Of a training: the strategy, and how many processes."""
+
+
+@pytest.fixture(scope="module")
+def saved(diffkit: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of 10 steps of each start in the folders STRATEGY-SIZE, and one of 15 steps on one process in `alone`."""
+    folder = tmp_path_factory.mktemp("saved")
+    recipe = folder / "ring.yaml"
+    text = RECIPE.replace("dropout: 0.1", "dropout: 0.0").replace("sample_every: 10", "sample_every: 0")
+    recipe.write_text(text.replace("steps: 20", "steps: 10"))
+    for strategy, size in STARTS:
+        out = [folder / f"{strategy}-{size}"] * size
+        assert codes(ranks(diffkit, recipe, size, None, "--set", f"train.strategy={strategy}", out=out)) == [0] * size
+    assert codes(ranks(diffkit, recipe, 1, None, "--set", "train.steps=15", out=[folder / "alone"])) == [0]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", STARTS, ids=str)
+@pytest.mark.parametrize("after", STARTS, ids=str)
+def test_any_start_continues_any_checkpoint(
+    diffkit: Server, saved: Path, before: tuple[str, int], after: tuple[str, int]
+) -> None:
+    """Saved on N processes and continued on M, with both strategies: the weights of one process, within rounding."""
+    run, (strategy, size) = saved / "again", after
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(saved / f"{before[0]}-{before[1]}", run)
+    options = ("--set", "train.steps=15", "--set", f"train.strategy={strategy}")
+    assert codes(ranks(diffkit, saved / "ring.yaml", size, None, *options, out=[run] * size)) == [0] * size
+    assert [event["step"] for event in events(run, "resume")] == [10]
+    assert_close(weights(saved / "alone"), weights(run), 3e-5)
+
+
+@pytest.mark.slow
+def test_processes_change_after_each_kill(diffkit: Server, recipe: Path) -> None:
+    """A kill ends each start of 2, 1 and 3 processes; two processes then finish with the weights and samples of one."""
+    recipe.write_text(recipe.read_text().replace("dropout: 0.1", "dropout: 0.0"))
+    run, alone = recipe.parent / "run", recipe.parent / "alone"
+    for number, size in enumerate((2, 1, 3), 1):
+        killed = ranks(diffkit, recipe, size, {size - 1: [fault(STEP, 8, "kill")]})
+        assert codes(killed) == [11] * (size - 1) + [-9]
+        assert steps(run)[-1] == 5 * number
+    assert codes(ranks(diffkit, recipe, 2)) == [0, 0]
+    assert [event["step"] for event in events(run, "resume")] == [5, 10, 15]
+    assert codes(ranks(diffkit, recipe, 1, out=[alone])) == [0]
+    assert_close(weights(alone), weights(run), 3e-5)
+    for folder, size in ((run, 1), (recipe.parent / "copy", 3)):
+        command = ("sample", run, "--count", "11", "--out", folder.with_suffix(".npz"))
+        assert codes(ranks(diffkit, recipe, size, command=command)) == [0] * size
+    assert run.with_suffix(".npz").read_bytes() == (recipe.parent / "copy.npz").read_bytes()
+
+
+DIFFERENCES = ["older", "none", "damaged", "truncated", "of another run"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("difference", DIFFERENCES)
+def test_processes_with_other_checkpoints_agree_or_end(
+    diffkit: Server, recipe: Path, strategy: str, rank: int, difference: str
+) -> None:
+    """One of two processes sees other checkpoints: both continue from the same one, or end with one error."""
+    recipe.write_text(recipe.read_text().replace("dropout: 0.1", "dropout: 0.0"))
+    options = ("--set", f"train.strategy={strategy}")
+    ours, other, alone = (recipe.parent / name / "run" for name in ("ours", "other", "alone"))
+    assert codes(ranks(diffkit, recipe, 2, None, *options, out=[ours] * 2)) == [0, 0]
+    shutil.copytree(ours, other)
+    for folder in (ours, other):
+        (folder / "stages.json").unlink()
+    changed = (ours, other)[rank] / "checkpoints"
+    newest = changed / "step-00000020"
+    if difference == "older":
+        shutil.rmtree(newest)
+    elif difference == "none":
+        shutil.rmtree(changed)
+    elif difference == "of another run":
+        seeded = recipe.parent / "seeded"
+        assert codes(ranks(diffkit, recipe, 2, None, *options, "--set", "seed=5", out=[seeded] * 2)) == [0, 0]
+        shutil.rmtree(newest)
+        shutil.copytree(seeded / "checkpoints" / newest.name, newest)
+    else:
+        (file,) = newest.glob("ema-ema.safetensors") if strategy == "ddp" else newest.glob("ema-ema-00001-*")
+        content = bytearray(file.read_bytes())
+        content[-9] ^= 1
+        file.write_bytes(content if difference == "damaged" else content[:-8])
+    ended = ranks(diffkit, recipe, 2, None, *options, "--set", "train.steps=25", out=(ours, other))
+    assert codes(ended) in ([0, 0], [8, 8])
+    if codes(ended) == [0, 0]:
+        assert codes(ranks(diffkit, recipe, 1, None, "--set", "train.steps=25", out=[alone])) == [0]
+        assert_close(weights(alone), weights(ours), 3e-5)
+    else:
+        assert shown(ended).count("error[") == 1
+
+
 FSDP = ("--set", "train.strategy=fsdp")
 
 
@@ -227,6 +323,48 @@ def test_commands_of_several_processes_do_what_one_does(diffkit: Server, recipe:
     ended = ranks(diffkit, recipe, 2, command=("evaluate", other, "--metric", "frechet", "--weights", "none"))
     assert codes(ended) == [2, 2]
     assert shown(ended).count("error[") == 1
+
+
+OTHER_TASKS = {
+    "codec": """\
+name: other
+task: codec
+data: digits
+codec: {name: kl-vae, factor: 2, channels: 2, width: 8}
+loss: [l2]
+train: {steps: 4, batch_size: 16}
+evaluate: {metrics: [psnr, ssim, frechet, nearest-neighbour], count: 150}
+""",
+    "classifier": """\
+name: other
+task: classifier
+data: {name: digits, labels: true}
+schedule: {name: linear, steps: 100, beta_start: 1.0e-3, beta_end: 0.2}
+network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: [], time: scale-shift}
+train: {steps: 4, batch_size: 16}
+evaluate: {metrics: [accuracy], count: 150}
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_processes_measure_codecs_and_classifiers_as_one(diffkit: Server, tmp_path: Path, task: str) -> None:
+    """`run` on two processes measures on both; `evaluate` of the run of one gives its numbers on three."""
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text(OTHER_TASKS[task])
+    assert codes(ranks(diffkit, recipe, 1)) == [0]
+    run, other = tmp_path / "run", tmp_path / "two" / "run"
+    shutil.copytree(run, other)
+    (other / "results.json").unlink()
+    stages = json.loads((other / "stages.json").read_text())
+    (other / "stages.json").write_text(json.dumps({"train": stages["train"]}))
+    assert codes(ranks(diffkit, recipe, 2, out=[other] * 2)) == [0, 0]
+    assert finished(other)["results"] == finished(run)["results"]
+    (other / "results.json").unlink()
+    assert codes(ranks(diffkit, recipe, 3, command=("evaluate", other))) == [0, 0, 0]
+    assert finished(other)["results"] == finished(run)["results"]
+    assert not list(tmp_path.rglob("*.f32"))
 
 
 def write_shards(diffkit: Server, recipe: Path) -> Path:

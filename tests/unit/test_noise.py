@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -30,6 +31,22 @@ def test_a_rank_draws_its_blocks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randn", lambda shape, **options: drawn.append(tuple(shape)) or draw(shape, **options))
     RandomStreams(0, 0, 4096).rows(2048).normal("noise", torch.zeros(8, 3))
     assert drawn == [(BLOCK_ROWS, 3)]
+
+
+def test_a_rank_holds_two_blocks_beside_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[weakref.ref[torch.Tensor]] = []
+    held, draw = [], torch.randn
+
+    def drawn(shape: tuple[int, ...], **options: object) -> torch.Tensor:
+        found: torch.Tensor = draw(shape, **options)  # type: ignore[call-overload]
+        blocks.append(weakref.ref(found))
+        held.append(sum(block() is not None for block in blocks))
+        return found
+
+    monkeypatch.setattr(torch, "randn", drawn)
+    RandomStreams(0, 0, 4096).rows(30).normal("noise", torch.zeros(1000, 3))
+    assert len(held) == 17
+    assert max(held) <= 2
 
 
 def test_rows_steps_streams_and_seeds_differ() -> None:

@@ -33,6 +33,7 @@ from diffkit.likelihood.bound import LOG_2
 from diffkit.likelihood.ode import RK4
 from diffkit.metric import Evaluation, Metric, ModelSetting, Tensors, TrainedModel
 
+from .pixels import kept
 from .terms import PARTS, Draw, Terms, conditions, digest, measure
 
 Positive = Annotated[int, Field(ge=1)]
@@ -170,10 +171,12 @@ class BitsPerDim(Metric):
         held_out = evaluation.held_out[: self.count]
         if len(held_out) == 0:
             raise UsageError("bits-per-dim requires held-out data", fix="hold out some examples of the data")
+        parts = torch.split(held_out, model.batch_size)
         with torch.no_grad():
-            x = torch.cat(
-                [model.codec.encode(part.to(model.device)).cpu() for part in torch.split(held_out, model.batch_size)]
+            codes = evaluation.peers.in_order(
+                lambda number: (model.codec.encode(parts[number].to(model.device)).cpu(),), len(parts)
             )
+            x = kept(codes, len(held_out))
         found = getattr(self, f"_{self.method}")(evaluation, model, x)
         return self._values(found, model.setting, len(x))
 

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from diffkit.basics.extra import missing
-from diffkit.metric import Evaluation, Metric
+from diffkit.metric import Evaluation, Metric, Peers, Tensors
 
-from .pixels import compared, counts, pixels, subset
+from .pixels import Pixels, counts, require_enough, row_blocks, subset
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
@@ -33,7 +33,8 @@ class Classifier(Metric):
     accuracy        how often the predicted class of a sample is its label
     real_accuracy   how often the predicted class of a held-out example is its label
 
-    The last four require labels; their forest learns from at most 10 `limit` training examples.
+    The last four require labels; their forest learns from at most 10 `limit` training examples. The memory is that of
+    these examples in float32 and of the trees, for any number of samples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
     """
 
@@ -51,31 +52,45 @@ class Classifier(Metric):
     law_exemptions = {"order-free": "each tree is grown on random rows, chosen by their positions"}  # noqa: RUF012
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
-        samples, reference = compared(evaluation, least=self.folds)
+        samples, reference = require_enough(evaluation, least=self.folds)
         generator = evaluation.generator("classifier")
         count = min(len(samples), len(reference), self.limit)
-        pair = subset(samples, count, generator), subset(reference, count, generator)
-        values = {"two_sample": self._two_sample(*pair, evaluation.seed), **counts(*pair)}
+        ours, real = (single(rows, subset(len(rows), count, generator)) for rows in (samples, reference))
+        values = {"two_sample": self._two_sample(ours, real, evaluation.seed, evaluation.peers), **counts(ours, real)}
         if evaluation.train_labels is not None:
             values |= self._classes(evaluation, samples, reference, evaluation.train_labels, generator)
         return values
 
-    def _two_sample(self, samples: Tensor, reference: Tensor, seed: int) -> float:
+    def _two_sample(self, samples: Tensor, reference: Tensor, seed: int, peers: Peers) -> float:
         forest = self._forest(seed)
-        from sklearn.model_selection import StratifiedKFold, cross_val_score
+        from sklearn.model_selection import StratifiedKFold
 
         x = torch.cat([samples, reference]).numpy()
         real = np.repeat([0, 1], [len(samples), len(reference)])
-        folds = StratifiedKFold(self.folds, shuffle=True, random_state=seed)
-        return float(cross_val_score(forest, x, real, cv=folds).mean())
+        folds = list(StratifiedKFold(self.folds, shuffle=True, random_state=seed).split(x, real))
+
+        def score(number: int) -> Tensors:
+            learned, judged = folds[number]
+            accuracy = forest.fit(x[learned], real[learned]).score(x[judged], real[judged])
+            return (torch.tensor(accuracy, dtype=torch.float64),)
+
+        return float(np.mean([float(one) for (one,) in peers.in_order(score, self.folds)]))
 
     def _classes(
-        self, evaluation: Evaluation, samples: Tensor, reference: Tensor, labels: Tensor, generator: torch.Generator
+        self, evaluation: Evaluation, samples: Pixels, reference: Pixels, labels: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
-        rows = subset(torch.arange(len(reference)), 10 * self.limit, generator)
-        forest = self._forest(evaluation.seed).fit(reference[rows].numpy(), labels[rows].numpy())
-        held_out = pixels(evaluation.held_out, evaluation.spec)
-        votes, real_votes = (torch.from_numpy(forest.predict_proba(x.numpy())) for x in (samples, held_out))
+        rows = subset(len(reference), 10 * self.limit, generator)
+        forest = self._forest(evaluation.seed).fit(single(reference, rows).numpy(), labels[rows].numpy())
+        held_out = Pixels(evaluation.held_out, evaluation.spec)
+
+        def voted(x: Pixels) -> Tensor:
+            blocks = row_blocks(x)
+            found = evaluation.peers.in_order(
+                lambda number: (torch.from_numpy(forest.predict_proba(x[blocks[number]].numpy())),), len(blocks)
+            )
+            return torch.cat([block for (block,) in found])
+
+        votes, real_votes = voted(samples), voted(held_out)
         found, real_found = votes.argmax(1), real_votes.argmax(1)
         names = torch.from_numpy(forest.classes_)
         shares = torch.stack([(names[found] == k).double().mean() for k in names])
@@ -96,3 +111,11 @@ class Classifier(Metric):
         except ImportError as error:
             raise missing("scikit-learn", "quickstart", "metric `classifier`") from error
         return ExtraTreesClassifier(self.trees, random_state=seed)
+
+
+def single(x: Pixels, rows: Tensor) -> Tensor:
+    """Return rows (N,) of x: (M, D) in float32, the precision of the trees, converted in blocks: (N, D)."""
+    found = torch.empty(len(rows), x.shape[1])
+    for block in row_blocks(found):
+        found[block] = x[rows[block]].float()
+    return found

@@ -61,8 +61,8 @@ class MMD(Metric):
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
         generator = evaluation.generator("mmd")
         samples, train = require_enough(evaluation)
-        kept = subset(torch.arange(len(samples)), self.limit, generator)
-        reference = train[subset(torch.arange(len(train)), self.limit, generator)]
+        kept = subset(len(samples), self.limit, generator)
+        reference = train[subset(len(train), self.limit, generator)]
         kernel = self._kernel(reference)
         within, across = _mean_within(reference, kernel), _row_means(samples, reference, kernel)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffkit.metric import Evaluation, Metric
+from diffkit.metric import Evaluation, Metric, Peers, Tensors
 
-from .pixels import compared, counts, pixels
+from .pixels import Pixels, Rows, counts, require_enough, row_blocks
 
-CHUNK = 512  # samples at a time
+CHUNK = 2048  # the most samples, and training examples, whose distances are compared at a time
 CLOSE = 0.01
 
 
@@ -39,9 +39,9 @@ class NearestNeighbour(Metric):
         return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
-        samples, reference = compared(evaluation, least=1)
-        held_out = pixels(evaluation.held_out, evaluation.spec)
-        every, usual = (nearest(rows, reference, 1)[1][:, 0] for rows in (samples, held_out))
+        samples, reference = require_enough(evaluation, least=1)
+        held_out = Pixels(evaluation.held_out, evaluation.spec)
+        every, usual = (nearest(rows, reference, 1, evaluation.peers)[1][:, 0] for rows in (samples, held_out))
         typical, near = float(usual.median()), usual.quantile(CLOSE)
 
         def of_rows(rows: Tensor) -> Mapping[str, float]:
@@ -58,27 +58,35 @@ class NearestNeighbour(Metric):
 
     def neighbours(self, evaluation: Evaluation, k: int = 1) -> tuple[Tensor, Tensor]:
         """Return indices into `train` (N, k) long and distances (N, k) of every sample, nearest first."""
-        samples, reference = compared(evaluation, least=1)
-        return nearest(samples, reference, k)
+        samples, reference = require_enough(evaluation, least=1)
+        return nearest(samples, reference, k, evaluation.peers)
 
 
-def nearest(rows: Tensor, reference: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the rows of `reference` nearest to each row.
+def nearest(rows: Rows, reference: Rows, k: int, peers: Peers | None = None) -> tuple[Tensor, Tensor]:
+    """Find the rows of `reference` nearest to each row; a block of each is in memory at a time.
 
     Args:
         rows: (N, D).
         reference: (M, D).
         k: Neighbours per row; at most M are returned.
+        peers: The processes that share the rows; default this one alone.
 
     Returns:
         Indices (N, k) and Euclidean distances (N, k), nearest first.
     """
-    k = min(k, len(reference))
-    indices = torch.cat(
-        [
-            torch.cdist(rows[start : start + CHUNK], reference).topk(k, largest=False).indices
-            for start in range(0, len(rows), CHUNK)
-        ]
-    )
-    exact = torch.stack([(rows - reference[indices[:, j]]).norm(dim=1) for j in range(k)], dim=1)
-    return indices, exact
+    blocks, k = row_blocks(rows, CHUNK), min(k, len(reference))
+
+    def of_block(number: int) -> Tensors:
+        own = rows[blocks[number]]
+        indices, distances = torch.empty(len(own), 0, dtype=torch.long), own.new_empty(len(own), 0)
+        for block in row_blocks(reference, CHUNK):
+            found = torch.cdist(own, reference[block]).topk(min(k, block.stop - block.start), largest=False)
+            indices = torch.cat([indices, found.indices + block.start], 1)
+            distances, order = torch.cat([distances, found.values], 1).topk(min(k, indices.shape[1]), largest=False)
+            indices = indices.gather(1, order)
+        exact = torch.stack([(own - reference[indices[:, j]]).norm(dim=1) for j in range(k)], dim=1)
+        return indices, exact
+
+    found = zip(*(peers or Peers()).in_order(of_block, len(blocks)), strict=True)
+    indices, distances = (torch.cat(parts) for parts in found)
+    return indices, distances

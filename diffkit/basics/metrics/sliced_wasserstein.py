@@ -10,18 +10,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from diffkit.metric import Evaluation, Metric
+from diffkit.metric import Evaluation, Metric, Peers
 
-from .pixels import compared, counts
+from .pixels import BLOCK_BYTES, Rows, counts, in_file, require_enough, row_blocks
 
-CHUNK = 64  # projections at a time
+CHUNK = 64  # directions at a time
 
 
 @dataclass(frozen=True)
 class SlicedWasserstein(Metric):
     """The sliced Wasserstein distance between samples and training examples, in pixels scaled to [0, 1].
 
-    See `sliced_wasserstein`; the directions depend on the seed of the evaluation.
+    See `sliced_wasserstein`; the directions depend on the seed of the evaluation. Projections lie in temporary files,
+    about 3 (N + M) `projections` float64 numbers for N samples and M training examples, so that those
+    of a few directions are in memory.
     Source: Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3, def. 2.
     """
 
@@ -37,26 +39,53 @@ class SlicedWasserstein(Metric):
         return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
 
     def prepare(self, evaluation: Evaluation) -> Callable[[Tensor], Mapping[str, float]]:
-        samples, reference = compared(evaluation, least=1)
+        samples, reference = require_enough(evaluation, least=1)
         generator = evaluation.generator("sliced-wasserstein")
         axes = torch.randn(samples.shape[1], self.projections, generator=generator, dtype=torch.float64)
         axes /= axes.norm(dim=0)
-        projected, target = samples @ axes, (reference @ axes).sort(dim=0).values
+        width = max(1, min(CHUNK, BLOCK_BYTES // (32 * (len(samples) + len(reference)))))
+        projected, target = (project(rows, axes, width, evaluation.peers) for rows in (samples, reference))
+        for part in target:
+            part.copy_(part.sort(dim=0).values)
 
-        blocks: dict[int, tuple[Tensor, Tensor]] = {}
+        blocks: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
         def of_rows(rows: Tensor) -> Mapping[str, float]:
-            chosen = projected[rows].sort(dim=0).values
+            chosen = (part[rows].sort(dim=0).values for part in projected)
             if self.p == 2:
                 if len(rows) not in blocks:
-                    blocks[len(rows)] = block_moments(target, len(rows))
-                means, variances = blocks[len(rows)]
-                distance = float((variances + (chosen - means).square().mean(0)).mean().sqrt())
+                    blocks[len(rows)] = [block_moments(part, len(rows)) for part in target]
+                pairs = zip(chosen, blocks[len(rows)], strict=True)
+                squares = [variances + (own - means).square().mean(0) for own, (means, variances) in pairs]
+                distance = float(torch.cat(squares).mean().sqrt())
             else:
-                distance = sorted_wasserstein(chosen, target, self.p)
-            return {"sliced_wasserstein": distance, **counts(chosen, reference)}
+                total = sum(_sorted_powers(own, part, self.p) for own, part in zip(chosen, target, strict=True))
+                distance = (total / self.projections) ** (1 / self.p)
+            return {"sliced_wasserstein": distance, **counts(rows, reference)}
 
         return of_rows
+
+
+def project(x: Rows, axes: Tensor, width: int, peers: Peers) -> list[Tensor]:
+    """Compute x @ axes for rows x: (N, D), in blocks of rows and into a temporary file.
+
+    Args:
+        x: The rows.
+        axes: Unit vectors: (D, K) float64.
+        width: The number of columns of a part.
+        peers: The processes that share the blocks of rows.
+
+    Returns:
+        The columns in parts (N, width); the last one has what is left of the K columns.
+    """
+    blocks = row_blocks(x, columns=axes.shape[1])
+    widths = [part.shape[1] for part in torch.split(axes, width, dim=1)]
+    found = torch.split(in_file((len(x) * axes.shape[1],)), [len(x) * count for count in widths])
+    parts = [part.view(len(x), count) for part, count in zip(found, widths, strict=True)]
+    for block, (projected,) in zip(blocks, peers.in_order(lambda i: (x[blocks[i]] @ axes,), len(blocks)), strict=True):
+        for part, columns in zip(parts, torch.split(projected, width, dim=1), strict=True):
+            part[block] = columns
+    return parts
 
 
 def block_moments(b: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -70,16 +99,12 @@ def block_moments(b: Tensor, n: int) -> tuple[Tensor, Tensor]:
         n: Number of parts.
 
     Returns:
-        The means of the parts (n, K), and the mean variance inside of the parts (K,).
+        The means of the parts (n, K), in a temporary file, and the mean variance inside of the parts (K,).
     """
     widths, rows_a, rows_b = _cuts(n, len(b))
-    means, variances = [], []
-    for column in torch.split(b, CHUNK, dim=1):
-        values = column[rows_b]
-        mean = torch.zeros(n, values.shape[1], dtype=b.dtype).index_add_(0, rows_a, values * (widths * n)[:, None])
-        means.append(mean)
-        variances.append(widths @ (values - mean[rows_a]).square())
-    return torch.cat(means, dim=1), torch.cat(variances)
+    values = b[rows_b]
+    means = in_file((n, b.shape[1])).index_add_(0, rows_a, values * (widths * n)[:, None])
+    return means, widths @ (values - means[rows_a]).square()
 
 
 def _cuts(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,10 +145,12 @@ def sorted_wasserstein(a: Tensor, b: Tensor, p: float = 2.0) -> float:
     Returns:
         The distance.
     """
-    widths, rows_a, rows_b = _cuts(len(a), len(b))
-    total = 0.0
-    for start in range(0, a.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
-        gaps = a[:, part][rows_a] - b[:, part][rows_b]
-        total += float(widths @ gaps.abs().pow(p).sum(dim=1))
+    columns = zip(torch.split(a, CHUNK, dim=1), torch.split(b, CHUNK, dim=1), strict=True)
+    total = sum(_sorted_powers(one, other, p) for one, other in columns)
     return float((total / a.shape[1]) ** (1 / p))
+
+
+def _sorted_powers(a: Tensor, b: Tensor, p: float) -> float:
+    """Return the sum over columns of W_p^p, see `sorted_wasserstein`."""
+    widths, rows_a, rows_b = _cuts(len(a), len(b))
+    return float(widths @ (a[rows_a] - b[rows_b]).abs().pow(p).sum(dim=1))

@@ -198,6 +198,9 @@ def digest(*parts: object) -> str:
     """Return a hash of texts, numbers and tensors on the CPU."""
     found = hashlib.sha256()
     for part in parts:
-        data = part.detach().cpu().contiguous().numpy().tobytes() if isinstance(part, Tensor) else repr(part).encode()
-        found.update(len(data).to_bytes(8, "big") + data)
+        data = (
+            part.detach().cpu().flatten().numpy().data if isinstance(part, Tensor) else memoryview(repr(part).encode())
+        )
+        found.update(data.nbytes.to_bytes(8, "big"))
+        found.update(data)
     return found.hexdigest()[:32]

@@ -1,6 +1,7 @@
 """Metrics: ideal values for equal sets, closed forms on Gaussians, and independence of other random numbers."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +111,26 @@ def test_moments_come_from_blocks_and_do_not_depend_on_the_processes():
     torch.testing.assert_close(mean, x.mean(0), rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(root.T @ root, torch.cov(x.T), rtol=1e-12, atol=1e-15)
     assert torch.equal(moments(x, torch.arange(2000, 2500))[0], moments(x[2000:])[0])
+
+
+@pytest.mark.parametrize(
+    "metric", [SlicedWasserstein(), SlicedWasserstein(projections=70, p=1.0), *METRICS[4:]], ids=str
+)
+def test_values_come_from_blocks_that_processes_share(metric, monkeypatch):
+    """The values of a single block, from many blocks, of which two processes compute a share each."""
+    whole, shares = vectors(normal(300, 3, mean=0.5), train_labels=torch.arange(400) % 3), ([], [])
+
+    class Two(Peers):
+        def in_order(self, compute, count):
+            for number in range(count):
+                shares[number % 2].append(number)
+                yield compute(number)
+
+    expected = metric(whole)
+    monkeypatch.setattr("diffkit.basics.metrics.pixels.BLOCK_BYTES", 8 * 70 * 90)
+    monkeypatch.setattr("diffkit.basics.metrics.nearest_neighbour.CHUNK", 90)
+    assert metric(replace(whole, peers=Two())) == pytest.approx(expected, rel=1e-12)
+    assert len(shares[1]) > 1
 
 
 def test_pixels_are_compared_as_files_hold_them():

@@ -65,7 +65,8 @@ def trainer(case: str, ranks: Ranks) -> Trainer:
     problem = toys.task(toys.Whole(), objective, dropout=0.0)
     network = network.double() if kind == "float64" else network
     problem = replace(problem, model=replace(problem.model, network=network))
-    config = CONFIG.model_copy(update={"checkpointing": "checkpointing" in options})
+    plain = {"batch_size": 12, "accumulate": 1, "clip": None, "ema": AVERAGES[:1]} if "plain" in options else {}
+    config = CONFIG.model_copy(update={"checkpointing": "checkpointing" in options, **plain})
     strategy = SingleProcess() if ranks.size == 1 and name == "ddp" else STRATEGIES[name]
     return Trainer(problem, config, AdamW(lr=3e-3), Constant(warmup=3), strategy, ranks=ranks)
 

@@ -19,7 +19,10 @@ SCRIPT = Path(__file__).with_name("equality.py")
 TOLERANCE = {"ddp:float64": 1e-10, "fsdp:float64": 1e-10, "ddp:float32": 1e-5, "fsdp:float32": 3e-5}
 """Of the largest weight."""
 CASES = ("ddp:float64", "fsdp:float64", "fsdp:float32:importance:checkpointing:width96")
-MORE = ("ddp:float32", "ddp:float64:importance", "fsdp:float32", "fsdp:float64:importance", "fsdp:float32:width96")
+MORE = (
+    *("ddp:float32", "ddp:float64:importance", "fsdp:float32", "fsdp:float64:importance", "fsdp:float32:width96"),
+    *("ddp:float64:plain", "ddp:float32:plain", "fsdp:float64:plain", "fsdp:float32:plain"),
+)
 Trained = Callable[..., tuple[dict[str, Any], dict[str, torch.Tensor]]]
 
 
@@ -29,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     out = tmp_path_factory.mktemp("trained")
     slow = request.config.getoption("--slow")
     command = [sys.executable, str(SCRIPT), "1,2,3,4" if slow else "1,2", str(out), *CASES, *(MORE if slow else ())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
 
     def read(size: int, case: str, rank: int = -1) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

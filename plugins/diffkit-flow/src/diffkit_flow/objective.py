@@ -38,7 +38,7 @@ class FlowMatching(Objective):
         eps = self._coupled(x0, noise, cond)
         y = model.output(level.add_noise(x0, eps), level, t, **cond)[:, : x0.shape[1]]
         target = model.parameterization.target(x0, eps, level)
-        each = (y.float() - target).square().flatten(1).mean(1)
+        each = (y - target).square().flatten(1).mean(1)
         if self.weighting is not None:
             each = each * broadcast(self.weighting.on_output(level, model.parameterization), each)
         return Loss.of(each, t, self.times.correction(t, model.schedule))

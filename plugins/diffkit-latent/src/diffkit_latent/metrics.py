@@ -73,12 +73,9 @@ class MetricOfPairs(Metric):
                 code="DK083",
                 fix="measure it in a run of task: codec on images, or remove the metric",
             )
-        each = torch.cat(
-            [
-                self.of_pairs(rounded(a), rounded(b))
-                for a, b in zip(torch.split(samples, 64), torch.split(references, 64), strict=True)
-            ]
-        )
+        pairs = list(zip(torch.split(samples, 64), torch.split(references, 64), strict=True))
+        found = evaluation.peers.in_order(lambda i: (self.of_pairs(*map(rounded, pairs[i])),), len(pairs))
+        each = torch.cat([values for (values,) in found])
         name = type(self).__name__.lower()
         return lambda rows: {name: float(each[rows].mean())}
 
