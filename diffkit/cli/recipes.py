@@ -87,9 +87,11 @@ def config(recipe: str, overrides: tuple[str, ...], origins: bool, other: str | 
     if other is not None:
         changes = whole.difference(load_recipe(other), loaded)
         if as_json:
-            say_json([{"path": c.path, "before": c.before, "after": c.after} for c in changes])
+            sides = [(c.path, {"before": c.before, "after": c.after}) for c in changes]
+            say_json([{"path": path} | {k: v.value for k, v in both.items() if v} for path, both in sides])
         for change in () if as_json else changes:
-            say(f"{change.path}: {_shown(change.before)} -> {_shown(change.after)}")
+            shown = [whole.inline(v.value) if v else "absent" for v in (change.before, change.after)]
+            say(f"{change.path}: {' -> '.join(shown)}")
         if not changes and not as_json:
             say("The two recipes are equal.")
         return
@@ -99,10 +101,6 @@ def config(recipe: str, overrides: tuple[str, ...], origins: bool, other: str | 
         return
     text = whole.effective_yaml(loaded)
     say(text if origins else _without_comments(text))
-
-
-def _shown(value: object) -> str:
-    return "absent" if value is None else str(value)
 
 
 def _without_comments(text: str) -> str:

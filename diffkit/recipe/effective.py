@@ -31,11 +31,11 @@ class Value:
 
 @dataclass(frozen=True)
 class Change:
-    """A value that differs between two recipes; None if one of them lacks the path."""
+    """A value that differs between two recipes; `before` or `after` is None if that recipe lacks the path."""
 
     path: str
-    before: Any
-    after: Any
+    before: Value | None
+    after: Value | None
 
 
 Tree = dict[str, Any]
@@ -66,7 +66,7 @@ def difference(before: Recipe, after: Recipe) -> tuple[Change, ...]:
     """Return the values in which two recipes differ, in the order of the first."""
     old, new = origins(before), origins(after)
     return tuple(
-        Change(path, old[path].value if path in old else None, new[path].value if path in new else None)
+        Change(path, old.get(path), new.get(path))
         for path in dict.fromkeys([*old, *new])
         if path not in old or path not in new or old[path].value != new[path].value
     )
