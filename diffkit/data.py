@@ -374,7 +374,7 @@ def summarize(
     facts = [
         f"{count} examples to train on and {len(parts['held-out'])} held out",
         f"shape {spec.shape}",
-        f"values {low:.4g} to {high:.4g}, std {std:.3g}" + (f", of 0 to {spec.bins - 1}" if spec.bins else ""),
+        f"values {low:.4g} to {high:.4g}, std {std:.3g}" + (f", valid range 0 to {spec.bins - 1}" if spec.bins else ""),
     ]
     problems = list(_value_problems(spec, low, high, std))
     if spec.classes is not None and label is not None:
