@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from diffkit import Run
 
-STARTED = time.monotonic()
+STARTED = pytest.StashKey[float]()
+"""When the first test could start: the limit of `make fast` does not count imports and collection."""
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("ci", max_examples=25, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("nightly", max_examples=1000, deadline=None, suppress_health_check=QUIET)
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     limit = item.config.getoption("--seconds")
-    if limit is not None and time.monotonic() - STARTED > limit:
+    if limit is not None and time.monotonic() - item.config.stash[STARTED] > limit:
         pytest.skip(f"not started within {limit:g} seconds; `make test` runs it")
 
 
@@ -57,10 +58,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item._id = type(item._id).parse(f"{item.nodeid}@{group.args[0]}")
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave the modules and tests, half a million objects, out of each collection of garbage."""
     gc.collect()
     gc.freeze()
+    session.config.stash[STARTED] = time.monotonic()
 
 
 @pytest.fixture(scope="session")
