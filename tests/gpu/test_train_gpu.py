@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import diffkit
 from diffkit.basics.lr_schedules import Constant
 from diffkit.basics.optimizers import Adam
 from diffkit.callback import Callback, TrainingStepInfo
@@ -155,3 +158,21 @@ def test_tf32_changes_products_in_training_only() -> None:
     assert torch.backends.cuda.matmul.fp32_precision == before
     assert records["tf32"][0]["loss"] != records["fp32"][0]["loss"]
     assert records["tf32"][0]["loss"] == pytest.approx(records["fp32"][0]["loss"], rel=0.02)
+
+
+def test_a_profile_contains_the_kernels_of_the_device(tmp_path: Path) -> None:
+    """`train.profile`: the trace of two steps names what the device computed in them."""
+    recipe = {
+        "name": "profiled",
+        "data": {"name": "mixture", "layout": "ring", "count": 32, "held_out": 8},
+        "schedule": {"name": "linear", "steps": 10, "beta_start": 0.1, "beta_end": 0.9},
+        "parameterization": "eps",
+        "network": {"name": "mlp", "width": 16, "depth": 1},
+        "objective": "simple",
+        "train": {"steps": 5, "batch_size": 8, "ema": [], "profile": {"start": 2, "steps": 2}},
+        "sample": {"sampler": "ancestral", "count": 2},
+        "evaluate": {"metrics": []},
+    }
+    diffkit.run(recipe, tmp_path / "run", device="cuda")
+    trace = json.loads((tmp_path / "run" / "profile-00000002.json").read_text("utf-8"))
+    assert any(event.get("cat") == "kernel" for event in trace["traceEvents"])
