@@ -60,7 +60,7 @@ class LoRA(OfRun, Network):
             raise ValueError(f"run: the network of {run} was built for {own}, but this recipe needs {shape}")
         self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
         with torch.device("cpu"):
-            self.refer(copy.deepcopy(base.assembly.network).requires_grad_(False), run, base)
+            self.refer(copy.deepcopy(base.assembly.network).requires_grad_(False), base)
             options: dict[str, Any] = {"r": rank, "lora_alpha": self.alpha, "target_modules": list(targets)}
             peft.inject_adapter_in_model(peft.LoraConfig(**options), self.inner)
 

@@ -46,6 +46,7 @@ class Base:
     """
 
     def __init__(self, run: str) -> None:
+        self.run = run
         with torch.device("cpu"):
             self.assembly: Assembly = open_run(run, device="cpu").trained()
 
@@ -77,15 +78,9 @@ class OfRun(nn.Module):
 
     inner: nn.Module
 
-    def refer(self, module: nn.Module, run: str, base: Base) -> None:
-        """Take a module of a run as `inner`, with its hash.
-
-        Args:
-            module: the module.
-            run: the folder of the run.
-            base: the objects of the run, which are held until `inner` is first used.
-        """
-        self.run = run
+    def refer(self, module: nn.Module, base: Base) -> None:
+        """Take a module of a base as `inner`, with its hash. The base is held until `inner` is first used."""
+        self.run = base.run
         self.base: Base | None = base
         self.inner = module
         self.register_buffer(HASH, torch.frombuffer(bytearray.fromhex(weights_hash(module)), dtype=torch.uint8))
@@ -144,7 +139,7 @@ class RunCodec(OfRun, Codec):
         found = base.assembly.codec
         if not isinstance(found, nn.Module):
             raise ValueError(f"run: the codec of {run} has no weights; name it in the recipe instead")
-        self.refer(copy.deepcopy(found).eval().requires_grad_(False), run, base)
+        self.refer(copy.deepcopy(found).eval().requires_grad_(False), base)
 
     @staticmethod
     def law_example(folder: Path) -> RunCodec:
@@ -191,7 +186,7 @@ class RunConditioner(OfRun, Conditioner):
             known = ", ".join(f"{name} ({one.dtype})" for name, one in found.specs.items()) or "none"
             raise ValueError(f"of: {run} has no condition {of} of dtype {condition.dtype}, but: {known}")
         self.condition = condition
-        self.refer(copy.deepcopy(found.conditioners[of]).eval().requires_grad_(False), run, base)
+        self.refer(copy.deepcopy(found.conditioners[of]).eval().requires_grad_(False), base)
         self.concat = found.conditioners[of].concat
 
     @staticmethod
