@@ -64,9 +64,8 @@ def uneven_order(case: Case, result: LawResult) -> None:
     if sampler.stochastic or sampler.discrete_only or sampler.consistency or sampler.order < 2:
         raise NotApplicable("not a deterministic method of order 2 or more on any levels")
     levels = walk(case, 6)
-    _, state = sampler.step(
-        fixtures.with_aux(sampler, fixtures.mixture()), case.normal(3, 2), *levels[:2], sampler.init(levels), Recorded()
-    )
+    denoise, x = fixtures.with_aux(sampler, fixtures.mixture()), case.normal(3, 2)
+    _, state = sampler.step(denoise, x, levels[0], levels[1], sampler.init(levels), Recorded())
     if state is None:
         raise NotApplicable("a step has no history")
     fit = measure(sampler, (40, 80), exact_starts=sampler.order, uneven=True)
