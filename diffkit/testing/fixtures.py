@@ -170,7 +170,7 @@ class GaussianData(Data):
 
 @dataclass(frozen=True)
 class Pictures(Data):
-    """Pictures (3, 8, 8) in [-1, 1] with labels 0..3; their channels differ and their pixels are correlated.
+    """Pictures (3, 8, 8) in [-1, 1] with labels 0..3; their channels and places differ and their pixels are correlated.
 
     stored    whether the raw values are uint8; the values in the range of the model are the same
     contrast  the factor on the values
@@ -196,6 +196,7 @@ class Pictures(Data):
         parts = [torch.randn(count, *size, generator=source) for size in sizes]
         parts[2] = torch.nn.functional.avg_pool2d(parts[2], 3, 1, 1)
         x = sum((0.12 * one for one in parts), torch.tensor([0.1, -0.2, 0.3])[:, None, None])
+        x = x * torch.linspace(0.5, 1.3, 8)[:, None] + torch.linspace(-0.1, 0.1, 8)
         x = self.contrast * x * torch.tensor([0.5, 0.8, 1.1])[:, None, None] + (self.shift if part != "train" else 0.0)
         if self.flat:
             x[:, 0] = 0.2

@@ -60,15 +60,11 @@ def logsnr_levels(n: int, first: float = FIRST, last: float = LAST) -> list[Leve
     return [at_logsnr(first + (last - first) * i / n) for i in range(n + 1)]
 
 
-def _graded(n: int, uneven: bool) -> list[Level]:
-    """Return levels with steps of equal length, or in turn of 4/3 and 2/3 of it, after a first step in parts.
-
-    The parts are 1/64, 1/64, 1/32, ..., 1/2 of the first step.
-    """
+def _graded(n: int) -> list[Level]:
+    """Return `logsnr_levels` with the first step divided into parts of 1/64, 1/64, 1/32, ..., 1/2."""
     step = (LAST - FIRST) / n
-    nodes = [FIRST + step * (i + (i % 2) / 3.0 * uneven) for i in range(1, n + 1)]
-    parts = [FIRST + (nodes[0] - FIRST) * 2.0**k for k in range(-6, 0)]
-    return [at_logsnr(clock) for clock in (FIRST, *parts, *nodes)]
+    parts = [FIRST + step * 2.0**k for k in range(-6, 0)]
+    return [at_logsnr(FIRST), *(at_logsnr(clock) for clock in parts), *logsnr_levels(n)[1:]]
 
 
 def at_logsnr(half_logsnr: float) -> Level:
@@ -105,7 +101,6 @@ def measure(
     *,
     oracle: Oracle | None = None,
     exact_starts: int = 1,
-    uneven: bool = False,
 ) -> OrderFit:
     """Measure the error against the quantile map of a mixture, from half_logsnr -1.5 to 2. Identities E4, F1 of
     docs/theory/identities.md.
@@ -118,8 +113,6 @@ def measure(
             `order` or more the multistep method alone. A corrector replaces exact states, so with more than 1 the first
             step is divided into seven parts of growing length, so that the low order of the start does not change the
             slope.
-        uneven: whether each second step is half as long as the one before it. A multistep method with the coefficients
-            of equal steps has a lower order then.
 
     Returns:
         The largest error for each number of steps.
@@ -130,11 +123,36 @@ def measure(
     want = truth.flow(x, ends[0], ends[1])
     errors = []
     for n in steps:
-        levels = logsnr_levels(n) if exact_starts == 1 and not uneven else _graded(n, uneven)
+        levels = logsnr_levels(n) if exact_starts == 1 else _graded(n)
         starts = [x, *(truth.flow(x, levels[0], level) for level in levels[1:exact_starts])]
         got = run_from_exact(truth, sampler, levels, starts)
         errors.append(float((got - want).abs().max()))
     return OrderFit(tuple(steps), tuple(errors))
+
+
+def single_steps(sampler: Sampler[Any], length: float = 0.08, start: float = -0.5) -> OrderFit:
+    """Measure the error of single steps whose history is exact, on steps of unequal length.
+
+    In a whole run the errors of wrong coefficients may cancel, as their sum over all steps telescopes.
+
+    Args:
+        sampler: a deterministic sampler.
+        length: the length in half_logsnr that the steps are multiples of: 1/64, 1/64, 1/32, ..., 1/2, then 1 and 0.4.
+        start: half_logsnr of the first level.
+
+    Returns:
+        The larger error of the last two steps, for this length and half of it. A method of order p has the slope p + 1.
+    """
+    truth, x = curve(), torch.linspace(-1.9, 1.9, 9, dtype=torch.float64)[:, None]
+    errors = []
+    for parts in (1, 2):
+        clocks = [0.0, *(2.0**k for k in range(-6, 1)), 2.0, 2.4]
+        levels = [at_logsnr(start + length / parts * clock) for clock in clocks]
+        exact = [truth.flow(x, levels[0], level) for level in levels]
+        ends = [(levels[:count], exact[count - 1]) for count in (len(levels) - 1, len(levels))]
+        gaps = [run_from_exact(truth, sampler, some, exact) - want for some, want in ends]
+        errors.append(max(float(gap.abs().max()) for gap in gaps))
+    return OrderFit((1, 2), tuple(errors))
 
 
 def polynomial_error(sampler: Sampler[Any], degree: int, n: int = 6, reach: float = 1.0) -> float:

@@ -17,8 +17,8 @@ from typing import Any
 from diffkit.level import Level
 
 from .case import Case, rebuilt
-from .law_registry import Check, LawResult, NotApplicable
-from .variants import in_turn, variants
+from .law_registry import NotApplicable
+from .variants import for_each, variants
 
 MISSING = "no law_reference, so its formula is not tested; docs/how-to/laws.md shows how to state it in one line"
 """The reason that `check` shows for a component of these kinds without a reference."""
@@ -72,21 +72,8 @@ def _stated(case: Case) -> Iterator[Case]:
                 yield replace(case, component=rebuilt(case, **options), options={**case.options, **options})
 
 
-def for_variants(check: Check) -> Check:
-    """Repeat a law that compares with a reference at other values of each option, one option at a time."""
-
-    @functools.wraps(check)
-    def each(case: Case, result: LawResult) -> None:
-        reasons = []
-        for one in in_turn(case, result, _stated(case)):
-            try:
-                check(one, result)
-            except NotApplicable as reason:
-                reasons.append(reason)
-        if reasons and not result.checks:
-            raise reasons[0]
-
-    return each
+for_variants = for_each(_stated)
+"""A decorator that repeats a law that compares with a reference at other values of each option, one at a time."""
 
 
 @functools.cache

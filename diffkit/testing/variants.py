@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from diffkit.recipe.signature import Parameter, component_parameters
 
 from .case import Case, rebuilt, shown
-from .law_registry import Check, LawResult
+from .law_registry import Check, LawResult, NotApplicable
 
 MOST_VALUES = 2
 """Values of one option with which a formula is compared, besides the default."""
@@ -54,15 +54,35 @@ def in_turn(case: Case, result: LawResult, cases: Iterable[Case]) -> Iterator[Ca
     result.options = ""
 
 
-def for_options(check: Check) -> Check:
-    """Make a law that holds for every value of the options check other values too, one at a time."""
+def for_each(cases: Callable[[Case], Iterable[Case]]) -> Callable[[Check], Check]:
+    """Make a law check other cases too; it does not apply if it applies to none of them.
 
-    @functools.wraps(check)
-    def each(case: Case, result: LawResult) -> None:
-        for one in in_turn(case, result, variants(case)):
-            check(one, result)
+    Args:
+        cases: returns the case, followed by the others.
 
-    return each
+    Returns:
+        A decorator of the function of a law.
+    """
+
+    def decorate(check: Check) -> Check:
+        @functools.wraps(check)
+        def each(case: Case, result: LawResult) -> None:
+            reasons = []
+            for one in in_turn(case, result, cases(case)):
+                try:
+                    check(one, result)
+                except NotApplicable as reason:
+                    reasons.append(reason)
+            if reasons and not result.checks:
+                raise reasons[0]
+
+        return each
+
+    return decorate
+
+
+for_options = for_each(variants)
+"""A decorator for a law that holds for every value of the options: other values are checked too, one at a time."""
 
 
 def with_option(case: Case, name: str, value: Any) -> Case | None:

@@ -173,6 +173,29 @@ def each_alone(case: Case, result: LawResult) -> None:
 
 @law(
     "network",
+    statement="in training mode too the output of an example depends on its own inputs only",
+    source="Ho et al. 2020 (arXiv:2006.11239), app. B",
+    tolerance=1e-6,
+)
+def alone_in_training(case: Case, result: LawResult) -> None:
+    """Examples of a batch have different levels, so statistics of the batch are those of no level."""
+    network = with_random_weights(case).train()
+    x, c_noise, cond = inputs_of(case)
+    z = x.clone().requires_grad_()
+    y = network(z, c_noise, **cond)
+    if not y.requires_grad:
+        raise NotApplicable("the output has no gradient")
+    for i in range(len(x)):
+        (slope,) = torch.autograd.grad(y[i].square().sum(), z, retain_graph=True)
+        own = float(slope[i].abs().max())
+        others = float(torch.cat([slope[:i], slope[i + 1 :]]).abs().max())
+        result.note(
+            others / max(own, 1e-12), f"the output of example {i} by another example: gradient {others:.3g}", "0"
+        )
+
+
+@law(
+    "network",
     statement="the gradient of the output reaches every parameter",
     source="the definition of training",
     tolerance=0.0,

@@ -111,6 +111,28 @@ def parts(case: Case, result: LawResult) -> None:
 
 @law(
     "network",
+    statement="the two halves of the input channels of a layer differ",
+    source="Vaswani et al. 2017 (arXiv:1706.03762), sec. 3.5",
+    tolerance=0.0,
+)
+def distinct_halves(case: Case, result: LawResult) -> None:
+    """A half that repeats the other adds nothing, as cos and cos in place of cos and sin."""
+    network, (x, c_noise, cond) = with_random_weights(case), inputs_of(case)
+    found, _ = layer_inputs(network, x, c_noise, dict(cond))
+    for name, module in network.named_modules():
+        if isinstance(module, LAYERS) and name in found:
+            channels = found[name].movedim(-1 if isinstance(module, nn.Linear) else 1, 0)
+            first, second = channels[: len(channels) // 2], channels[len(channels) // 2 :]
+            if len(first) > 1 and len(first) == len(second) and bool((first != first[:1]).any()):
+                result.holds(
+                    not torch.equal(first, second), f"both halves of the input of {name} are equal", "two halves"
+                )
+    if not result.checks:
+        raise NotApplicable("the network has no layer with an even number of input channels")
+
+
+@law(
+    "network",
     statement="a scale that the noise level sets acts as 1 + scale: scale 0 does not remove x from a block",
     source="Dhariwal & Nichol 2021 (arXiv:2105.05233), sec. 4.3; Perez et al. 2018 (arXiv:1709.07871)",
     tolerance=0.0,

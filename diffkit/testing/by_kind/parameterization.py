@@ -159,6 +159,27 @@ def singular_ends(case: Case, result: LawResult) -> None:
 
 @law(
     "parameterization",
+    statement="a c_in that varies gives the input the variance 1 for the data for which the target has the variance 1",
+    source="Karras et al. 2022 (arXiv:2206.00364), app. B.6",
+    tolerance=1e-6,
+)
+@for_options
+def input_variance(case: Case, result: LawResult) -> None:
+    """With data of variance v the target has variance a^2 v + b^2, the input c_in^2 (alpha^2 v + sigma^2)."""
+    p: Parameterization = case.component
+    scales = [float(p.c_in(level)) for level in levels(case)]
+    rows = [tuple(float(c) for c in p.coefficients(level)) for level in levels(case)]
+    a, b = max(rows, key=lambda row: abs(row[0]))
+    v = (1.0 - b * b) / (a * a) if a else 0.0
+    if len(set(scales)) == 1 or v <= 0 or any(abs(a * a * v + b * b - 1.0) > 1e-6 for a, b in rows):
+        raise NotApplicable("c_in is constant, or there are no such data")
+    for scale, level in zip(scales, levels(case), strict=True):
+        variance = scale**2 * (float(level.alpha) ** 2 * v + float(level.sigma) ** 2)
+        result.compare(variance, 1.0, f"variance of the input at {level}, for data of variance {v:.6g}")
+
+
+@law(
+    "parameterization",
     statement="|y - target|^2 = weight(level) |x0 - x0_hat|^2",
     source="identities C3; design.md, fact 2",
     tolerance=1e-9,

@@ -30,7 +30,7 @@ class PLMS(Sampler[Memory]):
     order = 2
     reaches_noise = False
     law_exemptions: ClassVar[dict[str, str]] = {
-        "uneven-order": "its coefficients are those of equal steps, as published"
+        "local-order": "its coefficients are those of equal steps, as published"
     }
     presets = (
         ("diffusers", {"grid": {"name": "leading", "offset": 1, "end": "first"}, "start_scale": "unit"}),

@@ -171,7 +171,7 @@ class Diffusers(Sampler[SchedulerState]):
         """Laws that float32 steps (their tolerance is 1e-9) or coefficients of equal steps break, with the reason."""
         names = ("point-mass", "point-mass-law", "rotation", "shift", "rescaling", "reordering", "batch-composition")
         rounded = dict.fromkeys(names, FLOAT32_STEPS) if self._how.rounds else {}
-        return {**rounded, "uneven-order": EQUAL_STEPS} if self.scheduler == "PNDMScheduler" else rounded
+        return {**rounded, "local-order": EQUAL_STEPS} if self.scheduler == "PNDMScheduler" else rounded
 
     @property
     def _how(self) -> SchedulerUse:
