@@ -81,8 +81,9 @@ def for_each(cases: Callable[[Case], Iterable[Case]]) -> Callable[[Check], Check
     return decorate
 
 
-for_options = for_each(variants)
-"""A decorator for a law that holds for every value of the options: other values are checked too, one at a time."""
+def for_options(check: Check) -> Check:
+    """Make a law that holds for every value of the options check other values too, one at a time."""
+    return for_each(variants)(check)
 
 
 def with_option(case: Case, name: str, value: Any) -> Case | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffkit_edm.augmentation import EDM, LABELS
+from diffkit_edm.augmentation import EDM
 from torch import Tensor
 
 from diffkit import DataError
@@ -49,7 +49,7 @@ def test_flips_are_exact_and_labelled() -> None:
     ):
         y, labels = apply(x, uniforms, **options)
         assert torch.equal(y, x.flip(axis))
-        assert labels.tolist() == [1.0 if i == label else 0.0 for i in range(LABELS)]
+        assert labels.tolist() == [1.0 if i == label else 0.0 for i in range(9)]
     same, labels = apply(x, {0: 0.8}, x_flip=True)
     assert torch.equal(same, x)
     assert not labels.any()

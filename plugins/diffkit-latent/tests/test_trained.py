@@ -285,7 +285,7 @@ def test_damage_is_found_and_encoded_again(source: Path, tmp_path: Path, damage:
 
 @pytest.mark.usefixtures("cache")
 def test_augmentations_without_end_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="changes an example in endless ways") as caught:
+    with pytest.raises(UsageError, match="gives an example no fixed number of results") as caught:
         cached_run(source, tmp_path / "run", cache=True, augment="[edm]")
     assert caught.value.code == "DK058"
     assert not latents_folder().exists() or not list(latents_folder().iterdir())

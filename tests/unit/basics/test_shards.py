@@ -292,8 +292,8 @@ def test_what_is_no_shard(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"labels": "n"}, r"no json\.n "),
-        ({"classes": {"a": "list"}}, r"no json\.list"),
+        ({"labels": "n"}, r"the field json\.n is absent"),
+        ({"classes": {"a": "list"}}, r"the field json\.list is absent"),
         ({"classes": {"a": "age"}}, "fractions"),
         ({"numbers": {"a": "kind"}}, "holds texts"),
         ({"captions": "age"}, "holds numbers"),

@@ -22,7 +22,7 @@ def test_contract(tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text("def test_own():\n    pass\n", encoding="utf-8")
     done = run(tmp_path, "--diffkit-contract", "weighting", "--diffkit-contract", "grid/leading", "-rs")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "n/a: with a deficit the range depends on n" in done.stdout
+    assert "n/a: declares_deficit is set, so the first level depends on n" in done.stdout
     assert " passed" in done.stdout
 
 
