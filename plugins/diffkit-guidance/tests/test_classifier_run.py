@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ def test_bad_recipes_have_one_error(changes: dict[str, Any], message: str, fix: 
 def test_the_recipe_of_digits(tmp_path: Path) -> None:
     found = run("classifier-digits", tmp_path / "run")
     values = found.results.metrics["accuracy"].values
+    # Three standard errors of 512 digits; equal digits and noise leave the rounding of another machine.
     for time, measured in {"t=51": 0.900, "t=151": 0.836, "t=251": 0.668, "t=350": 0.436}.items():
-        assert abs(values[time] - measured) < 0.07  # three standard errors of 512 digits at 0.5
+        assert abs(values[time] - measured) < 3.0 * math.sqrt(measured * (1.0 - measured) / 512)
     assert build("guidance", "classifier", run=str(tmp_path / "run")).classifier.schedule.steps == 1000
