@@ -95,6 +95,23 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.sum(rows) is rows
 
 
+@pytest.mark.parametrize(("rank", "code"), [(0, "DK027"), (1, "DK028")])
+def test_a_port_in_use_and_a_first_process_that_never_comes(
+    monkeypatch: pytest.MonkeyPatch, rank: int, code: str
+) -> None:
+    """The first process cannot listen where another program does; the second waits for it as long as it may."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if rank == 0:
+            other.listen()
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
+        for name, value in {**place, "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match=f"127.0.0.1:{place['MASTER_PORT']}") as caught:
+            join_ranks(torch.device("cpu"), timeout=1.0)
+    assert caught.value.code == code
+
+
 def test_devices_by_name() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
