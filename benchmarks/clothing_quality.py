@@ -22,6 +22,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def train(folder: Path, name: str, seed: int, data: Path, rules: Rules) -> dict[
     }
 
 
-def measure(made: Run, seed: int, rules: Rules) -> dict[str, dict[str, float]]:
+def measure(made: Run, seed: int, rules: Rules) -> dict[str, dict[str, float | None]]:
     """Return the values of the samples and of held-out photographs."""
     found = made.evaluate(METRICS, count=rules.count, steps=rules.evaluations, seed=seed).metrics
     return {
@@ -149,13 +150,13 @@ def main() -> None:
             facts, record = (store.path(name, seed, kind) for kind in ("facts", "json"))
             if not facts.exists():
                 text = json.dumps(train(given.out, name, seed, given.data.resolve(), rules))
-                store.write(facts, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+                store.write(facts, partial(Path.write_text, data=text, encoding="utf-8"))
                 print(f"{name}, seed {seed}: trained, {text}", file=sys.stderr, flush=True)
             if not record.exists():
                 values = measure(open_run(given.out / f"{name}-{seed}", device="cpu"), seed, rules)
                 whole = {"name": name, "seed": seed, "rules": asdict(rules), **values}
                 text = json.dumps({**whole, "facts": json.loads(facts.read_text(encoding="utf-8"))}, indent=1)
-                store.write(record, lambda path, text=text: path.write_text(text, encoding="utf-8"))  # type: ignore[misc]
+                store.write(record, partial(Path.write_text, data=text, encoding="utf-8"))
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.out.glob("*-*.json"))]
     if found:
         print(table(rows(found)))

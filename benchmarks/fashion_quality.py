@@ -187,7 +187,7 @@ def pictures(assembly: Assembly) -> dict[str, Tensor]:
 class Store:
     """The files of OUT, all made by the same rules. Each has another name at first, so an existing one is whole."""
 
-    def __init__(self, folder: Path, rules: Rules) -> None:
+    def __init__(self, folder: Path, rules: Any) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         kept, text = folder / "rules.json", json.dumps(asdict(rules))
