@@ -1,10 +1,11 @@
 """This checkout and an earlier one in one process, step by step in turns: the comparison that resolves 2 percent.
 
-    python benchmarks/together.py CHECKOUT [--what train|sampling] [--rounds 60] [--before-first]
+    python benchmarks/together.py CHECKOUT [--what train|sampling | --recipe NAME] [--rounds 60] [--before-first]
 
 Processes with identical code differ by up to 7 percent, because their memory lies elsewhere; two versions in one
-process share it. One thread, CPU time, digits U-Net. Each row has the ratio of the medians, the median of the ratios of
-the rounds, and the ratio of the means of the fastest quarters. `--before-first` builds the earlier version first.
+process share it. One thread, CPU time, digits U-Net, or training and sampling steps of a recipe. Each row has the
+ratio of the medians, the median of the ratios of the rounds, and the ratio of the means of the fastest quarters.
+`--before-first` builds the earlier version first.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="root of an earlier checkout of diffkit")
     parser.add_argument("--what", choices=("train", "sampling"), default="train")
+    parser.add_argument("--recipe", help="compare steps of a recipe that both versions have")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--before-first", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     size = astuple(SIZES["digits"])
-    arguments = ("train_work", "ours", *size) if given.what == "train" else ("sampling_work", "ours", 10, *size)
+    arguments: tuple[object, ...] = ("train_work", "ours", *size)
+    if given.recipe:
+        arguments = ("recipe_work", "ours", given.recipe)
+    elif given.what == "sampling":
+        arguments = ("sampling_work", "ours", 10, *size)
     roots = {"now": HERE, "before": given.checkout}
     works: dict[str, Work] = {}
     for name in reversed(roots) if given.before_first else roots:

@@ -207,7 +207,7 @@ def _interval(found: Interval | None) -> str:
     "--format",
     "form",
     type=click.Choice(["png", "npz"]),
-    help="Format of the file.  [default: png for images, else npz]",
+    help="Format of the file.  [default: png of what has pictures, else npz]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: RUN/samples/drawn-...]")
 @processes
@@ -247,7 +247,7 @@ def sample(
     """
     from ..runs.pipeline import joined
     from ..runs.planning import SampleRequest
-    from ..runs.sample_files import condition_arrays, is_image, save_npz, save_png, shown, stored
+    from ..runs.sample_files import condition_arrays, has_pictures, save_npz, save_png, shown, stored
     from ..runs.trained import open_run
 
     if changes:  # in one place, so that a preset follows the sampler
@@ -259,7 +259,7 @@ def sample(
     if nproc is not None and not is_launched():
         _launch(nproc, run, 0, 1, None, timeout)
         return
-    form = _form(form, out, is_image(data))
+    form = _form(form, out, has_pictures(data))
     start = None if latents is None else stated_latents(latents)
     if count is None:
         recipe = opened.assembly.recipe.sample.count
@@ -318,15 +318,15 @@ def sample(
         say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 
 
-def _form(form: str | None, out: Path | None, image: bool) -> str:
-    """Return the output format: --format, else the suffix of the file, else png for images and npz for vectors."""
+def _form(form: str | None, out: Path | None, shown: bool) -> str:
+    """Return the output format: --format, else the suffix of the file, else png of what has pictures, else npz."""
     suffix = out.suffix[1:].lower() if out is not None else ""
     by_name = suffix if suffix in ("png", "npz") else None
     if form and by_name and form != by_name:
         raise UsageError(f"--format {form} and --out {out} disagree", code="DK016", fix="leave --format out")
-    chosen = form or by_name or ("png" if image else "npz")
-    if chosen == "png" and not image:
-        raise UsageError("the samples are not images", code="DK016", fix="use --format npz")
+    chosen = form or by_name or ("png" if shown else "npz")
+    if chosen == "png" and not shown:
+        raise UsageError("samples of this shape have no pictures", code="DK016", fix="use --format npz")
     return chosen
 
 

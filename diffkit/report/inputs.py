@@ -153,6 +153,7 @@ class ReportInputs:
         verdict_rule: The rule of the verdict.
         stage_seconds: Seconds of each stage, in the order of a run.
         samples: Images or vectors.
+        depicted: What the pictures of examples show, such as "series of 64 values"; empty for images.
         sample_conditions: By name the conditions of the samples: a text for each, or images.
         real: Real examples in the same form.
         snapshots: Samples drawn during training.
@@ -185,6 +186,7 @@ class ReportInputs:
     verdict_rule: str = ""
     stage_seconds: Mapping[str, float] = field(default_factory=dict)
     samples: Array | None = None
+    depicted: str = ""
     sample_conditions: Mapping[str, Sequence[str] | Array] = field(default_factory=dict)
     real: Array | None = None
     snapshots: Sequence[Snapshot] = ()

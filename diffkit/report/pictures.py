@@ -1,4 +1,5 @@
-"""Pictures: grids of images as PNG. Small images are enlarged with nearest neighbours, so that 8 x 8 digits show.
+"""Pictures: grids of images as PNG, line plots of series and slices of volumes, which are images then. Small images are
+enlarged with nearest neighbours, so that 8 x 8 digits show.
 
 Images are uint8 (N, H, W, C): C = 1 is grey, C >= 3 shows the first three channels as RGB, C = 2 the first as grey.
 """
@@ -13,12 +14,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 Pixels = NDArray[np.uint8]
 TILE = 56  # pixels that an enlarged image should at least span
 BUDGET = 1_600_000  # pixels of one picture; more images than fit are left out
+PLOT = (64, 96)  # height and width of the plot of a series
+FINER = 4  # a plot is drawn 4 times as large, then averaged
+LINES = ("#3d56c9", "#c2571a", "#2e8540", "#8b3fa8", "#5a636e")  # of the channels, in turn
+MAX_BOUND = 1e30
+MAX_SLICES = 16
 
 
 def as_images(x: Any) -> Pixels:
@@ -43,6 +49,50 @@ def as_images(x: Any) -> Pixels:
     if not (tensor and np.issubdtype(array.dtype, np.floating)):
         raise ValueError(f"expected uint8, or a float tensor in [-1, 1], got {array.dtype}")
     return np.rint((np.nan_to_num(array.astype(np.float64), nan=0.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def plots(x: Any) -> Pixels:
+    """Draw series (N, C, L), a tensor, as line plots with a grey line at 0: uint8 (N, 64, 96, 3).
+
+    Each channel is a line. All plots span -b to b, where b is the smallest power of 2 that holds 99 percent of the
+    values; other values lie at the edges, and nan at 0.
+    """
+    height, width = (FINER * side for side in PLOT)
+    values = np.nan_to_num(x.detach().cpu().double().numpy(), nan=0.0)
+    most = np.quantile(np.abs(values), 0.99) if values.size else 0.0
+    bound = 2.0 ** math.ceil(math.log2(most)) if 0 < most < MAX_BOUND else 1.0
+    rows = (1 - values.clip(-bound, bound) / bound) / 2 * (height - 2 * FINER) + FINER
+    columns = np.linspace(FINER, width - FINER, values.shape[2])
+    made = np.empty((len(values), *PLOT, 3), dtype=np.uint8)
+    for picture, series in zip(made, rows, strict=True):
+        canvas = Image.new("RGB", (width, height), "white")
+        draw = ImageDraw.Draw(canvas)
+        draw.line([(0, height // 2), (width, height // 2)], fill="#d5d7da", width=FINER)
+        for k, line in enumerate(series):
+            colour = LINES[k % len(LINES)]
+            draw.line(list(zip(columns, line, strict=True)), fill=colour, width=FINER + 1, joint="curve")
+        picture[:] = np.asarray(canvas.reduce(FINER))
+    return made
+
+
+def slices(x: Any) -> Any:
+    """Lay slices of volumes side by side, about square: at most 16, evenly spaced, the first one at the upper left.
+
+    Args:
+        x: Tensor (N, C, D, H, W).
+
+    Returns:
+        Images, (N, C, rows * H, columns * W); cells that are left over hold the smallest value of x.
+    """
+    chosen = x[:, :, np.unique(np.linspace(0, x.shape[2] - 1, min(MAX_SLICES, x.shape[2])).round().astype(int))]
+    count, (high, wide) = chosen.shape[2], chosen.shape[3:]
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    made = x.new_full((*x.shape[:2], rows * high, columns * wide), float(x.min()) if x.numel() else 0)
+    for k in range(count):
+        top, left = k // columns * high, k % columns * wide
+        made[:, :, top : top + high, left : left + wide] = chosen[:, :, k]
+    return made
 
 
 def magnification(height: int, width: int, tile: int = TILE) -> int:

@@ -35,7 +35,7 @@ from .evaluation import (
     measure_samples,
 )
 from .results import RECONSTRUCTIONS, MetricResult
-from .sample_files import FIX, Array, is_image, join_blocks, load_npz, save_npz, save_png, scratch_folder, viewable
+from .sample_files import FIX, Array, has_pictures, join_blocks, load_npz, pixels, save_npz, save_png, scratch_folder
 from .sampling import SampleBatch
 
 FILE = "reconstructions.npz"
@@ -138,7 +138,7 @@ def _by_channel(values: Tensor) -> Tensor:
 
 
 def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) -> Path:
-    """Reconstruct held-out examples; write reconstructions.npz with statistics of their codes, and grid.png of images.
+    """Reconstruct held-out examples; write reconstructions.npz with statistics of their codes, and a picture grid.png.
 
     Args:
         parts: The objects of the recipe, with a trained codec in evaluation mode.
@@ -146,7 +146,7 @@ def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) ->
         device: Device to compute on.
 
     Returns:
-        The file to look at: grid.png of images (examples, reconstructions, differences), else reconstructions.npz.
+        The file to look at: grid.png (examples, reconstructions, differences), else reconstructions.npz.
 
     Raises:
         ResourceError: The files cannot be written.
@@ -157,14 +157,14 @@ def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) ->
     found = code_statistics(parts.codec, measured, device, size)
     x, made = measured[:MAX_SHOWN], made[:MAX_SHOWN]
     statistics = {name: value for name, value in vars(found).items() if value is not None}
-    arrays = {"x": viewable(data, x), "view": viewable(data, made), **statistics}
+    arrays = {"x": pixels(data, x), "view": pixels(data, made), **statistics}
     with atomic.writing(directory, FIX):
         directory.mkdir(exist_ok=True)
         save_npz(directory / FILE, arrays)
-        if is_image(data):
+        if has_pictures(data):
             columns = min(COLUMNS, len(x))
             save_png(directory / GRID, data, in_rows(x, made, columns), columns=columns)
-    return directory / (GRID if is_image(data) else FILE)
+    return directory / (GRID if has_pictures(data) else FILE)
 
 
 def in_rows(x: Tensor, made: Tensor, columns: int) -> Tensor:

@@ -47,7 +47,7 @@ from .evaluation import example_blocks, load_groups, result_names
 from .held_out import load_reconstructions
 from .listing import Comparison
 from .results import RULE, EvaluationResult
-from .sample_files import is_image, load_npz, load_views, stored_conditions, viewable
+from .sample_files import depicted, has_pictures, load_npz, load_views, stored_conditions, viewable
 from .stage_status import Stage, StageRecord, StageStatus
 
 MIN_REAL = 64
@@ -156,6 +156,7 @@ def collect(directory: RunDirectory, parts: Parts) -> ReportInputs:
         verdict_rule="" if verdict is None else RULE,
         stage_seconds={str(stage): record.seconds for stage, record in stages.items()},
         samples=samples,
+        depicted=depicted(data),
         real=None if real is None else viewable(data, torch.cat(real.first)),
         snapshots=[one for one in (readable_part(partial(_snapshot, at), None) for at in _previews(directory)) if one],
         reconstructions=readable_part(lambda: _reconstructions(directory), None),
@@ -258,7 +259,7 @@ class _Real:
     def __init__(self, data: Data, stored: Mapping[str, Array], count: int) -> None:
         x, shape = stored.get("x"), data.spec.shape
         self.data, self.drawn, self.nearest = data, None, None
-        if x is not None and x.shape[1:] == shape and len(shape) == 3 and len(x) == len(stored["view"]):
+        if x is not None and x.shape[1:] == shape and has_pictures(data) and len(x) == len(stored["view"]):
             self.view = stored["view"][:MAX_NEIGHBOURS]
             self.drawn = data.to_model_range(torch.from_numpy(x[:MAX_NEIGHBOURS])).float()
             self.nearest, self.distances = torch.zeros_like(self.drawn), torch.full((len(self.drawn),), math.inf)
@@ -276,7 +277,7 @@ class _Real:
 
     def neighbours(self) -> Neighbours | None:
         """Return the training example nearest to each of the first samples, by the root mean square difference of
-        pixels, in the unit of the metric `nearest-neighbour`.
+        values, in the unit of the metric `nearest-neighbour`.
         """
         if self.nearest is None:
             return None
@@ -312,7 +313,7 @@ def _likelihood(directory: RunDirectory, assembly: Assembly, results: Evaluation
             raise damaged_file(f"{path.name} holds other arrays than the terms of {name}")
         pictures, rates = found.get("reconstructions"), found.get("reconstruction_rates")
         shown = None
-        if pictures is not None and pictures.shape[2:] == data.spec.shape and is_image(data):
+        if pictures is not None and pictures.shape[2:] == data.spec.shape and has_pictures(data):
             flat = viewable(data, torch.from_numpy(pictures.reshape(-1, *data.spec.shape)))
             shown = flat.reshape(*pictures.shape[:2], *flat.shape[1:])
         yield LikelihoodTerms(

@@ -253,7 +253,7 @@ def draw_and_save(
     on_step: OnStep | None = None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Path:
-    """Draw the samples of a recipe, and write samples.npz, grid.png (of images) and trajectory.npz.
+    """Draw the samples of a recipe, and write samples.npz, grid.png and trajectory.npz.
 
     Args:
         assembly: The objects of the recipe.
@@ -266,13 +266,13 @@ def draw_and_save(
         ranks: The processes that draw together. The first one writes the files.
 
     Returns:
-        The file to look at: grid.png of images, else samples.npz.
+        The file to look at: grid.png of what has pictures, else samples.npz.
 
     Raises:
         ResourceError: The files cannot be written.
     """
     plan = plan_sampling(assembly, count=assembly.recipe.sample.count, seed=assembly.recipe.seed)
-    target = directory / (GRID if is_image(assembly.data) else SAMPLES)
+    target = directory / (GRID if has_pictures(assembly.data) else SAMPLES)
     drawing = shared_draw(directory / PARTS, plan, assembly.recipe, f"sample {step}", ranks)
     with (
         drawing.draw(denoise, assembly.codec, device, frames=MAX_FRAMES, progress=progress, on_step=on_step) as drawn,
@@ -289,7 +289,7 @@ def _save(directory: Path, assembly: Assembly, drawn: SampleBatch) -> None:
     data = assembly.data
     view = Blocks(drawn.x, lambda x: viewable(data, x))
     save_npz(directory / SAMPLES, {"x": stored(data, drawn.x), "view": view, **condition_arrays(drawn)})
-    if is_image(data):
+    if has_pictures(data):
         save_png(directory / GRID, data, drawn.x, shown(assembly, drawn))
     if drawn.trajectory is not None:
         save_npz(directory / TRAJECTORY, _trajectory_arrays(assembly, drawn.trajectory))
@@ -306,14 +306,38 @@ def _trajectory_arrays(assembly: Assembly, taken: SampleTrajectory) -> dict[str,
     return {"x": view(taken.x), "x0": view(taken.x0), "t": times}
 
 
-def is_image(data: Data) -> bool:
-    """Return whether examples can be shown as pictures: two dimensions of 1 or 3 channels."""
-    return len(data.spec.size) == 2 and data.spec.channels in (1, 3)
+def depicted(data: Data) -> str:
+    """Return what pictures that are not images show, in words: "series of 64 values"; empty for images."""
+    size = " × ".join(map(str, data.spec.size))
+    return {1: f"series of {size} values", 3: f"volumes of {size} values, as slices"}.get(len(data.spec.size), "")
+
+
+def has_pixels(data: Data) -> bool:
+    """Return whether examples are images or volumes of 1 or 3 channels."""
+    return len(data.spec.size) in (2, 3) and data.spec.channels in (1, 3)
+
+
+def has_pictures(data: Data) -> bool:
+    """Return whether examples can be shown as pictures: images and volumes of 1 or 3 channels, and series."""
+    return has_pixels(data) or len(data.spec.size) == 1
+
+
+def pixels(data: Data, x: Tensor) -> Array:
+    """Convert x: (N, C, *S) without loss of what can be measured: (N, H, W, C) uint8 of images and of slices of
+    volumes, else (N, D) float.
+    """
+    if not has_pixels(data):
+        return x.float().flatten(1).numpy()
+    return pictures.as_images(x if len(data.spec.size) == 2 else pictures.slices(x))
 
 
 def viewable(data: Data, x: Tensor) -> Array:
-    """Convert x: (N, C, *S) for the report: (N, H, W, C) uint8 of images, else (N, D) float."""
-    return pictures.as_images(x) if is_image(data) else x.float().flatten(1).numpy()
+    """Convert x: (N, C, *S) for the report: (N, H, W, C) uint8 of images, slices of volumes and plots of series, else
+    (N, D) float.
+    """
+    if len(data.spec.size) == 1:
+        return pictures.plots(x)
+    return pixels(data, x)
 
 
 def save_png(
@@ -323,14 +347,14 @@ def save_png(
     conditions: Mapping[str, Sequence[str]] | None = None,
     columns: int | None = None,
 ) -> None:
-    """Write a grid of images as a PNG file.
+    """Write a grid of examples as a PNG file.
 
     Args:
         path: The file, which is replaced as a whole.
         data: The data set.
-        x: (N, C, H, W) in the model's range.
-        conditions: By name a text for each image; the file holds them as JSON in its text `conditions`.
-        columns: Images in a row; default about square.
+        x: (N, C, *S) in the model's range.
+        conditions: By name a text for each example; the file holds them as JSON in its text `conditions`.
+        columns: Examples in a row; default about square.
     """
     texts = {"conditions": json.dumps(dict(conditions), ensure_ascii=True)} if conditions else {}
     atomic.replace(path, pictures.png(pictures.image_grid(viewable(data, x), columns), texts))

@@ -36,7 +36,7 @@ from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem, Problem, 
 from ..train.trainer import Trainer
 from .held_out import shown_examples
 from .planning import plan_sampling
-from .sample_files import is_image, save_npz, save_png, viewable
+from .sample_files import has_pictures, save_npz, save_png, viewable
 from .sampling import draw_samples
 from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
@@ -323,9 +323,9 @@ class _Preview:
                 return
             target.mkdir(exist_ok=True)
             save_npz(target / f"step-{step:08d}.npz", {"view": viewable(data, x)})
-            if is_image(data):
+            if has_pictures(data):
                 save_png(target / f"step-{step:08d}.png", data, x)
-            suffix = "png" if is_image(data) else "npz"
+            suffix = "png" if has_pictures(data) else "npz"
             self.events.event("preview", {"step": step, "file": f"{target.name}/step-{step:08d}.{suffix}"})
         except (OSError, ResourceError, StoppedError) as error:
             if x is None and self.trainer.engine.sharded and not isinstance(error, StoppedError):

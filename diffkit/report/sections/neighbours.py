@@ -35,8 +35,9 @@ def section(inputs: ReportInputs) -> Section | None:
         "Each sample above the training example nearest to it. Equal pairs mean that the model "
         "memorised; pairs that are similar but differ are expected of a model of the distribution."
     )
+    values = "values" if inputs.depicted else "pixels scaled to 0..1"
     measured = (
-        "The number is the root mean square difference of pixels scaled to 0..1, the unit of the metrics."
+        f"The number is the root mean square difference of {values}, the unit of the metrics."
         if distances is not None
         else None
     )

@@ -48,9 +48,9 @@ def _images(inputs: ReportInputs) -> Html:
     def grid(images: Array, title: str, alt: str, caption: str) -> Html:
         pixels = as_images(images)
         pixels = pixels[: min(SHOWN, affordable(pixels))]
-        size = f"{pixels.shape[2]} × {pixels.shape[1]} pixels"
-        shown = image(pixels, f"{alt}: a grid of {len(pixels)} images, {size} each")
-        return card(shown, title=title, caption=f"{caption} {len(pixels)} images of {size}.")
+        what = inputs.depicted or f"images of {pixels.shape[2]} × {pixels.shape[1]} pixels"
+        shown = image(pixels, f"{alt}: a grid of {len(pixels)} {what}")
+        return card(shown, title=title, caption=f"{caption} {len(pixels)} {what}.")
 
     assert inputs.samples is not None
     made = [grid(inputs.samples, "Samples", "Samples of the model", f"Drawn from noise by the model.{_stated(inputs)}")]

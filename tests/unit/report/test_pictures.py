@@ -111,3 +111,35 @@ def test_png_holds_the_very_pixels(channels, mode):
     kind, _, content = pictures.data_uri(pixels).partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == pictures.png(pixels)
+
+
+def test_a_plot_has_a_line_for_each_channel_at_the_height_of_its_values():
+    """The values .5 and -.5 fix the span of all plots; nan lies at 0, a huge value at the edge."""
+    x = torch.zeros(3, 2, 50)
+    x[0, 0], x[0, 1], x[1, 0], x[1, 1], x[2, 1, 0] = 0.5, -0.5, 0.25, float("nan"), 1e20
+    plots = pictures.plots(x)
+    assert plots.shape == (3, 64, 96, 3)
+
+    def row(plot: int, colour: str) -> float:
+        ink = np.abs(plots[plot, :, 48].astype(int) - np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])).sum(-1)
+        return float(np.flatnonzero(ink == ink.min()).mean())
+
+    first, second = pictures.LINES[:2]
+    assert row(0, first) < 3
+    assert row(0, second) > 60
+    assert 15 < row(1, first) < 18
+    assert 30 < row(1, second) < 33
+    assert (plots[2, :30, 4:] == 255).all()  # the one huge value changes neither the span nor the other columns
+
+
+@pytest.mark.parametrize(("depth", "rows", "columns", "first", "last"), [(5, 2, 3, 0, 4), (40, 4, 4, 0, 39)])
+def test_slices_of_a_volume_lie_in_order(depth, rows, columns, first, last):
+    x = torch.arange(depth).float()[None, None, :, None, None].expand(2, 1, depth, 3, 2)
+    laid = pictures.slices(x)
+    assert laid.shape == (2, 1, rows * 3, columns * 2)
+    values = [int(laid[1, 0, 3 * (k // columns), 2 * (k % columns)]) for k in range(rows * columns)]
+    shown = min(depth, pictures.MAX_SLICES)
+    assert values[0] == first
+    assert values[shown - 1] == last
+    assert values[:shown] == sorted(values[:shown])
+    assert values[shown:] == [0] * (rows * columns - shown)
