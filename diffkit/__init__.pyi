@@ -90,6 +90,7 @@ from .reconstruction import ReconstructionLoss as ReconstructionLoss
 from .runs.import_weights import run_from_weights as run_from_weights
 from .runs.pipeline import run as run
 from .runs.trained import Run as Run, open_run as open_run
+from .runtime.progress import Progress as Progress, console_progress as console_progress
 from .sampler import Noise as Noise, Sampler as Sampler, StepInfo as StepInfo, sample as sample
 from .scalar import Scalar as Scalar
 from .schedule import Discrete as Discrete, Schedule as Schedule

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from diffkit import plain
+from diffkit import console_progress, plain
 
 
 @click.command()
@@ -24,15 +23,10 @@ def shards(source: str, out: Path | None, labels: bool, shard_size: int) -> None
     from .data.packing import pack
     from .data.shard_index import build_index
 
-    with click.progressbar(length=1, label="shards", file=sys.stderr) as bar:
-
-        def report(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
+    with console_progress("shards") as bar:
         if out is None:
-            count = build_index(source, report)
+            count = build_index(source, bar.update)
         else:
-            count = pack(Path(source), out, labels=labels, shard_bytes=shard_size << 20, report=report)
+            count = pack(Path(source), out, labels=labels, shard_bytes=shard_size << 20, report=bar.update)
     place = source if out is None else out
     click.echo(plain(f"{place}: {count} examples   data: {{name: shards, path: {place}}}"))

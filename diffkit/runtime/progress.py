@@ -18,6 +18,15 @@ class Progress:
     It is a context manager that closes itself.
     """
 
+    _known = -1
+
+    def update(self, done: int, total: int) -> None:
+        """Set the numbers of complete units and of all units; the first call begins."""
+        if total != self._known:
+            self._known = total
+            self.start(done, total)
+        self.advance(done)
+
     def start(self, done: int, total: int) -> None:
         """Begin, with `done` of `total` units complete."""
 

@@ -39,7 +39,7 @@ PACKAGES = {
     "cli": {"errors", "config", "host", "recipe", "train", "runs", "testing", "storage", "runtime"},
     "__main__": {"cli"},
     "ddpm": PUBLIC,
-    "basics": PUBLIC,
+    "basics": PUBLIC | {"runtime"},  # the progress of its commands, a public name
 }
 LEAVES = {"ddpm", "basics"}
 NETWORK = {"aiohttp", "ftplib", "http", "httpx", "requests", "smtplib", "socket", "ssl", "urllib", "urllib3", "wandb"}

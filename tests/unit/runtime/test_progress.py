@@ -35,6 +35,23 @@ def test_lines_appear_at_intervals_and_at_the_end() -> None:
     assert stream.getvalue() == expected
 
 
+def test_updates_begin_at_the_first_one_and_again_if_the_total_changes() -> None:
+    class Seen(Progress):
+        def __init__(self) -> None:
+            self.calls: list[tuple[int, ...]] = []
+
+        def start(self, done: int, total: int) -> None:
+            self.calls.append((done, total))
+
+        def advance(self, done: int) -> None:
+            self.calls.append((done,))
+
+    seen = Seen()
+    for done, total in ((0, 4), (2, 4), (2, 8), (8, 8)):
+        seen.update(done, total)
+    assert seen.calls == [(0, 4), (0,), (2,), (2, 8), (2,), (8,)]
+
+
 def test_each_line_waits_for_the_interval() -> None:
     stream = io.StringIO()
     lines = ProgressLines("sampling", stream, every_seconds=0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +41,7 @@ def compress(
     device: str,
 ) -> None:
     """Compress PNG pictures and .npy arrays with the model of RUN: without loss, or to --bits per example."""
-    from diffkit import open_run
+    from diffkit import console_progress, open_run
 
     from .archive import unpack
     from .compressing import compress as make
@@ -57,7 +56,7 @@ def compress(
     opened = open_run(run, device=device)
     data = opened.assembly.data
     entries, values = read_part(data, part, count) if part else read_files(paths, data.spec)
-    with click.progressbar(length=len(values), label="compressing", file=sys.stderr) as bar:
+    with console_progress("compressing") as bar:
         content = make(
             opened,
             entries,
@@ -66,7 +65,7 @@ def compress(
             lossless=True if lossless else None,
             layers=layers,
             weights=weights,
-            on_progress=lambda done, count: bar.update(done - bar.pos),
+            on_progress=bar.update,
         )
     work = out.with_name(f".tmp-{out.name}-{os.getpid()}")
     work.write_bytes(content)
@@ -84,7 +83,7 @@ def compress(
 @device
 def decompress(run: Path, archive: Path, folder: Path, bits: float | None, device: str) -> None:
     """Write the files of ARCHIVE to the new FOLDER; RUN must be the one that made it."""
-    from diffkit import open_run
+    from diffkit import console_progress, open_run
 
     from .archive import read_file
     from .compressing import decompress as restore
@@ -93,13 +92,8 @@ def decompress(run: Path, archive: Path, folder: Path, bits: float | None, devic
     require_new(folder)
     content = read_file(archive)
     opened = open_run(run, device=device)
-    with click.progressbar(length=1, label="decompressing", file=sys.stderr) as bar:
-
-        def shown(done: int, count: int) -> None:
-            bar.length = count
-            bar.update(done - bar.pos)
-
-        entries, values = restore(opened, content, bits=bits, on_progress=shown)
+    with console_progress("decompressing") as bar:
+        entries, values = restore(opened, content, bits=bits, on_progress=bar.update)
     write_files(folder, entries, values, opened.assembly.data.spec)
     click.echo(plain(f"{folder}   {len(entries)} files, {len(values)} examples"))
 

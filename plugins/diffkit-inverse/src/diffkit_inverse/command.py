@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,7 @@ def restore(
     OUT holds restored-1.png, ..., their mean and comparison.png: before, after (the mean, then each sample) and, with
     --degrade, the reference.
     """
-    from diffkit import StepInfo, open_run, stated_conditions
+    from diffkit import StepInfo, console_progress, open_run, stated_conditions
 
     from .pictures import degraded, read_mask, read_picture, write_results
     from .restoring import restore as restore_run
@@ -88,14 +86,13 @@ def restore(
     kept = None if mask is None else read_mask(mask, spec)
     given = read_picture(image, spec, forward, clean=degrade)
     y = degraded(given, forward, kept, noise, seed) if degrade else given
-    with click.progressbar(length=count, label="restoring", file=io.StringIO() if quiet else sys.stderr) as bar:
-        before = 0.0
+    with console_progress("restoring", not quiet) as bar:
+        done_steps = 0
 
         def advance(step: StepInfo) -> None:
-            nonlocal before
-            after = before + len(step.x) / step.count
-            bar.update(int(after + 1e-6) - int(before + 1e-6))
-            before = after
+            nonlocal done_steps
+            done_steps += len(step.x)
+            bar.update(done_steps // step.count, count)
 
         done = restore_run(
             opened,
