@@ -193,7 +193,7 @@ class Evaluation:
 
 
 class Metric(ABC):
-    """Base of metrics. Implement `__call__`."""
+    """Base of metrics. Implement `__call__` and set `definition`, which the laws require to be a sentence."""
 
     @attribute
     def needs(self) -> Needs:
@@ -206,7 +206,7 @@ class Metric(ABC):
 
     @attribute
     def definition(self) -> str:
-        """The sentence that reports print under the number."""
+        """The sentence that reports print under the number: what it measures, in which unit. Empty is a broken law."""
         return ""
 
     @attribute

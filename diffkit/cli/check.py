@@ -48,7 +48,10 @@ def check(target: tuple[str, ...], as_json: bool, deep: bool, seed: int, everyth
     if not report.ok:
         broken = sorted({row.component for row in report.failures})
         fix = "mend the component, or state in its law_exemptions why a law cannot hold for it"
-        raise ViolationError(f"{len(report.failures)} laws are broken, by {', '.join(broken)}", fix=fix)
+        count = len(report.failures)
+        raise ViolationError(
+            f"{count} {'law is' if count == 1 else 'laws are'} broken, by {', '.join(broken)}", fix=fix
+        )
 
 
 def _show(report: Report, everything: bool) -> None:

@@ -46,6 +46,7 @@ COMMANDS = {
 }
 
 
+SWITCHES = "Every command also takes --plugins, -p no:NAME, -P FILE and --no-color: see diffkit --help."
 CRASH = "crash.txt"
 
 
@@ -61,9 +62,12 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in COMMANDS:
             module, _, attribute = COMMANDS[name][0].partition(":")
-            command: click.Command = getattr(importlib.import_module(f"diffkit.cli.{module}"), attribute)
-            return command
-        return self._added().get(name)
+            command: click.Command | None = getattr(importlib.import_module(f"diffkit.cli.{module}"), attribute)
+        else:
+            command = self._added().get(name)
+        if command is not None:
+            command.epilog = command.epilog or SWITCHES
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

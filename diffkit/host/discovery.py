@@ -123,8 +123,8 @@ def candidate(path: str | Path) -> Candidate:
     if not (name.isidentifier() and name.isascii()):
         message = f'"{file.name}" cannot be imported'
         raise UsageError(message, code="DK012", fix="name it with letters, digits and underscores")
-    if _is_taken(name, file):
-        raise UsageError(f'there already is a module "{name}"', code="DK012", fix=f"rename {file.name}")
+    if (place := _taken_by(name, file)) is not None:
+        raise UsageError(f'there already is a module "{name}", {place}', code="DK012", fix=f"rename {file.name}")
     return Candidate(name.replace("_", "-").strip("-").lower(), str(file), path=file)
 
 
@@ -153,8 +153,12 @@ def forget() -> None:
     _current.clear()
 
 
-def _is_taken(name: str, file: Path) -> bool:
+def _taken_by(name: str, file: Path) -> str | None:
+    """Return where another module of this name lies, "built-in" for one without a file; None if the name is free."""
     if name in sys.modules:
-        return sys.modules[name] is not _released.get(name)
+        module = sys.modules[name]
+        return None if module is _released.get(name) else getattr(module, "__file__", None) or "built-in"
     spec = importlib.util.find_spec(name)
-    return spec is not None and Path(spec.origin or "").resolve() != file
+    if spec is None or Path(spec.origin or "").resolve() == file:
+        return None
+    return spec.origin or next(iter(spec.submodule_search_locations or ()), "built-in")

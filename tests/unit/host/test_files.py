@@ -48,9 +48,11 @@ def test_the_switches_do_not_touch_it(tmp_path: Path) -> None:
 
 
 def test_another_file_of_that_name(tmp_path: Path) -> None:
-    load_file(write(tmp_path / "a", "odd_file.py"))
-    with pytest.raises(UsageError, match='there already is a module "odd_file"'):
+    first = write(tmp_path / "a", "odd_file.py")
+    load_file(first)
+    with pytest.raises(UsageError, match='there already is a module "odd_file"') as caught:
         load_file(write(tmp_path / "b", "odd_file.py"))
+    assert str(first) in caught.value.render()
     configure()
     changed = SOURCE.replace('"mine"', '"other"')
     load_file(write(tmp_path / "b", "odd_file.py", changed))
