@@ -82,6 +82,11 @@ def run(
     """
     from ..recipe.validate import load_recipe
 
+    if (meet is None) != (hosts == 1):
+        fix = "pass both --hosts N and --meet HOST:PORT on each host, or neither"
+        raise UsageError("--hosts and --meet belong together", code="DK029", fix=fix)
+    if nproc is None and (hosts > 1 or restarts):
+        nproc = 1
     changed = overrides if seed is None else (*overrides, f"seed={seed}")
     with _reported_once():
         loaded = load_recipe(recipe, changed)
@@ -123,9 +128,6 @@ def _launch(nproc: int, folder: Path, restarts: int, hosts: int, meet: str | Non
     """Run this command line in several processes."""
     from ..runtime.launch import Hosts, launch
 
-    if (meet is None) != (hosts == 1):
-        fix = "pass both --hosts N and --meet HOST:PORT on each host, or neither"
-        raise UsageError("--hosts and --meet belong together", code="DK029", fix=fix)
     place = Hosts(hosts, meet) if meet is not None else Hosts()
     arguments = click.get_current_context().obj
     launch(arguments, nproc, folder, restarts=restarts, hosts=place, timeout=timeout)

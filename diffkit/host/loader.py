@@ -56,8 +56,9 @@ class Contributions:
 class Plugin:
     """One plugin. It has contributions only if its `status` is "ok".
 
-    `origin` is the module of its entry point, or its file. `error` is the traceback of a broken plugin and `reason`
-    the last line; `lost_contributions` is its contributions if it worked, None if it failed before they were read.
+    `origin` is the module of its entry point, or its file. `error` is the traceback of a broken plugin, `reason` the
+    last line and `code` that of the error; `lost_contributions` is its contributions if it worked, None if it failed
+    before they were read.
     `notes` are remarks such as a slow import, or state of the process that it changed. `essential` marks the default
     plugins of diffkit.
     """
@@ -74,6 +75,7 @@ class Plugin:
     lost_contributions: Contributions | None = None
     error: str | None = None
     reason: str | None = None
+    code: str | None = None
     notes: tuple[str, ...] = ()
     manager: pluggy.PluginManager | None = field(default=None, repr=False, compare=False)
 
@@ -109,6 +111,7 @@ class Plugin:
             lost_contributions=None if self.contributions == Contributions() else self.contributions,
             error="".join(traceback.format_exception(error)).rstrip(),
             reason=describe(error),
+            code=error.code if isinstance(error, PluginError) else "DK201",
             manager=None,
         )
 

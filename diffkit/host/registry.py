@@ -306,10 +306,11 @@ def load_file(path: str | Path) -> Plugin:
 
     Raises:
         UsageError: DK012 if the path is not a Python file that can be imported.
-        PluginError: DK201 if the plugin is broken, with the traceback in the notes; `Registry.plugins` lists it.
+        PluginError: DK201 if the plugin is broken, with the traceback in the notes, or DK204 if it is built for another
+            version of the plugin interface; `Registry.plugins` lists it.
     """
     plugin = registry().add(discovery.candidate(path))
     if plugin.status == "broken":
         message = f"{path} failed to load ({plugin.reason})"
-        raise PluginError(message, code="DK201", notes=[plugin.error] if plugin.error else [])
+        raise PluginError(message, code=plugin.code, notes=[plugin.error] if plugin.error else [])
     return plugin

@@ -143,7 +143,7 @@ def _of_absent_plugin(plugins: Sequence[Plugin], kind: str, name: str) -> Plugin
 def _unusable(plugin: Plugin, wanted: str) -> PluginError:
     if plugin.status == "broken":
         message = f'plugin "{plugin.name}" is installed but failed to load ({plugin.reason}), and {wanted} needs it'
-        return PluginError(message, code="DK201", fix=f"see diffkit plugins --why {plugin.name}")
+        return PluginError(message, code=plugin.code, fix=f"see diffkit plugins --why {plugin.name}")
     message = f'{wanted} belongs to plugin "{plugin.name}", which is switched off ({plugin.reason})'
     return PluginError(message, code="DK205", fix=f"let {plugin.name} load: see --plugins, -p and DIFFKIT_PLUGINS")
 

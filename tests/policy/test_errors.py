@@ -33,6 +33,12 @@ def test_every_code_has_a_page() -> None:
     assert {code: path for code, path in codes().items() if code not in pages} == {}
 
 
+def test_every_code_is_named_by_a_test() -> None:
+    tests = [path for folder in ("tests", "plugins") for path in (ROOT / folder).rglob("test_*.py")]
+    named = {code for path in tests for code in CODE.findall(path.read_text(encoding="utf-8"))}
+    assert set(codes()) - named == set()
+
+
 def test_every_page_has_a_code() -> None:
     assert {page.stem for page in PAGES} - set(codes()) == set()
 

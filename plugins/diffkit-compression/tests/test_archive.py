@@ -79,8 +79,9 @@ def test_pictures_and_arrays_keep_names_and_order(run: Run, tmp_path: Path) -> N
     for name in ("z.png", "a.png", "b/c.png"):
         assert np.array_equal(Image.open(tmp_path / "out" / name), Image.open(folder / name))
     assert np.array_equal(np.load(tmp_path / "out" / "more.npy"), np.load(folder / "more.npy"))
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already") as caught:
         write_files(tmp_path / "out", entries, read, SPEC)
+    assert caught.value.code == "DK353"
 
 
 def test_the_commands(run: Run, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import pytest
 
+from diffkit.cli.main import main
 from diffkit.errors import DiffkitError
-from diffkit.host import Registry, registry
+from diffkit.host import Registry, configure, registry
 
 GOOD = """
 @hookimpl
@@ -182,6 +183,13 @@ def test_a_distribution_without_metadata_is_named_after_its_folder(site) -> None
     (site.folder / "diffkit_good-0.1.dist-info" / "METADATA").unlink()
     good = Registry.discover().find("schedule", "mine").plugin
     assert (good.distribution, good.version) == ("diffkit-good", "0.1")
+
+
+def test_a_broken_plugin_cannot_be_checked(site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.install("zoo", "1 / 0\n" + GOOD)
+    configure()
+    assert main(["check", "zoo"]) != 0
+    assert "error[DK711]" in capsys.readouterr().err
 
 
 def test_an_interrupt_is_not_swallowed(site) -> None:

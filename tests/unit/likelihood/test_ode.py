@@ -93,8 +93,9 @@ def test_failures_name_the_row_and_end() -> None:
         solve(lambda t, y: y**2, start, 0.0, 1.0, Adaptive())
     with pytest.raises(DivergedError, match="sample 1 of the batch is not finite"):
         solve(stiff, torch.tensor([[1.0], [math.nan]], dtype=F64), 0.0, 1.0, Adaptive())
-    with pytest.raises(DivergedError, match="not finite"):
+    with pytest.raises(DivergedError, match="not finite") as caught:
         solve(lambda t, y: y**2 * 1e300, start, 0.0, 1.0, Fixed(4))
+    assert caught.value.code == "DK511"
 
 
 @pytest.mark.parametrize("name", CURVES)

@@ -150,7 +150,11 @@ def test_a_label_without_example_and_guidance_without_null_are_refused(words: Mo
         load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", "sample.guidance=[cfg]"])
     for option in ("names: [label]", "scales: {label: 3.0}", "negative: {text: up}"):
         guided = f"sample.guidance=[{{name: cfg, {option}}}]"
-        assert load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", guided])
+        found = load_recipe(RECIPE, [*labelled, "data.condition_dropout={label: 0.1}", guided])
+        assert not [one for one in found.warnings if one.code == "DK123"]
+    idle = "sample.guidance=[{name: cfg, scale: 1.0, negative: {text: up}}]"
+    found = load_recipe(RECIPE, [*labelled, "data.condition_dropout=0.1", idle])
+    assert [one for one in found.warnings if one.code == "DK123"]
     with pytest.raises(RecipeError, match="calls the network without text, which"):
         load_recipe(
             RECIPE,

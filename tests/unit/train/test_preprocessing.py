@@ -33,8 +33,9 @@ def test_labels_are_dropped_one_by_one(toys: ModuleType) -> None:
 
 
 def test_condition_dropout_without_labels_is_refused(toys: ModuleType) -> None:
-    with pytest.raises(UsageError, match="no labels"):
+    with pytest.raises(UsageError, match="no labels") as caught:
         Preprocessing(toys.task(toys.Whole(labels=False), condition_dropout=0.1))
+    assert caught.value.code == "DK053"
 
 
 def test_augmentations_are_for_training_only(toys: ModuleType) -> None:

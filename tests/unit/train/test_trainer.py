@@ -264,8 +264,9 @@ def test_what_makes_bits_differ_is_listed(toys: ModuleType) -> None:
 
 
 def test_a_batch_smaller_than_its_parts_is_refused(toys: ModuleType) -> None:
-    with pytest.raises(UsageError, match="cannot be split"):
+    with pytest.raises(UsageError, match="cannot be split") as caught:
         toys.trainer(toys.task(), batch_size=2, accumulate=3)
+    assert caught.value.code == "DK052"
 
 
 def test_a_data_set_smaller_than_a_batch_is_repeated(toys: ModuleType) -> None:
