@@ -179,7 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code. A mistake of the user never shows a traceback."""
     configure_process()
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *place, **more: say_error(f"warning: {message}")
+        first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes of a run on this host
+        warnings.showwarning = lambda message, *place, **more: say_error(f"warning: {message}") if first else None
         return _run(arguments)
 
 
@@ -205,6 +206,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return int(error.code or 1)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - any other error is a bug, a call of sys.exit included
         known = system_error(error) if isinstance(error, OSError) else error
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from ..runtime.launch import note_failure
+
+            note_failure(error)
         if not isinstance(known, DiffkitError):
             return _report_bug(error)
         if known.reported:
@@ -217,8 +222,9 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 @functools.cache
 def configure_process() -> None:
-    """Configure the process once: malloc keeps freed memory, and forked processes hold no lock."""
+    """Configure the process once: malloc keeps freed memory, torch logs only errors, forked processes hold no lock."""
     keep_freed_memory()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch warns of each wait for another process
     os.register_at_fork(after_in_child=close_inherited_locks)
 
 

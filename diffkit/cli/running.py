@@ -102,7 +102,7 @@ def run(
     from ..runs.pipeline import run as run_recipe, run_path
 
     if nproc is not None and not is_launched():
-        _launch(nproc, run_path(loaded, out), restarts, hosts, meet, loaded.train.timeout)
+        _launch(device, nproc, run_path(loaded, out), restarts, hosts, meet, loaded.train.timeout)
         return
     finished = run_recipe(loaded, out, device=device, resume=resume, quiet=quiet, handle_signals=True)
     if first:
@@ -124,10 +124,12 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _launch(nproc: int, folder: Path, restarts: int, hosts: int, meet: str | None, timeout: float) -> None:
+def _launch(device: str, nproc: int, folder: Path, restarts: int, hosts: int, meet: str | None, timeout: float) -> None:
     """Run this command line in several processes."""
+    from ..runtime.distributed import require_devices
     from ..runtime.launch import Hosts, launch
 
+    require_devices(device, nproc)
     place = Hosts(hosts, meet) if meet is not None else Hosts()
     arguments = click.get_current_context().obj
     launch(arguments, nproc, folder, restarts=restarts, hosts=place, timeout=timeout)
@@ -259,7 +261,7 @@ def sample(
         opened = open_run(run, device=device, overrides=changes)
         data, timeout = opened.assembly.data, opened.recipe.train.timeout
     if nproc is not None and not is_launched():
-        _launch(nproc, run, 0, 1, None, timeout)
+        _launch(device, nproc, run, 0, 1, None, timeout)
         return
     form = _form(form, out, has_pictures(data))
     start = None if latents is None else stated_latents(latents)
@@ -400,7 +402,7 @@ def evaluate(
         opened = open_run(run, device=device)
         timeout = opened.recipe.train.timeout
     if nproc is not None and not is_launched():
-        _launch(nproc, run, 0, 1, None, timeout)
+        _launch(device, nproc, run, 0, 1, None, timeout)
         return
     texts = {"metric": [*(f"--set {text}" for text in options), *(f"--metric {name}" for name in metrics)]}
     with joined(opened.device, timeout, run) as ranks, pointing_to(texts):

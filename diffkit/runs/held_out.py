@@ -137,13 +137,14 @@ def _by_channel(values: Tensor) -> Tensor:
     return values.transpose(0, 1).flatten(1).double().cpu()
 
 
-def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) -> Path:
+def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device, ranks: Ranks = SINGLE_PROCESS) -> Path:
     """Reconstruct held-out examples; write reconstructions.npz with statistics of their codes, and a picture grid.png.
 
     Args:
         parts: The objects of the recipe, with a trained codec in evaluation mode.
         directory: The folder of the files.
         device: Device to compute on.
+        ranks: The processes that share the examples; the first one writes the files.
 
     Returns:
         The file to look at: grid.png (examples, reconstructions, differences), else reconstructions.npz.
@@ -153,17 +154,19 @@ def reconstruct_and_save(parts: Parts, directory: Path, device: torch.device) ->
     """
     data, size = parts.data, parts.recipe.evaluate.batch_size or BATCH
     measured = shown_examples(parts, MAX_MEASURED)
-    made = reconstruct(parts.codec, measured, device, size)
-    found = code_statistics(parts.codec, measured, device, size)
-    x, made = measured[:MAX_SHOWN], made[:MAX_SHOWN]
-    statistics = {name: value for name, value in vars(found).items() if value is not None}
-    arrays = {"x": pixels(data, x), "view": pixels(data, made), **statistics}
-    with atomic.writing(directory, FIX):
-        directory.mkdir(exist_ok=True)
-        save_npz(directory / FILE, arrays)
-        if has_pictures(data):
-            columns = min(COLUMNS, len(x))
-            save_png(directory / GRID, data, in_rows(x, made, columns), columns=columns)
+    made = reconstruct(parts.codec, measured, device, size, ranks=ranks)
+    with ranks.together():
+        if ranks.is_main:
+            found = code_statistics(parts.codec, measured, device, size)
+            x, made = measured[:MAX_SHOWN], made[:MAX_SHOWN]
+            statistics = {name: value for name, value in vars(found).items() if value is not None}
+            arrays = {"x": pixels(data, x), "view": pixels(data, made), **statistics}
+            with atomic.writing(directory, FIX):
+                directory.mkdir(exist_ok=True)
+                save_npz(directory / FILE, arrays)
+                if has_pictures(data):
+                    columns = min(COLUMNS, len(x))
+                    save_png(directory / GRID, data, in_rows(x, made, columns), columns=columns)
     return directory / (GRID if has_pictures(data) else FILE)
 
 

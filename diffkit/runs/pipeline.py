@@ -92,6 +92,7 @@ def run(
         if not world.is_main:
             with world.together():
                 pass  # the first process opens the run directory
+            world.require_shared(path)
             with StopSignals(handle_signals) as signals:
                 step = train(RunDirectory(path), parts, chosen, None, lambda: signals.requested, ranks=world)
                 _finish(Run(RunDirectory(path), chosen), step, None, signals, True, world)
@@ -101,6 +102,7 @@ def run(
         forget_failures(path)
         on_event = None if quiet else _print_event
         with opened, StopSignals(handle_signals) as signals, EventLog(opened.directory.path, on_event) as events:
+            world.require_shared(path)
             for change in opened.changes:
                 events.event("environment", {"change": change})
             if not quiet:
@@ -297,13 +299,13 @@ def _finish(run: Run, step: int, events: EventLog | None, signals: StopSignals, 
         if "reconstruct" in todo:
             with world.together():
                 raise_if_stopped()
-                trained_codec = run.trained_parts()
-                if world.is_main and isinstance(trained_codec, CodecParts):
-                    with stopwatch() as spent:
-                        written = reconstruct_and_save(trained_codec, directory.samples, run.device)
-                    if not quiet:
-                        _print(f"reconstructions: {written}")
-                    stages.write("reconstruct", StageRecord(step=step, seconds=spent[0], inputs=inputs["reconstruct"]))
+                trained_parts = run.trained_parts()
+            with stopwatch() as spent:
+                written = reconstruct_and_save(trained_parts, directory.samples, run.device, world)
+            if world.is_main:
+                if not quiet:
+                    _print(f"reconstructions: {written}")
+                stages.write("reconstruct", StageRecord(step=step, seconds=spent[0], inputs=inputs["reconstruct"]))
         if "evaluate" in todo:
             with world.together():
                 raise_if_stopped()

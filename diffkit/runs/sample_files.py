@@ -99,9 +99,11 @@ class SharedDraw:
             PeerError: Another process ended first.
             ResourceError: The files cannot be written.
         """
-        with self.ranks.together(), atomic.writing(self.folder, FIX), progress or Progress() as shown:
+        with self.ranks.together(), atomic.writing(self.folder, FIX):
             self._remove_others()
             self.folder.mkdir(parents=True, exist_ok=True)
+        self.ranks.require_shared(self.folder)
+        with self.ranks.together(), atomic.writing(self.folder, FIX), progress or Progress() as shown:
             drawn = draw_samples(denoise, self.plan, *rest, batches=self, progress=shown, **options)
         with self.ranks.together():
             record = self._record(-(-self.plan.count // self.plan.batch_size) - 1)
@@ -147,6 +149,7 @@ def scratch_folder(parent: Path, ranks: Ranks = SINGLE_PROCESS) -> Iterator[Path
             parent.mkdir(exist_ok=True)
             name = tempfile.mkdtemp(prefix=f"{PARTS}-", dir=parent)
     folder = Path(ranks.exchange(name)[0])
+    ranks.require_shared(folder)
     try:
         yield folder
         ranks.barrier()

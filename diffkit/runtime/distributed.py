@@ -13,10 +13,14 @@ import itertools
 import json
 import os
 import platform
+import socket
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +34,10 @@ BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
 """How often each process counts up its number in the store, and after which time without it a process is lost."""
 WAIT = timedelta(seconds=2)
 """Length of one wait for the store. Between two waits, Python handles signals."""
+ANSWER_SECONDS = 15.0
+"""Time within which a store answers. A program that listens at its place and does not answer is another one."""
+SHARED_SECONDS = 20.0
+"""Time within which a file that one process has written appears to the others."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -51,10 +59,21 @@ def resolve_device(name: str = "auto") -> torch.device:
         index = from_launcher("LOCAL_RANK", 0) if device.index is None else device.index
         if index >= count:
             message = f"device {name} is not available: this machine has {count} CUDA devices"
-            raise UsageError(message, code="DK054", fix="--device cpu")
+            fix = "--device cpu" if count == 0 else f"start {count} processes"
+            missing = UsageError(message, code="DK054", fix=fix)
+            missing.reported = index > count if device.index is None else from_launcher("LOCAL_RANK", 0) > 0
+            raise missing
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     return device
+
+
+def require_devices(name: str, processes: int) -> None:
+    """Raise UsageError if this machine has fewer CUDA devices than processes that take one each."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if processes > count and (name == "cuda" or (name == "auto" and count)):
+        message = f"{processes} processes need {processes} CUDA devices, and this machine has {count}"
+        raise UsageError(message, code="DK054", fix=f"--nproc {count}" if count else "--device cpu")
 
 
 def _require_tensors(device: torch.device) -> None:
@@ -190,6 +209,32 @@ class Ranks:
         if causes := self._failures(None):
             rank = min(causes)
             raise ended_first(f"process {rank} on {causes[rank]['host']}", causes[rank])
+
+    def require_shared(self, folder: Path) -> None:
+        """Raise UsageError on every rank unless `folder` is the same one for all: each sees a new file of the first.
+
+        It waits for the file, because a file system on a network may be late.
+        """
+        if self.store is None:
+            return
+        with self.together():
+            if self.is_main:
+                (mark := folder / f".tmp-shared-{uuid.uuid4().hex}").touch()
+        text = json.dumps([mark.name, os.path.abspath(folder), platform.node()]) if self.is_main else ""
+        name, path, host = json.loads(self.exchange(text)[0])
+        try:
+            with self.together():
+                end = time.monotonic() + SHARED_SECONDS
+                while not (folder / name).exists():
+                    if time.monotonic() > end:
+                        here = f"{os.path.abspath(folder)} of process {self.rank} on {platform.node()}"
+                        message = f"{here} is not the folder {path} of the first process on {host}"
+                        fix = "put it on a file system that all hosts share, and pass it by --out"
+                        raise UsageError(message, code="DK615", fix=fix)
+                    time.sleep(0.1)
+        finally:
+            if self.is_main:
+                mark.unlink(missing_ok=True)
 
     def fail(self, error: BaseException) -> None:
         """End the collective calls of the other ranks, because this rank ends with an error."""
@@ -330,15 +375,53 @@ def join_ranks(device: torch.device, timeout: float = 600.0) -> Ranks:
     limit = timedelta(seconds=timeout)
     try:
         if not dist.is_initialized():
+            if from_launcher("RANK", 0) > 0 and os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT"):
+                await_store(os.environ["MASTER_ADDR"], from_launcher("MASTER_PORT", 0), timeout)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit)
         control = dist.new_group(backend="gloo", timeout=limit)
         stores = _clients(control, limit)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, TimeoutError) as error:
         raise _not_joined(error, timeout) from error
     rank, size = dist.get_rank(), dist.get_world_size()
     heartbeat = Heartbeat(stores[1], rank, size, min(LOST_SECONDS, timeout))
     heartbeat.start()
     return Ranks(rank, size, control, stores[0], heartbeat)
+
+
+def await_store(host: str, port: int, timeout: float) -> None:
+    """Wait until a store of torch answers at a place.
+
+    torch would wait without end for another program that listens there and is silent, and log each attempt.
+
+    Args:
+        host: name or address.
+        port: the port.
+        timeout: seconds until something must listen there; 0 tries once.
+
+    Raises:
+        TimeoutError: nothing listens there.
+        RuntimeError: another program does.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), max(end - time.monotonic(), 1.0)).close()
+            break
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise TimeoutError(f"nothing listens at {host}:{port}") from error
+            time.sleep(min(0.2, timeout))
+    answers: list[Any] = []
+
+    def connect() -> None:
+        with contextlib.suppress(RuntimeError):  # no answer
+            answers.append(TCPStore(host, port, is_master=False, timeout=timedelta(seconds=ANSWER_SECONDS)))
+
+    asking = threading.Thread(target=connect, name="diffkit-await-store", daemon=True)
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    if not answers:
+        raise RuntimeError(f"address already in use: the program at {host}:{port} does not answer as a store")
 
 
 def _clients(control: dist.ProcessGroup, limit: timedelta) -> list[Any]:

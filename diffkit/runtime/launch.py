@@ -11,30 +11,33 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import time
 import traceback
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ..errors import PeerError, UsageError, plain
-from .distributed import facts_of
+from .distributed import await_store, facts_of
 
 FAILURES = "failures"
 """The folder of a run directory with one file for each process that failed since the last start."""
 MAX_BYTES = 1 << 20
+CONTINUE = "run the same command again: it continues from the last checkpoint"
 PAUSE_SECONDS = 1.0
 OWN_CODES = (*range(1, 11), 75, 130, 143)
 """Exit codes of diffkit after which a new start would end in the same way, or was not wished."""
@@ -68,6 +71,17 @@ def record_failure(folder: Path, rank: int, error: BaseException, *, first: bool
             temporary.replace(path)
 
 
+NOTE = "TORCHELASTIC_ERROR_FILE"
+"""The variable by which the launcher of torch names a file to each process, for the error that ends it."""
+
+
+def note_failure(error: BaseException) -> None:
+    """Write the error that ends this process for its launcher, which may see no file of the run directory."""
+    record = facts_of(error) | {"rank": int(os.environ.get("RANK", "0")), "time": time.time()}
+    with contextlib.suppress(OSError):  # a full disk may be the failure itself
+        Path(os.environ[NOTE]).write_text(json.dumps(record | {"timestamp": int(time.time())}), encoding="utf-8")
+
+
 def forget_failures(folder: Path) -> None:
     """Remove the failures of an earlier start from a run directory."""
     for path in (folder / FAILURES).glob("*rank-*"):
@@ -77,14 +91,17 @@ def forget_failures(folder: Path) -> None:
 
 def earliest_failure(folder: Path, since: float) -> dict[str, Any] | None:
     """Return the record of the first failure after the time `since`; consequences of another failure do not count."""
-    found = []
-    for path in (folder / FAILURES).glob("rank-*.json"):
+    found = [one for one in _records(folder / FAILURES, "rank-*.json") if one["first"] and one["time"] >= since]
+    return min(found, key=lambda record: record["time"], default=None)
+
+
+def _records(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    """Read the records of failures in a folder; those of `note_failure` do not state whether they are the first."""
+    known = {"rank": int, "time": float, "exit_code": int, "message": str, "host": str}
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a half-written record counts as none
             record = json.loads(path.read_bytes()[:MAX_BYTES])
-            if record["first"] and float(record["time"]) >= since:
-                known = {"rank": int, "time": float, "exit_code": int, "message": str, "host": str}
-                found.append({name: kind(record[name]) for name, kind in known.items()})
-    return min(found, key=lambda record: record["time"], default=None)
+            yield {name: kind(record[name]) for name, kind in known.items()} | {"first": bool(record.get("first"))}
 
 
 def launch(
@@ -169,33 +186,62 @@ def _attempt(
 ) -> PeerError | None:
     """Start the processes once and wait for their end; returns the failure of the first that failed."""
     meet, own = (hosts.meet, "localhost") if hosts.count == 1 else places(hosts.meet)
-    config = LaunchConfig(
-        min_nodes=hosts.count,
-        max_nodes=hosts.count,
-        nproc_per_node=processes,
-        run_id=f"diffkit-{attempt}",
-        rdzv_backend="c10d",
-        rdzv_endpoint=meet,
-        rdzv_configs={"timeout": int(timeout)},
-        local_addr=own,
-        max_restarts=0,
-    )
-    began = time.time()
-    logging.disable(logging.CRITICAL)  # the launcher logs each failure as its own; the cause is reported once
+    if hosts.count > 1:
+        _require_meeting(meet, hosts, timeout)
+    with tempfile.TemporaryDirectory(prefix="diffkit-") as notes:
+        config = LaunchConfig(
+            min_nodes=hosts.count,
+            max_nodes=hosts.count,
+            nproc_per_node=processes,
+            run_id=f"diffkit-{attempt}",
+            rdzv_backend="c10d",
+            rdzv_endpoint=meet,
+            rdzv_configs={"join_timeout": math.ceil(timeout), "read_timeout": min(60, math.ceil(timeout))},
+            local_addr=own,
+            max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=notes),
+        )
+        began, codes = time.time(), {}
+        logging.disable(logging.CRITICAL)  # the launcher logs each failure as its own; the cause is reported once
+        try:
+            elastic_launch(config, sys.executable)("-m", "diffkit", *arguments)
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except SignalException as error:
+            codes = {0: -int(error.sigval)}
+        except RendezvousError as error:
+            if not any(Path(notes).glob(STARTED)):
+                raise _not_met(hosts, timeout, error) from error
+        else:
+            return None
+        finally:
+            logging.disable(logging.NOTSET)
+        own_errors = [one for one in _records(Path(notes), NOTES) if one["exit_code"] != PeerError.exit_code]
+        return _cause(earliest_failure(folder, began) or next(iter(own_errors), None), codes)
+
+
+STARTED, NOTES = "*/attempt_0/*", "*/attempt_0/*/error.json"
+"""Below the folder of the launcher of torch: one folder for each process that it has started, with its note."""
+
+
+def _require_meeting(meet: str, hosts: Hosts, timeout: float) -> None:
+    """Raise UsageError if another program uses the place at which the launchers meet, or nothing ever listens there."""
+    host, _, port = meet.rpartition(":")
+    here = host == "localhost"
     try:
-        elastic_launch(config, sys.executable)("-m", "diffkit", *arguments)
-    except ChildFailedError as error:
-        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        return _cause(earliest_failure(folder, began), codes)
-    except SignalException as error:
-        return _cause(earliest_failure(folder, began), {0: -int(error.sigval)})
-    except RendezvousError as error:
-        message = f"{hosts.count} hosts did not meet at {hosts.meet} within {timeout:.0f} s"
-        fix = "start the same command on each host, with a port of the first host that is free and can be reached"
-        raise UsageError(message, code="DK028", fix=fix, notes=[str(error).splitlines()[0][:200]]) from error
-    finally:
-        logging.disable(logging.NOTSET)
-    return None
+        await_store(host.strip("[]"), int(port), 0.0 if here else timeout)
+    except TimeoutError as error:
+        if not here:
+            raise _not_met(hosts, timeout, error) from error
+    except RuntimeError as error:
+        message = f"another program uses the port at which the hosts meet, {hosts.meet}"
+        raise UsageError(message, code="DK027", fix="pass another port to --meet, on each host") from error
+
+
+def _not_met(hosts: Hosts, timeout: float, error: Exception) -> UsageError:
+    message = f"{hosts.count} hosts did not meet at {hosts.meet} within {timeout:.0f} s"
+    fix = "start the same command on each host, with a port of the first host that is free and can be reached"
+    return UsageError(message, code="DK028", fix=fix, notes=str(error).splitlines()[:1])
 
 
 def _cause(record: Mapping[str, Any] | None, codes: Mapping[int, int]) -> PeerError:
@@ -205,6 +251,8 @@ def _cause(record: Mapping[str, Any] | None, codes: Mapping[int, int]) -> PeerEr
         error.exit_code = record["exit_code"]
         error.reported = True
         return error
+    if not codes:
+        return PeerError("the launcher of another host ended", fix=CONTINUE)
     consequences = (PeerError.exit_code, -signal.SIGTERM, 128 + signal.SIGTERM)
     rank, code = min(codes.items(), key=lambda one: (one[1] in consequences, one[0]))
     if code < 0:
@@ -214,5 +262,5 @@ def _cause(record: Mapping[str, Any] | None, codes: Mapping[int, int]) -> PeerEr
     else:
         error = PeerError(f"process {rank} ended with exit code {code}")
         error.exit_code = code
-    error.fix = "run the same command again: it continues from the last checkpoint"
+    error.fix = CONTINUE
     return error

@@ -101,6 +101,12 @@ def act(what: str) -> None:
         own_mounts()
         mount(value, value, BIND)
         mount(value, value, BIND | REMOUNT | READ_ONLY)
+    elif verb == "bind":  # this process sees the first folder at the place of the second
+        own_mounts()
+        mount(*value.split(" "), BIND)
+    elif verb == "set":  # a constant of a module
+        module, name, number = value.split(" ")
+        setattr(importlib.import_module(module), name, float(number))
     elif verb == "small-disk":
         own_mounts()
         mount("tmpfs", value, 0, "tmpfs", "size=256k")

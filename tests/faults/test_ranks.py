@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from PIL import Image
 from diffkit.storage.checkpoint import read_checkpoint
 from diffkit.storage.manifest import candidates
 
-from .conftest import DATA, RECIPE, Ended, Server, events, fault, finished, ranks, steps
+from .conftest import DATA, RECIPE, Ended, Server, at_once, events, fault, finished, ranks, steps
 
 STEP, SAVE = "train.engine:Engine.advance", "storage.checkpoint:_write"
 QUICK = ("--set", "train.timeout=4")
@@ -68,18 +70,30 @@ def test_a_stopped_process_is_noticed(diffkit: Server, recipe: Path) -> None:
 
 
 def test_processes_that_see_different_checkpoints_are_refused(diffkit: Server, recipe: Path) -> None:
-    """The second process has an older directory, so all of them end with one error."""
+    """The second process does not see the newest checkpoint, and then has a copy of the run directory: one error."""
     assert codes(ranks(diffkit, recipe, 1)) == [0]
     ours, other = recipe.parent / "run", recipe.parent / "other" / "run"
+    (ours / "stages.json").unlink()
     shutil.copytree(ours, other)
-    for folder in (ours, other):
-        (folder / "stages.json").unlink()
-    shutil.rmtree(other / "checkpoints" / "step-00000020")
-    ended = ranks(diffkit, recipe, 2, None, "--set", "train.steps=25", out=(ours, other))
+    newest = ours / "checkpoints" / "step-00000020"
+    gone = fault("storage.checkpoint:CheckpointStore.load_chosen", 1, f"move {newest} {recipe.parent / 'gone'}")
+    ended = ranks(diffkit, recipe, 2, {1: [gone]}, "--set", "train.steps=25")
     assert codes(ended) == [8, 8]
     assert shown(ended).startswith("error[DK605] this process cannot load the checkpoint of step 20")
     assert shown(ended).count("error[") == 1
-    assert steps(ours)[-1] == 20
+    assert steps(ours)[-1] == 15
+    refused(diffkit, recipe, (ours, other))
+
+
+def refused(diffkit: Server, recipe: Path, out: Sequence[Path], *options: str) -> None:
+    """Two processes with two run directories end before they train, with one error that names both."""
+    before = [steps(folder) if (folder / "checkpoints").is_dir() else [] for folder in out]
+    quick = at_once("set diffkit.runtime.distributed SHARED_SECONDS 0.5")
+    ended = ranks(diffkit, recipe, 2, {1: [quick]}, *options, "--set", "train.steps=25", out=out)
+    assert codes(ended) == [2, 2]
+    assert re.fullmatch(rf"error\[DK615\] {out[1]} of process 1 .* {out[0]} of the first process .*", shown(ended))
+    assert [steps(folder) if (folder / "checkpoints").is_dir() else [] for folder in out] == before
+    assert not list(out[0].glob(".tmp-*"))
 
 
 def test_other_weights_in_one_process_are_refused(diffkit: Server, recipe: Path) -> None:
@@ -209,11 +223,12 @@ DIFFERENCES = ["older", "none", "damaged", "truncated", "of another run"]
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("difference", DIFFERENCES)
 def test_processes_with_other_checkpoints_agree_or_end(
-    diffkit: Server, recipe: Path, strategy: str, rank: int, difference: str
+    diffkit: Server, recipe: Path, may_mount: None, strategy: str, rank: int, difference: str
 ) -> None:
-    """One of two processes sees other checkpoints: both end with one error, and what they save is of one training.
+    """One of two processes sees other checkpoints: they agree on one, or end with one error.
 
-    If the first process has the older checkpoint, both continue from it; then they need a directory that both see.
+    If it has its own run directory, they are refused. If it has only the checkpoints of its own, what they save is of
+    one training; where the first process has the older ones, both continue from them.
     """
     recipe.write_text(recipe.read_text().replace("dropout: 0.1", "dropout: 0.0"))
     options = ("--set", f"train.strategy={strategy}")
@@ -222,12 +237,12 @@ def test_processes_with_other_checkpoints_agree_or_end(
     shutil.copytree(ours, other)
     for folder in (ours, other):
         (folder / "stages.json").unlink()
-    changed = (ours, other)[rank] / "checkpoints"
-    newest = changed / "step-00000020"
+    newest = other / "checkpoints" / "step-00000020"
     if difference == "older":
         shutil.rmtree(newest)
     elif difference == "none":
-        shutil.rmtree(changed)
+        shutil.rmtree(newest.parent)
+        newest.parent.mkdir()
     elif difference == "of another run":
         seeded = recipe.parent / "seeded"
         assert codes(ranks(diffkit, recipe, 2, None, *options, "--set", "seed=5", out=[seeded] * 2)) == [0, 0]
@@ -238,12 +253,15 @@ def test_processes_with_other_checkpoints_agree_or_end(
         content = bytearray(file.read_bytes())
         content[-9] ^= 1
         file.write_bytes(content if difference == "damaged" else content[:-8])
-    ended = ranks(diffkit, recipe, 2, None, *options, "--set", "train.steps=25", out=(ours, other))
-    assert codes(ended) in ([6, 6], [8, 8])
-    assert shown(ended).count("error[") == 1
-    if 25 in steps(ours):
+    first, second = (other, ours) if rank == 0 else (ours, other)
+    refused(diffkit, recipe, (first, second), *options)
+    own = {rank: [at_once(f"bind {other / 'checkpoints'} {ours / 'checkpoints'}")]}
+    ended = ranks(diffkit, recipe, 2, own, *options, "--set", "train.steps=25", out=[ours] * 2)
+    assert codes(ended) in ([0, 0], [6, 6], [8, 8])
+    assert shown(ended).count("error[") == int(codes(ended) != [0, 0])
+    if 25 in steps(first):
         assert codes(ranks(diffkit, recipe, 1, None, "--set", "train.steps=25", out=[alone])) == [0]
-        assert_close(weights(alone), weights(ours), 3e-5)
+        assert_close(weights(alone), weights(first), 3e-5)
 
 
 FSDP = ("--set", "train.strategy=fsdp")
@@ -359,10 +377,11 @@ def test_processes_measure_codecs_and_classifiers_as_one(diffkit: Server, tmp_pa
     run, other = tmp_path / "run", tmp_path / "two" / "run"
     shutil.copytree(run, other)
     (other / "results.json").unlink()
+    shutil.rmtree(other / "samples")
     stages = json.loads((other / "stages.json").read_text())
     (other / "stages.json").write_text(json.dumps({"train": stages["train"]}))
     assert codes(ranks(diffkit, recipe, 2, out=[other] * 2)) == [0, 0]
-    assert finished(other)["results"] == finished(run)["results"]
+    assert finished(other) == finished(run)
     (other / "results.json").unlink()
     assert codes(ranks(diffkit, recipe, 3, command=("evaluate", other))) == [0, 0, 0]
     assert finished(other)["results"] == finished(run)["results"]
@@ -408,6 +427,29 @@ def test_a_changed_shard_is_one_error_of_all_processes(diffkit: Server, recipe: 
     assert codes(ended) == [5, 5]
     assert shown(ended).count("error[") == 1
     assert "error[DK315]" in shown(ended)
+
+
+@pytest.mark.slow
+def test_an_error_on_one_of_two_hosts_ends_both(recipe: Path) -> None:
+    """One host lacks the data: it has the error, and both commands end with its code."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meet = f"127.0.0.1:{probe.getsockname()[1]}"
+    text = recipe.read_text().replace(DATA, "{name: arrays, path: points.npy, held_out: 8}")
+    options = ("--out", str(recipe.parent / "run"), "--device", "cpu", "--nproc", "1", "--hosts", "2", "--meet", meet)
+    started = []
+    for name in ("a", "b"):
+        folder = recipe.parent / name
+        folder.mkdir()
+        (folder / "ring.yaml").write_text(text)
+        if name == "a":
+            np.save(folder / "points.npy", np.zeros((40, 2), dtype=np.float32))
+        command = [sys.executable, "-m", "diffkit", "run", "ring.yaml", *options, "-q"]
+        started.append(subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [5, 5]
+    assert [text.count("error[") for text in errors] == [0, 1]
+    assert "points.npy" in errors[1]
 
 
 PLACES = {

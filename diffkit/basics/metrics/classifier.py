@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,10 @@ from .pixels import Pixels, counts, require_enough, row_blocks, subset
 
 if TYPE_CHECKING:
     from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.tree import ExtraTreeClassifier
+
+GROWN = 5
+"""Trees that are in memory at a time, where the forest is only needed for one prediction of each example."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Classifier(Metric):
     real_accuracy   how often the predicted class of a held-out example is its label
 
     The last four require labels; their forest learns from at most 10 `limit` training examples. The memory is that of
-    these examples in float32 and of the trees, for any number of samples.
+    these examples in float32, of five trees and of the votes for each class, for any number of samples.
     Source: Lopez-Paz & Oquab 2017 (arXiv:1610.06545), eq. 2; trees: Geurts et al. 2006, 10.1007/s10994-006-6226-1.
     """
 
@@ -79,20 +83,24 @@ class Classifier(Metric):
     def _classes(
         self, evaluation: Evaluation, samples: Pixels, reference: Pixels, labels: Tensor, generator: torch.Generator
     ) -> dict[str, float]:
+        from sklearn.tree import ExtraTreeClassifier
+
         rows = subset(len(reference), 10 * self.limit, generator)
-        forest = self._forest(evaluation.seed).fit(single(reference, rows).numpy(), labels[rows].numpy())
-        held_out = Pixels(evaluation.held_out, evaluation.spec)
+        judged = samples, Pixels(evaluation.held_out, evaluation.spec)
+        names, learned = torch.from_numpy(np.unique(labels[rows])), single(reference, rows).numpy()
+        votes, real_votes = (torch.zeros(len(x), len(names), dtype=torch.float64) for x in judged)
 
-        def voted(x: Pixels) -> Tensor:
-            blocks = row_blocks(x)
-            found = evaluation.peers.in_order(
-                lambda number: (torch.from_numpy(forest.predict_proba(x[blocks[number]].numpy())),), len(blocks)
-            )
-            return torch.cat([block for (block,) in found])
+        def add(seeds: Sequence[int]) -> None:
+            trees = [ExtraTreeClassifier(random_state=seed).fit(learned, labels[rows].numpy()) for seed in seeds]
+            for x, total in zip(judged, (votes, real_votes), strict=True):
+                add_votes(trees, x, total, evaluation.peers)
 
-        votes, real_votes = voted(samples), voted(held_out)
+        # the seeds by which a forest of this seed grows its trees, which all learn from all rows
+        seeds = np.random.RandomState(evaluation.seed).randint(np.iinfo(np.int32).max, size=self.trees).tolist()
+        for start in range(0, self.trees, GROWN):
+            add(seeds[start : start + GROWN])
+        votes, real_votes = votes / self.trees, real_votes / self.trees
         found, real_found = votes.argmax(1), real_votes.argmax(1)
-        names = torch.from_numpy(forest.classes_)
         shares = torch.stack([(names[found] == k).double().mean() for k in names])
         real_shares = torch.stack([(labels == k).double().mean() for k in names])
         values = {
@@ -111,6 +119,27 @@ class Classifier(Metric):
         except ImportError as error:
             raise missing("scikit-learn", "quickstart", "metric `classifier`") from error
         return ExtraTreesClassifier(self.trees, random_state=seed)
+
+
+def add_votes(trees: Sequence[ExtraTreeClassifier], x: Pixels, total: Tensor, peers: Peers) -> None:
+    """Add the shares of classes that trees predict to `total`, tree by tree as a forest does.
+
+    Args:
+        trees: The trees.
+        x: The examples (N, D), read in blocks.
+        total: The sum so far (N, K), which is changed in place.
+        peers: The processes that share the blocks.
+    """
+    blocks = row_blocks(x)
+
+    def add(number: int) -> Tensors:
+        rows, found = x[blocks[number]].float().numpy(), total[blocks[number]].clone()
+        for tree in trees:
+            found += torch.from_numpy(tree.predict_proba(rows))
+        return (found,)
+
+    for block, (found,) in zip(blocks, peers.in_order(add, len(blocks)), strict=True):
+        total[block] = found
 
 
 def single(x: Pixels, rows: Tensor) -> Tensor:

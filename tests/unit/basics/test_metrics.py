@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from sklearn.ensemble import ExtraTreesClassifier
 
 from diffkit.basics.metrics.classifier import Classifier
 from diffkit.basics.metrics.frechet import Frechet, frechet_distance, moments
@@ -244,6 +245,16 @@ def test_classes_seen_by_a_classifier():
     unlabelled = Classifier(trees=20)(Evaluation(IMAGES, light, images, images, None, label))
     assert "accuracy" not in unlabelled
     assert unlabelled["histogram"] == pytest.approx(0.25)
+
+
+def test_votes_of_a_few_trees_at_a_time_are_those_of_a_forest():
+    labels = torch.arange(60) % 3
+    train, judged = normal(60, 1, dimensions=5) + labels[:, None], normal(50, 2, dimensions=5)
+    spec = DataSpec(5, classes=3)
+    found = Classifier(trees=13)(Evaluation(spec, judged, train, judged, train_labels=labels))
+    forest = ExtraTreesClassifier(13, random_state=0).fit(train.float().numpy(), labels.numpy())
+    votes = torch.from_numpy(forest.predict_proba(judged.float().numpy()))
+    assert found["confidence"] == float(votes.max(1).values.mean())
 
 
 def test_the_classifier_names_its_extra(monkeypatch):

@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from diffkit.errors import UsageError
-from diffkit.runtime.distributed import SINGLE_PROCESS, join_ranks, resolve_device
+from diffkit.runtime import distributed
+from diffkit.runtime.distributed import SINGLE_PROCESS, join_ranks, require_devices, resolve_device
+from diffkit.runtime.launch import Hosts, launch
 
 pytestmark = pytest.mark.xdist_group("distributed")
 
@@ -95,14 +97,15 @@ def test_alone_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.sum(rows) is rows
 
 
-@pytest.mark.parametrize(("rank", "code"), [(0, "DK027"), (1, "DK028")])
+@pytest.mark.parametrize(("rank", "in_use", "code"), [(0, True, "DK027"), (1, True, "DK027"), (1, False, "DK028")])
 def test_a_port_in_use_and_a_first_process_that_never_comes(
-    monkeypatch: pytest.MonkeyPatch, rank: int, code: str
+    monkeypatch: pytest.MonkeyPatch, rank: int, in_use: bool, code: str
 ) -> None:
-    """The first process cannot listen where another program does; the second waits for it as long as it may."""
+    """No process waits for another program that listens there; the second waits for the first as long as it may."""
+    monkeypatch.setattr(distributed, "ANSWER_SECONDS", 0.3)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        if rank == 0:
+        if in_use:
             other.listen()
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
         for name, value in {**place, "RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
@@ -110,6 +113,39 @@ def test_a_port_in_use_and_a_first_process_that_never_comes(
         with pytest.raises(UsageError, match=f"127.0.0.1:{place['MASTER_PORT']}") as caught:
             join_ranks(torch.device("cpu"), timeout=1.0)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("in_use", "code"), [(True, "DK027"), (False, "DK028")])
+def test_hosts_that_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_use: bool, code: str) -> None:
+    monkeypatch.setattr(distributed, "ANSWER_SECONDS", 0.3)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        if in_use:
+            other.listen()
+        else:
+            other.close()
+        with pytest.raises(UsageError, match=f"127.0.0.1:{port}") as caught:
+            launch(("--version",), 1, tmp_path, hosts=Hosts(2, f"127.0.0.1:{port}"), timeout=1.0)
+    assert caught.value.code == code
+
+
+def test_a_process_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More processes than devices are refused before they start; started by torchrun, one of them prints the error."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("auto", "cuda", "cpu"):
+        require_devices(name, 2)
+    require_devices("cpu", 3)
+    with pytest.raises(UsageError, match="3 processes need 3 CUDA devices, and this machine has 2"):
+        require_devices("auto", 3)
+    printed = []
+    for rank in (2, 3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        with pytest.raises(UsageError) as caught:
+            resolve_device("auto")
+        printed.append(not caught.value.reported)
+    assert printed == [True, False]
 
 
 def test_devices_by_name() -> None:
