@@ -6,8 +6,9 @@
 
 Prints a table of lossless sizes, with the variational bound of the same model and variances, and one of lossy rates,
 each with the root mean squared error in values of the data. JPEG compresses one sheet of all examples, so that its
-header counts once. The picture shows examples at five rates; a single one is a photograph, which stands above the same
-at six qualities of JPEG. `--count 0` leaves out the first table. Times are CPU seconds.
+header counts once. A rate is that of the longest prefix within a limit of `--rates`. The picture shows examples at
+five rates; a single one is a photograph, which stands above the same at six qualities of JPEG. `--count 0` leaves out
+the first table. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from diffkit_compression.bits_back import BitsBack
 from diffkit_compression.compressing import compress, decompress
 from diffkit_compression.files import grey_values, read_part
 from diffkit_compression.model import Codebook, open_codebook
+from diffkit_compression.relative import Relative
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -108,12 +110,17 @@ def lossy(
     entry = entry.model_copy(update={"shape": tuple(values.shape)})
     content = compress(run, [entry], values, bits=most, lossless=False)
     made = time.process_time() - start
-    header = unpack(content)[0]
+    header, _, words = unpack(content)
+    book = open_codebook(run, header.layers)
+    coder = Relative(book.denoise, book.chain(list(np.cumsum(header.errors))), book.spec.shape)
+    able = coder.rates(words, count, header.moves)
+    yield "rates of all prefixes", " ".join(f"{rate:.0f}" for rate in able), ""
     found, jpegs = [], []
     for bits in (*rates, math.inf):
         _, back = decompress(run, content, bits=None if math.isinf(bits) else bits)
         found.append(back[:shown])
-        yield "diffkit", f"{min(bits, header.bits / count):.0f}", f"{error(back, values):.2f}"
+        used = max((rate for rate in able if rate <= bits), default=0.0)
+        yield "diffkit", f"{used:.0f}", f"{error(back, values):.2f}"
     yield "header and names", f"{8 * len(content) - header.bits} in all", ""
     grey = grey_values(run.assembly.data.spec)
     pixels = Image.fromarray(grey[sheet(values)].astype(np.uint8))

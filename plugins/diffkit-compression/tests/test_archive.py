@@ -137,11 +137,12 @@ def test_another_machine_is_refused(run: Run, archive: bytes, name: str, value: 
     assert found.value.fix is not None
 
 
-def test_lossless_archives_of_format_1_are_read_and_others_refused(run: Run, archive: bytes) -> None:
+def test_lossless_archives_of_earlier_formats_are_read_and_others_refused(run: Run, archive: bytes) -> None:
     entries, values = decompress(run, archive)
     assert decompress(run, changed(archive, format=1)) == (entries, pytest.approx(values))
-    for other in (changed(archive, format=3), changed(archive, format=1, mode="lossy")):
-        with pytest.raises(DataError, match="this version decodes format 2") as found:
+    assert unpack(changed(archive, format=2))[0].mode == "lossless"
+    for other in (changed(archive, format=4), changed(archive, format=2, mode="lossy")):
+        with pytest.raises(DataError, match="this version decodes format 3") as found:
             unpack(other)
         assert found.value.code == "DK352"
     with pytest.raises(DataError, match="its header is not valid"):

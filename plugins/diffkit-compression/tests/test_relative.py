@@ -43,13 +43,37 @@ def test_chosen_candidates_are_samples_of_the_target() -> None:
 
 
 def test_each_example_has_its_own_directions() -> None:
-    candidates, directions = Candidates((1, 2, 3), 5, 4), np.random.default_rng(0).normal(size=(5, 4))
-    products = candidates.turn(directions) @ candidates.block(1).astype(float).T
-    products = candidates.arrange(products, np.arange(5))
-    for n in (0, 700):
-        own = candidates.take(np.full(5, BLOCK + n))
-        assert len({tuple(row) for row in own.round(4)}) == 5
-        assert products[:, n] == pytest.approx((directions * own).sum(1), abs=1e-5)
+    """What the sender weighs is the candidate that both sides draw, in each arrangement of the same numbers."""
+    candidates, directions = Candidates((1, 2, 3), 5, 8), np.random.default_rng(0).normal(size=(5, 8))
+    assert candidates.arrangements == 4
+    for start, blocks in ((0, 4), (5, 2)):
+        weighed = candidates.weigh(candidates.turn(directions), 0.25, np.arange(5), start, blocks)
+        for n in (0, 700, (blocks - 1) * BLOCK + 3):
+            own = candidates.take(np.full(5, start * BLOCK + n))
+            assert len({tuple(row) for row in own.round(4)}) == 5
+            expected = (directions * own).sum(1) - 0.25 * (own**2).sum(1)
+            assert weighed[:, n] == pytest.approx(expected, abs=1e-5)
+
+
+def test_arrangements_of_the_same_numbers_point_in_other_directions() -> None:
+    """Products of 64 arrangements with a direction are standard normal; their correlations are those of random ones."""
+    direction = np.random.default_rng(0).normal(size=(1, 256))
+    direction /= np.linalg.norm(direction)
+    candidates = Candidates((4, 0, 0), 1, 256)
+    found = candidates.weigh(candidates.turn(direction), 0.0, np.arange(1), 0, 64).reshape(64, BLOCK).astype(float)
+    assert found.std() == pytest.approx(1.0, abs=0.02)
+    assert (found**4).mean() == pytest.approx(3.0, abs=0.15)
+    correlation = np.corrcoef(found) - np.eye(64)
+    assert correlation.std() == pytest.approx(math.sqrt(1 / BLOCK + 1 / 256), rel=0.1)
+    assert correlation.mean() == pytest.approx(0.0, abs=0.01)
+
+
+def test_each_dimension_is_in_one_part() -> None:
+    coder = Relative(ORACLE, exact(20), SHAPE, bits_per_number=5.0)
+    for place, move in enumerate(coder.plan):
+        parts = coder._parts(place, move)
+        assert len(parts) == move.parts
+        assert sorted(np.concatenate(parts)) == list(range(64))
 
 
 def test_errors_of_a_batch_are_independent() -> None:

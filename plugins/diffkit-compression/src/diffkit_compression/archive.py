@@ -28,8 +28,8 @@ from diffkit import DataError
 from .stack import Words
 
 MAGIC = b"\x89DKZ\r\n\x1a\n"
-FORMAT = 2
-"""Version of the format. In format 1, lossy streams had other moves and candidates; lossless ones were the same."""
+FORMAT = 3
+"""Version of the format. Before it, lossy streams had other moves or candidates; lossless ones were the same."""
 MAX_HEADER, MAX_NAMES, MAX_NUMBERS, MAX_FILE = 1024, 1 << 26, 1 << 31, 1 << 31
 """Bytes of the header and of the names, numbers of all examples together, and bytes of a file."""
 Positive = Annotated[int, Field(ge=1, le=MAX_NUMBERS)]
@@ -201,7 +201,7 @@ def _header(text: bytes) -> Header:
     try:
         fields = json.loads(text)
         version, lossless = fields.get("format", 1), fields.get("mode") == "lossless"
-        header = Header.model_validate(fields) if version == FORMAT or (version == 1 and lossless) else None
+        header = Header.model_validate(fields) if version == FORMAT or (version in (1, 2) and lossless) else None
     except (ValueError, AttributeError, RecursionError) as error:
         raise damaged("its header is not valid") from error
     if header is None:

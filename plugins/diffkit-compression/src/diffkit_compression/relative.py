@@ -39,8 +39,9 @@ the standard deviations of its logarithm, as the samples are biased by the share
 bits above the mean of their batch, would multiply the time of all, and get fewer, but not less than the former."""
 MAX_LOG2 = 24
 """Numbers are below 2^24."""
-BLOCK = 1024
-"""Candidates that are drawn together."""
+BLOCK, ARRANGED, WIDTH = 1024, 64, 1 << 16
+"""Candidates that are drawn together, the most blocks that are arrangements of the same numbers, and the candidates of
+all examples that a sender weighs at a time."""
 MAX_BATCH, MAX_NUMBERS = 256, 1 << 20
 LEAST_PRIOR_BITS = 0.02
 """Expected bits per example below which z_N is drawn from the prior without a number."""
@@ -50,8 +51,8 @@ LEAST_PRIOR_BITS = 0.02
 class Move:
     """A step of all examples from layer `start` to layer `end`.
 
-    Dimensions d, d + parts, d + 2 parts, ... form part d; each has a number of about `bits` bits. The start of the
-    first move may be one above the last layer: from nothing to z_N.
+    The dimensions are divided at random into parts. Each part has a number of about `bits` bits. The start of the first
+    move may be one above the last layer: from nothing to z_N.
     """
 
     start: int
@@ -135,8 +136,7 @@ class Relative:
             for rows in self._batches(len(x0)):
                 step = self._step(move, z[rows])
                 target = step.target(clean[rows])
-                for part in range(move.parts):
-                    dims = slice(part, None, move.parts)
+                for part, dims in enumerate(self._parts(place, move)):
                     shift = (target - step.mean)[:, dims]
                     candidates = Candidates((place, part, rows.start), *shift.shape)
                     found, cost = choose(candidates, shift, step, choices)
@@ -161,28 +161,53 @@ class Relative:
         Returns:
             Estimates of x0: (N, C, *S) float32.
         """
-        decoder, numbers, z = stream.queue.RangeDecoder(words), NumberModel(), self._start(count)
-        level = self.chain.level(len(self.chain))
-        for place, move in enumerate(self.plan[:moves]):
-            found = {}
-            for rows in self._batches(count):
-                for part in range(move.parts):
-                    found[rows.start, part] = numbers.decode(decoder, rows.stop - rows.start, move.bits)
-            if numbers.spent > bits * count:
+        level, z = self.chain.level(len(self.chain)), self._start(count)
+        for place, (move, found, spent) in enumerate(self._numbers(words, count, moves)):
+            if spent > bits * count:
                 break
             for rows in self._batches(count):
                 step = self._step(move, z[rows])
-                for part in range(move.parts):
-                    dims = slice(part, None, move.parts)
+                for part, dims in enumerate(self._parts(place, move)):
                     candidates = Candidates((place, part, rows.start), *step.mean[:, dims].shape)
                     z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found[rows.start, part])
             level = self.chain.level(move.end)
         return torch.cat([self._estimate(z[rows], level) for rows in self._batches(count)]).float()
 
+    def rates(self, words: Words, count: int, moves: int) -> list[float]:
+        """Compute the bits per example after each move of a stream: at these rates a prefix decodes to more.
+
+        Args:
+            words: The stream.
+            count: Number of examples.
+            moves: Moves that the stream holds.
+
+        Returns:
+            The bits.
+        """
+        return [spent / count for _, _, spent in self._numbers(words, count, moves)]
+
+    def _numbers(
+        self, words: Words, count: int, moves: int
+    ) -> Iterator[tuple[Move, dict[tuple[int, int], Ints], float]]:
+        """Yield each move, its numbers by batch and part, and the bits of all numbers up to it."""
+        decoder, numbers = stream.queue.RangeDecoder(words), NumberModel()
+        for move in self.plan[:moves]:
+            found = {
+                (rows.start, part): numbers.decode(decoder, rows.stop - rows.start, move.bits)
+                for rows in self._batches(count)
+                for part in range(move.parts)
+            }
+            yield move, found, numbers.spent
+
     def _start(self, count: int) -> Floats:
         """The latents z_N that both sides draw."""
         rng = np.random.Generator(np.random.Philox(key=1))
         return float(self.chain.levels[0].scale) * rng.standard_normal((count, self._size))
+
+    def _parts(self, place: int, move: Move) -> list[Ints]:
+        """The dimensions of each part: at random, since neighbours in a picture are hard to predict together."""
+        order = np.random.Generator(np.random.Philox(key=[2, place])).permutation(self._size)
+        return [order[part :: move.parts] for part in range(move.parts)]
 
     def _batches(self, count: int) -> Iterator[slice]:
         size = max(1, min(MAX_BATCH, MAX_NUMBERS // self._size))
@@ -255,8 +280,9 @@ class Step:
 class Candidates:
     """Standard normal candidates (d,), numbered from 0, which sender and receiver draw in blocks.
 
-    A block is drawn once for all examples of a batch. Each example has its own signs and order of the dimensions, and
-    starts at its own place of the block; with the same candidates, the errors of examples are correlated.
+    Drawing is what takes time, so up to 64 blocks are arrangements of the same numbers, with other signs and another
+    order of the dimensions. A block is drawn once for all examples of a batch too. Each example has its own signs and
+    order, and starts at its own place of the block; with the same candidates, the errors of examples are correlated.
 
     Args:
         place: Three numbers that identify the move, the part and the batch.
@@ -265,39 +291,80 @@ class Candidates:
     """
 
     def __init__(self, place: tuple[int, int, int], count: int, size: int) -> None:
+        self.arrangements = max(1, min(ARRANGED, size // 2))
+        """Blocks of the same numbers; few dimensions have few arrangements."""
         self._place, self._size = place, size
         rng = self._source(0)
-        self._order = rng.permuted(np.tile(np.arange(size), (count, 1)), axis=1)
-        self._signs = rng.choice(np.array([-1.0, 1.0]), (count, size))
+        self._order, self._signs = _arrange(rng, count, size)
         self._rows = (rng.integers(0, BLOCK, (count, 1)) + np.arange(BLOCK)) % BLOCK
-
-    def block(self, number: int) -> NDArray[np.float32]:
-        """Draw block `number`: (BLOCK, d) float32."""
-        return self._source(number + 1).standard_normal((BLOCK, self._size), np.float32)
+        self._held: tuple[int, Drawn] | None = None
 
     def turn(self, directions: Floats) -> Floats:
-        """Turn directions (B, d), so that their products with blocks are those with the candidates of each example.
+        """Turn directions (B, d), so that their products with blocks are those with the candidates of each example."""
+        return _turned(directions, self._order, self._signs)
 
-        They are in the order of the block; `arrange` changes it to that of the numbers.
+    def weigh(self, turned: Floats, curvature: float, active: Ints, start: int, blocks: int) -> NDArray[np.float32]:
+        """Compute the part of log w that depends on a candidate: direction . candidate - curvature |candidate|^2.
+
+        Args:
+            turned: Directions of some examples, from `turn`: (A, d).
+            curvature: The factor of the square.
+            active: These examples: (A,).
+            start: The first block.
+            blocks: Number of blocks, all of the same numbers.
+
+        Returns:
+            The values in the order of the numbers: (A, blocks * BLOCK).
         """
-        found = np.empty_like(directions)
-        np.put_along_axis(found, self._order, self._signs * directions, 1)
-        return found
-
-    def arrange(self, values: NDArray[np.float32], active: Ints) -> NDArray[np.float32]:
-        """Arrange values of the rows of a block (A, BLOCK) in the order of the numbers of examples `active`: (A,)."""
-        return np.take_along_axis(values, self._rows[active], 1)
+        drawn, first = self._draw(start // self.arrangements), start % self.arrangements
+        some = slice(first, first + blocks)
+        every = _turned(turned[:, None], drawn.orders[None, some], drawn.signs[None, some]).astype(np.float32)
+        found = (every.reshape(-1, self._size) @ drawn.numbers.T).reshape(len(turned), blocks, BLOCK)
+        found -= np.float32(curvature) * np.einsum("nd,nd->n", drawn.numbers, drawn.numbers)
+        return np.take_along_axis(found, self._rows[active, None], 2).reshape(len(turned), -1)
 
     def take(self, numbers: Ints) -> Floats:
         """Draw the candidates of these numbers, one for each example: (B,) -> (B, d)."""
         found = np.empty((len(numbers), self._size))
         for block in np.unique(numbers // BLOCK):
             rows = numbers // BLOCK == block
-            found[rows] = self.block(int(block))[self._rows[rows, numbers[rows] % BLOCK]]
+            drawn, place = self._draw(int(block) // self.arrangements), int(block) % self.arrangements
+            chosen = drawn.numbers[self._rows[rows, numbers[rows] % BLOCK]]
+            found[rows] = drawn.signs[place] * chosen[:, drawn.orders[place]]
         return self._signs * np.take_along_axis(found, self._order, 1)
+
+    def _draw(self, group: int) -> Drawn:
+        if self._held is None or self._held[0] != group:
+            rng = self._source(group + 1)
+            orders, signs = _arrange(rng, self.arrangements, self._size)
+            self._held = group, Drawn(rng.standard_normal((BLOCK, self._size), np.float32), orders, signs)
+        return self._held[1]
 
     def _source(self, number: int) -> np.random.Generator:
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence([*self._place, number])))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Numbers (BLOCK, d), and arrangements of them: orders of the dimensions and signs (arrangements, d)."""
+
+    numbers: NDArray[np.float32]
+    orders: Ints
+    signs: Floats
+
+
+def _arrange(rng: np.random.Generator, count: int, size: int) -> tuple[Ints, Floats]:
+    """Draw orders of the dimensions and signs: each (count, size)."""
+    order = rng.permuted(np.tile(np.arange(size), (count, 1)), axis=1)
+    return order, rng.choice(np.array([-1.0, 1.0]), (count, size))
+
+
+def _turned(directions: Floats, order: Ints, signs: Floats) -> Floats:
+    """Arrange the other factor of a product in place of numbers, which are arranged as numbers[order] * signs."""
+    signed = signs * directions
+    found = np.empty_like(signed)
+    np.put_along_axis(found, np.broadcast_to(order, signed.shape), signed, -1)
+    return found
 
 
 def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.Generator) -> tuple[Ints, float]:
@@ -326,14 +393,13 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
     highest = d * log_ratio + 0.5 * square / (step.std**2 - step.small**2)
     curvature = 0.5 * ((step.std / step.small) ** 2 - 1.0)
     best, chosen, time = np.full(len(shift), np.inf), np.zeros(len(shift), np.int64), np.zeros(len(shift))
-    direction = candidates.turn(shift * (step.std / step.small**2)).astype(np.float32)
+    direction = candidates.turn(shift * (step.std / step.small**2))
     constant = (d * log_ratio - 0.5 * square / step.small**2).astype(np.float32)
-    active, number = np.arange(len(shift)), 0
+    active, block = np.arange(len(shift)), 0
     while len(active):
-        epsilon = candidates.block(number)
-        log_w = direction[active] @ epsilon.T + constant[active, None]
-        log_w -= np.float32(curvature) * np.einsum("nd,nd->n", epsilon, epsilon)
-        log_w = candidates.arrange(log_w, active)
+        left = candidates.arrangements - block % candidates.arrangements
+        blocks = min(left, max(1, WIDTH // (BLOCK * len(active))))
+        log_w = candidates.weigh(direction[active], curvature, active, block, blocks) + constant[active, None]
         with np.errstate(divide="ignore"):
             able = log_w > (np.log(time[active]) - best[active])[:, None]
         able[:, -1] = True  # its time is that at which the next block starts
@@ -344,13 +410,13 @@ def choose(candidates: Candidates, shift: Floats, step: Step, source: np.random.
         waits = source.standard_gamma(steps)
         times = waits.cumsum()
         times += (time[active] - times[first] + waits[first])[row]
-        place = number * BLOCK + column
+        place = block * BLOCK + column
         score = np.where(place < most[active[row]], np.log(times) - log_w[row, column], np.inf)
         winner = np.lexsort((score, row))[first]
         better = score[winner] < best[active]
         best[active[better]], chosen[active[better]] = score[winner[better]], place[winner[better]]
-        time[active], number = times[np.append(first[1:], len(row)) - 1], number + 1
-        done = (number * BLOCK >= most[active]) | (np.log(time[active]) - highest[active] >= best[active])
+        time[active], block = times[np.append(first[1:], len(row)) - 1], block + blocks
+        done = (block * BLOCK >= most[active]) | (np.log(time[active]) - highest[active] >= best[active])
         active = active[~done]
     return chosen, float(kl.sum())
 
