@@ -5,10 +5,10 @@
                                        [--picture docs/assets/compression.png]
 
 Prints a table of lossless sizes, with the variational bound of the same model and variances, and one of lossy rates,
-each with the root mean squared error in values of the data. JPEG compresses one sheet of all examples, so that its
-header counts once. A rate is that of the longest prefix within a limit of `--rates`. The picture shows examples at
-five rates; a single one is a photograph, which stands above the same at six qualities of JPEG. `--count 0` leaves out
-the first table. Times are CPU seconds.
+each with the root mean squared error in values of the data. A rate is that of the longest prefix within a limit of
+`--rates`. JPEG compresses one sheet of all examples; its bits are those of the file, and those of the coefficients
+alone, without the tables. The picture shows examples at five rates; a single one is a photograph, which stands above
+the same at six qualities of JPEG. `--count 0` leaves out the first table. Times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -55,6 +55,12 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def coefficients(jpeg: bytes) -> int:
+    """Return the bytes of a JPEG file after its only start of scan: its coefficients."""
+    start = jpeg.index(b"\xff\xda") + 2
+    return len(jpeg) - start - int.from_bytes(jpeg[start : start + 2], "big") - 2
 
 
 def lossless(run: Run, count: int, draws: int) -> Iterator[tuple[str, str]]:
@@ -129,7 +135,8 @@ def lossy(
         jpegs.append(np.asarray(Image.open(io.BytesIO(data))))
         back = torch.from_numpy(np.abs(jpegs[-1][..., None].astype(int) - grey).argmin(-1))
         difference = error(back, torch.from_numpy(sheet(values).astype(int)))
-        yield f"JPEG, quality {quality}", f"{8 * len(data) / count:.0f}", f"{difference:.2f}"
+        bits, alone = (f"{8 * size / count:.0f}" for size in (len(data), coefficients(data)))
+        yield f"JPEG, quality {quality}", f"{bits}, coefficients {alone}", f"{difference:.2f}"
     yield "optimised PNG", f"{8 * len(saved(pixels, 'PNG', optimize=True)) / count:.0f}", "0"
     if picture is not None:
         every = torch.from_numpy(grey[torch.cat([*found, values[:shown]])])
