@@ -391,7 +391,7 @@ def evaluate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure the run directory RUN, and add the results to results.json.
+    """Measure the run directory RUN, and add the results to results.json and to its report.
 
     Samples are drawn only for metrics that need them. The same command continues an interrupted measurement.
     """
@@ -417,6 +417,8 @@ def evaluate(
             ranks=ranks,
         )
     if ranks.is_main:
+        if opened.directory.report.is_file():  # it shows results too
+            opened.write_report()
         _print_results(results, opened.directory.report, as_json)
 
 

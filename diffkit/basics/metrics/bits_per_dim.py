@@ -348,7 +348,7 @@ class BitsPerDim(Metric):
         prior = found.values[:, 1].mean()
         rate = torch.cat([prior[None], layers.flip(0)]).cumsum(0)  # after z_N, ..., z_1, and x0
         kl = rate[: len(chain)]
-        targets = torch.linspace(float(kl[0]), float(kl[-1]), COLUMNS, dtype=kl.dtype)
+        targets = torch.lerp(kl[0], kl[-1], torch.linspace(0, 1, COLUMNS, dtype=kl.dtype) ** 3)  # dense at few bits
         received = sorted(set(torch.searchsorted(kl.contiguous(), targets).clamp(0, len(chain) - 1).tolist()))
         x0 = x[:PICTURES].to(model.device)
         draw, cond = (

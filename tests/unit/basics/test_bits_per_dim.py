@@ -208,6 +208,7 @@ def test_the_command_line_measures_with_options_and_compare_shows_standard_error
     assert found.exit_code == 0, found.output
     metrics = json.loads(found.stdout)["metrics"]
     assert metrics["bits-per-dim(method=continuous, steps=2, count=8)"]["values"]["nfe"] == 3
+    assert "bits-per-dim(method=continuous, steps=2, count=8)" in run.directory.report.read_text(encoding="utf-8")
     shown = runner.invoke(cli, ["compare", path, path]).output
     (line,) = [line for line in shown.splitlines() if line.startswith(f"{NAMES[0]}.bits_per_dim")]
     values = metrics[NAMES[0]]["values"]
