@@ -21,13 +21,14 @@ from .stack import UnderflowError
 
 LAYERS = 100
 FIXES = {
-    "model": "decompress with the run that made the archive",
-    "weights": "decompress with the run as it was then: further training changes its weights",
     "device": "choose the same --device",
     "cpu": "use a machine with the same instructions, or set ATEN_CPU_CAPABILITY to a common one for both commands",
     "threads": "set OMP_NUM_THREADS to the number of threads of the archive",
+    "model": "decompress with the run that made the archive",
+    "weights": "decompress with the run as it was then: further training changes its weights",
     "probe": "use the same versions of torch and its libraries, and the same kind of processor",
 }
+"""How to repair what differs. The machine is first: its rounding changes the levels, which are part of the model."""
 
 
 def compress(
