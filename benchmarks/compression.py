@@ -137,8 +137,8 @@ def lossy(
         back = torch.from_numpy(np.abs(jpegs[-1][..., None].astype(int) - grey).argmin(-1))
         difference = error(back, torch.from_numpy(side_by_side.astype(int)))
         sizes = len(data), coefficients(saved(pixels, "JPEG", quality=quality))
-        bits = "{:.0f}, coefficients {:.0f}".format(*(8 * size / count for size in sizes))
-        yield f"JPEG, quality {quality}", bits, f"{difference:.2f}"
+        taken = "{:.0f}, coefficients {:.0f}".format(*(8 * size / count for size in sizes))
+        yield f"JPEG, quality {quality}", taken, f"{difference:.2f}"
     yield "optimised PNG", f"{8 * len(saved(pixels, 'PNG', optimize=True)) / count:.0f}", "0"
     if picture is not None:
         every = torch.from_numpy(grey[torch.cat([*found, values[:shown]])])
