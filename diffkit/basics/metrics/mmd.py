@@ -87,20 +87,6 @@ class MMD(Metric):
         ).mean(0)
 
 
-def mmd_squared(a: Tensor, b: Tensor, kernel: Kernel) -> float:
-    """Compute the unbiased estimate of MMD^2.
-
-    Args:
-        a: (N, D) float64, N >= 2.
-        b: (M, D) float64, M >= 2.
-        kernel: Function of squared distances.
-
-    Returns:
-        The estimate, which may be negative.
-    """
-    return _mean_within(a, kernel) + _mean_within(b, kernel) - 2 * float(_row_means(a, b, kernel).mean())
-
-
 def _mean_within(a: Tensor, kernel: Kernel) -> float:
     """Return the mean of the kernel over pairs of different rows of a: (N, D)."""
     n, zero = len(a), float(kernel(torch.zeros(1, dtype=torch.float64)))

@@ -1,7 +1,7 @@
 """Metrics: ideal values for equal sets, closed forms on Gaussians, and independence of other random numbers."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from diffkit.basics.metrics.classifier import Classifier
 from diffkit.basics.metrics.frechet import Frechet, frechet_distance, moments
-from diffkit.basics.metrics.mmd import MMD, mmd_squared
+from diffkit.basics.metrics.mmd import MMD, Kernel
 from diffkit.basics.metrics.nearest_neighbour import NearestNeighbour
 from diffkit.basics.metrics.pixels import pixels
 from diffkit.basics.metrics.sliced_wasserstein import SlicedWasserstein, sliced_wasserstein
@@ -162,30 +162,44 @@ def test_wasserstein_on_a_line_is_exact_for_unequal_counts(n, m, p):
     assert sliced_wasserstein(a, b, torch.ones(1, 1, dtype=torch.float64), p) == pytest.approx(expected, rel=1e-12)
 
 
+@dataclass(frozen=True)
+class WithKernel(MMD):
+    """The metric with a kernel of its own, a function of squared distances."""
+
+    function: Kernel | None = None
+
+    def _kernel(self, reference: torch.Tensor) -> Kernel:
+        assert self.function is not None
+        return self.function
+
+
+def mmd(samples: torch.Tensor, train: torch.Tensor, kernel: Kernel) -> float:
+    evaluation = Evaluation(DataSpec(samples.shape[1]), samples, train, train)
+    return headline(WithKernel(function=kernel), evaluation)
+
+
 def test_mmd_closed_form_of_gaussians():
     """E k(x, y) = (b^2 / (b^2 + 2))^(D/2) exp(-|d|^2 / (2 (b^2 + 2))) for unit Gaussians d apart."""
-    a, b = normal(4000, 1).double(), normal(4000, 2, mean=1.0).double()
+    a, b = normal(4000, 1), normal(4000, 2, mean=1.0)
     bandwidth = 1.5
     own = (bandwidth**2 / (bandwidth**2 + 2)) ** 1.5
     expected = 2 * own * (1 - torch.exp(torch.tensor(-3 / (2 * (bandwidth**2 + 2)))).item())
-    value = mmd_squared(a, b, lambda squares: torch.exp(-squares / (2 * bandwidth**2)))
+    value = mmd(a, b, lambda squares: torch.exp(-squares / (2 * bandwidth**2)))
     assert value == pytest.approx(expected, rel=0.03)
 
 
 def test_mmd_is_unbiased():
     """The mean over many pairs of small sets from one distribution is 0 within its own error."""
     kernel = MMD()._kernel(normal(400, 0).double())
-    values = torch.tensor(
-        [mmd_squared(normal(10, i).double(), normal(15, 10_000 + i).double(), kernel) for i in range(400)]
-    )
+    values = torch.tensor([mmd(normal(10, i), normal(15, 10_000 + i), kernel) for i in range(400)])
     assert abs(values.mean()) < 3 * values.std() / 20
     assert values.min() < 0
 
 
 def test_energy_distance_on_a_line():
     """2 E|x - y| - E|x - x'| - E|y - y'| of two points and two points."""
-    a, b = torch.tensor([[0.0], [1.0]]).double(), torch.tensor([[3.0], [5.0]]).double()
-    assert mmd_squared(a, b, lambda squares: -squares.sqrt()) == pytest.approx(2 * 3.5 - 1 - 2)
+    a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
+    assert mmd(a, b, lambda squares: -squares.sqrt()) == pytest.approx(2 * 3.5 - 1 - 2)
 
 
 def test_mmd_options():
