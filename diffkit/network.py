@@ -65,6 +65,21 @@ class Network(nn.Module):
     """Base of networks in recipes. Set `integer_time` if c_noise must be a whole number (an embedding table)."""
 
     integer_time: bool = False
+    examples_to_fit: int = 0
+    """Training examples that `fit` is called with before a run starts; 0 does not call it."""
+
+    def fit(self, x0: Tensor) -> str:
+        """Learn from prepared training examples before a run starts; return a line about the result for the user.
+
+        What is learned lies in parameters or buffers, since a resumed run and a run that samples load it.
+
+        Args:
+            x0: What the diffusion sees, encoded and augmented: (N, C, *S), on the device of the network.
+
+        Returns:
+            The line.
+        """
+        return ""
 
     @classmethod
     def inner_shape(cls, shape: Shape) -> Shape:

@@ -59,6 +59,7 @@ FIRST_PARTY: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "diffkit-latent": {
         "codec": ("trained", "tiled", "kl-vae", "vq-vae"),
+        "network": ("gaussian-start",),
         "reconstruction-loss": ("l1", "l2", "kl", "perceptual", "adversarial"),
         "metric": ("psnr", "ssim"),
     },

@@ -3,7 +3,16 @@
 from .base import Oracle
 from .gaussian import GaussianOracle, PointMassOracle
 from .mixture import MixtureOracle
-from .network import OracleNetwork
+from .network import LevelNetwork, OracleNetwork, ideal_output
 from .polynomial import PolynomialOracle
 
-__all__ = ["GaussianOracle", "MixtureOracle", "Oracle", "OracleNetwork", "PointMassOracle", "PolynomialOracle"]
+__all__ = [
+    "GaussianOracle",
+    "LevelNetwork",
+    "MixtureOracle",
+    "Oracle",
+    "OracleNetwork",
+    "PointMassOracle",
+    "PolynomialOracle",
+    "ideal_output",
+]

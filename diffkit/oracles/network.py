@@ -1,4 +1,4 @@
-"""A network that computes the exact denoiser of the data."""
+"""Networks that compute from the level of x, among them the exact denoiser of the data."""
 
 from __future__ import annotations
 
@@ -15,36 +15,22 @@ from diffkit.schedule import Schedule
 BISECTIONS = 60
 
 
-class OracleNetwork(Network):
-    """A network with the output of a perfectly trained one: the target at x0* = E[x0 | x] and eps* = E[eps | x].
+class LevelNetwork(Network):
+    """Base of networks that compute from the noisy data and its level, which `unscaled` recovers.
 
-    It has no parameters and needs no training, so that a recipe shows the errors of sampler, grid and guidance alone.
-    The level is computed from c_noise, so it is exact at integer times and otherwise rounded to float32. Raises
-    ValueError if `data.truth()` is None; gaussian and mixture have a closed form.
+    Args:
+        schedule: The schedule of the training.
+        parameterization: The meaning of the output.
     """
 
-    def __init__(self, data: Data, schedule: Schedule, parameterization: Parameterization) -> None:
+    def __init__(self, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
-        truth = data.truth()
-        if truth is None:
-            raise ValueError("network oracle requires data with a distribution in closed form: use gaussian or mixture")
-        self.truth, self.schedule, self.parameterization = truth, schedule, parameterization
+        self.schedule, self.parameterization = schedule, parameterization
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Compute the exact output.
-
-        Args:
-            x: Scaled noisy data: (B, C, *S).
-            c_noise: The noise level: (B,).
-            label: Classes: (B,) long; none by default.
-
-        Returns:
-            The output: (B, C', *S).
-        """
+    def unscaled(self, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Level]:
+        """Return the noisy data that the scaled x: (B, C, *S) stands for, and its level: (B,) float64."""
         level = self._level(c_noise.double())
-        x = x / broadcast(self.parameterization.c_in(level), x)
-        estimate = self.truth(x, level) if label is None else self.truth(x, level, label=label)
-        return ideal_output(self.parameterization, estimate.x0, estimate.eps, level)
+        return x / broadcast(self.parameterization.c_in(level), x), level
 
     def _level(self, c_noise: Tensor) -> Level:
         return self.schedule.level(self._time(c_noise))
@@ -75,6 +61,37 @@ class OracleNetwork(Network):
             return t
         whole = t.round()
         return torch.where((t - whole).abs() <= 1e-3, whole, t)
+
+
+class OracleNetwork(LevelNetwork):
+    """A network with the output of a perfectly trained one: the target at x0* = E[x0 | x] and eps* = E[eps | x].
+
+    It has no parameters and needs no training, so that a recipe shows the errors of sampler, grid and guidance alone.
+    The level is computed from c_noise, so it is exact at integer times and otherwise rounded to float32. Raises
+    ValueError if `data.truth()` is None; gaussian and mixture have a closed form.
+    """
+
+    def __init__(self, data: Data, schedule: Schedule, parameterization: Parameterization) -> None:
+        super().__init__(schedule, parameterization)
+        truth = data.truth()
+        if truth is None:
+            raise ValueError("network oracle requires data with a distribution in closed form: use gaussian or mixture")
+        self.truth = truth
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        """Compute the exact output.
+
+        Args:
+            x: Scaled noisy data: (B, C, *S).
+            c_noise: The noise level: (B,).
+            label: Classes: (B,) long; none by default.
+
+        Returns:
+            The output: (B, C', *S).
+        """
+        x, level = self.unscaled(x, c_noise)
+        estimate = self.truth(x, level) if label is None else self.truth(x, level, label=label)
+        return ideal_output(self.parameterization, estimate.x0, estimate.eps, level)
 
 
 def ideal_output(

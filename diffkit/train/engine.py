@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..callback import ValidationResult
-from ..data import InMemorySplit
+from ..data import InMemorySplit, stack
 from ..errors import UsageError
 from ..network import Network
 from ..noise import RandomStreams, key
@@ -31,6 +31,8 @@ from .validation import GROUP, MAX_EXAMPLES, held_out_loss
 
 CRITICS = "critics:"
 """How the names of the numbers of the critics' optimizer start in a checkpoint."""
+FITTED_TOGETHER = 16
+"""Examples that are prepared at a time for `Network.fit`."""
 
 
 class Engine:
@@ -281,11 +283,29 @@ class Engine:
         return local_rows(like) if like is not None and like.shape == tuple(shape) else None
 
     def fit(self) -> str:
-        """Let the codec learn from the training examples; averages start from what it has learned. See `Codec.fit`."""
-        found = self.problem.fit()
+        """Let codec and network learn from the training examples; averages start from what the network has learned.
+
+        See `Codec.fit` and `Network.fit`. Returns a line about what was learned.
+        """
+        found = [self.problem.fit()]
+        if isinstance(self.network, Network) and self.network.examples_to_fit:
+            found.append(self.network.fit(self._prepared(self.network.examples_to_fit)))
         for average in self.averages:
             average.restart()
-        return found
+        return "; ".join(filter(None, found))
+
+    @torch.no_grad()
+    def _prepared(self, wanted: int) -> Tensor:
+        """Return at most `wanted` prepared training examples, evenly spread; a small data set is augmented again."""
+        count = min(wanted, self.examples)
+        rows = [i * self.examples // count for i in range(count)] * (wanted // count)
+        streams = RandomStreams(key(self.problem.seed, "fit"), 0, len(rows))
+        found = []
+        for first in range(0, len(rows), FITTED_TOGETHER):
+            raw, cond = stack(self._split, rows[first : first + FITTED_TOGETHER])
+            given = {name: value.to(self.device) for name, value in cond.items()}
+            found.append(self.preprocessing.train(raw.to(self.device), given, streams.rows(first))[0])
+        return torch.cat(found)
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Return the weights of the network by name. Processes that hold shards gather them together."""

@@ -1,4 +1,4 @@
-"""Laws of the codecs of this package, of their losses, and of metrics of reconstructions."""
+"""Laws of the codecs of this package, of their losses, of metrics of reconstructions, and of `gaussian-start`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffkit import Codec, Posterior, Reconstruction
+from diffkit import Codec, Model, Posterior, Reconstruction
+from diffkit.oracles import GaussianOracle
 from diffkit.testing import Case, LawResult, NotApplicable, fixtures, law
 from diffkit.testing.by_kind.codec import training_examples
 
@@ -321,6 +322,39 @@ def tiles_are_the_whole(case: Case, result: LawResult) -> None:
         result.compare(tiled.decode(found.mean), image, "image", float(image.abs().max()))
     gap = Tiled(codec, tile=16, overlap=0).decode(found.mean) - image
     result.holds(float(gap.abs().max()) > 1e-3, "the same image without overlap", "seams, if tiles are computed at all")
+
+
+@law(
+    "network",
+    statement="after fit, and with the network inside at 0, the denoiser is the exact one of a normal distribution",
+    source="identity D1 of docs/theory/identities.md",
+    tolerance=1e-4,
+    only=("gaussian-start",),
+)
+def starts_as_gaussian(case: Case, result: LawResult) -> None:
+    """The mean is that of the examples, the covariance theirs with equal variances beyond the components."""
+    network = copy.deepcopy(case.component).double()
+    for parameter in network.inner.parameters():
+        nn.init.zeros_(parameter)
+    shape, schedule = network.shape, network.schedule
+    values = shape.in_channels * math.prod(shape.size)
+    x0 = 1.0 + case.normal(4 * values, values, stream="examples") @ case.normal(values, values) / math.sqrt(values)
+    network.fit(x0.view(-1, shape.in_channels, *shape.size))
+    variances, axes = torch.linalg.eigh(torch.cov(x0.T, correction=0))
+    beyond = values - network.axes.shape[1]
+    variances[:beyond] = variances[:beyond].mean() if beyond else 0.0
+    covariance = axes @ torch.diag(variances) @ axes.T
+    oracle = GaussianOracle(x0.mean(0), (covariance + covariance.T) / 2)
+    model = Model(network, network.parameterization, schedule)
+    z = case.normal(4, values, stream="noisy")
+    for u in (0.1, 0.4, 0.9):
+        t = schedule.t_clean + u * (schedule.t_noise - schedule.t_clean)
+        level = schedule.level(float(round(t)) if schedule.steps else t)
+        x = level.add_noise(x0[:4], z)
+        found, want = model(x.view(-1, shape.in_channels, *shape.size), level), oracle(x, level)
+        scale = float(want.x0.abs().max())
+        result.compare(found.x0.flatten(1), want.x0, f"x0 at t = {t:.4g}", scale)
+        result.compare(found.eps.flatten(1), want.eps, f"eps at t = {t:.4g}", scale)
 
 
 class Convolution(nn.Module, Codec):

@@ -15,6 +15,9 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("kl-vae", "codecs:KLVAE", "Autoencoder whose codes have a normal posterior", "kingma2014auto"),
         ("vq-vae", "codecs:VQVAE", "Autoencoder whose codes are those of a codebook", "oord2017neural"),
     ],
+    "network": [
+        ("gaussian-start", "gaussian:GaussianStart", "Add a network to the best linear denoiser", "wang2024gaussian"),
+    ],
     "reconstruction-loss": [
         ("l1", "losses:L1", "Mean absolute error"),
         ("l2", "losses:L2", "Mean squared error"),
