@@ -68,13 +68,14 @@ class Network(nn.Module):
     examples_to_fit: int = 0
     """Training examples that `fit` is called with before a run starts; 0 does not call it."""
 
-    def fit(self, x0: Tensor) -> str:
+    def fit(self, x0: Tensor, label: Tensor | None = None) -> str:
         """Learn from prepared training examples before a run starts; return a line about the result for the user.
 
         What is learned lies in parameters or buffers, since a resumed run and a run that samples load it.
 
         Args:
             x0: What the diffusion sees, encoded and augmented: (N, C, *S), on the device of the network.
+            label: Their classes, K for those that condition dropout replaced: (N,) long; None without classes.
 
         Returns:
             The line.

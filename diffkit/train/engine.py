@@ -289,23 +289,28 @@ class Engine:
         """
         found = [self.problem.fit()]
         if isinstance(self.network, Network) and self.network.examples_to_fit:
-            found.append(self.network.fit(self._prepared(self.network.examples_to_fit)))
+            found.append(self.network.fit(*self._prepared(self.network.examples_to_fit)))
         for average in self.averages:
             average.restart()
         return "; ".join(filter(None, found))
 
     @torch.no_grad()
-    def _prepared(self, wanted: int) -> Tensor:
-        """Return at most `wanted` prepared training examples, evenly spread; a small data set is augmented again."""
+    def _prepared(self, wanted: int) -> tuple[Tensor, Tensor | None]:
+        """Return at most `wanted` prepared training examples, evenly spread, and their classes.
+
+        A small data set is augmented again, as often as it fits.
+        """
         count = min(wanted, self.examples)
         rows = [i * self.examples // count for i in range(count)] * (wanted // count)
         streams = RandomStreams(key(self.problem.seed, "fit"), 0, len(rows))
-        found = []
+        found, labels = [], []
         for first in range(0, len(rows), FITTED_TOGETHER):
             raw, cond = stack(self._split, rows[first : first + FITTED_TOGETHER])
             given = {name: value.to(self.device) for name, value in cond.items()}
-            found.append(self.preprocessing.train(raw.to(self.device), given, streams.rows(first))[0])
-        return torch.cat(found)
+            x0, ready = self.preprocessing.train(raw.to(self.device), given, streams.rows(first))
+            found.append(x0)
+            labels += [value for name, value in ready.items() if name == "label" and not value.is_floating_point()]
+        return torch.cat(found), torch.cat(labels) if labels else None
 
     def whole_weights(self) -> dict[str, Tensor]:
         """Return the weights of the network by name. Processes that hold shards gather them together."""

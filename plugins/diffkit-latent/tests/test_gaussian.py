@@ -37,10 +37,10 @@ def test_a_run_fits_the_network_once_and_stores_what_it_learned(tmp_path: Path) 
     split = data.split("train")
     x0 = torch.stack([data.to_model_range(split[i][0]) for i in range(len(split))]).flatten(1)
     for one in network.values():
-        torch.testing.assert_close(one.mean, x0.mean(0))
+        torch.testing.assert_close(one.mean[0], x0.mean(0))
         variances = torch.linalg.eigvalsh(torch.cov(x0.T, correction=0)).flip(0)
-        torch.testing.assert_close(one.variances, variances[:8], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(one.rest, variances[8:].mean(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.variances[0], variances[:8], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.rest[0], variances[8:].mean(), rtol=1e-4, atol=1e-5)
     events = (tmp_path / "run" / "events.jsonl").read_text()
     assert events.count(f"8 principal components of {EXAMPLES // len(split) * len(split):,} examples") == 1
 
@@ -53,7 +53,7 @@ def test_components_of_examples_of_many_values() -> None:
         @ torch.randn(20, EXACT + 1, generator=source)
     )
     x = x - x.mean(0)
-    variances, axes = principal(x, 8)
+    variances, axes = principal(x / 60**0.5, 8)
     _, lengths, _ = torch.linalg.svd(x, full_matrices=False)
     torch.testing.assert_close(variances, lengths[:8].square() / 60, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close((x @ axes).var(0, correction=0), variances, rtol=1e-4, atol=1e-4)
@@ -71,7 +71,7 @@ def test_few_examples_leave_components_unused() -> None:
     )
     x0 = torch.randn(3, 1, 4, 4)
     assert network.fit(x0) == "3 principal components of 3 examples hold 1.0000 of the variance"
-    assert network.variances[3:].abs().max() == 0
+    assert network.variances[0, 3:].abs().max() == 0
     assert network(x0, torch.full((3,), 500.0)).isfinite().all()
 
 

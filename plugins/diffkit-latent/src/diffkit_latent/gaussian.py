@@ -19,6 +19,8 @@ EXACT = 2048
 """The most values of an example for which the whole covariance is computed."""
 SPARE, ITERATIONS = 16, 3
 """Directions that are searched beyond those that are kept, and how often the covariance sharpens them."""
+OWN = 0.3
+"""Share of the covariance of a class that comes from its own examples; the rest is that within all classes."""
 
 
 class GaussianStart(LevelNetwork):
@@ -26,13 +28,15 @@ class GaussianStart(LevelNetwork):
 
     The distribution has the mean and the covariance of the training examples, encoded and augmented, when the run
     starts; its denoiser is the best linear one at each level. `inner` learns only what this lacks, so that a short
-    training does not spend most of its steps on means and correlations. The distribution is N(0, I) until `fit`.
+    training does not spend most of its steps on means and correlations. Distributions are N(0, I) until `fit`.
 
     components   principal components of the covariance; all other directions share the mean of their variances
+    by_class     whether each class has a distribution of its own, beside that of all examples for the null class: with
+                 the mean of the class, and 0.3 times its covariance plus 0.7 times the covariance within all classes
 
     Raises ValueError if the schedule is trained, since the denoiser would change with it.
-    Source: Wang & Vastola 2024 (arXiv:2412.09726), eq. 8: trained denoisers are nearly those of a normal distribution
-    at most levels. Differs: the network is added to it.
+    Source: Wang & Vastola 2024 (arXiv:2412.09726): trained denoisers are first and mostly those of normal
+    distributions. Differs: the network is added to that denoiser.
     """
 
     law_base = {"components": 8}  # noqa: RUF012 - read only
@@ -49,35 +53,48 @@ class GaussianStart(LevelNetwork):
         schedule: Schedule,
         parameterization: Parameterization,
         components: Annotated[int, Field(ge=1)] = 512,
+        by_class: bool = True,
     ) -> None:
         super().__init__(schedule, parameterization)
         if isinstance(schedule, nn.Module):
             raise ValueError("network gaussian-start needs a schedule that is not trained")
         self.inner, self.shape = inner, shape
-        values = shape.in_channels * math.prod(shape.size)
+        values, groups = shape.in_channels * math.prod(shape.size), (shape.classes or 0) * by_class + 1
         count = min(components, values)
-        self.register_buffer("mean", torch.zeros(values))
-        self.register_buffer("axes", torch.zeros(values, count))
-        self.register_buffer("variances", torch.ones(count))
-        self.register_buffer("rest", torch.ones(()))
+        self.register_buffer("mean", torch.zeros(groups, values))
+        self.register_buffer("axes", torch.zeros(groups, values, count))
+        self.register_buffer("variances", torch.ones(groups, count))
+        self.register_buffer("rest", torch.ones(groups))
 
     @torch.no_grad()
-    def fit(self, x0: Tensor) -> str:
-        """Compute mean and principal components of x0: (N, C, *S); return the share of their variance."""
-        rows = x0.flatten(1).float()
-        mean, count = rows.mean(0), min(self.axes.shape[1], *rows.shape)
-        variances, axes = principal(rows - mean, count)
-        total = (rows - mean).square().sum() / len(rows)
-        left = (total - variances.sum()).clamp_min(0)
-        self.axes.zero_()
-        self.variances.zero_()
-        self.mean.copy_(mean)
-        self.axes[:, :count] = axes
-        self.variances[:count] = variances
-        self.rest.copy_(left / max(rows.shape[1] - count, 1))
-        return (
-            f"{count} principal components of {len(rows):,} examples hold {float(1 - left / total):.4f} of the variance"
-        )
+    def fit(self, x0: Tensor, label: Tensor | None = None) -> str:
+        rows, null = x0.flatten(1).to(working(x0)), len(self.mean) - 1
+        mean = rows.mean(0)
+        held = self._set(null, mean, (rows - mean) / len(rows) ** 0.5)
+        count = min(self.axes.shape[2], *rows.shape)
+        found = f"{count} principal components of {len(rows):,} examples hold {held:.4f} of the variance"
+        for one in range(null):  # a class without examples keeps the distribution of all
+            for buffer in (self.mean, self.axes, self.variances, self.rest):
+                buffer[one] = buffer[null]
+        if not null or label is None:
+            return found
+        present = [one for one in range(null) if bool((label == one).any())]
+        inside = torch.cat([rows[label == one] - rows[label == one].mean(0) for one in present])
+        for one in present:
+            own = rows[label == one]
+            mean, share = own.mean(0), OWN / len(own)
+            self._set(one, mean, torch.cat([(own - mean) * share**0.5, inside * ((1 - OWN) / len(inside)) ** 0.5]))
+        return f"{found}; each of {len(present)} classes has its own"
+
+    def _set(self, group: int, mean: Tensor, rows: Tensor) -> float:
+        """Keep a mean, and the principal components of rows^T rows; return the share of the variance that they hold."""
+        count = min(self.axes.shape[2], *rows.shape)
+        variances, axes = principal(rows, count)
+        total = rows.square().sum()
+        self.mean[group], self.axes[group], self.variances[group] = mean, 0.0, 0.0
+        self.axes[group, :, :count], self.variances[group, :count] = axes, variances
+        self.rest[group] = (total - variances.sum()).clamp_min(0) / max(rows.shape[1] - count, 1)
+        return float(variances.sum() / total)
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **cond: Tensor) -> Tensor:
         """Add the output of `inner` to that of the denoiser.
@@ -85,7 +102,7 @@ class GaussianStart(LevelNetwork):
         Args:
             x: Scaled noisy data: (B, C, *S).
             c_noise: The noise level: (B,).
-            label: Classes: (B,) long; none by default.
+            label: Classes: (B,) long; the null class by default.
             **cond: Further conditions of `inner`.
 
         Returns:
@@ -94,40 +111,52 @@ class GaussianStart(LevelNetwork):
         given = cond if label is None else {**cond, "label": label}
         out: Tensor = self.inner(x, c_noise, **given)
         with torch.autocast(x.device.type, enabled=False):
-            return (out + self._linear(x.to(working(x)), c_noise)).to(self.mean.dtype)
+            return (out + self._linear(x.to(working(x)), c_noise, label)).to(self.mean.dtype)
 
-    def _linear(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        """Return the output of the exact denoiser of the normal distribution."""
+    def _linear(self, x: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        """Return the output of the exact denoiser of the distribution of each example."""
         z, level = self.unscaled(x, c_noise)
         alpha, sigma = column(level.alpha, z), column(level.sigma, z)
-        mean, axes, variances = (buffer.to(z.dtype) for buffer in (self.mean, self.axes, self.variances))
-        centred = z.flatten(1) - alpha * mean
+        x0, eps = torch.empty_like(z).flatten(1), torch.empty_like(z).flatten(1)
+        null = len(self.mean) - 1
+        chosen = torch.tensor([null], device=z.device) if label is None or not null else label
+        group = chosen.expand(len(z))
+        for one in group.unique().tolist():
+            rows = group == one
+            x0[rows], eps[rows] = self._denoised(z[rows].flatten(1), alpha[rows], sigma[rows], one)
+        return ideal_output(self.parameterization, x0.view_as(z), eps.view_as(z), level)
+
+    def _denoised(self, z: Tensor, alpha: Tensor, sigma: Tensor, group: int) -> tuple[Tensor, Tensor]:
+        """Return the exact estimates of x0 and eps of z: (B, D), by the distribution of a class."""
+        mean, axes, variances, rest = (
+            buffer[group].to(z.dtype) for buffer in (self.mean, self.axes, self.variances, self.rest)
+        )
+        centred = z - alpha * mean
         inside = centred @ axes
 
         def spread(of_variance: Tensor, of_rest: Tensor) -> Tensor:
             """Multiply each component by its factor, and what lies outside of them by another one."""
             return of_rest * centred + (inside * (of_variance - of_rest)) @ axes.T
 
-        power, rest = alpha**2 * variances + sigma**2, alpha**2 * self.rest + sigma**2
-        x0 = mean + spread(alpha * variances / power, alpha * self.rest / rest)
-        eps = spread(sigma / power, sigma / rest)
-        return ideal_output(self.parameterization, x0.view_as(z), eps.view_as(z), level)
+        power, left = alpha**2 * variances + sigma**2, alpha**2 * rest + sigma**2
+        x0 = mean + spread(alpha * variances / power, alpha * rest / left)
+        return x0, spread(sigma / power, sigma / left)
 
 
-def principal(centred: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Compute the principal components of examples with mean 0.
+def principal(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Compute the largest eigenvalues of rows^T rows.
 
     Args:
-        centred: The examples: (N, D).
-        count: How many components, at most N and D.
+        rows: A matrix: (N, D).
+        count: How many, at most N and D.
 
     Returns:
-        Their variances, the largest first: (count,), and their directions: (D, count).
+        The eigenvalues, the largest first: (count,), and their directions: (D, count).
     """
-    if centred.shape[1] <= EXACT:
-        variances, axes = torch.linalg.eigh(centred.T.double() @ centred.double() / len(centred))
-        return variances.flip(0)[:count].clamp_min(0).float(), axes.flip(1)[:, :count].float()
-    with torch.random.fork_rng(devices=[centred.device] if centred.is_cuda else []):
+    if rows.shape[1] <= EXACT:
+        variances, axes = torch.linalg.eigh((rows.T @ rows).double())
+        return variances.flip(0)[:count].clamp_min(0).to(rows.dtype), axes.flip(1)[:, :count].to(rows.dtype)
+    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
         torch.manual_seed(0)
-        _, lengths, axes = torch.svd_lowrank(centred, q=min(count + SPARE, *centred.shape), niter=ITERATIONS)
-    return lengths[:count].square() / len(centred), axes[:, :count]
+        _, lengths, axes = torch.svd_lowrank(rows, q=min(count + SPARE, *rows.shape), niter=ITERATIONS)
+    return lengths[:count].square(), axes[:, :count]
