@@ -487,6 +487,9 @@ CONDITIONS = [
 ]  # fmt: skip
 
 LATENTS = [
+    fault("the mean stays in the linear denoiser", LATENT + "gaussian.py", "centred = z - alpha * mean", "centred = z", "network/gaussian-start:starts-as-gaussian"),
+    fault("every class is all examples", LATENT + "gaussian.py", "for one in present:", "for one in present[:0]:", "network/gaussian-start:starts-as-gaussian"),
+    fault("directions beyond the components have no variance", LATENT + "gaussian.py", "self.rest[group] = (total", "self.rest[group] = 0 * (total", "network/gaussian-start:starts-as-gaussian"),
     fault("the mean of the posterior is drawn", LATENT + "codecs.py", "mean, log_variance = output.chunk", "log_variance, mean = output.chunk", "codec/kl-vae:posterior-formula"),
     fault("the variance for its root", LATENT + "codecs.py", "(0.5 * (log_variance + START", "(1.0 * (log_variance + START", "codec/kl-vae:posterior-formula"),
     fault("the decoder receives the mean in training", LATENT + "codecs.py", "z = posterior.sample(noise)", "z = posterior.mean", "codec/kl-vae:posterior"),

@@ -116,12 +116,12 @@ class GaussianStart(LevelNetwork):
     def _linear(self, x: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
         """Return the output of the exact denoiser of the distribution of each example."""
         z, level = self.unscaled(x, c_noise)
-        alpha, sigma = column(level.alpha, z), column(level.sigma, z)
+        alpha, sigma = (torch.as_tensor(column(one, z)) for one in (level.alpha, level.sigma))
         x0, eps = torch.empty_like(z).flatten(1), torch.empty_like(z).flatten(1)
         null = len(self.mean) - 1
         chosen = torch.tensor([null], device=z.device) if label is None or not null else label
         group = chosen.expand(len(z))
-        for one in group.unique().tolist():
+        for one in sorted(set(group.tolist())):
             rows = group == one
             x0[rows], eps[rows] = self._denoised(z[rows].flatten(1), alpha[rows], sigma[rows], one)
         return ideal_output(self.parameterization, x0.view_as(z), eps.view_as(z), level)
