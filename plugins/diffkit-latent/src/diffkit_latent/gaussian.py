@@ -39,7 +39,7 @@ class GaussianStart(LevelNetwork):
     distributions. Differs: the network is added to that denoiser.
     """
 
-    law_base = {"components": 3}  # noqa: RUF012 - read only
+    law_base = {"components": 1}  # noqa: RUF012 - read only
     examples_to_fit = EXAMPLES
     mean: Tensor
     axes: Tensor
