@@ -249,8 +249,10 @@ class Metric(ABC):
         """
 
         def of_rows(rows: Tensor) -> Mapping[str, float]:
-            labels = None if evaluation.sample_labels is None else evaluation.sample_labels[rows]
-            references = None if evaluation.references is None else evaluation.references[rows]
-            return self(replace(evaluation.with_samples(evaluation.samples[rows], labels), references=references))
+            first = torch.equal(rows, torch.arange(len(rows)))
+            index = slice(len(rows)) if first else rows  # a slice copies nothing
+            labels = None if evaluation.sample_labels is None else evaluation.sample_labels[index]
+            references = None if evaluation.references is None else evaluation.references[index]
+            return self(replace(evaluation.with_samples(evaluation.samples[index], labels), references=references))
 
         return of_rows

@@ -71,6 +71,22 @@ def test_intervals_are_the_same_at_every_call_and_change_with_the_seed() -> None
     assert one.intervals != other.intervals
 
 
+def test_the_first_samples_are_not_copied() -> None:
+    x, seen = torch.randn(6, 3), []
+
+    @dataclass(frozen=True)
+    class Pointer(Mean):
+        def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+            seen.append(evaluation.samples)
+            return {}
+
+    of_rows = Pointer().prepare(Evaluation(DataSpec(3), x, x, x))
+    for rows in (torch.arange(6), torch.arange(4), torch.tensor([3, 1])):
+        of_rows(rows)
+        assert torch.equal(seen[-1], x[rows])
+    assert [one.data_ptr() == x.data_ptr() for one in seen] == [True, True, False]
+
+
 def test_the_ratio_compares_equal_counts() -> None:
     """800 samples against 400 held-out examples: the ratio is that of the first 400 samples."""
     large, small = measured(Frechet(), 800), measured(Frechet(), 400)
