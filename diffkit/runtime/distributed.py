@@ -225,7 +225,7 @@ class Ranks:
         try:
             with self.together():
                 end = time.monotonic() + SHARED_SECONDS
-                while not (folder / name).exists():
+                while not _lists(folder, name):
                     if time.monotonic() > end:
                         here = f"{os.path.abspath(folder)} of process {self.rank} on {platform.node()}"
                         message = f"{here} is not the folder {path} of the first process on {host}"
@@ -246,6 +246,15 @@ class Ranks:
         """Exchange an error with the other ranks; returns the errors of all ranks that have one."""
         texts = self.exchange("" if error is None else json.dumps(facts_of(error)))
         return {rank: json.loads(text) for rank, text in enumerate(texts) if text}
+
+
+def _lists(folder: Path, name: str) -> bool:
+    """Return whether a folder lists a file; a network file system reads a directory again when it is opened."""
+    try:
+        os.listdir(folder.parent)  # the folder may be new too
+        return name in os.listdir(folder)
+    except OSError:
+        return False
 
 
 SINGLE_PROCESS = Ranks()
