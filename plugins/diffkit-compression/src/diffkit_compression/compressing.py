@@ -149,7 +149,7 @@ def _require_same(book: Codebook, header: Header) -> None:
         if theirs != ours or (name == "model" and (header.shape, header.bins) != (book.spec.shape, book.bins)):
             note = f"the archive was made with torch {header.identity.torch}; this is torch {own.torch}"
             raise DataError(
-                f"the {name} is not that of the archive: {ours} in place of {theirs}",
+                f"the archive requires {name} {theirs}, and here it is {ours}",
                 code="DK352",
                 fix=fix,
                 notes=[note] if name == "probe" else (),
