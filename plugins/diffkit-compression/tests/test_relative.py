@@ -121,7 +121,9 @@ def check_rates(count: int, chain: Chain, bits: float, bits_per_number: float, s
 def test_a_prefix_of_the_stream_decodes_to_coarser_pictures() -> None:
     chain, x0 = exact(20), draw(12)
     coder = Relative(ORACLE, chain, SHAPE, bits_per_number=5.0)
-    sent = coder.send(x0, bits=120)
+    steps: list[tuple[int, int]] = []
+    sent = coder.send(x0, bits=120, on_progress=lambda done, count: steps.append((done, count)))
+    assert steps == [(done, len(coder.plan)) for done in range(1, sent.moves + 1)]
     errors = []
     for bits in (15, 50, 120):
         prefix = sent.words[: math.ceil(bits * len(x0) / 32) + 2]

@@ -52,7 +52,7 @@ def compress(
         lossless: Whether every value is kept; by default True for several examples without `bits`.
         layers: Layers of the chain: more of them take fewer bits and more time; default 100.
         weights: "ema", "raw" or the name of an average; default "ema".
-        on_progress: Called after each batch with the numbers of examples that are done, and of all.
+        on_progress: Called with the numbers of examples, or of moves of a lossy archive, that are done, and of all.
 
     Returns:
         The content of the archive.
@@ -88,7 +88,8 @@ def compress(
             )
     else:
         coder = _relative(book, errors)
-        sent = coder.send(2.0 * values.double() / (book.bins - 1) - 1.0, bits=bits or math.inf)
+        x0 = 2.0 * values.double() / (book.bins - 1) - 1.0
+        sent = coder.send(x0, bits=bits or math.inf, on_progress=on_progress)
         decoded = run.assembly.data.to_storage(coder.receive(sent.words, len(values), sent.moves)).long()
         header["moves"], words = sent.moves, sent.words
     return pack(header | {"pixels": _hash_of(decoded)}, list(entries), words)
@@ -103,7 +104,7 @@ def decompress(
         run: The run that made it.
         data: The content of the archive.
         bits: The most bits per example to decode of a lossy archive; default all.
-        on_progress: Called after each batch with the numbers of examples that are done, and of all.
+        on_progress: Called with the numbers of examples, or of moves of a lossy archive, that are done, and of all.
 
     Returns:
         The files, and their examples: (N, C, *S) int64.
@@ -126,7 +127,8 @@ def decompress(
             raise damaged(str(error)) from error
     else:
         coder = _relative(book, errors)
-        found = coder.receive(words, header.count, header.moves, bits=bits or math.inf)
+        most = bits or math.inf
+        found = coder.receive(words, header.count, header.moves, bits=most, on_progress=on_progress)
         values = run.assembly.data.to_storage(found).long()
     if bits is None and _hash_of(values) != header.pixels:
         raise damaged("the decoded values differ from the original ones")

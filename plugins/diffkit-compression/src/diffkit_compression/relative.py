@@ -24,6 +24,7 @@ from diffkit import Denoiser, Level, transition
 from diffkit.likelihood import Chain
 from diffkit.likelihood.chain import prior_kl
 
+from .bits_back import Progress
 from .stack import Floats, Ints, Words
 
 BITS_PER_NUMBER = 8.0
@@ -117,13 +118,21 @@ class Relative:
             i = j
         return found
 
-    def send(self, x0: Tensor, *, bits: float = math.inf, seed: int = 0) -> Sent:
+    def send(
+        self,
+        x0: Tensor,
+        *,
+        bits: float = math.inf,
+        seed: int = 0,
+        on_progress: Progress = lambda done, count: None,
+    ) -> Sent:
         """Send examples with as many moves as fit.
 
         Args:
             x0: Clean data in the range of the model: (N, C, *S).
             bits: The most bits per example; default no limit: all moves.
             seed: Seed of the choices of the sender.
+            on_progress: Called after each move with the numbers of moves that are done, and of all.
 
         Returns:
             The stream.
@@ -147,9 +156,18 @@ class Relative:
             if 32 * len(words) > bits * len(x0):
                 break
             sent = Sent(words, place + 1, [*sent.kl, kl / len(x0)], [*sent.ends, len(words)])
+            on_progress(sent.moves, len(self.plan))
         return sent
 
-    def receive(self, words: Words, count: int, moves: int, *, bits: float = math.inf) -> Tensor:
+    def receive(
+        self,
+        words: Words,
+        count: int,
+        moves: int,
+        *,
+        bits: float = math.inf,
+        on_progress: Progress = lambda done, count: None,
+    ) -> Tensor:
         """Decode the pictures of a stream, or of a prefix of it.
 
         Args:
@@ -157,6 +175,7 @@ class Relative:
             count: Number of examples.
             moves: Moves that the stream holds.
             bits: The most bits per example to decode; default all.
+            on_progress: Called after each move with the numbers of moves that are done, and of all.
 
         Returns:
             Estimates of x0: (N, C, *S) float32.
@@ -171,6 +190,7 @@ class Relative:
                     candidates = Candidates((place, part, rows.start), *step.mean[:, dims].shape)
                     z[rows, dims] = step.mean[:, dims] + step.std * candidates.take(found[rows.start, part])
             level = self.chain.level(move.end)
+            on_progress(place + 1, moves)
         return torch.cat([self._estimate(z[rows], level) for rows in self._batches(count)]).float()
 
     def rates(self, words: Words, count: int, moves: int) -> list[float]:
