@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffkit_compression.relative import BLOCK, Candidates, NumberModel, Relative, Step, choose
+from diffkit_compression.candidates import BLOCK, Candidates
+from diffkit_compression.relative import NumberModel, Relative, Step, choose
 from torch import Tensor
 
 from diffkit import build
