@@ -150,7 +150,7 @@ def joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
     Raises:
         PeerError: another process failed before, so that a collective call with it broke.
     """
-    began, world = time.time(), join_ranks(device, timeout)
+    began, broken, world = time.time(), False, join_ranks(device, timeout)
     if world.heartbeat is not None:
         world.heartbeat.on_lost = lambda message: _end_process(path, world.rank, message)
     try:
@@ -176,7 +176,7 @@ def joined(device: torch.device, timeout: float, path: Path) -> Iterator[Ranks]:
             raise PeerError(f"another process ended first, so process {world.rank} ends too", fix=fix) from error
         raise
     finally:
-        leave_ranks(world)
+        leave_ranks(world, broken)
 
 
 PATIENCE_SECONDS = 1.0

@@ -34,6 +34,8 @@ BEAT_SECONDS, LOST_SECONDS = 2.0, 30.0
 """How often each process counts up its number in the store, and after which time without it a process is lost."""
 WAIT = timedelta(seconds=2)
 """Length of one wait for the store. Between two waits, Python handles signals."""
+LEAVE_SECONDS = 3.0
+"""How long the first process, which may have the store, waits for the others to read what it wrote last."""
 ANSWER_SECONDS = 15.0
 """Time within which a store answers. A program that listens at its place and does not answer is another one."""
 SHARED_SECONDS = 20.0
@@ -312,7 +314,7 @@ class Heartbeat(threading.Thread):
     ) -> None:
         super().__init__(name="diffkit-heartbeat", daemon=True)
         self.on_lost = on_lost
-        self._store, self._rank, self._watched = store, rank, (rank + 1) % size
+        self._store, self._rank, self._size, self._watched = store, rank, size, (rank + 1) % size
         self._seconds, self._beat, self._left = seconds, min(BEAT_SECONDS, seconds / 4), threading.Event()
         self._turns = 0
 
@@ -351,14 +353,19 @@ class Heartbeat(threading.Thread):
         if self.on_lost is not None and not self._left.is_set():
             self.on_lost(f"{message}: it hangs or its host is lost")
 
-    def leave(self) -> None:
-        """End the thread; the process that watches this one stops to watch."""
+    def leave(self, seconds: float = 0.0) -> None:
+        """End the thread; the process that watches this one stops to watch. Then wait for the others to leave."""
         self._left.set()
         self.join(2 * BEAT_SECONDS)
         if self.is_alive():
             return  # it waits for a store that does not answer, and so would this thread
         with contextlib.suppress(RuntimeError):  # the store is gone with the launcher
             self._store.set(f"beat/{self._rank}", LEFT)
+            end, keys = time.monotonic() + seconds, [f"beat/{rank}" for rank in range(self._size)]
+            while time.monotonic() < end and not (
+                self._store.check(keys) and all(self._store.get(key).decode() == LEFT for key in keys)
+            ):
+                time.sleep(0.02)
 
 
 LEFT = "left"
@@ -464,9 +471,10 @@ def _not_joined(error: Exception, timeout: float) -> UsageError:
     return found
 
 
-def leave_ranks(ranks: Ranks) -> None:
-    """Leave the process group that `join_ranks` joined."""
+def leave_ranks(ranks: Ranks, lost: bool = False) -> None:
+    """Leave the process group that `join_ranks` joined; `lost` if another process is gone: then do not wait."""
     if ranks.heartbeat is not None:
-        ranks.heartbeat.leave()
+        has_store = ranks.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        ranks.heartbeat.leave(LEAVE_SECONDS if has_store and not lost else 0.0)
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
