@@ -204,7 +204,9 @@ def test_inpainting_by_the_command(run: Run, picture: torch.Tensor, mask: torch.
         *("-o", tmp_path / "out", "--device", "cpu"),
     )
     assert "comparison.png   2 samples, 4 evaluations each" in text
-    assert all(part in text for part in ("error of the measurement: 0 ", "dB of the mean of 2 samples", "restoring 2/2"))
+    assert all(
+        part in text for part in ("error of the measurement: 0 ", "dB of the mean of 2 samples", "restoring 2/2")
+    )
     with Image.open(image) as given, Image.open(tmp_path / "out" / "restored-2.png") as got:
         before, after = np.asarray(given), np.asarray(got)
     kept = mask.numpy() > 0.5
