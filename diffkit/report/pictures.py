@@ -23,7 +23,7 @@ BUDGET = 1_600_000  # pixels of one picture; more images than fit are left out
 PLOT = (64, 96)  # height and width of the plot of a series
 FINER = 4  # a plot is drawn 4 times as large, then averaged
 LINES = ("#3d56c9", "#c2571a", "#2e8540", "#8b3fa8", "#5a636e")  # of the channels, in turn
-MAX_BOUND = 1e30
+SPAN, MAX_BOUND = 1.25, 1e30
 MAX_SLICES = 16
 
 
@@ -54,13 +54,14 @@ def as_images(x: Any) -> Pixels:
 def plots(x: Any) -> Pixels:
     """Draw series (N, C, L), a tensor, as line plots with a grey line at 0: uint8 (N, 64, 96, 3).
 
-    Each channel is a line. All plots span -b to b, where b is the smallest power of 2 that holds 99 percent of the
-    values; other values lie at the edges, and nan at 0.
+    Each channel is a line. All plots span -b to b, where b is the first of ..., 0.31, 1.25, 5, 20, ... that holds 99
+    percent of the values, so that samples and data in -1..1, or with a standard deviation of 1, have the same b. Other
+    values lie at the edges, and nan at 0.
     """
     height, width = (FINER * side for side in PLOT)
     values = np.nan_to_num(x.detach().cpu().double().numpy(), nan=0.0)
     most = np.quantile(np.abs(values), 0.99) if values.size else 0.0
-    bound = 2.0 ** math.ceil(math.log2(most)) if 0 < most < MAX_BOUND else 1.0
+    bound = SPAN * 4.0 ** math.ceil(math.log(most / SPAN, 4)) if 0 < most < MAX_BOUND else SPAN
     rows = (1 - values.clip(-bound, bound) / bound) / 2 * (height - 2 * FINER) + FINER
     columns = np.linspace(FINER, width - FINER, values.shape[2])
     made = np.empty((len(values), *PLOT, 3), dtype=np.uint8)

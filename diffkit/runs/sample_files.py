@@ -326,7 +326,7 @@ def has_pictures(data: Data) -> bool:
 
 
 def pixels(data: Data, x: Tensor) -> Array:
-    """Convert x: (N, C, *S) without loss of what can be measured: (N, H, W, C) uint8 of images and of slices of
+    """Convert x: (N, C, *S) to values whose differences mean something: (N, H, W, C) uint8 of images and of slices of
     volumes, else (N, D) float.
     """
     if not has_pixels(data):

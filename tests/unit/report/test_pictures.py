@@ -114,9 +114,9 @@ def test_png_holds_the_very_pixels(channels, mode):
 
 
 def test_a_plot_has_a_line_for_each_channel_at_the_height_of_its_values():
-    """The values .5 and -.5 fix the span of all plots; nan lies at 0, a huge value at the edge."""
+    """The values 1.25 and -1.25 lie at the edges; nan lies at 0, and one huge value does not change the span."""
     x = torch.zeros(3, 2, 50)
-    x[0, 0], x[0, 1], x[1, 0], x[1, 1], x[2, 1, 0] = 0.5, -0.5, 0.25, float("nan"), 1e20
+    x[0, 0], x[0, 1], x[1, 0], x[1, 1], x[2, 1, 0] = 1.25, -1.25, 0.625, float("nan"), 1e20
     plots = pictures.plots(x)
     assert plots.shape == (3, 64, 96, 3)
 
@@ -130,6 +130,18 @@ def test_a_plot_has_a_line_for_each_channel_at_the_height_of_its_values():
     assert 15 < row(1, first) < 18
     assert 30 < row(1, second) < 33
     assert (plots[2, :30, 4:] == 255).all()  # the one huge value changes neither the span nor the other columns
+
+
+@pytest.mark.parametrize(("data", "samples"), [(1.0, 1.2), (1.0, 0.4), (3.0, 4.0), (3.0, 1.5)])
+def test_samples_that_are_off_have_the_span_of_the_data(data, samples):
+    """An overshoot by a fifth, and samples of less than half the size, are seen as such."""
+
+    def top(largest: float, size: float) -> int:
+        x = torch.linspace(-largest, largest, 50)[None, None]
+        x[0, 0, 20:30] = size
+        return int(np.flatnonzero((pictures.plots(x)[0, :, 48] < 200).any(-1))[0])
+
+    assert abs(top(samples, 0.3) - top(data, 0.3)) <= 1
 
 
 @pytest.mark.parametrize(("depth", "rows", "columns", "first", "last"), [(5, 2, 3, 0, 4), (40, 4, 4, 0, 39)])
