@@ -117,13 +117,12 @@ class GaussianStart(LevelNetwork):
         """Return the output of the exact denoiser of the distribution of each example."""
         z, level = self.unscaled(x, c_noise)
         alpha, sigma = (torch.as_tensor(column(one, z)) for one in (level.alpha, level.sigma))
-        x0, eps = torch.empty_like(z).flatten(1), torch.empty_like(z).flatten(1)
-        null = len(self.mean) - 1
-        chosen = torch.tensor([null], device=z.device) if label is None or not null else label
-        group = chosen.expand(len(z))
-        for one in sorted(set(group.tolist())):
-            rows = group == one
-            x0[rows], eps[rows] = self._denoised(z[rows].flatten(1), alpha[rows], sigma[rows], one)
+        flat, null = z.flatten(1), len(self.mean) - 1
+        x0, eps = self._denoised(flat, alpha, sigma, null)
+        for one in range(null if label is not None else 0):  # all of them: which occur is known to the device only
+            chosen = (label == one)[:, None]
+            own = self._denoised(flat, alpha, sigma, one)
+            x0, eps = torch.where(chosen, own[0], x0), torch.where(chosen, own[1], eps)
         return ideal_output(self.parameterization, x0.view_as(z), eps.view_as(z), level)
 
     def _denoised(self, z: Tensor, alpha: Tensor, sigma: Tensor, group: int) -> tuple[Tensor, Tensor]:
