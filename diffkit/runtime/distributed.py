@@ -61,7 +61,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         index = from_launcher("LOCAL_RANK", 0) if device.index is None else device.index
         if index >= count:
             message = f"device {name} is not available: this machine has {count} CUDA devices"
-            fix = "--device cpu" if count == 0 else f"start {count} processes"
+            fix = "--device cpu" if count == 0 else f"start one process for each device: {count}"
             missing = UsageError(message, code="DK054", fix=fix)
             missing.reported = index > count if device.index is None else from_launcher("LOCAL_RANK", 0) > 0
             raise missing
