@@ -119,10 +119,11 @@ class GaussianStart(LevelNetwork):
         alpha, sigma = (torch.as_tensor(column(one, z)) for one in (level.alpha, level.sigma))
         flat, null = z.flatten(1), len(self.mean) - 1
         x0, eps = self._denoised(flat, alpha, sigma, null)
-        for one in range(null if label is not None else 0):  # all of them: which occur is known to the device only
-            chosen = (label == one)[:, None]
-            own = self._denoised(flat, alpha, sigma, one)
-            x0, eps = torch.where(chosen, own[0], x0), torch.where(chosen, own[1], eps)
+        if label is not None:
+            for one in range(null):  # all of them: which occur is known to the device only
+                chosen = (label == one)[:, None]
+                own = self._denoised(flat, alpha, sigma, one)
+                x0, eps = torch.where(chosen, own[0], x0), torch.where(chosen, own[1], eps)
         return ideal_output(self.parameterization, x0.view_as(z), eps.view_as(z), level)
 
     def _denoised(self, z: Tensor, alpha: Tensor, sigma: Tensor, group: int) -> tuple[Tensor, Tensor]:
