@@ -1,15 +1,18 @@
-"""Find plugins: the entry points of the group `diffkit`, read one distribution at a time, and files.
+"""Find plugins, which are entry points of the group `diffkit` or files, and read the switches that turn them off.
 
-`importlib.metadata.entry_points` fails as a whole if one distribution is damaged; here the damaged distribution is
-reported as a broken plugin, and the others are found.
+`importlib.metadata.entry_points` fails as a whole if one distribution is damaged; here entry points are read one
+distribution at a time: the damaged one is reported as a broken plugin, and the others are found. The switches are
+`--plugins`, `-p no:NAME` and DIFFKIT_PLUGINS. The default plugins of diffkit always load.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
@@ -19,6 +22,7 @@ from ..errors import PluginError, UsageError
 from .entry import TARGET
 
 GROUP = "diffkit"
+VARIABLE = "DIFFKIT_PLUGINS"
 DEFAULTS = {"ddpm": "diffkit.ddpm.plugin", "basics": "diffkit.basics.plugin"}
 
 
@@ -162,3 +166,71 @@ def _taken_by(name: str, file: Path) -> str | None:
     if spec is None or Path(spec.origin or "").resolve() == file:
         return None
     return spec.origin or next(iter(spec.submodule_search_locations or ()), "built-in")
+
+
+@dataclass(frozen=True)
+class Switches:
+    """`only` are the plugins that may load (None: all that are installed), `without` the names that may not."""
+
+    only: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+    origin: str = "--plugins"
+
+    @classmethod
+    def read(cls, plugins: str | Iterable[str] | None = None, without: Iterable[str] = ()) -> Switches:
+        """Read the switches from arguments, or from DIFFKIT_PLUGINS if `plugins` is None.
+
+        Args:
+            plugins: "a,b" or a list of names: these may load; "none": the default plugins only.
+            without: names of plugins that may not load.
+
+        Returns:
+            The switches; all installed plugins may load if neither argument nor variable is given.
+
+        Raises:
+            UsageError: DK011 if the text is empty, or names "none" beside others.
+        """
+        origin = "--plugins"
+        if plugins is None:
+            origin, plugins = VARIABLE, os.environ.get(VARIABLE) or None
+        dropped = frozenset(without)
+        if plugins is None:
+            return cls(None, dropped, origin)
+        names = [name.strip() for name in (plugins.split(",") if isinstance(plugins, str) else plugins)]
+        if names == ["none"]:
+            return cls(frozenset(), dropped, origin)
+        if isinstance(plugins, str) and not any(names):
+            raise UsageError(f"{origin} is empty", code="DK011", fix='name plugins, "a,b", or write "none"')
+        if "none" in names:
+            raise UsageError(
+                f'{origin}: "none" cannot be combined with names',
+                code="DK011",
+                fix='name plugins, "a,b", or write "none"',
+            )
+        return cls(frozenset(filter(None, names)), dropped, origin)
+
+    def verify(self, installed: Collection[str], essential: Collection[str]) -> None:
+        """Raise UsageError DK011 for a name that no plugin has, and for a default plugin in `without`."""
+        for name in sorted((self.only or frozenset()) | self.without):
+            if name in essential:
+                if name in self.without:
+                    message = f'plugin "{name}" is part of diffkit and cannot be disabled'
+                    raise UsageError(message, code="DK011", fix=f"leave out no:{name}")
+            elif name not in installed:
+                near = difflib.get_close_matches(name, installed, 1)
+                raise UsageError(
+                    f'{self.origin if name in (self.only or ()) else "-p no:" + name}: no plugin "{name}" is installed',
+                    code="DK011",
+                    hint=f'did you mean "{near[0]}"?' if near else None,
+                    choices=sorted(installed),
+                    fix="see diffkit plugins",
+                )
+
+    def disabled_reason(self, names: Collection[str | None]) -> str | None:
+        """Return why the plugin with one of these names is off; None if it may load."""
+        for name in names:
+            if name in self.without:
+                return f"disabled by -p no:{name}"
+        if self.only is not None and self.only.isdisjoint(names):
+            return f"not named by {self.origin}"
+        return None

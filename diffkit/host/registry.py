@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 from ..errors import PluginError
 from . import discovery, unknown_names
 from .bibliography import bibtex
-from .discovery import DEFAULTS, Candidate, candidates
+from .discovery import DEFAULTS, Candidate, Switches, candidates
 from .entry import KINDS, Kind
 from .loader import Plugin, Registered, call, implements, load, noted
 from .process_state import kept_state
-from .switches import Switches
 
 if TYPE_CHECKING:
     import click

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffkit.host import Registry
-from diffkit.host.switches import Switches
+from diffkit.host.discovery import Switches
 
 DEFAULTS = Registry.discover(Switches(frozenset()))
 OWNED = """

@@ -14,8 +14,8 @@ from diffkit import load_recipe
 from diffkit.cli.main import cli
 from diffkit.errors import RecipeError, UsageError
 from diffkit.host import Registry, known
+from diffkit.host.discovery import Switches
 from diffkit.host.entry import NAME
-from diffkit.host.switches import Switches
 from diffkit.host.unknown_names import first_party_names, holders
 
 ROOT = Path(__file__).parents[3]

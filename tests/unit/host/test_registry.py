@@ -8,8 +8,8 @@ import pytest
 
 from diffkit.errors import PluginError, RecipeError, UsageError
 from diffkit.host import LoadError, Registry, UnknownNameError, known
+from diffkit.host.discovery import Switches
 from diffkit.host.registry import resolve_conflicts
-from diffkit.host.switches import Switches
 
 ONE = """
 @hookimpl
