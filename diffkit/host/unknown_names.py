@@ -5,29 +5,54 @@ name.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
 
 from ..errors import DiffkitError, PluginError, RecipeError, UsageError
-from . import known
 from .loader import Plugin, Registered
 
 MIN_SIMILARITY = 0.8
 """Similarity from which a name counts as a misspelling, although a broken plugin may have it."""
 
 
+class KnownNames(NamedTuple):
+    """The names that first-party plugins register.
+
+    Attributes:
+        components: names of components by distribution and kind.
+        recipes: names of recipes by distribution.
+    """
+
+    components: dict[str, dict[str, list[str]]]
+    recipes: dict[str, list[str]]
+
+
+@cache
+def known_names() -> KnownNames:
+    """Return the names of known_names.json, which `python plugins/known_names.py` generates.
+
+    A distribution `diffkit-NAME` has the entry point `NAME`.
+    """
+    found = json.loads((files("diffkit.host") / "known_names.json").read_text(encoding="utf-8"))
+    return KnownNames(found["components"], found["recipes"])
+
+
 def holders(kind: str, name: str) -> list[str]:
     """Return the first-party distributions that register `name`."""
-    return [distribution for distribution, kinds in known.FIRST_PARTY.items() if name in kinds.get(kind, ())]
+    return [distribution for distribution, kinds in known_names().components.items() if name in kinds.get(kind, ())]
 
 
 def first_party_names(kind: str) -> list[str]:
     """Return all names of a kind that first-party plugins register."""
-    return [name for kinds in known.FIRST_PARTY.values() for name in kinds.get(kind, ())]
+    return [name for kinds in known_names().components.values() for name in kinds.get(kind, ())]
 
 
 def recipe_holder(recipe: str) -> str | None:
     """Return the first-party distribution that contains a built-in recipe; None if there is none."""
-    return next((distribution for distribution, names in known.RECIPES.items() if recipe in names), None)
+    return next((distribution for distribution, names in known_names().recipes.items() if recipe in names), None)
 
 
 class UnknownNameError(RecipeError):
@@ -75,7 +100,7 @@ def no_plugin(plugins: Sequence[Plugin], name: str, wanted: str) -> PluginError:
     for plugin in plugins:
         if plugin.answers_to(name) and plugin.status != "ok":
             return _unusable(plugin, wanted)
-    for distribution in known.FIRST_PARTY:
+    for distribution in known_names().components:
         if name in (distribution, distribution.removeprefix("diffkit-")):
             return _missing(distribution, wanted)
     names = [plugin.name for plugin in plugins]

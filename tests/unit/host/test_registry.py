@@ -7,9 +7,10 @@ from itertools import permutations
 import pytest
 
 from diffkit.errors import PluginError, RecipeError, UsageError
-from diffkit.host import LoadError, Registry, UnknownNameError, known
+from diffkit.host import LoadError, Registry, UnknownNameError, unknown_names
 from diffkit.host.discovery import Switches
 from diffkit.host.registry import resolve_conflicts
+from diffkit.host.unknown_names import KnownNames
 
 ONE = """
 @hookimpl
@@ -123,7 +124,7 @@ def test_verdicts_do_not_depend_on_the_order_of_plugins(site) -> None:
 def test_the_message_for_an_unknown_name_is_the_one_of_the_design(site, monkeypatch: pytest.MonkeyPatch) -> None:
     offering(site, "improved-ddpm", "cosine")
     site.install("edm", "import no_such_module_anywhere\n")
-    monkeypatch.setattr(known, "FIRST_PARTY", {})
+    monkeypatch.setattr(unknown_names, "known_names", lambda: KnownNames({}, {}))
     with pytest.raises(UnknownNameError) as caught:
         Registry.discover().find("schedule", "cosin")
     assert isinstance(caught.value, RecipeError)
@@ -159,7 +160,8 @@ def test_a_name_of_another_kind_is_pointed_out() -> None:
 
 
 def test_a_first_party_plugin_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, site) -> None:
-    monkeypatch.setattr(known, "FIRST_PARTY", {"diffkit-zzz": {"schedule": ("quartic",)}})
+    known = KnownNames({"diffkit-zzz": {"schedule": ["quartic"]}}, {})
+    monkeypatch.setattr(unknown_names, "known_names", lambda: known)
     with pytest.raises(PluginError) as caught:
         Registry.discover().find("schedule", "quartic")
     assert (caught.value.code, caught.value.exit_code, caught.value.fix) == ("DK205", 4, "pip install diffkit-zzz")

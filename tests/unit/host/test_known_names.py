@@ -13,32 +13,28 @@ from click.testing import CliRunner
 from diffkit import load_recipe
 from diffkit.cli.main import cli
 from diffkit.errors import RecipeError, UsageError
-from diffkit.host import Registry, known
+from diffkit.host import Registry, unknown_names
 from diffkit.host.discovery import Switches
 from diffkit.host.entry import NAME
-from diffkit.host.unknown_names import first_party_names, holders
+from diffkit.host.unknown_names import KnownNames, first_party_names, holders
 
 ROOT = Path(__file__).parents[3]
 PLUGINS = ROOT / "plugins"
+FILE = ROOT / "diffkit" / "host" / "known_names.json"
 
 
 @pytest.mark.skipif(not PLUGINS.is_dir(), reason="this checkout has no plugins")
 def test_the_file_is_current() -> None:
     """In a process of its own: the fixtures of this folder hide the plugins that are installed."""
-    code = f"""
-import runpy
-from diffkit.host import known
-components, recipes = runpy.run_path({str(PLUGINS / "known_names.py")!r})["index"]()
-assert components == known.FIRST_PARTY, components
-assert recipes == known.RECIPES, recipes
-"""
+    code = f"import runpy; print(runpy.run_path({str(PLUGINS / 'known_names.py')!r})['text'](), end='')"
     environment = {name: value for name, value in os.environ.items() if name != "DIFFKIT_PLUGINS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, f"run python plugins/known_names.py: {done.stderr}"
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == FILE.read_text(encoding="utf-8"), "run python plugins/known_names.py"
 
 
 def test_a_recipe_of_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "RECIPES", {"diffkit-zzz": ("digits-zzz",)})
+    monkeypatch.setattr(unknown_names, "known_names", lambda: KnownNames({}, {"diffkit-zzz": ["digits-zzz"]}))
     with pytest.raises(RecipeError, match="comes with the package diffkit-zzz, which is not installed") as caught:
         load_recipe("digits-zzz")
     assert "pip install diffkit-zzz" in (caught.value.fix or "")
