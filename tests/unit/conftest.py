@@ -1,4 +1,4 @@
-"""The toys: a small task on which every part of training is tried."""
+"""The toys: a small task on which every part of training is tried, and the estimate before a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAME = "diffkit_train_toys"
 
 def _load() -> ModuleType:
     if _NAME not in sys.modules:
-        spec = importlib.util.spec_from_file_location(_NAME, Path(__file__).with_name("toys.py"))
+        spec = importlib.util.spec_from_file_location(_NAME, Path(__file__).parent / "train" / "toys.py")
         assert spec is not None
         assert spec.loader is not None
         sys.modules[_NAME] = module = importlib.util.module_from_spec(spec)
