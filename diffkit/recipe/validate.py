@@ -15,8 +15,7 @@ from .checks import CHECKS, CLASSIFIER_CHECKS, CODEC_CHECKS, Check, View, check
 from .condition_checks import CONDITION_CHECKS
 from .construct import CONDITIONS, INJECTED, Trial, in_order
 from .errors import did_you_mean, nearest, quote
-from .load import Source, raise_all, read
-from .presets import with_preset
+from .load import Source, raise_all, read, with_preset
 from .resolve import Resolver
 from .signature import DATASET, Resolved
 from .spec import TASK, ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe, recipe_class

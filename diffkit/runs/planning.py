@@ -19,7 +19,7 @@ from ..guidance import Guidance
 from ..level import Level
 from ..recipe.assembly import Assembly, build
 from ..recipe.condition_checks import without_dropout
-from ..recipe.presets import preset_of
+from ..recipe.load import preset_of
 from ..runtime.distributed import Ranks
 from ..runtime.memory import enough_memory
 from ..sampler import Sampler

@@ -21,7 +21,7 @@ from ..data import DataSpec
 from ..errors import CheckpointError, UsageError, plain
 from ..metric import TrainedModel
 from ..recipe.assembly import Assembly, Parts, require_diffusion
-from ..recipe.presets import of_preset
+from ..recipe.load import of_preset
 from ..recipe.spec import DiffusionRecipe, Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse

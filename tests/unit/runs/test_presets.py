@@ -8,7 +8,7 @@ import torch
 from diffkit import Recipe, RecipeError, assemble, build, load_recipe
 from diffkit.errors import UsageError
 from diffkit.recipe.effective import effective_yaml
-from diffkit.recipe.presets import of_preset
+from diffkit.recipe.load import of_preset
 from diffkit.runs.planning import SampleRequest, plan_request
 
 RECIPE = """
