@@ -87,8 +87,7 @@ from .recipe.contents import entries as entries
 from .recipe.spec import Recipe as Recipe
 from .recipe.validate import load_recipe as load_recipe
 from .reconstruction import ReconstructionLoss as ReconstructionLoss
-from .runs.import_weights import run_from_weights as run_from_weights
-from .runs.pipeline import run as run
+from .runs.pipeline import run as run, run_from_weights as run_from_weights
 from .runs.trained import Run as Run, open_run as open_run
 from .runtime.progress import Progress as Progress, console_progress as console_progress
 from .sampler import Noise as Noise, Sampler as Sampler, StepInfo as StepInfo, sample as sample

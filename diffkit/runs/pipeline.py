@@ -1,4 +1,8 @@
-"""Run a recipe: train, sample, evaluate and report, each stage once. The same call continues a stopped run."""
+"""Make a run: train, sample, evaluate and report by a recipe, or take weights that were trained elsewhere.
+
+Each stage is done once, and the same call continues a stopped run. A run with weights from elsewhere can be sampled,
+measured and fine-tuned.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from .. import __version__
 from ..data import MapDataset
-from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, plain, system_error
+from ..errors import DiffkitError, PeerError, ResourceError, StoppedError, UsageError, plain, system_error
 from ..host import registry
-from ..recipe.assembly import Assembly, CodecParts, Parts, assemble_parts
+from ..recipe.assembly import Assembly, CodecParts, Parts, assemble, assemble_parts
 from ..recipe.construct import require_same
-from ..recipe.effective import effective_yaml
+from ..recipe.effective import effective_yaml, recipe_hash
 from ..recipe.load import Source
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
@@ -31,9 +37,11 @@ from ..runtime.launch import FAILURES, earliest_failure, forget_failures, record
 from ..runtime.memory import enough_memory
 from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
+from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
 from ..strategy import is_sharded
+from ..train.fine_tune import refuse_misfit
 from ..train.precision import choose
 from .held_out import BATCH, reconstruct_and_save, require_held_out
 from .plugin_files import FILES, digests, keep_files, read_files
@@ -128,6 +136,55 @@ def run(
                 trained = Run(opened.directory, chosen, None if sharded else parts)  # shards cannot be copied
                 _finish(trained, step, events, signals, quiet, world)
         return Run(opened.directory, chosen, None if dataset is None else parts)
+
+
+def run_from_weights(
+    recipe: Recipe,
+    out: str | Path,
+    weights: Mapping[str, Tensor],
+    source: str,
+    components: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Run:
+    """Make a run directory in which training is done and the network has these weights.
+
+    Args:
+        recipe: The recipe, with `train: {steps: 0, ema: []}`.
+        out: The run directory, which must not be a run yet.
+        weights: The state dict of the network of `recipe`.
+        source: A description of the origin of the weights, for events.jsonl and the manifest.
+        components: The state dicts of further modules by their path, such as `codec` and `conditions/text`; all that
+            the recipe has must be given.
+
+    Returns:
+        The run.
+
+    Raises:
+        UsageError: The recipe trains, or `out` is a run.
+        CheckpointError: A weight or a component is missing, unknown, or of another shape.
+    """
+    if recipe.train.steps or recipe.train.ema:
+        fix = "write train: {steps: 0, ema: []} in the recipe"
+        raise UsageError("imported weights require a recipe without training steps and averages", code="DK056", fix=fix)
+    assembly = assemble(recipe)
+    parts = {path: {f"{path}.{name}": one for name, one in part.items()} for path, part in (components or {}).items()}
+    given = {"network": weights, "components": {name: one for part in parts.values() for name, one in part.items()}}
+    own = {"network": assembly.network.state_dict(), "components": problem_of(assembly).learned().state_dict()}
+    fitting = {}
+    for group, tensors in given.items():
+        refuse_misfit(tensors, own[group], source)
+        if tensors:
+            fitting[group] = {name: tensor.to(own[group][name].dtype) for name, tensor in tensors.items()}
+    opened = open_directory(Path(out), assembly, torch.device("cpu"))
+    with opened, EventLog(opened.directory.path) as events:
+        if opened.resumed:
+            raise UsageError(f"{out} already contains a run", code="DK056", fix="choose another directory")
+        store = CheckpointStore(opened.directory.checkpoints, on_event=events.event)
+        store.preflight(fitting)
+        meta = {"recipe": recipe_hash(recipe), "diffkit": __version__, "torch": torch.__version__, "source": source}
+        store.save(0, fitting, {"step": 0, "averages": []}, meta)
+        StageStatus(opened.directory).write("train", StageRecord(step=0))
+        events.event("import", {"from": source})
+    return Run(opened.directory, torch.device("cpu"))
 
 
 def run_path(recipe: Recipe, out: str | Path | None) -> Path:
