@@ -162,9 +162,10 @@ def _renamed(text: str, name: str) -> str:
 @click.argument("recipe")
 def cite(recipe: str) -> None:
     """Print a BibTeX entry for each paper whose components RECIPE uses."""
-    from ..runs.citations import citations
+    from ..host.bibliography import cited
+    from ..recipe.contents import named
 
-    found = citations(recipe)
+    found = cited(component for _, component in named(recipe))
     if not found:
         say("No component of this recipe has a paper to cite.")
     for one in found:

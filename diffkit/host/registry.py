@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from ..errors import PluginError
 from . import discovery, unknown_names
-from .bibliography import bibtex
 from .discovery import DEFAULTS, Candidate, Switches, candidates
 from .entry import KINDS, Kind
 from .loader import Plugin, Registered, call, implements, load, noted
@@ -134,10 +133,6 @@ class Registry:
         if not plugins:
             raise unknown_names.no_plugin(self._plugins, name, "diffkit plugins --why")
         return "\n\n".join(_account(plugin) for plugin in plugins)
-
-    def bibtex(self, one: Registered) -> str | None:
-        """Return the BibTeX entry of the paper behind a component; None without a reference."""
-        return bibtex(one.entry.reference, one.plugin) if one.entry.reference else None
 
     def commands(self, group: click.Group) -> None:
         """Add the commands of plugins; a plugin that fails, or replaces a command, is marked as broken and adds

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..conditioner import shown_conditions
 from ..data import Data
 from ..errors import CheckpointError, DiffkitError
+from ..host.bibliography import address, cited, readable
 from ..recipe.assembly import Assembly, Parts
 from ..recipe.contents import named
 from ..recipe.effective import effective_yaml, inline, origins
@@ -42,7 +43,6 @@ from ..storage import atomic
 from ..storage.atomic import damaged_file
 from ..storage.jsonl import read_events, read_metrics
 from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
-from .citations import address, cited, readable
 from .evaluation import example_blocks, load_groups, result_names
 from .held_out import load_reconstructions
 from .listing import Comparison

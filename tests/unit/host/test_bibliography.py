@@ -1,4 +1,4 @@
-"""References: BibTeX beside the plugin module."""
+"""References: BibTeX beside the plugin module, and the lines and addresses made from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from diffkit.errors import PluginError
 from diffkit.host import bibtex, registry
-from diffkit.host.bibliography import parse
+from diffkit.host.bibliography import address, cited, parse, readable
 
 TEXT = """% a comment with @word
 @article{one2020,
@@ -39,11 +39,12 @@ def test_lookup(site) -> None:
     found = registry()
     a, b, c = (found.find("schedule", name) for name in "abc")
     with pytest.raises(PluginError, match=r"no readable references\.bib") as missing:
-        found.bibtex(a)
+        cited([a])
     assert missing.value.code == "DK206"
     site.write(f"{package}/references.bib", TEXT)
-    assert (found.bibtex(a) or "").startswith("@article{one2020")
-    assert found.bibtex(b) is None
+    (paper,) = cited([a, b])
+    assert (paper.key, paper.used_for) == ("one2020", "schedule/a")
+    assert paper.bibtex.startswith("@article{one2020")
     with pytest.raises(PluginError, match='has no entry "absent"') as absent:
         bibtex("absent", c.plugin)
     assert absent.value.choices == ["one2020", "two2021"]
@@ -58,3 +59,11 @@ def test_the_defaults_have_every_reference_and_no_other() -> None:
         assert used == entries.keys()
         for text in entries.values():
             assert len(re.findall(r"^  (title|author|year) += \{.*", text, re.MULTILINE)) == 3
+
+
+def test_works_have_authors_and_an_address() -> None:
+    bonneel = """@article{a, title = {Sliced {R}adon}, author = {Peyr{\\'e}, Gabriel and
+        Sch{\\"o}lkopf, Bernhard}, year = 2015, doi = {10.1/x}, year = {2015}}"""
+    assert readable(bonneel) == "Gabriel Peyré, Bernhard Schölkopf. Sliced Radon. 2015"
+    assert address(bonneel) == "https://doi.org/10.1/x"
+    assert address("@misc{a, eprint = {2006.11239}, archiveprefix = {arXiv}}") == "https://arxiv.org/abs/2006.11239"

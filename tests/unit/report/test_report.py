@@ -27,7 +27,6 @@ from diffkit.report import (
     build_report,
 )
 from diffkit.report.wording import figure
-from diffkit.runs.citations import address, readable
 from diffkit.runs.reporting import collect
 from diffkit.runs.results import EvaluationResult, MetricResult
 from diffkit.runs.stage_status import StageStatus
@@ -414,11 +413,3 @@ def test_pictures_and_metrics_have_one_unit(real_inputs):
     inputs = real_inputs["images"]
     measured = inputs.results["nearest-neighbour"].values["distance"]
     assert 0.5 < np.median(inputs.neighbours.distances) / measured < 2
-
-
-def test_works_have_authors_and_an_address():
-    bonneel = """@article{a, title = {Sliced {R}adon}, author = {Peyr{\\'e}, Gabriel and
-        Sch{\\"o}lkopf, Bernhard}, year = 2015, doi = {10.1/x}, year = {2015}}"""
-    assert readable(bonneel) == "Gabriel Peyré, Bernhard Schölkopf. Sliced Radon. 2015"
-    assert address(bonneel) == "https://doi.org/10.1/x"
-    assert address("@misc{a, eprint = {2006.11239}, archiveprefix = {arXiv}}") == "https://arxiv.org/abs/2006.11239"
