@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # the records of a run; the report reads their attributes and imports nothing of diffkit
-    from ..runs.results import MetricResult
-    from ..runs.stage_status import LossByLevel
+    from ..runs.results import LossByLevel, MetricResult
 
 Array = NDArray[Any]
 

@@ -12,8 +12,7 @@ from ..recipe.yaml import parse
 from ..storage.jsonl import read_metrics
 from ..storage.manifest import candidates
 from ..storage.run_directory import GRID, RunDirectory, runs_in
-from .results import STANDARD_ERROR, EvaluationResult, MetricResult
-from .stage_status import Stage, StageRecord, StageStatus
+from .results import STANDARD_ERROR, EvaluationResult, MetricResult, Stage, StageRecord, StageStatus
 
 Losses = tuple[list[float], list[float]]
 T = TypeVar("T")

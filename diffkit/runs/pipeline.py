@@ -46,8 +46,8 @@ from ..train.precision import choose
 from .held_out import BATCH, reconstruct_and_save, require_held_out
 from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
+from .results import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import draw_and_save
-from .stage_status import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .trained import Run
 from .training import problem_of, train
 from .weights import DataRecord, SourceRecord

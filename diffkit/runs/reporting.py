@@ -46,9 +46,8 @@ from ..storage.run_directory import SAMPLES, TRAJECTORY, RunDirectory
 from .evaluation import example_blocks, load_groups, result_names
 from .held_out import load_reconstructions
 from .listing import Comparison
-from .results import RULE, EvaluationResult
+from .results import RULE, EvaluationResult, Stage, StageRecord, StageStatus
 from .sample_files import depicted, has_pictures, load_npz, load_views, stored_conditions, viewable
-from .stage_status import Stage, StageRecord, StageStatus
 
 MIN_REAL = 64
 """Real examples that the report holds at least."""

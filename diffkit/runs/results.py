@@ -1,19 +1,28 @@
-"""The content of results.json: values of metrics, their uncertainty, and the verdict that they allow.
+"""The results of a run: its finished stages, the values of metrics, their uncertainty, and the verdict that they allow.
 
-Torch is not imported here, so that listing commands stay fast.
+stages.json records each finished stage, so that the same command continues with the next; results.json records the
+values of metrics. Torch is not imported here, so that listing commands stay fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, RootModel, model_validator
 
+from ..recipe.effective import effective
+from ..recipe.spec import Recipe
 from ..storage.run_directory import RunDirectory
 
-FILE = "results.json"
+STAGES_FILE, RESULTS_FILE = "stages.json", "results.json"
+Stage = Literal["train", "sample", "reconstruct", "evaluate", "report"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 STANDARD_ERROR = "standard_error"
 """The name of the value of a metric of the model that is the standard error of its headline."""
 Z_95 = 1.96
@@ -34,6 +43,110 @@ RULE = (
     f"“{GRADES[1]}” up to {RATIO_LIMITS[1]:g}, “{GRADES[2]}” up to {RATIO_LIMITS[2]:g}, “{GRADES[3]}” beyond; a metric "
     "may define limits of its own value instead, as the two-sample classifier does. The verdict is the worst grade."
 )
+
+
+class LossByLevel(BaseModel):
+    """Mean held-out loss in equal bins of time: the middles of the bins, `level`, and the means, `loss`."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    level: tuple[float, ...]
+    loss: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _require_pairs(self) -> LossByLevel:
+        if len(self.level) != len(self.loss):
+            raise ValueError("level and loss must be of equal length")
+        return self
+
+
+class StageRecord(BaseModel):
+    """A finished stage: the training step of the weights that it used, its seconds, and the held-out losses of the
+    training stage.
+
+    `held_out_loss` is the loss on held-out examples at the last step. `inputs` is the digest of the sections of the
+    recipe that the stage depends on, empty in runs of earlier versions.
+    """
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+    step: NonNegativeInt
+    seconds: float = 0.0
+    held_out_loss: float | None = None
+    loss_by_level: LossByLevel | None = None
+    inputs: str = ""
+
+
+class _Records(RootModel[dict[Stage, StageRecord]]):
+    """The records of the finished stages."""
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """The file stages.json of a run."""
+
+    directory: RunDirectory
+
+    def read(self) -> dict[Stage, StageRecord]:
+        """Return the finished stages, in the order of a run. Raises CheckpointError if the file is damaged."""
+        fix = "delete this file; the next run repeats the stages after training"
+        records = self.directory.read_record(STAGES_FILE, _Records, fix).root
+        return {stage: records[stage] for stage in STAGES if stage in records}
+
+    def done(self, stage: Stage, step: int, inputs: str | None = None) -> bool:
+        """Return whether a stage is finished.
+
+        Args:
+            stage: The stage.
+            step: Training step of the weights that it must have used.
+            inputs: Digest of the sections that it must have used, see `stage_inputs`; default: any.
+
+        Returns:
+            Whether its record has this step and these inputs.
+        """
+        record = self.read().get(stage)
+        return record is not None and record.step == step and (inputs is None or record.inputs in ("", inputs))
+
+    def write(self, stage: Stage, record: StageRecord) -> None:
+        """Record a finished stage. Seconds of training are added to those of earlier calls."""
+        records = self.read()
+        if stage == "train" and stage in records:
+            record = record.model_copy(update={"seconds": record.seconds + records[stage].seconds})
+        entries = records | {stage: record}
+        self.directory.write_json(
+            STAGES_FILE, {name: one.model_dump(exclude_none=True) for name, one in entries.items()}
+        )
+
+    def seconds(self) -> dict[Stage, float]:
+        """Return the seconds of each finished stage, in the order of a run."""
+        return {stage: record.seconds for stage, record in self.read().items()}
+
+
+def stage_inputs(recipe: Recipe) -> dict[Stage, str]:
+    """Return a digest for each stage after training of the sections of a recipe that it depends on besides weights."""
+    values = effective(recipe)
+    sections = {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+    needed: dict[Stage, Iterable[str]] = {
+        "sample": ["sample"],
+        "reconstruct": ["codec"],
+        "evaluate": ["sample", "evaluate"],
+        "report": sections,
+    }
+    return {
+        stage: hashlib.sha256("\n".join(sections.get(name, "") for name in names).encode()).hexdigest()[:16]
+        for stage, names in needed.items()
+    }
+
+
+@contextmanager
+def stopwatch() -> Iterator[list[float]]:
+    """Yield a list whose one element is the number of seconds that the block took, once it has ended."""
+    spent = [0.0]
+    began = time.monotonic()
+    try:
+        yield spent
+    finally:
+        spent[0] = time.monotonic() - began
 
 
 class Interval(NamedTuple):
@@ -202,11 +315,11 @@ class EvaluationResult(BaseModel):
         Raises:
             CheckpointError: The file is damaged.
         """
-        return directory.read_record(FILE, cls, f"measure again with `diffkit evaluate {directory.path}`")
+        return directory.read_record(RESULTS_FILE, cls, f"measure again with `diffkit evaluate {directory.path}`")
 
     def write(self, directory: RunDirectory) -> None:
         """Replace results.json. Raises ResourceError if it cannot be written."""
-        directory.write_json(FILE, self.model_dump(mode="json"))
+        directory.write_json(RESULTS_FILE, self.model_dump(mode="json"))
 
     def updated(self, metrics: Mapping[str, MetricResult]) -> EvaluationResult:
         """Return these results and those of `metrics`; a result with equal settings and weights is replaced."""

@@ -35,8 +35,8 @@ from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
 from .planning import SamplingPlan, plan_sampling
+from .results import stage_inputs
 from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples
-from .stage_status import stage_inputs
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""

@@ -43,10 +43,9 @@ from .planning import (
     require_whole,
 )
 from .reporting import write_report
-from .results import EvaluationResult, MetricResult
+from .results import EvaluationResult, MetricResult, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import PARTS, scratch_folder, shared_draw
 from .sampling import SampleBatch, draw_samples
-from .stage_status import StageRecord, StageStatus, stage_inputs, stopwatch
 from .weights import (
     TrainedWeights,
     digest_of,

@@ -36,9 +36,9 @@ from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem, Problem, 
 from ..train.trainer import Trainer
 from .held_out import shown_examples
 from .planning import plan_sampling
+from .results import LossByLevel, StageRecord, StageStatus, stopwatch
 from .sample_files import has_pictures, save_npz, save_png, viewable
 from .sampling import draw_samples
-from .stage_status import LossByLevel, StageRecord, StageStatus, stopwatch
 
 PREVIEW_COUNT = 16
 MAX_SAVE_FAILURES, MAX_SAVE_FAILURES_VANISHED = 3, 2

@@ -15,7 +15,7 @@ from ..page import Section, card, cards
 from ..wording import count, figure, memory, number
 
 if TYPE_CHECKING:
-    from ...runs.stage_status import LossByLevel
+    from ...runs.results import LossByLevel
 
 Column = NDArray[np.float64]
 Row = Mapping[str, object]

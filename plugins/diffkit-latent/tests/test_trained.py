@@ -17,7 +17,7 @@ from diffkit import CheckpointError, RecipeError, Run, UsageError, build, load_r
 from diffkit.cli.main import main
 from diffkit.data import stack
 from diffkit.host import configure, load_file
-from diffkit.runs.stage_status import StageStatus
+from diffkit.runs.results import StageStatus
 from diffkit.runs.training import latents_folder
 
 pytestmark = pytest.mark.xdist_group("latent")

@@ -28,8 +28,7 @@ from diffkit.report import (
 )
 from diffkit.report.wording import figure
 from diffkit.runs.reporting import collect
-from diffkit.runs.results import EvaluationResult, MetricResult
-from diffkit.runs.stage_status import StageStatus
+from diffkit.runs.results import EvaluationResult, MetricResult, StageStatus
 from diffkit.storage.jsonl import read_records
 from diffkit.storage.run_directory import RunDirectory
 

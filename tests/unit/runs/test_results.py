@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from diffkit.errors import CheckpointError
-from diffkit.runs.results import EvaluationResult, Interval, MetricResult, interval, ratio_of
-from diffkit.runs.stage_status import LossByLevel, StageRecord, StageStatus
+from diffkit.runs.results import (
+    EvaluationResult,
+    Interval,
+    LossByLevel,
+    MetricResult,
+    StageRecord,
+    StageStatus,
+    interval,
+    ratio_of,
+)
 from diffkit.storage.run_directory import RunDirectory
 
 
