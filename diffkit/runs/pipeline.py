@@ -44,13 +44,12 @@ from ..strategy import is_sharded
 from ..train.fine_tune import refuse_misfit
 from ..train.precision import choose
 from .held_out import BATCH, reconstruct_and_save, require_held_out
-from .plugin_files import FILES, digests, keep_files, read_files
 from .reporting import write_report
 from .results import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import draw_and_save
 from .trained import Run
 from .training import problem_of, train
-from .weights import DataRecord, SourceRecord
+from .weights import PLUGIN_FILES, DataRecord, SourceRecord, digests, keep_plugin_files, read_plugin_files
 
 RUNS = Path("runs")
 OUTPUT_STAGES: Mapping[type[Parts], tuple[Stage, ...]] = {Assembly: ("sample",), CodecParts: ("reconstruct",)}
@@ -269,12 +268,12 @@ def open_directory(path: Path, parts: Parts, device: torch.device, resume: Resum
     """
     recipe, spec = parts.recipe, parts.data.spec
     plugins = {plugin.name: plugin.version or "" for plugin in registry().plugins if plugin.status == "ok"}
-    files = read_files(recipe)
-    found = environment(str(device), plugins) | ({FILES: digests(files)} if files else {})
+    files = read_plugin_files(recipe)
+    found = environment(str(device), plugins) | ({PLUGIN_FILES: digests(files)} if files else {})
     text = effective_yaml(recipe)
     opened = begin(path, recipe.text, text, found, resume, parse=lambda text: parse(text, EFFECTIVE).plain())
     try:
-        keep_files(opened.directory, files)
+        keep_plugin_files(opened.directory, files)
         recorded = DataRecord.read(opened.directory).spec
         if recorded is None:
             DataRecord(spec=spec).write(opened.directory)
