@@ -1,7 +1,7 @@
 """Load a trained run: its recipe, and its weights into a copy of the recipe's objects that nothing else changes.
 
-A run records what it was made with beside the recipe: the data, the source of the codec, and the plugins in files, of
-which it keeps a copy and never loads it by itself. Whoever loads the run is held to these records.
+A run also records the data, the source of the codec, and the plugin files that it was made with. It keeps a copy of
+each plugin file and never loads it by itself. Loading a run requires that its records still apply.
 """
 
 from __future__ import annotations
