@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
@@ -19,6 +20,12 @@ TRANSPOSED: Mapping[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvT
 POOL: Mapping[int, Callable[[Tensor, int], Tensor]] = {3: fn.avg_pool1d, 4: fn.avg_pool2d, 5: fn.avg_pool3d}
 """Mean over neighbours, by the number of dimensions of a batch."""
 LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
+PATCHES = {
+    3: ("b c (w q)", "b (c q) w"),
+    4: ("b c (h p) (w q)", "b (c p q) h w"),
+    5: ("b c (d o) (h p) (w q)", "b (c o p q) d h w"),
+}
+"""Examples, and their patches as channels, by the number of dimensions of a batch."""
 Time = Literal["add", "scale-shift"]
 Down = Literal["conv-asymmetric", "conv", "average", "resblock"]
 Up = Literal["nearest", "bilinear", "transposed", "resblock"]
@@ -134,3 +141,19 @@ class Upsample(nn.Module):
             x = fn.interpolate(x, scale_factor=2.0, mode=LINEAR[x.ndim] if self.kind == "bilinear" else self.kind)
         out: Tensor = self.conv(x)
         return out
+
+
+def to_patches(x: Tensor, side: int) -> Tensor:
+    """Make the values of each patch the channels of one position: (B, C, *S) -> (B, C side^n, *S / side)."""
+    whole, divided = PATCHES[x.ndim]
+    return rearrange(x, f"{whole} -> {divided}", **_sides(x, side))
+
+
+def from_patches(x: Tensor, side: int) -> Tensor:
+    """Put patches together, the inverse of `to_patches`: (B, C side^n, *S) -> (B, C, *S side)."""
+    whole, divided = PATCHES[x.ndim]
+    return rearrange(x, f"{divided} -> {whole}", **_sides(x, side))
+
+
+def _sides(x: Tensor, side: int) -> dict[str, int]:
+    return dict.fromkeys("opq"[5 - x.ndim :], side)

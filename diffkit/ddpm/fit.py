@@ -28,18 +28,34 @@ def check_choices(**options: tuple[str, Any]) -> None:
             raise misfit(f'unknown {option} "{value}"', choices=get_args(literal))
 
 
-def resolutions(size: tuple[int, ...], levels: int) -> tuple[int, ...]:
-    """Return the larger side of the map at each level, halved from level to level: ((32, 32), 3) -> (32, 16, 8)."""
+def resolutions(size: tuple[int, ...], levels: int, patch: int = 1) -> tuple[int, ...]:
+    """Return the larger side of the map at each level of a U-Net, halved from level to level.
+
+    Args:
+        size: Sides of the data.
+        levels: Number of levels.
+        patch: Side of a patch, one position of the finest map.
+
+    Returns:
+        The sides: ((32, 32), 3) -> (32, 16, 8).
+
+    Raises:
+        RecipeError: The network takes no such data (DK140).
+    """
     if not 1 <= len(size) <= 3:
         raise misfit(
             f"network unet takes series, images and volumes, but the data has {len(size)} spatial dimensions {size}",
             fix="use network mlp for vectors" if not size else None,
         )
+    if any(side % patch for side in size):
+        fitting = [k for k in range(1, min(size) + 1) if not any(side % k for side in size)]
+        raise misfit(f"patches of side {patch} do not tile data of size {size}", choices=tuple(fitting))
+    size = tuple(side // patch for side in size)
     for side in size:
         if side % 2 ** (levels - 1):
             fitting = next(k for k in range(levels - 1, -1, -1) if side % 2**k == 0)
             raise misfit(
-                f"network unet requires sides that are divisible by {2 ** (levels - 1)}, got size {size}",
+                f"network unet requires maps with sides that are divisible by {2 ** (levels - 1)}, got size {size}",
                 fix=f"use at most {fitting + 1} multipliers, or pad the data to a multiple of {2 ** (levels - 1)}",
             )
     return tuple(max(size) >> level for level in range(levels))

@@ -15,7 +15,7 @@ from torch.nn import functional as fn
 from diffkit import Network, Shape, UsageError
 
 from .attention import CrossAttention, SelfAttention
-from .blocks import CONV, Down, Downsample, ResidualBlock, Time, Up, Upsample
+from .blocks import CONV, Down, Downsample, ResidualBlock, Time, Up, Upsample, from_patches, to_patches
 from .conditions import check_text, text_width, vector_widths, with_concat
 from .embedding import Embedding, Order
 from .fit import check_attention, check_choices, check_heads, group_count, head_count, misfit, resolutions
@@ -50,6 +50,8 @@ class UNet(Network):
     groups             groups of GroupNorm; None: at most 32, with at least four channels each
     norm_eps           added to the variance in GroupNorm
     augment            parameters per example that an augmentation passes (cond `augment`)
+    patch              side of the patches whose values are the channels of the finest level: data of size S has maps of
+                       size S / patch, and each layer costs about patch^2 times less for images (Luhman & Luhman 2022)
 
     The defaults are DDPM's for CIFAR-10: 35,746,307 parameters. For LSUN and CelebA-HQ at 256 x 256:
     multipliers (1, 1, 2, 2, 4, 4), 113,673,219 parameters.
@@ -57,7 +59,8 @@ class UNet(Network):
     Raises: RecipeError (DK140) if the options do not fit the shape or each other; UsageError (DK040, DK041)
     if an input does not fit the network.
 
-    Source: Ho et al. 2020 (arXiv:2006.11239), appendix B, and the authors' code.
+    Source: Ho et al. 2020 (arXiv:2006.11239), appendix B, and the authors' code; Luhman & Luhman 2022
+    (arXiv:2207.04316), sec. 3, for `patch`.
     """
 
     law_base = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}  # noqa: RUF012 - never changed
@@ -68,6 +71,7 @@ class UNet(Network):
     law_options = (
         {"time": "scale-shift", "embedding": "openai", "downsample": "resblock", "upsample": "resblock"},
         {"downsample": "average", "upsample": "bilinear", "heads": 2},
+        {"patch": 2},
     )
 
     def __init__(
@@ -89,6 +93,7 @@ class UNet(Network):
         groups: Positive | None = None,
         norm_eps: Annotated[float, Field(gt=0)] = 1e-6,
         augment: Annotated[int, Field(ge=0)] = 0,
+        patch: Positive = 1,
     ) -> None:
         super().__init__()
         check_choices(
@@ -98,7 +103,7 @@ class UNet(Network):
             upsample=(upsample, Up),
             initialisation=(initialisation, Style),
         )
-        sizes = resolutions(shape.size, len(multipliers))
+        sizes = resolutions(shape.size, len(multipliers), patch)
         check_attention(attention, sizes, default=DEFAULT_ATTENTION)
         check_heads(middle_attention or not set(sizes).isdisjoint(attention), heads, head_channels)
         init = Initialisation(initialisation)
@@ -121,10 +126,11 @@ class UNet(Network):
             made.cross = None if tokens is None else CrossAttention(norm(outside), count, tokens, init)
             return made
 
-        self.shape, self.stride = shape, 2 ** (len(multipliers) - 1)
+        self.shape, self.patch, self.stride = shape, patch, patch * 2 ** (len(multipliers) - 1)
         self.embedding = Embedding(channels, width, embedding, shape.classes, init, augment, vectors)
         conv = CONV[dimensions]
-        self.enter = init.layer(conv(shape.in_channels + shape.extra_channels, channels, 3, padding=1))
+        values = patch**dimensions
+        self.enter = init.layer(conv((shape.in_channels + shape.extra_channels) * values, channels, 3, padding=1))
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
 
         h, skips = channels, [channels]  # channels of the map, and of the maps that are kept for the way up
@@ -149,7 +155,7 @@ class UNet(Network):
                 self.up.append(block(h, h, "up") if upsample == "resblock" else Upsample(h, upsample, init, dimensions))
 
         self.norm = norm(h)
-        self.leave = init.last(conv(h, shape.out_channels, 3, padding=1))
+        self.leave = init.last(conv(h, shape.out_channels * values, 3, padding=1))
 
     def forward(
         self,
@@ -166,7 +172,7 @@ class UNet(Network):
         """Compute the output of a batch.
 
         Args:
-            x: Scaled noisy examples: (B, C, *S), sizes divisible by 2^(levels - 1).
+            x: Scaled noisy examples: (B, C, *S), sizes divisible by patch 2^(levels - 1).
             c_noise: The noise level: (B,).
             label: Classes: (B,) long; the null class by default.
             augment: Parameters of an augmentation: (B, A); none by default.
@@ -181,7 +187,7 @@ class UNet(Network):
         self._check(x, c_noise)
         check_text(text, text_mask, text_width(self.shape), len(x))
         emb = self.embedding(c_noise, label, augment, vectors)
-        h = self.enter(with_concat(x, concat, self.shape.extra_channels))
+        h = self.enter(to_patches(with_concat(x, concat, self.shape.extra_channels), self.patch))
         skips = [h]
 
         def apply(step: nn.Module, h: Tensor) -> Tensor:
@@ -198,8 +204,7 @@ class UNet(Network):
             if isinstance(step, AttentiveBlock):
                 h = torch.cat([h, skips.pop()], dim=1)
             h = apply(step, h)
-        out: Tensor = self.leave(fn.silu(self.norm(h)))
-        return out
+        return from_patches(self.leave(fn.silu(self.norm(h))), self.patch)
 
     def _check(self, x: Tensor, c_noise: Tensor) -> None:
         dimensions = len(self.shape.size)
