@@ -48,17 +48,17 @@ def resolutions(size: tuple[int, ...], levels: int, patch: int = 1) -> tuple[int
             fix="use network mlp for vectors" if not size else None,
         )
     if any(side % patch for side in size):
-        fitting = [k for k in range(1, min(size) + 1) if not any(side % k for side in size)]
-        raise misfit(f"patches of side {patch} do not tile data of size {size}", choices=tuple(fitting))
-    size = tuple(side // patch for side in size)
+        tiling = [k for k in range(1, min(size) + 1) if not any(side % k for side in size)]
+        raise misfit(f"patches of side {patch} do not tile data of size {size}", choices=tuple(tiling))
+    stride = patch * 2 ** (levels - 1)
     for side in size:
-        if side % 2 ** (levels - 1):
-            fitting = next(k for k in range(levels - 1, -1, -1) if side % 2**k == 0)
+        if side % stride:
+            fitting = next(k for k in range(levels - 1, -1, -1) if side % (patch * 2**k) == 0)
             raise misfit(
-                f"network unet requires maps with sides that are divisible by {2 ** (levels - 1)}, got size {size}",
-                fix=f"use at most {fitting + 1} multipliers, or pad the data to a multiple of {2 ** (levels - 1)}",
+                f"network unet requires sides that are divisible by {stride}, got size {size}",
+                fix=f"use at most {fitting + 1} multipliers, or pad the data to a multiple of {stride}",
             )
-    return tuple(max(size) >> level for level in range(levels))
+    return tuple(max(size) // patch >> level for level in range(levels))
 
 
 def check_attention(attention: tuple[int, ...], sizes: tuple[int, ...], default: tuple[int, ...]) -> None:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from diffkit.ddpm.attention import CrossAttention, SelfAttention
-from diffkit.ddpm.blocks import Downsample, ResidualBlock, Upsample
+from diffkit.ddpm.blocks import Downsample, ResidualBlock, Upsample, from_patches, to_patches
 from diffkit.ddpm.embedding import sinusoid
 from diffkit.ddpm.fit import group_count
 from diffkit.ddpm.initialisation import Initialisation, variance_scaling_
@@ -70,6 +70,7 @@ def test_cifar10_has_the_published_number_of_parameters() -> None:
         ({"initialisation": "openai"}, False),
         ({"groups": 2}, False),
         ({"norm_eps": 0.1}, False),
+        ({"patch": 2}, True),
     ],
     ids=str,
 )
@@ -82,6 +83,42 @@ def test_every_option_changes_the_output(options: dict[str, Any], parameters: bo
             other.load_state_dict(plain.state_dict())
     with torch.no_grad():
         assert (plain(_x(), T) - other(_x(), T)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("size", [(8,), (8, 12), (4, 8, 12)])
+def test_patches_are_channels_of_the_finest_map(size: tuple[int, ...]) -> None:
+    """Each position holds the values of its own patch, and the way back is exact; in two dimensions it is torch's."""
+    x = _x(size=size)
+    divided = to_patches(x, 4)
+    assert divided.shape == (3, 2 * 4 ** len(size), *(side // 4 for side in size))
+    first = x[(..., *(slice(4) for _ in size))]
+    assert torch.equal(divided.flatten(2)[..., 0], first.flatten(1))
+    assert torch.equal(from_patches(divided, 4), x)
+    if len(size) == 2:
+        assert torch.equal(divided, nn.functional.pixel_unshuffle(x, 4))
+
+
+def test_a_patched_network_is_the_plain_one_between_patches() -> None:
+    """The same weights on data that are divided by hand give the same output, with `concat` beside x."""
+    patched, x = _net(Shape(2, 3, (8, 8), extra_channels=1), patch=2), _x()
+    plain = _net(Shape(8, 12, (4, 4), extra_channels=4))
+    plain.load_state_dict(patched.state_dict())
+    mask = _x(channels=1)
+    with torch.no_grad():
+        expected = plain(to_patches(x, 2), T, concat=to_patches(mask, 2))
+        assert torch.equal(to_patches(patched(x, T, concat=mask), 2), expected)
+
+
+def test_patches_that_do_not_fit_name_those_that_do() -> None:
+    with pytest.raises(RecipeError) as caught:
+        _net(patch=3)
+    assert caught.value.code == "DK140"
+    assert "1, 2, 4, 8" in caught.value.render()
+    with pytest.raises(RecipeError, match="divisible by 16, got size"):
+        _net(patch=8)
+    with pytest.raises(UsageError, match="divisible by 4") as wrong:
+        _net(patch=2)(_x(size=(8, 10)), T)
+    assert wrong.value.code == "DK040"
 
 
 def test_dropout_acts_in_training_only() -> None:
