@@ -14,7 +14,8 @@ draws `count` samples with at most 50 network evaluations for each.
 
 The distance of a contestant is its `fid`, in features of EfficientNet-Lite0, less that of equally many real held-out
 pictures. OUT keeps weights, samples and a record for each contestant and seed: a call does what is missing, then prints
-the table of all records and names those that are missing. `--table` prints only.
+the table of all records and names those that are missing; a record needs no weights, so records of another machine can
+be copied into OUT with its rules.json. `--table` prints only.
 """
 
 from __future__ import annotations
@@ -343,14 +344,15 @@ def main() -> None:
         assemble(load_recipe("fashion-edm", [f"data.path={given.data.resolve()}"])),
     )
     for seed in () if given.table else given.seeds:
-        train(store, chosen, seed, rules, given.turn)
-        for name, entrant in chosen.items():
+        missing = [name for name in (*chosen, REAL) if not store.path(name, seed, "json").exists()]
+        absent = {name: chosen[name] for name in missing if name != REAL}
+        train(store, absent, seed, rules, given.turn)
+        for name, entrant in absent.items():
             if not store.path(name, seed, "npz").exists():
                 draw(store, name, entrant, seed, rules)
-        for name in (*chosen, REAL):
-            if not store.path(name, seed, "json").exists():
-                measure(store, name, seed, assembly, rules)
-                print(f"{name}, seed {seed}: measured", file=sys.stderr)
+        for name in missing:
+            measure(store, name, seed, assembly, rules)
+            print(f"{name}, seed {seed}: measured", file=sys.stderr)
     report(store, [*chosen, REAL], given.seeds)
 
 
