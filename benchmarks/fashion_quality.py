@@ -14,8 +14,8 @@ draws `count` samples with at most 50 network evaluations for each.
 
 The distance of a contestant is its `fid`, in features of EfficientNet-Lite0, less that of equally many real held-out
 pictures. OUT keeps weights, samples and a record for each contestant and seed: a call does what is missing, then prints
-the table of all records and names those that are missing; a record needs no weights, so records of another machine can
-be copied into OUT with its rules.json. `--table` prints only.
+the table of all records and names those that are missing; what has a record needs no weights any more. `--table` prints
+only.
 """
 
 from __future__ import annotations
