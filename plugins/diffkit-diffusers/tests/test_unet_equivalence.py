@@ -130,7 +130,7 @@ def test_weights_and_config_come_back_as_they_were(case: str) -> None:
     """Byte by byte, and diffusers builds from our config what it had."""
     ours, theirs, shape = _pair(case)
     found = read_config(dict(theirs.config))
-    options = {"heads": 1, "head_channels": None, "augment": 0} | options_of(found, shape.size)
+    options = {"heads": 1, "head_channels": None, "augment": 0, "patch": 1} | options_of(found, shape.size)
     config = config_of(ours, shape, options)
     assert config.layout == found.layout
     back = diffusers_weights(ours.state_dict(), config.layout)
@@ -177,6 +177,7 @@ def test_what_unet_cannot_express_is_refused_by_name(change: dict[str, Any], mes
         ({"upsample": "bilinear"}, "bilinear"),
         ({"upsample": "transposed"}, "transposed"),
         ({"augment": 2}, "augmentation"),
+        ({"patch": 2}, "patches"),
         ({"multipliers": (2, 2)}, "start with 1"),
         ({"heads": 2, "attention": (8, 4)}, "one width of heads"),
     ],

@@ -200,6 +200,8 @@ def config_of(network: Network, shape: Shape, options: Mapping[str, Any]) -> UNe
         raise inexpressible(f"diffusers' UNet2DModel has no resampling `{wrong}`")
     if options["augment"]:
         raise inexpressible("diffusers' UNet2DModel takes no augmentation labels")
+    if options["patch"] > 1:
+        raise inexpressible("diffusers' UNet2DModel divides no images into patches")
     widths = [options["channels"] * multiplier for multiplier in options["multipliers"]]
     attends = [max(shape.size) >> level in options["attention"] for level in range(len(widths))]
     groups = {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
