@@ -17,7 +17,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE))
 
-from faults import FAULTS, Fault  # noqa: E402
+from fault import Fault  # noqa: E402
+from faults import FAULTS  # noqa: E402
 
 pytestmark = pytest.mark.xdist_group("mutations")
 
