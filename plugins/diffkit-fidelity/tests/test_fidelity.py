@@ -15,9 +15,8 @@ import torch
 from diffkit_fidelity import rows
 from diffkit_fidelity.distances import frechet, moments
 from diffkit_fidelity.efficientnet import EfficientNetLite0
-from diffkit_fidelity.extractor import Extractor, as_pictures
-from diffkit_fidelity.extractors import InceptionV3, Values
-from diffkit_fidelity.inception import Inception
+from diffkit_fidelity.extractor import Extractor, Values, as_pictures
+from diffkit_fidelity.inception import Inception, InceptionV3
 from diffkit_fidelity.metrics import FID, KID, InceptionScore, PrecisionRecall
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm

