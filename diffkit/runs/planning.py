@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..conditioner import Conditions
+from ..config import ComponentSpec
 from ..data import LABEL, stack
 from ..errors import ArgumentError, DataError
 from ..grid import Grid
@@ -27,8 +28,9 @@ from ..schedule import sampled
 from .editing import Edit, edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
 
 MAX_SEED = 2**63 - 1
-TEXT, CFG = "text", "cfg"
-"""The condition of `prompt`, and the guidance of `scale` and `negative`."""
+TEXT, CFG, INNER = "text", "cfg", "inner"
+"""The condition of `prompt`, the guidance of `scale` and `negative`, and the option that is a guidance around which
+another one is applied."""
 
 Component = str | Mapping[str, Any]
 
@@ -378,7 +380,9 @@ def conditions_for(assembly: Assembly, count: int, given: Mapping[str, Any]) -> 
 
 
 def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Guidance, ...]:
-    """Return the guidance of a recipe with other options; a guidance that it does not have is applied first.
+    """Return the guidance of a recipe with other options, also of one that is the `inner` of another.
+
+    A guidance that the recipe does not have is applied first, or around the one that its `inner` names.
 
     Args:
         assembly: The objects of the recipe.
@@ -391,25 +395,42 @@ def changed_guidance(assembly: Assembly, changes: Mapping[str, Any]) -> tuple[Gu
         RecipeError: A name or an option is unknown.
         ArgumentError: The guidance compares with a null that was not trained.
     """
-    specs = [
-        (spec.name, dict(spec.options), built)
-        for spec, built in zip(assembly.recipe.sample.guidance, assembly.guidance)
-    ]
-    names = [name for name, _, _ in specs]
+    specs, built = [_stated(spec) for spec in assembly.recipe.sample.guidance], list(assembly.guidance)
     for name, change in changes.items():
         options = dict(change) if isinstance(change, Mapping) else {"scale": change}
-        at = names.index(name) if name in names else None
-        made = assembly.build("guidance", name, **({} if at is None else specs[at][1]) | options)
+        at, spec = next(
+            ((i, found) for i, one in enumerate(specs) if (found := _with_options(one, name, options))), (None, None)
+        )
+        if spec is None:
+            spec, given = {"name": name, **options}, options.get(INNER)
+            inner = {"name": given} if isinstance(given, str) else given if isinstance(given, Mapping) else {}
+            at = next((i for i, one in enumerate(specs) if one["name"] == inner.get("name")), None)
+            if at is not None:
+                spec[INNER] = {**specs[at], **inner}
+        made = assembly.build("guidance", spec["name"], **{key: value for key, value in spec.items() if key != "name"})
         dropout, known = assembly.recipe.data.condition_dropout, tuple(assembly.conditions.conditioners)
         lacking = without_dropout(made, known, dropout) if made.needs_null and assembly.recipe.train.steps else []
         if lacking:
             told = f"guidance {name} calls the network without {', '.join(lacking)}"
             raise _wrong(f"{told}, which condition_dropout 0 never trained", "train with data.condition_dropout: 0.1")
-        if at is None:
-            specs, names = [(name, options, made), *specs], [name, *names]
-        else:
-            specs[at] = (name, options, made)
-    return tuple(built for _, _, built in specs)
+        kept = slice(0, 0) if at is None else slice(at, at + 1)
+        specs[kept], built[kept] = [spec], [made]
+    return tuple(built)
+
+
+def _stated(spec: ComponentSpec) -> dict[str, Any]:
+    """Return the name and the options of a component as a recipe states them."""
+    nested = {key: _stated(value) if isinstance(value, ComponentSpec) else value for key, value in spec.options.items()}
+    return {"name": spec.name, **nested}
+
+
+def _with_options(spec: Mapping[str, Any], name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a guidance with other options for the one of this name, which it is or contains; None without it."""
+    if spec["name"] == name:
+        return {**spec, **options}
+    inner = spec.get(INNER)
+    changed = _with_options(inner, name, options) if isinstance(inner, Mapping) else None
+    return None if changed is None else {**spec, INNER: changed}
 
 
 def _component(kind: Literal["sampler", "grid"], base: type[Any], given: Any) -> Any:

@@ -86,7 +86,7 @@ def theirs(pipe: Any, scheduler: Any, kind: Any = None, **more: Any) -> tuple[Te
         guidance_scale=SCALE,
         num_inference_steps=STEPS,
         output_type="latent",
-        **({"latents": NOISE.clone()} if kind is None and not more else {}),
+        **({"latents": NOISE.clone()} if kind is None else {}),
         **more,
     ).images
     with torch.no_grad():
@@ -134,6 +134,15 @@ CASES = [
 def test_text_to_image(directory: Path, pipeline: Any, sampler: str, kind: Any, options: dict[str, Any]) -> None:
     made = ours(directory, "sample.preset=diffusers", f"sample.sampler={sampler}")
     compare(made, theirs(pipeline, kind(**options)))
+
+
+@pytest.mark.slow
+def test_a_rescaled_output_takes_scale_and_negative(directory: Path, pipeline: Any) -> None:
+    """The cfg inside of `rescale` is the one that `scale` and `negative` change."""
+    made = ours(directory, "sample.guidance=[{name: rescale, of: output, phi: 0.7, inner: {name: cfg, scale: 7.5}}]")
+    compare(made, theirs(pipeline, pipeline.scheduler, guidance_rescale=0.7))
+    wrapped = ours(directory, guidance={"rescale": {"of": "output", "phi": 0.7, "inner": "cfg"}})
+    compare(wrapped, made, 1e-6)
 
 
 @pytest.mark.slow

@@ -215,6 +215,19 @@ def test_a_condition_that_was_never_dropped_is_not_guided_afterwards(words: Modu
     assert inner.inner.conditions is assembly.conditions
 
 
+def test_a_guidance_inside_of_another_is_changed_where_it_stands() -> None:
+    nested = assemble(load_recipe("digits-zero-snr"))
+    rescale, clip = changed_guidance(nested, {"cfg": {"scale": 7.5, "negative": {"label": 3}}})
+    assert (rescale.inner.scale, rescale.inner.negative, rescale.phi) == (7.5, {"label": 3}, 0.7)
+    assert clip is nested.guidance[1]
+    assert [type(one).__name__ for one in changed_guidance(nested, {"threshold": {}})][1:] == ["Rescale", "Clip"]
+    plain = assemble(load_recipe("digits-zero-snr", ["sample.guidance=[clip, {name: cfg, scale: 3.0}]"]))
+    clip, around = changed_guidance(plain, {"rescale": {"inner": "cfg", "phi": 0.5}, "cfg": {"names": ["label"]}})
+    assert (around.phi, around.inner.scale, around.inner.names) == (0.5, 3.0, ("label",))
+    clip, around = changed_guidance(plain, {"cfg": 4.0, "rescale": {"inner": {"name": "cfg", "scale": 5.0}}})
+    assert around.inner.scale == 5.0
+
+
 def test_joint_dropout_drops_every_condition_of_an_example(words: ModuleType) -> None:
     sets = ["data.labels=true", "conditions={text: frozen, label: label}"]
 
