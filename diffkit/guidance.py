@@ -24,6 +24,10 @@ class Guidance(ABC):
     `unguided`, so that a guidance around it, such as one that scales its result, needs no further evaluation.
     """
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({options})"
+
     @property
     def needs_null(self) -> bool:
         """Whether the network is evaluated without conditions, which requires `condition_dropout` in training; by

@@ -31,6 +31,10 @@ Noise = Callable[[Tensor], Tensor]
 class Sampler(ABC, Generic[State]):
     """Base of samplers. Implement `step`; `diffkit check` compares the declared attributes with closed forms."""
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({options})"
+
     @attribute
     def order(self) -> int:
         """Order of convergence to the probability-flow ODE (without the noise if stochastic); default 1."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import groupby, pairwise
 from typing import Annotated
 
@@ -27,6 +28,9 @@ from diffkit import (
     evaluate,
     plain,
 )
+
+Encoded = Callable[[str, torch.device], dict[str, Tensor]]
+"""The arguments of the network for the negative of a condition, on a device."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +170,11 @@ class ClassifierFree(Guidance):
         steps, nulls, every = self._steps(), self._nulls, self._guided
         if not steps:
             return denoise
+        encoded = cache(self._encoded)  # once for all steps
         missing = [[name for _, names in steps[k:] for name in names] for k in range(len(steps) + 1)]
 
         def guided(x: Tensor, level: Level, /, **cond: Tensor) -> Estimate:
-            sets = [self._without(nulls, cond, names) if names else cond for names in missing]
+            sets = [self._without(nulls, cond, names, encoded) if names else cond for names in missing]
             if sets[0].keys() == cond.keys() and all(sets[0][name] is cond[name] for name in cond):
                 fix = f"pass {every[0]}=, such as sample(partial(denoise, {every[0]}={every[0]}), ...)"
                 message = f"cfg guides nothing, because the denoiser is called without {' or '.join(every)}; {fix}"
@@ -188,13 +193,21 @@ class ClassifierFree(Guidance):
 
         return guided
 
-    def _without(self, nulls: Conditions | None, cond: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    def _without(
+        self, nulls: Conditions | None, cond: Mapping[str, Tensor], names: list[str], encoded: Encoded
+    ) -> dict[str, Tensor]:
         """Replace conditions by their null, or by their negative, which has one row."""
         if nulls is None:
             return {name: value for name, value in cond.items() if name not in names}
         changed = nulls.without(cond, names)
         for name in names:
-            if self.negative is not None and name in self.negative:
-                value = nulls.read(name, self.negative[name], 1)
-                changed |= nulls.fixed({name: value.to(next(iter(cond.values())).device)})
+            if name in (self.negative or {}):
+                changed |= encoded(name, next(iter(cond.values())).device)
         return changed
+
+    def _encoded(self, name: str, device: torch.device) -> dict[str, Tensor]:
+        """Return the arguments of the network for the negative of a condition."""
+        nulls, negative = self._nulls, self.negative
+        assert nulls is not None
+        assert negative is not None
+        return nulls.fixed({name: nulls.read(name, negative[name], 1).to(device)})

@@ -267,7 +267,7 @@ def sample(
     start = None if latents is None else stated_latents(latents)
     if count is None:
         recipe = opened.assembly.recipe.sample.count
-        count = len(start) if start is not None else recipe if prompt or image else USUAL_COUNT
+        count = None if start is not None else recipe if prompt or image else USUAL_COUNT
     request = SampleRequest(
         count=count,
         sampler=None if changes else _component(sampler),
@@ -319,7 +319,7 @@ def sample(
         elif ranks.is_main:
             save_npz(target, {"x": stored(data, drawn.x), **condition_arrays(drawn)})
     if ranks.is_main:
-        say(f"{target}   {count} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
+        say(f"{target}   {len(drawn.x)} samples, {drawn.nfe} evaluations each, {drawn.seconds:.1f} s")
 
 
 def _form(form: str | None, out: Path | None, shown: bool) -> str:

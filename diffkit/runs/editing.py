@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
@@ -70,7 +71,7 @@ class Edit:
         """
         if self.unknown is None or not self.blends:
             return sampler
-        return Held(sampler, z0, eps, functional.interpolate(self.unknown.to(z0), z0.shape[2:]))
+        return Held(sampler, z0, eps, _at_codes(self.unknown.to(z0), z0.shape[2:]))
 
     def paste(self, x: Tensor, rows: slice) -> Tensor:
         """Return x: (B, C, *S) with the pixels of the picture outside the mask."""
@@ -81,7 +82,13 @@ class Edit:
 
 
 def edit_of(
-    assembly: Assembly, size: tuple[int, ...], count: int, image: Any, mask: Any, strength: float | None
+    assembly: Assembly,
+    size: tuple[int, ...],
+    count: int,
+    image: Any,
+    mask: Any,
+    strength: float | None,
+    shape: tuple[int, ...],
 ) -> Edit:
     """Check a picture and a mask.
 
@@ -92,6 +99,7 @@ def edit_of(
         image: A file, a picture of Pillow, or (C, *S) or (N, C, *S): uint8, or floats in the model's range.
         mask: A file, a picture, or (H, W): white (uint8 from 128, float from 0.5, True) is repainted; or None.
         strength: Share of the steps; see `strength_of`.
+        shape: Shape of a sample before the codec.
 
     Returns:
         The edit.
@@ -104,6 +112,10 @@ def edit_of(
     if mask is None:
         return Edit(x0)
     unknown = _as_mask(size, mask)
+    if not bool(_at_codes(unknown, shape[1:]).any()):
+        small = "x".join(map(str, shape[1:]))
+        message = f"the white part of mask is so thin that nothing of it is left at the size of the codes, {small}"
+        raise _wrong(message, f"make it at least {math.ceil(max(map(operator.truediv, size, shape[1:])))} pixels wide")
     return Edit(x0, unknown, blends=inpainting_condition(assembly) is None, from_noise=strength in (None, 1.0))
 
 
@@ -226,6 +238,11 @@ def latents_of(latents: Any, shape: tuple[int, ...], count: int) -> Tensor:
     return found.float().expand(count, *shape)
 
 
+def _at_codes(unknown: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a mask (B, 1, *S) at the size of codes: the nearest pixel of each."""
+    return functional.interpolate(unknown, tuple(size))
+
+
 def _as_images(data: Data, size: tuple[int, ...], count: int, image: Any) -> Tensor:
     channels = data.spec.channels
     if len(size) != 2:
@@ -255,8 +272,11 @@ def _as_mask(size: tuple[int, ...], mask: Any) -> Tensor:
     found = torch.from_numpy(np.array(found)) if isinstance(found, np.ndarray) else found
     if not isinstance(found, Tensor):
         raise _wrong(f"mask must be a file, a picture or a tensor, got {type(mask).__name__}", "pass a path")
-    if tuple(found.shape[-2:]) != size or found.numel() != math.prod(size):
-        got, fixed = ("x".join(map(str, one)) for one in (found.shape[-2:], size))
+    fixed = "x".join(map(str, size))
+    if found.numel() != math.prod(found.shape[-2:]):
+        raise _wrong(f"mask has the shape {tuple(found.shape)}, not {size}", "pass one mask of one channel")
+    if tuple(found.shape[-2:]) != size:
+        got = "x".join(map(str, found.shape[-2:]))
         raise _wrong(f"mask has {got} pixels, but the image has {fixed}", f"scale it to {fixed}")
     unknown = (found >= (0.5 if found.is_floating_point() or found.dtype == torch.bool else 128)).reshape(1, 1, *size)
     if not bool(unknown.any()):
@@ -265,10 +285,11 @@ def _as_mask(size: tuple[int, ...], mask: Any) -> Tensor:
 
 
 def _read(source: str | Path | Image.Image, what: str, mode: str | None) -> np.ndarray[Any, Any]:
-    """Return a picture as (C, H, W) uint8; `mode` is the one that it must have, None converts it to grey."""
+    """Return a picture as (C, H, W) uint8, a file upright; `mode` is what it must have, None converts it to grey."""
     try:
         picture = source if isinstance(source, Image.Image) else Image.open(source)
         picture.load()
+        picture = picture if picture is source else ImageOps.exif_transpose(picture)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise _wrong(f"{what} cannot be read: {error}", "check the file") from error
     if mode is not None and picture.mode != mode:

@@ -39,6 +39,7 @@ from ..runtime.progress import DetachableStream, console_progress
 from ..runtime.signals import StopSignals
 from ..storage.checkpoint import CheckpointStore
 from ..storage.jsonl import EventLog
+from ..storage.manifest import candidates
 from ..storage.run_directory import EFFECTIVE, OpenRun, Resume, RunDirectory, as_path, begin
 from ..strategy import is_sharded
 from ..train.fine_tune import refuse_misfit
@@ -175,7 +176,7 @@ def run_from_weights(
             fitting[group] = {name: tensor.to(own[group][name].dtype) for name, tensor in tensors.items()}
     opened = open_directory(Path(out), assembly, torch.device("cpu"))
     with opened, EventLog(opened.directory.path) as events:
-        if opened.resumed:
+        if opened.resumed and candidates(opened.directory.checkpoints):  # without any, an earlier import failed
             raise UsageError(f"{out} already contains a run", code="DK056", fix="choose another directory")
         store = CheckpointStore(opened.directory.checkpoints, on_event=events.event)
         store.preflight(fitting)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class SampleRequest:
     """A request for samples. An argument that is None is taken from the recipe.
 
     Args:
-        count: Number of samples, at least 1.
+        count: Number of samples, at least 1; None: as many as `latents` or `x`, else `sample.count` of the recipe.
         sampler: A sampler, its name, or a mapping of its name and options.
         grid: A grid, its name, or a mapping of its name and options.
         steps: Number of sampling steps.
@@ -69,7 +70,7 @@ class SampleRequest:
         ArgumentError: A value is of the wrong type or out of range.
     """
 
-    count: int
+    count: int | None = None
     sampler: Sampler[Any] | Component | None = None
     grid: Grid | Component | None = None
     steps: int | None = None
@@ -92,7 +93,8 @@ class SampleRequest:
     adapters: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        require_whole("count", self.count, 1)
+        if self.count is not None:
+            require_whole("count", self.count, 1)
         require_whole("seed", self.seed, 0, MAX_SEED)
         if self.steps is not None:
             require_whole("steps", self.steps, 1)
@@ -209,7 +211,7 @@ def plan_request(assembly: Assembly, request: SampleRequest, given: Mapping[str,
     sampler, grid, start_scale, network_time = _drawing(assembly, request)
     plan = plan_sampling(
         assembly,
-        count=request.count,
+        count=count_of(assembly, request),
         seed=request.seed,
         sampler=sampler,
         levels=request.levels or grid_levels(assembly, grid, request.steps, request.start),
@@ -222,14 +224,23 @@ def plan_request(assembly: Assembly, request: SampleRequest, given: Mapping[str,
     return _edited(assembly, plan, request)
 
 
+def count_of(assembly: Assembly, request: SampleRequest) -> int:
+    """Return the number of samples of a request."""
+    if request.count is not None:
+        return request.count
+    given = (np.shape(one) for one in (request.latents, request.x) if one is not None)
+    many = (shape[0] for shape in given if len(shape) > len(assembly.spec.shape))
+    return next(many, 1 if request.latents is not None else assembly.recipe.sample.count)
+
+
 def _edited(assembly: Assembly, plan: SamplingPlan, request: SampleRequest) -> SamplingPlan:
     """Return the plan with the size, the picture and the start noise of a request."""
     shape, held = shape_of(assembly, request.size), inpainting_condition(assembly)
-    size, edit, levels, given = request.size or assembly.data.spec.size, None, plan.levels, dict(plan.given)
+    size, edit, levels, given = tuple(request.size or assembly.data.spec.size), None, plan.levels, dict(plan.given)
     if request.image is not None:
         taken = strength_of(request.strength, request.mask, len(levels) - 1)
         levels = levels[len(levels) - 1 - taken :]
-        edit = edit_of(assembly, size, plan.count, request.image, request.mask, request.strength)
+        edit = edit_of(assembly, size, plan.count, request.image, request.mask, request.strength, shape)
     if held is not None and edit is not None and edit.unknown is not None:
         given[held] = inpainting_values(edit, plan.count)
     elif held is not None and held not in given and shape != plan.shape:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..conditioner import shown_conditions
 from ..data import LABEL, Data
 from ..denoiser import Denoiser
-from ..errors import CheckpointError
+from ..errors import CheckpointError, DataError
 from ..metric import Tensors
 from ..recipe.assembly import Assembly
 from ..recipe.spec import Recipe
@@ -67,7 +67,16 @@ class SharedDraw:
             index: Number of the batch.
             x: Its samples: (B, C, *S).
             nfe: Number of network calls for each sample.
+
+        Raises:
+            DataError: DK330, a value is not finite.
         """
+        if bad := int((~x.flatten(1).isfinite()).any(1).sum()):
+            raise DataError(
+                f"{bad} of {len(x)} samples hold NaN or infinite values, which would be black pixels",
+                code="DK330",
+                fix="set sample.precision: float32, take more steps, leave adapters out, or take an earlier checkpoint",
+            )
         data = x.contiguous().float().numpy().tobytes()
         handle = os.open(self.folder / SAMPLES_FILE, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         with open(handle, "wb") as stream:
@@ -229,12 +238,13 @@ def shared_draw(
     """
     levels = [f"{float(level.alpha).hex()} {float(level.sigma).hex()}" for level in plan.levels]
     facts = [stage_inputs(recipe)["evaluate"], weights, plan.seed, plan.count, plan.batch_size, plan.first, *levels]
-    facts += [plan.start_scale, plan.network_time, plan.sampler, plan.guidance]
+    facts += [plan.start_scale, plan.network_time, plan.sampler, plan.guidance, plan.shape]
     digest = hashlib.sha256("\n".join(map(str, facts)).encode())
     edit = () if plan.edit is None else (plan.edit.x0, plan.edit.unknown, plan.edit.blends, plan.edit.from_noise)
     for part in (*(one for given in sorted(plan.given.items()) for one in given), plan.latents, *edit):
-        data = part.cpu().contiguous().numpy() if isinstance(part, Tensor) else repr(part).encode()
-        digest.update(np.ascontiguousarray(data).data if isinstance(data, np.ndarray) else data)
+        digest.update(f"{tuple(part.shape)} {part.dtype}".encode() if isinstance(part, Tensor) else repr(part).encode())
+        if isinstance(part, Tensor):
+            digest.update(part.cpu().contiguous().numpy().data)
     return SharedDraw(path.with_name(f"{path.name}-{ranks.exchange(digest.hexdigest()[:16])[0]}"), plan, ranks)
 
 

@@ -164,7 +164,7 @@ def draw_samples(
         else:
             parts.append(drawn)
     x_kept = torch.cat(parts) if parts else torch.empty(0, *plan.shape)
-    return SampleBatch(x_kept, plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec))
+    return SampleBatch(x_kept, plan.given, nfe, time.monotonic() - began, recorder.trajectory(codec, device))
 
 
 def _start(
@@ -201,8 +201,10 @@ class _Recorder:
             self.x0.append(step.estimate.x0[:FRAME_ROWS].float().cpu())
             self.levels.append(step.t)
 
-    def trajectory(self, codec: Codec) -> SampleTrajectory | None:
+    def trajectory(self, codec: Codec, device: torch.device | str) -> SampleTrajectory | None:
         if not self.x:
             return None
-        x, x0 = (torch.stack([codec.decode(z) for z in kept]) for kept in (self.x, self.x0))
+        with torch.no_grad():
+            decoded = ([codec.decode(z.to(device)).float().cpu() for z in kept] for kept in (self.x, self.x0))
+            x, x0 = map(torch.stack, decoded)
         return SampleTrajectory(x, x0, tuple(self.levels))

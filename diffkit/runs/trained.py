@@ -36,6 +36,7 @@ from .planning import (
     Measurement,
     SampleRequest,
     SamplingPlan,
+    count_of,
     enough_for,
     grid_levels,
     plan_request,
@@ -177,7 +178,7 @@ class Run:
 
     def sample(
         self,
-        count: int,
+        count: int | None = None,
         *,
         sampler: Sampler[Any] | Component | None = None,
         grid: Grid | Component | None = None,
@@ -203,7 +204,7 @@ class Run:
         """Draw samples. Each argument that is left out is taken from the recipe.
 
         Args:
-            count: Number of samples.
+            count: Number of samples; by default as many as `latents` or `x`.
             sampler: A sampler, its name, or a mapping of its name and options.
             grid: A grid, its name, or a mapping of its name and options.
             steps: Number of sampling steps.
@@ -269,7 +270,8 @@ class Run:
             UsageError, RecipeError: The request does not fit the run.
             CheckpointError: No checkpoint can be loaded.
         """
-        x = None if request.x is None else as_examples(request.x, self.assembly.data, count=request.count)
+        count = count_of(self.assembly, request)
+        x = None if request.x is None else as_examples(request.x, self.assembly.data, count=count)
         assembly, plan = self._planned(request)
         with self._alone(), enough_for(plan), console_progress("sampling", progress) as shown:
             return draw_samples(assembly.model, plan, assembly.codec, self.device, x=x, progress=shown)

@@ -228,6 +228,17 @@ def test_a_guidance_inside_of_another_is_changed_where_it_stands() -> None:
     assert around.inner.scale == 5.0
 
 
+def test_a_negative_text_is_encoded_once_for_all_steps(words: ModuleType) -> None:
+    assembly = assemble(load_recipe(RECIPE, ["conditions={text: frozen}"]))
+    (cfg,) = changed_guidance(assembly, {"cfg": {"scale": 3.0, "negative": {"text": "a"}}})
+    cond = assembly.conditions.stated({"text": "b"}, 2)
+    guided, calls = cfg(assembly.model), words.Frozen.calls
+    x = [guided(torch.ones(2, 2), assembly.schedule.level(t), **cond).x0 for t in (30.0, 20.0, 10.0)]
+    assert words.Frozen.calls == calls + 1
+    (other,) = changed_guidance(assembly, {"cfg": {"scale": 3.0, "negative": {"text": "b"}}})
+    assert not torch.equal(other(assembly.model)(torch.ones(2, 2), assembly.schedule.level(30.0), **cond).x0, x[0])
+
+
 def test_joint_dropout_drops_every_condition_of_an_example(words: ModuleType) -> None:
     sets = ["data.labels=true", "conditions={text: frozen, label: label}"]
 

@@ -16,7 +16,7 @@ from diffkit import Level, Run, SampleNoise, build, load_recipe, run, sample
 from diffkit.blending import Held
 from diffkit.cli.main import main
 from diffkit.errors import ArgumentError
-from diffkit.runs.editing import Edit
+from diffkit.runs.editing import Edit, edit_of
 from diffkit.testing import GaussianOracle
 
 pytestmark = pytest.mark.xdist_group("editing")
@@ -113,7 +113,37 @@ def test_start_noise_of_a_file_is_that_of_the_seed(trained: Run, files: Path, ca
     assert np.array_equal(np.load(out)["x"], stored)
 
 
+def test_the_count_is_that_of_the_start_noise_else_of_the_recipe(trained: Run, files: Path, capsys: Any) -> None:
+    one = np.load(files / "noise.npy")[0]
+    assert len(trained.sample(latents=one)) == 1
+    assert len(trained.sample(latents=np.stack([one] * 3))) == 3
+    assert len(trained.sample(latents=one, labels=[3, 4], count=2)) == 2
+    assert len(trained.sample(labels=[3])) == len(trained.sample(image=files / "image.png")) == 2
+    np.save(files / "one.npy", one)
+    assert main(["sample", str(trained.directory.path), "--latents", str(files / "one.npy"), "-q"]) == 0
+    assert "1 samples" in capsys.readouterr().out
+
+
+def test_a_picture_file_is_turned_upright_as_training_pictures_are(trained: Run, files: Path) -> None:
+    turned, exif = Image.fromarray(np.rot90(PIXELS).copy()), Image.Exif()
+    exif[0x0112] = 6  # the first row of the file is the right side of the picture
+    turned.save(files / "turned.png", exif=exif)
+    same = [trained.sample(1, image=files / name, strength=0.3, seed=1) for name in ("image.png", "turned.png")]
+    assert torch.equal(*same)
+
+
+def test_a_mask_that_vanishes_at_the_size_of_the_codes_is_refused(trained: Run) -> None:
+    mask, image = np.zeros((8, 8), bool), torch.zeros(1, 8, 8)
+    mask[:, 1:4] = True
+    with pytest.raises(ArgumentError, match="nothing of it is left at the size of the codes, 2x2") as caught:
+        edit_of(trained.assembly, (8, 8), 1, image, mask, None, (4, 2, 2))
+    assert "at least 4 pixels wide" in (caught.value.fix or "")
+    mask[:, 4] = True
+    assert edit_of(trained.assembly, (8, 8), 1, image, mask, None, (4, 2, 2)).unknown is not None
+
+
 def test_other_sizes(trained: Run) -> None:
+    assert trained.sample(1, size=[8, 8], image=torch.zeros(1, 8, 8)).shape == (1, 1, 8, 8)  # type: ignore[arg-type]
     assert trained.sample(1, size=(8, 16)).shape == (1, 1, 8, 16)
     with pytest.raises(ArgumentError, match="do not take the size 8x13") as caught:
         trained.sample(1, size=(8, 13))
@@ -140,6 +170,7 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"image": "none.png"}, "image cannot be read"),
     ({"image": "image.png", "mask": "wide.png"}, "mask has 8x9 pixels, but the image has 8x8"),
     ({"image": "image.png", "mask": np.zeros((8, 8))}, "mask is black"),
+    ({"image": "image.png", "mask": np.ones((1, 3, 8, 8))}, r"mask has the shape \(1, 3, 8, 8\), not \(8, 8\)"),
     ({"latents": np.zeros((3, 1, 8, 8), "float32")}, "latents are of shape"),
     ({"prompt": "a cat"}, "there is no condition text; the model has: label"),
 )

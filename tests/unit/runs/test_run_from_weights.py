@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from diffkit import Recipe, assemble, load_recipe, open_run, run, run_from_weights
-from diffkit.errors import CheckpointError, UsageError
+from diffkit.errors import CheckpointError, ResourceError, UsageError
+from diffkit.storage.checkpoint import CheckpointStore
 
 TEXT = """
 name: elsewhere
@@ -77,6 +78,18 @@ def test_weights_of_another_network_begin_nothing(tmp_path: Path) -> None:
             run_from_weights(recipe(), tmp_path / "run", wrong, "a stranger")
         assert caught.value.code == "DK603"
     assert not (tmp_path / "run").exists()
+
+
+def test_an_import_that_ran_out_of_space_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise ResourceError("no space is left", code="DK411", fix="free some space")
+
+    with monkeypatch.context() as once:
+        once.setattr(CheckpointStore, "preflight", full)
+        with pytest.raises(ResourceError):
+            run_from_weights(recipe(), tmp_path / "run", weights(), "a friend")
+    opened = run_from_weights(recipe(), tmp_path / "run", weights(), "a friend")
+    assert torch.isfinite(opened.sample(2)).all()
 
 
 def test_a_run_is_never_written_over(tmp_path: Path) -> None:
