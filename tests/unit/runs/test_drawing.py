@@ -1,4 +1,4 @@
-"""Samples that are written: what continues, what begins anew, what is refused."""
+"""Drawing samples into files: which request continues an interrupted one, and which samples are refused."""
 
 from __future__ import annotations
 
