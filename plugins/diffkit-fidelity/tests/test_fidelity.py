@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import importlib.util
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,6 +202,33 @@ def test_the_protocol_names_what_a_value_depends_on() -> None:
     assert other["reference"] != found["reference"]
     assert PrecisionRecall(k=5).protocol(evaluation(x, x, PICTURES))["k"] == "5"
     assert InceptionScore(splits=2).protocol(evaluation(x, x, PICTURES))["splits"] == "2"
+
+
+def test_values_behind_the_first_channels_are_part_of_the_hash() -> None:
+    """The mean of 3 channels of 2 values each moves by 1 in the last value alone, so the distance is 1."""
+    x = normal(20, 3, 2)
+    moved = x + torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1.0]).view(3, 2)
+    spec, metric = DataSpec(3, (2,)), FID(features=Values())
+    found = [metric(evaluation(x, train, spec))["fid"] for train in (x, moved)]
+    assert found == pytest.approx([0.0, 1.0], abs=1e-5)
+    reference = [metric.protocol(evaluation(x, train, spec))["reference"] for train in (x, moved)]
+    assert reference[0] != reference[1]
+
+
+@pytest.mark.parametrize(
+    ("channels", "digest"),
+    [
+        (1, "60a2486e434f6849f7e64add2105fa73f5ac2a68b5434c4c9225e12ade9fcb50"),
+        (3, "df3a245046b8a317d7429280ef4118c9f3638c4fb99c7f61a8b115236a4246e4"),
+    ],
+)
+def test_the_hash_of_pictures_is_that_of_earlier_records(channels: int, digest: str) -> None:
+    """SHA-256 of the shape and of the grey levels; a grey channel counts once."""
+    levels = torch.arange(2 * channels * 20).reshape(2, channels, 4, 5) * 37 % 256
+    spec = DataSpec(channels, (4, 5), bounded=True)
+    assert rows.digest_of(levels / 127.5 - 1, spec, Counting()) == digest
+    shape = f"{(2, channels, 4, 5)}".encode()
+    assert hashlib.sha256(shape + levels.to(torch.uint8).numpy().tobytes()).hexdigest() == digest
 
 
 def test_samples_are_rounded_as_files_are() -> None:
