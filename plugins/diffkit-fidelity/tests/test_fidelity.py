@@ -244,6 +244,10 @@ def test_what_is_no_picture_is_refused() -> None:
     bad[2, 0, 3] = torch.nan
     with pytest.raises(DataError, match="1 of 4 samples hold NaN"):
         FID()(evaluation(bad, torch.zeros(4, 1, 8, 8), PICTURES))
+    for metric in (FID(features=Values()), PrecisionRecall(features=Values())):
+        with pytest.raises(DataError, match="1 of 8 samples hold NaN") as caught:
+            metric(evaluation(normal(8, 2).index_fill(0, torch.tensor([3]), torch.nan), normal(8, 2)))
+        assert caught.value.code == "DK330"
     with pytest.raises(DataError, match="3 samples are too few") as caught:
         PrecisionRecall(features=Values())(evaluation(normal(3, 2), normal(8, 2)))
     assert caught.value.code == "DK331"

@@ -81,6 +81,13 @@ def as_pictures(x: Tensor, spec: DataSpec) -> Tensor:
             fix="choose `features: plain-values` for vectors and series, or metrics that need no network: frechet, mmd",
             notes=["pictures have 1 or 3 channels, height, width, and values in [-1, 1]"],
         )
+    require_finite(x)
+    values = x.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return values.expand(-1, 3, -1, -1)
+
+
+def require_finite(x: Tensor) -> None:
+    """Raise DataError DK330 if examples x: (B, ...) hold NaN or infinite values."""
     if not torch.isfinite(x).all():
         bad = int((~torch.isfinite(x.flatten(1))).any(dim=1).sum())
         raise DataError(
@@ -88,8 +95,6 @@ def as_pictures(x: Tensor, spec: DataSpec) -> Tensor:
             code="DK330",
             fix="find the first bad value in metrics.jsonl; sample from an earlier checkpoint, or with more steps",
         )
-    values = x.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return values.expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,10 @@ class Values(Extractor):
         return {"extractor": "plain-values", "rounding": "none"}
 
     def prepared(self, x: Tensor, spec: DataSpec) -> Tensor:
-        return x.flatten(1).float()
+        """Return the values (B, C * S) float32. Raises DataError DK330 for NaN and infinite values."""
+        values = x.flatten(1).float()
+        require_finite(values)
+        return values
 
     def __call__(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         return prepared, prepared
