@@ -189,6 +189,22 @@ def test_a_cache_that_cannot_be_written_warns(tmp_path: Path) -> None:
         assert FID(features=Counting())(evaluation(x, x, PICTURES))["fid"] == pytest.approx(0.0, abs=1e-6)
 
 
+class Full(rows.Rows):
+    """Rows whose second block fails, as writing it to a full disk does."""
+
+    def blocks(self, chosen: Tensor | None = None) -> Iterator[Tensor]:
+        yield next(super().blocks(chosen))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_file() -> None:
+    kept = Full()
+    kept.append(normal(2 * rows.BLOCK, 3))
+    with pytest.warns(UserWarning, match="No space left on device"):
+        rows._write(rows.cache_folder() / "x.rows", kept)
+    assert list(rows.cache_folder().iterdir()) == []
+
+
 def test_the_protocol_names_what_a_value_depends_on() -> None:
     x = normal(10, 1, 8, 8).mul(0.3).clamp(-1, 1)
     found = FID().protocol(evaluation(x, x, PICTURES))

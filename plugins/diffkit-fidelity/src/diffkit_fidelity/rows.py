@@ -133,13 +133,14 @@ def _write(path: Path, rows: Rows) -> None:
     """Keep rows: their bytes, then their SHA-256. A folder that cannot be written to costs time, so it warns."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            digest = hashlib.sha256()
-            for block in rows.blocks():
-                digest.update(block.numpy().data)
-                file.write(block.numpy().data)
-            file.write(digest.digest())
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # removed with a file that is not complete
+            with (Path(folder) / path.name).open("wb") as file:
+                digest = hashlib.sha256()
+                for block in rows.blocks():
+                    digest.update(block.numpy().data)
+                    file.write(block.numpy().data)
+                file.write(digest.digest())
+            os.replace(file.name, path)
     except OSError as error:
         message = f"features of the training examples are not kept in {path.parent}: {error}"
         warnings.warn(plain(message), stacklevel=2)
