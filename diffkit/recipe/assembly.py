@@ -34,7 +34,7 @@ from ..times import Times
 from .construct import CONDITIONS, INJECTED, RECORD, Trial, add_shape, condition_of, construct, follows_shape, seeded
 from .load import as_text
 from .resolve import Resolver
-from .signature import REQUIRED, Parameter, base_class, component_parameters
+from .signature import REQUIRED, Parameter, base_class, component_parameters, kind_of
 from .spec import ClassifierRecipe, CodecRecipe, DiffusionRecipe, Recipe
 from .yaml import parse
 
@@ -310,7 +310,8 @@ def build(kind: str, name: str, **options: Any) -> Any:
         kind: the kind of component, such as "schedule".
         name: its name, or `plugin/name`.
         options: the options of the component. A component that a recipe injects is given as an object
-            (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping.
+            (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping, and
+            also takes what it requires from here (`build("codec", "tiled", inner="kl-vae", data=...)`).
 
     Returns:
         The component; a type checker derives its base class from `kind`.
@@ -329,9 +330,12 @@ def _built(kind: str, name: str, options: Mapping[str, Any], scope: Mapping[str,
     found = registry().find(kind, name)
     parameters = {p.name: p for p in component_parameters(found.load(), kind)}
     objects = {option: value for option, value in options.items() if _is_object(parameters.get(option), value)}
-    plain = {option: value for option, value in options.items() if option not in objects}
+    nests = any(parameter.role in ("component", "components") for parameter in parameters.values())
+    inside = {option: value for option, value in options.items() if nests and _is_injected(option, value)}
+    plain = {option: value for option, value in options.items() if option not in {**objects, **inside}}
     trial = Trial()
     trial.scope.update(scope)
+    trial.scope.update({option.replace("_", "-"): value for option, value in inside.items()})
     for option, value in objects.items():
         _require_class(parameters[option], value, f"{kind} {name}")
         if parameters[option].role == "injected":
@@ -365,6 +369,11 @@ def _is_object(parameter: Parameter | None, value: object) -> bool:
         return False
     items = value if parameter.role == "components" and isinstance(value, list | tuple) else [value]
     return parameter.role == "injected" or not all(isinstance(item, str | Mapping | None) for item in items)
+
+
+def _is_injected(option: str, value: object) -> bool:
+    """Return whether an argument is an object that a recipe passes to constructors under this name."""
+    return any(kind_of(cls) == option.replace("_", "-") for cls in type(value).__mro__)
 
 
 def _require_class(parameter: Parameter, value: object, component: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffkit_latent.trained import Trained
 from torch import Tensor
 
-from diffkit import CheckpointError, RecipeError, Run, UsageError, build, load_recipe, open_run, run
+from diffkit import CheckpointError, CodecRecord, RecipeError, Run, UsageError, build, load_recipe, open_run, run
 from diffkit.cli.main import main
 from diffkit.data import stack
 from diffkit.host import configure, load_file
@@ -206,6 +206,49 @@ def test_a_trained_codec_of_a_trained_codec(source: Path, finished: Run, tmp_pat
     with torch.no_grad():
         once, twice = codec_of(finished).encode(digits()[:4]), codec_of(again).encode(digits()[:4])
     torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.mark.slow
+def test_a_chain_of_runs_with_tiles_between_needs_no_other_run(tmp_path: Path) -> None:
+    """Run b: tiles around the codec of run a, and run c: the codec of run b; then a and b are deleted."""
+    codecs: dict[str, dict[str, Any]] = {
+        "a": {"name": "kl-vae", "factor": 2, "channels": 3, "width": 8},
+        "b": {"name": "tiled", "inner": {"name": "trained", "run": str(tmp_path / "a"), "scale": 2.0}},
+        "c": {"name": "trained", "run": str(tmp_path / "b"), "scale": 3.0},
+    }
+    for name, codec in codecs.items():
+        run(f"name: {name}\ncodec: {json.dumps(codec)}\ntrain: {{steps: 0, ema: []}}{COMMON}", tmp_path / name)
+    before = open_run(tmp_path / "c").sample(2, steps=2)
+    with torch.no_grad():
+        mean = open_run(tmp_path / "a").trained().codec.encode(digits()[:2])
+    shutil.rmtree(tmp_path / "a")
+    shutil.rmtree(tmp_path / "b")
+    again = open_run(tmp_path / "c")
+    assert torch.equal(again.sample(2, steps=2), before)
+    with torch.no_grad():
+        torch.testing.assert_close(codec_of(again).encode(digits()[:2]), 6.0 * mean)
+
+
+def test_codecs_inside_the_codec_of_a_record_are_built_from_it() -> None:
+    """The record of run c of the chain above: neither run exists."""
+    section = {"name": "diffkit-latent/kl-vae", "factor": 2, "channels": 3, "width": 8}
+    first = CodecRecord("", {"codec": section, "inside": None})
+    inner = {"name": "diffkit-latent/trained", "run": "no/such/run", "scale": 2.0}
+    tiled = {"name": "diffkit-latent/tiled", "inner": inner}
+    record = CodecRecord("", {"codec": tiled, "inside": vars(first)})
+    codec = build("codec", "trained", data=build("data", "digits"), run="no/other/run", scale=3.0, record=record)
+    assert isinstance(codec, Trained)
+    assert codec.inner.inner.record() == first
+    x = torch.linspace(-1, 1, 128).view(2, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(codec.encode(x), 6.0 * codec.inner.inner.inner.encode(x))
+
+
+def test_build_passes_the_data_to_codecs_inside() -> None:
+    codec = build("codec", "tiled", inner={"name": "kl-vae", "factor": 2, "width": 8}, data=build("data", "digits"))
+    assert codec.encode(torch.zeros(1, 1, 8, 8)).shape == (1, 4, 4, 4)
+    with pytest.raises(UsageError, match="`data` must be a number, text, list or mapping, got Digits"):
+        build("codec", "affine", data=build("data", "digits"))
 
 
 def test_a_scale_is_required_before_codes_are_used(source: Path) -> None:

@@ -174,19 +174,23 @@ def _of_run(path: str, weights: str) -> tuple[nn.Module, CodecRecord]:
     return codec, CodecRecord(weights_hash(codec), json.loads(json.dumps(options)))
 
 
-def _plain(chosen: ComponentSpec) -> dict[str, Any]:
-    """Return a component as a recipe writes it."""
-    options = {name: _plain(one) if isinstance(one, ComponentSpec) else one for name, one in chosen.options.items()}
-    return {"name": f"{chosen.plugin}/{chosen.name}", **options}
+def _plain(chosen: Any) -> Any:
+    """Return a component, alone or in a tuple, as a recipe writes it; any other value as it is."""
+    if isinstance(chosen, tuple):
+        return [_plain(one) for one in chosen]
+    if not isinstance(chosen, ComponentSpec):
+        return chosen
+    return {"name": f"{chosen.plugin}/{chosen.name}", **{name: _plain(one) for name, one in chosen.options.items()}}
 
 
 def _rebuilt(record: CodecRecord, data: Data) -> nn.Module:
-    """Build the codec of a record; its weights are loaded with those of the run."""
+    """Build the codec of a record, and the codecs inside it; its weights are loaded with those of the run."""
     section: Mapping[str, Any] = record.options["codec"]
     name, options = section["name"], {key: value for key, value in section.items() if key != "name"}
     inside = record.options["inside"]
-    given = {"data": data, "record": None if inside is None else CodecRecord(**inside)}
+    given = {"data": data} | ({} if inside is None else {"record": CodecRecord(**inside)})
     takes = inspect.signature(registry().find("codec", name).load()).parameters
-    codec = build("codec", name, **{key: one for key, one in given.items() if key in takes and one}, **options)
+    nests = any(isinstance(one, Mapping) and "name" in one for one in options.values())
+    codec = build("codec", name, **{key: one for key, one in given.items() if nests or key in takes}, **options)
     assert isinstance(codec, nn.Module)
     return codec
