@@ -190,6 +190,13 @@ def weights_now(source: Path) -> str:
     return record.sha256
 
 
+@pytest.mark.parametrize("scale", [0, -0.5])
+def test_scales_that_undo_nothing_are_refused(scale: float) -> None:
+    """z / 0 is not a picture."""
+    with pytest.raises(RecipeError, match=f"scale must be one of auto, per-channel or more than 0, not {scale}"):
+        build("codec", "trained", data=build("data", "digits"), run="no/run", scale=scale)
+
+
 def test_codecs_without_weights_are_refused(tmp_path: Path) -> None:
     run(f"name: plain\ntrain: {{steps: 0, ema: []}}{COMMON}", tmp_path / "plain")
     with pytest.raises(UsageError, match=r"the codec identity of .* has no weights") as caught:

@@ -7,10 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from diffkit import (
@@ -44,7 +45,7 @@ class Trained(nn.Module, Codec, Staged):
     run      folder of the run, of `task: codec` or of any other task whose codec has weights
     weights  weights of that run: raw, ema, the name of an average, or width:W
     scale    auto: 1 / std over all codes of training examples, and no shift, as in latent diffusion; per-channel: mean
-             and std of each channel; a number is the scale itself
+             and std of each channel; a number greater than 0 is the scale itself
     cache    whether the posteriors of the training examples are kept on disk, so that no step encodes
 
     The scale is measured on 2,048 evenly spread training examples, without augmentation, when the run starts. Its
@@ -65,7 +66,7 @@ class Trained(nn.Module, Codec, Staged):
         data: Data,
         run: FilePath,
         weights: str = "ema",
-        scale: Literal["auto", "per-channel"] | float = "auto",
+        scale: Literal["auto", "per-channel"] | Annotated[float, Field(gt=0)] = "auto",
         cache: bool = False,
         record: CodecRecord | None = None,
     ) -> None:
@@ -75,7 +76,7 @@ class Trained(nn.Module, Codec, Staged):
         self.inner = inner.eval().requires_grad_(False)
         self.rule = scale
         columns = (self._inner.spec(data.spec).channels, *[1] * len(self._inner.spec(data.spec).size))
-        number = scale if isinstance(scale, float) else torch.nan
+        number = torch.nan if isinstance(scale, str) else scale
         self.register_buffer("shift", torch.zeros(columns) if scale != "per-channel" else torch.full(columns, number))
         self.register_buffer("scale", torch.full(columns, number))
         self._known = False
