@@ -32,6 +32,8 @@ class Autoencoder(TrainableCodec, Staged):
 
     Without `multipliers` encoder and decoder are those of `Patches`, with a `factor`. With `multipliers` they are those
     of `Convolutional`, and the factor follows.
+
+    Raises ValueError for data that is not images, and for `multipliers`, `factor` and `attention` that do not fit.
     """
 
     def __init__(
@@ -52,8 +54,13 @@ class Autoencoder(TrainableCodec, Staged):
             raise ValueError(
                 f"{len(multipliers)} multipliers give the factor {2 ** (len(multipliers) - 1)}, but factor is {factor}"
             )
+        if attention and not multipliers:
+            raise ValueError("attention needs multipliers: the networks on patches have no attention")
+        sides = [spec.size[0] // 2**level for level in range(len(multipliers))]
+        if absent := sorted(set(attention) - set(sides)):
+            raise ValueError(f"attention is {absent[0]}, but the maps have the sides {', '.join(map(str, sides))}")
         self.data_channels, self.channels, self.factor = spec.channels, codes, factor
-        levels = [level for level in range(len(multipliers)) if spec.size[0] // 2**level in attention]
+        levels = [level for level, side in enumerate(sides) if side in attention]
         self.halves: Patches | Convolutional = (
             Convolutional(spec.channels, outputs, codes, width, multipliers, blocks, levels)
             if multipliers
@@ -127,7 +134,8 @@ class KLVAE(Autoencoder):
     blocks       residual blocks of each half, or of each level with `multipliers`
     multipliers  channels of each level, as multiples of `width`, of the convolutional autoencoder of latent diffusion;
                  without them (default) the networks work on patches of x, which is quick on a CPU
-    attention    sides of the maps of x that are followed by attention, with `multipliers`
+    attention    sides of the maps of x that are followed by attention, with `multipliers`: the side of x, halved 0, 1,
+                 ... times
 
     Training encodes samples of the posterior; `encode` without noise is its mean.
     Source: Kingma & Welling 2014 (arXiv:1312.6114); with multipliers, Rombach et al. 2022 (arXiv:2112.10752), appendix
