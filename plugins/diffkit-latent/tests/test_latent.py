@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from diffkit_latent.adversarial import Adversarial, Critic
 from diffkit_latent.codecs import KLVAE, VQVAE, Autoencoder
-from diffkit_latent.convolutional import Convolutional
+from diffkit_latent.convolutional import Attention, Convolutional
 from diffkit_latent.losses import KL, L1, L2
 from diffkit_latent.metrics import psnr, rounded, ssim
 from diffkit_latent.perceptual import LINEAR, Perceptual, law_tensors
@@ -19,6 +21,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from diffkit import Codec, DataSpec, Identity, Posterior, RecipeError, Reconstruction, build
+from diffkit.data import InMemorySplit, Part
 from diffkit.errors import DataError, UsageError
 from diffkit.testing import fixtures
 
@@ -74,6 +77,57 @@ def test_other_channels_vectors_and_factors_are_refused() -> None:
         KLVAE(fixtures.GaussianData())
     with pytest.raises(ValueError, match="2 multipliers give the factor 2, but factor is 4"):
         KLVAE(PICTURES, multipliers=(1, 2))
+
+
+@pytest.mark.parametrize("codec", [KLVAE, VQVAE])
+def test_attention_that_no_map_receives_is_refused(codec: type[Autoencoder]) -> None:
+    with pytest.raises(ValueError, match="attention needs multipliers"):
+        codec(PICTURES, attention=(2,))
+    with pytest.raises(ValueError, match="attention is 16, but the maps have the sides 8, 4"):
+        codec(PICTURES, factor=2, multipliers=(1, 2), attention=(4, 16))
+    for attention, layers in (((), 2), ((4,), 5), ((8, 4), 8)):  # one in the middle of each half, then 1 and 2 blocks
+        made = codec(PICTURES, factor=2, width=8, multipliers=(1, 2), attention=attention)
+        assert sum(isinstance(part, Attention) for part in made.modules()) == layers
+
+
+def test_few_examples_start_a_codebook() -> None:
+    """Each code is the output of the encoder for a patch of one of 32 examples, and these lie at all four positions."""
+    torch.manual_seed(0)
+    codec = VQVAE(PICTURES, width=8, codes=32)
+    counts = list[int]()
+
+    def counted(part: nn.Module, inputs: tuple[Tensor]) -> None:
+        counts.append(len(inputs[0]))
+
+    codec.halves.encoder.register_forward_pre_hook(counted)
+    codec.fit(PICTURES)
+    assert counts == [16, 16]
+    with torch.no_grad():
+        outputs = codec.encode(PICTURES.split("train").x[::32]).flatten(2)
+    gaps = (codec.quantizer.codes[:, None, :, None] - outputs).abs().amax(2).flatten(1)
+    near = gaps.min(1)
+    assert float(near.values.max()) < 1e-4
+    assert len(near.indices.unique()) == 32
+    assert len((near.indices % 4).unique()) == 4
+
+
+def test_at_most_256_examples_start_a_codebook_of_many_codes() -> None:
+    codec = VQVAE(PICTURES, factor=4, width=8, codes=1000, multipliers=(1, 1, 1))
+    counts = list[int]()
+    codec.halves.encoder.register_forward_pre_hook(lambda part, inputs: counts.append(len(inputs[0])))
+    codec.fit(PICTURES)
+    assert counts == [16] * 16
+
+
+def test_convolutional_halves_read_no_examples() -> None:
+    class Unread(fixtures.Pictures):
+        def split(self, part: Part) -> InMemorySplit:
+            raise AssertionError(part)
+
+    codec = KLVAE(Unread(), width=8, multipliers=(1, 1, 1))
+    before = {name: one.clone() for name, one in codec.state_dict().items()}
+    assert codec.fit(Unread()) == ""
+    assert all(torch.equal(before[name], one) for name, one in codec.state_dict().items())
 
 
 def test_nan_of_a_decoder_is_an_error_and_never_an_image() -> None:

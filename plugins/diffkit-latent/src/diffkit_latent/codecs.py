@@ -23,6 +23,8 @@ LOG_VARIANCE = (-30.0, 20.0)
 """The range of the log-variance of a posterior."""
 MOST_EXAMPLES, MOST_ENCODED = 2000, 256
 """Training examples from which a start is computed, and those whose codes start a codebook."""
+TOGETHER = 16
+"""Examples that are encoded at a time."""
 START_LOG_VARIANCE = -6.0
 """What is added to the log-variance, so that posteriors start near std 0.05, which hides little of codes of std 1."""
 
@@ -73,13 +75,16 @@ class Autoencoder(TrainableCodec, Staged):
         return self.halves.last_layer
 
     def fit(self, data: Data) -> str:
-        """Start the linear path of patches as principal components of training examples; return a line about it."""
-        return self.halves.fit(self._examples(data))
+        """Start the linear path of patches as principal components of training examples; return a line about it.
 
-    def _examples(self, data: Data) -> Tensor:
-        """Return at most `MOST_EXAMPLES` training examples, evenly spread, on the device of the codec."""
+        Convolutional halves keep their random weights.
+        """
+        return self.halves.fit(self._examples(data, MOST_EXAMPLES)) if isinstance(self.halves, Patches) else ""
+
+    def _examples(self, data: Data, most: int) -> Tensor:
+        """Return at most `most` training examples, evenly spread, on the device of the codec: (N, C, H, W)."""
         train = data.split("train")
-        count = min(len(train), MOST_EXAMPLES)
+        count = min(len(train), most)
         raw, _ = stack(train, [i * len(train) // count for i in range(count)])
         return data.to_model_range(raw.to(self.last_layer.device))
 
@@ -205,10 +210,11 @@ class VQVAE(Autoencoder):
     @torch.no_grad()
     def fit(self, data: Data) -> str:
         """Start patches as kl-vae does, and the codes as outputs of the encoder; return a line about the start."""
-        found = super().fit(data)
-        x, count = self._examples(data), len(self.quantizer.codes)
-        vectors = _rows(self.encoder_output(x[:: max(1, len(x) // MOST_ENCODED)]))
-        self.quantizer.restart(vectors[torch.arange(count) * len(vectors) // count], torch.arange(count))
+        found, count = super().fit(data), len(self.quantizer.codes)
+        parts = torch.split(self._examples(data, min(MOST_ENCODED, count)), TOGETHER)
+        vectors = torch.cat([_rows(self.encoder_output(part)) for part in parts])
+        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))
+        self.quantizer.restart(vectors[order[:count]], torch.arange(count))
         return found
 
     def posterior_of(self, output: Tensor) -> Posterior:

@@ -125,10 +125,6 @@ class Convolutional(nn.Module):
         """Return the stages of `decode`."""
         return [*map(_stage, self.decoder)]
 
-    def fit(self, x: Tensor) -> str:
-        """Keep the random weights, which are the start whatever the examples x are."""
-        return ""
-
 
 def _stage(part: nn.Module) -> Stage:
     return Stage(part, local=False) if isinstance(part, Attention) else Stage.of(part)
