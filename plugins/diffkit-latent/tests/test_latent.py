@@ -173,6 +173,11 @@ def test_codes_that_are_all_dead_are_replaced_by_different_vectors() -> None:
         (lambda t: t.pop("features.2.bias"), "features.2 does not follow"),
         (lambda t: t.update({"features.9.weight": t.pop("features.5.weight")}), "features.9 does not follow"),
         (lambda t: t.clear() or t.update(x=torch.zeros(1)), "no convolutions"),
+        (
+            lambda t: t.update({"lin1.model.1.weight": torch.ones(1, 5, 1, 1)}),
+            r"lin1.model.1.weight has the shape \(1, 5, 1, 1\); this network needs \(1, 4, 1, 1\)",
+        ),
+        (lambda t: t.pop("lin0.model.1.weight"), "lin0.model.1.weight is absent"),
     ],
 )
 def test_files_without_a_network_are_refused(tmp_path: Path, change: object, message: str) -> None:
@@ -180,11 +185,11 @@ def test_files_without_a_network_are_refused(tmp_path: Path, change: object, mes
     change(tensors)  # type: ignore[operator]
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(DataError, match=message) as refused:
-        Perceptual(str(tmp_path / "x.safetensors"))
+        Perceptual(PICTURES, str(tmp_path / "x.safetensors"))
     assert refused.value.code == "DK302"
     (tmp_path / "x.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(DataError, match="cannot be read as safetensors"):
-        Perceptual(str(tmp_path / "x.safetensors"))
+        Perceptual(PICTURES, str(tmp_path / "x.safetensors"))
 
 
 def test_without_weights_of_lpips_all_channels_count_equally(tmp_path: Path) -> None:
@@ -194,7 +199,8 @@ def test_without_weights_of_lpips_all_channels_count_equally(tmp_path: Path) -> 
     for number, content in enumerate((tensors, {**tensors, **ones})):
         save_file(content, tmp_path / f"{number}.safetensors")
         x, y = pictures(2), pictures(2, seed=1)
-        found.append(Perceptual(str(tmp_path / f"{number}.safetensors"))(Reconstruction(y, y, Posterior(y)), x, 0))
+        loss = Perceptual(PICTURES, str(tmp_path / f"{number}.safetensors"))
+        found.append(loss(Reconstruction(y, y, Posterior(y)), x, 0))
     assert torch.equal(*found)
 
 
@@ -224,6 +230,55 @@ def test_the_critic_judges_patches_of_70_pixels() -> None:
     (gradient,) = torch.autograd.grad(judged[0, 0, judged.shape[2] // 2, judged.shape[3] // 2], x)
     rows = gradient[0, 0].abs().sum(1).nonzero()[:, 0]
     assert int(rows.max() - rows.min()) + 1 == 70
+
+
+@dataclass(frozen=True)
+class Sized(fixtures.Pictures):
+    """Data of one shape, whose examples are not used."""
+
+    shape: tuple[int, ...] = (3, 8, 8)
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(self.shape[0], self.shape[1:], bounded=True)
+
+
+def test_a_discriminator_of_too_many_layers_is_refused() -> None:
+    """A size is refused exactly if a discriminator fails on it."""
+    for layers, side in product((1, 2, 3), (6, 11, 12, 23, 24)):
+        try:
+            Critic(3, 8, layers)(torch.zeros(1, 3, side, 50))
+        except RuntimeError:
+            with pytest.raises(ValueError, match=rf"layers must be at most [12] .* {side} x 50 .* got {layers}"):
+                Adversarial(Sized(shape=(3, side, 50)), layers=layers, width=8)
+        else:
+            Adversarial(Sized(shape=(3, side, 50)), layers=layers, width=8)
+    with pytest.raises(ValueError, match="at most 2 for images of 23 x 64 pixels, got 3"):
+        Adversarial(Sized(shape=(3, 23, 64)), width=8)
+    with pytest.raises(ValueError, match="at least 6 x 6 pixels, got 8 x 5"):
+        Adversarial(Sized(shape=(3, 8, 5)), layers=1, width=8)
+    with pytest.raises(ValueError, match=r"takes images, but the data has shape \(2,\)"):
+        Adversarial(Sized(shape=(2,)), layers=1, width=8)
+    with pytest.raises(RecipeError, match="layers must be at most 1 for images of 8 x 8 pixels"):
+        build("reconstruction-loss", "adversarial", data=PICTURES)
+
+
+def test_images_that_a_network_of_features_cannot_read_are_refused(tmp_path: Path) -> None:
+    tensors = law_tensors() | {"features.8.weight": torch.ones(3, 4, 3, 3), "features.8.bias": torch.zeros(3)}
+    tensors["lin2.model.1.weight"] = torch.ones(1, 3, 1, 1)
+    file = str(tmp_path / "x.safetensors")
+    save_file(tensors, file)
+    for shape in ((1, 4, 4), (3, 4, 9)):
+        loss = Perceptual(Sized(shape=shape), file)
+        x = torch.zeros(2, *shape)
+        assert loss(Reconstruction(x, x, Posterior(x)), x, 0).tolist() == [0.0, 0.0]
+    for shape in ((2, 8, 8), (4, 8, 8), (3,), (3, 8)):
+        with pytest.raises(ValueError, match="takes images of 1 or 3 channels, but the data has shape"):
+            Perceptual(Sized(shape=shape), file)
+    with pytest.raises(
+        ValueError, match="halves each side 2 times, so images must have at least 4 x 4 pixels, got 8 x 3"
+    ):
+        Perceptual(Sized(shape=(3, 8, 3)), file)
 
 
 def test_psnr_of_a_constant_error_and_of_equal_images() -> None:

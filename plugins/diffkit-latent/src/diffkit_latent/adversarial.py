@@ -19,6 +19,8 @@ from .ranks import mean_of_ranks
 MOST_BALANCE = 1e4
 """The largest factor that balances the gradients."""
 TINY = 1e-4
+LEAST_MAP = 3
+"""Smallest side of a map that the two convolutions of stride 1 at the end of a discriminator accept."""
 
 
 class Critic(nn.Sequential):
@@ -53,6 +55,7 @@ class Adversarial(nn.Module, ReconstructionLoss):
     processes use the norms of their mean gradients.
     Source: Esser et al. 2021 (arXiv:2012.09841), eq. 6 and 7; hinge: Lim & Ye 2017 (arXiv:1705.02894).
     Differs: the gradient of the perceptual loss is not part of the balance.
+    Raises ValueError for data that is not images, or too small for `layers`.
     """
 
     critic: Critic
@@ -70,6 +73,14 @@ class Adversarial(nn.Module, ReconstructionLoss):
         width: Annotated[int, Field(ge=1)] = 64,
     ) -> None:
         super().__init__()
+        size = data.spec.size
+        if len(size) != 2:
+            raise ValueError(f"the discriminator takes images, but the data has shape {data.spec.shape}")
+        if min(size) < 2 * LEAST_MAP:
+            raise ValueError(f"the discriminator takes images of at least 6 x 6 pixels, got {size[0]} x {size[1]}")
+        if min(size) < LEAST_MAP * 2**layers:
+            most = max(count for count in range(1, layers) if min(size) >= LEAST_MAP * 2**count)
+            raise ValueError(f"layers must be at most {most} for images of {size[0]} x {size[1]} pixels, got {layers}")
         self.weight, self.start, self.adaptive = weight, start, adaptive
         self.critic = Critic(data.spec.channels, width, layers)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffkit import DataError, FilePath, Reconstruction, ReconstructionLoss
+from diffkit import Data, DataError, DataSpec, FilePath, Reconstruction, ReconstructionLoss, build
 
 from .losses import Weight
 
@@ -32,7 +33,8 @@ class Perceptual(nn.Module, ReconstructionLoss):
     positions and summed over channels; with the weights of LPIPS, `lin0.model.1.weight` and so on in the same file,
     times these. Nothing is downloaded.
     Source: Zhang et al. 2018 (arXiv:1801.03924), eq. 1.
-    Raises DataError DK302 for a file that holds no such network.
+    Raises DataError DK302 for a file that holds no such network, or weights of LPIPS of another one; ValueError for
+    data that is not images of 1 or 3 channels, or too small for the network.
     """
 
     weight: float
@@ -40,14 +42,14 @@ class Perceptual(nn.Module, ReconstructionLoss):
     std: Tensor
     law_minimum = 0.0
 
-    def __init__(self, file: FilePath, weight: Weight = 1.0) -> None:
+    def __init__(self, data: Data, file: FilePath, weight: Weight = 1.0) -> None:
         super().__init__()
         self.weight = weight
         tensors = _read(file)
-        self.stages = nn.ModuleList(_stages(tensors, file))
-        for index, stage in enumerate(self.stages):
-            width = cast(nn.Conv2d, cast(nn.Sequential, stage)[-2]).out_channels
-            share = tensors.get(LINEAR.format(index), torch.ones(1, width, 1, 1))
+        stages = _stages(tensors, file)
+        _require_images(data.spec, halvings=len(stages) - 1)
+        self.stages = nn.ModuleList(stages)
+        for index, share in enumerate(_shares(tensors, stages, file)):
             self.register_buffer(f"share{index}", share.float(), persistent=False)
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
@@ -57,7 +59,8 @@ class Perceptual(nn.Module, ReconstructionLoss):
     def law_example(folder: Path) -> Perceptual:
         """Return an instance on which the laws are tested: a small network with random weights."""
         save_file(law_tensors(), folder / "vgg.safetensors")
-        return Perceptual(str(folder / "vgg.safetensors"))
+        np.save(folder / "images.npy", np.zeros((4, 8, 8, 3), dtype=np.uint8))
+        return Perceptual(build("data", "arrays", path=str(folder / "images.npy")), str(folder / "vgg.safetensors"))
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Return the last map of each size for x: (B, 3 or 1, H, W) in [-1, 1], with norm 1 over the channels."""
@@ -117,6 +120,34 @@ def _stages(tensors: Mapping[str, Tensor], file: str) -> list[nn.Sequential]:
     if not stages:
         raise _no_network(f"{file} holds no convolutions features.N.weight")
     return stages
+
+
+def _shares(tensors: Mapping[str, Tensor], stages: Sequence[nn.Sequential], file: str) -> list[Tensor]:
+    """Return the weight of each channel of the last map of each size: (1, C, 1, 1), ones without weights of LPIPS.
+
+    Raises DataError DK302 if the weights are those of another network.
+    """
+    ones = [torch.ones(1, cast(nn.Conv2d, stage[-2]).out_channels, 1, 1) for stage in stages]
+    names = [LINEAR.format(index) for index in range(len(stages))]
+    if not any(name in tensors for name in names):
+        return ones
+    for name, wanted in zip(names, ones, strict=True):
+        if name not in tensors or tensors[name].shape != wanted.shape:
+            found = f"has the shape {tuple(tensors[name].shape)}" if name in tensors else "is absent"
+            raise _no_network(f"{file}: {name} {found}; this network needs {tuple(wanted.shape)}")
+    return [tensors[name] for name in names]
+
+
+def _require_images(spec: DataSpec, halvings: int) -> None:
+    """Raise ValueError for data that is not images of 1 or 3 channels, with sides that can be halved as often."""
+    if len(spec.size) != 2 or spec.channels not in (1, 3):
+        raise ValueError(f"the loss takes images of 1 or 3 channels, but the data has shape {spec.shape}")
+    if min(spec.size) < 2**halvings:
+        least, (height, width) = 2**halvings, spec.size
+        raise ValueError(
+            f"the network of file halves each side {halvings} times, so images must have at least {least} x {least} "
+            f"pixels, got {height} x {width}"
+        )
 
 
 def _no_network(message: str) -> DataError:
