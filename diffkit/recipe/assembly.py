@@ -311,7 +311,7 @@ def build(kind: str, name: str, **options: Any) -> Any:
         name: its name, or `plugin/name`.
         options: the options of the component. A component that a recipe injects is given as an object
             (`build("parameterization", "mu", schedule=...)`); a nested component is an object, a name or a mapping, and
-            also takes what it requires from here (`build("codec", "tiled", inner="kl-vae", data=...)`).
+            takes the objects that it requires from here too.
 
     Returns:
         The component; a type checker derives its base class from `kind`.
