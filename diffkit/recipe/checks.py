@@ -272,7 +272,8 @@ def _start(view: View, part: Schedule, sampler_at: str, grid_at: str, given: int
 def _cannot_start(view: View, path: str, t_noise: float) -> RecipeError:
     before = f"{0.999 * t_noise if t_noise <= 1 else int(t_noise) - 1:g}"
     message = f"{path} {view.name(path)} cannot start at alpha = 0, where schedule {view.name('schedule')} ends"
-    fix = f"start with less noise: sample.start: {before}; or use sampler ddim and grid trailing"
+    other = f"{path}.chart: flow" if hasattr(view.built(path), "chart") else "sampler ddim and grid trailing"
+    fix = f"start with less noise: sample.start: {before}; or use {other}"
     return view.fault("DK116", message, (path, "chart", "name"), fix)
 
 

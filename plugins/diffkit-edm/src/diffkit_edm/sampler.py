@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class _InChart(Sampler[Plan]):
     s_noise: NonNegative = 1.0
     dtype = torch.float64
     law_options = ({"chart": "flow"}, {"chart": "angle"}, {"s_churn": 2.0})
-    presets = (
+    presets: ClassVar[tuple[tuple[str, Mapping[str, Any]], ...]] = (
         ("diffusers", {"grid": {"name": "linspace", "rounding": "none"}}),
         ("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),
         ("diffusers", {"grid": {"name": "trailing"}}),
@@ -67,10 +67,12 @@ class Euler(_InChart):
     """Euler's method in a chart, after churn: x_s / scale_s = x_t / scale_t + (clock_s - clock_t) slope_t.
 
     With chart `sigma` or `flow` this is DDIM; `angle` is another first-order method. s_max None means infinity.
+    The preset of diffusers has `flow`, so that it also starts at the level without signal.
     Source: Karras et al. 2022 (arXiv:2206.00364), Algorithm 2 without lines 6 to 8.
     """
 
     order = 1
+    presets = tuple((library, {**keys, "sampler": {"chart": "flow"}}) for library, keys in _InChart.presets)
 
     def step(
         self, denoise: Denoiser, x: Tensor, t: Level, s: Level, state: Plan | None, noise: Noise
