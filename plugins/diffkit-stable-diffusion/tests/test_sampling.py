@@ -15,7 +15,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
-from diffkit import Codec, Run, SampleNoise, open_run
+from diffkit import Codec, RecipeError, Run, SampleNoise, open_run
 from diffkit.cli.main import main
 from diffkit.runs.planning import SampleRequest, plan_request
 from diffkit.runs.sampling import draw_samples
@@ -71,8 +71,9 @@ def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_"
     for kind in ("img2img", "inpaint"):
         monkeypatch.setattr(f"{folder}{kind}.randn_tensor", lambda *_, **__: NOISE.clone())
-    steps = "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor"
-    monkeypatch.setattr(steps, lambda *_, **__: source.at_step(next(step))(NOISE))
+    for kind in ("euler_ancestral_discrete", "ddpm"):
+        steps = f"diffusers.schedulers.scheduling_{kind}.randn_tensor"
+        monkeypatch.setattr(steps, lambda *_, **__: source.at_step(next(step))(NOISE))
 
 
 def theirs(pipe: Any, scheduler: Any, kind: Any = None, **more: Any) -> tuple[Tensor, Tensor]:
@@ -147,8 +148,25 @@ def test_a_rescaled_output_takes_scale_and_negative(directory: Path, pipeline: A
 
 @pytest.mark.slow
 def test_euler_ancestral(directory: Path, pipeline: Any) -> None:
-    made = ours(directory, "sample.sampler=ancestral", "sample.grid=linspace", "sample.start_scale=sigma")
+    made = ours(directory, sampler="ancestral", grid="linspace")
     compare(made, theirs(pipeline, diffusers.EulerAncestralDiscreteScheduler(**FIRST)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (diffusers.DDPMScheduler, {"timestep_spacing": "linspace"}),
+        (diffusers.DDPMScheduler, {"timestep_spacing": "trailing"}),
+        (diffusers.EulerAncestralDiscreteScheduler, {}),
+        (diffusers.EulerAncestralDiscreteScheduler, {"timestep_spacing": "leading"}),
+        (diffusers.EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+        (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True, "solver_type": "heun"}),
+    ],
+)
+def test_imports(make: Any, tmp_path: Path, kind: Any, options: dict[str, Any]) -> None:
+    pipe = make(scheduler=kind(**FIRST | options))
+    compare(ours(imported(pipe, tmp_path)), theirs(pipe, pipe.scheduler))
 
 
 @pytest.mark.slow
@@ -180,11 +198,29 @@ def test_a_velocity_and_zero_terminal_snr(make: Any, tmp_path: Path, monkeypatch
     trailing = ("sample.preset=diffusers", "sample.grid=trailing")
     monkeypatch.setitem(globals(), "STEPS", 20)
     for sampler, kind in (
-        ("{name: euler, chart: flow}", diffusers.EulerDiscreteScheduler),
+        ("euler", diffusers.EulerDiscreteScheduler),
         ("dpmpp-2m", diffusers.DPMSolverMultistepScheduler),
     ):
         made = ours(directory, *trailing, f"sample.sampler={sampler}")
         compare(made, theirs(pipe, kind(**ZERO)), 1e-3)
+    compare(
+        ours(directory, sampler="euler", grid="trailing"), theirs(pipe, diffusers.EulerDiscreteScheduler(**ZERO)), 1e-3
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"use_karras_sigmas": True, "timestep_spacing": "linspace"}])
+def test_an_import_of_euler_with_zero_terminal_snr(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(globals(), "STEPS", 20)
+    pipe = make(scheduler=diffusers.EulerDiscreteScheduler(**ZERO | options))
+    directory = imported(pipe, tmp_path)
+    compare(ours(directory), theirs(pipe, pipe.scheduler), 1e-3)
+    plain = ("sample.preset=null", "sample.sampler=euler", "sample.grid=trailing")
+    with pytest.raises(RecipeError, match=r"or use sample\.sampler\.chart: flow"):
+        ours(directory, *plain)
+    assert ours(directory, *plain, "sample.sampler.chart=flow")[0].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ FORMATS: Mapping[str, Format] = {
         lambda path: path.suffix == ".safetensors" or (path / TEXT_ENCODER).is_dir(),
         "diffkit_stable_diffusion.importing:import_model",
         "diffkit-stable-diffusion",
-        frozenset(("prediction", "size", "variant", "tokenizer", "sha256", "heads", "head_channels")),
+        frozenset(("prediction", "size", "variant", "tokenizer", "sha256", "heads", "head_channels", "ignore")),
     ),
     "diffusers": Format(
         "a folder of diffusers with a UNet2DModel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def import_model(
     sha256: str | None = None,
     heads: int | None = None,
     head_channels: int | None = None,
+    ignore: Collection[str] = (),
     overrides: Iterable[str] = (),
 ) -> Run:
     """Import Stable Diffusion, a folder of diffusers or a single file, as the new run directory `out`.
@@ -51,6 +52,7 @@ def import_model(
         sha256: expected hash of a single file.
         heads: number of heads of the U-Net in a single file; default 8, as in Stable Diffusion 1.
         head_channels: channels of a head of the U-Net in a single file; default 64 in Stable Diffusion 2.
+        ignore: names of options of a folder's scheduler that are not read; the samples then differ from diffusers.
         overrides: changes to the recipe, each "path=value".
 
     Returns:
@@ -58,13 +60,14 @@ def import_model(
 
     Raises:
         UsageError: DK080, a part is missing, damaged or a pickle, or an option is missing; DK081, the model is of a
-            kind that is not supported; DK017, an option has no effect on a folder or on a file.
+            kind that is not supported, or its scheduler has an option that a recipe cannot express; DK017, an option
+            has no effect on a folder or on a file.
         RecipeError: an override is invalid.
         CheckpointError: DK603, weights do not fit their config, or the hash of a file is another one.
     """
     path = Path(source)
     of_file = {"tokenizer": tokenizer, "sha256": sha256, "heads": heads, "head_channels": head_channels}
-    without_effect = {"variant": variant} if path.is_file() else of_file
+    without_effect = {"variant": variant, "ignore": ignore or None} if path.is_file() else of_file
     for option, value in without_effect.items():
         if value is not None:
             kind = "a single file" if path.is_file() else "a folder"
@@ -77,7 +80,7 @@ def import_model(
         )
     else:
         model = read_pipeline(path, variant)
-    made = recipe(model, name_of(Path(out)), prediction, size)
+    made = recipe(model, name_of(Path(out)), prediction, size, ignore)
     text = recipe_text(f"Stable Diffusion, read from {path.name}", made)
     components: dict[str, Mapping[str, Tensor]] = {
         "codec": {f"model.{name}": one for name, one in model.vae_weights.items()},
@@ -87,7 +90,9 @@ def import_model(
     return run_from_weights(load_recipe(text, overrides), out, weights, model.source, components)
 
 
-def recipe(model: Model, name: str, prediction: str | None, size: tuple[int, int] | None) -> dict[str, Any]:
+def recipe(
+    model: Model, name: str, prediction: str | None, size: tuple[int, int] | None, ignore: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the sections of the recipe of a model.
 
     Args:
@@ -95,6 +100,7 @@ def recipe(model: Model, name: str, prediction: str | None, size: tuple[int, int
         name: name of the recipe.
         prediction: see `import_model`.
         size: see `import_model`.
+        ignore: see `import_model`.
 
     Returns:
         The sections.
@@ -116,7 +122,7 @@ def recipe(model: Model, name: str, prediction: str | None, size: tuple[int, int
     if inside != latent:
         conditions[INPAINTING] = {"dtype": "uint8", "shape": [colours + 1, height, width]}
         conditioners[INPAINTING] = "inpainting"
-    made = sections(model.scheduler, prediction)
+    made = sections(model.scheduler, prediction, ignore)
     return {
         "name": name,
         "data": {"name": "shape-only", "channels": colours, "size": [height, width], "conditions": conditions},

@@ -14,12 +14,14 @@ from torch import Tensor
 from .network import FROM_SHAPE, NEED_INPUTS
 from .text import ClipText
 
-PIPELINES = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionInpaintPipelineLegacy",
-)
+_TEXT: Mapping[str, Any] = {"steps_offset": 1, "clip_sample": False}
+PIPELINES: Mapping[str, Mapping[str, Any]] = {
+    "StableDiffusionPipeline": _TEXT,
+    "StableDiffusionImg2ImgPipeline": _TEXT,
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+    "StableDiffusionInpaintPipelineLegacy": _TEXT,
+}
+"""The pipelines, and the options of the scheduler that each one sets in diffusers, whatever its file states."""
 PARTS = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
 """The class of each part with weights."""
 
@@ -67,7 +69,7 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
     if name not in PIPELINES:
         raise inexpressible(
             f"{folder} holds a {name}, which is not supported",
-            fix=f"import a {PIPELINES[0]} or {PIPELINES[2]}: Stable Diffusion 1 or 2",
+            fix="import a StableDiffusionPipeline or a StableDiffusionInpaintPipeline: Stable Diffusion 1 or 2",
         )
     for part, wanted in PARTS.items():
         entry = index.get(part)
@@ -87,7 +89,7 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
         vae_weights=vae.weights(variant, pickles=False),
         text=text,
         text_weights=text_weights,
-        scheduler=read_json(folder / "scheduler" / SCHEDULER),
+        scheduler={**read_json(folder / "scheduler" / SCHEDULER), **PIPELINES[name]},
         size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
         source=f"diffusers {folder.name}",
     )

@@ -39,7 +39,13 @@ UNUSED = re.compile(
     r"[^.]+$|model_ema\.|.*\.position_ids$|cond_stage_model\.(\w+\.)?(logit_scale|text_projection|attn_mask)(\.weight)?$"
 )
 """Tensors beside the weights: tables of the levels, averages of the training, and parts of CLIP for pictures."""
-LEVELS: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+LEVELS: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "clip_sample": False,
+}
 HEADS, HEAD_CHANNELS, GROUPS, SCALE = 8, 64, 32, 0.18215
 """Heads of Stable Diffusion 1, channels of a head in Stable Diffusion 2 and in the text encoders."""
 
