@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import torch
 from diffkit_stable_diffusion.importing import import_model
+from diffkit_stable_diffusion.scheduler import sections
+from diffkit_stable_diffusion.single_file import LEVELS, _levels
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from diffkit import CheckpointError, UsageError
 
-pytestmark = pytest.mark.slow
+USUAL = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 
 
 def ldm_unet(name: str) -> str:
@@ -105,7 +108,7 @@ def write_file(folder: Path, path: Path, second: bool = False) -> None:
         **{ldm_unet(name): one for name, one in unet.items()},
         **dict(ldm_vae(name, one) for name, one in vae.items()),
         **(openclip(plain) if second else clip),
-        "alphas_cumprod": (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2).cumprod(0),
+        "alphas_cumprod": USUAL.float(),
         "model_ema.decay": torch.zeros(()),
     }
     save_file({name: one.contiguous().clone() for name, one in whole.items()}, path)
@@ -121,6 +124,21 @@ def same(a: Any, b: Any) -> None:
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_table_of_levels_is_compared_in_its_own_precision() -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    zero = (1 - rescale_zero_terminal_snr(betas)).cumprod(0)
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        assert _levels({"alphas_cumprod": USUAL.to(dtype)}, Path("file")) == LEVELS
+        found = _levels({"alphas_cumprod": zero.to(dtype)}, Path("file"))
+        assert found["rescale_betas_zero_snr"]
+        assert sections(found, "v_prediction")["sample"]["grid"] == {"name": "trailing", "end": "clean"}
+    straight = torch.linspace(1, 0, 1000)
+    for wrong in (straight, straight.bfloat16(), USUAL[:10], torch.ones(()), torch.ones(1000, dtype=torch.int64)):
+        with pytest.raises(UsageError, match="not the levels of Stable Diffusion"):
+            _levels({"alphas_cumprod": wrong}, Path("file"))
+
+
+@pytest.mark.slow
 def test_first_version(make: Any, tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "folder" / "model.safetensors"
     make(num_attention_heads=1).save_pretrained(folder)
@@ -153,6 +171,7 @@ def test_first_version(make: Any, tmp_path: Path) -> None:
         import_model(away, tmp_path / "never")
 
 
+@pytest.mark.slow
 def test_second_version(make: Any, tmp_path: Path) -> None:
     folder, file = tmp_path / "folder", tmp_path / "folder" / "model.safetensors"
     made = make(linear=True, unet={"attention_head_dim": [2, 4]}, num_attention_heads=1, hidden_act="gelu")

@@ -142,11 +142,17 @@ def _levels(weights: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
         return LEVELS
     ends = (LEVELS["beta_start"] ** 0.5, LEVELS["beta_end"] ** 0.5)
     usual = (1.0 - torch.linspace(*ends, 1000, dtype=torch.float64) ** 2).cumprod(0)
-    zero = len(table) == 1000 and float(table[-1]) == 0.0
-    if not zero and (table.shape != usual.shape or not torch.allclose(table.double(), usual, atol=1e-4)):
+    same_shape = table.shape == usual.shape
+    zero = same_shape and float(table[-1]) == 0.0
+    if zero:  # Lin et al. 2023 (arXiv:2305.08891), Algorithm 1
+        alpha = usual.sqrt()
+        usual = ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])) ** 2
+    rounding = torch.finfo(table.dtype).eps if table.is_floating_point() else 0.0
+    if not same_shape or not torch.allclose(table.double(), usual, rtol=0, atol=max(1e-4, rounding)):
         fix = "import a folder of diffusers, whose scheduler states the levels"
         raise inexpressible(f"alphas_cumprod in {path} are not the levels of Stable Diffusion", fix=fix)
-    return {**LEVELS, "rescale_betas_zero_snr": zero}
+    # leading times start below the level without signal, which such a model was trained to start from
+    return {**LEVELS, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero else LEVELS
 
 
 def _part(weights: Mapping[str, Tensor], begin: str) -> dict[str, Tensor]:
