@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,8 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import BaseModel, ConfigDict, field_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..codec import Codec, CodecRecord
@@ -311,12 +311,45 @@ def offloaded(trained: TrainedWeights, device: torch.device) -> TrainedWeights:
     return trained
 
 
+class AdapterFile(dict[str, Tensor]):
+    """The tensors of a file by name, and `metadata`, the texts in its header."""
+
+    metadata: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: str) -> AdapterFile:
+        """Read a safetensors file.
+
+        Raises:
+            UsageError: DK018, it is missing or is not safetensors.
+            CheckpointError: DK603, a number is infinite or not a number.
+        """
+        try:
+            with safe_open(path, "pt") as stream:
+                found = cls({name: stream.get_tensor(name) for name in stream.keys()})  # noqa: SIM118, not a mapping
+                found.metadata = stream.metadata() or {}
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            fix = "name a .safetensors file; a pickle is not opened"
+            raise _no_weights(f"the adapter {path} cannot be read: {error}", fix) from error
+        if wrong := [name for name, one in found.items() if not one.double().isfinite().all()]:
+            raise CheckpointError(
+                f"the adapter {path} has numbers that are infinite or not a number",
+                code="DK603",
+                fix="copy the file again, or train it again with a smaller learning rate",
+                notes=[name[:120] for name in wrong[:8]],
+            )
+        return found
+
+
 @runtime_checkable
 class Adaptable(Protocol):
     """A network or a conditioner whose weights adapters change, such as low-rank updates."""
 
     def adapt(self, weights: Mapping[str, Tensor], factor: float) -> Collection[str]:
-        """Merge the tensors of a file that belong to this object, times `factor`, and return their names."""
+        """Merge the tensors of a file that belong to this object, times `factor`, and return their names.
+
+        `weights` is an `AdapterFile`, whose `metadata` is the header of the file.
+        """
 
 
 def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWeights:
@@ -330,8 +363,9 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
         The copy.
 
     Raises:
-        UsageError: DK018, a file is missing or is not safetensors, or nothing in this run takes adapters.
-        CheckpointError: DK603, a tensor belongs to no part of the run, or does not fit it.
+        UsageError: DK018, a file is missing or is not safetensors, its weight is not finite, or nothing in this run
+            takes adapters.
+        CheckpointError: DK603, a tensor belongs to no part of the run, does not fit it, or is not finite.
     """
     copied = require_diffusion(_copy(trained.parts), "this run")
     parts: list[object] = [copied.network, *copied.conditions.conditioners.values()]
@@ -341,11 +375,7 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
         raise _no_weights(f"network {name} takes no adapters", "leave --adapter out, or choose another run")
     for text in adapters:
         path, factor = _adapter(text)
-        try:
-            weights = load_file(path)
-        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-            fix = "name a .safetensors file; a pickle is not opened"
-            raise _no_weights(f"the adapter {path} cannot be read: {error}", fix) from error
+        weights = AdapterFile.read(path)
         used = {name for part in takers for name in part.adapt(weights, factor)}
         if unknown := sorted(weights.keys() - used):
             raise CheckpointError(
@@ -391,12 +421,17 @@ class Turns:
 
 
 def _adapter(text: str) -> tuple[str, float]:
-    """Return the file and the weight of FILE[:WEIGHT]."""
-    path, colon, factor = text.rpartition(":")
+    """Return the file and the weight of FILE[:WEIGHT]. Raises UsageError DK018 if the weight is not finite."""
+    path, colon, stated = text.rpartition(":")
     try:
-        return (path, float(factor)) if colon and path else (text, 1.0)
+        factor = float(stated) if colon and path else None
     except ValueError:
+        factor = None
+    if factor is None:
         return text, 1.0
+    if not math.isfinite(factor):
+        raise _no_weights(f"the weight of the adapter {path} is {stated}", "state a finite number: FILE:0.8")
+    return path, factor
 
 
 def digest_of(parts: Parts) -> str:

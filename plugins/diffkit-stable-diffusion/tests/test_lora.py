@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from diffkit_stable_diffusion.importing import import_model
@@ -85,6 +86,33 @@ def test_merged_is_what_diffusers_computes(base: Any, make: Any, tmp_path: Path)
             torch.testing.assert_close(merged.network(z, t, text=text), want, rtol=0, atol=1e-5)
         assert torch.equal(plain.conditions.stated({"text": TEXT}, 1)["text"], before)
     assert float((before - want_text).abs().max()) > 1e-2
+
+
+def test_options_in_the_header_are_applied_as_diffusers_does(base: Any, make: Any, tmp_path: Path) -> None:
+    pipeline, fresh = make(), make()
+    patterns = {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"attn1.to_q": 3, "to_k": 5}}
+    unet = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["to_q", "to_k", "to_v"], **patterns)
+    text = peft.LoraConfig(r=4, lora_alpha=9, target_modules=["q_proj"], use_rslora=True)
+    torch.manual_seed(2)
+    layers: dict[str, Any] = {}
+    for name, options in (("unet", unet), ("text_encoder", text)):
+        part = peft.inject_adapter_in_model(options, getattr(pipeline, name))
+        for weight in (value for key, value in part.named_parameters() if "lora_B" in key):
+            weight.data.normal_(std=0.3)
+        state = {key.replace(".default", ""): value for key, value in part.state_dict().items() if "lora_" in key}
+        layers |= {f"{name}_lora_layers": state, f"{name}_lora_adapter_metadata": options.to_dict()}
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    pipeline.save_lora_weights(tmp_path, **layers)
+    fresh.load_lora_weights(str(tmp_path))
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    want = fresh(TEXT, latents=z, num_inference_steps=3, guidance_scale=3.0, output_type="pt").images
+    drawn = base.sample(1, prompt=TEXT, latents=z, steps=3, scale=3.0, adapters=[str(file)])
+    torch.testing.assert_close(drawn.clamp(-1, 1) / 2 + 0.5, want, rtol=0, atol=1e-4)
+    save_file(load_file(file), tmp_path / "without.safetensors")
+    without = base.sample(
+        1, prompt=TEXT, latents=z, steps=3, scale=3.0, adapters=[str(tmp_path / "without.safetensors")]
+    )
+    assert float((without - drawn).abs().max()) > 1e-3
 
 
 def test_files_that_do_not_fit_are_refused(base: Any, pipeline: Any, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Low-rank updates (LoRA) of weights in files with the names of diffusers or of kohya: read, merged, written.
 
-A layer W becomes W + factor alpha / rank up down. Files state rank and alpha for each layer; without alpha it is the
-rank. Every tensor of a file must belong to a layer of the model.
+A layer W becomes W + factor alpha / rank up down. Files state rank and alpha for each layer, as tensors or in the
+header; without alpha it is the rank. Every tensor of a file must belong to a layer of the model.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from diffkit_diffusers.errors import misnamed
 from torch import Tensor, nn
 
 from diffkit import CheckpointError
+
+from .lora_header import Header
 
 Names = Literal["diffusers", "kohya"]
 Part = Literal["unet", "text_encoder"]
@@ -48,12 +50,15 @@ class Update:
         if self.down is None or self.up is None:
             raise misnamed([f"the other half of {self.names[0]}"], [])
         down, up = self.down.double(), self.up.double()
+        if min(down.ndim, up.ndim) < 2 or not down.numel():
+            raise _misfit(f"{self.names[0]}: {tuple(up.shape)} times {tuple(down.shape)} is not an update of low rank")
         rank = down.shape[0]
         kernel = down.shape[2:].numel() == shape[2:].numel() or down.ndim == len(shape)
         fits = up.shape[:2] == (shape[0], rank) and down[0].numel() == shape[1:].numel() and up[0].numel() == rank
         if not fits or not kernel:
-            message = f"{self.names[0]}: {tuple(up.shape)} times {tuple(down.shape)} does not update {tuple(shape)}"
-            raise CheckpointError(message, code="DK603", fix="use the file with the model that it was trained on")
+            raise _misfit(
+                f"{self.names[0]}: {tuple(up.shape)} times {tuple(down.shape)} does not update {tuple(shape)}"
+            )
         scale = 1.0 if self.alpha is None else self.alpha / rank
         return (scale * (up.flatten(1) @ down.flatten(1))).reshape(shape)
 
@@ -64,18 +69,24 @@ def merge(model: nn.Module, part: Part, weights: Mapping[str, Tensor], factor: f
     Args:
         model: the U-Net, or the text encoder.
         part: which of them.
-        weights: the tensors of a file.
+        weights: the tensors of a file; with an attribute `metadata`, the header of the file.
         factor: weight of the updates.
 
     Returns:
         The names of the tensors that were used.
 
     Raises:
-        CheckpointError: DK603, the model does not have a layer, or an update does not fit it.
+        CheckpointError: DK603, the model does not have a layer, an update does not fit it, or the header has an option
+            that cannot be applied.
     """
+    header = Header.read(getattr(weights, "metadata", {}), part)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
     used: list[str] = []
     for name, update in _updates(part, weights, layers).items():
+        if header is not None and update.down is not None and update.down.ndim:
+            if update.alpha is not None:
+                raise _misfit(f"{update.names[0]}: alpha is stated by a tensor and by the header of the file")
+            update.alpha = header.alpha(name, update.down.shape[0])
         with torch.no_grad():
             weight = layers[name].weight
             weight.add_((factor * update.delta(weight.shape)).to(weight))
@@ -99,13 +110,17 @@ def _updates(part: Part, weights: Mapping[str, Tensor], layers: Collection[str])
             raise misnamed([], [name])
         update = found.setdefault(layer, Update())
         update.names += (name,)
-        if end["down"] is not None:
-            update.down = tensor
-        elif end["up"] is not None:
-            update.up = tensor
-        else:
-            update.alpha = float(tensor)
+        kind = next(kind for kind in ("down", "up", "alpha") if end[kind] is not None)
+        if getattr(update, kind) is not None:
+            raise _misfit(f"{name} is a second {kind} of the layer {layer}, beside {', '.join(update.names[:-1])}")
+        if kind == "alpha" and tensor.numel() != 1:
+            raise _misfit(f"{name} has the shape {tuple(tensor.shape)}, and is not one number")
+        setattr(update, kind, float(tensor) if kind == "alpha" else tensor)
     return found
+
+
+def _misfit(message: str) -> CheckpointError:
+    return CheckpointError(message, code="DK603", fix="use the file with the model that it was trained on")
 
 
 def _present(layer: str) -> str:
