@@ -54,8 +54,9 @@ class Inpainting(Conditioner):
         mask = (raw[:, -1:] >= FILLED).float()
         picture = (raw[:, :-1].float() / 127.5 - 1.0) * (1.0 - mask)
         with torch.no_grad():
-            latents = self._codec[0].encode(picture)
-        return torch.cat([functional.interpolate(mask, latents.shape[2:]), latents], 1)
+            latents = self._codec[0].encode(picture.to(self._device))
+        beside = functional.interpolate(mask, latents.shape[2:])
+        return torch.cat([beside.to(latents.device), latents], 1)  # a codec may compute on another device
 
     def null(self) -> Tensor:
         return self.forward(torch.full((1, *self.condition.shape), 255, dtype=torch.uint8, device=self._device))[0]
