@@ -159,11 +159,11 @@ class Kept(Conditioner):
     resumed run has the same numbers.
     """
 
-    concat = False
+    concat = inpaints = False
 
     def __init__(self, inner: Conditioner) -> None:
         super().__init__()
-        self.inner, self.concat = inner, inner.concat
+        self.inner, self.concat, self.inpaints = inner, inner.concat, inner.inpaints
         self._found: dict[bytes, tuple[Tensor, ...]] = {}
         self._free = MAX_KEPT_BYTES
 

@@ -30,7 +30,9 @@ from diffkit import (
     run_from_weights,
     weights_hash,
 )
+from diffkit.codec import Posterior
 from diffkit.conditioner import Encoded
+from diffkit.tiles import Stage, Staged
 
 from .network import TextUNet
 from .text import ClipText
@@ -118,7 +120,7 @@ def other_base(run: str) -> CheckpointError:
     return CheckpointError(message, code="DK603", fix="restore the base run, or name its copy in the recipe")
 
 
-class RunCodec(OfRun, Codec):
+class RunCodec(OfRun, Codec, Staged):
     """The codec of another run as it is; its weights stay there, and checkpoints hold their hash alone.
 
     Use it beside `network: {name: lora}`, which needs that run too. `trained` of diffkit-latent copies the weights into
@@ -153,11 +155,24 @@ class RunCodec(OfRun, Codec):
         assert isinstance(self.inner, Codec)
         return self.inner
 
+    def posterior(self, x: Tensor) -> Posterior:
+        return self.codec.posterior(x)
+
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         return self.codec.encode(x, noise)
 
     def decode(self, z: Tensor) -> Tensor:
         return self.codec.decode(z)
+
+    def encoder_stages(self) -> list[Stage]:
+        codec = self.codec
+        if isinstance(codec, Staged):
+            return codec.encoder_stages()
+        return [Stage(lambda x: codec.posterior(x).joined(), local=False)]
+
+    def decoder_stages(self) -> list[Stage]:
+        codec = self.codec
+        return codec.decoder_stages() if isinstance(codec, Staged) else [Stage(codec.decode, local=False)]
 
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z, that of the codec of the run."""
@@ -176,18 +191,19 @@ class RunConditioner(OfRun, Conditioner):
     law_exemptions: ClassVar[Mapping[str, str]] = {
         "state": "the weights are those of another run, with its hash as state"
     }
-    concat = False
+    concat = inpaints = False
 
     def __init__(self, condition: ConditionSpec, run: FilePath, of: str = "text") -> None:
         super().__init__()
         base = base_of(run)
         found = base.assembly.conditions
-        if of not in found.conditioners or found.specs[of].dtype != condition.dtype:
-            known = ", ".join(f"{name} ({one.dtype})" for name, one in found.specs.items()) or "none"
-            raise ValueError(f"of: {run} has no condition {of} of dtype {condition.dtype}, but: {known}")
+        if of not in found.conditioners or _kind(found.specs[of]) != _kind(condition):
+            known = ", ".join(f"{name} ({_kind(one)})" for name, one in found.specs.items()) or "none"
+            raise ValueError(f"of: {run} has no condition {of} of {_kind(condition)}, but: {known}")
         self.condition = condition
         self.refer(copy.deepcopy(found.conditioners[of]).eval().requires_grad_(False), base)
-        self.concat = found.conditioners[of].concat
+        own = found.conditioners[of]
+        self.concat, self.inpaints = own.concat, own.inpaints
 
     @staticmethod
     def law_example(folder: Path) -> RunConditioner:
@@ -207,10 +223,20 @@ class RunConditioner(OfRun, Conditioner):
 
     def forward(self, raw: Tensor) -> Encoded:
         found: Encoded = self.conditioner(raw)
-        return found
+        if isinstance(found, tuple) or found.is_meta:
+            return found
+        return found.to(raw.device)  # a codec of the conditioner may compute on another device
 
     def null(self) -> Encoded:
         return self.conditioner.null()
+
+
+def _kind(condition: ConditionSpec) -> str:
+    """Return dtype, shape and number of classes of a condition, as far as a conditioner is built for them."""
+    if condition.dtype == "text":  # of any length
+        return "dtype text"
+    classes = "" if condition.classes is None else f", {condition.classes} classes"
+    return f"dtype {condition.dtype}, shape {condition.shape}{classes}"
 
 
 def example_run(folder: Path) -> str:
