@@ -10,7 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffkit_diffusers.folder import STEM, open_folder
+from diffkit_diffusers.folder import STEM, open_folder, write_json, write_model, write_weights
 from diffkit_diffusers.importing import import_folder, unet_options
 from diffkit_diffusers.unet_config import AVERAGE_OPTIONS, config_of, options_of, read_config
 from diffkit_diffusers.weights import diffusers_weights
@@ -20,6 +20,7 @@ from torch import nn
 
 from diffkit import Shape, UsageError, build
 from diffkit.ddpm.unet import UNet
+from diffkit.errors import ResourceError
 
 TINY: dict[str, Any] = {
     "sample_size": 8,
@@ -176,3 +177,29 @@ def test_a_flow_matching_pipeline_is_imported_as_the_error_advises(tmp_path: Pat
     found = import_folder(tmp_path / "in" / "unet", tmp_path / "run", overrides=overrides)
     assert found.recipe.parameterization.name == "flow"
     assert torch.isfinite(found.sample(1, steps=2)).all()
+
+
+def test_what_cannot_be_written_is_named_and_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"a": torch.ones(2)}
+    write_weights(tmp_path / "new" / "a.safetensors", weights)
+    assert torch.equal(load_file(tmp_path / "new" / "a.safetensors")["a"], weights["a"])
+    file = tmp_path / "file"
+    file.touch()
+    for write in (
+        lambda: write_weights(file / "a.safetensors", weights),
+        lambda: write_json(file / "config.json", "UNet2DModel", {}),
+        lambda: write_model(file / "deep", "UNet2DModel", {}, weights),
+    ):
+        with pytest.raises(ResourceError, match="cannot write") as caught:
+            write()
+        assert caught.value.code == "DK412"
+    with pytest.raises(UsageError, match="is not empty, or is a file"):
+        write_model(file, "UNet2DModel", {}, weights)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        write_weights(tmp_path / "full" / "a.safetensors", weights)
+    assert not list((tmp_path / "full").iterdir())

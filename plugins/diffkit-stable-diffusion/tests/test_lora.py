@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffkit import CheckpointError, Recipe, UsageError, load_recipe, open_run, run
 from diffkit.cli.main import main
+from diffkit.errors import ResourceError
 
 pytestmark = pytest.mark.slow
 TEXT = "a red cat"
@@ -154,17 +155,21 @@ def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path
     with torch.no_grad():
         want = network(z, t, text=text)
         pipeline = make()
-        file = export_lora(tmp_path / "run", tmp_path / "out.safetensors")
-        pipeline.load_lora_weights(str(tmp_path), weight_name=file.name)
+        file = export_lora(tmp_path / "run", tmp_path / "new" / "out.safetensors")
+        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
         torch.testing.assert_close(pipeline.unet(z, t, encoder_hidden_states=text).sample, want, rtol=0, atol=1e-5)
         assert (
             main(["export-lora", str(tmp_path / "run"), str(tmp_path / "kohya.safetensors"), "--names", "kohya"]) == 0
         )
-        for name in ("out", "kohya"):
+        for name in ("new/out", "kohya"):
             merged = base.trained(adapters=[str(tmp_path / f"{name}.safetensors")]).network
             torch.testing.assert_close(merged(z, t, text=text), want, rtol=0, atol=1e-5)
     drawn = ["sample", str(where), "--prompt", "cat", "--count", "1", "--steps", "2", "--out", str(tmp_path / "a.png")]
     assert main([*drawn, "--adapter", f"{file}:0.5"]) == 0
+    with pytest.raises(UsageError, match="exists already"):
+        export_lora(tmp_path / "run", file)
+    with pytest.raises(ResourceError, match="cannot write"):
+        export_lora(tmp_path / "run", file / "below.safetensors")
     with pytest.raises(UsageError, match="has no low-rank adapter"):
         export_lora(where, tmp_path / "no.safetensors")
 

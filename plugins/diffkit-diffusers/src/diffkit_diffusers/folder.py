@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from diffkit.storage.atomic import replace, writing
 
 from .errors import not_a_model
 from .pickled import read_pickled
@@ -28,6 +30,7 @@ FORMS = ("safetensors.index.json", "safetensors", "bin.index.json", "bin")  # th
 OLD_ATTENTION = re.compile(r"(.*\battentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 MAX_JSON_BYTES = 1 << 20
+WRITABLE = "make the folder writable, free some space, or choose another place"
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,33 @@ def write_model(folder: Path, class_name: str, config: Mapping[str, Any], weight
 
     Raises:
         UsageError: DK080, the folder is not empty.
+        ResourceError: DK412, it cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise not_a_model(f"{folder} is not empty", fix="choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise not_a_model(f"{folder} is not empty, or is a file", fix="choose another folder")
     write_json(folder / CONFIG, class_name, config)
+    write_weights(folder / WEIGHTS, weights)
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file for PyTorch; after a crash it is either whole or absent.
+
+    Args:
+        path: the file; missing folders are created.
+        weights: the tensors by name.
+
+    Raises:
+        ResourceError: DK412, it cannot be written.
+    """
     # safetensors rejects tensors that share memory, such as the pieces of a fused layer
     own = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
-    save_file(own, folder / WEIGHTS, metadata={"format": "pt"})
+    _write(path, save(own, metadata={"format": "pt"}))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with writing(path, WRITABLE):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, data)
 
 
 def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
@@ -168,9 +190,12 @@ def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
         path: the file; missing folders are created.
         class_name: the class in diffusers.
         config: the arguments of the class.
+
+    Raises:
+        ResourceError: DK412, it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n", "utf-8")
+    text = json.dumps({"_class_name": class_name, **config}, indent=2, sort_keys=True) + "\n"
+    _write(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 import peft
 import torch
+from diffkit_diffusers.folder import write_weights
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from diffkit import FilePath, Network, Shape, UsageError, open_run
@@ -106,7 +106,7 @@ def export_lora(run: Path | str, out: Path | str, names: Names = "diffusers", we
 
     Args:
         run: the run directory, whose network is `lora`.
-        out: the file to write.
+        out: the file to write; missing folders are created.
         names: the names of its tensors, those of diffusers or of kohya's scripts.
         weights: "ema", "raw" or the name of an average; default "ema".
 
@@ -115,13 +115,14 @@ def export_lora(run: Path | str, out: Path | str, names: Names = "diffusers", we
 
     Raises:
         UsageError: DK081, the network of the run is not `lora`; DK080, the file exists.
+        ResourceError: DK412, the file cannot be written.
     """
+    file = Path(out)
+    if file.exists():
+        raise UsageError(f"{file} exists already", code="DK080", fix="choose another file")
     network = open_run(run, device="cpu").trained(weights).network
     if not isinstance(network, LoRA):
         message = f"the network of {run} has no low-rank adapter"
         raise UsageError(message, code="DK081", fix="name a run that was trained with network: {name: lora, run: ...}")
-    if Path(out).exists():
-        raise UsageError(f"{out} exists already", code="DK080", fix="choose another file")
-    tensors = {name: one.cpu().contiguous().clone() for name, one in named(network.updates(), "unet", names)}
-    save_file(tensors, out, metadata={"format": "pt"})
-    return Path(out)
+    write_weights(file, dict(named(network.updates(), "unet", names)))
+    return file
