@@ -128,7 +128,7 @@ CONDITIONS = [
     fault("a level of its own for each example is lost in a long batch", "diffkit/guidance.py", "torch.cat([value] * many)", "value", "guidance/cfg:tensor-levels"),
     fault("eps of another set of conditions", "diffkit/guidance.py", "x0[i], eps[i],", "x0[i], eps[0],", "guidance/cfg:consistent"),
     fault("cfg nulls conditions that it does not name", BASICS + "guidance.py", "tuple(self.scales or self.names or every)", "tuple(self.scales or every)", "tests/unit/basics/test_guidance.py::test_the_null_estimate_lacks_the_named_conditions"),
-    fault("a negative condition is ignored", BASICS + "guidance.py", "if self.negative is not None and name in self.negative:", "if False:", "tests/unit/basics/test_guidance.py::test_a_negative_condition_replaces_the_null"),
+    fault("a negative condition is ignored", BASICS + "guidance.py", "if name in (self.negative or {}):", "if False:", "tests/unit/basics/test_guidance.py::test_a_negative_condition_replaces_the_null"),
     fault("the last of two scales alone", BASICS + "guidance.py", "moved.x0 + (total.x0 - before.x0), moved", "moved.x0, moved", "tests/unit/basics/test_guidance.py::test_two_scales_add_conditions_in_order"),
     fault("conditions added in the wrong order", BASICS + "guidance.py", "for _, names in steps[k:] for", "for _, names in steps[: len(steps) - k] for", "tests/unit/basics/test_guidance.py::test_two_scales_add_conditions_in_order"),
     fault("a call on a long batch counts once", "diffkit/runs/sampling.py", "self.rows += len(x)", "self.rows += min(len(x), 3)", "tests/unit/runs/test_trained.py::test_evaluations_of_guidance_count_for_each_example"),
