@@ -7,8 +7,11 @@ separate process, and class names are compared, not imported.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffkit.storage.atomic import replace, writing
+from diffkit.errors import ResourceError
 
 from .errors import not_a_model
 from .pickled import read_pickled
@@ -178,9 +181,20 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with writing(path, WRITABLE):
+    """Write a file under another name, synced, and rename it. Raises ResourceError DK412."""
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex}")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, data)
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise ResourceError(message, code="DK412", fix=WRITABLE) from error
 
 
 def write_json(path: Path, class_name: str, config: Mapping[str, Any]) -> None:
