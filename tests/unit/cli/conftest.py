@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from diffkit.cli.main import main
+from diffkit.host import configure
 
 RECIPE = """\
 # A ring of points, trained for a moment
@@ -37,15 +38,19 @@ Diffkit = Callable[..., Said]
 
 
 @pytest.fixture
-def diffkit(capsys: pytest.CaptureFixture[str]) -> Diffkit:
-    """Calls the command line as the console script does."""
+def diffkit(capsys: pytest.CaptureFixture[str]) -> Iterator[Diffkit]:
+    """Calls the command line as the console script does. Plugins in files are forgotten at the end."""
+    words = list[str]()
 
     def call(*arguments: str | Path) -> Said:
         capsys.readouterr()
+        words.extend(map(str, arguments))
         code = main([str(a) for a in arguments])
         return Said(code, *capsys.readouterr())
 
-    return call
+    yield call
+    if any(word.startswith("-P") for word in words):
+        configure()
 
 
 @pytest.fixture
