@@ -17,7 +17,7 @@ from ..errors import DiffkitError, UsageError
 from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
-from .stated import pointing_to, stated_conditions, stated_guidance, stated_latents, stated_size
+from .stated import TEXT, pointing_to, stated_conditions, stated_guidance, stated_latents, stated_size
 
 if TYPE_CHECKING:
     from ..runs.results import EvaluationResult, Interval
@@ -167,7 +167,7 @@ def _interval(found: Interval | None) -> str:
 @click.command()
 @run_argument
 @click.option(
-    "--count", type=click.IntRange(min=1), help="Samples.  [default: 64; with a prompt or a picture, as the recipe]"
+    "--count", type=click.IntRange(min=1), help="Samples.  [default: 64; with a text or a picture, as the recipe]"
 )
 @click.option("--sampler", metavar="NAME", help="Sampler, with options as NAME,option=value.  [default: as the recipe]")
 @click.option("--grid", metavar="NAME", help="Grid.  [default: as the recipe]")
@@ -266,8 +266,9 @@ def sample(
     form = _form(form, out, has_pictures(data))
     start = None if latents is None else stated_latents(latents)
     if count is None:
-        recipe = opened.assembly.recipe.sample.count
-        count = None if start is not None else recipe if prompt or image else USUAL_COUNT
+        own = opened.assembly.recipe.sample
+        as_recipe = prompt is not None or negative is not None or image or TEXT in (own.conditions or {})
+        count = None if start is not None else own.count if as_recipe else USUAL_COUNT
     request = SampleRequest(
         count=count,
         sampler=None if changes else _component(sampler),

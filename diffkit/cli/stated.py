@@ -6,6 +6,7 @@ suffix.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,10 +39,14 @@ def stated_conditions(
         Values by name, as `read_condition` takes them; None if none is stated.
 
     Raises:
-        UsageError: DK017, a text is not NAME=VALUE; DK019, there is no such condition, or a file cannot be read.
+        UsageError: DK017, a text is not NAME=VALUE, or the prompt is stated twice; DK019, there is no such condition,
+            or a file cannot be read.
     """
     given: dict[str, Any] = {}
-    for text in [*texts, *([] if prompt is None else [f"{TEXT}={prompt}"])]:
+    stated = list(texts)
+    if prompt is not None and any(text.startswith(f"{TEXT}=") for text in stated):
+        raise _twice("--prompt", f"--condition {TEXT}")
+    for text in [*stated, *([] if prompt is None else [f"{TEXT}={prompt}"])]:
         name, sign, value = text.partition("=")
         if not sign:
             raise UsageError(f"{text!r} is not a condition", code="DK017", fix="write NAME=VALUE or NAME=@FILE")
@@ -49,6 +54,10 @@ def stated_conditions(
         read = _file(Path(value[1:]), specs[name]) if value.startswith("@") else _value(value, specs[name])
         given[name] = [*given[name], *read] if name in given else read
     return given or None
+
+
+def _twice(short: str, whole: str) -> UsageError:
+    return UsageError(f"{short} and {whole} are both given", code="DK017", fix="leave one of them out")
 
 
 def _require(name: str, specs: Mapping[str, ConditionSpec]) -> None:
@@ -168,7 +177,8 @@ def stated_guidance(
         Options by name of the guidance; None if none is stated.
 
     Raises:
-        UsageError: DK017, a text is neither NAME=SCALE nor NAME.OPTION=VALUE; DK019, there is no text to be negative.
+        UsageError: DK017, a text is neither NAME=SCALE nor NAME.OPTION=VALUE, an option is stated twice, or the scale
+            is not finite; DK019, there is no text to be negative.
     """
     from ..recipe.yaml import parse
 
@@ -182,9 +192,14 @@ def stated_guidance(
         plain = parse(value, f"--guidance {text}").plain()
         stated = {TEXT: plain} if option == "negative" and isinstance(plain, str) else plain
         found.setdefault(name, {})[option or "scale"] = stated
-    if scale is not None:
-        found.setdefault(CFG, {})["scale"] = scale
+    if scale is not None and not math.isfinite(scale):
+        raise UsageError(f"--scale is {scale}", code="DK017", fix="pass a finite number, such as --scale 7.5")
     if negative is not None:
         _require(TEXT, specs)
-        found.setdefault(CFG, {})["negative"] = {TEXT: negative}
+    for option, value in {"scale": scale, "negative": negative}.items():
+        if value is not None:
+            own = found.setdefault(CFG, {})
+            if option in own:
+                raise _twice(f"--{option}", f"{option} of --guidance {CFG}")
+            own[option] = {TEXT: value} if option == "negative" else value
     return dict(found) or None

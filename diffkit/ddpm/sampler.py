@@ -27,6 +27,7 @@ class Ancestral(Sampler[None]):
     presets = (
         ("diffusers", {"grid": {"name": "leading", "offset": 1}, "start_scale": "unit"}),
         ("diffusers", {"grid": {"name": "linspace", "rounding": "none"}}),
+        ("diffusers", {"grid": {"name": "trailing"}}),
     )
     law_options = ({"variance": "large"}, {"variance": "learned"})
 

@@ -223,6 +223,35 @@ def preset_of(sampler: type[Sampler[Any]], preset: str, grid: str | None = None)
     return {**EVERY_PRESET, **next((one for one in found if grid in (None, one["grid"]["name"])), other)}
 
 
+def kept_grid(
+    grid: Mapping[str, Any], preset: str, own: type[Sampler[Any]], other: type[Sampler[Any]]
+) -> Mapping[str, Any]:
+    """Return what another sampler keeps of the grid of a recipe under a preset.
+
+    A grid that is not the usual one of its sampler was chosen, as were options with other values than those of the
+    preset; another sampler keeps them where its own preset has this grid and these options.
+
+    Args:
+        grid: Name and options of the grid of the recipe.
+        preset: The name of the preset.
+        own: The class of the sampler of the recipe.
+        other: The class of the other sampler.
+
+    Returns:
+        Name and options; empty for the usual grid of the other sampler.
+    """
+    before, after = (
+        {keys["grid"]["name"]: keys["grid"] for library, keys in _presets(one) if library == preset}
+        for one in (own, other)
+    )
+    name = grid.get("name")
+    usual = name == next(iter(before), None) and name != next(iter(after), None)
+    if name not in before or name not in after or usual:
+        return {}
+    shared = before[name].keys() & after[name].keys() & grid.keys()
+    return {"name": name, **{key: grid[key] for key in sorted(shared) if grid[key] != before[name][key]}}
+
+
 def _presets(sampler: type[Sampler[Any]]) -> tuple[tuple[str, Mapping[str, Any]], ...]:
     found: tuple[tuple[str, Mapping[str, Any]], ...] = getattr(sampler, "presets", ())
     return found
@@ -260,7 +289,9 @@ def with_preset(root: Node) -> Node:
 def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
     """Return overrides that keep `sample.preset` consistent in a whole recipe, which states every key.
 
-    With another sampler the preset is applied again; `sample.preset=null` gives the defaults of a recipe.
+    With the preset or a grid stated beside a sampler, the preset is applied again. Without these, the sampler of the
+    recipe keeps what is not stated; for another one the preset is applied again, except for a grid that was chosen, see
+    `kept_grid`. `sample.preset=null` gives the defaults of a recipe.
 
     Args:
         recipe: The whole recipe as plain values.
@@ -272,12 +303,34 @@ def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str,
     section = recipe.get("sample")
     own = section.get("preset") if isinstance(section, Mapping) else None
     changed = {path.strip(): value.strip() for path, _, value in (text.partition("=") for text in overrides)}
-    if own is not None and changed.get("sample.preset") == "null":
-        return (*NO_PRESET, *overrides)
-    if own is None or changed.get("sample.preset", own) != own:
-        return tuple(overrides)
-    kept = [text for text in overrides if text.partition("=")[0].strip() != "sample.preset"]
-    return (*kept, f"sample.preset={own}") if "sample.sampler" in changed else tuple(kept)
+    if not isinstance(section, Mapping) or own is None or changed.get("sample.preset", own) != own:
+        return (*NO_PRESET, *overrides) if own is not None and changed["sample.preset"] == "null" else tuple(overrides)
+    kept = [text for text in overrides if _path(text) != "sample.preset"]
+    if "sample.sampler" not in changed:
+        return tuple(kept)
+    sampler, stated = section.get("sampler") or {}, parse(changed["sample.sampler"], FLAG)
+    name, grid = _component_name(stated), section.get("grid") or {}
+    if "sample.preset" in changed or "sample.grid" in changed:
+        return (*kept, f"sample.preset={own}")
+    if name == sampler.get("name"):
+        whole = json.dumps({**sampler, **{key: node.plain() for key, node in _entries(stated).items()}})
+        return tuple(f"sample.sampler={whole}" if _path(text) == "sample.sampler" else text for text in kept)
+    if classes := _samplers(sampler.get("name"), name):
+        grid = kept_grid(grid, own, *classes)
+        kept = [f"sample.grid={json.dumps(grid)}", *kept] if grid else kept
+    return (*kept, f"sample.preset={own}")
+
+
+def _path(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _samplers(*names: str | None) -> tuple[type[Sampler[Any]], ...]:
+    """Return the classes of samplers; none if a name is unknown, which is reported where the recipe is read."""
+    try:
+        return tuple(registry().find("sampler", str(name)).load() for name in names)
+    except DiffkitError:
+        return ()
 
 
 def _is_stated(node: Node, preset: Node) -> bool:

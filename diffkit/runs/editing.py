@@ -231,7 +231,7 @@ def latents_of(latents: Any, shape: tuple[int, ...], count: int) -> Tensor:
     found = torch.as_tensor(np.array(latents) if isinstance(latents, np.ndarray) else latents)
     found = found[None] if found.ndim == len(shape) else found
     if tuple(found.shape[1:]) != shape or len(found) not in (1, count) or not found.is_floating_point():
-        fix = f"pass floats of shape {(1, *shape)} or {(count, *shape)}"
+        fix = f"pass floats of shape {(1, *shape)}" + (f" or {(count, *shape)}" if count > 1 else "")
         raise _wrong(f"latents are of shape {tuple(found.shape)} and type {found.dtype}", fix)
     if not bool(found.isfinite().all()):
         raise _wrong("latents hold NaN or infinite values", "draw them again, such as torch.randn")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..conditioner import Conditions
 from ..config import ComponentSpec
 from ..data import LABEL, stack
 from ..errors import ArgumentError, DataError
@@ -21,12 +21,13 @@ from ..guidance import Guidance
 from ..level import Level
 from ..recipe.assembly import Assembly, build
 from ..recipe.condition_checks import without_dropout
-from ..recipe.load import preset_of
+from ..recipe.load import kept_grid, preset_of
 from ..runtime.distributed import Ranks
 from ..runtime.memory import enough_memory
 from ..sampler import Sampler
 from ..schedule import sampled
-from .editing import Edit, edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
+from .editing import edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
+from .sampling import SamplingPlan
 
 MAX_SEED = 2**63 - 1
 TEXT, CFG, INNER = "text", "cfg", "inner"
@@ -107,8 +108,19 @@ class SampleRequest:
             if value is not None and not isinstance(value, Mapping):
                 fix = f"pass {name}={{NAME: ...}}"
                 raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
-        if self.labels is not None and "label" in (self.conditions or {}):
-            raise _wrong("labels and the condition label are both given", "leave one of them out")
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise _wrong(f"scale is {self.scale}", "pass a finite number, such as scale=7.5")
+        cfg = (self.guidance or {}).get(CFG, {})
+        options = cfg if isinstance(cfg, Mapping) else {"scale": cfg}
+        for short, holder, name in (
+            ("labels", self.conditions or {}, LABEL),
+            ("prompt", self.conditions or {}, TEXT),
+            ("scale", options, "scale"),
+            ("negative", options, "negative"),
+        ):
+            if getattr(self, short) is not None and name in holder:
+                whole = f"guidance {CFG}" if holder is options else "condition"
+                raise _wrong(f"{short} and {name} of the {whole} are both given", "leave one of them out")
         if self.image is None:
             for name in ("mask", "strength"):
                 if getattr(self, name) is not None:
@@ -149,48 +161,6 @@ class SampleRequest:
         if len(listed) < 2 or not all(isinstance(level, Level) for level in listed):
             fix = "pass two or more, such as run.assembly.levels(20)"
             raise _wrong(f"levels must be a list of Level, noisiest first, got {type(levels).__name__}", fix)
-
-
-@dataclass(frozen=True)
-class SamplingPlan:
-    """A complete plan of samples: a request whose open choices were taken from the recipe.
-
-    Args:
-        sampler: The sampler.
-        levels: The levels that the sampler visits, noisiest first.
-        shape: (C, *S) of one sample before the codec.
-        count: Number of samples.
-        seed: Seed of the noise.
-        batch_size: Samples drawn at a time; the samples do not depend on it.
-        conditions: The conditioners of the model.
-        given: Raw conditions by name, (count, ...) each; conditions that are absent are null.
-        guidance: The guidance.
-        first: Number of the first sample among those of the seed.
-        start_scale: Scale of the noise to start from, see `sample.start_scale` of a recipe.
-        network_time: Whether the network receives whole times, see `sample.network_time`.
-        edit: The picture to start from.
-        latents: Start noise (count, *shape) in place of that of the seed.
-    """
-
-    sampler: Sampler[Any]
-    levels: Sequence[Level]
-    shape: tuple[int, ...]
-    count: int
-    seed: int = 0
-    batch_size: int = 64
-    conditions: Conditions = field(default_factory=Conditions)
-    given: Mapping[str, Tensor] = field(default_factory=dict)
-    guidance: tuple[Guidance, ...] = ()
-    first: int = 0
-    start_scale: str = "sigma"
-    network_time: str = "exact"
-    edit: Edit | None = None
-    latents: Tensor | None = None
-
-    def start(self, z: Tensor) -> Tensor:
-        """Return the state to start from, given standard normal noise."""
-        first = self.levels[0]
-        return float(first.sigma if self.start_scale == "sigma" else first.scale) * z
 
 
 def plan_request(assembly: Assembly, request: SampleRequest, given: Mapping[str, Tensor] | None = None) -> SamplingPlan:
@@ -252,24 +222,29 @@ def _edited(assembly: Assembly, plan: SamplingPlan, request: SampleRequest) -> S
 def _drawing(assembly: Assembly, request: SampleRequest) -> tuple[Sampler[Any], Grid, str, str]:
     """Return sampler, grid, start_scale and network_time of a request.
 
-    For another sampler than that of the recipe, the preset of the recipe chooses the others as far as the request does
-    not; a sampler without this preset has the defaults of a recipe.
+    For another sampler than that of the recipe, or one with a grid, the preset of the recipe chooses the others as far
+    as the request does not; a sampler without this preset has the defaults of a recipe.
     """
-    section = assembly.recipe.sample
+    section, stated = assembly.recipe.sample, _named(request.sampler)
     sampler = _component("sampler", Sampler, request.sampler) or assembly.sampler
-    if request.sampler is None or section.preset is None:
+    own, other = type(assembly.sampler), type(sampler)
+    if section.preset is None or request.sampler is None or (own is other and request.grid is None):
+        if section.preset is not None and isinstance(stated, Mapping):
+            sampler = _component("sampler", Sampler, {**_stated(section.sampler), **stated})
         grid = _component("grid", Grid, request.grid) or assembly.grid
         return sampler, grid, section.start_scale, section.network_time
-    given = {"name": request.grid} if isinstance(request.grid, str) else request.grid
+    given = _named(request.grid) or kept_grid(_stated(section.grid), section.preset, own, other)
     name = given.get("name") if isinstance(given, Mapping) else None
-    filled = preset_of(type(sampler), section.preset, name) or {"grid": {"name": name or "trailing"}}
-    if not isinstance(given, Grid):
-        given = {**filled["grid"], **(given or {})}
-    if not isinstance(request.sampler, Sampler) and "sampler" in filled:
-        stated = {"name": request.sampler} if isinstance(request.sampler, str) else request.sampler
+    filled = preset_of(other, section.preset, name) or {"grid": {"name": name or "trailing"}}
+    if isinstance(stated, Mapping) and "sampler" in filled:
         sampler = _component("sampler", Sampler, {**filled["sampler"], **stated})
-    grid = _component("grid", Grid, given)
+    grid = given if isinstance(given, Grid) else _component("grid", Grid, {**filled["grid"], **given})
     return sampler, grid, filled.get("start_scale", "sigma"), filled.get("network_time", "exact")
+
+
+def _named(given: Any) -> Any:
+    """Return the mapping of a component that is given by its name; anything else unchanged."""
+    return {"name": given} if isinstance(given, str) else given
 
 
 def plan_sampling(

@@ -34,9 +34,9 @@ from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..runtime.progress import Progress
 from ..storage import atomic
 from ..storage.run_directory import GRID, SAMPLES, TRAJECTORY
-from .planning import SamplingPlan, plan_sampling
+from .planning import plan_sampling
 from .results import stage_inputs
-from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, draw_samples
+from .sampling import MAX_FRAMES, OnStep, SampleBatch, SampleTrajectory, SamplingPlan, draw_samples
 
 MAX_NPZ_BYTES = 4 << 30
 """Size of a file of samples that is read."""

@@ -1,9 +1,9 @@
-"""Sampling: the drawing of the samples of a plan, in batches."""
+"""Sampling: a plan of samples, and their drawing in batches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from ..codec import Codec
+from ..conditioner import Conditions
 from ..data import LABEL
 from ..denoiser import Denoiser, Model
 from ..estimate import Estimate
-from ..guidance import guide
+from ..guidance import Guidance, guide
 from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly
 from ..runtime.progress import Progress
 from ..sampler import Sampler, StepInfo, sample
-from .planning import SamplingPlan
+from .editing import Edit
 
 MAX_FRAMES = 12
 """Steps of the first batch that trajectory.npz holds."""
@@ -29,6 +30,48 @@ FRAME_ROWS = 8
 """Samples that each of these steps shows."""
 
 OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """A complete plan of samples: a request whose open choices were taken from the recipe.
+
+    Args:
+        sampler: The sampler.
+        levels: The levels that the sampler visits, noisiest first.
+        shape: (C, *S) of one sample before the codec.
+        count: Number of samples.
+        seed: Seed of the noise.
+        batch_size: Samples drawn at a time; the samples do not depend on it.
+        conditions: The conditioners of the model.
+        given: Raw conditions by name, (count, ...) each; conditions that are absent are null.
+        guidance: The guidance.
+        first: Number of the first sample among those of the seed.
+        start_scale: Scale of the noise to start from, see `sample.start_scale` of a recipe.
+        network_time: Whether the network receives whole times, see `sample.network_time`.
+        edit: The picture to start from.
+        latents: Start noise (count, *shape) in place of that of the seed.
+    """
+
+    sampler: Sampler[Any]
+    levels: Sequence[Level]
+    shape: tuple[int, ...]
+    count: int
+    seed: int = 0
+    batch_size: int = 64
+    conditions: Conditions = field(default_factory=Conditions)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    guidance: tuple[Guidance, ...] = ()
+    first: int = 0
+    start_scale: str = "sigma"
+    network_time: str = "exact"
+    edit: Edit | None = None
+    latents: Tensor | None = None
+
+    def start(self, z: Tensor) -> Tensor:
+        """Return the state to start from, given standard normal noise."""
+        first = self.levels[0]
+        return float(first.sigma if self.start_scale == "sigma" else first.scale) * z
 
 
 @dataclass(frozen=True)

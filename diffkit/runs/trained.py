@@ -35,7 +35,6 @@ from .planning import (
     Component,
     Measurement,
     SampleRequest,
-    SamplingPlan,
     count_of,
     enough_for,
     grid_levels,
@@ -46,7 +45,7 @@ from .planning import (
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import PARTS, scratch_folder, shared_draw
-from .sampling import SampleBatch, draw_samples
+from .sampling import SampleBatch, SamplingPlan, draw_samples
 from .weights import (
     TrainedWeights,
     digest_of,

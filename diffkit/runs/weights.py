@@ -322,15 +322,19 @@ class AdapterFile(dict[str, Tensor]):
 
         Raises:
             UsageError: DK018, it is missing or is not safetensors.
-            CheckpointError: DK603, a number is infinite or not a number.
+            CheckpointError: DK603, there are no tensors, or a number is infinite or not a number.
         """
+        fix = "name a .safetensors file; a pickle is not opened"
+        if Path(path).is_dir():
+            raise _no_weights(f"the adapter {path} is a folder", fix)
         try:
             with safe_open(path, "pt") as stream:
                 found = cls({name: stream.get_tensor(name) for name in stream.keys()})  # noqa: SIM118, not a mapping
                 found.metadata = stream.metadata() or {}
         except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-            fix = "name a .safetensors file; a pickle is not opened"
             raise _no_weights(f"the adapter {path} cannot be read: {error}", fix) from error
+        if not found:
+            raise CheckpointError(f"the adapter {path} has no tensors", code="DK603", fix="export the adapter again")
         if wrong := [name for name, one in found.items() if not one.double().isfinite().all()]:
             raise CheckpointError(
                 f"the adapter {path} has numbers that are infinite or not a number",
@@ -365,7 +369,8 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
     Raises:
         UsageError: DK018, a file is missing or is not safetensors, its weight is not finite, or nothing in this run
             takes adapters.
-        CheckpointError: DK603, a tensor belongs to no part of the run, does not fit it, or is not finite.
+        CheckpointError: DK603, a file has no tensors, or one that belongs to no part of the run, does not fit it, or is
+            not finite.
     """
     copied = require_diffusion(_copy(trained.parts), "this run")
     parts: list[object] = [copied.network, *copied.conditions.conditioners.values()]
@@ -376,7 +381,11 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
     for text in adapters:
         path, factor = _adapter(text)
         weights = AdapterFile.read(path)
-        used = {name for part in takers for name in part.adapt(weights, factor)}
+        try:
+            used = {name for part in takers for name in part.adapt(weights, factor)}
+        except CheckpointError as error:
+            message = f"the adapter {path} does not fit: {error.message}"
+            raise CheckpointError(message, code=error.code, fix=error.fix, notes=error.notes) from error
         if unknown := sorted(weights.keys() - used):
             raise CheckpointError(
                 f"the adapter {path} has {len(unknown)} tensors that belong to no part of this run",
@@ -421,15 +430,15 @@ class Turns:
 
 
 def _adapter(text: str) -> tuple[str, float]:
-    """Return the file and the weight of FILE[:WEIGHT]. Raises UsageError DK018 if the weight is not finite."""
+    """Return the file and the weight of FILE[:WEIGHT]. Raises UsageError DK018 if the weight is not a finite number."""
     path, colon, stated = text.rpartition(":")
     try:
         factor = float(stated) if colon and path else None
     except ValueError:
         factor = None
-    if factor is None:
+    if factor is None and not path.endswith(".safetensors"):
         return text, 1.0
-    if not math.isfinite(factor):
+    if factor is None or not math.isfinite(factor):
         raise _no_weights(f"the weight of the adapter {path} is {stated}", "state a finite number: FILE:0.8")
     return path, factor
 

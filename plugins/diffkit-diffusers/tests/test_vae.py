@@ -174,6 +174,9 @@ def test_nan_in_half_precision_is_an_error_and_never_black(tmp_path: Path) -> No
         ({"_class_name": "VQModel"}, "holds a VQModel"),
         ({"brand_new": 1}, "no option 'brand_new'"),
         ({"down_block_types": ["NoBlock"] * 3}, "does not accept the config"),
+        ({"scaling_factor": None}, "scaling_factor is None"),
+        ({"scaling_factor": "much"}, "scaling_factor is much"),
+        ({"latents_mean": [0.0] * 4, "latents_std": [1.0, 0.0, 1.0, 1.0]}, "latents_std is .*0.0"),
         ({"latent_channels": 8}, "do not fit its config"),
     ],
 )

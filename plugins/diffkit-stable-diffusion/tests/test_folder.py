@@ -17,7 +17,7 @@ import torch
 from diffkit_stable_diffusion.importing import import_model
 from safetensors.torch import load_file, save_file
 
-from diffkit import CheckpointError, UsageError, guide, open_run, sample
+from diffkit import CheckpointError, RecipeError, UsageError, guide, open_run, sample
 from diffkit.cli.main import main
 from diffkit.runs.planning import SampleRequest, plan_request
 from diffkit.train.precision import recompute_activations
@@ -174,6 +174,14 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     index = "model_index.json"
     refused("StableDiffusionXLPipeline, which is not supported", edit(index, _class_name="StableDiffusionXLPipeline"))
     refused("text_encoder is a T5EncoderModel", edit(index, text_encoder=["transformers", "T5EncoderModel"]))
+    refused("sample_size is 'x', not a whole number", edit("unet/config.json", sample_size="x"))
+    refused("sample_size is '\\[8\\]', not a whole", edit("unet/config.json", sample_size=[8]))
+    refused("in_channels is 'None'", edit("unet/config.json", in_channels=None))
+    refused("block_out_channels is '4', not a list", edit("vae/config.json", block_out_channels=4))
+    refused("the recipe: scaling_factor is None", edit("vae/config.json", scaling_factor=None), RecipeError)
+    refused("the recipe: scaling_factor is 0", edit("vae/config.json", scaling_factor=0), RecipeError)
+    refused("CLIPTextModel does not accept.*nope", edit("text_encoder/config.json", hidden_act="nope"), RecipeError)
+    refused("does not accept.*divisib", edit("text_encoder/config.json", num_attention_heads=5), RecipeError)
     refused("addition_embed_type", edit("unet/config.json", addition_embed_type="text_time"))
     refused("model.bin is a pickle", lambda root: (root / unet).rename((root / unet).with_suffix(".bin")))
     refused(

@@ -121,19 +121,31 @@ def test_files_that_do_not_fit_are_refused(base: Any, pipeline: Any, tmp_path: P
     file = tmp_path / "lora.safetensors"
     name = next(iter(theirs))
     for changed, match in (
-        ({**theirs, "unet.strange.lora_A.weight": torch.zeros(2, 2)}, "unexpected: unet.strange.lora_A.weight"),
+        (
+            {**theirs, "unet.strange.lora_A.weight": torch.zeros(2, 2)},
+            f"{file} does not fit: the model has no layer for unet.strange.lora_A.weight",
+        ),
         ({**theirs, "vae.more": torch.zeros(2)}, "vae.more"),
-        ({one: tensor for one, tensor in theirs.items() if one != name}, "missing: the other half"),
+        (
+            {one: tensor for one, tensor in theirs.items() if one != name},
+            f"{name.replace('lora_A', 'lora_B')} has no other half",
+        ),
         ({**kohya, "lora_unet_strange.alpha": torch.tensor(1.0)}, "lora_unet_strange.alpha"),
         ({**theirs, name: torch.zeros(2, 7)}, "does not update"),
+        ({}, "has no tensors"),
     ):
         save_file(changed, file)
         with pytest.raises(CheckpointError) as caught:
             base.trained(adapters=[str(file)])
         assert match in "\n".join([caught.value.message, *caught.value.notes])
     file.write_bytes(b"\x80\x04pickle")
-    with pytest.raises(UsageError, match="cannot be read"):
-        base.trained(adapters=[str(file)])
+    for text, match in (
+        (str(file), "cannot be read"),
+        (str(tmp_path), "is a folder"),
+        (f"{file}:half", "the weight of the adapter .* is half"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            base.trained(adapters=[text])
 
 
 def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path: Path) -> None:

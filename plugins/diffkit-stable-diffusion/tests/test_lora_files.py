@@ -116,5 +116,5 @@ def test_weights_of_files() -> None:
 
 
 def test_an_update_of_one_half() -> None:
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match="a has no other half"):
         Update(down=DOWN, names=("a",)).delta(torch.Size((3, 5)))

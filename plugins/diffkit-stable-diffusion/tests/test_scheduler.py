@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from diffkit_stable_diffusion.pipeline import PIPELINES
-from diffkit_stable_diffusion.scheduler import sections
+from diffkit_stable_diffusion.scheduler import DIFFERENT, sections
 from torch import Tensor
 
 from diffkit import Assembly, Level, UsageError, assemble, load_recipe, sample
@@ -138,7 +138,8 @@ def test_every_option_is_carried_over_or_refused_by_name() -> None:
         assert caught.value.code == "DK081"
         assert [*options][-1] in caught.value.message
         assert "--ignore" in str(caught.value.fix)
-        recipe({key: value for key, value in config.items() if key != "beta_schedule"} | LINSPACE, ignore=[*options])
+        spacing = {} if kind in DIFFERENT else LINSPACE
+        recipe({key: value for key, value in config.items() if key != "beta_schedule"} | spacing, ignore=[*options])
     with pytest.raises(UsageError, match="no option steps to ignore"):
         sections(SD, ignore=["steps"])
 
@@ -162,10 +163,6 @@ SOLVER = SD | {
     ("config", "wanted"),
     [
         ({"_class_name": "PNDMScheduler", **FIRST}, ("plms", "eps", "leading", 1, "first")),
-        (
-            {"_class_name": "PNDMScheduler", **FIRST, "prediction_type": "v_prediction"},
-            ("plms", "v", "leading", 1, "first"),
-        ),
         (
             {"_class_name": "DDIMScheduler", **FIRST, "prediction_type": "v_prediction"},
             ("ddim", "v", "leading", 1, "first"),
@@ -192,6 +189,23 @@ def test_configurations_of_well_known_models(config: dict[str, Any], wanted: tup
     grid = made.sample.grid.options
     found = (made.sample.sampler.name, made.parameterization.name, made.sample.grid.name)
     assert (*found, grid.get("offset"), grid.get("end", "clean")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "n", "match"),
+    [
+        ("DDIMScheduler", LINSPACE, 20, "timestep_spacing linspace: samples differ .* grids leading and trailing"),
+        ("PNDMScheduler", LINSPACE, 20, "timestep_spacing linspace: samples differ"),
+        ("PNDMScheduler", {"prediction_type": "v_prediction"}, 20, "prediction_type v_prediction.*--sampler ddim"),
+    ],
+)
+def test_what_differs_from_diffusers_is_warned_of(
+    kind: str, options: dict[str, Any], n: int, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(kind, {**options, **({"skip_prk_steps": True} if kind == "PNDMScheduler" else {})})
+    with pytest.warns(UserWarning, match=match):
+        found = ours(config, n)
+    assert float((found - theirs(kind, config, n, monkeypatch)).abs().max()) > 1e-2
 
 
 def test_another_scheduler_becomes_ddim_with_a_warning() -> None:

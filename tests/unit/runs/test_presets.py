@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import yaml
 
 from diffkit import Recipe, RecipeError, assemble, build, load_recipe
 from diffkit.errors import UsageError
@@ -73,6 +76,63 @@ def test_another_sampler_of_a_request_has_its_own_grid() -> None:
     assert (float(assembly.schedule.time(spaced.levels[0])), spaced.start_scale) == (951.0, "unit")
     usual = plan_request(assembly, SampleRequest(count=1, sampler="dpmpp-3m"))
     assert (usual.levels[0], usual.start_scale) == (assembly.schedule.noise, "sigma")
+
+
+def test_an_option_of_the_same_sampler_changes_nothing_else() -> None:
+    """Neither the grid nor other options of the sampler, whether a request states it or an override."""
+    chosen = ("sample.sampler=ddim", "sample.grid={name: leading, offset: 0, end: clean}", "sample.steps=20")
+    made = recipe(*chosen)
+    assembly = assemble(made)
+    whole = plain_recipe(made)
+    for sampler in ("ddim", {"name": "ddim", "eta": 0.5}):
+        plan = plan_request(assembly, SampleRequest(count=1, sampler=sampler))
+        assert (plan.levels, plan.start_scale) == (assembly.levels(), "unit")
+    again = load_recipe(whole, of_preset(whole, ["sample.sampler={name: ddim, eta: 0.5}"])).sample
+    assert (again.grid.options["offset"], again.grid.options["end"], again.start_scale) == (0, "clean", "unit")
+    assert again.sampler.options["eta"] == 0.5
+    anew = load_recipe(whole, of_preset(whole, ["sample.preset=diffusers", "sample.sampler=ddim"])).sample
+    assert (anew.grid.options["offset"], anew.grid.options["end"]) == (1, "first")
+    second = plan_request(
+        assemble(recipe("sample.sampler={name: unipc, corrector: false}")), SampleRequest(count=1, sampler="unipc")
+    )
+    assert second.sampler == build("sampler", "unipc", order=2, corrector=False)
+
+
+def test_a_grid_beside_the_same_sampler_is_that_of_the_preset() -> None:
+    """DDPM and Euler a are one sampler: `--sampler ancestral --grid linspace` is Euler a on a run of DDPM too."""
+    made = recipe("sample.sampler=ancestral")
+    plan = plan_request(assemble(made), SampleRequest(count=1, sampler="ancestral", grid="linspace"))
+    assert (assemble(made).recipe.sample.start_scale, plan.start_scale) == ("unit", "sigma")
+    whole = plain_recipe(made)
+    again = load_recipe(whole, of_preset(whole, ["sample.sampler=ancestral", "sample.grid=linspace"])).sample
+    assert (again.start_scale, again.grid.options["rounding"]) == ("sigma", "none")
+
+
+@pytest.mark.parametrize("sampler", ["plms", "ancestral", "dpmpp-2m", "euler"])
+def test_a_grid_that_was_chosen_stays_under_another_sampler(sampler: str) -> None:
+    """As with `from_config` of diffusers: `trailing` stays, which a schedule without signal at its end needs."""
+    made = recipe("sample.sampler=ddim", "sample.grid=trailing", "sample.steps=20")
+    whole = plain_recipe(made)
+    plan = plan_request(assemble(made), SampleRequest(count=1, sampler=sampler))
+    assert float(assemble(made).schedule.time(plan.levels[0])) == 1000.0
+    assert load_recipe(whole, of_preset(whole, [f"sample.sampler={sampler}"])).sample.grid.name == "trailing"
+    stated = ["sample.grid={name: leading, offset: 1}", f"sample.sampler={sampler}"]
+    assert load_recipe(whole, of_preset(whole, stated)).sample.grid.name == "leading"
+
+
+def test_options_of_a_grid_that_were_chosen_stay_where_the_other_preset_has_them() -> None:
+    made = recipe("sample.sampler=ddim", "sample.grid={name: leading, offset: 0, end: clean}")
+    whole = plain_recipe(made)
+    plms = load_recipe(whole, of_preset(whole, ["sample.sampler=plms"])).sample.grid.options
+    assert (plms["offset"], plms["end"]) == (0, "clean")
+    ddpm = load_recipe(whole, of_preset(whole, ["sample.sampler=ancestral"])).sample.grid.options
+    assert (ddpm["offset"], ddpm.get("end", "clean"), ddpm.get("intervals", "n")) == (0, "clean", "n")
+
+
+def plain_recipe(made: Recipe) -> dict[str, Any]:
+    """The whole recipe as plain values, as that of a run."""
+    found: Any = yaml.safe_load(effective_yaml(made))
+    return found
 
 
 def test_a_grid_that_ends_at_the_first_step_has_one_step_less() -> None:

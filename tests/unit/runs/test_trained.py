@@ -17,8 +17,7 @@ import diffkit
 from diffkit import Level, Run
 from diffkit.errors import ArgumentError, CheckpointError, DataError, RecipeError, UsageError
 from diffkit.host import configure, load_file
-from diffkit.runs.planning import SamplingPlan
-from diffkit.runs.sampling import draw_samples
+from diffkit.runs.sampling import SamplingPlan, draw_samples
 from diffkit.runs.weights import load_weights
 from diffkit.sampler import sample
 from diffkit.storage.checkpoint import read_checkpoint

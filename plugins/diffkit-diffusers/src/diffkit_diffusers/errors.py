@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from diffkit import CheckpointError, UsageError
 
+REFUSALS = (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError, IndexError, AttributeError)
+"""What constructors of diffusers and transformers raise for a configuration that they cannot build."""
+
 
 def inexpressible(message: str, *, fix: str | None = None, notes: Sequence[str] = ()) -> UsageError:
     """Build the error for a model that the other side cannot express.

@@ -219,7 +219,8 @@ def read_json(path: Path) -> dict[str, Any]:
             data = stream.read(MAX_JSON_BYTES + 1)
         found = json.loads(data) if len(data) <= MAX_JSON_BYTES else None
     except (OSError, ValueError, RecursionError) as error:
-        raise not_a_model(f"{path} cannot be read: {error}") from error
+        fix = "copy the file again" if path.exists() else "name a folder that save_pretrained wrote"
+        raise not_a_model(f"{path} cannot be read: {error}", fix=fix) from error
     if not isinstance(found, dict):
         raise not_a_model(f"{path} does not hold a JSON object of at most {MAX_JSON_BYTES >> 20} MiB")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from diffkit import (
 from diffkit.codec import code_spec, require_multiples
 from diffkit.tiles import Stage, Staged, in_tiles
 
-from .errors import inexpressible, not_a_model
+from .errors import REFUSALS, inexpressible, not_a_model
 from .folder import open_folder, write_model
 
 CLASSES = ("AutoencoderKL", "AutoencoderTiny")
@@ -99,9 +100,13 @@ class DiffusersVAE(nn.Module, Codec, Staged):
                 f"tile and overlap must be multiples of {self.factor}, and overlap at most tile / 2: {tile}, {overlap}"
             )
         self.tile, self.overlap = tile, overlap
-        scale, mean, std = (options.get(name) for name in ("scaling_factor", "latents_mean", "latents_std"))
-        self.shift = mean or (float(options.get("shift_factor") or 0.0),)
-        self.scale = [float(scale) / one for one in std or (1.0,)]
+        mean, std = (_numbers(options, name) for name in ("latents_mean", "latents_std"))
+        self.shift = mean or _numbers(options, "shift_factor") or [0.0]
+        scale = _numbers(options, "scaling_factor") or [0.0]
+        if 0.0 in (*scale, *(std or ())):
+            name = "scaling_factor" if scale == [0.0] else "latents_std"
+            raise _refused(type(self.model).__name__, "the recipe", f"{name} is {options[name]}")
+        self.scale = [scale[0] / one for one in std or (1.0,)]
 
     @staticmethod
     def law_example(folder: Path) -> DiffusersVAE:
@@ -214,14 +219,29 @@ def _built(config: Mapping[str, Any], folder: str) -> Any:
         given.pop("block_out_channels", None)
     try:
         made = model_class(**given)
-    except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError, IndexError) as error:
-        message = f"{name} does not accept the config in {folder}: {error}"
-        raise not_a_model(message, fix="copy config.json of the model again") from error
+    except REFUSALS as error:
+        raise _refused(name, folder, error) from error
     taken, returned = made.config.in_channels, made.config.out_channels
     if taken != returned:
         message = f"the autoencoder in {folder} takes images of {taken} channels and returns images of {returned}"
         raise not_a_model(message, fix="name the folder of an autoencoder whose output is like its input")
     return made
+
+
+def _refused(name: str, folder: str, reason: object) -> UsageError:
+    message = f"{name} does not accept the config in {folder}: {' '.join(str(reason).split())[:240]}"
+    return not_a_model(message, fix="copy config.json of the model again")
+
+
+def _numbers(options: Mapping[str, Any], name: str) -> list[float] | None:
+    """Return the numbers of an option of a config, also of a single one; None without it. Raises UsageError DK080."""
+    value = options.get(name)
+    if value is None:
+        return None
+    found = list(value) if isinstance(value, list | tuple) else [value]
+    if not found or not all(isinstance(one, int | float) and math.isfinite(one) for one in found):
+        raise _refused(str(options.get("_class_name", "the model")), "the recipe", f"{name} is {str(value)[:64]}")
+    return [float(one) for one in found]
 
 
 def _load(model: Any, weights: Mapping[str, Tensor], folder: str) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffkit import Run, UsageError, load_recipe, run_from_weights
 
-from .pipeline import Model, read_pipeline
+from .pipeline import Model, read_pipeline, whole
 from .scheduler import sections
 from .single_file import read_file
 
@@ -106,11 +106,17 @@ def recipe(
         The sections.
 
     Raises:
-        UsageError: DK080, the channels of U-Net and autoencoder do not fit each other; DK081, see `sections`.
+        UsageError: DK080, the channels of U-Net and autoencoder do not fit each other, or are not numbers; DK081, see
+            `sections`.
     """
     inside, outside = model.channels
-    latent, colours = int(model.vae.get("latent_channels", 4)), int(model.vae.get("in_channels", 3))
-    factor = 2 ** (len(model.vae.get("block_out_channels", (64,))) - 1)
+    source = f"the config of the autoencoder in {model.source}"
+    latent, colours = (whole(model.vae, *one, source) for one in (("latent_channels", 4), ("in_channels", 3)))
+    widths = model.vae.get("block_out_channels", [64])
+    if not isinstance(widths, list | tuple) or not widths:
+        message = f"{source}: block_out_channels is {str(widths)[:64]!r}, not a list of widths"
+        raise not_a_model(message, fix="copy config.json of the model again")
+    factor = 2 ** (len(widths) - 1)
     if outside != latent or inside not in (latent, 2 * latent + 1):
         raise not_a_model(
             f"the U-Net has {inside} input and {outside} output channels, but the autoencoder has {latent}",

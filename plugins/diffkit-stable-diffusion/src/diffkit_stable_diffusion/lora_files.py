@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffkit_diffusers.errors import misnamed
 from torch import Tensor, nn
 
 from diffkit import CheckpointError
@@ -48,7 +47,7 @@ class Update:
     def delta(self, shape: torch.Size) -> Tensor:
         """Return alpha / rank up down in the shape of a weight. Raises CheckpointError DK603 if it does not fit."""
         if self.down is None or self.up is None:
-            raise misnamed([f"the other half of {self.names[0]}"], [])
+            raise _misfit(f"{self.names[0]} has no other half")
         down, up = self.down.double(), self.up.double()
         if min(down.ndim, up.ndim) < 2 or not down.numel():
             raise _misfit(f"{self.names[0]}: {tuple(up.shape)} times {tuple(down.shape)} is not an update of low rank")
@@ -107,7 +106,7 @@ def _updates(part: Part, weights: Mapping[str, Tensor], layers: Collection[str])
         layer = "" if end is None else _present(end["layer"]) if own else end["layer"].removeprefix("text_model_")
         layer = layer if own else by_kohya.get(layer, layer)
         if end is None or layer not in layers:
-            raise misnamed([], [name])
+            raise _misfit(f"the model has no layer for {name[:120]}")
         update = found.setdefault(layer, Update())
         update.names += (name,)
         kind = next(kind for kind in ("down", "up", "alpha") if end[kind] is not None)

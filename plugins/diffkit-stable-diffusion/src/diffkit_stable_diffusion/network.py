@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, ClassVar
 
 import torch
+from diffkit_diffusers.errors import REFUSALS
 from pydantic import JsonValue
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class TextUNet(Network):
         given["sample_size"] = list(shape.size)
         try:
             self.model = model_class(**given)
-        except (ValueError, TypeError, NotImplementedError, ZeroDivisionError, KeyError) as error:
+        except REFUSALS as error:
             message = f"UNet2DConditionModel does not accept this config: {error}"
             fix = "compare it with unet/config.json of a published model"
             raise RecipeError(message, code="DK140", fix=fix) from error

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffkit_diffusers.errors import inexpressible
-from diffkit_diffusers.folder import INDEX, SCHEDULER, Folder, read_json
+from diffkit_diffusers.errors import inexpressible, not_a_model
+from diffkit_diffusers.folder import CONFIG, INDEX, SCHEDULER, Folder, read_json
 from torch import Tensor
 
 from .network import FROM_SHAPE, NEED_INPUTS
@@ -78,8 +78,10 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
             raise inexpressible(f"{folder}: {part} is a {str(found)[:64]}, not a {wanted}")
     unet, vae = Folder(folder / "unet"), Folder(folder / "vae")
     config = unet.config()
-    inside, outside = (int(config.get(name, 4)) for name in FROM_SHAPE[:2])
+    inside, outside = (whole(config, name, 4, unet.model / CONFIG) for name in FROM_SHAPE[:2])
     size = config.get("sample_size") or 64
+    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
+    height, width = (whole({"sample_size": side}, "sample_size", 64, unet.model / CONFIG) for side in sides)
     text, text_weights = ClipText.read(folder, variant)
     return Model(
         unet=unet_options(config),
@@ -90,9 +92,18 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
         text=text,
         text_weights=text_weights,
         scheduler={**read_json(folder / "scheduler" / SCHEDULER), **PIPELINES[name]},
-        size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        size=(height, width),
         source=f"diffusers {folder.name}",
     )
+
+
+def whole(config: Mapping[str, Any], name: str, default: int, source: Path | str) -> int:
+    """Return an option of a config that is a whole number above 0; raises UsageError DK080 for anything else."""
+    value = config.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        message = f"{source}: {name} is {str(value)[:64]!r}, not a whole number above 0"
+        raise not_a_model(message, fix="copy config.json of the model again")
+    return value
 
 
 def unet_options(config: Mapping[str, Any]) -> dict[str, Any]:

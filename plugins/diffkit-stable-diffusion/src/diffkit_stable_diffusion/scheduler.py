@@ -68,6 +68,17 @@ FIXED_OF: Mapping[str, Mapping[str, Required]] = {
         "lower_order_final": Required((True,), "diffusers computes not-a-number in the step to clean data"),
     },
 }
+_OTHER_TIMES = "grids leading and trailing give equal ones"
+_OTHER_STEPS = "with --sampler ddim they are those of DDIMScheduler"
+DIFFERENT: Mapping[str, Mapping[str, tuple[Required, str]]] = {
+    "DDIMScheduler": {"timestep_spacing": (REQUIRED_BY_ONE["DDIMScheduler"]["timestep_spacing"], _OTHER_TIMES)},
+    "PNDMScheduler": {
+        "timestep_spacing": (REQUIRED_BY_ONE["PNDMScheduler"]["timestep_spacing"], _OTHER_TIMES),
+        "prediction_type": (REQUIRED_BY_ONE["PNDMScheduler"]["prediction_type"], _OTHER_STEPS),
+    },
+}
+"""Values that options need for samples like those of diffusers, and what gives such samples otherwise; others are
+imported with a warning, since the model itself is not concerned."""
 FRACTIONAL = ("EulerDiscreteScheduler", "HeunDiscreteScheduler")
 """Schedulers whose levels by Karras et al. go from the first to the last of their times, not of the schedule."""
 LARGEST = math.sqrt(2.0**24 - 1.0)
@@ -141,6 +152,12 @@ def _read(config: Mapping[str, Any], ignore: Collection[str]) -> tuple[str, dict
         names = ", ".join(sorted(option[:64] for option in refused)[:8])
         message = f"a recipe cannot express these options of {stated}: {names}"
         raise inexpressible(message, fix=IGNORABLE, notes=sorted(refused.values()))
+    for option, (fixed, other) in DIFFERENT.get(name, {}).items():
+        if values[option] not in fixed.values:
+            warnings.warn(
+                plain(f"{option} {values[option]}: samples differ from those of {name}: {fixed.reason}; {other}"),
+                stacklevel=4,
+            )
     return name, values
 
 

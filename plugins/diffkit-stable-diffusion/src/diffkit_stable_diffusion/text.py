@@ -10,8 +10,9 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 import transformers
-from diffkit_diffusers.errors import misnamed, not_a_model
+from diffkit_diffusers.errors import REFUSALS, misnamed, not_a_model
 from diffkit_diffusers.folder import CONFIG, Folder, read_json
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, JsonValue
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
@@ -54,8 +55,13 @@ class FrozenText(Conditioner):
         self.condition, self.chunks = condition, chunks
         found = self.read(Path(folder)) if folder is not None else None
         self.config = dict(found[0] if found is not None else config or {})
-        with without_initialisation():
-            self.encoder = self._build()
+        try:
+            with without_initialisation():
+                self.encoder = self._build()
+        except (*REFUSALS, StrictDataclassError) as error:
+            message = f"{self.models[0]} does not accept its config: {' '.join(str(error).split())[:240]}"
+            fix = "compare it with config.json of a published model"
+            raise RecipeError(message, code="DK140", fix=fix) from error
         self.register_buffer("tokenizer", torch.zeros(int(self.config[TOKENIZER_BYTES]), dtype=torch.uint8))
         if found is not None:
             load_exactly(self, found[1], str(folder))
@@ -178,7 +184,8 @@ class ClipText(FrozenText):
     folder   text encoder and tokenizer, or a pipeline of diffusers; `config` in place of it, see `FrozenText`
     chunks   number of windows; Stable Diffusion is trained with 1
 
-    Raises UsageError DK080 for a folder without this encoder, and ValueError for another condition.
+    Raises UsageError DK080 for a folder without this encoder, RecipeError DK140 for a config that transformers refuses,
+    and ValueError for another condition.
     Source: Radford et al. 2021 (arXiv:2103.00020), sec. 2.4; Rombach et al. 2022 (arXiv:2112.10752), code.
     """
 
@@ -251,7 +258,8 @@ class T5(FrozenText):
     folder   encoder (or a whole T5) and tokenizer.json, or a pipeline; `config` in place of it, see `FrozenText`
     length   number of tokens
 
-    Raises UsageError DK080 for a folder without this encoder, and ValueError for another condition.
+    Raises UsageError DK080 for a folder without this encoder, RecipeError DK140 for a config that transformers refuses,
+    and ValueError for another condition.
     Source: Raffel et al. 2020 (arXiv:1910.10683); Saharia et al. 2022 (arXiv:2205.11487), sec. 2.1.
     """
 
