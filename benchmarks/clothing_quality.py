@@ -40,8 +40,6 @@ REHEARSAL = (1, 20, 60)
 SPARE = 0.97
 PIXELS = [
     "codec={name: affine, scale: 2.0}",
-    "network.components=256",
-    "network.by_class=false",
     "network.inner.channels=16",
     "network.inner.multipliers=[1,2,4,6]",
 ]

@@ -92,6 +92,14 @@ def test_requests_that_do_not_fit_are_refused(trained: Run) -> None:
     ):
         with pytest.raises(ArgumentError, match=told):
             trained.sample(1, conditions=conditions)
+    for options, told in (
+        ({"prompt": "left", "conditions": {"text": "right"}}, "prompt and text of the condition are both given"),
+        ({"scale": 2.0, "guidance": {"cfg": 3.0}}, "scale and scale of the guidance cfg are both given"),
+        ({"negative": "a", "guidance": {"cfg": {"negative": {"text": "b"}}}}, "negative and negative of the guidance"),
+        ({"scale": float("inf")}, "scale is inf"),
+    ):
+        with pytest.raises(ArgumentError, match=told):
+            trained.sample(1, **options)
     with pytest.warns(UserWarning, match="has 11 bytes and is cut to the 8 of the data"):
         trained.sample(1, conditions={"text": "left " + "x" * 6})
 
@@ -286,6 +294,13 @@ def test_the_command_line_states_conditions(finished: Path, capsys: pytest.Captu
         ("--guidance", "cfg.scal=2", "--> --guidance:1:"),
     ):
         assert told in sample(option, value)
+    for options, told in (
+        (("--prompt", "right", "--condition", "text=left"), "--prompt and --condition text are both given"),
+        (("--scale", "4", "--guidance", "cfg=3"), "--scale and scale of --guidance cfg are both given"),
+        (("--negative", "a", "--guidance", "cfg.negative=b"), "--negative and negative of --guidance cfg are both"),
+        (("--scale", "nan"), "--scale is nan"),
+    ):
+        assert told in sample(*options)
     evaluated = ["-P", str(PLUGIN), "evaluate", str(folder), "--metric", "mmd", "-q", "--set", "methd=ode"]
     assert main(evaluated) == 3
     configure()
