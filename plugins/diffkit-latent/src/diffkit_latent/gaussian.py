@@ -30,7 +30,8 @@ class GaussianStart(LevelNetwork):
     starts; its denoiser is the best linear one at each level. `inner` learns only what this lacks, so that a short
     training does not spend most of its steps on means and correlations. Distributions are N(0, I) until `fit`.
 
-    components   principal components of the covariance; all other directions share the mean of their variances
+    components   principal components of the covariance; all other directions share the mean of their variances. With few
+                 examples choose few: what they describe of the training examples alone, `inner` cannot learn
     by_class     whether each class has a distribution of its own, beside that of all examples for the null class: with
                  the mean of the class, and 0.3 times its covariance plus 0.7 times the covariance within all classes
 
@@ -52,7 +53,7 @@ class GaussianStart(LevelNetwork):
         shape: Shape,
         schedule: Schedule,
         parameterization: Parameterization,
-        components: Annotated[int, Field(ge=1)] = 512,
+        components: Annotated[int, Field(ge=1)] = 64,
         by_class: bool = True,
     ) -> None:
         super().__init__(schedule, parameterization)
