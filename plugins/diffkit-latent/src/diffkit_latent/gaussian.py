@@ -30,8 +30,8 @@ class GaussianStart(LevelNetwork):
     starts; its denoiser is the best linear one at each level. `inner` learns only what this lacks, so that a short
     training does not spend most of its steps on means and correlations. Distributions are N(0, I) until `fit`.
 
-    components   principal components of the covariance; all other directions share the mean of their variances. With few
-                 examples choose few: what they describe of the training examples alone, `inner` cannot learn
+    components   principal components of the covariance; all other directions share the mean of their variances. Choose
+                 few for few examples: `inner` cannot learn what they describe of the training examples alone
     by_class     whether each class has a distribution of its own, beside that of all examples for the null class: with
                  the mean of the class, and 0.3 times its covariance plus 0.7 times the covariance within all classes
 
