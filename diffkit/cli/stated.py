@@ -196,10 +196,11 @@ def stated_guidance(
         raise UsageError(f"--scale is {scale}", code="DK017", fix="pass a finite number, such as --scale 7.5")
     if negative is not None:
         _require(TEXT, specs)
-    for option, value in {"scale": scale, "negative": negative}.items():
-        if value is not None:
+    shorts = {"scale": scale, "negative": None if negative is None else {TEXT: negative}}
+    for option, short in shorts.items():
+        if short is not None:
             own = found.setdefault(CFG, {})
             if option in own:
                 raise _twice(f"--{option}", f"{option} of --guidance {CFG}")
-            own[option] = {TEXT: value} if option == "negative" else value
+            own[option] = short
     return dict(found) or None
