@@ -98,7 +98,20 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
 
 
 def whole(config: Mapping[str, Any], name: str, default: int, source: Path | str) -> int:
-    """Return an option of a config that is a whole number above 0; raises UsageError DK080 for anything else."""
+    """Return an option of a config that is a whole number above 0.
+
+    Args:
+        config: the configuration.
+        name: name of the option.
+        default: its value where the configuration does not state it.
+        source: file of the configuration, for messages.
+
+    Returns:
+        The number.
+
+    Raises:
+        UsageError: DK080, the value is anything else.
+    """
     value = config.get(name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         message = f"{source}: {name} is {str(value)[:64]!r}, not a whole number above 0"
