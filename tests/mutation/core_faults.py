@@ -231,6 +231,7 @@ CODE = [
     fault("levels of a float32 table are refused", DENOISER, "(1 + SLACK_NOISY)", "(1 + SLACK_NOISY**2)", "tests/unit/test_level.py::test_levels_of_a_table_in_float32_are_taken"),
     fault("the network receives the exact time although it is to be rounded", DENOISER, "if not self.rounds_time and not getattr", "if not getattr", "tests/unit/test_level.py::test_the_time_of_the_network_can_be_rounded_alone"),
     fault("the start is never at unit scale", "diffkit/runs/sampling.py", "first.sigma if self.start_scale == \"sigma\" else first.scale", "first.sigma", "tests/unit/runs/test_presets.py"),
+    fault("another sampler loses a chosen grid", "diffkit/recipe/load.py", "if name not in before or name not in after or usual:", "if before:", "tests/unit/runs/test_presets.py"),
     fault("a preset replaces what is stated", "diffkit/recipe/load.py", "written = section.value.get(key) if key == \"sampler\" else stated.get(key)", "written = section.value.get(key) if key == \"sampler\" else None", "tests/unit/runs/test_presets.py"),
     fault("a preset on the command line does not win over the file", "diffkit/recipe/load.py", "(preset.mark.file != FLAG or _is_flagged(node))", "True", "tests/unit/runs/test_presets.py"),
     fault("image to image makes the first steps", "diffkit/runs/planning.py", "levels = levels[len(levels) - 1 - taken :]", "levels = levels[: taken + 1]", "tests/unit/runs/test_editing.py"),
