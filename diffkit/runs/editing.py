@@ -197,11 +197,12 @@ def _tried(assembly: Assembly, size: tuple[int, ...]) -> tuple[int, ...] | None:
         state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         meta = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
         device = next(network.parameters(), torch.zeros(())).device
+        dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
         cond = {name: value.to("meta") for name, value in conditions.complete({}, 1, device).items()}
         with torch.no_grad(), torch.device("meta"):
             if "concat" in cond:
                 cond["concat"] = torch.empty(1, cond["concat"].shape[1], *shape[1:])
-            out = functional_call(network, meta, (torch.empty(1, *shape), torch.zeros(1)), cond)
+            out = functional_call(network, meta, (torch.empty(1, *shape, dtype=dtype), torch.zeros(1)), cond)
     except (DiffkitError, ValueError, RuntimeError, IndexError, NotImplementedError):
         return None
     return shape if tuple(out.shape[2:]) == shape[1:] else None

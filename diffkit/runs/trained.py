@@ -137,8 +137,9 @@ class Run:
         """
         if not adapters:
             return require_diffusion(self.trained_parts(weights), str(self.directory.path))
-        own = load_weights(self.directory, self.parts, weights) if offloads(self.recipe) else self._trained(weights)
-        return offloaded(with_adapters(own, adapters), self.device).assembly
+        if offloads(self.recipe) or self.assembly.recipe.sample.precision != "float32":
+            return offloaded(load_weights(self.directory, self.parts, weights, adapters), self.device).assembly
+        return with_adapters(self._trained(weights), adapters).assembly
 
     def trained_parts(self, weights: str = "ema") -> Parts:
         """Return the objects of the recipe of any task with trained weights, as `trained` does for a diffusion."""

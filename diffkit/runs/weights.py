@@ -231,7 +231,9 @@ def group_of(parts: Parts, weights: str) -> str:
     return f"ema-{weights}"
 
 
-def load_weights(directory: RunDirectory, parts: Parts, weights: str = "ema") -> TrainedWeights:
+def load_weights(
+    directory: RunDirectory, parts: Parts, weights: str = "ema", adapters: Sequence[str] = ()
+) -> TrainedWeights:
     """Copy `parts` and load weights of the newest intact checkpoint into the copy.
 
     Warns about each newer checkpoint that is damaged.
@@ -241,6 +243,7 @@ def load_weights(directory: RunDirectory, parts: Parts, weights: str = "ema") ->
         parts: The objects of its recipe. They are not changed.
         weights: "raw", "ema" (the first average), the name of an average, or "width:W", the power average of relative
             width W that is reconstructed from the stored power averages.
+        adapters: Files to merge in float32, before the network has the precision of sampling; see `with_adapters`.
 
     Returns:
         The copy, on the device of `parts`.
@@ -268,6 +271,7 @@ def load_weights(directory: RunDirectory, parts: Parts, weights: str = "ema") ->
         components.load_state_dict(found.tensors["components"])
     for module in (network, components):
         module.eval()
+    _merge(copied, adapters)
     if isinstance(copied, Assembly) and (name := copied.recipe.sample.precision) != "float32":
         network.to(getattr(torch, name))
     return TrainedWeights(copied, found.step)
@@ -372,7 +376,15 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
         CheckpointError: DK603, a file has no tensors, or one that belongs to no part of the run, does not fit it, or is
             not finite.
     """
-    copied = require_diffusion(_copy(trained.parts), "this run")
+    copied = _copy(trained.parts)
+    _merge(copied, adapters)
+    return TrainedWeights(copied, trained.step)
+
+
+def _merge(trained: Parts, adapters: Sequence[str]) -> None:
+    if not adapters:
+        return
+    copied = require_diffusion(trained, "this run")
     parts: list[object] = [copied.network, *copied.conditions.conditioners.values()]
     takers = [part for part in parts if isinstance(part, Adaptable)]
     if not takers:
@@ -393,7 +405,6 @@ def with_adapters(trained: TrainedWeights, adapters: Sequence[str]) -> TrainedWe
                 fix="use it with the model that it was trained on",
                 notes=[name[:120] for name in unknown[:8]],
             )
-    return TrainedWeights(copied, trained.step)
 
 
 class Turns:

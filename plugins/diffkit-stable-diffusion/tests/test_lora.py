@@ -72,6 +72,8 @@ def test_merged_is_what_diffusers_computes(base: Any, make: Any, tmp_path: Path)
     theirs, kohya = adapters(pipeline)
     save_file(theirs, tmp_path / "theirs.safetensors")
     save_file(kohya, tmp_path / "kohya.safetensors")
+    of_two = {name.replace("lora_te_", "lora_te1_"): one for name, one in kohya.items()}
+    save_file(of_two, tmp_path / "te1.safetensors")
     pipeline.load_lora_weights(str(tmp_path), weight_name="theirs.safetensors", adapter_name="one")
     pipeline.set_adapters(["one"], 0.6)
     z, t = torch.randn(1, 4, 8, 8), torch.tensor([500.0])
@@ -80,13 +82,25 @@ def test_merged_is_what_diffusers_computes(base: Any, make: Any, tmp_path: Path)
         want = pipeline.unet(z, t, encoder_hidden_states=want_text).sample
         plain = base.trained()
         before = plain.conditions.stated({"text": TEXT}, 1)["text"]
-        for file in ("theirs", "kohya"):
+        for file in ("theirs", "kohya", "te1"):
             merged = base.trained(adapters=[f"{tmp_path / file}.safetensors:0.6"])
             text = merged.conditions.stated({"text": TEXT}, 1)["text"]
             torch.testing.assert_close(text, want_text, rtol=0, atol=1e-5)
             torch.testing.assert_close(merged.network(z, t, text=text), want, rtol=0, atol=1e-5)
         assert torch.equal(plain.conditions.stated({"text": TEXT}, 1)["text"], before)
     assert float((before - want_text).abs().max()) > 1e-2
+
+
+def test_half_precision_comes_after_the_merge_and_any_size_is_taken(base: Any, make: Any, tmp_path: Path) -> None:
+    """An update below the last place of bfloat16 moves a share of the weights, not none of them."""
+    theirs, _ = adapters(make())
+    file = tmp_path / "small.safetensors"
+    save_file({name: 0.03 * tensor for name, tensor in theirs.items()}, file)
+    half = open_run(base.directory.path, device="cpu", overrides=["sample.precision=bfloat16"])
+    merged = dict(half.trained(adapters=[str(file)]).network.named_parameters())
+    for name, weight in base.trained(adapters=[str(file)]).network.named_parameters():
+        assert torch.equal(merged[name], weight.to(torch.bfloat16))
+    assert half.sample(1, prompt=TEXT, steps=1, size=(32, 32)).shape == (1, 3, 32, 32)
 
 
 def test_options_in_the_header_are_applied_as_diffusers_does(base: Any, make: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffkit_stable_diffusion.importing import import_model
 from diffkit_stable_diffusion.scheduler import sections
-from diffkit_stable_diffusion.single_file import LEVELS, _levels
+from diffkit_stable_diffusion.single_file import LEVELS, _levels, _openclip_layers, _openclip_names
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -185,3 +185,12 @@ def test_second_version(make: Any, tmp_path: Path) -> None:
     b = import_model(file, tmp_path / "b", prediction="v_prediction", size=(16, 16), head_channels=16)
     assert b.recipe.parameterization.name == "v"
     same(a, b)
+
+
+@pytest.mark.parametrize(("width", "layers", "used"), [(1024, 24, 23), (1024, 23, 23), (8, 3, 2), (8, 23, 22)])
+def test_a_file_may_lack_the_layer_of_openclip_that_is_not_used(width: int, layers: int, used: int) -> None:
+    """Files of diffusers have the 23 layers of Stable Diffusion 2 that are used."""
+    blocks = {f"transformer.resblocks.{one}.ln_1.weight": torch.zeros(1) for one in range(layers)}
+    weights = {"token_embedding.weight": torch.zeros(2, width), **blocks}
+    assert _openclip_layers(weights) == used
+    assert len([name for name in _openclip_names(weights) if "layers" in name]) == used

@@ -138,12 +138,12 @@ class NetworkExtractor(Extractor):
     def __call__(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            features, scores = _placed(self, device)(prepared.to(device))
+            features, scores = _placed(self, device, self.weights_hash)(prepared.to(device))
         return features.cpu(), scores.cpu()
 
 
 @functools.lru_cache(maxsize=2)
-def _placed(extractor: NetworkExtractor, device: str) -> nn.Module:
+def _placed(extractor: NetworkExtractor, device: str, weights_hash: str) -> nn.Module:
     return extractor.network().eval().requires_grad_(False).to(device)
 
 

@@ -211,6 +211,9 @@ class InceptionScore(FeatureMetric):
             f"by the network of {self.features.described}; higher is surer and more varied"
         )
 
+    def protocol(self, evaluation: Evaluation) -> Mapping[str, str]:
+        return {**super().protocol(evaluation), "samples": f"{len(evaluation.samples):,}"}
+
     def _reference(self, evaluation: Evaluation) -> Mapping[str, str]:
         return {"splits": f"{self.splits}"}
 

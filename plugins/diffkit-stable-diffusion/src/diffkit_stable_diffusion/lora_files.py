@@ -25,6 +25,8 @@ BEGINNINGS: Mapping[Part, tuple[str, str]] = {
     "text_encoder": ("text_encoder.", "lora_te_"),
 }
 """How names of a part begin: those of diffusers, with dots, and those of kohya, with underscores."""
+FIRST_OF_TWO = "lora_te1_"
+"""How diffusers writes the text encoder in the names of kohya, as in models with two of them."""
 ENDS = re.compile(
     r"(?P<layer>.+?)(?:"
     r"(?:\.lora_A|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down)(?:\.default)?\.weight(?P<down>$)|"
@@ -96,13 +98,15 @@ def merge(model: nn.Module, part: Part, weights: Mapping[str, Tensor], factor: f
 def _updates(part: Part, weights: Mapping[str, Tensor], layers: Collection[str]) -> dict[str, Update]:
     """Return the updates in a file by the names of layers."""
     dotted, joined = BEGINNINGS[part]
+    begins = (dotted, joined, *((FIRST_OF_TWO,) if part == "text_encoder" else ()))
     by_kohya = {name.replace(".", "_"): name for name in layers}
     found: dict[str, Update] = {}
     for name, tensor in weights.items():
-        if not name.startswith((dotted, joined)):
+        begin = next((one for one in begins if name.startswith(one)), None)
+        if begin is None:
             continue
-        end = ENDS.fullmatch(name.removeprefix(dotted).removeprefix(joined))
-        own = name.startswith(dotted)
+        end = ENDS.fullmatch(name.removeprefix(begin))
+        own = begin == dotted
         layer = "" if end is None else _present(end["layer"]) if own else end["layer"].removeprefix("text_model_")
         layer = layer if own else by_kohya.get(layer, layer)
         if end is None or layer not in layers:

@@ -28,6 +28,8 @@ from .tokens import as_buffer, read_tokenizer
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
+OPENCLIP_LAYERS, OPENCLIP_WIDTH = 24, 1024
+"""Layers and width of the text model of Stable Diffusion 2, whose last layer is not used."""
 OTHERS = {
     "conditioner.embedders.": "Stable Diffusion XL",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3",
@@ -210,7 +212,7 @@ def _text_config(weights: Mapping[str, Tensor], second: bool) -> dict[str, Any]:
     """Return the arguments of CLIPTextConfig; Stable Diffusion 2 leaves out the last layer of OpenCLIP."""
     if second:
         table, places = weights["token_embedding.weight"], weights["positional_embedding"]
-        layers = _count(weights, r"transformer\.resblocks\.(\d+)\.") - 1
+        layers = _openclip_layers(weights)
         inner = weights["transformer.resblocks.0.mlp.c_fc.weight"].shape[0]
     else:
         plain = {name.removeprefix("text_model."): tensor for name, tensor in weights.items()}
@@ -253,9 +255,16 @@ def _clip_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return ClipText.present_names(weights)
 
 
+def _openclip_layers(weights: Mapping[str, Tensor]) -> int:
+    """Return the number of layers that are used: all but the last, which a file of diffusers with 23 leaves out."""
+    found = _count(weights, r"transformer\.resblocks\.(\d+)\.")
+    complete = found == OPENCLIP_LAYERS - 1 and weights["token_embedding.weight"].shape[1] == OPENCLIP_WIDTH
+    return found if complete else found - 1
+
+
 def _openclip_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of the text model of OpenCLIP by the names of the conditioner, without its last layer."""
-    last = _count(weights, r"transformer\.resblocks\.(\d+)\.") - 1
+    layers = _openclip_layers(weights)
     made: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         block = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
@@ -264,7 +273,7 @@ def _openclip_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 raise misnamed([], [OPENCLIP + name])
             made[OPENCLIP_ENDS[name]] = tensor
             continue
-        if int(block[1]) == last:
+        if int(block[1]) >= layers:
             continue
         there, inner = f"encoder.layers.{block[1]}", block[2]
         module, _, kind = inner.rpartition(".")
