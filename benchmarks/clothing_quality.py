@@ -6,8 +6,7 @@
 Contestants: `codes`, the recipe `latent-clothing64`, whose time includes the training of its autoencoder, the recipe
 `vae-clothing64` with `--codec-steps` steps; and `pixels`, the same recipe on pixels, which are multiplied by 2 so that
 their standard deviation is 1 too. Its U-Net, that of PIXELS, has levels down to 8 x 8 as a U-Net on pixels needs, and
-few channels at 64 x 64; it too starts as the best linear denoiser, of 256 components and not by class, since the
-components of each of ten classes would take minutes of its time. Each first trains a little to learn its
+few channels at 64 x 64; all else is equal. Each first trains a little to learn its
 speed, and then for the steps that fit into its time, so that its learning rate ends with it. Time is that of the CPU,
 as the process counts it. Both draw by the same sampler with equally many network evaluations, without guidance, from
 the same seed. `fid`, in features of EfficientNet-Lite0, stands beside the value of equally many held-out photographs.
