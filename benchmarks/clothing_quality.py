@@ -6,10 +6,10 @@
 Contestants: `codes`, the recipe `latent-clothing64`, whose time includes the training of its autoencoder, the recipe
 `vae-clothing64` with `--codec-steps` steps; and `pixels`, the same recipe on pixels, which are multiplied by 2 so that
 their standard deviation is 1 too. Its U-Net, that of PIXELS, has levels down to 8 x 8 as a U-Net on pixels needs, and
-few channels at 64 x 64; all else is equal. Each first trains a little to learn its
-speed, and then for the steps that fit into its time, so that its learning rate ends with it. Time is that of the CPU,
-as the process counts it. Both draw by the same sampler with equally many network evaluations, without guidance, from
-the same seed. `fid`, in features of EfficientNet-Lite0, stands beside the value of equally many held-out photographs.
+few channels at 64 x 64; all else is equal. Each first trains a little to learn its speed, and then for the steps that
+fit into its time, so that its learning rate ends with it. Time is that of the CPU, as the process counts it. Both draw
+by the same sampler with equally many network evaluations, without guidance, from the same seed. `fid`, in features of
+EfficientNet-Lite0, stands beside the value of equally many held-out photographs.
 
 OUT keeps the runs and a record for each contestant and seed: a call does what is missing, then prints the table of all
 records and names those that are missing. A training that was stopped begins again.

@@ -308,15 +308,15 @@ def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str,
     kept = [text for text in overrides if _path(text) != "sample.preset"]
     if "sample.sampler" not in changed:
         return tuple(kept)
-    sampler, stated = section.get("sampler") or {}, parse(changed["sample.sampler"], FLAG)
-    name, grid = _component_name(stated), section.get("grid") or {}
     if "sample.preset" in changed or "sample.grid" in changed:
         return (*kept, f"sample.preset={own}")
+    sampler, stated = section.get("sampler") or {}, parse(changed["sample.sampler"], FLAG)
+    name = _component_name(stated)
     if name == sampler.get("name"):
         whole = json.dumps({**sampler, **{key: node.plain() for key, node in _entries(stated).items()}})
         return tuple(f"sample.sampler={whole}" if _path(text) == "sample.sampler" else text for text in kept)
     if classes := _samplers(sampler.get("name"), name):
-        grid = kept_grid(grid, own, *classes)
+        grid = kept_grid(section.get("grid") or {}, own, *classes)
         kept = [f"sample.grid={json.dumps(grid)}", *kept] if grid else kept
     return (*kept, f"sample.preset={own}")
 

@@ -108,7 +108,7 @@ class SampleRequest:
             if value is not None and not isinstance(value, Mapping):
                 fix = f"pass {name}={{NAME: ...}}"
                 raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
-        if self.scale is not None and not math.isfinite(self.scale):
+        if isinstance(self.scale, float) and not math.isfinite(self.scale):
             raise _wrong(f"scale is {self.scale}", "pass a finite number, such as scale=7.5")
         cfg = (self.guidance or {}).get(CFG, {})
         options = cfg if isinstance(cfg, Mapping) else {"scale": cfg}

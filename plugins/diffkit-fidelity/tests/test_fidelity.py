@@ -17,12 +17,12 @@ import torch
 from diffkit_fidelity import rows
 from diffkit_fidelity.distances import frechet, moments
 from diffkit_fidelity.efficientnet import EfficientNetLite0
-from diffkit_fidelity.extractor import Extractor, Values, as_pictures
+from diffkit_fidelity.extractor import Extractor, NetworkExtractor, Values, as_pictures
 from diffkit_fidelity.inception import Inception, InceptionV3
 from diffkit_fidelity.metrics import FID, KID, InceptionScore, PrecisionRecall
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffkit import DataError, DataSpec, Evaluation
 from diffkit.errors import PluginError
@@ -218,6 +218,49 @@ def test_the_protocol_names_what_a_value_depends_on() -> None:
     assert other["reference"] != found["reference"]
     assert PrecisionRecall(k=5).protocol(evaluation(x, x, PICTURES))["k"] == "5"
     assert InceptionScore(splits=2).protocol(evaluation(x, x, PICTURES))["splits"] == "2"
+
+
+def test_the_protocol_of_inception_score_names_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It uses all of them, also beyond the limit of the other metrics."""
+    monkeypatch.setattr(InceptionScore, "limit", 4)
+    one = evaluation(normal(10, 2).softmax(1), normal(10, 2))
+    metric = InceptionScore(features=Values(), splits=1)
+    assert (metric.protocol(one)["samples"], metric(one)["samples"]) == ("10", 10.0)
+
+
+class Replaced(NetworkExtractor):
+    """A network whose weights are those of a file that was replaced."""
+
+    described = "one weight"
+    file = 1.0
+
+    @property
+    def weights_hash(self) -> str:
+        return str(self.file)
+
+    def protocol(self) -> Mapping[str, str]:
+        return {"extractor": "replaced", "extractor weights": self.weights_hash}
+
+    def network(self) -> nn.Module:
+        return Twice(self.file)
+
+
+class Twice(nn.Module):
+    """Means of pictures times a weight, twice."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (found := self.weight * x.flatten(1).mean(1, keepdim=True)), found
+
+
+def test_a_file_of_weights_that_was_replaced_is_loaded_again() -> None:
+    extractor, x = Replaced(), torch.full((2, 1, 8, 8), 3.0)
+    assert extractor(x)[0].flatten().tolist() == [3.0, 3.0]
+    extractor.file = 2.0
+    assert extractor(x)[0].flatten().tolist() == [6.0, 6.0]
 
 
 def test_values_behind_the_first_channels_are_part_of_the_hash() -> None:

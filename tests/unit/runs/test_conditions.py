@@ -100,6 +100,8 @@ def test_requests_that_do_not_fit_are_refused(trained: Run) -> None:
     ):
         with pytest.raises(ArgumentError, match=told):
             trained.sample(1, **options)
+    with pytest.raises(RecipeError, match="scale must be a number"):
+        trained.sample(1, scale="much")
     with pytest.warns(UserWarning, match="has 11 bytes and is cut to the 8 of the data"):
         trained.sample(1, conditions={"text": "left " + "x" * 6})
 
@@ -301,6 +303,11 @@ def test_the_command_line_states_conditions(finished: Path, capsys: pytest.Captu
         (("--scale", "nan"), "--scale is nan"),
     ):
         assert told in sample(*options)
+    for options, count in ((), 64), (("--negative", "left"), 8), (("--prompt", "left"), 8):
+        drawn = ["-P", str(PLUGIN), "sample", str(folder), "--out", str(out), "-q", "--steps", "1", *options]
+        assert main(drawn) == 0
+        configure()
+        assert len(load_npz(out)["x"]) == count
     evaluated = ["-P", str(PLUGIN), "evaluate", str(folder), "--metric", "mmd", "-q", "--set", "methd=ode"]
     assert main(evaluated) == 3
     configure()
