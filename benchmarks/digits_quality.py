@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -189,14 +190,21 @@ def _decoded(assembly: Assembly, part: Split) -> Tensor:
 
 
 def contest(builders: list[Callable[[int], Contestant]], seconds: float, turn: float) -> list[Contestant]:
-    """Learn how fast each is, build it for as many steps as its time allows, and train all by turns."""
-    found = []
-    for build_one in builders:
-        trial = build_one(10**6)
+    """Learn how fast each is, build it for as many steps as its time allows, and train all by turns.
+
+    The rehearsal is by turns too, so that a machine that becomes busier slows all of them equally.
+    """
+    trials = [build_one(10**6) for build_one in builders]
+    for trial in trials:
         trial.turn(LEAST / 2)  # first steps are slow
-        before, spent = trial.done(), trial.seconds
-        trial.turn(max(LEAST, REHEARSAL * seconds))
-        speed = (trial.done() - before) / (trial.seconds - spent)
+    before = [(trial.done(), trial.seconds) for trial in trials]
+    share = max(LEAST, REHEARSAL * seconds)
+    turns = math.ceil(share / turn)
+    for trial in trials * turns:
+        trial.turn(share / turns)
+    found = []
+    for build_one, trial, (done, spent) in zip(builders, trials, before, strict=True):
+        speed = (trial.done() - done) / (trial.seconds - spent)
         found.append(build_one(max(10, int(0.97 * seconds * speed))))
     while any(one.seconds < seconds and one.done() < one.steps for one in found):
         for one in found:

@@ -136,7 +136,10 @@ def _draw_diffusers(shipped: bool, one: Contestant, count: int, seed: int) -> tu
 
 
 def _lucidrains(assembly: Callable[[int], Assembly], checkout: Path, steps: int, seed: int) -> Contestant:
-    """The body of `Trainer.train`, with its defaults, for pictures that lie in memory."""
+    """The body of `Trainer.train`, with its defaults, for pictures that lie in memory.
+
+    Its learning rate is constant, so it needs no number of steps and trains until its time ends.
+    """
     with _source(Switches(checkout=checkout)):
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet  # type: ignore[import-not-found]
         from ema_pytorch import EMA  # type: ignore[import-not-found]
@@ -152,7 +155,7 @@ def _lucidrains(assembly: Callable[[int], Assembly], checkout: Path, steps: int,
     def advance(until: float) -> None:
         nonlocal done
         model.train()
-        while done < steps and time.process_time() < until:
+        while time.process_time() < until:
             x0 = data[torch.randint(len(data), (SIZE,), generator=source)]
             flips = torch.rand(SIZE, 1, 1, 1, generator=source) < 0.5
             model(torch.where(flips, x0.flip(3), x0)).backward()
@@ -163,7 +166,7 @@ def _lucidrains(assembly: Callable[[int], Assembly], checkout: Path, steps: int,
             done += 1
 
     count = sum(p.numel() for p in net.parameters())
-    return Contestant("lucidrains", own, count, steps, advance, lambda: done, lambda: average.ema_model)
+    return Contestant("lucidrains", own, count, max(steps, 10**6), advance, lambda: done, lambda: average.ema_model)
 
 
 def _draw_lucidrains(one: Contestant, count: int, seed: int) -> tuple[Tensor, int]:
