@@ -151,6 +151,15 @@ class Assembly(Parts):
         return self.evaluation_grid.levels(part, self.recipe.evaluate.steps or self.steps)
 
 
+def place(parts: Parts, device: torch.device | str) -> None:
+    """Move the modules among the objects of a recipe to a device, as `assemble_parts` does."""
+    for value in vars(parts).values():
+        conditioners = tuple(value.conditioners.values()) if isinstance(value, Conditions) else ()
+        for one in (*conditioners, *value) if isinstance(value, tuple) else (*conditioners, value):
+            if isinstance(one, nn.Module):
+                one.to(device)
+
+
 def assemble(recipe: Recipe, device: torch.device | str = "cpu") -> Assembly:
     """Build every component of the recipe of a diffusion; `assemble_parts` takes a recipe of any task.
 

@@ -45,12 +45,12 @@ from ..strategy import is_sharded
 from ..train.fine_tune import refuse_misfit
 from ..train.precision import choose
 from .held_out import BATCH, reconstruct_and_save, require_held_out
+from .records import PLUGIN_FILES, DataRecord, SourceRecord, digests, keep_plugin_files, read_plugin_files
 from .reporting import write_report
 from .results import Stage, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import draw_and_save
 from .trained import Run
 from .training import problem_of, train
-from .weights import PLUGIN_FILES, DataRecord, SourceRecord, digests, keep_plugin_files, read_plugin_files
 
 RUNS = Path("runs")
 OUTPUT_STAGES: Mapping[type[Parts], tuple[Stage, ...]] = {Assembly: ("sample",), CodecParts: ("reconstruct",)}

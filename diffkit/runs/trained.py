@@ -42,6 +42,7 @@ from .planning import (
     plan_sampling,
     require_whole,
 )
+from .records import effective_recipe
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import PARTS, scratch_folder, shared_draw
@@ -49,10 +50,8 @@ from .sampling import SampleBatch, SamplingPlan, draw_samples
 from .weights import (
     TrainedWeights,
     digest_of,
-    effective_recipe,
     group_of,
     load_weights,
-    offloaded,
     offloads,
     trained_model,
     with_adapters,
@@ -100,10 +99,10 @@ class Run:
     def parts(self) -> Parts:
         """The objects of the recipe, those of its task. Their weights are untrained; see `trained_parts`.
 
-        The spec of the data is the recorded one; the data itself is read only if examples are used.
+        The spec of the data is the recorded one; the data itself is read only if examples are used. Those of an opened
+        run lie on the CPU, so that the device holds the trained weights alone.
         """
-        device = "cpu" if offloads(self.recipe) else self.device
-        return self._given if self._given is not None else assemble_parts(self.recipe, device)
+        return self._given if self._given is not None else assemble_parts(self.recipe)
 
     @property
     def assembly(self) -> Assembly:
@@ -138,7 +137,7 @@ class Run:
         if not adapters:
             return require_diffusion(self.trained_parts(weights), str(self.directory.path))
         if offloads(self.recipe) or self.assembly.recipe.sample.precision != "float32":
-            return offloaded(load_weights(self.directory, self.parts, weights, adapters), self.device).assembly
+            return load_weights(self.directory, self.parts, self.device, weights, adapters).assembly
         return with_adapters(self._trained(weights), adapters).assembly
 
     def trained_parts(self, weights: str = "ema") -> Parts:
@@ -475,7 +474,7 @@ class Run:
         group = group_of(self.parts, weights)
         with self._lock:
             if group not in self._loaded:
-                self._loaded[group] = offloaded(load_weights(self.directory, self.parts, weights), self.device)
+                self._loaded[group] = load_weights(self.directory, self.parts, self.device, weights)
             return self._loaded[group]
 
 

@@ -1,4 +1,4 @@
-"""How long the run that components are made of stays in memory."""
+"""Components of another run: their parts, and how often and how long that run is in memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ CONDITIONS = {
     "text": {"dtype": "text", "shape": [64]},
     "inpainting": {"dtype": "uint8", "shape": [4, 16, 16]},
 }
+TEXT = {"dtype": "text", "shape": [24]}
 PICTURE = ConditionSpec((4, 16, 16), "uint8")
 
 
@@ -104,3 +105,24 @@ def test_components_share_one_reading_until_they_are_used(tmp_path: Path) -> Non
     del text
     gc.collect()
     assert not of_run._held
+
+
+@pytest.mark.slow
+def test_a_recipe_reads_its_base_once_to_validate_and_once_to_build(tmp_path: Path) -> None:
+    run = example_run(tmp_path)
+    tree = {
+        "name": "style",
+        "data": {"name": "shape-only", "channels": 3, "size": [16, 16], "conditions": {"text": TEXT}},
+        "conditions": {"text": {"name": "of-run", "run": run}},
+        "codec": {"name": "of-run", "run": run},
+        "schedule": "scaled-linear",
+        "parameterization": "eps",
+        "network": {"name": "lora", "run": run},
+        "train": {"steps": 1, "ema": []},
+    }
+    with patch.object(of_run, "open_run", wraps=of_run.open_run) as opened:
+        recipe = load_recipe(tree)
+        gc.collect()
+        assert opened.call_count == 1
+        assemble(recipe)
+        assert opened.call_count == 2

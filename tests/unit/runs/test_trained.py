@@ -257,7 +257,7 @@ def test_widths_where_the_newest_averages_are_damaged(tmp_path: Path) -> None:
     made = diffkit.run(RECIPE | {"train": {**train, "ema": ema}, "evaluate": {"metrics": []}}, out=tmp_path / "ring")
     (made.directory.checkpoints / "step-00000020" / "ema-wide.safetensors").write_bytes(b"")
     with pytest.warns(UserWarning, match="the checkpoint of step 20 is skipped: ema-wide"):
-        loaded = load_weights(made.directory, made.assembly, "width:0.1")
+        loaded = load_weights(made.directory, made.assembly, torch.device("cpu"), "width:0.1")
     assert loaded.step == 15
     want = reconstruct(stored_profiles(made.directory.checkpoints), Profile(15, power_of(0.1)))
     got = loaded.assembly.network.state_dict()
@@ -351,6 +351,13 @@ class LearnedAngle(nn.Module, Schedule):
 """
 
 
+def test_the_device_holds_the_trained_weights_alone(run: Run) -> None:
+    """The meta device stands for an accelerator: what lies there was moved."""
+    opened = Run(run.directory, torch.device("meta"), overrides=("sample.precision=bfloat16",))
+    assert {(p.is_meta, p.dtype) for p in opened.trained().network.parameters()} == {(True, torch.bfloat16)}
+    assert not any(p.is_meta for p in opened.assembly.network.parameters())
+
+
 def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
     """The levels of sampling are those of the trained schedule; the assembly of the recipe keeps the initial one."""
     (tmp_path / "learned_angle.py").write_text(LEARNED)
@@ -375,6 +382,8 @@ def test_a_learned_schedule_belongs_to_the_weights(tmp_path: Path) -> None:
         first = opened.sample(2, steps=3)
         assert torch.equal(first, opened.sample(2, steps=3))
         assert torch.equal(first, made.sample(2, steps=3))
+        moved = diffkit.Run(made.directory, torch.device("meta")).trained().schedule
+        assert all(one.is_meta for one in moved.state_dict().values())
     finally:
         configure()
 

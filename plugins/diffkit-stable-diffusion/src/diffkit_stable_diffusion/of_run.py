@@ -92,7 +92,11 @@ class OfRun(nn.Module):
         own.register_load_state_dict_pre_hook(_fill_in)
 
     def verify(self) -> None:
-        """Raise CheckpointError DK603 if the state was saved with another base."""
+        """Release the base. Raise CheckpointError DK603 if the state was saved with another one.
+
+        Everything that computes with `inner` calls it first. What asks for shapes does not, because components that are
+        built later share the base.
+        """
         self.base = None
         if self.expected is None or self.get_buffer(HASH).device.type == "meta":
             return
@@ -150,28 +154,33 @@ class RunCodec(OfRun, Codec, Staged):
 
     @property
     def codec(self) -> Codec:
-        """The codec of the run."""
-        self.verify()
+        """The codec of the run, not verified."""
         assert isinstance(self.inner, Codec)
         return self.inner
 
+    @property
+    def verified(self) -> Codec:
+        """The codec of the run, to compute with."""
+        self.verify()
+        return self.codec
+
     def posterior(self, x: Tensor) -> Posterior:
-        return self.codec.posterior(x)
+        return self.verified.posterior(x)
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self.codec.encode(x, noise)
+        return self.verified.encode(x, noise)
 
     def decode(self, z: Tensor) -> Tensor:
-        return self.codec.decode(z)
+        return self.verified.decode(z)
 
     def encoder_stages(self) -> list[Stage]:
-        codec = self.codec
+        codec = self.verified
         if isinstance(codec, Staged):
             return codec.encoder_stages()
         return [Stage(lambda x: codec.posterior(x).joined(), local=False)]
 
     def decoder_stages(self) -> list[Stage]:
-        codec = self.codec
+        codec = self.verified
         return codec.decoder_stages() if isinstance(codec, Staged) else [Stage(codec.decode, local=False)]
 
     def spec(self, data: DataSpec) -> DataSpec:
@@ -212,8 +221,7 @@ class RunConditioner(OfRun, Conditioner):
 
     @property
     def conditioner(self) -> Conditioner:
-        """The conditioner of the run."""
-        self.verify()
+        """The conditioner of the run, not verified."""
         assert isinstance(self.inner, Conditioner)
         return self.inner
 
@@ -222,12 +230,14 @@ class RunConditioner(OfRun, Conditioner):
         return self.conditioner.shape
 
     def forward(self, raw: Tensor) -> Encoded:
+        self.verify()
         found: Encoded = self.conditioner(raw)
         if isinstance(found, tuple) or found.is_meta:
             return found
         return found.to(raw.device)  # a codec of the conditioner may compute on another device
 
     def null(self) -> Encoded:
+        self.verify()
         return self.conditioner.null()
 
 
