@@ -1,7 +1,8 @@
-"""The file LOCK of a run directory: one process writes at a time."""
+"""Locks: one process writes at a time to a run directory, by its file LOCK, or renames in a directory."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import fcntl
@@ -10,6 +11,7 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -151,6 +153,20 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextlib.contextmanager
+def exclusively(directory: Path) -> Iterator[None]:
+    """Wait until no other process is inside this context of the same directory; for short work, such as a rename.
+
+    Raises OSError if the directory cannot be opened or its file system does not support locks.
+    """
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def read_holder(path: Path) -> LockHolder | None:

@@ -28,7 +28,7 @@ from ..runtime.memory import worker_killed
 from ..runtime.progress import Progress
 from ..runtime.signals import block_stop_signals, ignore_stop_signals
 from ..storage.atomic import dump_json, parse_object, read_bounded, sync_directory, write_synced, writing
-from ..storage.lock import close_inherited_locks
+from ..storage.lock import close_inherited_locks, exclusively
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -394,9 +394,11 @@ class LatentCache:
                 }
                 write_synced(temporary / MANIFEST, dump_json(content))
                 sync_directory(temporary)
-                shutil.rmtree(self.folder, ignore_errors=True)
-                os.replace(temporary, self.folder)
-                sync_directory(self.folder.parent)
+                with exclusively(self.folder.parent):
+                    if self.fault() is not None:  # else another run has written the same meanwhile, and may read it
+                        shutil.rmtree(self.folder, ignore_errors=True)
+                        os.replace(temporary, self.folder)
+                        sync_directory(self.folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

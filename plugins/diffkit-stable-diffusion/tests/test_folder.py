@@ -103,6 +103,22 @@ def test_long_texts(folder: Path, run: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_tokenizer_that_states_fewer_tokens_than_the_encoder_takes(folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    path = copied / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 9}))
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(
+        copied, safety_checker=None, requires_safety_checker=False
+    )
+    with torch.no_grad():
+        want = theirs.encode_prompt("cat", "cpu", 1, False)[0]
+    assert want.shape == (1, 9, 32)
+    made = import_model(copied, tmp_path / "run")
+    for run in (made, open_run(made.directory.path, device="cpu")):
+        torch.testing.assert_close(text_of(run, ["cat"]), want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "prediction", "schedule"),
     [

@@ -23,8 +23,7 @@ from diffkit import CheckpointError
 
 from .ldm_names import OPENCLIP_BLOCK, OPENCLIP_ENDS, unet_modules, vae_modules
 from .pipeline import Model
-from .text import TOKENIZER_BYTES, ClipText
-from .tokens import as_buffer, read_tokenizer
+from .text import ClipText
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
@@ -99,7 +98,7 @@ def read_file(
     except (KeyError, IndexError, ZeroDivisionError, ValueError) as error:
         raise not_a_model(f"{path} is not a model of Stable Diffusion ({error})") from error
     found = _tokenizer_folder(path, tokenizer)
-    read = as_buffer(read_tokenizer(found, ClipText.tokenizer_class, text["max_position_embeddings"]))
+    entries, read = ClipText.read_tokenizer(found, text)
     names = _openclip_names if second else _clip_names
     ours = {
         UNET: _renamed(_part(left, UNET), unet_modules(layout)),
@@ -115,7 +114,7 @@ def read_file(
         channels=channels,
         vae=vae,
         vae_weights=ours[VAE],
-        text={**text, TOKENIZER_BYTES: len(read)},
+        text={**text, **entries},
         text_weights={**ours[OPENCLIP if second else CLIP], "tokenizer": read},
         scheduler={**_levels(weights, path), "prediction_type": prediction or "epsilon"},
         size=(side, side),

@@ -23,7 +23,9 @@ from .lora_files import merge
 from .tokens import as_buffer, from_buffer, limited, read_tokenizer, windows
 
 TOKENIZER_BYTES = "tokenizer_bytes"
-"""The entry of `config` that is the length of the tokenizer, which is kept among the weights."""
+"""The entry of `config` that is the length of the tokenizer in bytes, which is kept among the weights."""
+TOKENIZER_LENGTH = "tokenizer_length"
+"""The entry of `config` that is the number of tokens of a text, if the tokenizer states fewer than the encoder can."""
 STEM, PICKLE = "model", "pytorch_model.bin"
 CONFIG_OF_FILE = ("architectures", "dtype", "model_type", "torch_dtype", "transformers_version", "_name_or_path")
 """Entries of a config.json of transformers that describe the file."""
@@ -97,8 +99,23 @@ class FrozenText(Conditioner):
             raise not_a_model(f"{encoder / PICKLE} is a pickle, and only safetensors are read", fix=fix)
         known = {name: value for name, value in config.items() if name not in CONFIG_OF_FILE}
         weights = cls.present_names(Folder(encoder, stem=STEM).weights(variant, pickles=False))
-        data = as_buffer(read_tokenizer(tokenizer, cls.tokenizer_class, cls.longest(known)))
-        return {**known, TOKENIZER_BYTES: len(data)}, {**weights, "tokenizer": data}
+        entries, data = cls.read_tokenizer(tokenizer, known)
+        return {**known, **entries}, {**weights, "tokenizer": data}
+
+    @classmethod
+    def read_tokenizer(cls, folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, int], Tensor]:
+        """Read the tokenizer of an encoder with this configuration.
+
+        Returns:
+            The entries of `config` that describe it, and its bytes, (N,) uint8.
+
+        Raises:
+            UsageError: DK080, the folder holds no tokenizer that can be read.
+        """
+        found = read_tokenizer(folder, cls.tokenizer_class, cls.longest(config))
+        data, stated = as_buffer(found), int(found.truncation["max_length"])
+        shorter = {TOKENIZER_LENGTH: stated} if stated < cls.longest(config) else {}
+        return {TOKENIZER_BYTES: len(data), **shorter}, data
 
     @staticmethod
     @abstractmethod
@@ -115,7 +132,7 @@ class FrozenText(Conditioner):
         """Return the encoder of `config`, whose output is (B, L, D) for tokens (B, L)."""
 
     def _arguments(self) -> dict[str, Any]:
-        return {name: value for name, value in self.config.items() if name != TOKENIZER_BYTES}
+        return {name: value for name, value in self.config.items() if name not in (TOKENIZER_BYTES, TOKENIZER_LENGTH)}
 
     @property
     def tokens(self) -> Tokenizer | None:
@@ -132,8 +149,8 @@ class FrozenText(Conditioner):
 
     @property
     def length(self) -> int:
-        """Number of tokens of one window."""
-        return self.longest(self.config)
+        """Number of tokens of one window: what the tokenizer states, at most what the encoder takes."""
+        return min(int(self.config.get(TOKENIZER_LENGTH, self.longest(self.config))), self.longest(self.config))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,9 +194,10 @@ class FrozenText(Conditioner):
 class ClipText(FrozenText):
     """The last hidden state of the text model of CLIP, (77 chunks, D), as in Stable Diffusion 1 and 2; frozen.
 
-    A text of more than 77 tokens is cut with a warning; with several `chunks` it continues in further windows of 77
-    tokens, whose values stand one after the other. The null is the value of the empty text. There is no mask: padded
-    tokens are attended to, as in the training of these models.
+    A text of more than 77 tokens, or of fewer if the tokenizer states it (`model_max_length`), is cut with a warning;
+    with several `chunks` it continues in further windows of as many tokens, whose values stand one after the other. The
+    null is the value of the empty text. There is no mask: padded tokens are attended to, as in the training of these
+    models.
 
     folder   text encoder and tokenizer, or a pipeline of diffusers; `config` in place of it, see `FrozenText`
     chunks   number of windows; Stable Diffusion is trained with 1
