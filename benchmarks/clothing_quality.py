@@ -35,7 +35,7 @@ from diffkit import Run, load_recipe, open_run, run
 
 REAL = "real, held out"
 METRICS = ("fid", "precision-recall")
-REHEARSAL = (1, 20, 60)
+REHEARSAL = (1, 40, 240)
 SPARE = 0.97
 PIXELS = [
     "codec={name: affine, scale: 2.0}",

@@ -10,6 +10,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from diffkit_fidelity.metrics import FID, KID, InceptionScore, PrecisionRecall
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffkit import DataError, DataSpec, Evaluation
 from diffkit.errors import PluginError
@@ -87,6 +89,34 @@ def test_blocks_do_not_change_kid_and_precision() -> None:
         rows._kept.clear()
         for metric, want in zip(metrics, whole, strict=True):
             assert metric(evaluation(x, y)) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", [KID, PrecisionRecall])
+def test_the_training_examples_that_are_used_are_read_in_blocks(metric: type[KID | PrecisionRecall]) -> None:
+    class Most(TorchDispatchMode):
+        rows = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, Tensor) and found.shape[1:] == (3,):
+                self.rows = max(self.rows, len(found))
+            return found
+
+    x, train = normal(20, 3), normal(6000, 3, seed=1)
+    made = metric(features=Values(), limit=4000)
+    with Most() as most:
+        made.protocol(evaluation(x, train))
+        found = made(evaluation(x, train))
+    assert found["reference"] == 4000
+    assert 0 < most.rows <= rows.BLOCK
+
+
+def test_copies_of_examples_are_inside_whatever_the_rounding() -> None:
+    """Each example exists 4 times, so its third neighbour is a copy: the balls have no radius."""
+    train = (normal(50, 2048) + 20).repeat(4, 1)
+    metric = PrecisionRecall(features=Values())
+    assert metric(evaluation(train[:7], train))["precision"] == 1
+    assert metric(evaluation(train[:7] + 1e-3, train))["precision"] == 0
 
 
 def test_kid_has_no_bias() -> None:

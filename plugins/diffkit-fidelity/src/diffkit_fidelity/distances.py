@@ -9,6 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12
+"""Bound on the error of a squared distance, as a share of the squared lengths of both rows: far above that of float64
+with thousands of features, and far below that of features in float32."""
+
 
 class Moments(NamedTuple):
     """The mean (D,) of features and a root R (K, D) of their covariance R^T R, both float64."""
@@ -106,7 +110,10 @@ def radii(a: Blocks, k: int) -> Tensor:
 
 
 def share_inside(a: Blocks, b: Blocks, reach: Tensor) -> float:
-    """Compute the share of rows of a that lie in the ball of a row of b.
+    """Compute the share of rows of a that lie in the ball of a row of b; its surface is part of it.
+
+    Squared distances are rounded by up to ROUNDING of the squared lengths of both rows, so copies of a centre lie in
+    its ball even if it has no radius, as that of an example with copies of its own.
 
     Args:
         a: Rows (N, D).
@@ -120,10 +127,17 @@ def share_inside(a: Blocks, b: Blocks, reach: Tensor) -> float:
     for rows in a():
         found, start = torch.zeros(len(rows), dtype=torch.bool), 0
         for centres in b():
-            found |= (distances(rows, centres) <= reach[start : start + len(centres)]).any(1)
+            limits = reach[start : start + len(centres)].square() + ROUNDING * _lengths(centres)
+            allowed = limits + ROUNDING * _lengths(rows)[:, None]
+            found |= (distances(rows, centres).square() <= allowed).any(1)
             start += len(centres)
         inside.append(found)
     return float(torch.cat(inside).double().mean())
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Return the squared lengths of rows (N, D): (N,) float64."""
+    return rows.double().square().sum(1)
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:

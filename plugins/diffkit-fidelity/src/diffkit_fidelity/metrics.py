@@ -36,8 +36,8 @@ class FeatureMetric(Metric):
 
     def _reference(self, evaluation: Evaluation) -> Mapping[str, str]:
         """Return which examples the samples are compared with."""
-        chosen = spread(evaluation.train, self.limit)
-        return {"reference": f"train, SHA-256 {digest_of(chosen, evaluation.spec, self.features)}"}
+        chosen = indices(len(evaluation.train), self.limit)
+        return {"reference": f"train, SHA-256 {digest_of(evaluation.train, evaluation.spec, self.features, chosen)}"}
 
     def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
         return self.prepare(evaluation)(torch.arange(len(evaluation.samples)))
@@ -48,11 +48,11 @@ class FeatureMetric(Metric):
         Raises:
             DataError: There are fewer than `least` of either.
         """
-        train = spread(evaluation.train, self.limit)
-        for role, x in (("samples", evaluation.samples), ("training examples", train)):
+        chosen = indices(len(evaluation.train), self.limit)
+        for role, x in (("samples", evaluation.samples), ("training examples", chosen)):
             require(role, len(x), least)
         of = partial(features_of, spec=evaluation.spec, extractor=self.features, peers=evaluation.peers)
-        return of(evaluation.samples).features, of(train, keep=True).features
+        return of(evaluation.samples).features, of(evaluation.train, chosen=chosen, keep=True).features
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,15 @@ def blocks_of(rows: Rows, chosen: Tensor) -> Blocks:
     return each
 
 
+def indices(count: int, limit: int) -> Tensor:
+    """Return at most `limit` of the numbers 0 to `count` - 1, evenly spread: (M,)."""
+    used = min(count, limit)
+    return torch.arange(used) * count // max(1, used)
+
+
 def spread(x: Tensor, limit: int) -> Tensor:
     """Return at most `limit` of the rows, evenly spread."""
-    return x if len(x) <= limit else x[torch.arange(limit) * len(x) // limit]
+    return x[indices(len(x), limit)]
 
 
 def counts(samples: int, reference: int) -> Mapping[str, float]:

@@ -65,7 +65,13 @@ _kept: OrderedDict[str, Features] = OrderedDict()
 
 
 def features_of(
-    x: Tensor, spec: DataSpec, extractor: Extractor, *, keep: bool = False, peers: Peers | None = None
+    x: Tensor,
+    spec: DataSpec,
+    extractor: Extractor,
+    chosen: Tensor | None = None,
+    *,
+    keep: bool = False,
+    peers: Peers | None = None,
 ) -> Features:
     """Extract features batch by batch, or take those of equal examples.
 
@@ -73,21 +79,23 @@ def features_of(
         x: Examples (N, C, *S) in the range of the model.
         spec: The spec of the data.
         extractor: What extracts.
+        chosen: The indices (M,) of the examples that are used; default all.
         peers: The processes that share the batches; default this one alone.
         keep: Keep the features on disk for later evaluations, which then have no scores.
 
     Returns:
         The features; all four metrics of one set share them.
     """
-    digest = digest_of(x, spec, extractor)
+    digest = digest_of(x, spec, extractor, chosen)
     key = hashlib.sha256(f"{sorted(extractor.protocol().items())} {digest}".encode()).hexdigest()
     known = f"{key}{keep}"
     if known not in _kept:
         path = cache_folder() / f"{key}.rows" if keep and extractor.cached else None
         peers = peers or Peers()
-        features, scores = _read(path, len(x)) if path is not None else None, None
+        count = len(x) if chosen is None else len(chosen)
+        features, scores = _read(path, count) if path is not None else None, None
         if peers.any(features is None) or features is None:
-            features, scores = _extract(x, spec, extractor, peers)
+            features, scores = _extract(x, spec, extractor, chosen, peers)
             if path is not None:
                 _write(path, features)
         _kept[known] = Features(features, scores, digest)
@@ -97,27 +105,44 @@ def features_of(
     return _kept[known]
 
 
-def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor) -> str:
+def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor, chosen: Tensor | None = None) -> str:
     """Compute the SHA-256 of examples as the extractor reads them.
 
     Args:
         x: Examples (N, C, *S).
         spec: The spec of the data.
         extractor: What rounds them.
+        chosen: The indices (M,) of the examples that are used; default all.
 
     Returns:
         64 hexadecimal digits.
     """
-    digest = hashlib.sha256(f"{tuple(x.shape)}".encode())
-    for batch in torch.split(x, BLOCK):
-        prepared = extractor.prepared(batch, spec)
+    batches = _Batches(x, chosen, BLOCK)
+    digest = hashlib.sha256(f"{(batches.count, *x.shape[1:])}".encode())
+    for number in range(len(batches)):
+        prepared = extractor.prepared(batches[number], spec)
         shown = prepared[:, :1] if prepared.stride(1) == 0 else prepared  # a grey channel that `expand` repeats
         digest.update(shown.contiguous().numpy().data)
     return digest.hexdigest()
 
 
-def _extract(x: Tensor, spec: DataSpec, extractor: Extractor, peers: Peers) -> tuple[Rows, Rows]:
-    features, scores, batches = Rows(), Rows(), torch.split(x, extractor.batch_size)
+class _Batches:
+    """Batches of at most `size` of the chosen rows of x, which may lie in a file: each is read when it is asked for."""
+
+    def __init__(self, x: Tensor, chosen: Tensor | None, size: int) -> None:
+        self.x, self.chosen, self.size = x, chosen, size
+        self.count = len(x) if chosen is None else len(chosen)
+
+    def __len__(self) -> int:
+        return -(-self.count // self.size)
+
+    def __getitem__(self, number: int) -> Tensor:
+        rows = slice(number * self.size, (number + 1) * self.size)
+        return self.x[rows] if self.chosen is None else self.x[self.chosen[rows]]
+
+
+def _extract(x: Tensor, spec: DataSpec, extractor: Extractor, chosen: Tensor | None, peers: Peers) -> tuple[Rows, Rows]:
+    features, scores, batches = Rows(), Rows(), _Batches(x, chosen, extractor.batch_size)
     for found in peers.in_order(lambda number: extractor(extractor.prepared(batches[number], spec)), len(batches)):
         for rows, block in zip((features, scores), found, strict=True):
             rows.append(block)
