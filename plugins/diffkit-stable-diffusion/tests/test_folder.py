@@ -15,6 +15,7 @@ import diffusers
 import pytest
 import torch
 from diffkit_stable_diffusion.importing import import_model
+from diffkit_stable_diffusion.pipeline import read_pipeline
 from safetensors.torch import load_file, save_file
 
 from diffkit import CheckpointError, RecipeError, UsageError, guide, open_run, sample
@@ -100,6 +101,19 @@ def test_long_texts(folder: Path, run: Any) -> None:
     assert value.shape == (2, 48, 32)
     torch.testing.assert_close(value[0, :16], cut[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(value[1, 16:32], wide.null()[:16], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("version", "wanted"), [("0.8.1", 64), ("0.9.0", 8), ("1.2.0.dev0", 8), ("unknown", 8)])
+def test_the_size_of_old_models(folder: Path, tmp_path: Path, version: str, wanted: int) -> None:
+    """diffusers reads a size below 64 as 64 in files of versions before 0.9; it does not read files of no version."""
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    path = copied / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_diffusers_version": version}))
+    assert read_pipeline(copied).size == (wanted, wanted)
+    if version != "unknown":
+        theirs = diffusers.DiffusionPipeline.from_pretrained(copied)
+        assert theirs.unet.config.sample_size == wanted
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 
 from diffkit_diffusers.errors import inexpressible, not_a_model
 from diffkit_diffusers.folder import CONFIG, INDEX, SCHEDULER, Folder, read_json
+from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from .network import FROM_SHAPE, NEED_INPUTS
@@ -79,9 +80,6 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
     unet, vae = Folder(folder / "unet"), Folder(folder / "vae")
     config = unet.config()
     inside, outside = (whole(config, name, 4, unet.model / CONFIG) for name in FROM_SHAPE[:2])
-    size = config.get("sample_size") or 64
-    sides = size if isinstance(size, list) and len(size) == 2 else [size, size]
-    height, width = (whole({"sample_size": side}, "sample_size", 64, unet.model / CONFIG) for side in sides)
     text, text_weights = ClipText.read(folder, variant)
     return Model(
         unet=unet_options(config),
@@ -92,9 +90,29 @@ def read_pipeline(folder: Path, variant: str | None = None) -> Model:
         text=text,
         text_weights=text_weights,
         scheduler={**read_json(folder / "scheduler" / SCHEDULER), **PIPELINES[name]},
-        size=(height, width),
+        size=_size(config, unet.model / CONFIG),
         source=f"diffusers {folder.name}",
     )
+
+
+def _size(config: Mapping[str, Any], source: Path) -> tuple[int, int]:
+    """Return (H, W) of the latents. A single number below 64 is 64 in files of diffusers before 0.9, as diffusers reads
+    them: they state that of an earlier training.
+    """
+    size = config.get("sample_size") or 64
+    height, width = size if isinstance(size, list) and len(size) == 2 else (size, size)
+    height, width = (whole({"sample_size": side}, "sample_size", 64, source) for side in (height, width))
+    if isinstance(size, int) and size < 64 and _before(str(config.get("_diffusers_version", "")), "0.9.0"):
+        return 64, 64
+    return height, width
+
+
+def _before(version: str, other: str) -> bool:
+    """Return whether a version is earlier than another; what is no version is not."""
+    try:
+        return Version(Version(version).base_version) < Version(other)
+    except InvalidVersion:
+        return False
 
 
 def whole(config: Mapping[str, Any], name: str, default: int, source: Path | str) -> int:
