@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -17,7 +16,16 @@ from ..errors import DiffkitError, UsageError
 from ..storage.atomic import writing
 from .console import as_json, say, say_error, say_json, table
 from .recipes import overrides
-from .stated import TEXT, pointing_to, stated_conditions, stated_guidance, stated_latents, stated_size
+from .stated import (
+    TEXT,
+    drawn_name,
+    named_files,
+    pointing_to,
+    stated_conditions,
+    stated_guidance,
+    stated_latents,
+    stated_size,
+)
 
 if TYPE_CHECKING:
     from ..runs.results import EvaluationResult, Interval
@@ -34,8 +42,6 @@ verbose = click.option("-v", "--verbose", is_flag=True, expose_value=False, help
 WEIGHTS = "ema: the first average; raw: the last weights; NAME: an average; width:W: a power average of width W."
 USUAL_COUNT = 64
 """Samples that are drawn without --count."""
-MAX_NAME_CHARACTERS = 150
-"""Largest length of the part of a file name that describes how samples were drawn."""
 COLUMNS = {
     "samples": ("samples", "real held-out data"),
     **dict.fromkeys(("model", "pairs", "classifier"), ("held-out data", "training data")),
@@ -290,21 +296,12 @@ def sample(
     texts = {"sampler": [f"--sampler {sampler}"], "grid": [f"--grid {grid}"]}
     texts["guidance"] = [*(f"--guidance {text}" for text in guidances), *scales]
     choices = [weights, sampler, grid, f"{steps}steps" if steps else None, f"labels{labels}" if labels else None]
-    choices += [
-        *conditions,
-        prompt,
-        *guidances,
-        f"scale{scale}" if scale is not None else None,
-        negative and f"no-{negative}",
-        size,
-        *(one.stem for one in (image, mask, latents) if one),
-        f"strength{strength}" if strength is not None else None,
-        *changes,
-        *adapters,
-    ]
-    name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *filter(None, choices), f"seed{seed}"]))
-    if len(name) > MAX_NAME_CHARACTERS:
-        name = f"{name[:MAX_NAME_CHARACTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    files = [one for one in (image, mask, latents) if one]
+    shares = {"scale": scale, "strength": strength}
+    choices += [size, *(f"{key}{value}" for key, value in shares.items() if value is not None)]
+    choices += [one.stem for one in files]
+    words = [*conditions, prompt, *guidances, negative and f"no {negative}", *changes, *adapters]
+    name = drawn_name(choices, words, [*files, *named_files(conditions, adapters)], seed)
     target = out or opened.directory.samples / f"{name}.{form}"
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)

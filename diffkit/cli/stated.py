@@ -6,10 +6,11 @@ suffix.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ PLACE = re.compile(r"build\('([a-z-]+)', ")
 """The place of errors in components that a command builds."""
 TEXT, CFG = "text", "cfg"
 """The condition of `--prompt`, and the guidance of `--scale` and `--negative`."""
+MAX_NAME_CHARACTERS = 150
+"""Largest length of the part of a file name that describes how samples were drawn."""
+PLAIN = re.compile(r"[\w.=+]+( [\w.=+]+)*")
+"""A text that differs from every other one in the name of a file, where spaces are dashes."""
 ARRAYS, PICTURES, LINES = (".npy",), (".png", ".jpg", ".jpeg", ".webp", ".bmp"), (".txt",)
 
 
@@ -54,6 +59,36 @@ def stated_conditions(
         read = _file(Path(value[1:]), specs[name]) if value.startswith("@") else _value(value, specs[name])
         given[name] = [*given[name], *read] if name in given else read
     return given or None
+
+
+def drawn_name(choices: Sequence[str | None], texts: Sequence[str | None], files: Sequence[Path], seed: int) -> str:
+    """Return the name of a file of samples, which is another one if they are drawn in another way.
+
+    Args:
+        choices: the options that were given, with one spelling each.
+        texts: what has characters that a name cannot hold. If it has some, the name ends with a hash.
+        files: what the samples depend on; the name ends with a hash of their content.
+        seed: the seed.
+
+    Returns:
+        The name without suffix.
+    """
+    stated = [*filter(None, choices), *filter(None, texts), f"seed{seed}"]
+    name = re.sub(r"[^\w.=+-]+", "-", "-".join(["drawn", *stated]))
+    whole = all(PLAIN.fullmatch(text) for text in texts if text)
+    if whole and not files and len(name) <= MAX_NAME_CHARACTERS:
+        return name
+    found = hashlib.sha256("\0".join(stated).encode())
+    for file in files:
+        with suppress(OSError):  # a file that cannot be read is refused where it is used
+            found.update(file.read_bytes())
+    return f"{name[:MAX_NAME_CHARACTERS]}-{found.hexdigest()[:12]}"
+
+
+def named_files(conditions: Iterable[str], adapters: Iterable[str]) -> list[Path]:
+    """Return the files that conditions NAME=@FILE and adapters FILE[:WEIGHT] name."""
+    found = [Path(text.partition("=@")[2]) for text in conditions if "=@" in text]
+    return [*found, *(Path(text if Path(text).is_file() else text.rpartition(":")[0]) for text in adapters)]
 
 
 def _twice(short: str, whole: str) -> UsageError:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from diffkit.cli.stated import drawn_name, named_files
 from diffkit.host import configure
 
 from .conftest import RECIPE, Diffkit
@@ -181,6 +182,37 @@ def test_samples_drawn_otherwise_have_another_name(diffkit: Diffkit, finished: P
     drawn = {path.name for path in (copy / "samples").glob("drawn-*.npz")}
     assert len(drawn) == len(choices)
     assert {"drawn-ema-seed0.npz", "drawn-ema-ancestral-variance=large-seed0.npz"} <= drawn
+
+
+def test_names_of_samples_differ_where_what_they_are_drawn_from_does(tmp_path: Path) -> None:
+    """Texts with characters that a name cannot hold, and files of one name or of another content."""
+    files = [tmp_path / folder / "cat.png" for folder in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(file.parent.name)
+    texts = ["a red cat", "a red-cat", "a red cat!", "a red cat?", "a  red cat", "cat" * 80, f"{'cat' * 80}s"]
+    names = [drawn_name(["ema"], [text], [], 0) for text in texts]
+    names += [drawn_name(["ema", file.stem], [], [file], 0) for file in (*files, tmp_path / "cat.png")]
+    files[0].write_text("c")
+    names.append(drawn_name(["ema", files[0].stem], [], [files[0]], 0))
+    assert len(set(names)) == len(names)
+    assert names[0] == "drawn-ema-a-red-cat-seed0"
+    assert names[-1] != drawn_name(["ema", files[0].stem], [], [files[0]], 1)
+    assert all(re.fullmatch(r"[\w.=+-]{1,170}", name) for name in names)
+    lora = tmp_path / "style.safetensors"
+    lora.touch()
+    assert named_files(["x=@a.txt", "text=cat"], [f"{lora}:0.5", str(lora)]) == [Path("a.txt"), lora, lora]
+
+
+def test_pictures_of_another_folder_do_not_overwrite_samples(diffkit: Diffkit, finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / "run")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "start.npz", latents=np.full((2, 2), float(ord(folder)), np.float32))
+        said = diffkit("sample", copy, "--latents", tmp_path / folder / "start.npz", "--format", "npz")
+        assert said.code == 0, said.err
+    drawn = list((copy / "samples").glob("drawn-ema-start-seed0-*.npz"))
+    assert len(drawn) == 2
 
 
 def test_classes_that_are_not_there(diffkit: Diffkit, finished: Path) -> None:
