@@ -55,6 +55,6 @@ class ReconstructionLoss(ABC):
             step: The number of steps before this one.
 
         Returns:
-            The losses: (B,).
+            The losses: (B,); without gradient, such as zeros before a first step, the critic is left as it is.
         """
         raise NotImplementedError(f"{type(self).__name__} has a critic, but no critic_loss")

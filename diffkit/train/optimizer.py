@@ -229,7 +229,8 @@ class Update:
 class CriticUpdate:
     """The critics of a problem, and their update after that of the network in each step.
 
-    Their parameters require a gradient in this update only, so that nothing else trains them.
+    Their parameters require a gradient in this update only, so that nothing else trains them. A critic whose loss
+    has no gradient is left as it is: no momentum, no weight decay.
 
     Args:
         problem: has the critics, on the device of the training, and their loss.
@@ -274,15 +275,21 @@ class CriticUpdate:
         examples, self._examples = self._examples, []
         self._train(True)
         values: dict[str, Tensor] = {}
-        for name in self.problem.critics:
+        learning: set[nn.Parameter] = set()
+        for name, critic in self.problem.critics.items():
             losses = [(self.problem.critic_loss(name, out, x0, step).mean(), share) for out, x0, share in examples]
+            if any(loss.requires_grad for loss, _ in losses):
+                learning.update(critic.parameters())
             for loss, share in losses:
-                (loss * self.update.factor(loss, share)).backward()  # type: ignore[no-untyped-call]
+                if loss.requires_grad:
+                    (loss * self.update.factor(loss, share)).backward()  # type: ignore[no-untyped-call]
             values[f"critic_{name}"] = torch.stack([loss.detach() * share for loss, share in losses]).sum()
-        for parameter in self.update.parameters.values() if self.ranks.size > 1 else ():
+        chosen = [one for one in self.update.parameters.values() if one in learning]
+        for parameter in chosen if self.ranks.size > 1 else ():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = self.ranks.sum(gradient) / self.ranks.size
-        self.update(step, steps)
+        if chosen:
+            self.update(step, steps)
         self._train(False)
         return values
 

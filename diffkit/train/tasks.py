@@ -91,7 +91,7 @@ class Problem(ABC):
             step: number of steps before this one.
 
         Returns:
-            The losses: (B,).
+            The losses: (B,); without gradient, the critic is left as it is.
         """
         raise NotImplementedError
 

@@ -137,9 +137,10 @@ def assert_same(one: Path, two: Path, step: int) -> None:
     [
         {},
         {"loss": ["l1", ADVERSARIAL]},
+        {"loss": ["l1", ADVERSARIAL | {"start": 3}]},
         {"codec": {"name": "vq-vae", "factor": 2, "codes": 16, "width": 8}, "loss": ["l2"]},
     ],
-    ids=["kl", "adversarial", "vq"],
+    ids=["kl", "adversarial", "adversarial-later", "vq"],
 )
 def test_resume_is_equal_bit_for_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
     run(recipe(**changes), tmp_path / "whole")
@@ -160,18 +161,23 @@ def test_the_log_has_the_use_of_the_codebook(tmp_path: Path) -> None:
 
 
 def test_the_critic_has_an_optimizer_of_its_own(tmp_path: Path) -> None:
-    """Before `start` neither the critic nor the codec feels the other; after it the critic learns."""
-    run(recipe(loss=["l1", ADVERSARIAL | {"start": 2}], train={"steps": 2}), tmp_path / "before")
-    run(recipe(loss=["l1"], train={"steps": 2}), tmp_path / "plain")
+    """Before `start` the codec does not feel the critic, which stays as it is; after it the critic learns."""
+    loss, adamw = ["l1", ADVERSARIAL | {"start": 2}], {"name": "adamw", "lr": 0.003, "weight_decay": 0.1}
+    run(recipe(loss=loss, train={"steps": 0}, evaluate={}), tmp_path / "untrained")
+    run(recipe(loss=loss, train={"steps": 2, "optimizer": adamw}), tmp_path / "before")
+    run(recipe(loss=["l1"], train={"steps": 2, "optimizer": adamw}), tmp_path / "plain")
     before, plain = tensors(tmp_path / "before", 2), tensors(tmp_path / "plain", 2)
     assert all(torch.equal(before[name], plain[name]) for name in plain)
-    run(recipe(loss=["l1", ADVERSARIAL | {"start": 2}], train={"steps": 5}), tmp_path / "before")
+    untrained = tensors(tmp_path / "untrained", 0)
+    assert all(torch.equal(before[name], one) for name, one in untrained.items() if "critic" in name)
+    run(recipe(loss=loss, train={"steps": 5, "optimizer": adamw}), tmp_path / "before")
     after = tensors(tmp_path / "before", 5)
     critic = [name for name in after if name.startswith("components") and "critic" in name]
     assert critic
     assert all(not torch.equal(before[name], after[name]) for name in critic if name.endswith("weight"))
     moments = [name for name in after if name.startswith("critics-optimizer") and name.endswith("exp_avg_sq")]
     assert len(moments) == len(critic)
+    assert {float(after[name.replace("exp_avg_sq", "step")]) for name in moments} == {3.0}
     assert not any("critic" in name for name in after if name.startswith("optimizer"))
     row = json.loads((tmp_path / "before" / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 < row["critic_adversarial"] < 2

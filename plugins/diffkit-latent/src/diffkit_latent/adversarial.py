@@ -102,8 +102,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
         return balance.clamp(max=MOST_BALANCE).detach()
 
     def critic_loss(self, out: Reconstruction, x: Tensor, step: int) -> Tensor:
-        """Compute the hinge loss of the discriminator, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0 before
-        `start`.
+        """Compute the hinge loss of the discriminator, half of max(0, 1 - D(x)) + max(0, 1 + D(out.x)); 0,
+        without gradient, before `start`.
 
         Args:
             out: The output of the codec for x; its gradient is not used.
@@ -113,6 +113,8 @@ class Adversarial(nn.Module, ReconstructionLoss):
         Returns:
             The losses: (B,).
         """
+        if step < self.start:
+            return x.new_zeros(len(x))
         real, made = self.critic(torch.cat([x, out.x.detach()])).flatten(1).chunk(2)
-        loss = 0.5 * (functional.relu(1 - real).mean(1) + functional.relu(1 + made).mean(1))
-        return loss * float(step >= self.start)
+        loss: Tensor = 0.5 * (functional.relu(1 - real).mean(1) + functional.relu(1 + made).mean(1))
+        return loss
