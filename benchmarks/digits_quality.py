@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from diffkit import Assembly, Evaluation, Model, Network, Split, assemble, build, load_recipe
 from diffkit.data import stack
 from diffkit.recipe.effective import effective
-from diffkit.runs.planning import plan_sampling
+from diffkit.runs.planning import evaluation_plan
 from diffkit.runs.sampling import SampleBatch, draw_samples
 from diffkit.runs.training import make_trainer
 
@@ -219,8 +219,7 @@ def drawn(one: Contestant, count: int, seed: int) -> SampleBatch:
     model.network.eval()
     steps = assembly.recipe.evaluate.steps or assembly.steps
     levels = assembly.evaluation_grid.levels(assembly.schedule, steps)
-    sampler = assembly.evaluation_sampler
-    chosen = plan_sampling(assembly, count=count, seed=seed, sampler=sampler, levels=levels, batch_size=BATCH)
+    chosen = evaluation_plan(assembly, count=count, seed=seed, levels=levels, batch_size=BATCH)
     return draw_samples(model, chosen, assembly.codec, "cpu")
 
 

@@ -209,7 +209,11 @@ def _interval(found: Interval | None) -> str:
 @click.option("--mask", type=click.Path(path_type=Path), help="Picture that is white where --image is repainted.")
 @click.option("--latents", type=click.Path(path_type=Path), help="File of the start noise: .safetensors, .npz or .npy.")
 @click.option(
-    "--set", "changes", multiple=True, metavar="sample.KEY=VALUE", help="Change of the recipe; may be repeated."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Change of sample.KEY in the recipe, or where a run that it names is now: network.run=DIR. May be repeated.",
 )
 @click.option("--adapter", "adapters", multiple=True, metavar="FILE[:WEIGHT]", help="LoRA to use; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -368,7 +368,10 @@ class Trial:
             self.data_error = error
             raise _Reported from error
         except DiffkitError as error:
-            self._report(error, locate(str(error), component.entries))
+            mark = locate(str(error), component.entries)
+            if error.code == "DK612":
+                error.fix = f"state where it is now: --set {mark.path}=DIR; {error.fix}"
+            self._report(error, mark)
             raise _Reported from error
         except (ValueError, OverflowError) as error:
             self._report(refused_options(component.spec, error), locate(str(error), component.entries))

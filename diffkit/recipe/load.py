@@ -283,7 +283,30 @@ def with_preset(root: Node) -> Node:
     for key, value in filled.items():
         written = section.value.get(key) if key == "sampler" else stated.get(key)
         entries[key] = _filled(written, value, preset)
-    return Node({**_entries(root), "sample": Node(entries, section.mark, section.key)}, root.mark, root.key)
+    changed = {"sample": Node(entries, section.mark, section.key), **_evaluated(root, preset, cls, entries["grid"])}
+    return Node({**_entries(root), **changed}, root.mark, root.key)
+
+
+def _evaluated(root: Node, preset: Node, own: type[Sampler[Any]], grid: Node) -> dict[str, Node]:
+    """Return the section `evaluate` with the grid of the preset for its sampler, if that is another one than `own` and
+    no grid is stated; a sampler without the preset has the usual grid of recipes.
+    """
+    section = root.at("evaluate")
+    if section is None or not isinstance(section.value, dict) or "metrics" not in section.value:
+        return {}
+    named, stated = (_component_name(section.value.get(key)) for key in ("sampler", "grid"))
+    for other in _samplers(named) if named is not None and stated is None else ():
+        if other is not own:
+            kept = kept_grid(_plain(grid), str(preset.value), own, other)
+            filled = preset_of(other, str(preset.value), kept.get("name")) or {"grid": {"name": "trailing"}}
+            value = _node({**filled["grid"], **kept}, preset.label)
+            return {"evaluate": Node({**section.value, "grid": value}, section.mark, section.key)}
+    return {}
+
+
+def _plain(component: Node) -> dict[str, Any]:
+    """Return the name and the options of a component."""
+    return {key: node.plain() for key, node in _entries(component).items()}
 
 
 def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -313,7 +336,7 @@ def of_preset(recipe: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str,
     sampler, stated = section.get("sampler") or {}, parse(changed["sample.sampler"], FLAG)
     name = _component_name(stated)
     if name == sampler.get("name"):
-        whole = json.dumps({**sampler, **{key: node.plain() for key, node in _entries(stated).items()}})
+        whole = json.dumps({**sampler, **_plain(stated)})
         return tuple(f"sample.sampler={whole}" if _path(text) == "sample.sampler" else text for text in kept)
     if classes := _samplers(sampler.get("name"), name):
         grid = kept_grid(section.get("grid") or {}, own, *classes)

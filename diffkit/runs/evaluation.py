@@ -44,6 +44,19 @@ MAX_TRAIN = 128
 Values = Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """The arguments of an evaluation; `count` and `steps` None: those of the recipe."""
+
+    count: int | None
+    steps: int | None
+    seed: int
+    weights: str
+    progress: bool
+    raise_if_stopped: Callable[[], None]
+    ranks: Ranks
+
+
 def result_names(metrics: Sequence[ComponentSpec]) -> list[str]:
     """Return the name of the result of each metric: its own, or with its options if several have this name."""
     names = [metric.name for metric in metrics]

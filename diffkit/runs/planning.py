@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence, Sized
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,8 +21,6 @@ from ..level import Level
 from ..recipe.assembly import Assembly, build
 from ..recipe.condition_checks import without_dropout
 from ..recipe.load import kept_grid, preset_of
-from ..runtime.distributed import Ranks
-from ..runtime.memory import enough_memory
 from ..sampler import Sampler
 from ..schedule import sampled
 from .editing import edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
@@ -298,6 +295,40 @@ def plan_sampling(
     )
 
 
+def evaluation_plan(
+    assembly: Assembly, *, count: int, seed: int, levels: Sequence[Level], batch_size: int | None = None
+) -> SamplingPlan:
+    """Return the plan for the samples of an evaluation, by its sampler. Where the evaluation has a sampler or a grid of
+    its own, the preset of the recipe gives start_scale and network_time for these.
+
+    Args:
+        assembly: The objects of the recipe.
+        count: Number of samples.
+        seed: Seed of the noise.
+        levels: The levels that the sampler visits, noisiest first.
+        batch_size: Samples drawn at a time; default that of the recipe.
+
+    Returns:
+        The plan.
+    """
+    preset, own, stated = assembly.recipe.sample.preset, type(assembly.sampler), assembly.recipe.evaluate
+    other, grid = type(assembly.evaluation_sampler), getattr(stated, "grid", None)
+    start_scale, network_time = None, None
+    if preset is not None and (other is not own or grid is not None):
+        filled = preset_of(other, preset, None if grid is None else grid.name) or {}
+        start_scale, network_time = filled.get("start_scale", "sigma"), filled.get("network_time", "exact")
+    return plan_sampling(
+        assembly,
+        count=count,
+        seed=seed,
+        sampler=assembly.evaluation_sampler,
+        levels=levels,
+        batch_size=batch_size,
+        start_scale=start_scale,
+        network_time=network_time,
+    )
+
+
 def grid_levels(assembly: Assembly, grid: Grid, steps: int | None, start: float | None = None) -> list[Level]:
     """Return the levels of a grid on the schedule of a recipe.
 
@@ -453,23 +484,3 @@ def require_whole(name: str, value: object, least: int, most: int | None = None)
 def _wrong(message: str, fix: str) -> ArgumentError:
     """Return the error for an argument of sampling that is of the wrong type or out of range."""
     return ArgumentError(message, code="DK019", fix=fix)
-
-
-def enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
-    """Return a context that reports exhausted memory as an error of the plan."""
-    needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
-    fix = "lower sample.batch_size in the recipe, or choose another --device"
-    return enough_memory(lambda: needs, "sampling", fix)
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The arguments of an evaluation; `count` and `steps` None: those of the recipe."""
-
-    count: int | None
-    steps: int | None
-    seed: int
-    weights: str
-    progress: bool
-    raise_if_stopped: Callable[[], None]
-    ranks: Ranks

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from ..codec import CodecRecord
 from ..data import DataSpec
-from ..errors import CheckpointError, PluginError, UsageError, plain
+from ..errors import CheckpointError, DiffkitError, PluginError, UsageError, plain
 from ..host import registry
 from ..recipe.load import of_preset
-from ..recipe.signature import Resolved
+from ..recipe.signature import Resolved, component_parameters
 from ..recipe.spec import Recipe
 from ..recipe.validate import load_recipe
 from ..recipe.yaml import parse
@@ -33,6 +33,8 @@ MAX_LENGTH = 1 << 20
 PLUGIN_FOLDER, PLUGIN_FILES = "plugins", "files"
 """Where a run keeps copies of plugin files, and the key of environment.json with their digests."""
 MAX_PLUGIN_BYTES = 4 << 20
+OF_WEIGHTS = {"codec": "codec", "network": "network", "conditions": "conditioner"}
+"""The sections of a recipe whose components have weights, and their kinds."""
 _PLUGIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,250}\.py")
 
 
@@ -150,11 +152,17 @@ def _plugins(component: Resolved) -> Iterator[str]:
 def effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe of a run; `train.schedule` and `train.warmup` of earlier versions become `train.lr_schedule`,
     and `data.label_dropout` becomes `data.condition_dropout`.
+
+    Overrides change `sample`, or state the new place of files of codec, network and conditions, whose weights are in
+    the run, or are those of another run with the recorded hash.
+
+    Raises:
+        UsageError: DK017, an override changes anything else.
     """
-    if other := [text for text in overrides if not text.strip().startswith("sample.")]:
+    tree = parse(directory.effective_text(), str(directory.effective)).plain()
+    if other := [text for text in overrides if not text.strip().startswith("sample.") and not _is_place(tree, text)]:
         fix = "set a key of `sample`, such as --set sample.steps=20, or run a recipe with the other value"
         raise UsageError(f"{other[0]!r} cannot be set: the run is trained", code="DK017", fix=fix)
-    tree = parse(directory.effective_text(), str(directory.effective)).plain()
     train, data = (tree.get(key) if isinstance(tree, dict) else None for key in ("train", "data"))
     require_plugin_files(directory)
     known: dict[str, Any] = {"spec": DataRecord.read(directory).spec, "record": SourceRecord.read(directory).record}
@@ -173,3 +181,19 @@ def effective_recipe(directory: RunDirectory, overrides: Sequence[str] = ()) -> 
         options = {"name": "constant"}
     train["lr_schedule"] = {**options, "warmup": train.pop("warmup", 0)}
     return load_recipe(tree, overrides, **known)
+
+
+def _is_place(tree: Any, override: str) -> bool:
+    """Return whether an override states a path of the codec, the network or a condition of a whole recipe."""
+    *at, option = override.partition("=")[0].strip().split(".")
+    kind = OF_WEIGHTS.get(at[0]) if at else None
+    for key in at:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    name = tree.get("name") if isinstance(tree, dict) else None
+    if kind is None or not isinstance(name, str):
+        return False
+    try:
+        found = component_parameters(registry().find(kind, name).load())
+    except DiffkitError:
+        return False  # the fault is reported where the recipe is read
+    return any(one.name == option and one.is_path for one in found)

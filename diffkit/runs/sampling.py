@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from ..guidance import Guidance, guide
 from ..level import Level
 from ..noise import SampleNoise
 from ..recipe.assembly import Assembly
+from ..runtime.memory import enough_memory
 from ..runtime.progress import Progress
 from ..sampler import Sampler, StepInfo, sample
 from .editing import Edit
@@ -251,3 +253,10 @@ class _Recorder:
             decoded = ([codec.decode(z.to(device)).float().cpu() for z in kept] for kept in (self.x, self.x0))
             x, x0 = map(torch.stack, decoded)
         return SampleTrajectory(x, x0, tuple(self.levels))
+
+
+def enough_for(plan: SamplingPlan) -> AbstractContextManager[None]:
+    """Return a context that reports exhausted memory as an error of the plan."""
+    needs = f"{min(plan.count, plan.batch_size)} samples of shape {plan.shape} at a time"
+    fix = "lower sample.batch_size in the recipe, or choose another --device"
+    return enough_memory(lambda: needs, "sampling", fix)

@@ -28,25 +28,23 @@ from ..runtime.distributed import SINGLE_PROCESS, Ranks, resolve_device
 from ..runtime.progress import console_progress
 from ..sampler import Sampler
 from ..storage.run_directory import RunDirectory
-from .evaluation import chosen_metrics, measure, model_setting, refuse_unfit, result_names
+from .evaluation import Measurement, chosen_metrics, measure, model_setting, refuse_unfit, result_names
 from .held_out import measure_held_out
 from .planning import (
     MAX_SEED,
     Component,
-    Measurement,
     SampleRequest,
     count_of,
-    enough_for,
+    evaluation_plan,
     grid_levels,
     plan_request,
-    plan_sampling,
     require_whole,
 )
 from .records import effective_recipe
 from .reporting import write_report
 from .results import EvaluationResult, MetricResult, StageRecord, StageStatus, stage_inputs, stopwatch
 from .sample_files import PARTS, scratch_folder, shared_draw
-from .sampling import SampleBatch, SamplingPlan, draw_samples
+from .sampling import SampleBatch, SamplingPlan, draw_samples, enough_for
 from .weights import (
     TrainedWeights,
     digest_of,
@@ -447,11 +445,10 @@ class Run:
     ) -> AbstractContextManager[SampleBatch]:
         """Return a context with the samples of an evaluation, in a file until it ends."""
         assembly = trained.assembly
-        plan = plan_sampling(
+        plan = evaluation_plan(
             assembly,
             count=count,
             seed=asked.seed,
-            sampler=assembly.evaluation_sampler,
             levels=grid_levels(assembly, assembly.evaluation_grid, steps),
             batch_size=assembly.recipe.evaluate.batch_size,
         )
@@ -485,7 +482,8 @@ def open_run(path: str | Path, *, device: str = "auto", overrides: Sequence[str]
         path: The directory.
         device: "auto", "cpu", "cuda" or "cuda:I".
         overrides: Texts "sample.KEY=VALUE" that change the section `sample` of its recipe, such as
-            "sample.preset=diffusers"; the directory is not changed.
+            "sample.preset=diffusers", or state where a file or run of codec, network or conditions is now, such as
+            "network.run=DIR"; the directory is not changed.
 
     Returns:
         The run.

@@ -35,7 +35,7 @@ from ..train.state import TrainerState
 from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem, Problem, TrainingProblem
 from ..train.trainer import Trainer
 from .held_out import shown_examples
-from .planning import plan_sampling
+from .planning import evaluation_plan
 from .results import LossByLevel, StageRecord, StageStatus, stopwatch
 from .sample_files import has_pictures, save_npz, save_png, viewable
 from .sampling import draw_samples
@@ -340,8 +340,8 @@ class _Preview:
             return out.x.cpu()
         if not isinstance(parts, Assembly):
             return None
-        sampler, levels = parts.evaluation_sampler, parts.evaluation_levels()
-        plan = plan_sampling(parts, count=PREVIEW_COUNT, seed=parts.recipe.seed, sampler=sampler, levels=levels)
+        levels = parts.evaluation_levels()
+        plan = evaluation_plan(parts, count=PREVIEW_COUNT, seed=parts.recipe.seed, levels=levels)
         return draw_samples(model, plan, parts.codec, self.trainer.device, on_step=self._raise_if_stopped).x
 
     def _raise_if_stopped(self, step: StepInfo) -> None:

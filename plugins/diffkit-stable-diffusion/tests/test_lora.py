@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,25 @@ def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path
     with pytest.raises(UsageError, match="has no low-rank adapter"):
         export_lora(where, tmp_path / "no.safetensors")
 
-    moved = where.with_name("moved")
-    where.rename(moved)
-    try:
-        with pytest.raises(Exception, match="is not a run"):
-            open_run(tmp_path / "run", device="cpu").trained()
-    finally:
-        moved.rename(where)
+
+def test_a_base_that_was_moved(base: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (16, 16), (30 * number, 100, 50)).save(tmp_path / "pictures" / f"{number}.png")
+        (tmp_path / "pictures" / f"{number}.txt").write_text("a red cat")
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(base.directory.path, first)
+    made = run(recipe(first, tmp_path / "pictures"), tmp_path / "style", device="cpu")
+    before = made.sample(1, seed=3)
+    first.rename(second)
+    assert main(["sample", str(tmp_path / "style"), "--count", "1", "-q"]) == 2
+    said = capsys.readouterr().err
+    places = [f"{part}.run" for part in ("network", "codec", "conditions.text")]
+    assert all(f"state where it is now: --set {place}=DIR" in said for place in places[1:])
+    opened = open_run(tmp_path / "style", device="cpu", overrides=[f"{place}={second}" for place in places])
+    assert torch.equal(opened.sample(1, seed=3), before)
+    sets = [word for place in places for word in ("--set", f"{place}={second}")]
+    assert main(["sample", str(tmp_path / "style"), "--count", "1", "-q", *sets]) == 0
+    for wrong in ("train.steps=5", "data.path=x", "network.rank=3", "network=lora"):
+        with pytest.raises(UsageError, match="cannot be set: the run is trained"):
+            _ = open_run(tmp_path / "style", device="cpu", overrides=[wrong]).recipe

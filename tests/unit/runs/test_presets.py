@@ -12,7 +12,8 @@ from diffkit import Recipe, RecipeError, assemble, build, load_recipe
 from diffkit.errors import UsageError
 from diffkit.recipe.effective import effective_yaml
 from diffkit.recipe.load import of_preset
-from diffkit.runs.planning import SampleRequest, plan_request
+from diffkit.runs.planning import SampleRequest, evaluation_plan, plan_request
+from diffkit.runs.sampling import SamplingPlan
 
 RECIPE = """
 name: preset
@@ -22,6 +23,7 @@ parameterization: eps
 network: {name: mlp, width: 8, depth: 1}
 train: {steps: 10}
 """
+FIRST = ("sample.sampler=ddim", "sample.steps=20", "evaluate.metrics=[sliced-wasserstein]")
 
 
 def recipe(*sets: str) -> Recipe:
@@ -96,6 +98,33 @@ def test_an_option_of_the_same_sampler_changes_nothing_else() -> None:
         assemble(recipe("sample.sampler={name: unipc, corrector: false}")), SampleRequest(count=1, sampler="unipc")
     )
     assert second.sampler == build("sampler", "unipc", order=2, corrector=False)
+
+
+def test_another_sampler_of_the_evaluation_has_the_preset_too() -> None:
+    """As a request for this sampler. ddim starts at unit scale, euler on linspace at that of the first level."""
+
+    def both(*sets: str) -> tuple[SamplingPlan, SamplingPlan]:
+        made = assemble(recipe(*FIRST, *sets))
+        own = made.recipe.evaluate
+        asked = SampleRequest(count=1, sampler=own.sampler and own.sampler.name, grid=own.grid and own.grid.name)
+        levels = made.evaluation_levels()
+        return evaluation_plan(made, count=1, seed=0, levels=levels), plan_request(made, asked)
+
+    for sets in (
+        ["evaluate.sampler=euler"],
+        ["evaluate.sampler=dpmpp-2m"],
+        ["evaluate.sampler=euler", "sample.grid=trailing"],
+        ["evaluate.sampler=dpmpp-2m", "evaluate.grid={name: karras, rounding: none}"],
+        ["evaluate.sampler=dpmpp-3m"],
+        ["evaluate.sampler={name: ddim, eta: 1.0}"],
+        [],
+    ):
+        found, wanted = both(*sets)
+        assert (found.levels, found.start_scale) == (wanted.levels, wanted.start_scale), sets
+        assert found.network_time == wanted.network_time, sets
+    whole = effective_yaml(recipe(*FIRST, "evaluate.sampler=euler"))
+    assert yaml.safe_load(effective_yaml(load_recipe(whole))) == yaml.safe_load(whole)
+    assert both("evaluate.sampler=euler")[0].start_scale == "sigma"
 
 
 def test_a_grid_beside_the_same_sampler_is_that_of_the_preset() -> None:

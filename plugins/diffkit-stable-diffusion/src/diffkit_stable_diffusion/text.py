@@ -113,7 +113,8 @@ class FrozenText(Conditioner):
             UsageError: DK080, the folder holds no tokenizer that can be read.
         """
         found = read_tokenizer(folder, cls.tokenizer_class, cls.longest(config))
-        data, stated = as_buffer(found), int(found.truncation["max_length"])
+        truncation: Any = found.truncation
+        data, stated = as_buffer(found), int(truncation["max_length"])
         shorter = {TOKENIZER_LENGTH: stated} if stated < cls.longest(config) else {}
         return {TOKENIZER_BYTES: len(data), **shorter}, data
 
