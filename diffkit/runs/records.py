@@ -193,7 +193,7 @@ def _is_place(tree: Any, override: str) -> bool:
     if kind is None or not isinstance(name, str):
         return False
     try:
-        found = component_parameters(registry().find(kind, name).load())
+        found = component_parameters(registry().find(kind, name).load(), kind)
     except DiffkitError:
         return False  # the fault is reported where the recipe is read
     return any(one.name == option and one.is_path for one in found)
