@@ -108,7 +108,7 @@ OWN: Mapping[str, Sequence[tuple[str, ...]]] = {
     "strategy": [
         ("auto", "strategies:Auto", "Choose single for one process, ddp for several"),
         ("ddp", "strategies:DDP", "Hold all weights in each process, average gradients"),
-        ("fsdp", "strategies:FSDP", "Shard weights, moments and averages over the processes"),
+        ("fsdp", "sharding:FSDP", "Shard weights, moments and averages over the processes"),
     ],
     "tracker": [
         ("tensorboard", "tensorboard:TensorBoard", "Write event files for TensorBoard"),

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from diffkit.basics.lr_schedules import Constant
 from diffkit.basics.optimizers import AdamW
-from diffkit.basics.strategies import DDP, FSDP
+from diffkit.basics.sharding import FSDP
+from diffkit.basics.strategies import DDP
 from diffkit.denoiser import Model
 from diffkit.network import Network
 from diffkit.runtime.distributed import SINGLE_PROCESS, Ranks, join_ranks, leave_ranks
