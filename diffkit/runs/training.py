@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from .. import __version__
 from ..callback import Callback, TrainingStepInfo, TrainResult
 from ..codec import Reconstruction, weights_hash
+from ..data import Data
 from ..errors import CheckpointError, ResourceError, StoppedError
 from ..recipe.assembly import Assembly, ClassifierParts, CodecParts, Parts
 from ..recipe.effective import effective, recipe_hash
@@ -29,8 +30,8 @@ from ..storage.lock import RunLock
 from ..storage.manifest import candidates, verify
 from ..storage.run_directory import RunDirectory
 from ..train.config import ProfileConfig
-from ..train.data_loading import LatentCache
 from ..train.fine_tune import load_initial
+from ..train.latents import LatentCache, content_hash
 from ..train.state import TrainerState
 from ..train.tasks import ClassifierProblem, CodecModel, CodecProblem, Problem, TrainingProblem
 from ..train.trainer import Trainer
@@ -120,7 +121,7 @@ def train(
             store.clean()
     _continue(trainer, store, events, ranks)
     if parts.codec.cache and trainer.step < config.steps:
-        _keep_latents(trainer, parts, events, ranks, quiet=quiet)
+        _keep_latents(trainer, parts, events, ranks, stop, quiet=quiet)
     save = _Saver(directory, trainer, store, events, stop, lock, _meta(parts))
     preview = _Preview(directory, parts, trainer, events, stop)
     with ranks.together():
@@ -209,10 +210,15 @@ def latents_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffkit" / "latents"
 
 
-def _keep_latents(trainer: Trainer, parts: Parts, events: EventLog | None, ranks: Ranks, *, quiet: bool) -> None:
+def _keep_latents(
+    trainer: Trainer, parts: Parts, events: EventLog | None, ranks: Ranks, stop: Callable[[], bool], *, quiet: bool
+) -> None:
     """Let the trainer read the posteriors of its examples from the disk; the first process encodes them if need be."""
     codec, recipe, source = parts.codec, effective(parts.recipe), parts.codec.record()
+    counted = type(parts.data).fingerprint is Data.fingerprint  # so other examples may have the same fingerprint
+    content = content_hash(parts.data, console_progress("reading", not quiet)) if counted else None
     meaning = {
+        **({"content": content} if counted else {}),
         "data": parts.data.fingerprint(),
         "codec": recipe["codec"],
         "weights": weights_hash(codec) if isinstance(codec, nn.Module) else "",
@@ -228,7 +234,7 @@ def _keep_latents(trainer: Trainer, parts: Parts, events: EventLog | None, ranks
             if events is not None and latents.folder.exists():
                 events.event("latents-failed", {"reason": f"{latents.folder}: {fault}; encoding again"})
             shown = console_progress("encoding", not quiet)
-            latents.write(parts.data, codec, parts.augment, trainer.device, shown)
+            latents.write(parts.data, codec, parts.augment, trainer.device, shown, stop)
     trainer.engine.use_latents(latents)
     if events is not None:
         events.event("latents", {"folder": str(latents.folder), "encoded": fault is not None})

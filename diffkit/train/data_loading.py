@@ -1,34 +1,22 @@
-"""Data loading: raw batches by step and row, gathered on the device or streamed by worker processes; posteriors of a
-codec that are kept on disk in place of raw examples.
-"""
+"""Data loading: raw batches by step and row, gathered on the device or streamed by worker processes."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, product
+from collections.abc import Iterator
+from itertools import pairwise
 from multiprocessing import active_children
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..codec import Codec, Posterior
-from ..data import Augmentation, Data, FiniteAugmentation, InMemorySplit, Part, Split, stack
-from ..errors import CheckpointError, DataError, DiffkitError, UsageError
+from ..data import InMemorySplit, Split, stack
+from ..errors import DataError, DiffkitError
 from ..noise import generator
 from ..runtime.memory import worker_killed
-from ..runtime.progress import Progress
 from ..runtime.signals import block_stop_signals, ignore_stop_signals
-from ..storage.atomic import dump_json, parse_object, read_bounded, sync_directory, write_synced, writing
-from ..storage.lock import close_inherited_locks, exclusively
+from ..storage.lock import close_inherited_locks
 
 Batch = tuple[Tensor, dict[str, Tensor]]
 
@@ -283,184 +271,3 @@ def divide(start: int, stop: int, parts: int) -> list[range]:
     total = stop - start
     bounds = [start + total * part // parts for part in range(parts + 1)]
     return [range(a, b) for a, b in pairwise(bounds) if b > a]
-
-
-MANIFEST = "latents.json"
-PARTS: tuple[Part, ...] = ("train", "held-out")
-MAX_RESIDENT_BYTES = 2 << 30
-"""Size of stored posteriors up to which they are held on the device; larger ones are read example by example."""
-ENCODED_TOGETHER = 64
-MAX_MANIFEST_BYTES = 1 << 20
-
-
-@torch.no_grad()
-def posterior_of_each(codec: Codec, x: Tensor) -> Posterior:
-    """Return the posterior of x: (B, C, *S); each row is encoded alone, so that it does not depend on the batch."""
-    found = [codec.posterior(row) for row in torch.split(x, 1)]
-    std = [one.std for one in found if one.std is not None]
-    return Posterior(torch.cat([one.mean for one in found]), torch.cat(std) if std else None)
-
-
-def stored_posterior(x: Tensor) -> Posterior:
-    """Return the posterior of stored examples: (B, 1, 1 or 2, C', *S'), their mean and, if present, their std."""
-    moments = x[:, 0]
-    return Posterior(moments[:, 0], moments[:, 1] if moments.shape[1] == 2 else None)
-
-
-def chosen_variant(x: Tensor, variant: Tensor, variants: int) -> Tensor:
-    """Return the rows of a variant of an augmentation; those of the first augmentation change slowest.
-
-    Args:
-        x: Stored examples: (B, V, K, C', *S').
-        variant: The variant of each example: (B,) long.
-        variants: The number of variants.
-
-    Returns:
-        (B, V / variants, K, C', *S').
-    """
-    return x.reshape(len(x), variants, -1, *x.shape[2:])[torch.arange(len(x), device=x.device), variant]
-
-
-@dataclass(frozen=True)
-class LatentCache:
-    """Posteriors of all examples in a folder: (N, V, K, C', *S') float32, V variants of the augmentations, K moments.
-
-    `meaning` is all that they depend on; the folder states it, beside the hashes of the files.
-    """
-
-    folder: Path
-    meaning: Mapping[str, Any]
-
-    def split(self, part: Part) -> Split:
-        """Return the posteriors of a part, as raw examples; held on the device if they are not too large."""
-        names = self._content()["conditions"][part]
-        arrays = [np.load(self.folder / f"{part}.{name}.npy", mmap_mode="c") for name in ("x", *names)]
-        x, *cond = (torch.from_numpy(array) for array in arrays)
-        made = InMemorySplit(x, dict(zip(names, cond, strict=True)))
-        return made if x.numel() * 4 <= MAX_RESIDENT_BYTES else _Mapped(made)
-
-    def fault(self) -> str | None:
-        """Return the reason why the folder cannot be used; None for a whole folder of the same meaning."""
-        try:
-            content = self._content()
-            if content.get("meaning") != self.meaning:
-                return "it holds other latents"
-            for name, wanted in content["files"].items():
-                if _file_hash(self.folder / Path(name).name) != wanted:
-                    return f"{name} is damaged"
-        except (CheckpointError, OSError, KeyError, AttributeError) as error:
-            return str(error)
-        return None
-
-    def write(
-        self, data: Data, codec: Codec, augment: Sequence[Augmentation], device: torch.device, progress: Progress
-    ) -> None:
-        """Encode all examples and write the folder: it is there as a whole, or not at all.
-
-        Args:
-            data: The data set.
-            codec: The codec, on the device.
-            augment: The augmentations of training examples.
-            device: The device to compute on.
-            progress: Displays the number of encoded examples.
-
-        Raises:
-            UsageError: DK058, an augmentation has no fixed number of results.
-            ResourceError: The folder cannot be written.
-        """
-        finite = [one for one in augment if isinstance(one, FiniteAugmentation)]
-        if endless := [type(one).__name__ for one in augment if not isinstance(one, FiniteAugmentation)]:
-            raise UsageError(
-                f"latents cannot be kept: {endless[0]} gives an example no fixed number of results",
-                code="DK058",
-                fix="remove it from data.augment, or set codec.cache: false",
-            )
-        temporary = self.folder.with_name(f".tmp-{self.folder.name}-{uuid.uuid4().hex}")
-        try:
-            with writing(self.folder, "make it writable, free some space, or set codec.cache: false"), progress:
-                temporary.mkdir(parents=True)
-                progress.start(0, sum(len(data.split(part)) for part in PARTS))
-                train = list(product(*(range(one.variants) for one in finite)))
-                done = _write_part(temporary / "train", data, codec, finite, train, device, progress, 0)
-                _write_part(temporary / "held-out", data, codec, [], [()], device, progress, done)
-                names = sorted(path.name for path in temporary.iterdir())
-                conditions = {
-                    part: [one.split(".")[1] for one in names if one.startswith(f"{part}.")] for part in PARTS
-                }
-                content = {
-                    "meaning": self.meaning,
-                    "files": {name: _file_hash(temporary / name) for name in names},
-                    "conditions": {part: [one for one in found if one != "x"] for part, found in conditions.items()},
-                }
-                write_synced(temporary / MANIFEST, dump_json(content))
-                sync_directory(temporary)
-                with exclusively(self.folder.parent):
-                    if self.fault() is not None:  # else another run has written the same meanwhile, and may read it
-                        shutil.rmtree(self.folder, ignore_errors=True)
-                        os.replace(temporary, self.folder)
-                        sync_directory(self.folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-    def _content(self) -> dict[str, Any]:
-        return parse_object(read_bounded(self.folder / MANIFEST, MAX_MANIFEST_BYTES), MANIFEST)
-
-
-class _Mapped(Split):
-    """A split whose rows are read from the disk one by one."""
-
-    def __init__(self, inner: InMemorySplit) -> None:
-        self.inner = inner
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
-        x, cond = self.inner[index]
-        return x.clone(), {name: value.clone() for name, value in cond.items()}
-
-
-def _write_part(
-    path: Path,
-    data: Data,
-    codec: Codec,
-    augment: Sequence[FiniteAugmentation],
-    variants: Sequence[tuple[int, ...]],
-    device: torch.device,
-    progress: Progress,
-    done: int,
-) -> int:
-    """Write the posteriors and the conditions of a part as .npy files; return the number of examples written so far."""
-    part: Part = "train" if path.name == "train" else "held-out"
-    split, out = data.split(part), None
-    conditions: dict[str, list[Tensor]] = {}
-    for start in range(0, len(split), ENCODED_TOGETHER):
-        rows = range(start, min(start + ENCODED_TOGETHER, len(split)))
-        raw, cond = stack(split, rows)
-        for name, value in cond.items():
-            conditions.setdefault(name, []).append(value.cpu())
-        results = []
-        for variant in variants:
-            x = data.to_model_range(raw.to(device))
-            for one, chosen in zip(augment, variant, strict=True):
-                x = one.changed(x, torch.full((len(x),), chosen, device=device))
-            found = posterior_of_each(codec, x)
-            results.append(torch.stack([found.mean, *([] if found.std is None else [found.std])], dim=1))
-        moments = torch.stack(results, dim=1).cpu().numpy()
-        if out is None:
-            shape = (len(split), *moments.shape[1:])
-            out = np.lib.format.open_memmap(path.with_name(f"{part}.x.npy"), "w+", moments.dtype, shape)
-        out[rows.start : rows.stop] = moments
-        progress.advance(done + rows.stop)
-    if out is None:
-        np.save(path.with_name(f"{part}.x.npy"), np.zeros((0, 1, 1, 1), np.float32))
-    else:
-        out.flush()
-    for name, parts in conditions.items():
-        np.save(path.with_name(f"{part}.{name}.npy"), torch.cat(parts).numpy())
-    return done + len(split)
-
-
-def _file_hash(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,8 +20,9 @@ from ..optimizer import LRSchedule, Optimizer
 from ..runtime.distributed import SINGLE_PROCESS, Ranks
 from ..strategy import Strategy, is_sharded, local, local_rows
 from .config import TrainConfig
-from .data_loading import BatchSource, LatentCache, ShuffledOrder, batch_source, divide
+from .data_loading import BatchSource, ShuffledOrder, batch_source, divide
 from .ema import Average
+from .latents import LatentCache
 from .optimizer import CriticUpdate, Update
 from .precision import PrecisionWrapper, choose, compile_mode, keeps_channels_last, recompute_activations
 from .preprocessing import Preprocessing

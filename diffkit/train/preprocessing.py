@@ -16,7 +16,7 @@ from ..conditioner import JOINT, Conditioner, Conditions, Encoded
 from ..data import Augmentation, FiniteAugmentation, Part, Split
 from ..errors import UsageError
 from ..noise import RandomStreams
-from .data_loading import LatentCache, chosen_variant, posterior_of_each, stored_posterior
+from .latents import LatentCache, chosen_variant, posterior_of_each, stored_posterior
 from .tasks import Problem
 
 

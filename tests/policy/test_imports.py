@@ -192,7 +192,7 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
 
 
 ROOMS = ("train", "recipe", "host", "runs", "storage", "runtime")
-MAX_FILES = 67
+MAX_FILES = 68
 """Files of these rooms, `__init__` counted: each more is a concept that someone has to find. A new concept first looks
 for the file of the noun that it belongs to; only a file that would become too long, or an import circle, is a reason
 for another one."""

@@ -89,8 +89,9 @@ class Arrays(FileData):
     def fingerprint(self) -> str:
         if self._root.is_file():
             own = fingerprint(self, self._root.parent, [self._root.name])
-            return f"{own}:{self.conditions}" if self.conditions else own
-        return fingerprint(self, self._root, [f"{key}.npy" for key in self._keys])
+        else:
+            own = fingerprint(self, self._root, [f"{key}.npy" for key in self._keys])
+        return f"{own}:{self.conditions}" if self.conditions else own
 
     @cached_property
     def _root(self) -> Path:

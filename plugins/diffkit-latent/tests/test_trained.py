@@ -26,7 +26,20 @@ PLUGIN = '''
 import torch
 from torch import Tensor, nn
 from dataclasses import replace
-from diffkit import Codec, Entry, Posterior, hookimpl
+from diffkit import Codec, Data, DataSpec, Entry, FilePath, InMemorySplit, Posterior, hookimpl
+
+class Pictures(Data):
+    """Pictures in a file of torch, with the fingerprint that every data set has by default."""
+
+    def __init__(self, path: FilePath) -> None:
+        self.x = torch.load(path)
+
+    @property
+    def spec(self):
+        return DataSpec(1, (8, 8), bounded=True)
+
+    def split(self, part):
+        return InMemorySplit(self.x[:40] if part == "train" else self.x[40:])
 
 class Halves(nn.Module, Codec):
     """Halve each side by a linear map with a constant std."""
@@ -51,6 +64,7 @@ class Halves(nn.Module, Codec):
 @hookimpl
 def diffkit_components():
     yield Entry("codec", "halves", f"{__name__}:Halves", "Halve each side")
+    yield Entry("data", "pictures", f"{__name__}:Pictures", "Pictures in a file of torch")
 '''
 COMMON = """
 data: digits
@@ -305,6 +319,21 @@ def test_training_from_the_cache_is_equal_bit_for_bit(source: Path, tmp_path: Pa
     half = cached_run(source, tmp_path / "half", cache=True, steps=3)
     assert StageStatus(half.directory).read()["train"].step == 3
     assert_same(plain, cached_run(source, tmp_path / "half", cache=True))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cache")
+def test_other_examples_are_encoded_whatever_the_fingerprint_of_the_data(source: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        torch.save(torch.rand(50, 1, 8, 8) * 2 - 1, tmp_path / name)
+    encoded = []
+    for number, name in enumerate("abb"):
+        codec = json.dumps({"name": "trained", "run": str(source), "cache": True, "scale": 1.0})
+        data = json.dumps({"name": "pictures", "path": str(tmp_path / name)})
+        text = f"name: x\ncodec: {codec}\ntrain: {{steps: 1, batch_size: 4, ema: []}}{COMMON}"
+        made = run(text.replace("data: digits", f"data: {data}"), tmp_path / f"run{number}")
+        encoded.append(events(made, "latents")[0]["encoded"])
+    assert encoded == [True, True, False]
 
 
 @pytest.mark.slow

@@ -402,6 +402,8 @@ def test_conditions_enter_the_fingerprint(tmp_path):
     np.savez(tmp_path / "x.npz", images=BYTES, a=LABELS, b=LABELS)
     packed = [Arrays(str(tmp_path / "x.npz"), conditions={"kind": key}).fingerprint() for key in "ab"]
     assert packed[0] != packed[1]
+    named = [Arrays(path, conditions={name: "kind"}).fingerprint() for name in ("kind", "sort")]
+    assert named[0] != named[1]
 
 
 @pytest.mark.parametrize(

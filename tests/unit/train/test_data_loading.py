@@ -13,16 +13,11 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from diffkit import build
-from diffkit.basics.codec import Affine
-from diffkit.codec import Posterior
 from diffkit.data import Cond, Split
 from diffkit.errors import DataError, ResourceError
-from diffkit.runtime.progress import Progress
 from diffkit.train.data_loading import (
     DirectBatches,
     InMemoryBatches,
-    LatentCache,
     ShuffledOrder,
     WorkerBatches,
     batch_source,
@@ -171,30 +166,3 @@ def test_workers_do_not_draw_from_the_global_generator(toys: ModuleType) -> None
     source.rows(0, range(10))
     source.close()
     assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_two_runs_that_encode_the_same_latents_share_those_of_the_first(tmp_path: Path, damaged: bool) -> None:
-    """The second run ends while the first one encodes: the first keeps that folder, whose files the second reads."""
-    data = build("data", "mixture", layout="ring", count=8, held_out=2)
-    cache = LatentCache(tmp_path / "latents" / "key", {"codec": "affine"})
-    if damaged:
-        cache.folder.mkdir(parents=True)
-        (cache.folder / "latents.json").write_text("{}")
-    read: list[torch.Tensor] = []
-
-    class Slow(Affine):
-        def posterior(self, x: torch.Tensor) -> Posterior:
-            if not read:
-                read.append(torch.zeros(0))
-                cache.write(data, Affine(scale=2.0), (), CPU, Progress())
-                read[0] = cache.split("train")[0][0]
-            return super().posterior(x)
-
-    cache.write(data, Slow(scale=2.0), (), CPU, Progress())
-    files = {path: path.stat().st_ino for path in cache.folder.iterdir()}
-    assert cache.fault() is None
-    assert torch.equal(cache.split("train")[0][0], read[0])
-    cache.write(data, Affine(scale=2.0), (), CPU, Progress())
-    assert {path: path.stat().st_ino for path in cache.folder.iterdir()} == files
-    assert [path.name for path in cache.folder.parent.iterdir()] == ["key"]
