@@ -174,7 +174,8 @@ def measure(
         seed: Seed of the random choices of metrics and of the intervals.
         model: The trained model, for metrics that need it.
         progress: Show the progress of metrics of the model on standard error.
-        raise_if_stopped: Called before each metric; an exception that it raises ends the evaluation.
+        raise_if_stopped: Called before each metric and each part of its work; an exception that it raises ends the
+            evaluation.
         folder: An empty folder for the examples, so that they take no memory.
         ranks: The processes that measure together; each of them gets the same results.
 
@@ -191,7 +192,7 @@ def measure(
         train_labels=train_labels,
         held_out_labels=held_out_labels,
         seed=seed,
-        peers=RankPeers(ranks),
+        peers=RankPeers(ranks, raise_if_stopped),
     )
     results = {}
     for name, metric in metrics:
@@ -207,9 +208,10 @@ def measure(
 
 @dataclass(frozen=True)
 class RankPeers(Peers):
-    """The processes of a run, which measure together."""
+    """The processes of a run, which measure together; `raise_if_stopped` is called before each part of the work."""
 
     ranks: Ranks
+    raise_if_stopped: Callable[[], None] = lambda: None
 
     @property
     def is_main(self) -> bool:
@@ -219,7 +221,11 @@ class RankPeers(Peers):
         return "1" in self.ranks.exchange(str(int(flag)))
 
     def in_order(self, compute: Callable[[int], Tensors], count: int) -> Iterator[Tensors]:
-        return self.ranks.in_order(compute, count) if self.ranks.size > 1 else map(compute, range(count))
+        def watched(number: int) -> Tensors:
+            self.raise_if_stopped()
+            return compute(number)
+
+        return self.ranks.in_order(watched, count) if self.ranks.size > 1 else map(watched, range(count))
 
 
 def refuse_unfit(task: str, metrics: Mapping[str, Metric], place: str) -> None:

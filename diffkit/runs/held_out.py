@@ -253,7 +253,7 @@ def measure_held_out(
         train, train_labels = examples(
             data, "train", MAX_EXAMPLES if sampled else MAX_TRAIN, label=predicted, folder=folder, ranks=ranks
         )
-        peers = RankPeers(ranks)
+        peers = RankPeers(ranks, raise_if_stopped)
         ours = Evaluation(data.spec, held_out, train, held_out, labels, train_labels, labels, seed=seed, peers=peers)
         rows = torch.arange(min(MAX_TRAIN, len(train))) * len(train) // min(MAX_TRAIN, len(train))
         seen, seen_labels = train[rows], None if train_labels is None else train_labels[rows]

@@ -17,6 +17,7 @@ from diffkit import CheckpointError, CodecRecord, RecipeError, Run, UsageError, 
 from diffkit.cli.main import main
 from diffkit.data import stack
 from diffkit.host import configure, load_file
+from diffkit.runs.dry_run import dry_run
 from diffkit.runs.results import StageStatus
 from diffkit.runs.training import latents_folder
 
@@ -319,6 +320,13 @@ def test_training_from_the_cache_is_equal_bit_for_bit(source: Path, tmp_path: Pa
     half = cached_run(source, tmp_path / "half", cache=True, steps=3)
     assert StageStatus(half.directory).read()["train"].step == 3
     assert_same(plain, cached_run(source, tmp_path / "half", cache=True))
+
+
+@pytest.mark.parametrize("scale", ["auto", "per-channel"])
+def test_a_dry_run_measures_the_scale_first(source: Path, tmp_path: Path, scale: str) -> None:
+    facts = dry_run(load_recipe(latent(source, scale=scale, cache=True)), tmp_path / "run", device="cpu")
+    assert "kept latents" in facts["images per second"]
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from diffkit import DataError, RecipeError, Run, UsageError, load_recipe, open_r
 from diffkit.basics.data.digits import Digits
 from diffkit.cli.main import main
 from diffkit.data import InMemorySplit
+from diffkit.runs.dry_run import dry_run
 
 pytestmark = pytest.mark.xdist_group("codec-training")
 
@@ -158,6 +159,14 @@ def test_the_log_has_the_use_of_the_codebook(tmp_path: Path) -> None:
     quantizer = made.trained_parts("raw").codec.quantizer
     assert row["loss_perplexity"] == pytest.approx(float(quantizer.perplexity()), rel=0.2)
     assert 0.0 < row["loss_usage"] <= 1.0
+
+
+def test_the_cost_of_a_run_includes_critics_that_begin_later() -> None:
+    flops = [
+        float(dry_run(load_recipe(recipe(loss=loss)), device="cpu")["FLOPs per image"].split()[0])
+        for loss in (["l1"], ["l1", ADVERSARIAL | {"start": 2}])
+    ]
+    assert flops[1] > 1.5 * flops[0]
 
 
 def test_the_critic_has_an_optimizer_of_its_own(tmp_path: Path) -> None:

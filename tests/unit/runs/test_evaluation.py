@@ -17,6 +17,7 @@ from diffkit.basics.metrics.mmd import MMD
 from diffkit.basics.metrics.nearest_neighbour import NearestNeighbour
 from diffkit.basics.metrics.sliced_wasserstein import SlicedWasserstein
 from diffkit.data import Data, Part
+from diffkit.errors import StoppedError
 from diffkit.runs import evaluation
 from diffkit.runs.evaluation import measure
 from diffkit.runs.results import MetricResult
@@ -85,6 +86,26 @@ def test_the_first_samples_are_not_copied() -> None:
         of_rows(rows)
         assert torch.equal(seen[-1], x[rows])
     assert [one.data_ptr() == x.data_ptr() for one in seen] == [True, True, False]
+
+
+def test_a_metric_stops_between_the_parts_of_its_work() -> None:
+    done = []
+
+    @dataclass(frozen=True)
+    class Long(Mean):
+        def __call__(self, evaluation: Evaluation) -> Mapping[str, float]:
+            for _ in evaluation.peers.in_order(lambda number: (torch.tensor(done.append(number) is None),), 100):
+                pass
+            return {"mean": 0.0}
+
+    def raise_if_stopped() -> None:
+        if len(done) == 7:
+            raise StoppedError("stopped")
+
+    batch = SampleBatch(torch.zeros(4, 3), {}, 1, 0.0)
+    with pytest.raises(StoppedError):
+        measure([("m", Long())], Normal(), batch, settings={}, seed=0, raise_if_stopped=raise_if_stopped)
+    assert done == list(range(7))
 
 
 def test_the_ratio_compares_equal_counts() -> None:
