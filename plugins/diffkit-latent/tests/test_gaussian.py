@@ -75,6 +75,16 @@ def test_few_examples_leave_components_unused() -> None:
     assert network(x0, torch.full((3,), 500.0)).isfinite().all()
 
 
+@pytest.mark.parametrize(("side", "examples"), [(16, 5000), (64, 5000), (256, 341), (1024, 256)])
+def test_large_examples_are_fewer(side: int, examples: int) -> None:
+    """2^26 values, 256 MiB, as far as there are 256 examples."""
+    given = {"schedule": build("schedule", "linear"), "parameterization": build("parameterization", "eps")}
+    shape, inner = Shape(3, 3, (side, side)), {"name": "unet", "channels": 4, "multipliers": [1], "attention": []}
+    with torch.device("meta"):
+        made = build("network", "gaussian-start", inner=inner, shape=shape, components=1, **given)
+    assert made.examples_to_fit == examples
+
+
 def test_a_schedule_that_is_trained_is_refused() -> None:
     changes = {"schedule": "learned-vp", "parameterization": "eps", "objective": "continuous-vlb"}
     with pytest.raises(RecipeError, match="needs a schedule that is not trained"):

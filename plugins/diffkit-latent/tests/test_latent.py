@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from diffkit_latent.tiled import Tiled
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffkit import Codec, DataSpec, Identity, Posterior, RecipeError, Reconstruction, build
 from diffkit.data import InMemorySplit, Part
@@ -55,6 +58,46 @@ def test_training_improves_on_the_linear_start(codec: type[Autoencoder]) -> None
     values = train(made, x, 30)
     assert sum(values[-3:]) < 0.7 * sum(values[:3])
     assert all(bool(p.isfinite().all()) for p in made.parameters())
+
+
+@dataclass(frozen=True)
+class Many(fixtures.Pictures):
+    """500 pictures, 3 x 32 x 32, far from 0."""
+
+    @property
+    def spec(self) -> DataSpec:
+        return DataSpec(3, (32, 32))
+
+    @cached_property
+    def _all(self) -> InMemorySplit:
+        return InMemorySplit(pictures(500, 32) * torch.linspace(0.2, 1.0, 32) + 3.0)
+
+    def split(self, part: Part) -> InMemorySplit:
+        return self._all
+
+
+@pytest.mark.parametrize("codec", [KLVAE, VQVAE])
+def test_the_start_takes_the_memory_of_a_batch(codec: type[Autoencoder]) -> None:
+    """The largest tensor is a batch of 16; all examples are 500. The axes are those of the covariance of all."""
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            self.size = max(self.size, found.numel() if isinstance(found, Tensor) else 0)
+            return found
+
+    data = Many()
+    x, made = data.split("train").x, codec(data, factor=2, channels=2, width=8)
+    with Largest() as largest:
+        made.fit(data)
+    assert largest.size <= 4 * 16 * x[0].numel()
+    patches = nn.functional.pixel_unshuffle(x, 2).double().movedim(1, -1).flatten(0, -2)
+    values, axes = torch.linalg.eigh(torch.cov(patches.T))
+    up = made.halves.up.weight[:, :, 0, 0].double().detach().T
+    wanted = (axes * values.sqrt()).flip(1)[:, :2].T
+    assert torch.allclose(up * wanted.sign() * up.sign(), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(10, 8), (8, 3)])

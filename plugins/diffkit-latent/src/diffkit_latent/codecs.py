@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Annotated
 
 import torch
@@ -79,14 +80,16 @@ class Autoencoder(TrainableCodec, Staged):
 
         Convolutional halves keep their random weights.
         """
-        return self.halves.fit(self._examples(data, MOST_EXAMPLES)) if isinstance(self.halves, Patches) else ""
+        return self.halves.fit(self._batches(data, MOST_EXAMPLES)) if isinstance(self.halves, Patches) else ""
 
-    def _examples(self, data: Data, most: int) -> Tensor:
-        """Return at most `most` training examples, evenly spread, on the device of the codec: (N, C, H, W)."""
+    def _batches(self, data: Data, most: int) -> Iterator[Tensor]:
+        """Yield at most `most` training examples, evenly spread, on the device of the codec: (TOGETHER, C, H, W)."""
         train = data.split("train")
         count = min(len(train), most)
-        raw, _ = stack(train, [i * len(train) // count for i in range(count)])
-        return data.to_model_range(raw.to(self.last_layer.device))
+        rows = [i * len(train) // count for i in range(count)]
+        for start in range(0, count, TOGETHER):
+            raw, _ = stack(train, rows[start : start + TOGETHER])
+            yield data.to_model_range(raw.to(self.last_layer.device))
 
     def spec(self, data: DataSpec) -> DataSpec:
         """Return the spec of z: unbounded, with `channels` channels, each side divided by the factor."""
@@ -211,8 +214,8 @@ class VQVAE(Autoencoder):
     def fit(self, data: Data) -> str:
         """Start patches as kl-vae does, and the codes as outputs of the encoder; return a line about the start."""
         found, count = super().fit(data), len(self.quantizer.codes)
-        parts = torch.split(self._examples(data, min(MOST_ENCODED, count)), TOGETHER)
-        vectors = torch.cat([_rows(self.encoder_output(part)) for part in parts])
+        batches = self._batches(data, min(MOST_ENCODED, count))
+        vectors = torch.cat([_rows(self.encoder_output(batch)) for batch in batches])
         order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))
         self.quantizer.restart(vectors[order[:count]], torch.arange(count))
         return found

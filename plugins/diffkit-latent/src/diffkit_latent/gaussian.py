@@ -13,8 +13,9 @@ from diffkit import Network, Parameterization, Schedule, Shape
 from diffkit.oracles import LevelNetwork, ideal_output
 from diffkit.oracles.base import column, working
 
-EXAMPLES = 5000
-"""Examples whose mean and principal components are computed."""
+EXAMPLES, MOST_VALUES, LEAST = 5000, 1 << 26, 256
+"""Examples whose mean and principal components are computed: the number, which falls to keep the values of all of them
+below a limit (256 MiB), and the least number, whatever their size."""
 EXACT = 2048
 """The most values of an example for which the whole covariance is computed."""
 SPARE, ITERATIONS = 16, 3
@@ -26,9 +27,10 @@ OWN = 0.3
 class GaussianStart(LevelNetwork):
     """Add the output of the exact denoiser of a normal distribution to that of `inner`.
 
-    The distribution has the mean and the covariance of the training examples, encoded and augmented, when the run
-    starts; its denoiser is the best linear one at each level. `inner` learns only what this lacks, so that a short
-    training does not spend most of its steps on means and correlations. Distributions are N(0, I) until `fit`.
+    The distribution has the mean and the covariance of 5,000 training examples, or fewer large ones, encoded and
+    augmented, when the run starts; its denoiser is the best linear one at each level. `inner` learns only what this
+    lacks, so that a short training does not spend most of its steps on means and correlations. Distributions are
+    N(0, I) until `fit`.
 
     components   principal components of the covariance; all other directions share the mean of their variances. Choose
                  few for few examples: `inner` cannot learn what they describe of the training examples alone
@@ -41,7 +43,6 @@ class GaussianStart(LevelNetwork):
     """
 
     law_base = {"components": 1}  # noqa: RUF012 - read only
-    examples_to_fit = EXAMPLES
     mean: Tensor
     axes: Tensor
     variances: Tensor
@@ -62,6 +63,7 @@ class GaussianStart(LevelNetwork):
         self.inner, self.shape = inner, shape
         values, groups = shape.in_channels * math.prod(shape.size), (shape.classes or 0) * by_class + 1
         count = min(components, values)
+        self.examples_to_fit = min(EXAMPLES, max(LEAST, MOST_VALUES // values))
         self.register_buffer("mean", torch.zeros(groups, values))
         self.register_buffer("axes", torch.zeros(groups, values, count))
         self.register_buffer("variances", torch.ones(groups, count))

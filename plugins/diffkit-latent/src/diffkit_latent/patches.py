@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -83,14 +85,18 @@ class Patches(nn.Module):
         return [*_stages(self.up, self.decoder), Stage(lambda h: functional.pixel_shuffle(h, self.factor))]
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> str:
-        """Set the linear path to the first principal components of the patches of x: (N, C, H, W), scaled to std 1.
+    def fit(self, batches: Iterable[Tensor]) -> str:
+        """Set the linear path to the first principal components of the patches of examples, scaled to std 1.
 
-        Without the networks the reconstruction is then the best linear one of the given number of codes. Returns a
-        line about it.
+        Without the networks the reconstruction is then the best linear one of the given number of codes.
+
+        Args:
+            batches: The examples, batch by batch: (B, C, H, W).
+
+        Returns:
+            A line about it.
         """
-        patches = functional.pixel_unshuffle(x, self.factor).double().movedim(1, -1).flatten(0, -2)
-        mean, covariance = patches.mean(0), torch.cov(patches.T)
+        mean, covariance = moments(_patches(x, self.factor) for x in batches)
         values, vectors = torch.linalg.eigh(covariance)
         count = min(self.codes, len(values))
         std = values.flip(0)[:count].clamp_min(LEAST_STD**2).sqrt()
@@ -102,6 +108,28 @@ class Patches(nn.Module):
         up["bias"].copy_(mean)
         kept = float(values.flip(0)[:count].sum() / values.sum().clamp_min(LEAST_STD))
         return f"{count} principal components of {len(values)} values hold {kept:.4f} of the variance"
+
+
+def _patches(x: Tensor, factor: int) -> Tensor:
+    """Return the patches of x: (B, C, H, W) to (N, D) float64."""
+    return functional.pixel_unshuffle(x, factor).double().movedim(1, -1).flatten(0, -2)
+
+
+def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Compute mean (D,) and unbiased covariance (D, D) of rows that come in blocks (B, D), around the mean of the first
+    block, so that no digits are lost.
+    """
+    each = iter(blocks)
+    first = next(each)
+    shift, count = first.mean(0), 0
+    total, product = torch.zeros_like(shift), torch.zeros(2 * shift.shape).to(first)
+    for block in chain([first], each):
+        centred = block - shift
+        count += len(centred)
+        total += centred.sum(0)
+        product.addmm_(centred.T, centred)
+    product.addr_(total, total, alpha=-1 / count).div_(max(1, count - 1))
+    return shift + total / count, product
 
 
 def _network(inputs: int, outputs: int, width: int, blocks: int) -> nn.Sequential:
