@@ -236,3 +236,33 @@ sample: {{sampler: ddim, steps: 2, count: 2}}
         run(load_recipe(text), tmp_path / "run")
     assert changed.value.code == "DK607"
     assert record.sha256 in changed.value.notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["auto", "per-channel", 1.0])
+def test_an_export_has_the_scale_of_the_run(tmp_path: Path, scale: str | float) -> None:
+    """A U-Net that was trained on scaled codes of an autoencoder gets its latents from the exported one."""
+    pytest.importorskip("diffkit_latent")
+    model(in_channels=1, out_channels=1).save_pretrained(tmp_path / "vae")
+    text = """
+data: digits
+schedule: linear
+parameterization: eps
+network: {name: unet, channels: 8, multipliers: [1], blocks: 1, attention: [], groups: 4}
+train: {steps: 0, ema: []}
+sample: {sampler: ddim, steps: 2, count: 2}
+"""
+    source = f"name: source\ncodec: {{name: diffusers-vae, folder: {tmp_path / 'vae'}}}" + text
+    run(load_recipe(source), tmp_path / "source")
+    codec = f"name: scaled\ncodec: {{name: trained, run: {tmp_path / 'source'}, scale: {scale}}}"
+    made = run(load_recipe(codec + text), tmp_path / "run").trained().codec
+    assert main(["export-vae", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    theirs = diffusers.AutoencoderKL.from_pretrained(tmp_path / "out").eval()
+    config, x = theirs.config, torch.rand(3, 1, 16, 16) * 2 - 1
+    mean, std = (torch.tensor(config[f"latents_{n}"] or default) for n, default in (("mean", [0.0]), ("std", [1.0])))
+    with torch.no_grad():
+        latents = theirs.encode(x).latent_dist.mean
+        shifted = latents - mean.view(1, -1, 1, 1) - (config.shift_factor or 0.0)
+        found = shifted * config.scaling_factor / std.view(1, -1, 1, 1)
+        wanted = made.encode(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))

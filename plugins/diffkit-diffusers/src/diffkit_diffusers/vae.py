@@ -179,7 +179,8 @@ class DiffusersVAE(nn.Module, Codec, Staged):
 
 
 def export_vae(run: Path | str, out: Path | str, *, weights: str = "ema") -> Path:
-    """Export the codec of a run as a folder that diffusers loads.
+    """Export the codec of a run as a folder that diffusers loads. Its config has the shift and the scale of the codes
+    on which the run was trained.
 
     Args:
         run: the run directory; its codec is a `diffusers-vae`, alone or within another codec.
@@ -190,7 +191,8 @@ def export_vae(run: Path | str, out: Path | str, *, weights: str = "ema") -> Pat
         The folder.
 
     Raises:
-        UsageError: DK080, `out` is not empty; DK081, the codec is not an autoencoder of diffusers.
+        UsageError: DK080, `out` is not empty; DK081, the codec is not an autoencoder of diffusers with shifted and
+            scaled codes.
     """
     codec: Any = open_run(run, device="cpu").trained(weights).codec
     inside = list(codec.modules()) if isinstance(codec, nn.Module) else []
@@ -198,8 +200,47 @@ def export_vae(run: Path | str, out: Path | str, *, weights: str = "ema") -> Pat
     if found is None:
         name = type(codec).__name__
         raise inexpressible(f"the codec {name} is not an autoencoder of diffusers", fix="use codec diffusers-vae")
-    write_model(Path(out), type(found.model).__name__, _config(found.model), found.model.state_dict())
+    config = {**_config(found.model), **_scales(codec, found)}
+    write_model(Path(out), type(found.model).__name__, config, found.model.state_dict())
     return Path(out)
+
+
+def _scales(codec: Codec, inside: DiffusersVAE) -> dict[str, Any]:
+    """Return the options of a config that shift and scale latents of `inside` as `codec` does; empty if its own do.
+
+    They are the line through the codes of a random image, channel by channel.
+
+    Raises:
+        UsageError: DK081, the codes are not on a line, or the class has no options for several channels.
+    """
+    side, options = 16 * inside.factor, inside.model.config
+    x = torch.rand(1, options.in_channels, side, side, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+    with torch.no_grad():
+        own, codes = inside.encode(x).double(), codec.encode(x).double()
+        same = own.shape == codes.shape
+        latents = inside._unscaled(own).flatten(2)[0] if same else own
+    if same and torch.allclose(own, codes, rtol=1e-5, atol=1e-5 * float(own.std())):
+        return {}
+    if same:
+        centred = latents - latents.mean(1, keepdim=True)
+        scale = (centred * codes.flatten(2)[0]).sum(1) / centred.square().sum(1)
+        shift = latents.mean(1) - codes.flatten(2)[0].mean(1) / scale
+        found = (latents - shift[:, None]) * scale[:, None]
+        same = bool(torch.allclose(found, codes.flatten(2)[0], rtol=1e-4, atol=1e-4 * float(codes.std())))
+    several = same and not (_equal(scale, scale) and _equal(shift, 1 / scale))
+    if not same or (several and "latents_mean" not in options):
+        message = f"the codec {type(codec).__name__} changes codes in a way that a config of diffusers cannot state"
+        raise inexpressible(message, fix="export the run of the autoencoder")
+    if several:
+        stated = {"latents_mean": shift.tolist(), "latents_std": (1 / scale).tolist()}
+        return {"scaling_factor": 1.0, "shift_factor": None, **stated}
+    plain = {"scaling_factor": float(scale.mean()), "shift_factor": float(shift.mean())}
+    return {**plain, **{name: None for name in ("latents_mean", "latents_std") if options.get(name) is not None}}
+
+
+def _equal(values: Tensor, size: Tensor) -> bool:
+    """Return whether values are equal up to the rounding of float32 at a size."""
+    return bool((values - values.mean()).abs().max() <= 1e-4 * size.abs().max())
 
 
 def _built(config: Mapping[str, Any], folder: str) -> Any:
