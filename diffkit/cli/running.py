@@ -23,7 +23,6 @@ from .stated import (
     pointing_to,
     stated_conditions,
     stated_guidance,
-    stated_latents,
     stated_size,
 )
 
@@ -274,11 +273,10 @@ def sample(
         _launch(device, nproc, run, 0, 1, None, timeout)
         return
     form = _form(form, out, has_pictures(data))
-    start = None if latents is None else stated_latents(latents)
-    if count is None:
-        own = opened.assembly.recipe.sample
-        as_recipe = prompt is not None or negative is not None or image or TEXT in (own.conditions or {})
-        count = None if start is not None else own.count if as_recipe else USUAL_COUNT
+    own = opened.assembly.recipe.sample
+    as_recipe = prompt is not None or negative is not None or image or TEXT in (own.conditions or {})
+    if count is None and latents is None and not as_recipe:
+        count = USUAL_COUNT
     request = SampleRequest(
         count=count,
         sampler=None if changes else _component(sampler),
@@ -293,7 +291,7 @@ def sample(
         image=image,
         strength=strength,
         mask=mask,
-        latents=start,
+        latents=latents,
         adapters=adapters,
     )
     scales = [f"--{name} {value}" for name, value in (("scale", scale), ("negative", negative)) if value is not None]

@@ -149,30 +149,6 @@ def stated_size(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def stated_latents(path: Path) -> Any:
-    """Return the start noise in a file, (N, C, *S): the array `latents`, or the only one.
-
-    Raises UsageError DK019 if the file cannot be read, or holds several arrays.
-    """
-    import numpy as np
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            found: Mapping[str, Any] = load_file(path)
-        else:
-            read = np.load(path, allow_pickle=False)
-            found = {"latents": read} if isinstance(read, np.ndarray) else dict(read)
-    except Exception as error:
-        fix = "write it by numpy.save, numpy.savez or safetensors"
-        raise UsageError(f"{path} cannot be read: {error}", code="DK019", fix=fix) from error
-    if "latents" not in found and len(found) != 1:
-        message = f"{path} holds {len(found)} arrays: {', '.join(sorted(found))[:200]}"
-        raise UsageError(message, code="DK019", fix="give the array of the start noise the name `latents`")
-    return found["latents"] if "latents" in found else next(iter(found.values()))
-
-
 @contextmanager
 def pointing_to(texts: Mapping[str, Sequence[str]]) -> Iterator[None]:
     """Return a context in which an error of a component points to the command-line option that names the component.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from safetensors.numpy import load_file
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
@@ -215,6 +216,27 @@ def _whole(size: object) -> Iterator[int]:
         yield one
 
 
+def read_latents(path: Path) -> np.ndarray[Any, Any]:
+    """Return the start noise in a file, (*shape) or (N, *shape): the array `latents`, or the only one.
+
+    Raises:
+        ArgumentError: DK019, the file cannot be read, or holds several arrays.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            found: Mapping[str, Any] = load_file(path)
+        else:
+            read = np.load(path, allow_pickle=False)
+            found = {"latents": read} if isinstance(read, np.ndarray) else dict(read)
+    except Exception as error:
+        raise _wrong(f"{path} cannot be read: {error}", "write it by numpy.save, numpy.savez or safetensors") from error
+    if "latents" not in found and len(found) != 1:
+        message = f"{path} holds {len(found)} arrays: {', '.join(sorted(found))[:200]}"
+        raise _wrong(message, "give the array of the start noise the name `latents`")
+    array: np.ndarray[Any, Any] = found["latents"] if "latents" in found else next(iter(found.values()))
+    return array
+
+
 def latents_of(latents: Any, shape: tuple[int, ...], count: int) -> Tensor:
     """Return start noise as (count, *shape) float32.
 
@@ -229,7 +251,10 @@ def latents_of(latents: Any, shape: tuple[int, ...], count: int) -> Tensor:
     Raises:
         ArgumentError: DK019, it has another shape or is not finite.
     """
-    found = torch.as_tensor(np.array(latents) if isinstance(latents, np.ndarray) else latents)
+    try:
+        found = torch.as_tensor(np.array(latents) if isinstance(latents, np.ndarray) else latents)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _wrong(f"latents are a {type(latents).__name__}", "pass a file, a tensor or an array") from error
     found = found[None] if found.ndim == len(shape) else found
     if tuple(found.shape[1:]) != shape or len(found) not in (1, count) or not found.is_floating_point():
         fix = f"pass floats of shape {(1, *shape)}" + (f" or {(count, *shape)}" if count > 1 else "")
@@ -296,7 +321,12 @@ def _read(source: str | Path | Image.Image, what: str, mode: str | None) -> np.n
     if mode is not None and picture.mode != mode:
         fix = f'convert the picture, such as Image.open(FILE).convert("{mode}")'
         raise _wrong(f"{what} has the mode {picture.mode}, but the run makes {mode}", fix)
-    pixels = np.asarray(picture if mode is not None else picture.convert("L"))
+    if mode is None and picture.mode == "F":
+        raise _wrong(f"{what} has the mode F, whose range is unknown", "save it with 8 bits, such as convert('L')")
+    if mode is None and picture.mode.startswith("I"):  # 16 bits, which `convert` would cut at 255
+        pixels = (np.asarray(picture, dtype=np.float64) / 257).round().clip(0, 255).astype(np.uint8)
+    else:
+        pixels = np.asarray(picture if mode is not None else picture.convert("L"))
     return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1).copy()
 
 

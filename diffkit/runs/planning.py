@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..recipe.condition_checks import without_dropout
 from ..recipe.load import kept_grid, preset_of
 from ..sampler import Sampler
 from ..schedule import sampled
-from .editing import edit_of, inpainting_condition, inpainting_values, latents_of, shape_of, strength_of
+from .editing import edit_of, inpainting_condition, inpainting_values, latents_of, read_latents, shape_of, strength_of
 from .sampling import SamplingPlan
 
 MAX_SEED = 2**63 - 1
@@ -39,7 +40,8 @@ class SampleRequest:
     """A request for samples. An argument that is None is taken from the recipe.
 
     Args:
-        count: Number of samples, at least 1; None: as many as `latents` or `x`, else `sample.count` of the recipe.
+        count: Number of samples, at least 1; None: as many as `latents` or `x`, else `sample.count` of the recipe, or
+            as many as there are texts if these are more.
         sampler: A sampler, its name, or a mapping of its name and options.
         grid: A grid, its name, or a mapping of its name and options.
         steps: Number of sampling steps.
@@ -61,7 +63,7 @@ class SampleRequest:
             (count, C, H, W), uint8 or floats in the model's range.
         strength: Share of the steps, counted from the end, that image to image makes; default 0.8, with a mask 1.
         mask: The part of `image` to repaint: white pixels of a file or picture, or True in (H, W). The rest stays.
-        latents: Start noise before the codec: (C, *S) or (count, C, *S).
+        latents: Start noise before the codec: (C, *S) or (count, C, *S), or a file of it, see `read_latents`.
         adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 
     Raises:
@@ -91,6 +93,8 @@ class SampleRequest:
     adapters: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.latents, str | Path):
+            object.__setattr__(self, "latents", read_latents(Path(self.latents)))
         if self.count is not None:
             require_whole("count", self.count, 1)
         require_whole("seed", self.seed, 0, MAX_SEED)
@@ -105,6 +109,8 @@ class SampleRequest:
             if value is not None and not isinstance(value, Mapping):
                 fix = f"pass {name}={{NAME: ...}}"
                 raise _wrong(f"{name} must be a mapping by name, got {type(value).__name__}", fix)
+        if self.negative is not None and not isinstance(self.negative, str):
+            raise _wrong(f"negative must be a text, got {self.negative!r:.60}", "pass one text for all samples")
         if isinstance(self.scale, float) and not math.isfinite(self.scale):
             raise _wrong(f"scale is {self.scale}", "pass a finite number, such as scale=7.5")
         cfg = (self.guidance or {}).get(CFG, {})
@@ -197,7 +203,12 @@ def count_of(assembly: Assembly, request: SampleRequest) -> int:
         return request.count
     given = (np.shape(one) for one in (request.latents, request.x) if one is not None)
     many = (shape[0] for shape in given if len(shape) > len(assembly.spec.shape))
-    return next(many, 1 if request.latents is not None else assembly.recipe.sample.count)
+    texts = [len(one) for one in request.stated.values() if isinstance(one, list | tuple) and _are_texts(one)]
+    return next(many, max([1 if request.latents is not None else assembly.recipe.sample.count, *texts]))
+
+
+def _are_texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(one, str) for one in values)
 
 
 def _edited(assembly: Assembly, plan: SamplingPlan, request: SampleRequest) -> SamplingPlan:

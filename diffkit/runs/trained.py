@@ -201,7 +201,7 @@ class Run:
         """Draw samples. Each argument that is left out is taken from the recipe.
 
         Args:
-            count: Number of samples; by default as many as `latents` or `x`.
+            count: Number of samples; by default as many as `latents` or `x`, or as the recipe or the texts state.
             sampler: A sampler, its name, or a mapping of its name and options.
             grid: A grid, its name, or a mapping of its name and options.
             steps: Number of sampling steps.
@@ -225,7 +225,7 @@ class Run:
             image: A picture to start from, for the share `strength` of the steps.
             strength: 0 to 1; default 0.8, and 1 with a mask.
             mask: The part of `image` to repaint (white); the other pixels are those of `image`.
-            latents: Start noise before the codec. See `SampleRequest` for the forms of these.
+            latents: Start noise before the codec, or a file of it. See `SampleRequest` for the forms of these.
             adapters: Files of adapters, such as LoRA, each FILE or FILE:WEIGHT.
 
         Returns:

@@ -276,6 +276,18 @@ def test_through_the_command_line(directory: Path, pipeline: Any, tmp_path: Path
     assert float((torch.from_numpy(np.load(tmp_path / "drawn.npz")["x"]).float() - wanted).abs().max()) <= 1.0
 
 
+def test_there_are_as_many_images_as_texts(directory: Path, tmp_path: Path) -> None:
+    run: Run = open_run(directory, device="cpu")
+    both = run.sample(prompt=["cat", "the red cat"], steps=2)
+    assert len(both) == 2
+    torch.testing.assert_close(both[:1], run.sample(prompt="cat", steps=2), rtol=0, atol=1e-5)
+    assert len(run.sample(1, prompt=["cat", "the red cat"], steps=2)) == 1
+    (tmp_path / "texts.txt").write_text("cat\nthe red cat\na cat\n")
+    words = ["sample", str(directory), "--condition", f"text=@{tmp_path / 'texts.txt'}", "--steps", "2", "-q"]
+    assert main([*words, "--out", str(tmp_path / "drawn.npz")]) == 0
+    assert len(np.load(tmp_path / "drawn.npz")["x"]) == 3
+
+
 def test_a_size_that_the_parts_do_not_take(directory: Path) -> None:
     run: Run = open_run(directory, device="cpu")
     assert run.sample(1, prompt=PROMPT, size=(32, 16), steps=2).shape == (1, 3, 32, 16)

@@ -48,6 +48,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(MASK).save(folder / "mask.png")
     Image.fromarray(np.zeros((8, 9), "uint8")).save(folder / "wide.png")
     Image.fromarray(np.zeros((8, 8, 3), "uint8")).save(folder / "colour.png")
+    Image.fromarray(np.zeros((8, 8), "float32")).save(folder / "float.tiff")
     np.save(folder / "noise.npy", np.random.default_rng(1).standard_normal((2, 1, 8, 8)).astype("float32"))
     return folder
 
@@ -107,6 +108,7 @@ def test_start_noise_of_a_file_is_that_of_the_seed(trained: Run, files: Path, ca
     want = sample(model, trained.assembly.sampler, levels, levels[0].sigma * torch.from_numpy(noise))
     torch.testing.assert_close(made, want)
     torch.testing.assert_close(made, trained.sample(2, latents=torch.from_numpy(noise)))
+    assert torch.equal(made, trained.sample(latents=files / "noise.npy"))
     out = files / "drawn.npz"
     assert main(["sample", str(trained.directory.path), "--latents", str(files / "noise.npy"), "--out", str(out)]) == 0
     stored = trained.assembly.data.to_storage(made).numpy()
@@ -130,6 +132,15 @@ def test_a_picture_file_is_turned_upright_as_training_pictures_are(trained: Run,
     turned.save(files / "turned.png", exif=exif)
     same = [trained.sample(1, image=files / name, strength=0.3, seed=1) for name in ("image.png", "turned.png")]
     assert torch.equal(*same)
+
+
+def test_a_mask_of_16_bits_is_white_from_the_middle_of_its_range(trained: Run, tmp_path: Path) -> None:
+    values = np.full((8, 8), 300, "uint16")
+    values[:, :3] = 40_000
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    edit = edit_of(trained.assembly, (8, 8), 1, PIXELS[None], tmp_path / "mask.png", None, (1, 8, 8))
+    assert edit.unknown is not None
+    assert torch.equal(edit.unknown[0, 0], torch.from_numpy(MASK > 0).float())
 
 
 def test_a_mask_that_vanishes_at_the_size_of_the_codes_is_refused(trained: Run) -> None:
@@ -172,6 +183,10 @@ REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"image": "image.png", "mask": np.zeros((8, 8))}, "mask is black"),
     ({"image": "image.png", "mask": np.ones((1, 3, 8, 8))}, r"mask has the shape \(1, 3, 8, 8\), not \(8, 8\)"),
     ({"latents": np.zeros((3, 1, 8, 8), "float32")}, "latents are of shape"),
+    ({"latents": "none.npy"}, "none.npy cannot be read"),
+    ({"latents": {"x": 1}}, "latents are a dict"),
+    ({"negative": ["a", "b"]}, r"negative must be a text, got \['a', 'b'\]"),
+    ({"image": "image.png", "mask": "float.tiff"}, "mask has the mode F, whose range is unknown"),
     ({"prompt": "a cat"}, "there is no condition text; the model has: label"),
 )
 
@@ -181,7 +196,7 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
     trained: Run, files: Path, given: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "trained", lambda *_: pytest.fail("weights were loaded"))
-    placed = {key: files / value if str(value).endswith(".png") else value for key, value in given.items()}
+    placed = {key: files / value if str(value).endswith((".png", ".tiff")) else value for key, value in given.items()}
     with pytest.raises(ArgumentError, match=told) as caught:
         trained.sample(2, **placed)
     assert caught.value.fix
