@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from diffkit import CheckpointError, Recipe, UsageError, load_recipe, open_run, run
+from diffkit import CheckpointError, Recipe, RecipeError, UsageError, load_recipe, open_run, run
 from diffkit.cli.main import main
 from diffkit.errors import ResourceError
 
@@ -199,6 +199,19 @@ def test_trained_exported_and_loaded_by_diffusers(base: Any, make: Any, tmp_path
         export_lora(tmp_path / "run", file / "below.safetensors")
     with pytest.raises(UsageError, match="has no low-rank adapter"):
         export_lora(where, tmp_path / "no.safetensors")
+
+
+def test_a_base_with_another_prediction_is_refused_and_other_levels_are_a_warning(base: Any, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.new("RGB", (16, 16), (30 * number, 100, 50)).save(tmp_path / "pictures" / f"{number}.png")
+        (tmp_path / "pictures" / f"{number}.txt").write_text("a red cat")
+    runs = {f"{part}.run": base.directory.path for part in ("network", "codec", "conditions.text")}
+    changes = [f"{key}={value}" for key, value in {**SMALL, **runs, "data.path": tmp_path / "pictures"}.items()]
+    with pytest.raises(RecipeError, match="predicts eps, but parameterization is v; set parameterization: eps"):
+        load_recipe("lora-stable-diffusion", [*changes, "parameterization=v"])
+    with pytest.warns(UserWarning, match="was trained with the schedule scaled-linear, whose levels are others"):
+        load_recipe("lora-stable-diffusion", [*changes, "schedule={name: linear}"])
 
 
 def test_a_base_that_was_moved(base: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,26 +14,30 @@ from diffkit_diffusers.folder import write_weights
 from pydantic import Field
 from torch import Tensor, nn
 
-from diffkit import FilePath, Network, Shape, UsageError, open_run
+from diffkit import FilePath, Network, Parameterization, Schedule, Shape, UsageError, open_run, plain
 
 from .lora_files import Names, Update, named
-from .of_run import OfRun, base_of, example_run
+from .of_run import Base, OfRun, base_of, example_run
 
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 """The ends of the names that peft gives to the two weights of an update."""
+SAME = 1e-3
+"""The largest difference of alpha in equal schedules."""
 
 
 class LoRA(OfRun, Network):
     """The network of another run with a trained low-rank update of its attention: W + alpha / rank up down.
 
-    Only the update trains and is saved; `up` starts at zero, so that training starts from the network of the run.
+    Only the update trains and is saved; `up` starts at zero, so that training starts from the network of the run. The
+    parameterization must be that of the run; another schedule is a warning.
 
     run       folder of the run
     rank      rank of the update
     alpha     scale of the update, alpha / rank; default: the rank
     targets   ends of the names of the layers that are updated
 
-    Raises UsageError if there is no run, ValueError if its network has another shape or none of these layers.
+    Raises UsageError if there is no run, ValueError if its network has another shape or parameterization, or none of
+    these layers.
     Source: Hu et al. 2021 (arXiv:2106.09685), sec. 4.1, by the library peft.
     """
 
@@ -44,6 +49,8 @@ class LoRA(OfRun, Network):
     def __init__(
         self,
         shape: Shape,
+        schedule: Schedule,
+        parameterization: Parameterization,
         run: FilePath,
         rank: Annotated[int, Field(ge=1)] = 4,
         alpha: Annotated[float, Field(gt=0)] | None = None,
@@ -58,6 +65,7 @@ class LoRA(OfRun, Network):
             dict(shape.conditions),
         ):
             raise ValueError(f"run: the network of {run} was built for {own}, but this recipe needs {shape}")
+        _require_same(base, schedule, parameterization)
         self.shape, self.rank, self.alpha = shape, rank, float(rank if alpha is None else alpha)
         with torch.device("cpu"):
             self.refer(copy.deepcopy(base.assembly.network).requires_grad_(False), base)
@@ -68,7 +76,8 @@ class LoRA(OfRun, Network):
     def law_example(folder: Path) -> LoRA:
         """Return an instance on which the laws are tested."""
         run = example_run(folder)
-        return LoRA(base_of(run).assembly.shape, run)
+        own = base_of(run).assembly
+        return LoRA(own.shape, own.schedule, own.parameterization, run)
 
     def block_modules(self) -> Iterable[nn.Module]:
         """Return the blocks of the network of the run."""
@@ -99,6 +108,21 @@ class LoRA(OfRun, Network):
             name.removeprefix("model."): Update(value.detach(), state[name + B].detach(), self.alpha)
             for name, value in downs.items()
         }
+
+
+def _require_same(base: Base, schedule: Schedule, parameterization: Parameterization) -> None:
+    """Raise ValueError unless the network of a run predicts what the recipe trains; warn of other noise levels."""
+    own = base.assembly
+    named = own.recipe.parameterization.name
+    if type(own.parameterization) is not type(parameterization):
+        other = type(parameterization).__name__.lower()
+        message = f"run: the network of {base.run} predicts {named}, but parameterization is {other}"
+        raise ValueError(f"{message}; set parameterization: {named}")
+    ends = [(one.t_noise, one.t_noise / 2) for one in (own.schedule, schedule)]
+    pairs = [(own.schedule.level(t), schedule.level(s)) for t, s in zip(*ends, strict=True)]
+    if any(abs(float(a.alpha) - float(b.alpha)) > SAME for a, b in pairs):
+        message = f"{base.run} was trained with the schedule {own.recipe.schedule.name}, whose levels are others"
+        warnings.warn(plain(f"{message}; set schedule as in its recipe.yaml"), stacklevel=2)
 
 
 def export_lora(run: Path | str, out: Path | str, names: Names = "diffusers", weights: str = "ema") -> Path:
