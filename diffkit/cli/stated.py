@@ -80,7 +80,7 @@ def drawn_name(choices: Sequence[str | None], texts: Sequence[str | None], files
         return name
     found = hashlib.sha256("\0".join(stated).encode())
     for file in files:
-        with suppress(OSError):  # a file that cannot be read is refused where it is used
+        with suppress(OSError):  # an unreadable file is refused by its reader
             found.update(file.read_bytes())
     return f"{name[:MAX_NAME_CHARACTERS]}-{found.hexdigest()[:12]}"
 

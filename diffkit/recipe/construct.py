@@ -370,7 +370,7 @@ class Trial:
         except DiffkitError as error:
             mark = locate(str(error), component.entries)
             if error.code == "DK612":
-                error.fix = f"state where it is now: --set {mark.path}=DIR; {error.fix}"
+                error.fix = f"name its present directory: --set {mark.path}=DIR; {error.fix}"
             self._report(error, mark)
             raise _Reported from error
         except (ValueError, OverflowError) as error:

@@ -482,8 +482,8 @@ def open_run(path: str | Path, *, device: str = "auto", overrides: Sequence[str]
         path: The directory.
         device: "auto", "cpu", "cuda" or "cuda:I".
         overrides: Texts "sample.KEY=VALUE" that change the section `sample` of its recipe, such as
-            "sample.preset=diffusers", or state where a file or run of codec, network or conditions is now, such as
-            "network.run=DIR"; the directory is not changed.
+            "sample.preset=diffusers", or name the present place of a file or run of codec, network or conditions:
+            "network.run=DIR". The directory is not changed.
 
     Returns:
         The run.

@@ -299,7 +299,7 @@ class _Encoding:
 
 
 def _has_rows(path: Path, count: int) -> bool:
-    """Return whether a file is a whole array with so many rows."""
+    """Return whether a file is a whole array with `count` rows."""
     try:
         return len(np.load(path, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):

@@ -183,7 +183,7 @@ LATENTS = [
     fault("the codec trains the discriminator to be fooled", LATENT + "adversarial.py", "-functional_call(self.critic, fixed, out.x)", "-functional_call(self.critic, {}, out.x)", "reconstruction-loss/adversarial:adversarial-formula"),
     fault("the codec pleases the wrong way", LATENT + "adversarial.py", "Tensor = -functional_call", "Tensor = functional_call", "reconstruction-loss/adversarial:adversarial-formula"),
     fault("the discriminator trains the codec", LATENT + "adversarial.py", "out.x.detach()]", "out.x]", "reconstruction-loss/adversarial:adversarial-formula"),
-    fault("the discriminator learns before its start", LATENT + "adversarial.py", "return loss * float(step >= self.start)", "return loss", "reconstruction-loss/adversarial:adversarial-formula"),
+    fault("the discriminator learns before its start", LATENT + "adversarial.py", "        if step < self.start:\n            return x.new_zeros(len(x))\n        real", "        real", "reconstruction-loss/adversarial:adversarial-formula"),
     fault("the balance is upside down", LATENT + "adversarial.py", "= of_error / (own + TINY)", "= own / (of_error + TINY)", "reconstruction-loss/adversarial:adversarial-formula"),
 ]  # fmt: skip
 

@@ -227,7 +227,7 @@ def test_a_base_that_was_moved(base: Any, tmp_path: Path, capsys: pytest.Capture
     assert main(["sample", str(tmp_path / "style"), "--count", "1", "-q"]) == 2
     said = capsys.readouterr().err
     places = [f"{part}.run" for part in ("network", "codec", "conditions.text")]
-    assert all(f"state where it is now: --set {place}=DIR" in said for place in places[1:])
+    assert all(f"name its present directory: --set {place}=DIR" in said for place in places[1:])
     opened = open_run(tmp_path / "style", device="cpu", overrides=[f"{place}={second}" for place in places])
     assert torch.equal(opened.sample(1, seed=3), before)
     sets = [word for place in places for word in ("--set", f"{place}={second}")]

@@ -127,7 +127,7 @@ def digest_of(x: Tensor, spec: DataSpec, extractor: Extractor, chosen: Tensor | 
 
 
 class _Batches:
-    """Batches of at most `size` of the chosen rows of x, which may lie in a file: each is read when it is asked for."""
+    """Batches of at most `size` of the chosen rows of x, which may lie in a file. Each is read on access."""
 
     def __init__(self, x: Tensor, chosen: Tensor | None, size: int) -> None:
         self.x, self.chosen, self.size = x, chosen, size

@@ -94,7 +94,7 @@ class OfRun(nn.Module):
     def verify(self) -> None:
         """Release the base. Raise CheckpointError DK603 if the state was saved with another one.
 
-        Everything that computes with `inner` calls it first. What asks for shapes does not, because components that are
+        Everything that computes with `inner` calls it first. Queries of shapes do not, because components that are
         built later share the base.
         """
         self.base = None

@@ -108,7 +108,7 @@ def _size(config: Mapping[str, Any], source: Path) -> tuple[int, int]:
 
 
 def _before(version: str, other: str) -> bool:
-    """Return whether a version is earlier than another; what is no version is not."""
+    """Return whether a version is earlier than another; False for a text that is not a version."""
     try:
         return Version(Version(version).base_version) < Version(other)
     except InvalidVersion:
