@@ -212,7 +212,7 @@ def _interval(found: Interval | None) -> str:
     "changes",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Change of sample.KEY in the recipe, or the new place of a run that it names: network.run=DIR. May be repeated.",
+    help="Change of sample.KEY in the recipe, or the new place of a run in it: network.run=DIR. May be repeated.",
 )
 @click.option("--adapter", "adapters", multiple=True, metavar="FILE[:WEIGHT]", help="LoRA to use; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
