@@ -1,4 +1,4 @@
-"""Locks: one process writes at a time to a run directory, by its file LOCK, or renames in a directory."""
+"""Locks: one process writes at a time to a run directory, by its file LOCK, or encodes into a folder."""
 
 from __future__ import annotations
 
@@ -156,17 +156,40 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def exclusively(directory: Path) -> Iterator[None]:
-    """Wait until no other process is inside this context of the same directory; for short work, such as a rename.
+def exclusively(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside this context of the same file; for short work, such as a rename. The file
+    stays.
 
-    Raises OSError if the directory cannot be opened or its file system does not support locks.
+    Raises OSError if the file cannot be opened or its file system does not support locks.
     """
-    handle = os.open(directory, os.O_RDONLY)
+    handle = _opened(path)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
+
+
+def locked(path: Path) -> int | None:
+    """Lock a file until the handle is closed, or this process ends. Returns None if another process has locked it.
+
+    Raises OSError as `exclusively` does.
+    """
+    handle = _opened(path)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _opened(path: Path) -> int:
+    """Create or open a file to write, since network file systems lock only such files exclusively."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
 
 
 def read_holder(path: Path) -> LockHolder | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,9 +22,9 @@ from ..data import Augmentation, Data, FiniteAugmentation, InMemorySplit, Part, 
 from ..errors import CheckpointError, StoppedError, UsageError
 from ..runtime.progress import Progress
 from ..storage.atomic import dump_json, parse_object, read_bounded, replace, sync_directory, write_synced, writing
-from ..storage.lock import exclusively
+from ..storage.lock import exclusively, locked
 
-MANIFEST = "latents.json"
+MANIFEST, ROWS, LOCK = "latents.json", "rows.json", "LOCK"
 PARTS: tuple[Part, ...] = ("train", "held-out")
 MAX_RESIDENT_BYTES = 2 << 30
 """Size of stored posteriors up to which they are held on the device; larger ones are read example by example."""
@@ -137,14 +136,15 @@ class LatentCache:
             draft.rows.unlink(missing_ok=True)
             content = {
                 "meaning": self.meaning,
-                "files": {path.name: _file_hash(path) for path in sorted(draft.path.iterdir())},
+                "files": {path.name: _file_hash(path) for path in sorted(draft.path.glob("*.npy"))},
                 "conditions": dict(zip(PARTS, names, strict=True)),
             }
             write_synced(draft.path / MANIFEST, dump_json(content))
             sync_directory(draft.path)
-            with exclusively(self.folder.parent):
+            with exclusively(_lock_of(self.folder)):
                 if self.fault() is not None:  # else another run has written the same meanwhile, and may read it
                     shutil.rmtree(self.folder, ignore_errors=True)
+                    (draft.path / LOCK).unlink()
                     os.replace(draft.path, self.folder)
                     sync_directory(self.folder.parent)
 
@@ -175,7 +175,7 @@ class _Draft:
     @property
     def rows(self) -> Path:
         """The file with the numbers of rows."""
-        return self.path / "rows.json"
+        return self.path / ROWS
 
     def done(self, part: Part) -> int:
         """Return how many rows of a part an earlier process has encoded."""
@@ -198,13 +198,15 @@ def _draft_of(folder: Path) -> Iterator[_Draft]:
     It is removed at the end, unless the process is stopped.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusively(folder.parent):
-        found = [(path, _locked(path)) for path in sorted(folder.parent.glob(f".tmp-{folder.name}-*"))]
+    with exclusively(_lock_of(folder)):
+        found = [(path, locked(path / LOCK)) for path in sorted(folder.parent.glob(f".tmp-{folder.name}-*"))]
         ended = [(path, handle) for path, handle in found if handle is not None]
         if not ended:
             path = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex}")
             path.mkdir()
-            ended = [(path, _locked(path) or 0)]
+            handle = locked(path / LOCK)
+            assert handle is not None
+            ended = [(path, handle)]
         (path, handle), *others = ended
         for other, held in others:
             shutil.rmtree(other, ignore_errors=True)
@@ -216,19 +218,15 @@ def _draft_of(folder: Path) -> Iterator[_Draft]:
         kept = True
         raise
     finally:
-        if not kept:
-            shutil.rmtree(path, ignore_errors=True)
-        os.close(handle)
+        with exclusively(_lock_of(folder)):
+            if not kept:
+                shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
 
 
-def _locked(path: Path) -> int | None:
-    """Lock a directory until the handle is closed, or this process ends. Returns None if another one has locked it."""
-    handle = os.open(path, os.O_RDONLY)
-    with suppress(BlockingIOError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle
-    os.close(handle)
-    return None
+def _lock_of(folder: Path) -> Path:
+    """Return the file that is locked while folders of latents get their names."""
+    return folder.parent.with_name(f"{folder.parent.name}.lock")
 
 
 @dataclass
