@@ -322,8 +322,8 @@ def evaluation_plan(
     Returns:
         The plan.
     """
-    preset, own, stated = assembly.recipe.sample.preset, type(assembly.sampler), assembly.recipe.evaluate
-    other, grid = type(assembly.evaluation_sampler), getattr(stated, "grid", None)
+    preset, own = assembly.recipe.sample.preset, type(assembly.sampler)
+    other, grid = type(assembly.evaluation_sampler), assembly.recipe.evaluate.grid
     start_scale, network_time = None, None
     if preset is not None and (other is not own or grid is not None):
         filled = preset_of(other, preset, None if grid is None else grid.name) or {}
